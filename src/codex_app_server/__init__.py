@@ -1,0 +1,102 @@
+"""codex_app_server: a typed SDK for `codex app-server`, sync and async.
+
+    from codex_app_server import Codex
+
+    with Codex() as codex:
+        thread = codex.thread_start(model="gpt-5")
+        print(thread.run("Say hello in one sentence.").final_response)
+
+Names are loaded when first used, so that importing the package costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from .generated.routing import RUNTIME_VERSION as __version__
+
+if TYPE_CHECKING:
+    from .api import Codex, Thread, TurnHandle, stream_text
+    from .async_api import AsyncCodex, AsyncThread, AsyncTurnHandle, astream_text
+    from .async_client import AsyncAppServerClient
+    from .client import AppServerClient
+    from .config import AppServerConfig
+    from .errors import (
+        AppServerError,
+        AppServerRpcError,
+        BinaryNotFoundError,
+        InternalRpcError,
+        InvalidInputError,
+        InvalidParamsError,
+        InvalidRequestError,
+        JsonRpcError,
+        LineTooLongError,
+        MethodNotFoundError,
+        ParseError,
+        RequestTimeoutError,
+        RetryLimitExceededError,
+        ServerBusyError,
+        ThreadLostError,
+        TransportClosedError,
+        TurnEndedError,
+        TurnFailedError,
+        TurnLostError,
+        is_retryable_error,
+    )
+    from .inputs import ImageInput, Input, InputItem, LocalImageInput, MentionInput, SkillInput, TextInput
+    from .notifications import Notification, UnknownNotification
+    from .operations import TurnResult
+    from .retry import retry_on_overload
+    from .transport import StdioTransport, Transport
+
+_HOMES = {
+    "api": ("Codex", "Thread", "TurnHandle", "stream_text"),
+    "async_api": ("AsyncCodex", "AsyncThread", "AsyncTurnHandle", "astream_text"),
+    "async_client": ("AsyncAppServerClient",),
+    "client": ("AppServerClient",),
+    "config": ("AppServerConfig",),
+    "errors": (
+        "AppServerError",
+        "AppServerRpcError",
+        "BinaryNotFoundError",
+        "InternalRpcError",
+        "InvalidInputError",
+        "InvalidParamsError",
+        "InvalidRequestError",
+        "JsonRpcError",
+        "LineTooLongError",
+        "MethodNotFoundError",
+        "ParseError",
+        "RequestTimeoutError",
+        "RetryLimitExceededError",
+        "ServerBusyError",
+        "ThreadLostError",
+        "TransportClosedError",
+        "TurnEndedError",
+        "TurnFailedError",
+        "TurnLostError",
+        "is_retryable_error",
+    ),
+    "inputs": ("ImageInput", "Input", "InputItem", "LocalImageInput", "MentionInput", "SkillInput", "TextInput"),
+    "notifications": ("Notification", "UnknownNotification"),
+    "operations": ("TurnResult",),
+    "retry": ("retry_on_overload",),
+    "transport": ("StdioTransport", "Transport"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = ["__version__", *_HOME_OF]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME_OF.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f".{home}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME_OF])

@@ -1,0 +1,301 @@
+"""Connection: one transport, one router, and those who wait. What the sync and the async client share.
+
+Lines come in on the transport's I/O thread, are routed there under a lock, and their deliveries are handed out by
+`post` - at once for threads, or in one wake-up of the event loop per read for asyncio.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import msgspec
+
+from ._mailbox import Mailbox
+from ._message_router import (
+    Ask,
+    Delivery,
+    GlobalRun,
+    Malformed,
+    MessageRouter,
+    Reply,
+    ThreadRun,
+    TurnBroken,
+    TurnRun,
+)
+from .errors import LineTooLongError, TransportClosedError, map_jsonrpc_error
+from .generated.routing import REQUESTS
+from .lines import LongLine
+from .transport import Interest, Transport, TurnLines
+
+log = logging.getLogger("codex_app_server")
+
+GLOBAL_NOTIFICATIONS = 10_000
+UNCLAIMED_TURNS = 256
+
+
+class Future(Protocol):
+    """What `concurrent.futures.Future` and `asyncio.Future` have in common here."""
+
+    def done(self) -> bool: ...
+    def set_result(self, result: Any, /) -> None: ...
+    def set_exception(self, exception: BaseException, /) -> None: ...
+
+
+class Call:
+    """A request under way. `deadline` is on the monotonic clock; None while it waits in a queue of the pool."""
+
+    __slots__ = ("deadline", "future", "id", "mailbox", "method", "timeout_s")
+
+    def __init__(self, id: int, method: str, future: Future, mailbox: Mailbox | None, timeout_s: float | None) -> None:
+        self.id = id
+        self.method = method
+        self.future = future
+        self.mailbox = mailbox
+        self.timeout_s = timeout_s
+        self.deadline: float | None = None
+        self.restart_deadline()
+
+    def restart_deadline(self) -> None:
+        self.deadline = None if self.timeout_s is None else time.monotonic() + self.timeout_s
+
+
+class _Response(msgspec.Struct):
+    result: msgspec.Raw = msgspec.Raw(b"null")
+    error: Any = None
+
+
+class _QueueNotice(msgspec.Struct):
+    requestId: int
+
+
+class _QueueLine(msgspec.Struct):
+    method: str
+    params: _QueueNotice
+
+
+_decode_response = msgspec.json.Decoder(_Response).decode
+_decode_queue_line = msgspec.json.Decoder(_QueueLine).decode
+
+
+class Connection:
+    """See the module's docstring.
+
+    `post(function, *args)` runs a function where the waiters live; `on_ask(ask)` is called there for every request
+    of the app-server, and answers through `answer`.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        *,
+        post: Callable[..., None],
+        on_ask: Callable[[Ask], None],
+        global_mailbox: Mailbox,
+    ) -> None:
+        self._transport = transport
+        self._post = post
+        self._on_ask = on_ask
+        self.notifications = global_mailbox
+        self._router = MessageRouter()
+        self._lock = threading.Lock()
+        self._ids = itertools.count(1)
+        self._calls: dict[int, Call] = {}
+        # Turns started through a plain request, whose mailbox nobody has asked for yet.
+        self._unclaimed: OrderedDict[str, Mailbox] = OrderedDict()
+        self._error: TransportClosedError | None = None
+
+    def start(self) -> None:
+        self._transport.start(self)
+
+    def close(self) -> None:
+        self._transport.close()
+
+    # Out.
+
+    def begin(
+        self,
+        method: str,
+        params: bytes | None,
+        future: Future,
+        *,
+        thread_id: str | None = None,
+        turn: Mailbox | None = None,
+        interest: Interest = "full",
+        timeout_s: float | None,
+    ) -> Call:
+        """Send a request; its answer resolves `future` with the raw bytes of the result.
+
+        `turn` is the mailbox of the turn that the request starts. Raises TransportClosedError.
+        """
+        call = Call(next(self._ids), method, future, turn, timeout_s)
+        starts_turn = method in REQUESTS and REQUESTS[method].result_turn
+        with self._lock:
+            self._router.expect(
+                call.id,
+                call,
+                thread_id=thread_id,
+                starts_turn=starts_turn,
+                turn=turn.ref if turn is not None else None,
+            )
+            self._calls[call.id] = call
+        head = b'{"id":%d,"method":%s' % (call.id, msgspec.json.encode(method))
+        try:
+            self._transport.send(head + (b',"params":%s}' % params if params is not None else b"}"), interest=interest)
+        except BaseException:
+            self.give_up(call)
+            raise
+        return call
+
+    def notify(self, method: str, params: bytes | None) -> None:
+        head = b'{"method":%s' % msgspec.json.encode(method)
+        self._transport.send(head + (b',"params":%s}' % params if params is not None else b"}"))
+
+    def answer(self, ask: Ask, outcome: dict[str, Any]) -> None:
+        """Answer a request of the app-server; one that can no longer be delivered is dropped."""
+        with contextlib.suppress(TransportClosedError):
+            self._transport.send(msgspec.json.encode({"id": ask.id, **outcome}))
+
+    def give_up(self, call: Call) -> None:
+        """Stop waiting for the answer of `call`."""
+        with self._lock:
+            self._calls.pop(call.id, None)
+            self._router.forget(call.id)
+
+    # Turns.
+
+    def follow(self, turn_id: str, mailbox: Mailbox) -> None:
+        """`mailbox` gets what the turn sends from now on. Raises TurnEndedError, TransportClosedError."""
+        mailbox.turn_id = turn_id
+        with self._lock:
+            self._router.follow(turn_id, mailbox.ref)
+
+    def unfollow(self, mailbox: Mailbox) -> None:
+        if mailbox.turn_id is not None:
+            with self._lock:
+                self._router.unfollow(mailbox.turn_id, mailbox.ref)
+
+    def keep_unclaimed(self, turn_id: str, mailbox: Mailbox) -> None:
+        with self._lock:
+            self._unclaimed[turn_id] = mailbox
+            if len(self._unclaimed) > UNCLAIMED_TURNS:
+                self._unclaimed.popitem(last=False)
+
+    def claim(self, turn_id: str) -> Mailbox | None:
+        """The mailbox of a turn that was started through a plain request, once."""
+        with self._lock:
+            return self._unclaimed.pop(turn_id, None)
+
+    @property
+    def held(self) -> dict[str, int]:
+        """What is kept for others, by kind (leak checks)."""
+        with self._lock:
+            return {**self._router.held, "calls": len(self._calls), "unclaimed": len(self._unclaimed)}
+
+    # In: called by the transport on its I/O thread.
+
+    def on_batch(self, batch: list[bytes | LongLine | TurnLines]) -> None:
+        with self._lock:
+            if self._error is not None:
+                return
+            deliveries: list[Delivery] = []
+            loose: list[bytes | LongLine] = []
+            for entry in batch:
+                if isinstance(entry, TurnLines):
+                    if loose:
+                        deliveries += self._router.receive(loose)
+                        loose = []
+                    deliveries += self._router.receive_run(*entry)
+                else:
+                    loose.append(entry)
+            if loose:
+                deliveries += self._router.receive(loose)
+        if deliveries:
+            self._post(self._deliver, deliveries)
+
+    def on_closed(self, error: TransportClosedError) -> None:
+        with self._lock:
+            if self._error is not None:
+                return
+            self._error = error
+            tokens = self._router.fail(error)
+            self._calls.clear()
+        self._post(self._fail, tokens, error)
+
+    # In: where the waiters live.
+
+    def _fail(self, tokens: list[Any], error: TransportClosedError) -> None:
+        for token in tokens:
+            if isinstance(token, Call):
+                if not token.future.done():
+                    token.future.set_exception(error)
+            else:
+                _close(token, error)
+        self.notifications.close(error)
+
+    def _deliver(self, deliveries: list[Delivery]) -> None:
+        for delivery in deliveries:
+            match delivery:
+                case TurnRun():
+                    for token in delivery.tokens:
+                        mailbox = token()  # type: ignore[operator]
+                        if mailbox is not None:
+                            mailbox.put(delivery.lines)
+                            if delivery.ended:
+                                mailbox.close()
+                case Reply():
+                    self._resolve(delivery)
+                case ThreadRun() | GlobalRun():
+                    self._heed(delivery.lines)
+                    self.notifications.put(delivery.lines)
+                case Ask():
+                    self._on_ask(delivery)
+                case TurnBroken():
+                    for token in delivery.tokens:
+                        _close(token, LineTooLongError(f"turn {delivery.turn_id}: {delivery.reason}"))
+                case Malformed():
+                    log.warning("ignored a line from the app-server: %s: %.200r", delivery.reason, delivery.line)
+
+    def _resolve(self, reply: Reply) -> None:
+        call = reply.token
+        assert isinstance(call, Call)
+        with self._lock:
+            self._calls.pop(call.id, None)
+        if call.mailbox is not None:
+            call.mailbox.turn_id = reply.turn_id
+        if call.future.done():
+            return
+        response = _decode_response(reply.line)
+        if reply.is_error:
+            error = response.error if isinstance(response.error, dict) else {"message": str(response.error)}
+            code, message = error.get("code"), error.get("message")
+            call.future.set_exception(
+                map_jsonrpc_error(code if isinstance(code, int) else -32603, str(message), error.get("data"))
+            )
+        else:
+            call.future.set_result(bytes(response.result))
+
+    def _heed(self, lines: list[bytes]) -> None:
+        """Queue time in the pool is not a request's deadline."""
+        for line in lines:
+            if b'"pool/queued"' not in line[:64] and b'"pool/dequeued"' not in line[:64]:
+                continue
+            with contextlib.suppress(msgspec.DecodeError):
+                notice = _decode_queue_line(line)
+                call = self._calls.get(notice.params.requestId)
+                if call is not None and notice.method == "pool/queued":
+                    call.deadline = None
+                elif call is not None:
+                    call.restart_deadline()
+
+
+def _close(token: Any, error: Exception) -> None:
+    mailbox = token()
+    if mailbox is not None:
+        mailbox.close(error)

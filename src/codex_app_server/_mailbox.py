@@ -1,0 +1,101 @@
+"""Mailbox: what has come for one listener and has not been looked at yet.
+
+Batches go in on one side, single notifications come out on the other. A mailbox ends once: after what it holds has
+been read, it is over, or raises the error it was closed with - again and again, so that nobody waits for nothing.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections import deque
+
+from .notifications import Notification
+
+
+class Mailbox:
+    """The part that the sync and the async mailbox share; `_wake` is theirs.
+
+    `max_lines` makes it a ring: the oldest lines give way, counted in `dropped`.
+    """
+
+    __slots__ = ("__weakref__", "_closed", "_error", "_lines", "_max_lines", "dropped", "ref", "turn_id")
+
+    def __init__(self, *, max_lines: int | None = None) -> None:
+        self._lines: deque[bytes] = deque()
+        self._max_lines = max_lines
+        self._closed = False
+        self._error: Exception | None = None
+        self.dropped = 0
+        self.turn_id: str | None = None
+        # A router holds mailboxes weakly: one that its reader has dropped costs nothing. Hashed while alive, because
+        # a dead reference can be hashed only if it was before.
+        self.ref = weakref.ref(self)
+        hash(self.ref)
+
+    def put(self, lines: list[bytes]) -> None:
+        if self._closed:
+            return
+        self._lines.extend(lines)
+        if self._max_lines is not None:
+            while len(self._lines) > self._max_lines:
+                self._lines.popleft()
+                self.dropped += 1
+        self._wake()
+
+    def close(self, error: Exception | None = None) -> None:
+        """No more lines will come; the first reason counts."""
+        if not self._closed:
+            self._closed, self._error = True, error
+            self._wake()
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+    def _pop(self) -> Notification | None:
+        """The next one; None at the end. Raises IndexError while there is nothing yet, or the closing error."""
+        try:
+            return Notification(self._lines.popleft())
+        except IndexError:
+            if not self._closed:
+                raise
+        # Lines that came between the look and the close are there now.
+        if self._lines:
+            return Notification(self._lines.popleft())
+        if self._error is not None:
+            raise self._error
+        return None
+
+    def _wake(self) -> None:
+        raise AssertionError("abstract")
+
+
+class SyncMailbox(Mailbox):
+    """For threads."""
+
+    __slots__ = ("_ready",)
+
+    def __init__(self, *, max_lines: int | None = None) -> None:
+        super().__init__(max_lines=max_lines)
+        self._ready = threading.Condition(threading.Lock())
+
+    def get(self, timeout_s: float | None = None) -> Notification | None:
+        """The next notification, None at the end. Raises TimeoutError, or the error the mailbox was closed with."""
+        try:
+            return self._pop()
+        except IndexError:
+            pass
+        with self._ready:
+            if not self._ready.wait_for(lambda: self._lines or self._closed, timeout_s):
+                raise TimeoutError(f"no notification within {timeout_s} s")
+        return self._pop()
+
+    def wait_closed(self, timeout_s: float) -> bool:
+        """Wait until no more lines will come; whether that is so."""
+        with self._ready:
+            return self._ready.wait_for(lambda: self._closed, timeout_s)
+
+    def _wake(self) -> None:
+        with self._ready:
+            self._ready.notify_all()

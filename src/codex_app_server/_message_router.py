@@ -1,0 +1,471 @@
+"""MessageRouter: who gets which line. A pure machine: lines in, deliveries out.
+
+    response      -> the request that waits for it
+    notification  -> the followers of its turn, else of its thread, else everybody ("global")
+    request       -> an `Ask` for whoever answers approvals
+
+It knows no thread, socket, process or clock; the caller serialises the calls. Whoever waits is an opaque *token*.
+
+Invariants
+ - A turn is followed from the moment its start is answered: `expect(..., turn=token)` binds the token when the
+   response names the turn. What the turn sent before its own response is kept while the start is in flight and is
+   delivered right after the response, in order. So nothing can be lost between an answer and a registration.
+ - A turn has one end, `turn/completed`. After it nothing is held for it but its id, in a bounded memory, so that
+   who asks later is told at once.
+ - Failure is sticky: after `fail` every call raises the same error.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass, field
+
+import msgspec
+
+from . import envelope
+from .envelope import RequestId
+from .errors import TurnEndedError
+from .lines import LongLine
+
+Token = Hashable
+
+MAX_EARLY_BYTES = 16 * 1024 * 1024
+MAX_ENDED_TURNS = 4096
+MAX_FORGOTTEN_REQUESTS = 4096
+
+
+@dataclass(slots=True)
+class Reply:
+    """The answer to a request. `turn_id` is set when it started a turn; `forgotten` when nobody waits any more."""
+
+    token: Token
+    line: bytes
+    is_error: bool
+    turn_id: str | None = None
+    forgotten: bool = False
+
+
+@dataclass(slots=True)
+class TurnRun:
+    """Notifications of one turn, in order, for its followers. `methods` runs parallel to `lines`."""
+
+    tokens: list[Token]
+    thread_id: str | None
+    turn_id: str
+    lines: list[bytes] = field(default_factory=list)
+    methods: list[str] = field(default_factory=list)
+    ended: bool = False
+
+
+@dataclass(slots=True)
+class ThreadRun:
+    """Notifications of a thread that belong to no followed turn, for the thread's followers."""
+
+    tokens: list[Token]
+    thread_id: str
+    lines: list[bytes] = field(default_factory=list)
+    methods: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class GlobalRun:
+    """Notifications that nobody in particular waits for."""
+
+    lines: list[bytes] = field(default_factory=list)
+    methods: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Ask:
+    """A request of the app-server to the client, e.g. for an approval."""
+
+    id: RequestId
+    method: str
+    thread_id: str | None
+    turn_id: str | None
+    line: bytes
+
+
+@dataclass(slots=True)
+class TurnBroken:
+    """A line of this turn was too long to keep: the turn goes on, but cannot be followed any further."""
+
+    tokens: list[Token]
+    thread_id: str | None
+    turn_id: str
+    reason: str
+
+
+@dataclass(slots=True)
+class Malformed:
+    """A line that is not of this protocol; it is reported and otherwise ignored."""
+
+    line: bytes
+    reason: str
+
+
+Delivery = Reply | TurnRun | ThreadRun | GlobalRun | Ask | TurnBroken | Malformed
+
+
+@dataclass(slots=True)
+class _Request:
+    token: Token
+    thread_id: str | None
+    turn: Token | None
+    starts_turn: bool
+
+
+@dataclass(slots=True)
+class _Turn:
+    thread_id: str | None
+    followers: list[Token] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Early:
+    """What a turn sent before the answer that names it."""
+
+    thread_id: str | None
+    lines: list[bytes] = field(default_factory=list)
+    methods: list[str] = field(default_factory=list)
+    size_bytes: int = 0
+    ended: bool = False
+    broken: bool = False
+
+
+class _StartedTurn(msgspec.Struct):
+    id: str
+
+
+class _StartResult(msgspec.Struct):
+    turn: _StartedTurn
+
+
+class _StartResponse(msgspec.Struct):
+    result: _StartResult
+
+
+_decode_start = msgspec.json.Decoder(_StartResponse).decode
+
+
+class MessageRouter:
+    """See the module's docstring. Not thread-safe: the caller serialises."""
+
+    def __init__(self, *, max_early_bytes: int = MAX_EARLY_BYTES) -> None:
+        self._max_early_bytes = max_early_bytes
+        self._requests: dict[RequestId, _Request] = {}
+        self._forgotten: OrderedDict[RequestId, _Request] = OrderedDict()
+        self._turns: dict[str, _Turn] = {}
+        self._threads: dict[str, list[Token]] = {}
+        self._early: dict[str, _Early] = {}
+        self._starting: dict[str | None, int] = {}
+        self._ended: OrderedDict[str, None] = OrderedDict()
+        self._error: Exception | None = None
+
+    # Who waits.
+
+    def expect(
+        self,
+        request_id: RequestId,
+        token: Token,
+        *,
+        thread_id: str | None = None,
+        starts_turn: bool = False,
+        turn: Token | None = None,
+    ) -> None:
+        """The response to `request_id` goes to `token`.
+
+        With `starts_turn` the response names a turn (of `thread_id`, if known), which `turn` then follows.
+        Raises the sticky error after a failure, and ValueError for an id that is already in flight.
+        """
+        self._check()
+        if request_id in self._requests:
+            raise ValueError(f"request id {request_id!r} is already in flight")
+        self._requests[request_id] = _Request(token, thread_id, turn, starts_turn)
+        if starts_turn:
+            self._starting[thread_id] = self._starting.get(thread_id, 0) + 1
+
+    def forget(self, request_id: RequestId) -> None:
+        """Nobody waits for this response any more. It is still recognised when it comes."""
+        request = self._requests.pop(request_id, None)
+        if request is None:
+            return
+        self._forgotten[request_id] = request
+        if len(self._forgotten) > MAX_FORGOTTEN_REQUESTS:
+            _, oldest = self._forgotten.popitem(last=False)
+            if oldest.starts_turn:
+                self._start_is_over(oldest.thread_id)
+
+    def follow(self, turn_id: str, token: Token, *, thread_id: str | None = None) -> None:
+        """`token` gets what the turn sends from now on. Raises TurnEndedError for a turn known to have ended."""
+        self._check()
+        if turn_id in self._ended:
+            raise TurnEndedError(f"turn {turn_id} has already ended")
+        followers = self._turns.setdefault(turn_id, _Turn(thread_id)).followers
+        if token not in followers:
+            followers.append(token)
+
+    def unfollow(self, turn_id: str, token: Token) -> None:
+        """The opposite of `follow`; unknown turns and tokens are fine."""
+        turn = self._turns.get(turn_id)
+        if turn is None or token not in turn.followers:
+            return
+        turn.followers.remove(token)
+        if not turn.followers:
+            del self._turns[turn_id]
+
+    def follow_thread(self, thread_id: str, token: Token) -> None:
+        """`token` gets what the thread sends outside of followed turns."""
+        self._check()
+        followers = self._threads.setdefault(thread_id, [])
+        if token not in followers:
+            followers.append(token)
+
+    def unfollow_thread(self, thread_id: str, token: Token) -> None:
+        """The opposite of `follow_thread`; unknown threads and tokens are fine."""
+        followers = self._threads.get(thread_id, [])
+        if token in followers:
+            followers.remove(token)
+        if not followers:
+            self._threads.pop(thread_id, None)
+
+    def turn_followers(self, turn_id: str) -> list[Token]:
+        turn = self._turns.get(turn_id)
+        return list(turn.followers) if turn is not None else []
+
+    def thread_followers(self, thread_id: str) -> list[Token]:
+        return list(self._threads.get(thread_id, ()))
+
+    @property
+    def in_flight(self) -> int:
+        """Requests sent and not answered, given-up ones included."""
+        return len(self._requests) + len(self._forgotten)
+
+    @property
+    def held(self) -> dict[str, int]:
+        """What is kept, by kind; all of it returns to zero when nothing runs (leak checks)."""
+        return {
+            "requests": len(self._requests),
+            "turns": len(self._turns),
+            "early": len(self._early),
+            "starting": sum(self._starting.values()),
+        }
+
+    # What comes.
+
+    def receive(self, lines: Iterable[bytes | LongLine]) -> list[Delivery]:
+        """Route the lines of one read. Neighbouring lines of one turn or thread come out as one run."""
+        self._check()
+        out: list[Delivery] = []
+        runs: dict[str | None, TurnRun | ThreadRun | GlobalRun] = {}
+        scan = envelope.scan
+        for line in lines:
+            if isinstance(line, LongLine):
+                self._receive_long(line, out, runs)
+                continue
+            try:
+                header = scan(line)
+            except ValueError as error:
+                out.append(Malformed(line, str(error)))
+                continue
+            method = header.method
+            if method is None:
+                self._receive_response(header, line, out, runs)
+            elif header.id is not None:
+                out.append(Ask(header.id, method, header.thread_id, header.turn_id, line))
+                # What comes after a question must not be merged into a run that stands before it.
+                runs.clear()
+            else:
+                self._receive_notification(header, method, line, out, runs)
+        return out
+
+    def receive_run(self, thread_id: str, turn_id: str, lines: list[bytes], ended: bool) -> list[Delivery]:
+        """Route notifications that are known to belong to one turn, without looking into them."""
+        self._check()
+        turn = self._turns.get(turn_id)
+        if turn is None:
+            if self._keep_early(thread_id, turn_id, lines, [""] * len(lines), ended):
+                return []
+            return [self._unclaimed(thread_id, lines, [""] * len(lines))]
+        run = TurnRun(list(turn.followers), thread_id, turn_id, lines, ended=ended)
+        if ended:
+            self._end(turn_id)
+        return [run]
+
+    def fail(self, error: Exception) -> list[Token]:
+        """Everybody who waits, each once, to be failed with `error`; from now on every call raises it."""
+        if self._error is not None:
+            return []
+        self._error = error
+        tokens: dict[Token, None] = {}
+        for request in self._requests.values():
+            tokens[request.token] = None
+            if request.turn is not None:
+                tokens[request.turn] = None
+        for turn in self._turns.values():
+            tokens.update(dict.fromkeys(turn.followers))
+        for followers in self._threads.values():
+            tokens.update(dict.fromkeys(followers))
+        for table in (self._requests, self._forgotten, self._turns, self._threads, self._early, self._starting):
+            table.clear()
+        return list(tokens)
+
+    # Inside.
+
+    def _check(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def _receive_response(
+        self,
+        header: envelope.Envelope,
+        line: bytes,
+        out: list[Delivery],
+        runs: dict[str | None, TurnRun | ThreadRun | GlobalRun],
+    ) -> None:
+        assert header.id is not None
+        request = self._requests.pop(header.id, None)
+        forgotten = request is None
+        if request is None:
+            request = self._forgotten.pop(header.id, None)
+            if request is None:
+                out.append(Malformed(line, f"a response to request {header.id!r}, which was never sent"))
+                return
+        reply = Reply(request.token, line, header.is_error, forgotten=forgotten)
+        out.append(reply)
+        if not request.starts_turn:
+            return
+        if not header.is_error:
+            try:
+                reply.turn_id = _decode_start(line).result.turn.id
+            except msgspec.DecodeError:
+                reply.turn_id = None
+        if reply.turn_id is not None and request.turn is not None and not forgotten:
+            self._bind(reply.turn_id, request, out)
+            runs.pop(reply.turn_id, None)
+        self._start_is_over(request.thread_id, out)
+
+    def _bind(self, turn_id: str, request: _Request, out: list[Delivery]) -> None:
+        early = self._early.pop(turn_id, None)
+        turn = self._turns.setdefault(turn_id, _Turn(request.thread_id))
+        if request.turn not in turn.followers:
+            turn.followers.append(request.turn)
+        if early is None:
+            return
+        if early.broken:
+            self._end(turn_id)
+            reason = f"more than {self._max_early_bytes} bytes came before the answer that names the turn"
+            out.append(TurnBroken([request.turn], early.thread_id, turn_id, reason))
+            return
+        out.append(TurnRun([request.turn], early.thread_id, turn_id, early.lines, early.methods, early.ended))
+        if early.ended:
+            self._end(turn_id)
+
+    def _start_is_over(self, thread_id: str | None, out: list[Delivery] | None = None) -> None:
+        """One start less in flight; what no other start can claim any more goes where it would have gone."""
+        left = self._starting.get(thread_id, 0) - 1
+        if left > 0:
+            self._starting[thread_id] = left
+        else:
+            self._starting.pop(thread_id, None)
+        for turn_id, early in list(self._early.items()):
+            if self._may_be_claimed(early.thread_id):
+                continue
+            del self._early[turn_id]
+            if early.ended:
+                self._remember_end(turn_id)
+            if out is not None:
+                out.append(self._unclaimed(early.thread_id, early.lines, early.methods))
+
+    def _may_be_claimed(self, thread_id: str | None) -> bool:
+        return bool(self._starting) and (None in self._starting or thread_id is None or thread_id in self._starting)
+
+    def _receive_notification(
+        self,
+        header: envelope.Envelope,
+        method: str,
+        line: bytes,
+        out: list[Delivery],
+        runs: dict[str | None, TurnRun | ThreadRun | GlobalRun],
+    ) -> None:
+        turn_id, thread_id = header.turn_id, header.thread_id
+        ended = method == "turn/completed"
+        if turn_id is not None:
+            turn = self._turns.get(turn_id)
+            if turn is not None:
+                run = runs.get(turn_id)
+                if not isinstance(run, TurnRun):
+                    run = runs[turn_id] = TurnRun(list(turn.followers), thread_id, turn_id)
+                    out.append(run)
+                run.lines.append(line)
+                run.methods.append(method)
+                if ended:
+                    run.ended = True
+                    self._end(turn_id)
+                    del runs[turn_id]
+                return
+            if self._keep_early(thread_id, turn_id, [line], [method], ended):
+                return
+        run = runs.get(thread_id)
+        if run is None:
+            run = runs[thread_id] = self._unclaimed(thread_id, [], [])
+            out.append(run)
+        run.lines.append(line)
+        run.methods.append(method)
+
+    def _unclaimed(self, thread_id: str | None, lines: list[bytes], methods: list[str]) -> ThreadRun | GlobalRun:
+        followers = self._threads.get(thread_id) if thread_id is not None else None
+        if thread_id is None or not followers:
+            return GlobalRun(lines, methods)
+        return ThreadRun(list(followers), thread_id, lines, methods)
+
+    def _keep_early(
+        self, thread_id: str | None, turn_id: str, lines: list[bytes], methods: list[str], ended: bool
+    ) -> bool:
+        """Keep what may belong to a turn whose start is still in flight; whether it was kept."""
+        if turn_id in self._ended or not self._may_be_claimed(thread_id):
+            if ended:
+                self._remember_end(turn_id)
+            return False
+        early = self._early.setdefault(turn_id, _Early(thread_id))
+        size = sum(map(len, lines))
+        early.broken = early.broken or early.size_bytes + size > self._max_early_bytes
+        if early.broken:
+            early.lines, early.methods, early.ended = [], [], early.ended or ended
+            return True
+        early.lines += lines
+        early.methods += methods
+        early.size_bytes += size
+        early.ended = early.ended or ended
+        return True
+
+    def _end(self, turn_id: str) -> None:
+        self._turns.pop(turn_id, None)
+        self._remember_end(turn_id)
+
+    def _remember_end(self, turn_id: str) -> None:
+        self._ended[turn_id] = None
+        if len(self._ended) > MAX_ENDED_TURNS:
+            self._ended.popitem(last=False)
+
+    def _receive_long(
+        self,
+        line: LongLine,
+        out: list[Delivery],
+        runs: dict[str | None, TurnRun | ThreadRun | GlobalRun],
+    ) -> None:
+        header = envelope.scan_truncated(line.head, line.tail)
+        reason = f"a line of {line.size_bytes} bytes ({header.method or 'a response'}) is beyond the size cap"
+        if header.method is None and header.id is not None:
+            error = {"code": -32603, "message": f"the answer was too long: {reason}"}
+            synthesized = msgspec.json.encode({"id": header.id, "error": error})
+            self._receive_response(envelope.scan(synthesized), synthesized, out, runs)
+            return
+        followers = self.turn_followers(header.turn_id) if header.turn_id is not None else []
+        if header.turn_id is None or not followers:
+            out.append(Malformed(line.head, reason))
+            return
+        self._end(header.turn_id)
+        runs.pop(header.turn_id, None)
+        out.append(TurnBroken(followers, header.thread_id, header.turn_id, reason))

@@ -1,0 +1,91 @@
+"""Starting an app-server as a child process, and ending it for certain.
+
+The child gets a session of its own, so that a signal to its group reaches the shells and servers it started, and
+Ctrl-C in our terminal does not reach it: stopping is our decision.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+
+from .errors import BinaryNotFoundError
+
+EXIT_AFTER_STDIN_S = 2.0
+EXIT_AFTER_TERM_S = 2.0
+EXIT_AFTER_KILL_S = 5.0
+
+
+def spawn(
+    argv: Sequence[str], *, environ: Mapping[str, str], cwd: str | os.PathLike[str] | None = None
+) -> subprocess.Popen[bytes]:
+    """Start `argv` with pipes for stdin, stdout and stderr, unbuffered. Raises BinaryNotFoundError."""
+    try:
+        return subprocess.Popen(
+            argv,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=0,
+            cwd=cwd,
+            env=dict(environ),
+            start_new_session=os.name != "nt",
+        )
+    except OSError as error:
+        raise BinaryNotFoundError(f"cannot start {argv[0]}: {error.strerror or error}") from error
+
+
+def stop(
+    process: subprocess.Popen[bytes],
+    *,
+    after_stdin_s: float = EXIT_AFTER_STDIN_S,
+    after_term_s: float = EXIT_AFTER_TERM_S,
+) -> int | None:
+    """End the child: close its stdin, wait; SIGTERM its group, wait; SIGKILL the group; reap.
+
+    Returns its exit code, None if it could not be reaped. The group is killed even after a clean exit, because what the
+    child started may have outlived it.
+    """
+    if process.stdin is not None:
+        with contextlib.suppress(OSError):
+            process.stdin.close()
+    code = _wait(process, after_stdin_s)
+    if code is None:
+        signal_group(process, signal.SIGTERM)
+        code = _wait(process, after_term_s)
+    signal_group(process, signal.SIGTERM if os.name == "nt" else signal.SIGKILL)
+    if code is None:
+        code = _wait(process, EXIT_AFTER_KILL_S)
+    return code
+
+
+def signal_group(process: subprocess.Popen[bytes], number: int) -> None:
+    """Send a signal to the child's process group; one that is gone is fine."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        if os.name == "nt":
+            process.terminate()
+        else:
+            # The group id equals the pid of its leader and stays taken while any member lives.
+            os.killpg(process.pid, number)
+
+
+def _wait(process: subprocess.Popen[bytes], timeout_s: float) -> int | None:
+    try:
+        return process.wait(timeout_s)
+    except subprocess.TimeoutExpired:
+        return None
+
+
+def describe_exit(code: int | None) -> str:
+    """`exit code 3`, `killed by SIGKILL`, or that it is unknown."""
+    if code is None:
+        return "exit status unknown"
+    if code < 0:
+        try:
+            return f"killed by {signal.Signals(-code).name}"
+        except ValueError:
+            return f"killed by signal {-code}"
+    return f"exit code {code}"

@@ -1,0 +1,171 @@
+"""What can go wrong, as types. Every error of the SDK is an `AppServerError`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .generated.models import Turn
+
+
+class AppServerError(Exception):
+    """Base of every error raised by the SDK."""
+
+
+class BinaryNotFoundError(AppServerError, FileNotFoundError):
+    """The codex binary is not where it was said to be, or no runtime package is installed."""
+
+
+class InvalidInputError(AppServerError, ValueError):
+    """An argument that the app-server would refuse, or never answer; nothing was sent."""
+
+
+class TransportClosedError(AppServerError):
+    """The app-server, or the pool, is gone: this and every later call fails the same way.
+
+    `stderr_lines` holds the last lines the process wrote to stderr, oldest first.
+    """
+
+    def __init__(self, message: str, stderr_lines: Sequence[str] = ()) -> None:
+        self.stderr_lines = tuple(stderr_lines)
+        tail = "".join(f"\n  stderr: {line}" for line in self.stderr_lines[-10:])
+        super().__init__(message + tail)
+
+
+class RequestTimeoutError(AppServerError, TimeoutError):
+    """No answer to a request within its deadline."""
+
+
+class LineTooLongError(AppServerError):
+    """The app-server wrote a line beyond the size cap; the turn it belongs to cannot be followed further."""
+
+
+class TurnEndedError(AppServerError):
+    """The turn asked for has already ended, and its notifications are no longer kept."""
+
+
+class TurnFailedError(AppServerError, RuntimeError):
+    """A turn that ended with status `failed`.
+
+    `kind` is `failed`, or, from a pool, `lost` (its worker died) or `stalled`; `safe_to_retry` is true only
+    where it is known that the turn never ran. `codex_error_info` is the runtime's own typed reason, if it gave one.
+    """
+
+    def __init__(self, message: str, *, turn: Turn | None = None, kind: str = "failed", safe_to_retry: bool = False):
+        super().__init__(message)
+        self.turn = turn
+        self.kind = kind
+        self.safe_to_retry = safe_to_retry
+
+    @property
+    def codex_error_info(self) -> Any:
+        error = self.turn.error if self.turn is not None else None
+        return error.codex_error_info if error is not None else None
+
+
+class JsonRpcError(AppServerError):
+    """A request answered with an error: `code`, `message` and `data` as they came."""
+
+    def __init__(self, code: int, message: str, data: Any = None) -> None:
+        super().__init__(f"{message} (JSON-RPC error {code})")
+        self.code = code
+        self.message = message
+        self.data = data
+
+
+class AppServerRpcError(JsonRpcError):
+    """Base of the JSON-RPC errors that have a meaning of their own here."""
+
+
+class ParseError(AppServerRpcError):
+    """-32700: the app-server could not parse what was sent."""
+
+
+class InvalidRequestError(AppServerRpcError):
+    """-32600: the request makes no sense now, e.g. an unknown thread."""
+
+
+class MethodNotFoundError(AppServerRpcError):
+    """-32601: no such method, or not available over this transport."""
+
+
+class InvalidParamsError(AppServerRpcError):
+    """-32602: the parameters do not fit the method."""
+
+
+class InternalRpcError(AppServerRpcError):
+    """-32603: the app-server failed while it worked on the request."""
+
+
+class ServerBusyError(AppServerRpcError):
+    """-32001: overloaded; the same request may succeed a little later (see `retry_on_overload`)."""
+
+
+class RetryLimitExceededError(ServerBusyError):
+    """The server gave up its own retries of an overloaded operation."""
+
+
+class ThreadLostError(AppServerRpcError):
+    """-32010, from a pool: the worker that held the thread died, and the thread cannot be restored elsewhere."""
+
+
+class TurnLostError(AppServerRpcError):
+    """-32011, from a pool: the worker died before it answered; `safe_to_retry` says whether the request never ran."""
+
+    @property
+    def safe_to_retry(self) -> bool:
+        return isinstance(self.data, dict) and self.data.get("safeToRetry") is True
+
+
+SERVER_OVERLOADED = -32001
+THREAD_LOST = -32010
+TURN_LOST = -32011
+
+_BY_CODE: dict[int, type[JsonRpcError]] = {
+    -32700: ParseError,
+    -32600: InvalidRequestError,
+    -32601: MethodNotFoundError,
+    -32602: InvalidParamsError,
+    -32603: InternalRpcError,
+    SERVER_OVERLOADED: ServerBusyError,
+    THREAD_LOST: ThreadLostError,
+    TURN_LOST: TurnLostError,
+}
+
+
+def map_jsonrpc_error(code: int, message: str, data: Any = None) -> JsonRpcError:
+    """The exception for a JSON-RPC error object.
+
+    The runtime signals overload as code -32001 with `data: null`, or, on other codes, as a `codexErrorInfo` of
+    `serverOverloaded` somewhere in `data`.
+    """
+    if _names_overload(data) and code not in _BY_CODE:
+        code_class: type[JsonRpcError] = ServerBusyError
+    else:
+        code_class = _BY_CODE.get(code, AppServerRpcError if -32099 <= code <= -32000 else JsonRpcError)
+    if code_class is ServerBusyError and _says_retry_limit(message):
+        code_class = RetryLimitExceededError
+    return code_class(code, message, data)
+
+
+def is_retryable_error(error: BaseException) -> bool:
+    """Whether the same call may succeed a little later: overload, and nothing else."""
+    if isinstance(error, RetryLimitExceededError):
+        return False
+    return isinstance(error, ServerBusyError)
+
+
+def _says_retry_limit(message: str) -> bool:
+    lowered = message.lower()
+    return "retry limit" in lowered or "too many failed attempts" in lowered
+
+
+def _names_overload(data: Any) -> bool:
+    if isinstance(data, str):
+        return data.replace("_", "").lower() == "serveroverloaded"
+    if isinstance(data, dict):
+        return any(_names_overload(value) for value in data.values())
+    if isinstance(data, list):
+        return any(_names_overload(value) for value in data)
+    return False

@@ -1,0 +1,92 @@
+"""What a turn is given: text, images, skills, mentions, or a message from outside."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .errors import InvalidInputError
+
+
+@dataclass(frozen=True, slots=True)
+class TextInput:
+    """Text of the user."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ImageInput:
+    """An image by URL (a data URL works offline)."""
+
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
+class LocalImageInput:
+    """An image file; the path is read by the app-server, on its machine."""
+
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class SkillInput:
+    """A skill by name and path of its SKILL.md."""
+
+    name: str
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class MentionInput:
+    """A named resource."""
+
+    name: str
+    path: str
+
+
+InputItem = TextInput | ImageInput | LocalImageInput | SkillInput | MentionInput
+Input = str | InputItem | Sequence[str | InputItem]
+
+
+def to_wire_input(value: Input) -> list[dict[str, Any]]:
+    """The `input` list of turn/start and turn/steer.
+
+    Raises InvalidInputError for empty input, for text with lone surrogates (the app-server would never answer it)
+    and for anything that is not an input item.
+    """
+    items: Sequence[Any] = [value] if isinstance(value, str | InputItem) else value
+    if not isinstance(items, list | tuple):
+        raise InvalidInputError(f"input is {type(value).__name__}; expected text, an input item, or a list of them")
+    if not items:
+        raise InvalidInputError("input is empty; give at least one item")
+    return [_to_wire_item(item) for item in items]
+
+
+def _to_wire_item(item: Any) -> dict[str, Any]:
+    match item:
+        case str() | TextInput():
+            text = item if isinstance(item, str) else item.text
+            return {"type": "text", "text": _checked(text)}
+        case ImageInput():
+            return {"type": "image", "url": _checked(item.url)}
+        case LocalImageInput():
+            return {"type": "localImage", "path": _checked(item.path)}
+        case SkillInput():
+            return {"type": "skill", "name": _checked(item.name), "path": _checked(item.path)}
+        case MentionInput():
+            return {"type": "mention", "name": _checked(item.name), "path": _checked(item.path)}
+    raise InvalidInputError(f"input item is {type(item).__name__}; expected text or one of the *Input classes")
+
+
+def _checked(text: Any) -> str:
+    if not isinstance(text, str) or not text:
+        raise InvalidInputError(f"input text is {text!r}; expected a non-empty string")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidInputError(
+            f"input text has a lone surrogate at position {error.start}, which UTF-8 cannot carry; remove it"
+        ) from None
+    return text

@@ -1,0 +1,76 @@
+"""Chunks of bytes to whole lines, bounded."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+MAX_LINE_BYTES = 64 * 1024 * 1024
+_KEPT_BYTES = 64 * 1024
+
+
+class LongLine(NamedTuple):
+    """A line beyond the cap: its first and last bytes, where the routing header stands, and its whole size."""
+
+    head: bytes
+    tail: bytes
+    size_bytes: int
+
+
+class LineSplitter:
+    """Splits a stream into lines without their newline; empty lines are left out.
+
+    Holds at most `max_line_bytes` of an unfinished line. Of a longer one the head and the tail are kept.
+    """
+
+    def __init__(self, max_line_bytes: int = MAX_LINE_BYTES) -> None:
+        self._max = max_line_bytes
+        self._parts: list[bytes] = []
+        self._size = 0
+        self._long: tuple[bytes, bytes] | None = None
+
+    def feed(self, chunk: bytes) -> list[bytes | LongLine]:
+        """The lines that `chunk` completes."""
+        first, *rest = chunk.split(b"\n")
+        if not rest:
+            self._hold(first)
+            return []
+        last = rest.pop()
+        lines: list[bytes | LongLine] = []
+        if self._size:
+            self._hold(first)
+            lines.append(self._release())
+        elif first:
+            lines.append(self._capped(first))
+        if len(chunk) > self._max:
+            lines += [self._capped(line) for line in rest if line]
+        else:
+            lines += [line for line in rest if line]
+        self._hold(last)
+        return lines
+
+    def rest(self) -> bytes:
+        """What came after the last newline, at most the cap."""
+        return b"".join(self._parts)
+
+    def _hold(self, part: bytes) -> None:
+        if not part:
+            return
+        self._size += len(part)
+        if self._long is not None:
+            head, tail = self._long
+            self._long = head, (tail + part)[-_KEPT_BYTES:]
+            return
+        self._parts.append(part)
+        if self._size > self._max:
+            whole = b"".join(self._parts)
+            self._long = whole[:_KEPT_BYTES], whole[-_KEPT_BYTES:]
+            self._parts = []
+
+    def _release(self) -> bytes | LongLine:
+        line: bytes | LongLine
+        line = LongLine(*self._long, self._size) if self._long is not None else b"".join(self._parts)
+        self._parts, self._size, self._long = [], 0, None
+        return line
+
+    def _capped(self, line: bytes) -> bytes | LongLine:
+        return line if len(line) <= self._max else LongLine(line[:_KEPT_BYTES], line[-_KEPT_BYTES:], len(line))

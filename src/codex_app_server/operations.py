@@ -1,0 +1,230 @@
+"""Each call as a value: what to send, and what to make of the answer. No I/O.
+
+The sync and the async client are thin drivers over the same values, so the two cannot drift apart.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import msgspec
+
+from .config import AppServerConfig
+from .errors import InvalidInputError, TurnFailedError
+from .generated.options import OPTION_NAMES
+from .generated.routing import REQUESTS
+from .inputs import Input, to_wire_input
+from .notifications import Notification
+from .transport import Interest
+
+if TYPE_CHECKING:
+    from .generated import models
+
+T = TypeVar("T")
+
+DEFAULT_TIMEOUT_S = 60.0
+NO_DEADLINE = frozenset({"command/exec", "mcpServer/tool/call", "account/login/start"})
+
+
+@dataclass(frozen=True, slots=True)
+class Operation(Generic[T]):
+    """A request: `params` is the JSON to send, `finish` turns the JSON of the result into what the caller gets."""
+
+    method: str
+    params: bytes | None
+    finish: Callable[[bytes], T]
+    thread_id: str | None = None
+    interest: Interest = "full"
+
+    @property
+    def timeout_s(self) -> float | None:
+        return None if self.method in NO_DEADLINE else DEFAULT_TIMEOUT_S
+
+
+def request(method: str, fields: Mapping[str, Any] | None = None) -> Operation[Any]:
+    """A request by method, its fields in snake_case; the result is its generated type, or plain JSON without one.
+
+    Raises InvalidInputError when the fields do not fit the parameters' type.
+    """
+    entry = REQUESTS.get(method)
+    thread_id = (fields or {}).get("thread_id")
+    if entry is None or entry.params is None:
+        params = msgspec.json.encode(fields) if fields else None
+        return Operation(method, params, _finish_with(entry.result if entry else None), thread_id)
+    return Operation(method, encode_params(entry.params, fields or {}), _finish_with(entry.result), thread_id)
+
+
+def encode_params(type_name: str, fields: Mapping[str, Any]) -> bytes:
+    """The JSON of a generated parameters type; fields that are None are left out. Raises InvalidInputError."""
+    from pydantic import ValidationError
+    from pydantic_core import PydanticSerializationError
+
+    from .generated import models
+
+    model = getattr(models, type_name)
+    try:
+        value = model(**{name: field for name, field in fields.items() if field is not None})
+        encoded: str = value.model_dump_json(by_alias=True, exclude_unset=True)
+        return encoded.encode()
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}" for problem in error.errors()
+        )
+        raise InvalidInputError(f"{type_name}: {problems}") from None
+    except (PydanticSerializationError, UnicodeEncodeError) as error:
+        raise InvalidInputError(f"{type_name} cannot be sent as UTF-8 JSON: {error}") from None
+
+
+def _finish_with(type_name: str | None) -> Callable[[bytes], Any]:
+    def finish(result: bytes) -> Any:
+        if type_name is None:
+            return msgspec.json.decode(result)
+        from .generated import models
+
+        return getattr(models, type_name).model_validate_json(result)
+
+    return finish
+
+
+def check_options(type_name: str, options: Mapping[str, Any]) -> None:
+    """Raises TypeError for a keyword that the method does not take, naming the nearest one it does."""
+    known = OPTION_NAMES[type_name]
+    for name in options:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; it takes {', '.join(sorted(known))}"
+            raise TypeError(f"unknown option {name!r}{hint}")
+
+
+def initialize(config: AppServerConfig) -> Operation[models.InitializeResponse]:
+    info = {"name": config.client_name, "title": config.client_title, "version": config.client_version}
+    params = {"clientInfo": info, "capabilities": {"experimentalApi": config.experimental_api}}
+    return Operation("initialize", msgspec.json.encode(params), _finish_with("InitializeResponse"))
+
+
+def thread_start(options: Mapping[str, Any]) -> Operation[models.ThreadStartResponse]:
+    check_options("ThreadStartOptions", options)
+    return request("thread/start", options)
+
+
+def thread_resume(thread_id: str, options: Mapping[str, Any]) -> Operation[models.ThreadResumeResponse]:
+    check_options("ThreadResumeOptions", options)
+    return request("thread/resume", {"thread_id": thread_id, **options})
+
+
+def thread_fork(thread_id: str, options: Mapping[str, Any]) -> Operation[models.ThreadForkResponse]:
+    check_options("ThreadForkOptions", options)
+    return request("thread/fork", {"thread_id": thread_id, **options})
+
+
+def thread_list(options: Mapping[str, Any]) -> Operation[models.ThreadListResponse]:
+    check_options("ThreadListOptions", options)
+    return request("thread/list", options)
+
+
+def thread_read(thread_id: str, include_turns: bool) -> Operation[models.ThreadReadResponse]:
+    return request("thread/read", {"thread_id": thread_id, "include_turns": include_turns})
+
+
+def turn_start(
+    thread_id: str, input: Input, options: Mapping[str, Any], interest: Interest
+) -> Operation[models.TurnStartResponse]:
+    check_options("TurnStartOptions", options)
+    fields = {"thread_id": thread_id, "input": to_wire_input(input), **options}
+    params = encode_params("TurnStartParams", fields)
+    return Operation("turn/start", params, _finish_with("TurnStartResponse"), thread_id, interest)
+
+
+def turn_steer(thread_id: str, turn_id: str, input: Input) -> Operation[models.TurnSteerResponse]:
+    return request("turn/steer", {"thread_id": thread_id, "expected_turn_id": turn_id, "input": to_wire_input(input)})
+
+
+def turn_interrupt(thread_id: str, turn_id: str) -> Operation[models.TurnInterruptResponse]:
+    return request("turn/interrupt", {"thread_id": thread_id, "turn_id": turn_id})
+
+
+@dataclass(frozen=True, slots=True)
+class TurnResult:
+    """What a turn came to.
+
+    `final_response` is the last agent message marked `final_answer`, else the last one without a phase, else None.
+    `usage` is the thread's token usage as last reported. Times are Unix seconds, `duration_ms` milliseconds.
+    """
+
+    id: str
+    status: models.TurnStatus
+    error: models.TurnError | None
+    final_response: str | None
+    items: list[Any]
+    usage: models.ThreadTokenUsage | None
+    started_at: int | None
+    completed_at: int | None
+    duration_ms: int | None
+
+
+class TurnCollector:
+    """Gathers a turn's notifications into its TurnResult. Only what the result needs is decoded."""
+
+    def __init__(self, turn_id: str) -> None:
+        self.turn_id = turn_id
+        self.items: list[Any] = []
+        self.usage: models.ThreadTokenUsage | None = None
+        self.turn: models.Turn | None = None
+        self.kind: str | None = None
+        self.safe_to_retry = False
+
+    def add(self, notification: Notification) -> None:
+        match notification.method:
+            case "item/completed":
+                item = getattr(notification.payload, "item", None)
+                if item is not None:
+                    self.items.append(item)
+            case "thread/tokenUsage/updated":
+                self.usage = getattr(notification.payload, "token_usage", self.usage)
+            case "turn/completed":
+                self.turn = getattr(notification.payload, "turn", None)
+            case "pool/turn/ended":
+                self.kind = notification.params.get("kind")
+                self.safe_to_retry = notification.params.get("safeToRetry") is True
+
+    def result(self) -> TurnResult:
+        """The result of the turn. Raises TurnFailedError for one that failed, or whose end never came."""
+        turn = self.turn
+        if turn is None:
+            raise TurnFailedError(f"turn {self.turn_id} ended without a readable turn/completed")
+        if turn.status == "failed":
+            message = turn.error.message if turn.error is not None else "the turn failed without a reason"
+            raise TurnFailedError(message, turn=turn, kind=self.kind or "failed", safe_to_retry=self.safe_to_retry)
+        return TurnResult(
+            id=turn.id,
+            status=turn.status,
+            error=turn.error,
+            final_response=final_response(self.items),
+            items=self.items,
+            usage=self.usage,
+            started_at=turn.started_at,
+            completed_at=turn.completed_at,
+            duration_ms=turn.duration_ms,
+        )
+
+
+def final_response(items: list[Any]) -> str | None:
+    """The answer among completed items: commentary never counts, an empty answer does."""
+    fallback: str | None = None
+    for item in reversed(items):
+        if getattr(item, "type", None) != "agentMessage":
+            continue
+        phase = getattr(item, "phase", None)
+        if phase == "final_answer":
+            return str(item.text)
+        if phase is None and fallback is None:
+            fallback = str(item.text)
+    return fallback
+
+
+def is_not_active_yet(error: Exception) -> bool:
+    """Whether an interrupt came before the turn was under way; the same call succeeds a moment later."""
+    return "no active turn" in str(error)

@@ -1,0 +1,3 @@
+from codex_pool.broker.loop import main
+
+main()

@@ -1,0 +1,14 @@
+"""The start arguments of the broker."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class BrokerArguments(msgspec.Struct, forbid_unknown_fields=True):
+    """What a broker is started with."""
+
+    clients_endpoint: str
+    workers_endpoint: str
+    slots: int
+    turns_per_worker: int

@@ -1,0 +1,54 @@
+"""Where the pool's sockets live: runtime directory and ipc paths. No ZeroMQ here."""
+
+from __future__ import annotations
+
+import os
+import stat
+import tempfile
+from pathlib import Path
+
+MAX_IPC_PATH_BYTES = 107
+
+
+class EndpointError(ValueError):
+    """An endpoint that cannot be used; the message says why and what to do."""
+
+
+def runtime_directory() -> Path:
+    """The user's directory for sockets, mode 0700, made if missing. Raises EndpointError.
+
+    `$XDG_RUNTIME_DIR/codex-pool`, or `codex-pool-UID` in the directory for temporary files.
+    """
+    base = os.environ.get("XDG_RUNTIME_DIR")
+    path = Path(base) / "codex-pool" if base else Path(tempfile.gettempdir()) / f"codex-pool-{os.getuid()}"
+    make_private(path)
+    return path
+
+
+def make_private(path: Path) -> None:
+    """Make a directory that only its owner can enter. Raises EndpointError if it belongs to somebody else."""
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    status = path.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
+        raise EndpointError(f"{path} is not a directory of this user; remove it or set XDG_RUNTIME_DIR")
+    if stat.S_IMODE(status.st_mode) != 0o700:
+        path.chmod(0o700)
+
+
+def default_endpoint() -> str:
+    """Where `codex-pool serve` listens and `--connect` looks unless told otherwise."""
+    return f"ipc://{runtime_directory() / 'default.sock'}"
+
+
+def ipc_path(endpoint: str) -> Path:
+    """The path of an ipc endpoint. Raises EndpointError for another kind, or a path that the system would cut."""
+    if not endpoint.startswith("ipc:///"):
+        raise EndpointError(f"endpoint {endpoint!r} is not of the form ipc:///absolute/path")
+    path = endpoint.removeprefix("ipc://")
+    size = len(os.fsencode(path))
+    if size > MAX_IPC_PATH_BYTES:
+        raise EndpointError(
+            f"the socket path {path} is {size} bytes long, the limit is {MAX_IPC_PATH_BYTES}; "
+            "use a shorter directory, e.g. by setting XDG_RUNTIME_DIR"
+        )
+    return Path(path)

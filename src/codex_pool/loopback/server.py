@@ -1,0 +1,390 @@
+"""LoopbackModel: the scripted model as an HTTP server of one thread.
+
+One asyncio loop in one thread; every connection is a small state machine between two callbacks, "bytes came" and
+"write the next frame". There are no tasks, so a hundred paced streams cost a hundred timers. An answer without pauses
+is one write.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import http
+import ipaddress
+import os
+import socket
+import threading
+from collections.abc import Callable
+from types import TracebackType
+
+import msgspec
+
+from .directives import DirectiveError
+from .records import Journal, RequestRecord
+from .request import RequestError, read_request
+from .script import Script
+from .stream import Plan, plan, plan_error
+
+BODY_LIMIT_BYTES = 64 * 1024 * 1024
+HEAD_LIMIT_BYTES = 64 * 1024
+RECORDS_KEPT = 20_000
+_CLOSE_TIMEOUT_S = 10.0
+
+
+class LoopbackModel:
+    """A Responses API server on loopback that answers by a script. Use it as a context manager, or start() and close().
+
+        with LoopbackModel(Script((Rule(Text("4"), contains="2 + 2"),))) as model:
+            write_loopback_home(home, model.base_url)
+            ...
+            model.wait_for(lambda request: request.outcome == "completed", timeout_s=10)
+
+    `script` may be replaced while it serves. `port=0` takes a free one. Raises ValueError for a host that is not
+    loopback, OSError from start() when the port is taken.
+    """
+
+    def __init__(
+        self,
+        script: Script | None = None,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        records_kept: int = RECORDS_KEPT,
+    ) -> None:
+        self.script = Script() if script is None else script
+        self._host, self._port = check_loopback(host), port
+        self._journal = Journal(records_kept)
+        self._running: tuple[threading.Thread, asyncio.AbstractEventLoop, asyncio.Future[None]] | None = None
+        self._connections: set[_Connection] = set()
+        # Another model's ids may stand in the history of a thread that is resumed with this one.
+        self._nonce = os.urandom(4).hex()
+
+    def start(self) -> LoopbackModel:
+        """Bind and serve; on return clients can connect. Calling it while it serves changes nothing."""
+        if self._running is not None:
+            return self
+        listener = socket.create_server(
+            (self._host, self._port),
+            family=socket.AF_INET6 if ":" in self._host else socket.AF_INET,
+            backlog=1024,
+        )
+        listener.setblocking(False)
+        self._port = listener.getsockname()[1]
+        loop = asyncio.new_event_loop()
+        stopped = loop.create_future()
+        thread = threading.Thread(target=self._run, args=(loop, listener, stopped), name="loopback-model", daemon=True)
+        self._running = (thread, loop, stopped)
+        thread.start()
+        return self
+
+    def close(self) -> None:
+        """Close every connection and the port, and end the thread. Safe to call twice."""
+        if self._running is None:
+            return
+        thread, loop, stopped = self._running
+        self._running = None
+        loop.call_soon_threadsafe(stopped.set_result, None)
+        thread.join(_CLOSE_TIMEOUT_S)
+
+    def __enter__(self) -> LoopbackModel:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def port(self) -> int:
+        return self._port
+
+    @property
+    def base_url(self) -> str:
+        """What `base_url` of the provider in codex's config.toml shall be."""
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        return f"http://{host}:{self._port}/v1"
+
+    @property
+    def requests(self) -> list[RequestRecord]:
+        """The requests to the model so far, oldest first; the last 20,000 are kept."""
+        return self._journal.records
+
+    @property
+    def active(self) -> list[RequestRecord]:
+        """The requests that are being answered now, hanging ones included."""
+        return self._journal.running
+
+    def wait_for(
+        self, predicate: Callable[[RequestRecord], object], timeout_s: float = 10.0, *, count: int = 1
+    ) -> RequestRecord:
+        """The `count`-th request of which `predicate` is true, waiting for it without polling.
+
+        It is asked again at every change of any record: keep it cheap. Raises TimeoutError, listing the last requests.
+        """
+        return self._journal.wait_for(predicate, timeout_s, count)
+
+    def _run(self, loop: asyncio.AbstractEventLoop, listener: socket.socket, stopped: asyncio.Future[None]) -> None:
+        try:
+            loop.run_until_complete(self._serve(loop, listener, stopped))
+        finally:
+            listener.close()
+            loop.close()
+
+    async def _serve(
+        self, loop: asyncio.AbstractEventLoop, listener: socket.socket, stopped: asyncio.Future[None]
+    ) -> None:
+        server = await loop.create_server(lambda: _Connection(self, loop), sock=listener, backlog=1024)
+        await stopped
+        # asyncio makes the transport of a connection just accepted in a task of its own, which a closed server breaks.
+        while accepting := asyncio.all_tasks() - {asyncio.current_task()}:
+            await asyncio.gather(*accepting, return_exceptions=True)
+        server.close()
+        for connection in list(self._connections):
+            connection.abort()
+        # One more round, in which the transports close their sockets.
+        await asyncio.sleep(0)
+
+
+class _Connection(asyncio.Protocol):
+    """One keep-alive connection: reads a request, writes its answer, then looks for the next."""
+
+    def __init__(self, model: LoopbackModel, loop: asyncio.AbstractEventLoop) -> None:
+        self._model = model
+        self._journal = model._journal
+        self._loop = loop
+        self._buffer = bytearray()
+        self._head: _Head | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._record: RequestRecord | None = None
+        self._answering = False
+
+    # Callbacks of asyncio.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._model._connections.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        if not self._answering:
+            self._read()
+        elif len(self._buffer) > HEAD_LIMIT_BYTES:
+            self.abort("disconnected")
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._end("disconnected")
+        self._model._connections.discard(self)
+
+    # Reading.
+
+    def abort(self, outcome: str = "closed") -> None:
+        self._end(outcome)
+        self._transport.abort()
+
+    def _read(self) -> None:
+        while not self._answering and not self._transport.is_closing():
+            if self._head is None:
+                end = self._buffer.find(b"\r\n\r\n")
+                if end < 0:
+                    if len(self._buffer) > HEAD_LIMIT_BYTES:
+                        self._refuse(431, f"the request's head is over {HEAD_LIMIT_BYTES} bytes")
+                    return
+                head = self._head = _Head(bytes(self._buffer[:end]))
+                del self._buffer[: end + 4]
+                if refusal := head.refusal():
+                    return self._refuse(*refusal)
+                if head.headers.get("expect", "").lower() == "100-continue":
+                    self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            if len(self._buffer) < self._head.length:
+                return
+            body = bytes(self._buffer[: self._head.length])
+            del self._buffer[: self._head.length]
+            head, self._head = self._head, None
+            self._answer(head, body)
+
+    def _refuse(self, status: int, message: str) -> None:
+        """Answer what cannot be read on from, and close."""
+        self._write_plain(plan_error(status, message), keep=False)
+
+    # Answering.
+
+    def _answer(self, head: _Head, body: bytes) -> None:
+        path, _, query = head.path.partition("?")
+        path = path.rstrip("/")
+        if head.method == "POST" and path in ("/v1/responses", "/responses"):
+            self._answer_prompt(head, body)
+        elif head.method == "GET" and path in ("/v1/models", "/models"):
+            self._write(200, "application/json", b'{"models":[],"data":[]}', head.keep)
+        elif head.method == "GET" and path == "/loopback/requests":
+            # A record carries some 25 kB of instructions: not all of them without being asked.
+            last = int(number) if (number := query.removeprefix("last=")).isdecimal() and int(number) else 100
+            self._write(200, "application/json", self._journal.to_json(last), head.keep)
+        else:
+            message = (
+                f"{head.method} {head.path} is not served here; expected POST /v1/responses, GET /v1/models "
+                "or GET /loopback/requests?last=N"
+            )
+            self._write_plain(plan_error(404, message), keep=head.keep)
+
+    def _answer_prompt(self, head: _Head, body: bytes) -> None:
+        try:
+            request = read_request(body)
+        except RequestError as error:
+            return self._write_plain(plan_error(400, str(error)), keep=head.keep)
+        record, repeat = self._journal.open(request, body_bytes=len(body), ids=head.ids())
+        try:
+            answer = self._model.script.answer(request, record.attempt, repeat)
+            planned = plan(answer, request, f"{self._model._nonce}_{record.number}")
+        except DirectiveError as error:
+            planned = plan_error(400, str(error))
+        except Exception as error:
+            planned = plan_error(500, f"the script cannot answer {request.prompt[:200]!r}: {error!r}")
+        self._journal.update(record, answer=planned.kind)
+        if planned.end == "http_error":
+            # The outcome first: who has the answer finds the record finished.
+            self._journal.update(record, outcome="http_error")
+            return self._write_plain(planned, keep=head.keep)
+        self._record, self._answering = record, True
+        if not any(frame.wait_ms for frame in planned.frames):
+            return self._write_at_once(planned, head.keep)
+        self._transport.write(_head_bytes(200, "text/event-stream", None, head.keep))
+        self._write_from(planned, 0, head.keep)
+
+    def _write_at_once(self, planned: Plan, keep: bool) -> None:
+        body = b"".join([frame.data for frame in planned.frames])
+        deltas = sum(frame.deltas for frame in planned.frames)
+        whole = planned.end in ("completed", "failed")
+        if whole:
+            self._end(planned.end, deltas)
+            self._write(200, "text/event-stream", body, keep)
+            return
+        if not planned.silent:
+            self._transport.write(_head_bytes(200, "text/event-stream", None, keep) + _chunk(body))
+        self._cut(planned, deltas)
+
+    def _write_from(self, planned: Plan, position: int, keep: bool) -> None:
+        """Write the frame at `position`, whose wait is over, and those after it that have none."""
+        self._timer = None
+        frames = planned.frames
+        data, deltas = [], 0
+        while True:
+            data.append(frames[position].data)
+            deltas += frames[position].deltas
+            position += 1
+            if position == len(frames) or frames[position].wait_ms:
+                break
+        done = position == len(frames)
+        chunk = _chunk(b"".join(data))
+        if not done:
+            self._transport.write(chunk)
+            self._update(deltas)
+            self._timer = self._loop.call_later(
+                frames[position].wait_ms / 1000, self._write_from, planned, position, keep
+            )
+        elif planned.end in ("completed", "failed"):
+            self._end(planned.end, deltas)
+            self._transport.write(chunk + b"0\r\n\r\n")
+            self._finish(keep)
+        else:
+            self._transport.write(chunk)
+            self._cut(planned, deltas)
+
+    def _cut(self, planned: Plan, deltas: int) -> None:
+        """End of a stream that does not end: drop the connection, or keep silent until the client goes."""
+        if planned.end == "hanging":
+            self._update(deltas, outcome="hanging")
+        else:
+            self._end("dropped", deltas)
+            self._transport.close()
+
+    def _write(self, status: int, kind: str, body: bytes, keep: bool, extra: bytes = b"") -> None:
+        self._transport.write(_head_bytes(status, kind, len(body), keep, extra) + body)
+        self._finish(keep)
+
+    def _write_plain(self, planned: Plan, *, keep: bool) -> None:
+        extra = b"" if planned.retry_after_s is None else b"Retry-After: %d\r\n" % planned.retry_after_s
+        self._write(planned.status, "application/json", planned.frames[0].data, keep, extra)
+
+    def _finish(self, keep: bool) -> None:
+        self._record, self._answering = None, False
+        if not keep:
+            self._transport.close()
+        elif self._buffer:
+            # Not from here: answers to pipelined requests would nest.
+            self._loop.call_soon(self._read)
+
+    def _update(self, deltas: int, outcome: str | None = None) -> None:
+        if self._record is not None:
+            self._journal.update(self._record, deltas=deltas, outcome=outcome)
+
+    def _end(self, outcome: str, deltas: int = 0) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._update(deltas, outcome)
+
+
+class _Head:
+    """Request line and headers."""
+
+    def __init__(self, data: bytes) -> None:
+        lines = data.decode("latin-1").lstrip("\r\n").split("\r\n")
+        words = lines[0].split(" ")
+        self.method, self.path, self.version = words if len(words) == 3 else ("", "", lines[0])
+        pairs = (line.partition(":") for line in lines[1:])
+        self.headers = {name.strip().lower(): value.strip() for name, _, value in pairs}
+        self.length = int(length) if (length := self.headers.get("content-length", "0")).isdecimal() else -1
+        asked = self.headers.get("connection", "").lower()
+        self.keep = asked != "close" and (self.version != "HTTP/1.0" or asked == "keep-alive")
+
+    def refusal(self) -> tuple[int, str] | None:
+        """Status and text when the request cannot be read."""
+        if not self.version.startswith("HTTP/1."):
+            return 400, f"{self.version[:80]!r} is not an HTTP/1.1 request line"
+        if "transfer-encoding" in self.headers:
+            return 411, "chunked request bodies are not read here; send Content-Length"
+        if self.headers.get("content-encoding", "identity") != "identity":
+            return 415, f"a body in {self.headers['content-encoding']!r} is not read here; send it uncompressed"
+        if self.length < 0:
+            return 400, f"Content-Length is {self.headers['content-length'][:40]!r}, expected a number"
+        if self.length > BODY_LIMIT_BYTES:
+            return 413, f"a body of {self.length} bytes came, the limit is {BODY_LIMIT_BYTES}"
+        return None
+
+    def ids(self) -> tuple[str | None, str | None, str | None]:
+        """Thread, session and turn as codex names them in its headers."""
+        turn = None
+        if metadata := self.headers.get("x-codex-turn-metadata"):
+            try:
+                turn = msgspec.json.decode(metadata, type=_TurnMetadata).turn_id
+            except msgspec.DecodeError:
+                turn = None
+        return self.headers.get("thread-id"), self.headers.get("session-id"), turn
+
+
+class _TurnMetadata(msgspec.Struct):
+    turn_id: str | None = None
+
+
+def check_loopback(host: str) -> str:
+    """The address of `host`. Raises ValueError unless it is a loopback one: this server has no authentication."""
+    try:
+        address = ipaddress.ip_address("127.0.0.1" if host == "localhost" else host.strip("[]"))
+    except ValueError:
+        raise ValueError(f"host is {host!r}, expected a loopback address such as 127.0.0.1, ::1 or localhost") from None
+    if not address.is_loopback:
+        raise ValueError(f"host is {host!r}, expected a loopback address: the loopback model has no authentication")
+    return str(address)
+
+
+def _head_bytes(status: int, kind: str, length: int | None, keep: bool, extra: bytes = b"") -> bytes:
+    size = b"Transfer-Encoding: chunked" if length is None else b"Content-Length: %d" % length
+    connection = b"keep-alive" if keep else b"close"
+    phrase = http.HTTPStatus(status).phrase.encode() if status in http.HTTPStatus._value2member_map_ else b"Error"
+    return b"HTTP/1.1 %d %s\r\nContent-Type: %s\r\n%s\r\nConnection: %s\r\n%s\r\n" % (
+        status, phrase, kind.encode(), size, connection, extra,
+    )  # fmt: skip
+
+
+def _chunk(data: bytes) -> bytes:
+    return b"%x\r\n%s\r\n" % (len(data), data) if data else b""

@@ -1,0 +1,222 @@
+"""Pool: a pool of app-servers as a context manager; connect() and aconnect(): a client of one."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+from codex_app_server import AppServerConfig, AsyncCodex, Codex, InvalidInputError, TransportClosedError
+from codex_pool import endpoints
+from codex_pool.client.transport import PoolTransport
+
+START_LIMIT_S = 90.0
+STOP_LIMIT_S = 20.0
+
+DEFAULT_WORKERS = 2
+DEFAULT_TURNS_PER_WORKER = 8
+
+# Switches that the model cannot see. A login shell per thread, the first one, costs more than the turns.
+LEAN_OVERRIDES = ("features.shell_snapshot=false",)
+LEAN_ENVIRON = {"RUST_LOG": "error"}
+
+
+class PoolStartError(TransportClosedError):
+    """The pool could not start; `stderr_lines` are the last words of the app-server."""
+
+
+class Pool:
+    """`workers` app-server processes behind one endpoint. Use it as a context manager.
+
+    `config`: how each app-server is started; the pool adds only switches that the model cannot see
+    (see docs/guides/pool.md). `turns_per_worker`: turns that run at once on one app-server; further ones wait.
+    `endpoint`: where clients connect, an ipc:// path; by default one of its own in the user's runtime directory.
+    `log_file`: where the pool's processes log; stderr by default. `on_slots` is called with the slots' states, from
+    a thread of the pool, whenever they change.
+    Raises BinaryNotFoundError, EndpointError, PoolStartError (on start); nothing is left behind then.
+    """
+
+    def __init__(
+        self,
+        workers: int = DEFAULT_WORKERS,
+        config: AppServerConfig | None = None,
+        *,
+        turns_per_worker: int = DEFAULT_TURNS_PER_WORKER,
+        endpoint: str | None = None,
+        log_file: str | os.PathLike[str] | None = None,
+        on_slots: Callable[[list[dict[str, Any]]], None] | None = None,
+    ) -> None:
+        if workers < 1 or turns_per_worker < 1:
+            raise InvalidInputError(f"workers={workers}, turns_per_worker={turns_per_worker}: both must be at least 1")
+        self._workers = workers
+        self._turns_per_worker = turns_per_worker
+        self._config = config or AppServerConfig()
+        self._log_file = log_file
+        self._on_slots = on_slots
+        self._own_directory: Path | None = None
+        self._endpoint = endpoint
+        self._supervisor: subprocess.Popen[bytes] | None = None
+        self._started = threading.Event()
+        self._failure: dict[str, Any] | None = None
+        self._close_lock = threading.Lock()
+
+    def __enter__(self) -> Pool:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Pool:
+        await asyncio.to_thread(self.start)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await asyncio.to_thread(self.close)
+
+    @property
+    def endpoint(self) -> str:
+        """Where clients connect. Raises TransportClosedError before the start."""
+        if self._endpoint is None:
+            raise TransportClosedError("the pool has not been started")
+        return self._endpoint
+
+    @property
+    def supervisor_pid(self) -> int | None:
+        return self._supervisor.pid if self._supervisor is not None else None
+
+    def start(self) -> None:
+        """Start all processes and wait until every worker is ready."""
+        config = self._config
+        argv = lean_argv(config)
+        if self._endpoint is None:
+            name = f"p{os.getpid()}-{secrets.token_hex(3)}"
+            self._own_directory = endpoints.runtime_directory() / name
+            self._endpoint = f"ipc://{self._own_directory / 's.sock'}"
+        endpoints.ipc_path(self._endpoint)
+        info = {"name": config.client_name, "title": config.client_title, "version": config.client_version}
+        arguments = {
+            "endpoint": self._endpoint,
+            "slots": self._workers,
+            "turns_per_worker": self._turns_per_worker,
+            "argv": argv,
+            "cwd": os.fspath(config.cwd) if config.cwd is not None else None,
+            "environ": {},
+            "initialize": {"clientInfo": info, "capabilities": {"experimentalApi": config.experimental_api}},
+            "sqlite_root": str(codex_home(config) / "codex-pool" / "sqlite"),
+        }
+        with contextlib.ExitStack() as stack:
+            log: IO[bytes] | None = None
+            if self._log_file is not None:
+                log = stack.enter_context(open(self._log_file, "ab"))
+            # A session of its own: Ctrl-C in the terminal is ours to handle, not the pool's.
+            self._supervisor = subprocess.Popen(
+                [sys.executable, "-m", "codex_pool.supervisor"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env={**config.environ(), **{k: v for k, v in LEAN_ENVIRON.items() if k not in os.environ | config.env}},
+                start_new_session=True,
+            )
+        self._reader = threading.Thread(target=self._read_reports, name="codex-pool-reports", daemon=True)
+        self._reader.start()
+        try:
+            assert self._supervisor.stdin is not None
+            with contextlib.suppress(BrokenPipeError):
+                self._supervisor.stdin.write(json.dumps(arguments).encode() + b"\n")
+                self._supervisor.stdin.flush()
+            in_time = self._started.wait(START_LIMIT_S)
+            if self._failure is not None:
+                raise PoolStartError(f"the pool could not start: {self._failure['reason']}", self._failure["stderr"])
+            if not in_time:
+                raise PoolStartError(f"the pool was not ready within {START_LIMIT_S:.0f} s")
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """End all processes and wait until they are gone. May be called twice."""
+        with self._close_lock:
+            supervisor = self._supervisor
+            if supervisor is None:
+                return
+            assert supervisor.stdin is not None and supervisor.stdout is not None
+            with contextlib.suppress(OSError):
+                supervisor.stdin.close()
+            try:
+                supervisor.wait(STOP_LIMIT_S)
+            except subprocess.TimeoutExpired:
+                supervisor.kill()
+                supervisor.wait()
+            self._reader.join()
+            supervisor.stdout.close()
+            self._supervisor = None
+            if self._own_directory is not None:
+                shutil.rmtree(self._own_directory, ignore_errors=True)
+                self._own_directory = self._endpoint = None
+
+    def connect(self, *, name: str = "") -> Codex:
+        """A client of this pool; any number may be connected at once."""
+        return connect(self.endpoint, name=name)
+
+    async def aconnect(self, *, name: str = "") -> AsyncCodex:
+        """An asyncio client of this pool, connected."""
+        return await aconnect(self.endpoint, name=name)
+
+    @property
+    def failure(self) -> str | None:
+        """Why the pool has given up, if it has."""
+        return str(self._failure["reason"]) if self._failure is not None else None
+
+    def _read_reports(self) -> None:
+        assert self._supervisor is not None and self._supervisor.stdout is not None
+        for line in self._supervisor.stdout:
+            record = json.loads(line)
+            if record["event"] == "slots" and self._on_slots is not None:
+                self._on_slots(record["slots"])
+            elif record["event"] == "ready":
+                self._started.set()
+            elif record["event"] == "failed":
+                self._failure = record
+        if self._failure is None and not self._started.is_set():
+            self._failure = {"reason": "its supervisor died", "stderr": []}
+        self._started.set()
+
+
+def connect(endpoint: str | None = None, *, name: str = "") -> Codex:
+    """A client of the pool at `endpoint`, by default the user's own daemon.
+
+    Raises EndpointError, and TransportClosedError when there is no pool.
+    """
+    return Codex(transport=PoolTransport(endpoint or endpoints.default_endpoint(), client=name))
+
+
+async def aconnect(endpoint: str | None = None, *, name: str = "") -> AsyncCodex:
+    """An asyncio client of the pool at `endpoint`, connected. Raises as `connect`."""
+    codex = AsyncCodex(transport=PoolTransport(endpoint or endpoints.default_endpoint(), client=name))
+    await codex.metadata()
+    return codex
+
+
+def codex_home(config: AppServerConfig) -> Path:
+    """The CODEX_HOME that app-servers of this configuration use."""
+    home = config.env.get("CODEX_HOME") or os.environ.get("CODEX_HOME")
+    return Path(home) if home else Path.home() / ".codex"
+
+
+def lean_argv(config: AppServerConfig) -> list[str]:
+    """The app-server's command line with the lean profile; the user's own overrides come after it and win."""
+    argv = config.argv()
+    if config.launch_args_override is not None:
+        return argv
+    lean = [part for override in LEAN_OVERRIDES for part in ("--config", override)]
+    return [argv[0], *lean, *argv[1:]]

@@ -1,0 +1,215 @@
+"""The JSON lines that broker and worker read and write by themselves. Pure; only the parts they need are decoded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from codex_app_server.envelope import RequestId
+from codex_pool.wire import ThreadRecord
+
+SANDBOX_MODES = {"readOnly": "read-only", "workspaceWrite": "workspace-write", "dangerFullAccess": "danger-full-access"}
+
+_NULL = msgspec.Raw(b"null")
+
+
+class RequestLine(msgspec.Struct, omit_defaults=True):
+    """A request or notification, its parameters as they came."""
+
+    method: str
+    id: msgspec.Raw = _NULL
+    params: dict[str, msgspec.Raw] | None = None
+
+
+class _Result(msgspec.Struct):
+    result: msgspec.Raw = _NULL
+    error: Any = None
+
+
+class _Thread(msgspec.Struct):
+    id: str
+    ephemeral: bool = False
+    name: str | None = None
+
+
+class _ThreadResult(msgspec.Struct, rename="camel"):
+    thread: _Thread
+    cwd: str | None = None
+    model: str | None = None
+    model_provider: str | None = None
+    sandbox: msgspec.Raw = _NULL
+    approval_policy: msgspec.Raw = _NULL
+
+
+class _Settings(msgspec.Struct, rename="camel"):
+    cwd: str | None = None
+    model: str | None = None
+    model_provider: str | None = None
+    sandbox_policy: msgspec.Raw = _NULL
+    approval_policy: msgspec.Raw = _NULL
+
+
+class _Params(msgspec.Struct, rename="camel"):
+    thread_id: str = ""
+    thread_name: str | None = None
+    thread_settings: _Settings | None = None
+
+
+class _Notification(msgspec.Struct):
+    params: _Params
+
+
+class _CompletedTurn(msgspec.Struct):
+    status: str = "failed"
+
+
+class _CompletedParams(msgspec.Struct):
+    turn: _CompletedTurn
+
+
+class _Completed(msgspec.Struct):
+    params: _CompletedParams
+
+
+class _PolicyType(msgspec.Struct):
+    type: str = ""
+
+
+encode = msgspec.json.encode
+decode_request = msgspec.json.Decoder(RequestLine).decode
+_decode_result = msgspec.json.Decoder(_Result).decode
+_decode_thread_result = msgspec.json.Decoder(_ThreadResult).decode
+_decode_notification = msgspec.json.Decoder(_Notification).decode
+_decode_completed = msgspec.json.Decoder(_Completed).decode
+_decode_policy = msgspec.json.Decoder(_PolicyType).decode
+
+
+class _Id(msgspec.Struct):
+    id: RequestId | None = None
+
+
+_decode_id = msgspec.json.Decoder(_Id).decode
+
+
+def decode_request_id(line: bytes) -> str | None:
+    """The id of a response, if it is a string."""
+    request_id = _decode_id(line).id
+    return request_id if isinstance(request_id, str) else None
+
+
+def with_id(line: bytes, request_id: bytes) -> bytes:
+    """A response under another request id (given as JSON)."""
+    response = _decode_result(line)
+    if response.error is not None:
+        return b'{"id":%s,"error":%s}' % (request_id, encode(response.error))
+    return b'{"id":%s,"result":%s}' % (request_id, bytes(response.result))
+
+
+def result_of(line: bytes) -> bytes:
+    """The result of a response, as JSON."""
+    return bytes(_decode_result(line).result)
+
+
+def error_of(line: bytes) -> str:
+    """The message of an error response."""
+    error = _decode_result(line).error
+    return str(error.get("message")) if isinstance(error, dict) else str(error)
+
+
+def error_line(request_id: bytes, code: int, message: str, data: Any = None) -> bytes:
+    """An error response; `request_id` is JSON."""
+    error = {"code": code, "message": message, "data": data}
+    return b'{"id":%s,"error":%s}' % (request_id, encode(error))
+
+
+def request_line(request_id: RequestId, method: str, params: Any) -> bytes:
+    return encode({"id": request_id, "method": method, "params": params})
+
+
+def record_of(result: bytes, turns: int) -> ThreadRecord | None:
+    """The record of the thread that thread/start, resume or fork answered with; None if there is none to read."""
+    try:
+        answer = _decode_thread_result(result)
+    except msgspec.MsgspecError:
+        return None
+    return ThreadRecord(
+        thread_id=answer.thread.id,
+        ephemeral=answer.thread.ephemeral,
+        turns=turns,
+        name=answer.thread.name,
+        cwd=answer.cwd,
+        model=answer.model,
+        model_provider=answer.model_provider,
+        sandbox=_text(answer.sandbox),
+        approval_policy=_text(answer.approval_policy),
+    )
+
+
+def updated_record(record: ThreadRecord, method: str, line: bytes) -> ThreadRecord:
+    """The record after a notification about the thread's settings or name."""
+    try:
+        params = _decode_notification(line).params
+    except msgspec.MsgspecError:
+        return record
+    if method == "thread/name/updated":
+        return msgspec.structs.replace(record, name=params.thread_name)
+    settings = params.thread_settings
+    if settings is None:
+        return record
+    return msgspec.structs.replace(
+        record,
+        cwd=settings.cwd or record.cwd,
+        model=settings.model or record.model,
+        model_provider=settings.model_provider or record.model_provider,
+        sandbox=_text(settings.sandbox_policy) or record.sandbox,
+        approval_policy=_text(settings.approval_policy) or record.approval_policy,
+    )
+
+
+def resume_params(record: ThreadRecord) -> dict[str, Any]:
+    """Parameters that bring a thread back with its settings: resume alone falls back to the configured sandbox."""
+    params: dict[str, Any] = {"threadId": record.thread_id, "excludeTurns": True}
+    mode = SANDBOX_MODES.get(sandbox_type(record.sandbox))
+    if mode is not None:
+        params["sandbox"] = mode
+    if record.approval_policy:
+        params["approvalPolicy"] = msgspec.Raw(record.approval_policy.encode())
+    for key, value in (("cwd", record.cwd), ("model", record.model), ("modelProvider", record.model_provider)):
+        if value is not None:
+            params[key] = value
+    return params
+
+
+def sandbox_type(policy: str) -> str:
+    """`readOnly`, `workspaceWrite`, ... of a sandbox policy in JSON; "" when there is none."""
+    if not policy:
+        return ""
+    try:
+        return _decode_policy(policy.encode()).type
+    except msgspec.MsgspecError:
+        return ""
+
+
+def status_of(line: bytes) -> str:
+    """The status in a turn/completed line."""
+    try:
+        return _decode_completed(line).params.turn.status
+    except msgspec.MsgspecError:
+        return "failed"
+
+
+def ended_lines(thread_id: str, turn_id: str, kind: str, message: str, *, safe_to_retry: bool) -> list[bytes]:
+    """How a turn that cannot end by itself ends for every client: what happened, then a completion."""
+    ended = {"threadId": thread_id, "turnId": turn_id, "kind": kind, "safeToRetry": safe_to_retry, "message": message}
+    turn = {"id": turn_id, "items": [], "itemsView": "notLoaded", "status": "failed"}
+    turn["error"] = {"message": message, "codexErrorInfo": "other", "additionalDetails": None}
+    return [
+        encode({"method": "pool/turn/ended", "params": ended}),
+        encode({"method": "turn/completed", "params": {"threadId": thread_id, "turn": turn}}),
+    ]
+
+
+def _text(raw: msgspec.Raw) -> str:
+    text = bytes(raw).decode()
+    return "" if text == "null" else text

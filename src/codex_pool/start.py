@@ -1,0 +1,29 @@
+"""How a process of the pool begins: its arguments and its signals."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+
+def signal_descriptor(*numbers: int) -> int:
+    """A descriptor that becomes readable when one of these signals comes; the handlers themselves do nothing."""
+    reader, writer = os.pipe()
+    os.set_blocking(reader, False)
+    os.set_blocking(writer, False)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    for number in numbers:
+        signal.signal(number, lambda *_: None)
+    return reader
+
+
+def read_line(fd: int) -> bytes:
+    """One line from a descriptor, byte by byte so that nothing behind it is taken. Exits when there is none."""
+    parts = bytearray()
+    while not parts.endswith(b"\n"):
+        byte = os.read(fd, 1)
+        if not byte:
+            sys.exit("no start arguments on stdin: this command is for codex-pool's own use")
+        parts += byte
+    return bytes(parts)

@@ -1,0 +1,3 @@
+from codex_pool.supervisor.loop import main
+
+main()

@@ -1,0 +1,311 @@
+"""The frames between clients, broker and workers. Pure: bytes in, values out.
+
+A message is a head and bodies:
+
+    client <-> broker     [head][body]...
+    broker -> worker      [head][body]...
+    worker -> broker      [route][head][body]...      head and bodies go on to clients as they are
+
+    head, route := version (1 byte, 0x01) + msgpack array [tag, field...]       at most 64 KiB
+    body        := JSON lines of the app-server protocol joined by "\\n"         at most MAX_BODY_BYTES each
+
+The broker decodes heads, routes and the envelopes of client requests; never a body that comes from a worker.
+What does not fit is a `WireError`, whoever sent it.
+
+Numbers. A worker numbers the notifications of a turn from 1. An `Events` message says which numbers it covers:
+(`after`, `last`]. It is made of runs, one body each and one class each - `kept`, or `droppable` (deltas) - so that
+whoever is short of room can leave a whole droppable run out and say so, without looking inside. A subscriber checks
+that `after` is the `last` that it saw before; numbers that its interest leaves out are covered all the same.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+VERSION = 1
+MAX_HEAD_BYTES = 64 * 1024
+MAX_BODY_BYTES = 128 * 1024 * 1024
+MAX_FRAMES = 4096
+
+BEAT_S = 1.0
+BEATS_MISSED = 3
+
+Interest = Literal["full", "items", "final"]
+Class = Literal["kept", "droppable"]
+
+
+class WireError(ValueError):
+    """A message that is not of this protocol, or beyond its bounds."""
+
+
+class _Head(msgspec.Struct, array_like=True, tag=str.lower, frozen=True, gc=False):
+    """Base of every head and route: an array that begins with the lower-case class name."""
+
+
+# Shared parts.
+
+
+class Run(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """One body of an Events message: how many lines, of which class."""
+
+    count: int
+    cls: Class
+
+
+class ThreadRecord(msgspec.Struct, array_like=True, frozen=True):
+    """What must be known of a thread to bring it back on another app-server as it was.
+
+    `sandbox` and `approval_policy` are JSON as the app-server wrote them ("" when not known); `turns` counts finished
+    turns: a thread without any is not on disk yet.
+    """
+
+    thread_id: str
+    ephemeral: bool
+    turns: int = 0
+    name: str | None = None
+    cwd: str | None = None
+    model: str | None = None
+    model_provider: str | None = None
+    sandbox: str = ""
+    approval_policy: str = ""
+
+
+# client -> broker
+
+
+class Hello(_Head):
+    """The first message: who I am. Answered by Welcome or Refused."""
+
+    session: str
+    client: str
+
+
+class Call(_Head):
+    """Body: one line - a request, a notification, or the answer to a request of the app-server.
+
+    `interest` says which notifications of a turn that this starts are wanted.
+    """
+
+    interest: Interest = "full"
+
+
+class Beat(_Head):
+    """I am alive. Either way, at least every BEAT_S; any other message counts as well."""
+
+
+class Bye(_Head):
+    """The session is over: its running turns are interrupted."""
+
+
+# broker -> client
+
+
+class Welcome(_Head):
+    """Body: the result of `initialize`, as JSON. `workers` is how many app-servers are ready."""
+
+    workers: int
+
+
+class Refused(_Head):
+    """No session. `message` says why and what to do."""
+
+    message: str
+
+
+class Lines(_Head):
+    """Body: lines to be routed by what they say - answers, requests, notifications outside of turns."""
+
+
+class Events(_Head):
+    """Bodies: one per run of notifications of one turn; see the module's docstring."""
+
+    thread_id: str
+    turn_id: str
+    after: int
+    last: int
+    runs: list[Run]
+    ended: bool = False
+
+
+class Ended(_Head):
+    """Bodies: one, the last lines of a turn whose worker cannot number them any more, because it died."""
+
+    thread_id: str
+    turn_id: str
+
+
+class Closed(_Head):
+    """The session is over, and not by its own wish. `message` says why."""
+
+    message: str
+
+
+# worker -> broker: routes
+
+
+class Register(_Head):
+    """The first message of a worker, and its answer to WhoAreYou.
+
+    Bodies: the result of `initialize` as JSON; the records of the threads it holds (`encode_records`).
+    """
+
+    slot: int
+    worker: str
+    pid: int
+    app_server_pid: int
+
+
+class ToSessions(_Head):
+    """Pass the rest of the message on to these sessions; to all of them when the list is empty."""
+
+    sessions: list[str]
+
+
+class Answered(_Head):
+    """The answer to a Dispatch; the rest of the message goes to its session.
+
+    `record` is set when the answer brought a thread into being or into this worker.
+    """
+
+    call: int
+    ok: bool
+    record: ThreadRecord | None = None
+    turn_id: str | None = None
+
+
+class TurnStarted(_Head):
+    """A turn is running, whoever started it; `sessions` follow it."""
+
+    thread_id: str
+    turn_id: str
+    sessions: list[str]
+
+
+class TurnEnded(_Head):
+    """A turn is over; its last notification was sent before this."""
+
+    thread_id: str
+    turn_id: str
+    status: str
+
+
+class ThreadChanged(_Head):
+    """The record of a thread is now this."""
+
+    record: ThreadRecord
+
+
+class ThreadGone(_Head):
+    """The worker no longer holds this thread. With `keep` it is only unloaded, to be resumed at its next request."""
+
+    thread_id: str
+    keep: bool = False
+
+
+class Progress(_Head):
+    """A worker's beat, from a thread and socket of its own.
+
+    `lines` counts all lines read from the app-server so far, `in_flight` open requests to it, `loops` turns of the
+    worker's loop: alive, slow and wedged are told apart by which of them move.
+    """
+
+    worker: str
+    loops: int
+    lines: int
+    in_flight: int
+
+
+# broker -> worker
+
+
+class Dispatch(_Head):
+    """Body: one request line of a session. Answered by Answered with the same `call`.
+
+    `adopt` is the record of a thread that this app-server must resume first. `queued_ms` is how long the request
+    waited in the broker.
+    """
+
+    call: int
+    session: str
+    interest: Interest = "full"
+    adopt: ThreadRecord | None = None
+    queued_ms: int = 0
+
+
+class Tell(_Head):
+    """Body: one line for the app-server's stdin that needs no answer: a notification, or an answer to its request."""
+
+
+class Follow(_Head):
+    """This session is to get the thread's notifications from now on (or no longer)."""
+
+    session: str
+    thread_id: str
+    on: bool = True
+
+
+class Gone(_Head):
+    """This session is over: interrupt its turns, forget it."""
+
+    session: str
+
+
+class WhoAreYou(_Head):
+    """The broker does not know this worker: register."""
+
+
+FromClient = Hello | Call | Beat | Bye
+ToClient = Welcome | Refused | Lines | Events | Ended | Beat | Closed
+FromWorker = Register | ToSessions | Answered | TurnStarted | TurnEnded | ThreadChanged | ThreadGone | Progress
+ToWorker = Dispatch | Tell | Follow | Gone | WhoAreYou
+Head = FromClient | ToClient | FromWorker | ToWorker
+
+_VERSION_BYTE = bytes([VERSION])
+_encode = msgspec.msgpack.Encoder().encode
+_decode_records = msgspec.msgpack.Decoder(list[ThreadRecord]).decode
+
+
+def encode(head: Head) -> bytes:
+    """A head as one frame."""
+    return _VERSION_BYTE + _encode(head)
+
+
+def encode_records(records: list[ThreadRecord]) -> bytes:
+    """Thread records as one body."""
+    return _encode(records)
+
+
+def decode_records(body: bytes) -> list[ThreadRecord]:
+    """The opposite of `encode_records`. Raises WireError."""
+    try:
+        return _decode_records(body)
+    except msgspec.MsgspecError as error:
+        raise WireError(f"thread records that do not fit: {error}") from None
+
+
+class _Decoder:
+    """Decodes heads of one direction."""
+
+    def __init__(self, union: object, direction: str) -> None:
+        self._decode = msgspec.msgpack.Decoder(union).decode
+        self._direction = direction
+
+    def __call__(self, frame: bytes) -> Head:
+        if len(frame) > MAX_HEAD_BYTES:
+            raise WireError(f"a head {self._direction} of {len(frame)} bytes; the limit is {MAX_HEAD_BYTES}")
+        if frame[:1] != _VERSION_BYTE:
+            what = f"version {frame[0]}" if frame else "an empty frame"
+            raise WireError(f"{what} {self._direction}; this side speaks version {VERSION}")
+        try:
+            head: Head = self._decode(memoryview(frame)[1:])
+        except msgspec.MsgspecError as error:
+            raise WireError(f"a head {self._direction} that does not fit: {error}") from None
+        return head
+
+
+decode_from_client = _Decoder(FromClient, "from a client")
+decode_to_client = _Decoder(ToClient, "to a client")
+decode_from_worker = _Decoder(FromWorker, "from a worker")
+decode_to_worker = _Decoder(ToWorker, "to a worker")

@@ -1,0 +1,3 @@
+from codex_pool.worker.loop import main
+
+main()

@@ -1,0 +1,19 @@
+"""The start arguments of a worker."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+
+class WorkerArguments(msgspec.Struct, forbid_unknown_fields=True):
+    """What a worker is started with."""
+
+    slot: int
+    worker: str
+    endpoint: str
+    argv: list[str]
+    cwd: str | None
+    environ: dict[str, str]
+    initialize: dict[str, Any]

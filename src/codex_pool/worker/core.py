@@ -1,0 +1,562 @@
+"""The worker's state machine. Pure: events in, effects out; `now` (monotonic seconds) comes with each event.
+
+    event                      from           what follows
+    start                      the loop       `initialize` to the app-server, then Register to the broker
+    dispatch, tell, follow,    the broker     lines for the app-server's stdin
+      gone, who_are_you
+    lines                      app-server     answers and numbered events for the broker
+    tick                       the clock      threadless notifications that waited for their second
+
+Who owns what: the worker owns the ids of requests to its app-server, the numbers of each turn's notifications, and
+which session follows which turn and thread. Rules that hold throughout:
+ - At most MAX_IN_FLIGHT requests are open towards the app-server, CONTROL_PLACES of them only for control methods:
+   beyond its ingress queue it drops requests without an answer.
+ - A turn's TurnStarted precedes its TurnEnded, and TurnEnded comes after its last events; each is sent once.
+ - A thread that is being adopted (resumed after the death of its worker) takes no request until it is as it was.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+import msgspec
+
+from codex_app_server import _asks, errors
+from codex_app_server._message_router import (
+    Ask,
+    Delivery,
+    GlobalRun,
+    Malformed,
+    MessageRouter,
+    Reply,
+    ThreadRun,
+    TurnBroken,
+    TurnRun,
+)
+from codex_app_server.generated.routing import NOTIFICATIONS, REQUESTS
+from codex_app_server.lines import LongLine
+from codex_pool import rpc, wire
+
+MAX_IN_FLIGHT = 64
+CONTROL_PLACES = 8
+CONTROL_METHODS = frozenset({"turn/interrupt", "turn/steer"})
+GLOBAL_INTERVAL_S = 1.0
+
+_DROPPABLE = frozenset(name for name, entry in NOTIFICATIONS.items() if entry.droppable)
+_FINAL = frozenset({"item/completed", "thread/tokenUsage/updated", "error", "turn/started", "turn/completed"})
+_RELEASES_THREAD = frozenset({"thread/archive", "thread/delete"})
+
+
+@dataclass(frozen=True, slots=True)
+class ToAppServer:
+    """Write this line to the app-server's stdin."""
+
+    line: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ToBroker:
+    """Send these frames."""
+
+    frames: list[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The app-server has answered `initialize`: the worker may register."""
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Something for the log."""
+
+    message: str
+
+
+Effect = ToAppServer | ToBroker | Ready | Note
+
+
+@dataclass(slots=True)
+class _Request:
+    """A request of a session on its way through the app-server. `call` is None for the worker's own."""
+
+    method: str
+    thread_id: str | None
+    line: rpc.RequestLine
+    call: int | None = None
+    session: str = ""
+    interest: wire.Interest = "full"
+    queued_ms: int = 0
+
+    __hash__ = object.__hash__
+    __eq__ = object.__eq__
+
+
+@dataclass(slots=True)
+class _Adoption:
+    """A thread on its way back: the record to restore, and the requests that wait for it."""
+
+    record: wire.ThreadRecord
+    waiting: list[_Request] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Turn:
+    thread_id: str
+    last: int = 0
+    # The number up to which the subscribers of each interest are served.
+    served: dict[wire.Interest, int] = field(default_factory=dict)
+    interest: dict[str, wire.Interest] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Thread:
+    record: wire.ThreadRecord
+    restore_sandbox: bool = False
+
+
+@dataclass(slots=True)
+class _Global:
+    line: bytes
+    sent_at: float
+    waiting: bytes | None = None
+
+
+class WorkerCore:
+    """See the module's docstring. `worker` is this worker's name, `slot` the place it fills."""
+
+    def __init__(self, *, worker: str, slot: int, pid: int, app_server_pid: int, initialize: dict[str, object]) -> None:
+        self._worker = worker
+        self._slot = slot
+        self._pid = pid
+        self._app_server_pid = app_server_pid
+        self._initialize = initialize
+        self._initialized: bytes | None = None
+        self._router = MessageRouter()
+        self._next_id = 0
+        self._waiting: deque[_Request] = deque()
+        self._waiting_control: deque[_Request] = deque()
+        self._adopting: dict[str, _Adoption] = {}
+        self._turns: dict[str, _Turn] = {}
+        self._threads: dict[str, _Thread] = {}
+        self._asks: dict[str, tuple[str, Ask]] = {}
+        self._globals: dict[str, _Global] = {}
+        self.lines_read = 0
+
+    @property
+    def in_flight(self) -> int:
+        return self._router.in_flight
+
+    @property
+    def running_turns(self) -> int:
+        return len(self._turns)
+
+    # Events from the loop and the broker.
+
+    def start(self) -> list[Effect]:
+        """The handshake with the app-server."""
+        out: list[Effect] = []
+        self._send(_Request("initialize", None, rpc.RequestLine("initialize", params=_raw(self._initialize))), out)
+        return out
+
+    def who_are_you(self) -> list[Effect]:
+        return [self._register()] if self._initialized is not None else []
+
+    def dispatch(self, head: wire.Dispatch, line: bytes) -> list[Effect]:
+        """A request of a session."""
+        out: list[Effect] = []
+        parsed = rpc.decode_request(line)
+        thread_id = _thread_of(parsed)
+        request = _Request(parsed.method, thread_id, parsed, head.call, head.session, head.interest, head.queued_ms)
+        if thread_id is not None:
+            adoption = self._adopting.get(thread_id)
+            if adoption is None and head.adopt is not None and thread_id not in self._threads:
+                adoption = self._begin_adoption(head.adopt, out)
+            if adoption is not None:
+                adoption.waiting.append(request)
+                return out
+        self._submit(request, out)
+        return out
+
+    def tell(self, line: bytes) -> list[Effect]:
+        """An answer to a request of the app-server, under the id that clients see."""
+        response = rpc.decode_request_id(line)
+        pending = self._asks.pop(response, None) if response is not None else None
+        if pending is None:
+            return []
+        return [ToAppServer(rpc.with_id(line, rpc.encode(pending[1].id)))]
+
+    def follow(self, head: wire.Follow) -> list[Effect]:
+        if head.on:
+            self._router.follow_thread(head.thread_id, head.session)
+        else:
+            self._router.unfollow_thread(head.thread_id, head.session)
+        return []
+
+    def gone(self, session: str) -> list[Effect]:
+        """A session is over: what it alone followed is interrupted, what it was asked is declined."""
+        out: list[Effect] = []
+        for queue in (self._waiting, self._waiting_control):
+            for request in [request for request in queue if request.session == session]:
+                queue.remove(request)
+        for thread_id in list(self._threads):
+            self._router.unfollow_thread(thread_id, session)
+        for turn_id, turn in list(self._turns.items()):
+            if turn.interest.pop(session, None) is None or turn.interest:
+                continue
+            params = _raw({"threadId": turn.thread_id, "turnId": turn_id})
+            self._submit(
+                _Request("turn/interrupt", turn.thread_id, rpc.RequestLine("turn/interrupt", params=params)), out
+            )
+        for public_id, (owner, ask) in list(self._asks.items()):
+            if owner == session:
+                del self._asks[public_id]
+                out.append(_decline(ask))
+        return out
+
+    def tick(self, now: float) -> list[Effect]:
+        """Send the threadless notifications whose second has passed."""
+        out: list[Effect] = []
+        for latest in self._globals.values():
+            if latest.waiting is not None and now - latest.sent_at >= GLOBAL_INTERVAL_S:
+                self._send_global(latest, latest.waiting, now, out)
+        return out
+
+    @property
+    def has_waiting_globals(self) -> bool:
+        return any(latest.waiting is not None for latest in self._globals.values())
+
+    # Events from the app-server.
+
+    def lines(self, lines: list[bytes | LongLine], now: float) -> list[Effect]:
+        """What was read from the app-server in one go."""
+        out: list[Effect] = []
+        self.lines_read += len(lines)
+        for delivery in self._router.receive(lines):
+            self._on_delivery(delivery, now, out)
+        while self._waiting_control and self._router.in_flight < MAX_IN_FLIGHT:
+            self._send(self._waiting_control.popleft(), out)
+        while self._waiting and self._router.in_flight < MAX_IN_FLIGHT - CONTROL_PLACES:
+            self._send(self._waiting.popleft(), out)
+        return out
+
+    def _on_delivery(self, delivery: Delivery, now: float, out: list[Effect]) -> None:
+        match delivery:
+            case TurnRun():
+                self._on_turn_run(delivery, out)
+            case Reply():
+                self._on_reply(delivery, out)
+            case ThreadRun() | GlobalRun():
+                self._on_other_run(delivery, now, out)
+            case Ask():
+                self._on_ask(delivery, out)
+            case TurnBroken():
+                self._on_turn_broken(delivery, out)
+            case Malformed():
+                out.append(Note(f"ignored a line of the app-server: {delivery.reason}: {delivery.line[:200]!r}"))
+
+    # Requests.
+
+    def _submit(self, request: _Request, out: list[Effect]) -> None:
+        control = request.method in CONTROL_METHODS
+        limit = MAX_IN_FLIGHT if control else MAX_IN_FLIGHT - CONTROL_PLACES
+        queue = self._waiting_control if control else self._waiting
+        if queue or self._router.in_flight >= limit:
+            queue.append(request)
+        else:
+            self._send(request, out)
+
+    def _send(self, request: _Request, out: list[Effect]) -> None:
+        self._next_id += 1
+        entry = REQUESTS.get(request.method)
+        starts_turn = entry is not None and entry.result_turn
+        params = request.line.params
+        if request.method == "turn/start" and params is not None:
+            self._complete_turn_start(request, params)
+        self._router.expect(
+            self._next_id,
+            request,
+            thread_id=request.thread_id,
+            starts_turn=starts_turn,
+            turn=request.session if starts_turn and request.session else None,
+        )
+        line = rpc.RequestLine(request.method, msgspec.Raw(b"%d" % self._next_id), params)
+        out.append(ToAppServer(rpc.encode(line)))
+
+    def _complete_turn_start(self, request: _Request, params: dict[str, msgspec.Raw]) -> None:
+        """An idempotency key for every turn, and for the first one after a resume the sandbox in full."""
+        if "clientUserMessageId" not in params:
+            params["clientUserMessageId"] = msgspec.Raw(rpc.encode(f"{request.session}/{request.call}"))
+        thread = self._threads.get(request.thread_id or "")
+        if thread is not None and thread.restore_sandbox:
+            thread.restore_sandbox = False
+            if thread.record.sandbox and "sandboxPolicy" not in params:
+                params["sandboxPolicy"] = msgspec.Raw(thread.record.sandbox.encode())
+
+    def _on_reply(self, reply: Reply, out: list[Effect]) -> None:
+        request = reply.token
+        assert isinstance(request, _Request)
+        if request.call is None:
+            self._on_own_reply(request, reply, out)
+            return
+        record = None
+        entry = REQUESTS.get(request.method)
+        if not reply.is_error:
+            if entry is not None and entry.result_thread:
+                record = self._hold_thread(rpc.result_of(reply.line), request)
+            if request.method in _RELEASES_THREAD and request.thread_id is not None:
+                self._release_thread(request.thread_id, out, keep=False)
+        if reply.turn_id is not None and request.thread_id is not None:
+            self._turn_started(reply.turn_id, request.thread_id, request, out)
+        answered = wire.Answered(request.call, not reply.is_error, record, reply.turn_id)
+        line = rpc.with_id(reply.line, bytes(request.line.id))
+        out.append(ToBroker([wire.encode(answered), _LINES, line]))
+        if reply.turn_id is not None and reply.turn_id in self._turns and self._turns[reply.turn_id].last == 0:
+            self._announce_turn(reply.turn_id, request, out)
+
+    def _on_own_reply(self, request: _Request, reply: Reply, out: list[Effect]) -> None:
+        if request.method == "initialize":
+            if reply.is_error:
+                out.append(Note(f"the app-server refused initialize: {rpc.error_of(reply.line)}"))
+                return
+            self._initialized = rpc.result_of(reply.line)
+            out += [ToAppServer(b'{"method":"initialized"}'), self._register(), Ready()]
+        elif request.method == "thread/resume":
+            self._on_resumed(request, reply, out)
+
+    def _register(self) -> ToBroker:
+        assert self._initialized is not None
+        head = wire.Register(self._slot, self._worker, self._pid, self._app_server_pid)
+        records = wire.encode_records([thread.record for thread in self._threads.values()])
+        return ToBroker([wire.encode(head), self._initialized, records])
+
+    # Threads.
+
+    def _hold_thread(self, result: bytes, request: _Request) -> wire.ThreadRecord | None:
+        known = self._threads.get(request.thread_id or "")
+        # A thread that was resumed or forked has a history; a new one is not on disk before its first turn.
+        record = rpc.record_of(result, turns=0 if request.method == "thread/start" else 1)
+        if record is None:
+            return None
+        if known is not None and known.record.thread_id == record.thread_id:
+            record = msgspec.structs.replace(record, name=record.name or known.record.name, turns=known.record.turns)
+            known.record = record
+        else:
+            self._threads[record.thread_id] = _Thread(record)
+        self._router.follow_thread(record.thread_id, request.session)
+        return record
+
+    def _release_thread(self, thread_id: str, out: list[Effect], *, keep: bool) -> None:
+        self._threads.pop(thread_id, None)
+        for session in self._router.thread_followers(thread_id):
+            self._router.unfollow_thread(thread_id, session)
+        out.append(ToBroker([wire.encode(wire.ThreadGone(thread_id, keep))]))
+
+    def _begin_adoption(self, record: wire.ThreadRecord, out: list[Effect]) -> _Adoption:
+        adoption = self._adopting[record.thread_id] = _Adoption(record)
+        params = _raw(rpc.resume_params(record))
+        self._submit(_Request("thread/resume", record.thread_id, rpc.RequestLine("thread/resume", params=params)), out)
+        return adoption
+
+    def _on_resumed(self, request: _Request, reply: Reply, out: list[Effect]) -> None:
+        assert request.thread_id is not None
+        adoption = self._adopting.pop(request.thread_id)
+        wanted = adoption.record
+        problem = None
+        if reply.is_error:
+            problem = rpc.error_of(reply.line)
+        else:
+            resumed = rpc.record_of(rpc.result_of(reply.line), wanted.turns)
+            if resumed is None or rpc.sandbox_type(resumed.sandbox) != rpc.sandbox_type(wanted.sandbox):
+                problem = f"its sandbox {wanted.sandbox} could not be restored, and it is never widened"
+        if problem is not None:
+            out.append(ToBroker([wire.encode(wire.ThreadGone(wanted.thread_id))]))
+            message = f"thread {wanted.thread_id} was lost with its worker and could not be resumed: {problem}"
+            for waiting in adoption.waiting:
+                self._refuse(waiting, errors.THREAD_LOST, message, out)
+            return
+        self._threads[wanted.thread_id] = _Thread(wanted, restore_sandbox=True)
+        if wanted.name is not None:
+            params = _raw({"threadId": wanted.thread_id, "name": wanted.name})
+            self._submit(
+                _Request("thread/name/set", wanted.thread_id, rpc.RequestLine("thread/name/set", params=params)), out
+            )
+        for waiting in adoption.waiting:
+            self._submit(waiting, out)
+
+    def _refuse(self, request: _Request, code: int, message: str, out: list[Effect]) -> None:
+        assert request.call is not None
+        line = rpc.error_line(bytes(request.line.id), code, message, {"safeToRetry": True})
+        out.append(ToBroker([wire.encode(wire.Answered(request.call, False)), _LINES, line]))
+
+    # Turns.
+
+    def _turn_started(self, turn_id: str, thread_id: str, request: _Request, out: list[Effect]) -> None:
+        """From now on the turn counts. A start that joined a running turn adds its session to it."""
+        turn = self._turns.get(turn_id)
+        if turn is None:
+            turn = self._turns[turn_id] = _Turn(thread_id)
+            out.append(ToBroker([wire.encode(wire.TurnStarted(thread_id, turn_id, [request.session]))]))
+            thread = self._threads.get(thread_id)
+            if thread is not None:
+                thread.record = msgspec.structs.replace(thread.record, turns=thread.record.turns + 1)
+        turn.interest.setdefault(request.session, request.interest)
+        turn.served.setdefault(request.interest, turn.last)
+
+    def _announce_turn(self, turn_id: str, request: _Request, out: list[Effect]) -> None:
+        """The turn's first notification says who runs it."""
+        params = {
+            "threadId": request.thread_id,
+            "turnId": turn_id,
+            "worker": self._worker,
+            "slot": self._slot,
+            "queuedMs": request.queued_ms,
+        }
+        line = rpc.encode({"method": "pool/turn/assigned", "params": params})
+        self._send_events(turn_id, [line], ["pool/turn/assigned"], ended=False, out=out)
+
+    def _on_turn_run(self, run: TurnRun, out: list[Effect]) -> None:
+        turn = self._turns.get(run.turn_id)
+        if turn is None:
+            return
+        self._heed(run.thread_id, run.lines, run.methods, out)
+        self._send_events(run.turn_id, run.lines, run.methods, ended=run.ended, out=out)
+        if run.ended:
+            self._turn_ended(run.turn_id, rpc.status_of(run.lines[-1]), out)
+
+    def _turn_ended(self, turn_id: str, status: str, out: list[Effect]) -> None:
+        turn = self._turns.pop(turn_id)
+        out.append(ToBroker([wire.encode(wire.TurnEnded(turn.thread_id, turn_id, status))]))
+
+    def _on_turn_broken(self, broken: TurnBroken, out: list[Effect]) -> None:
+        turn = self._turns.get(broken.turn_id)
+        if turn is None:
+            return
+        thread_id = turn.thread_id
+        lines = rpc.ended_lines(thread_id, broken.turn_id, "failed", broken.reason, safe_to_retry=False)
+        self._send_events(broken.turn_id, lines, ["pool/turn/ended", "turn/completed"], ended=True, out=out)
+        self._turn_ended(broken.turn_id, "failed", out)
+        params = _raw({"threadId": thread_id, "turnId": broken.turn_id})
+        self._submit(_Request("turn/interrupt", thread_id, rpc.RequestLine("turn/interrupt", params=params)), out)
+
+    def _send_events(
+        self, turn_id: str, lines: list[bytes], methods: list[str], *, ended: bool, out: list[Effect]
+    ) -> None:
+        """Number a run of notifications and send it, once for each interest that anybody has in this turn."""
+        turn = self._turns[turn_id]
+        turn.last += len(lines)
+        wanted: dict[wire.Interest, list[str]] = {}
+        for session, interest in turn.interest.items():
+            wanted.setdefault(interest, []).append(session)
+        for interest, sessions in wanted.items():
+            runs, bodies = _split_runs(lines, methods, interest)
+            if not runs and not ended:
+                continue
+            after = turn.served.get(interest, 0)
+            turn.served[interest] = turn.last
+            head = wire.Events(turn.thread_id, turn_id, after, turn.last, runs, ended)
+            out.append(ToBroker([wire.encode(wire.ToSessions(sessions)), wire.encode(head), *bodies]))
+
+    # Everything else that the app-server says.
+
+    def _on_other_run(self, run: ThreadRun | GlobalRun, now: float, out: list[Effect]) -> None:
+        if isinstance(run, ThreadRun):
+            self._heed(run.thread_id, run.lines, run.methods, out)
+            route = wire.ToSessions([str(session) for session in run.tokens])
+            out.append(ToBroker([wire.encode(route), _LINES, b"\n".join(run.lines)]))
+            return
+        for line, method in zip(run.lines, run.methods, strict=True):
+            entry = NOTIFICATIONS.get(method)
+            if entry is None or entry.thread is not None:
+                # Of a thread that no session follows: nobody to tell.
+                continue
+            latest = self._globals.get(method)
+            if latest is None:
+                latest = self._globals[method] = _Global(b"", now - GLOBAL_INTERVAL_S)
+            if line == latest.line:
+                latest.waiting = None
+            elif now - latest.sent_at >= GLOBAL_INTERVAL_S:
+                self._send_global(latest, line, now, out)
+            else:
+                latest.waiting = line
+
+    def _send_global(self, latest: _Global, line: bytes, now: float, out: list[Effect]) -> None:
+        latest.line, latest.sent_at, latest.waiting = line, now, None
+        out.append(ToBroker([wire.encode(wire.ToSessions([])), _LINES, line]))
+
+    def _heed(self, thread_id: str | None, lines: list[bytes], methods: list[str], out: list[Effect]) -> None:
+        """What notifications say about the worker's own books: settings, names, threads that were unloaded."""
+        thread = self._threads.get(thread_id or "")
+        if thread is None:
+            return
+        for line, method in zip(lines, methods, strict=True):
+            if method in ("thread/settings/updated", "thread/name/updated"):
+                record = rpc.updated_record(thread.record, method, line)
+                if record != thread.record:
+                    thread.record = record
+                    out.append(ToBroker([wire.encode(wire.ThreadChanged(record))]))
+            elif method == "thread/closed":
+                self._release_thread(thread.record.thread_id, out, keep=True)
+
+    def _on_ask(self, ask: Ask, out: list[Effect]) -> None:
+        """A question goes to one who follows its turn, else its thread; with nobody there it is declined."""
+        candidates = self._router.turn_followers(ask.turn_id) if ask.turn_id is not None else []
+        if not candidates and ask.thread_id is not None:
+            candidates = self._router.thread_followers(ask.thread_id)
+        if not candidates:
+            out.append(_decline(ask))
+            return
+        session = str(candidates[0])
+        public_id = f"{self._worker}/{ask.id}"
+        self._asks[public_id] = (session, ask)
+        line = rpc.decode_request(ask.line)
+        line.id = msgspec.Raw(rpc.encode(public_id))
+        out.append(ToBroker([wire.encode(wire.ToSessions([session])), _LINES, rpc.encode(line)]))
+
+
+_LINES = wire.encode(wire.Lines())
+
+
+def _split_runs(lines: list[bytes], methods: list[str], interest: wire.Interest) -> tuple[list[wire.Run], list[bytes]]:
+    """Runs of one class each, and their bodies; what the interest leaves out is left out."""
+    runs: list[wire.Run] = []
+    bodies: list[bytes] = []
+    current: list[bytes] = []
+    current_class: wire.Class = "kept"
+
+    def finish() -> None:
+        if current:
+            runs.append(wire.Run(len(current), current_class))
+            bodies.append(b"\n".join(current))
+            current.clear()
+
+    for line, method in zip(lines, methods, strict=True):
+        droppable = method in _DROPPABLE
+        if interest != "full" and (droppable or (interest == "final" and not _is_final(method))):
+            continue
+        cls: wire.Class = "droppable" if droppable else "kept"
+        if cls != current_class:
+            finish()
+            current_class = cls
+        current.append(line)
+    finish()
+    return runs, bodies
+
+
+def _is_final(method: str) -> bool:
+    return method in _FINAL or method.startswith("pool/")
+
+
+def _decline(ask: Ask) -> ToAppServer:
+    return ToAppServer(rpc.encode({"id": ask.id, **_asks.declined(ask.method)}))
+
+
+def _raw(params: dict[str, object]) -> dict[str, msgspec.Raw]:
+    return {key: msgspec.Raw(rpc.encode(value)) for key, value in params.items()}
+
+
+def _thread_of(line: rpc.RequestLine) -> str | None:
+    raw = (line.params or {}).get("threadId")
+    value = msgspec.json.decode(raw) if raw is not None else None
+    return value if isinstance(value, str) else None

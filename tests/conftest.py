@@ -1,0 +1,108 @@
+"""What all tests share: the loopback model, a home that points to it, and the check that nothing is left behind."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from codex_app_server import AppServerConfig
+from codex_pool import processes
+from codex_pool.loopback import LoopbackModel, write_loopback_home
+
+SETTLE_S = 5.0
+
+
+@pytest.fixture
+def model() -> Iterator[LoopbackModel]:
+    """A loopback model; prompts script it by directives, tests look at what it was asked."""
+    with LoopbackModel() as model:
+        yield model
+
+
+@pytest.fixture
+def home(tmp_path: Path, model: LoopbackModel) -> Path:
+    """A CODEX_HOME whose model is the loopback model."""
+    path = tmp_path / "home"
+    write_loopback_home(path, model.base_url)
+    return path
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Path:
+    """An empty directory for threads to work in."""
+    path = tmp_path / "work"
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
+def config(home: Path, work: Path) -> AppServerConfig:
+    """The real app-server on the loopback model."""
+    return AppServerConfig(
+        cwd=work,
+        env={"CODEX_HOME": str(home), "RUST_LOG": "error"},
+        config_overrides=("features.shell_snapshot=false",),
+    )
+
+
+@pytest.fixture(autouse=True)
+def runtime_directory(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A runtime directory of the test's own; when the test is over it holds no socket."""
+    path = Path(os.path.realpath(f"/tmp/cp-{os.getpid()}-{time.monotonic_ns() % 10**9}"))
+    path.mkdir(mode=0o700)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(path))
+    yield path
+    sockets = [str(found) for found in path.rglob("*") if found.is_socket()]
+    for found in sorted(path.rglob("*"), reverse=True):
+        found.rmdir() if found.is_dir() else found.unlink()
+    path.rmdir()
+    assert sockets == []
+
+
+@pytest.fixture(autouse=True)
+def nothing_left() -> Iterator[None]:
+    """After each test no process, thread or descriptor is left that was not there before."""
+    processes.become_subreaper()
+    threads = set(threading.enumerate())
+    below = set(processes.descendants(os.getpid()))
+    descriptors = _descriptors()
+    yield
+    deadline = time.monotonic() + SETTLE_S
+    while True:
+        left = {
+            "processes": [_describe(p) for p in processes.descendants(os.getpid()) if p not in below],
+            "threads": [thread.name for thread in threading.enumerate() if thread not in threads],
+            "descriptors": [f"{fd} {target}" for fd, target in _descriptors().items() if fd not in descriptors],
+        }
+        if not any(left.values()):
+            return
+        if time.monotonic() > deadline:
+            processes.sweep(os.getpid())
+            raise AssertionError(f"left behind: {left}")
+        time.sleep(0.02)
+
+
+def _descriptors() -> dict[int, str]:
+    found: dict[int, str] = {}
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            target = os.readlink(f"/proc/self/fd/{name}")
+        except OSError:
+            continue
+        # asyncio and pytest keep some of their own; what we open are pipes and sockets.
+        if target.startswith(("pipe:", "socket:")):
+            found[int(name)] = target
+    return found
+
+
+def _describe(process: processes.ProcessId) -> str:
+    try:
+        command = Path(f"/proc/{process.pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+    except OSError:
+        command = "?"
+    return f"{process.pid} {command[:200]}"
