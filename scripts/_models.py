@@ -29,7 +29,13 @@ GENERATOR = (
     *("--output-model-type", "pydantic_v2.BaseModel", "--target-python-version", "3.10"),
     *("--snake-case-field", "--remove-special-field-name-prefix", "--alias-generator", "to_camel"),
     *("--use-type-alias", "--use-subclass-enum", "--use-typed-nullable-map-values"),
-    *("--strict-nullable", "--use-one-literal-as-default", "--deserialize-default-values", "enum"),
+    *(
+        "--strict-nullable",
+        "--use-default-kwarg",
+        "--use-one-literal-as-default",
+        "--deserialize-default-values",
+        "enum",
+    ),
     *("--no-formatters", "--disable-timestamp", "--disable-future-imports", "--class-name", ROOT),
 )
 # Limits are the runtime's to check, and the next one may draw them elsewhere.
@@ -147,7 +153,7 @@ from ._base import OpenEnum, Wire, unlisted, {bases}"""
 TAGGED = '''
 
 class {name}(Wire):
-    """A branch told apart by its `{field}`: that has a default and yet counts as set, so that it is always sent."""
+    """A branch told apart by its `{field}`, which has a default but is always sent."""
 
     def model_post_init(self, context: Any, /) -> None:
         self.model_fields_set.add("{field}")
@@ -262,8 +268,17 @@ def _class(source: list[str], node: ast.ClassDef, tag: str | None) -> str:
     lines = [f"class {node.name}({base}):"]
     for part in node.body:
         if not (isinstance(part, ast.Assign) and ast.unparse(part.targets[0]) == "model_config"):
-            lines += source[part.lineno - 1 : part.end_lineno]
+            lines += [_field_line(line) for line in source[part.lineno - 1 : part.end_lineno]]
     return "\n".join([*lines, *(["    pass"] if len(lines) == 1 else [])]) + "\n"
+
+
+def _field_line(line: str) -> str:
+    """A line of a field. To type checkers `alias` is the name in the constructor; that has to stay the Python name."""
+    found = re.fullmatch(r"( *)(\w+)(:.*)\balias='(\S+)'(.*)", line)
+    if found is None or found[2] == found[4]:
+        return line
+    indent, name, before, alias, after = found.groups()
+    return f'{indent}{name}{before}validation_alias="{alias}", serialization_alias="{alias}"{after}'
 
 
 def _alias(union: Union) -> str:

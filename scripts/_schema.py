@@ -273,7 +273,7 @@ class _Regular:
 
 
 def _map_parts(schema: Schema, change: Callable[[str, Schema], Schema]) -> Schema:
-    """A copy of a schema with every schema directly inside it changed; the callback also gets a word for where it is."""
+    """A copy of a schema with every schema directly inside it changed; the callback gets a word for where too."""
     changed = dict(schema)
     if "properties" in schema:
         changed["properties"] = {key: _each(value, key, change) for key, value in schema["properties"].items()}

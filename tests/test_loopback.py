@@ -351,8 +351,9 @@ def test_http_errors_keep_the_connection(model: LoopbackModel, client: Client) -
 
 def test_a_dropped_connection(model: LoopbackModel) -> None:
     for prompt, sent in (("[[drop 3]]", 3), ("[[drop 2 pace_ms=1]]", 2), ("[[drop]]", 0)):
-        with pytest.raises(http.client.IncompleteRead):
-            Client(model).ask(prompt).read()
+        # `with`: a response that failed to be read keeps its socket.
+        with Client(model).ask(prompt) as response, pytest.raises(http.client.IncompleteRead):
+            response.read()
         assert model.requests[-1].outcome == "dropped" and model.requests[-1].deltas_sent == sent
     with pytest.raises(http.client.RemoteDisconnected):
         Client(model).ask("[[drop null]]")

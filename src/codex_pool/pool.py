@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import json
 import os
 import secrets
@@ -16,14 +17,11 @@ from pathlib import Path
 from typing import IO, Any
 
 from codex_app_server import AppServerConfig, AsyncCodex, Codex, InvalidInputError, TransportClosedError
-from codex_pool import endpoints
+from codex_pool import defaults, endpoints
 from codex_pool.client.transport import PoolTransport
 
 START_LIMIT_S = 90.0
 STOP_LIMIT_S = 20.0
-
-DEFAULT_WORKERS = 2
-DEFAULT_TURNS_PER_WORKER = 8
 
 # Switches that the model cannot see. A login shell per thread, the first one, costs more than the turns.
 LEAN_OVERRIDES = ("features.shell_snapshot=false",)
@@ -47,10 +45,10 @@ class Pool:
 
     def __init__(
         self,
-        workers: int = DEFAULT_WORKERS,
+        workers: int = defaults.WORKERS,
         config: AppServerConfig | None = None,
         *,
-        turns_per_worker: int = DEFAULT_TURNS_PER_WORKER,
+        turns_per_worker: int = defaults.TURNS_PER_WORKER,
         endpoint: str | None = None,
         log_file: str | os.PathLike[str] | None = None,
         on_slots: Callable[[list[dict[str, Any]]], None] | None = None,
@@ -67,6 +65,7 @@ class Pool:
         self._supervisor: subprocess.Popen[bytes] | None = None
         self._started = threading.Event()
         self._failure: dict[str, Any] | None = None
+        self._closing = False
         self._close_lock = threading.Lock()
 
     def __enter__(self) -> Pool:
@@ -150,6 +149,7 @@ class Pool:
             if supervisor is None:
                 return
             assert supervisor.stdin is not None and supervisor.stdout is not None
+            self._closing = True
             with contextlib.suppress(OSError):
                 supervisor.stdin.close()
             try:
@@ -172,6 +172,11 @@ class Pool:
         """An asyncio client of this pool, connected."""
         return await aconnect(self.endpoint, name=name)
 
+    def wait_ended(self, timeout_s: float) -> bool:
+        """Wait until the pool has ended by itself; whether it has. `failure` then says why."""
+        self._reader.join(timeout_s)
+        return not self._reader.is_alive()
+
     @property
     def failure(self) -> str | None:
         """Why the pool has given up, if it has."""
@@ -187,7 +192,7 @@ class Pool:
                 self._started.set()
             elif record["event"] == "failed":
                 self._failure = record
-        if self._failure is None and not self._started.is_set():
+        if self._failure is None and not self._closing:
             self._failure = {"reason": "its supervisor died", "stderr": []}
         self._started.set()
 
@@ -205,6 +210,22 @@ async def aconnect(endpoint: str | None = None, *, name: str = "") -> AsyncCodex
     codex = AsyncCodex(transport=PoolTransport(endpoint or endpoints.default_endpoint(), client=name))
     await codex.metadata()
     return codex
+
+
+def running_daemon(endpoint: str) -> str | None:
+    """`endpoint` if a pool holds it, else None."""
+    lock_path = endpoints.ipc_path(endpoint).with_suffix(".lock")
+    try:
+        lock = os.open(lock_path, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return None
+    except BlockingIOError:
+        return endpoint
+    finally:
+        os.close(lock)
 
 
 def codex_home(config: AppServerConfig) -> Path:

@@ -83,9 +83,9 @@ class PoolTransport:
             os.write(self._wake_w, b"\0")
 
     def _no_pool(self, why: str) -> TransportClosedError:
-        return TransportClosedError(
-            f"no pool at {self._endpoint}: {why}; start one with: codex-pool serve --endpoint {self._endpoint}"
-        )
+        default = self._endpoint == endpoints.default_endpoint()
+        command = "codex-pool serve" if default else f"codex-pool serve --endpoint {self._endpoint}"
+        return TransportClosedError(f"no pool at {self._endpoint}: {why}; start one with: {command}")
 
     def _run(self) -> None:
         error = TransportClosedError("the client was closed")

@@ -56,28 +56,28 @@ def unlisted(tag: str | None, *known: str) -> AfterValidator:
 
 
 class HandlerTypeTagged(Wire):
-    """A branch told apart by its `handler_type`: that has a default and yet counts as set, so that it is always sent."""
+    """A branch told apart by its `handler_type`, which has a default but is always sent."""
 
     def model_post_init(self, context: Any, /) -> None:
         self.model_fields_set.add("handler_type")
 
 
 class KindTagged(Wire):
-    """A branch told apart by its `kind`: that has a default and yet counts as set, so that it is always sent."""
+    """A branch told apart by its `kind`, which has a default but is always sent."""
 
     def model_post_init(self, context: Any, /) -> None:
         self.model_fields_set.add("kind")
 
 
 class ModeTagged(Wire):
-    """A branch told apart by its `mode`: that has a default and yet counts as set, so that it is always sent."""
+    """A branch told apart by its `mode`, which has a default but is always sent."""
 
     def model_post_init(self, context: Any, /) -> None:
         self.model_fields_set.add("mode")
 
 
 class TypeTagged(Wire):
-    """A branch told apart by its `type`: that has a default and yet counts as set, so that it is always sent."""
+    """A branch told apart by its `type`, which has a default but is always sent."""
 
     def model_post_init(self, context: Any, /) -> None:
         self.model_fields_set.add("type")

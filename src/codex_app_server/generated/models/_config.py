@@ -21,11 +21,11 @@ class AnalyticsConfig(Wire):
 
 
 class AppsDefaultConfig(Wire):
-    approvals_reviewer: ApprovalsReviewer | None = Field(None, alias="approvals_reviewer")
-    default_tools_approval_mode: AppToolApproval | None = Field(None, alias="default_tools_approval_mode")
-    destructive_enabled: bool = Field(True, alias="destructive_enabled")
+    approvals_reviewer: ApprovalsReviewer | None = Field(default=None, alias="approvals_reviewer")
+    default_tools_approval_mode: AppToolApproval | None = Field(default=None, alias="default_tools_approval_mode")
+    destructive_enabled: bool = Field(default=True, alias="destructive_enabled")
     enabled: bool = True
-    open_world_enabled: bool = Field(True, alias="open_world_enabled")
+    open_world_enabled: bool = Field(default=True, alias="open_world_enabled")
 
 
 class AutoCompactTokenLimitScope(OpenEnum):
@@ -36,17 +36,17 @@ class AutoCompactTokenLimitScope(OpenEnum):
 class BrowserUseOriginPolicyConfig(Wire):
     access: AllowDenyRequirement | None = None
     downloads: AllowDenyRequirement | None = None
-    full_cdp_access: AllowDenyRequirement | None = Field(None, alias="full_cdp_access")
+    full_cdp_access: AllowDenyRequirement | None = Field(default=None, alias="full_cdp_access")
     uploads: AllowDenyRequirement | None = None
 
 
 class ComputerUseMacosConfig(Wire):
-    bundle_ids: dict[str, AllowDenyRequirement] | None = Field(None, alias="bundle_ids")
+    bundle_ids: dict[str, AllowDenyRequirement] | None = Field(default=None, alias="bundle_ids")
 
 
 class ComputerUseWindowsExeConfig(Wire):
     access: AllowDenyRequirement
-    binary_name: str | None = Field(None, alias="binary_name")
+    binary_name: str | None = Field(default=None, alias="binary_name")
     product_name: str = Field(..., alias="product_name")
     publisher_name: str = Field(..., alias="publisher_name")
 
@@ -116,10 +116,10 @@ class MergeStrategy(OpenEnum):
 
 
 class SandboxWorkspaceWrite(Wire):
-    exclude_slash_tmp: bool = Field(False, alias="exclude_slash_tmp")
-    exclude_tmpdir_env_var: bool = Field(False, alias="exclude_tmpdir_env_var")
-    network_access: bool = Field(False, alias="network_access")
-    writable_roots: list[str] = Field([], alias="writable_roots")
+    exclude_slash_tmp: bool = Field(default=False, alias="exclude_slash_tmp")
+    exclude_tmpdir_env_var: bool = Field(default=False, alias="exclude_tmpdir_env_var")
+    network_access: bool = Field(default=False, alias="network_access")
+    writable_roots: list[str] = Field(default=[], alias="writable_roots")
 
 
 class Verbosity(OpenEnum):
@@ -142,8 +142,8 @@ class WebSearchLocation(Wire):
 
 
 class WebSearchToolConfig(Wire):
-    allowed_domains: list[str] | None = Field(None, alias="allowed_domains")
-    context_size: WebSearchContextSize | None = Field(None, alias="context_size")
+    allowed_domains: list[str] | None = Field(default=None, alias="allowed_domains")
+    context_size: WebSearchContextSize | None = Field(default=None, alias="context_size")
     location: WebSearchLocation | None = None
 
 
@@ -188,12 +188,12 @@ ForcedChatgptWorkspaceIds: TypeAlias = str | list[str]
 
 
 class AppsConfig(Wire):
-    default: AppsDefaultConfig | None = Field(None, alias="_default")
+    default: AppsDefaultConfig | None = Field(default=None, validation_alias="_default", serialization_alias="_default")
 
 
 class BrowserUseConfig(Wire):
-    allow_history_access: bool | None = Field(None, alias="allow_history_access")
-    default_origin_policy: BrowserUseOriginPolicyConfig | None = Field(None, alias="default_origin_policy")
+    allow_history_access: bool | None = Field(default=None, alias="allow_history_access")
+    default_origin_policy: BrowserUseOriginPolicyConfig | None = Field(default=None, alias="default_origin_policy")
     origins: dict[str, BrowserUseOriginPolicyConfig] | None = None
 
 
@@ -235,44 +235,46 @@ class OverriddenMetadata(Wire):
 
 
 class ToolsV2(Wire):
-    web_search: WebSearchToolConfig | None = Field(None, alias="web_search")
+    web_search: WebSearchToolConfig | None = Field(default=None, alias="web_search")
 
 
 class ComputerUseConfig(Wire):
-    default_app_access: AllowDenyRequirement | None = Field(None, alias="default_app_access")
+    default_app_access: AllowDenyRequirement | None = Field(default=None, alias="default_app_access")
     macos: ComputerUseMacosConfig | None = None
     windows: ComputerUseWindowsConfig | None = None
 
 
 class Config(Wire):
     analytics: AnalyticsConfig | None = None
-    approval_policy: AskForApproval | None = Field(None, alias="approval_policy")
-    approvals_reviewer: ApprovalsReviewer | None = Field(None, alias="approvals_reviewer")
+    approval_policy: AskForApproval | None = Field(default=None, alias="approval_policy")
+    approvals_reviewer: ApprovalsReviewer | None = Field(default=None, alias="approvals_reviewer")
     apps: AppsConfig | None = None
-    browser_use: BrowserUseConfig | None = Field(None, alias="browser_use")
-    compact_prompt: str | None = Field(None, alias="compact_prompt")
-    computer_use: ComputerUseConfig | None = Field(None, alias="computer_use")
+    browser_use: BrowserUseConfig | None = Field(default=None, alias="browser_use")
+    compact_prompt: str | None = Field(default=None, alias="compact_prompt")
+    computer_use: ComputerUseConfig | None = Field(default=None, alias="computer_use")
     desktop: dict[str, Any] | None = None
-    developer_instructions: str | None = Field(None, alias="developer_instructions")
-    forced_chatgpt_workspace_id: ForcedChatgptWorkspaceIds | None = Field(None, alias="forced_chatgpt_workspace_id")
-    forced_login_method: ForcedLoginMethod | None = Field(None, alias="forced_login_method")
+    developer_instructions: str | None = Field(default=None, alias="developer_instructions")
+    forced_chatgpt_workspace_id: ForcedChatgptWorkspaceIds | None = Field(
+        default=None, alias="forced_chatgpt_workspace_id"
+    )
+    forced_login_method: ForcedLoginMethod | None = Field(default=None, alias="forced_login_method")
     instructions: str | None = None
     model: str | None = None
-    model_auto_compact_token_limit: int | None = Field(None, alias="model_auto_compact_token_limit")
+    model_auto_compact_token_limit: int | None = Field(default=None, alias="model_auto_compact_token_limit")
     model_auto_compact_token_limit_scope: AutoCompactTokenLimitScope | None = Field(
-        None, alias="model_auto_compact_token_limit_scope"
+        default=None, alias="model_auto_compact_token_limit_scope"
     )
-    model_context_window: int | None = Field(None, alias="model_context_window")
-    model_provider: str | None = Field(None, alias="model_provider")
-    model_reasoning_effort: str | None = Field(None, alias="model_reasoning_effort")
-    model_reasoning_summary: ReasoningSummary | None = Field(None, alias="model_reasoning_summary")
-    model_verbosity: Verbosity | None = Field(None, alias="model_verbosity")
-    review_model: str | None = Field(None, alias="review_model")
-    sandbox_mode: SandboxMode | None = Field(None, alias="sandbox_mode")
-    sandbox_workspace_write: SandboxWorkspaceWrite | None = Field(None, alias="sandbox_workspace_write")
-    service_tier: str | None = Field(None, alias="service_tier")
+    model_context_window: int | None = Field(default=None, alias="model_context_window")
+    model_provider: str | None = Field(default=None, alias="model_provider")
+    model_reasoning_effort: str | None = Field(default=None, alias="model_reasoning_effort")
+    model_reasoning_summary: ReasoningSummary | None = Field(default=None, alias="model_reasoning_summary")
+    model_verbosity: Verbosity | None = Field(default=None, alias="model_verbosity")
+    review_model: str | None = Field(default=None, alias="review_model")
+    sandbox_mode: SandboxMode | None = Field(default=None, alias="sandbox_mode")
+    sandbox_workspace_write: SandboxWorkspaceWrite | None = Field(default=None, alias="sandbox_workspace_write")
+    service_tier: str | None = Field(default=None, alias="service_tier")
     tools: ToolsV2 | None = None
-    web_search: WebSearchMode | None = Field(None, alias="web_search")
+    web_search: WebSearchMode | None = Field(default=None, alias="web_search")
 
 
 class ConfigBatchWriteParams(Wire):

@@ -59,7 +59,7 @@ class ComputerUseWindowsRequirements(Wire):
 
 class CommandConfiguredHookHandler(TypeTagged):
     additional_context_limit: int | None = None
-    async_: bool = Field(..., alias="async")
+    async_: bool = Field(..., validation_alias="async", serialization_alias="async")
     command: str
     command_windows: str | None = None
     status_message: str | None = None
@@ -177,18 +177,40 @@ class ConfiguredHookMatcherGroup(Wire):
 
 
 class ManagedHooksRequirements(Wire):
-    interrupt: list[ConfiguredHookMatcherGroup] = Field([], alias="Interrupt", validate_default=True)
-    permission_request: list[ConfiguredHookMatcherGroup] = Field(..., alias="PermissionRequest")
-    post_compact: list[ConfiguredHookMatcherGroup] = Field(..., alias="PostCompact")
-    post_tool_use: list[ConfiguredHookMatcherGroup] = Field(..., alias="PostToolUse")
-    pre_compact: list[ConfiguredHookMatcherGroup] = Field(..., alias="PreCompact")
-    pre_tool_use: list[ConfiguredHookMatcherGroup] = Field(..., alias="PreToolUse")
-    session_end: list[ConfiguredHookMatcherGroup] = Field([], alias="SessionEnd", validate_default=True)
-    session_start: list[ConfiguredHookMatcherGroup] = Field(..., alias="SessionStart")
-    stop: list[ConfiguredHookMatcherGroup] = Field(..., alias="Stop")
-    subagent_start: list[ConfiguredHookMatcherGroup] = Field(..., alias="SubagentStart")
-    subagent_stop: list[ConfiguredHookMatcherGroup] = Field(..., alias="SubagentStop")
-    user_prompt_submit: list[ConfiguredHookMatcherGroup] = Field(..., alias="UserPromptSubmit")
+    interrupt: list[ConfiguredHookMatcherGroup] = Field(
+        default=[], validation_alias="Interrupt", serialization_alias="Interrupt", validate_default=True
+    )
+    permission_request: list[ConfiguredHookMatcherGroup] = Field(
+        ..., validation_alias="PermissionRequest", serialization_alias="PermissionRequest"
+    )
+    post_compact: list[ConfiguredHookMatcherGroup] = Field(
+        ..., validation_alias="PostCompact", serialization_alias="PostCompact"
+    )
+    post_tool_use: list[ConfiguredHookMatcherGroup] = Field(
+        ..., validation_alias="PostToolUse", serialization_alias="PostToolUse"
+    )
+    pre_compact: list[ConfiguredHookMatcherGroup] = Field(
+        ..., validation_alias="PreCompact", serialization_alias="PreCompact"
+    )
+    pre_tool_use: list[ConfiguredHookMatcherGroup] = Field(
+        ..., validation_alias="PreToolUse", serialization_alias="PreToolUse"
+    )
+    session_end: list[ConfiguredHookMatcherGroup] = Field(
+        default=[], validation_alias="SessionEnd", serialization_alias="SessionEnd", validate_default=True
+    )
+    session_start: list[ConfiguredHookMatcherGroup] = Field(
+        ..., validation_alias="SessionStart", serialization_alias="SessionStart"
+    )
+    stop: list[ConfiguredHookMatcherGroup] = Field(..., validation_alias="Stop", serialization_alias="Stop")
+    subagent_start: list[ConfiguredHookMatcherGroup] = Field(
+        ..., validation_alias="SubagentStart", serialization_alias="SubagentStart"
+    )
+    subagent_stop: list[ConfiguredHookMatcherGroup] = Field(
+        ..., validation_alias="SubagentStop", serialization_alias="SubagentStop"
+    )
+    user_prompt_submit: list[ConfiguredHookMatcherGroup] = Field(
+        ..., validation_alias="UserPromptSubmit", serialization_alias="UserPromptSubmit"
+    )
     managed_dir: str | None = None
     windows_managed_dir: str | None = None
 

@@ -120,14 +120,14 @@ class ExternalAgentImportedConnectorCandidate(Wire):
 
 
 class MigrationDetails(Wire):
-    commands: list[CommandMigration] = Field([], validate_default=True)
-    hooks: list[HookMigration] = Field([], validate_default=True)
-    mcp_servers: list[McpServerMigration] = Field([], validate_default=True)
+    commands: list[CommandMigration] = Field(default=[], validate_default=True)
+    hooks: list[HookMigration] = Field(default=[], validate_default=True)
+    mcp_servers: list[McpServerMigration] = Field(default=[], validate_default=True)
     memory: list[str] | None = None
-    plugins: list[PluginsMigration] = Field([], validate_default=True)
-    sessions: list[SessionMigration] = Field([], validate_default=True)
-    skills: list[SkillMigration] = Field([], validate_default=True)
-    subagents: list[SubagentMigration] = Field([], validate_default=True)
+    plugins: list[PluginsMigration] = Field(default=[], validate_default=True)
+    sessions: list[SessionMigration] = Field(default=[], validate_default=True)
+    skills: list[SkillMigration] = Field(default=[], validate_default=True)
+    subagents: list[SubagentMigration] = Field(default=[], validate_default=True)
 
 
 class ExternalAgentConfigImportCompletedNotification(Wire):
@@ -162,7 +162,7 @@ class ExternalAgentConfigMigrationItem(Wire):
 
 
 class ExternalAgentConfigDetectResponse(Wire):
-    connectors: list[ExternalAgentDetectedConnectorCandidate] = Field([], validate_default=True)
+    connectors: list[ExternalAgentDetectedConnectorCandidate] = Field(default=[], validate_default=True)
     items: list[ExternalAgentConfigMigrationItem]
 
 

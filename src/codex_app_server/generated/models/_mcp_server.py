@@ -22,7 +22,7 @@ class McpServerEventStreamNotification(Wire):
 
 
 class McpServerEventStreamStartParams(Wire):
-    meta: Any | None = Field(None, alias="_meta")
+    meta: Any | None = Field(default=None, validation_alias="_meta", serialization_alias="_meta")
     arguments: Any
     name: str
     server: str
@@ -89,7 +89,7 @@ class McpServerStatusUpdatedNotification(Wire):
 
 
 class McpServerToolCallParams(Wire):
-    meta: Any | None = Field(None, alias="_meta")
+    meta: Any | None = Field(default=None, validation_alias="_meta", serialization_alias="_meta")
     arguments: Any | None = None
     server: str
     thread_id: str
@@ -97,21 +97,21 @@ class McpServerToolCallParams(Wire):
 
 
 class McpServerToolCallResponse(Wire):
-    meta: Any | None = Field(None, alias="_meta")
+    meta: Any | None = Field(default=None, validation_alias="_meta", serialization_alias="_meta")
     content: list[Any]
     is_error: bool | None = None
     structured_content: Any | None = None
 
 
 class TextResourceContent(Wire):
-    meta: Any | None = Field(None, alias="_meta")
+    meta: Any | None = Field(default=None, validation_alias="_meta", serialization_alias="_meta")
     mime_type: str | None = None
     text: str
     uri: str
 
 
 class BlobResourceContent(Wire):
-    meta: Any | None = Field(None, alias="_meta")
+    meta: Any | None = Field(default=None, validation_alias="_meta", serialization_alias="_meta")
     blob: str
     mime_type: str | None = None
     uri: str

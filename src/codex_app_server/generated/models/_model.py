@@ -99,7 +99,7 @@ class Model(Wire):
     model: str
     model_specialty: str | None = None
     multi_agent_version: MultiAgentVersion | None = None
-    service_tiers: list[ModelServiceTier] = Field([], validate_default=True)
+    service_tiers: list[ModelServiceTier] = Field(default=[], validate_default=True)
     supported_reasoning_efforts: list[ReasoningEffortOption]
     supports_personality: bool = False
     upgrade: str | None = None

@@ -333,7 +333,7 @@ class PermissionProfileSummary(Wire):
 
 
 class Resource(Wire):
-    meta: Any | None = Field(None, alias="_meta")
+    meta: Any | None = Field(default=None, validation_alias="_meta", serialization_alias="_meta")
     annotations: Any | None = None
     description: str | None = None
     icons: list[Any] | None = None
@@ -447,7 +447,7 @@ class ThreadSectionUpdateParams(Wire):
 
 
 class Tool(Wire):
-    meta: Any | None = Field(None, alias="_meta")
+    meta: Any | None = Field(default=None, validation_alias="_meta", serialization_alias="_meta")
     annotations: Any | None = None
     description: str | None = None
     icons: list[Any] | None = None
@@ -547,7 +547,7 @@ class CollaborationModeMask(Wire):
     mode: ModeKind | None = None
     model: str | None = None
     name: str
-    reasoning_effort: str | None = Field(None, alias="reasoning_effort")
+    reasoning_effort: str | None = Field(default=None, alias="reasoning_effort")
 
 
 class CommandExecOutputDeltaNotification(Wire):
@@ -630,7 +630,7 @@ class CommandHookMetadata(HandlerTypeTagged):
     status_message: str | None = None
     timeout_sec: int
     trust_status: HookTrustStatus
-    async_: bool = Field(False, alias="async")
+    async_: bool = Field(default=False, validation_alias="async", serialization_alias="async")
     command: str
     handler_type: Literal["command"] = "command"
 

@@ -95,13 +95,13 @@ class PluginSearchResult(Wire):
 
 
 class PluginInstalledResponse(Wire):
-    marketplace_load_errors: list[MarketplaceLoadErrorInfo] = Field([], validate_default=True)
+    marketplace_load_errors: list[MarketplaceLoadErrorInfo] = Field(default=[], validate_default=True)
     marketplaces: list[PluginMarketplaceEntry]
 
 
 class PluginListResponse(Wire):
     featured_plugin_ids: list[str] = []
-    marketplace_load_errors: list[MarketplaceLoadErrorInfo] = Field([], validate_default=True)
+    marketplace_load_errors: list[MarketplaceLoadErrorInfo] = Field(default=[], validate_default=True)
     marketplaces: list[PluginMarketplaceEntry]
 
 

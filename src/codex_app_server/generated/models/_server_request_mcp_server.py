@@ -88,7 +88,7 @@ class OpenaiUserVerificationMcpServerElicitationRequestParams(ModeTagged):
     server_name: str
     thread_id: str
     turn_id: str | None = None
-    meta: Any | None = Field(None, alias="_meta")
+    meta: Any | None = Field(default=None, validation_alias="_meta", serialization_alias="_meta")
     challenge: str
     description: str
     mode: Literal["openai/userVerification"] = "openai/userVerification"
@@ -99,7 +99,7 @@ class OpenaiFormMcpServerElicitationRequestParams(ModeTagged):
     server_name: str
     thread_id: str
     turn_id: str | None = None
-    meta: Any | None = Field(None, alias="_meta")
+    meta: Any | None = Field(default=None, validation_alias="_meta", serialization_alias="_meta")
     message: str
     mode: Literal["openai/form"] = "openai/form"
     requested_schema: Any
@@ -109,7 +109,7 @@ class OpenaiFormCamelMcpServerElicitationRequestParams(ModeTagged):
     server_name: str
     thread_id: str
     turn_id: str | None = None
-    meta: Any | None = Field(None, alias="_meta")
+    meta: Any | None = Field(default=None, validation_alias="_meta", serialization_alias="_meta")
     message: str
     mode: Literal["openaiForm"] = "openaiForm"
     requested_schema: Any
@@ -119,7 +119,7 @@ class UrlMcpServerElicitationRequestParams(ModeTagged):
     server_name: str
     thread_id: str
     turn_id: str | None = None
-    meta: Any | None = Field(None, alias="_meta")
+    meta: Any | None = Field(default=None, validation_alias="_meta", serialization_alias="_meta")
     elicitation_id: str
     message: str
     mode: Literal["url"] = "url"
@@ -134,7 +134,7 @@ class UnrecognizedMcpServerElicitationRequestParams(Wire):
 
 
 class McpServerElicitationRequestResponse(Wire):
-    meta: Any | None = Field(None, alias="_meta")
+    meta: Any | None = Field(default=None, validation_alias="_meta", serialization_alias="_meta")
     action: McpServerElicitationAction
     content: Any | None = None
 
@@ -207,7 +207,7 @@ McpElicitationPrimitiveSchema: TypeAlias = Annotated[
 
 
 class McpElicitationSchema(Wire):
-    schema_: str | None = Field(None, alias="$schema")
+    schema_: str | None = Field(default=None, validation_alias="$schema", serialization_alias="$schema")
     properties: dict[str, McpElicitationPrimitiveSchema]
     required: list[str] | None = None
     type: McpElicitationObjectType
@@ -217,7 +217,7 @@ class FormMcpServerElicitationRequestParams(ModeTagged):
     server_name: str
     thread_id: str
     turn_id: str | None = None
-    meta: Any | None = Field(None, alias="_meta")
+    meta: Any | None = Field(default=None, validation_alias="_meta", serialization_alias="_meta")
     message: str
     mode: Literal["form"] = "form"
     requested_schema: McpElicitationSchema

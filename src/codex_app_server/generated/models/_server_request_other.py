@@ -44,7 +44,7 @@ class DeleteFileChange(TypeTagged):
 
 
 class UpdateFileChange(TypeTagged):
-    move_path: str | None = Field(None, alias="move_path")
+    move_path: str | None = Field(default=None, alias="move_path")
     type: Literal["update"] = "update"
     unified_diff: str = Field(..., alias="unified_diff")
 

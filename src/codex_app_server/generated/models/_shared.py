@@ -55,10 +55,10 @@ class AskForApprovalValue(OpenEnum):
 
 class GranularAskForApprovalBody(Wire):
     mcp_elicitations: bool = Field(..., alias="mcp_elicitations")
-    request_permissions: bool = Field(False, alias="request_permissions")
+    request_permissions: bool = Field(default=False, alias="request_permissions")
     rules: bool
     sandbox_approval: bool = Field(..., alias="sandbox_approval")
-    skill_approval: bool = Field(False, alias="skill_approval")
+    skill_approval: bool = Field(default=False, alias="skill_approval")
 
 
 class GranularAskForApproval(Wire):
@@ -388,16 +388,16 @@ class UnrecognizedImageGenerationFailure(Wire):
 
 
 class InternalChatMessageMetadataPassthrough(Wire):
-    turn_id: str | None = Field(None, alias="turn_id")
+    turn_id: str | None = Field(default=None, alias="turn_id")
 
 
 class ExecLocalShellAction(TypeTagged):
     command: list[str]
     env: dict[str, str] | None = None
-    timeout_ms: int | None = Field(None, alias="timeout_ms")
+    timeout_ms: int | None = Field(default=None, alias="timeout_ms")
     type: Literal["exec"] = "exec"
     user: str | None = None
-    working_directory: str | None = Field(None, alias="working_directory")
+    working_directory: str | None = Field(default=None, alias="working_directory")
 
 
 class UnrecognizedLocalShellAction(Wire):
@@ -433,7 +433,7 @@ class McpToolCallError(Wire):
 
 
 class McpToolCallResult(Wire):
-    meta: Any | None = Field(None, alias="_meta")
+    meta: Any | None = Field(default=None, validation_alias="_meta", serialization_alias="_meta")
     content: list[Any]
     structured_content: Any | None = None
 
@@ -512,7 +512,7 @@ class DeletePatchChangeKind(TypeTagged):
 
 
 class UpdatePatchChangeKind(TypeTagged):
-    move_path: str | None = Field(None, alias="move_path")
+    move_path: str | None = Field(default=None, alias="move_path")
     type: Literal["update"] = "update"
 
 
@@ -566,11 +566,11 @@ class AdditionalToolsResponseItem(TypeTagged):
 class FunctionCallResponseItem(TypeTagged):
     arguments: str
     call_id: str = Field(..., alias="call_id")
-    encrypted_content: str | None = Field(None, alias="encrypted_content")
-    encrypted_function_args: list[str] | None = Field(None, alias="encrypted_function_args")
+    encrypted_content: str | None = Field(default=None, alias="encrypted_content")
+    encrypted_function_args: list[str] | None = Field(default=None, alias="encrypted_function_args")
     id: str | None = None
     internal_chat_message_metadata_passthrough: InternalChatMessageMetadataPassthrough | None = Field(
-        None, alias="internal_chat_message_metadata_passthrough"
+        default=None, alias="internal_chat_message_metadata_passthrough"
     )
     name: str
     namespace: str | None = None
@@ -580,12 +580,12 @@ class FunctionCallResponseItem(TypeTagged):
 
 class ToolSearchCallResponseItem(TypeTagged):
     arguments: Any
-    call_id: str | None = Field(None, alias="call_id")
-    encrypted_content: str | None = Field(None, alias="encrypted_content")
+    call_id: str | None = Field(default=None, alias="call_id")
+    encrypted_content: str | None = Field(default=None, alias="encrypted_content")
     execution: str
     id: str | None = None
     internal_chat_message_metadata_passthrough: InternalChatMessageMetadataPassthrough | None = Field(
-        None, alias="internal_chat_message_metadata_passthrough"
+        default=None, alias="internal_chat_message_metadata_passthrough"
     )
     status: str | None = None
     type: Literal["tool_search_call"] = "tool_search_call"
@@ -593,11 +593,11 @@ class ToolSearchCallResponseItem(TypeTagged):
 
 class CustomToolCallResponseItem(TypeTagged):
     call_id: str = Field(..., alias="call_id")
-    encrypted_content: str | None = Field(None, alias="encrypted_content")
+    encrypted_content: str | None = Field(default=None, alias="encrypted_content")
     id: str | None = None
     input: str
     internal_chat_message_metadata_passthrough: InternalChatMessageMetadataPassthrough | None = Field(
-        None, alias="internal_chat_message_metadata_passthrough"
+        default=None, alias="internal_chat_message_metadata_passthrough"
     )
     name: str
     namespace: str | None = None
@@ -606,11 +606,11 @@ class CustomToolCallResponseItem(TypeTagged):
 
 
 class ToolSearchOutputResponseItem(TypeTagged):
-    call_id: str | None = Field(None, alias="call_id")
+    call_id: str | None = Field(default=None, alias="call_id")
     execution: str
     id: str | None = None
     internal_chat_message_metadata_passthrough: InternalChatMessageMetadataPassthrough | None = Field(
-        None, alias="internal_chat_message_metadata_passthrough"
+        default=None, alias="internal_chat_message_metadata_passthrough"
     )
     status: str
     tools: list[Any]
@@ -618,13 +618,13 @@ class ToolSearchOutputResponseItem(TypeTagged):
 
 
 class ImageGenerationCallResponseItem(TypeTagged):
-    encrypted_content: str | None = Field(None, alias="encrypted_content")
+    encrypted_content: str | None = Field(default=None, alias="encrypted_content")
     id: str | None = None
     internal_chat_message_metadata_passthrough: InternalChatMessageMetadataPassthrough | None = Field(
-        None, alias="internal_chat_message_metadata_passthrough"
+        default=None, alias="internal_chat_message_metadata_passthrough"
     )
     result: str
-    revised_prompt: str | None = Field(None, alias="revised_prompt")
+    revised_prompt: str | None = Field(default=None, alias="revised_prompt")
     status: str
     type: Literal["image_generation_call"] = "image_generation_call"
 
@@ -633,7 +633,7 @@ class CompactionResponseItem(TypeTagged):
     encrypted_content: str = Field(..., alias="encrypted_content")
     id: str | None = None
     internal_chat_message_metadata_passthrough: InternalChatMessageMetadataPassthrough | None = Field(
-        None, alias="internal_chat_message_metadata_passthrough"
+        default=None, alias="internal_chat_message_metadata_passthrough"
     )
     type: Literal["compaction"] = "compaction"
 
@@ -648,10 +648,10 @@ class CompactionTriggerResponseItem(TypeTagged):
 
 
 class ContextCompactionResponseItem(TypeTagged):
-    encrypted_content: str | None = Field(None, alias="encrypted_content")
+    encrypted_content: str | None = Field(default=None, alias="encrypted_content")
     id: str | None = None
     internal_chat_message_metadata_passthrough: InternalChatMessageMetadataPassthrough | None = Field(
-        None, alias="internal_chat_message_metadata_passthrough"
+        default=None, alias="internal_chat_message_metadata_passthrough"
     )
     type: Literal["context_compaction"] = "context_compaction"
 
@@ -722,9 +722,9 @@ class UnrecognizedSandboxPolicy(Wire):
 
 
 class Settings(Wire):
-    developer_instructions: str | None = Field(None, alias="developer_instructions")
+    developer_instructions: str | None = Field(default=None, alias="developer_instructions")
     model: str
-    reasoning_effort: str | None = Field(None, alias="reasoning_effort")
+    reasoning_effort: str | None = Field(default=None, alias="reasoning_effort")
 
 
 class SkillInterface(Wire):
@@ -869,7 +869,7 @@ class TurnStatus(OpenEnum):
 
 class TextUserInput(TypeTagged):
     text: str
-    text_elements: list[TextElement] = Field([], alias="text_elements", validate_default=True)
+    text_elements: list[TextElement] = Field(default=[], alias="text_elements", validate_default=True)
     type: Literal["text"] = "text"
 
 
@@ -1128,8 +1128,8 @@ class CollaborationMode(Wire):
 class InputImageContentItem(TypeTagged):
     detail: ImageDetail | None = None
     type: Literal["input_image"] = "input_image"
-    image_url: str | None = Field(None, alias="image_url")
-    file_id: str | None = Field(None, alias="file_id")
+    image_url: str | None = Field(default=None, alias="image_url")
+    file_id: str | None = Field(default=None, alias="file_id")
 
 
 class SpecialFileSystemPath(TypeTagged):
@@ -1146,8 +1146,8 @@ class FileUpdateChange(Wire):
 class InputImageFunctionCallOutputContentItem(TypeTagged):
     detail: ImageDetail | None = None
     type: Literal["input_image"] = "input_image"
-    image_url: str | None = Field(None, alias="image_url")
-    file_id: str | None = Field(None, alias="file_id")
+    image_url: str | None = Field(default=None, alias="image_url")
+    file_id: str | None = Field(default=None, alias="file_id")
 
 
 class MemoryCitation(Wire):
@@ -1167,7 +1167,7 @@ class AgentMessageResponseItem(TypeTagged):
     content: list[AgentMessageInputContent]
     id: str | None = None
     internal_chat_message_metadata_passthrough: InternalChatMessageMetadataPassthrough | None = Field(
-        None, alias="internal_chat_message_metadata_passthrough"
+        default=None, alias="internal_chat_message_metadata_passthrough"
     )
     recipient: str
     type: Literal["agent_message"] = "agent_message"
@@ -1175,10 +1175,10 @@ class AgentMessageResponseItem(TypeTagged):
 
 class ReasoningResponseItem(TypeTagged):
     content: list[ReasoningItemContent] | None = None
-    encrypted_content: str | None = Field(None, alias="encrypted_content")
+    encrypted_content: str | None = Field(default=None, alias="encrypted_content")
     id: str | None = None
     internal_chat_message_metadata_passthrough: InternalChatMessageMetadataPassthrough | None = Field(
-        None, alias="internal_chat_message_metadata_passthrough"
+        default=None, alias="internal_chat_message_metadata_passthrough"
     )
     summary: list[ReasoningItemReasoningSummary]
     type: Literal["reasoning"] = "reasoning"
@@ -1186,11 +1186,11 @@ class ReasoningResponseItem(TypeTagged):
 
 class LocalShellCallResponseItem(TypeTagged):
     action: LocalShellAction
-    call_id: str | None = Field(None, alias="call_id")
-    encrypted_content: str | None = Field(None, alias="encrypted_content")
+    call_id: str | None = Field(default=None, alias="call_id")
+    encrypted_content: str | None = Field(default=None, alias="encrypted_content")
     id: str | None = None
     internal_chat_message_metadata_passthrough: InternalChatMessageMetadataPassthrough | None = Field(
-        None, alias="internal_chat_message_metadata_passthrough"
+        default=None, alias="internal_chat_message_metadata_passthrough"
     )
     status: LocalShellStatus
     type: Literal["local_shell_call"] = "local_shell_call"
@@ -1198,10 +1198,10 @@ class LocalShellCallResponseItem(TypeTagged):
 
 class WebSearchCallResponseItem(TypeTagged):
     action: ResponsesApiWebSearchAction | None = None
-    encrypted_content: str | None = Field(None, alias="encrypted_content")
+    encrypted_content: str | None = Field(default=None, alias="encrypted_content")
     id: str | None = None
     internal_chat_message_metadata_passthrough: InternalChatMessageMetadataPassthrough | None = Field(
-        None, alias="internal_chat_message_metadata_passthrough"
+        default=None, alias="internal_chat_message_metadata_passthrough"
     )
     status: str | None = None
     type: Literal["web_search_call"] = "web_search_call"
@@ -1359,10 +1359,10 @@ class FileSystemSandboxEntry(Wire):
 
 class MessageResponseItem(TypeTagged):
     content: list[ContentItem]
-    encrypted_content: str | None = Field(None, alias="encrypted_content")
+    encrypted_content: str | None = Field(default=None, alias="encrypted_content")
     id: str | None = None
     internal_chat_message_metadata_passthrough: InternalChatMessageMetadataPassthrough | None = Field(
-        None, alias="internal_chat_message_metadata_passthrough"
+        default=None, alias="internal_chat_message_metadata_passthrough"
     )
     phase: MessagePhase | None = None
     role: str
@@ -1393,10 +1393,10 @@ class RequestPermissionProfile(Wire):
 
 
 class FunctionCallOutputResponseItem(TypeTagged):
-    call_id: str | None = Field(None, alias="call_id")
+    call_id: str | None = Field(default=None, alias="call_id")
     id: str | None = None
     internal_chat_message_metadata_passthrough: InternalChatMessageMetadataPassthrough | None = Field(
-        None, alias="internal_chat_message_metadata_passthrough"
+        default=None, alias="internal_chat_message_metadata_passthrough"
     )
     name: str | None = None
     namespace: str | None = None
@@ -1408,7 +1408,7 @@ class CustomToolCallOutputResponseItem(TypeTagged):
     call_id: str = Field(..., alias="call_id")
     id: str | None = None
     internal_chat_message_metadata_passthrough: InternalChatMessageMetadataPassthrough | None = Field(
-        None, alias="internal_chat_message_metadata_passthrough"
+        default=None, alias="internal_chat_message_metadata_passthrough"
     )
     name: str | None = None
     output: FunctionCallOutputBody

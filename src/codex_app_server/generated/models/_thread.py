@@ -41,9 +41,9 @@ class SubAgentSourceValue(OpenEnum):
 
 
 class ThreadSpawnSubAgentSourceBody(Wire):
-    agent_nickname: str | None = Field(None, alias="agent_nickname")
-    agent_path: str | None = Field(None, alias="agent_path")
-    agent_role: str | None = Field(None, alias="agent_role")
+    agent_nickname: str | None = Field(default=None, alias="agent_nickname")
+    agent_path: str | None = Field(default=None, alias="agent_path")
+    agent_role: str | None = Field(default=None, alias="agent_role")
     depth: int
     parent_thread_id: str = Field(..., alias="parent_thread_id")
 

@@ -426,7 +426,7 @@ class ThreadSortKey(OpenEnum):
 
 class TurnStartedThreadTimelineEntry(TypeTagged):
     position: int
-    started_at: int | None = Field(None, alias="started_at")
+    started_at: int | None = Field(default=None, alias="started_at")
     turn_id: str = Field(..., alias="turn_id")
     type: Literal["turnStarted"] = "turnStarted"
 
@@ -634,7 +634,7 @@ class ThreadSettings(Wire):
     effort: str | None = None
     model: str
     model_provider: str
-    multi_agent_mode: MultiAgentMode = Field("explicitRequestOnly", validate_default=True)
+    multi_agent_mode: MultiAgentMode = Field(default="explicitRequestOnly", validate_default=True)
     personality: Personality | None = None
     sandbox_policy: SandboxPolicy
     service_tier: str | None = None
@@ -699,11 +699,11 @@ class RealtimeThreadTimelineEntry(TypeTagged):
 
 
 class TurnCompletedThreadTimelineEntry(TypeTagged):
-    completed_at: int | None = Field(None, alias="completed_at")
-    duration_ms: int | None = Field(None, alias="duration_ms")
+    completed_at: int | None = Field(default=None, alias="completed_at")
+    duration_ms: int | None = Field(default=None, alias="duration_ms")
     error: TurnError | None = None
     position: int
-    started_at: int | None = Field(None, alias="started_at")
+    started_at: int | None = Field(default=None, alias="started_at")
     status: TurnStatus
     turn_id: str = Field(..., alias="turn_id")
     type: Literal["turnCompleted"] = "turnCompleted"
@@ -782,7 +782,7 @@ class ThreadForkResponse(Wire):
     instruction_sources: list[str] = []
     model: str
     model_provider: str
-    multi_agent_mode: MultiAgentMode = Field("explicitRequestOnly", validate_default=True)
+    multi_agent_mode: MultiAgentMode = Field(default="explicitRequestOnly", validate_default=True)
     reasoning_effort: str | None = None
     runtime_workspace_roots: list[str] = []
     sandbox: SandboxPolicy
@@ -818,7 +818,7 @@ class ThreadResumeResponse(Wire):
     items_backwards_cursor: str | None = None
     model: str
     model_provider: str
-    multi_agent_mode: MultiAgentMode = Field("explicitRequestOnly", validate_default=True)
+    multi_agent_mode: MultiAgentMode = Field(default="explicitRequestOnly", validate_default=True)
     reasoning_effort: str | None = None
     runtime_workspace_roots: list[str] = []
     sandbox: SandboxPolicy

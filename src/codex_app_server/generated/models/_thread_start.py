@@ -126,7 +126,7 @@ class ThreadStartResponse(Wire):
     instruction_sources: list[str] = []
     model: str
     model_provider: str
-    multi_agent_mode: MultiAgentMode = Field("explicitRequestOnly", validate_default=True)
+    multi_agent_mode: MultiAgentMode = Field(default="explicitRequestOnly", validate_default=True)
     reasoning_effort: str | None = None
     runtime_workspace_roots: list[str] = []
     sandbox: SandboxPolicy

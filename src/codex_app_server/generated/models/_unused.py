@@ -18,7 +18,7 @@ class AppLinksConfig(Wire):
 
 
 class AppToolConfig(Wire):
-    approval_mode: AppToolApproval | None = Field(None, alias="approval_mode")
+    approval_mode: AppToolApproval | None = Field(default=None, alias="approval_mode")
     enabled: bool | None = None
 
 
@@ -68,20 +68,20 @@ class W3cTraceContext(Wire):
 
 
 class AppConfig(Wire):
-    approvals_reviewer: ApprovalsReviewer | None = Field(None, alias="approvals_reviewer")
-    default_tools_approval_mode: AppToolApproval | None = Field(None, alias="default_tools_approval_mode")
-    default_tools_enabled: bool | None = Field(None, alias="default_tools_enabled")
-    destructive_enabled: bool | None = Field(None, alias="destructive_enabled")
+    approvals_reviewer: ApprovalsReviewer | None = Field(default=None, alias="approvals_reviewer")
+    default_tools_approval_mode: AppToolApproval | None = Field(default=None, alias="default_tools_approval_mode")
+    default_tools_enabled: bool | None = Field(default=None, alias="default_tools_enabled")
+    destructive_enabled: bool | None = Field(default=None, alias="destructive_enabled")
     enabled: bool = True
     links: AppLinksConfig | None = None
-    omit_tools_from: list[ToolExposureSurface] | None = Field(None, alias="omit_tools_from")
-    open_world_enabled: bool | None = Field(None, alias="open_world_enabled")
+    omit_tools_from: list[ToolExposureSurface] | None = Field(default=None, alias="omit_tools_from")
+    open_world_enabled: bool | None = Field(default=None, alias="open_world_enabled")
     tools: AppToolsConfig | None = None
 
 
 class AppLinkConfig(Wire):
-    approvals_reviewer: ApprovalsReviewer | None = Field(None, alias="approvals_reviewer")
-    default_tools_approval_mode: AppToolApproval | None = Field(None, alias="default_tools_approval_mode")
+    approvals_reviewer: ApprovalsReviewer | None = Field(default=None, alias="approvals_reviewer")
+    default_tools_approval_mode: AppToolApproval | None = Field(default=None, alias="default_tools_approval_mode")
 
 
 class RawResponseCompletedNotification(Wire):

@@ -1,0 +1,43 @@
+"""Errors as people read them: one line, the remedy in it, and an exit code that says what kind it was."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import click
+
+from codex_pool.cli import options
+
+
+@contextmanager
+def reported() -> Iterator[None]:
+    """Turn the errors that a verb can meet into messages on stderr and exit codes."""
+    from codex_app_server import (
+        AppServerError,
+        BinaryNotFoundError,
+        InvalidInputError,
+        TransportClosedError,
+        TurnFailedError,
+    )
+    from codex_pool.endpoints import EndpointError
+
+    try:
+        yield
+    except (EndpointError, InvalidInputError) as error:
+        fail(str(error), options.USAGE)
+    except (BinaryNotFoundError, TransportClosedError) as error:
+        fail(str(error), options.CANNOT_START)
+    except TurnFailedError as error:
+        fail(f"the turn failed: {error}", options.SOME_FAILED)
+    except AppServerError as error:
+        fail(str(error), options.SOME_FAILED)
+    except RuntimeError as error:
+        fail(str(error), options.CANNOT_START)
+
+
+def fail(message: str, code: int) -> None:
+    """Say what went wrong on stderr and exit."""
+    click.echo(f"codex-pool: {message}", err=True)
+    sys.exit(code)

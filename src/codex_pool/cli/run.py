@@ -1,0 +1,114 @@
+"""`codex-pool run`: one turn, its text on stdout."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from codex_pool.cli import options
+from codex_pool.cli.errors import reported
+
+if TYPE_CHECKING:
+    from codex_app_server import Codex
+
+
+@click.command(short_help="Run one turn; its text goes to stdout.")
+@click.argument("prompt")
+@options.connect_option
+@options.demo_option
+@click.option("-c", "--config", "overrides", metavar="KEY=VALUE", multiple=True, help="As in `codex-pool serve`.")
+@click.option("--codex-bin", type=click.Path(dir_okay=False), help="As in `codex-pool serve`.")
+@click.option("--model", help="Model of the turn.  [default: the configured one]")
+@click.option("--effort", help="Reasoning effort of the turn.  [default: the configured one]")
+@click.option("--sandbox", type=click.Choice(["read-only", "workspace-write", "danger-full-access"]))
+@click.option("--cwd", type=click.Path(exists=True, file_okay=False, resolve_path=True), help="Where codex works.")
+@click.pass_context
+def run(
+    context: click.Context,
+    prompt: str,
+    connect: str | None,
+    demo: bool,
+    overrides: tuple[str, ...],
+    codex_bin: str | None,
+    **settings: str | None,
+) -> None:
+    """Run one turn and stream its text to stdout. PROMPT `-` reads it from stdin.
+
+    Uses the daemon at the default endpoint if one is running there, else an app-server of its own; --connect names a
+    daemon, and -c, --codex-bin or --demo ask for an own app-server.
+    """
+    endpoint = options.endpoint_of(context, connect)
+    if prompt == "-":
+        prompt = sys.stdin.read()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with reported(), _codex(endpoint, overrides, codex_bin, demo) as codex:
+        _run_turn(codex, prompt, {name: value for name, value in settings.items() if value is not None})
+
+
+@contextlib.contextmanager
+def _codex(endpoint: str | None, overrides: tuple[str, ...], codex_bin: str | None, demo: bool) -> Iterator[Codex]:
+    from codex_app_server import AppServerConfig, Codex
+    from codex_pool import endpoints
+    from codex_pool.pool import connect, running_daemon
+
+    if endpoint is None and not (overrides or codex_bin or demo):
+        endpoint = running_daemon(endpoints.default_endpoint())
+        if endpoint is not None:
+            click.echo(f"codex-pool: using the daemon at {endpoint}", err=True)
+    with contextlib.ExitStack() as stack:
+        if endpoint is not None:
+            yield stack.enter_context(connect(endpoint, name="codex-pool run"))
+            return
+        env = {}
+        if demo:
+            import tempfile
+            from pathlib import Path
+
+            from codex_pool.demo import demo_home
+
+            home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="codex-pool-demo-")))
+            env["CODEX_HOME"] = str(stack.enter_context(demo_home(home)))
+        config = AppServerConfig(codex_bin=codex_bin, config_overrides=overrides, env=env)
+        yield stack.enter_context(Codex(config))
+
+
+def _run_turn(codex: Codex, prompt: str, settings: dict[str, Any]) -> None:
+    """Stream the turn; Ctrl-C interrupts it, a second one ends at once."""
+    effort = settings.pop("effort", None)
+    thread = codex.thread_start(ephemeral=True, **settings)
+    turn = thread.turn(prompt, **({"effort": effort} if effort is not None else {}))
+    from codex_app_server.operations import TurnCollector
+
+    collector = TurnCollector(turn.id)
+    at_line_start = True
+    interrupted = False
+    stream = turn.stream()
+    while True:
+        try:
+            for notification in stream:
+                if notification.method == "item/agentMessage/delta":
+                    text = notification.payload.delta
+                    sys.stdout.write(text)
+                    sys.stdout.flush()
+                    at_line_start = text.endswith("\n")
+                else:
+                    collector.add(notification)
+            break
+        except KeyboardInterrupt:
+            if interrupted:
+                sys.exit(options.INTERRUPTED)
+            interrupted = True
+            turn.interrupt()
+            stream = turn.stream()
+    if not at_line_start:
+        sys.stdout.write("\n")
+        sys.stdout.flush()
+    if interrupted:
+        click.echo("codex-pool: interrupted", err=True)
+        sys.exit(options.INTERRUPTED)
+    collector.result()

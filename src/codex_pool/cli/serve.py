@@ -1,0 +1,67 @@
+"""`codex-pool serve`: a pool as a daemon."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from codex_pool.cli import options
+from codex_pool.cli.errors import reported
+
+if TYPE_CHECKING:
+    from codex_pool.pool import Pool
+
+
+@click.command(short_help="Run a pool as a daemon that programs connect to.")
+@click.option(
+    "--endpoint",
+    metavar="ipc:///PATH",
+    help="Where clients connect.  [default: default.sock in the user's runtime directory]",
+)
+@options.pool_options
+@options.demo_option
+@click.option(
+    "--json", "as_json", is_flag=True, help="JSON lines on stdout: a launch record once ready, a done record last."
+)
+def serve(
+    endpoint: str | None,
+    workers: int,
+    turns_per_worker: int,
+    overrides: tuple[str, ...],
+    codex_bin: str | None,
+    demo: bool,
+    as_json: bool,
+) -> None:
+    """Run a pool as a daemon until Ctrl-C or SIGTERM.
+
+    Programs connect with codex_pool.connect(), the command line with --connect. Only the same user can connect.
+    """
+    from codex_pool.daemon.config import DaemonConfig
+    from codex_pool.daemon.lifecycle import run_daemon
+
+    config = DaemonConfig(endpoint, workers, turns_per_worker, overrides, codex_bin, demo)
+
+    def on_ready(pool: Pool) -> None:
+        if as_json:
+            _say({"record": "launch", "endpoint": pool.endpoint, "workers": workers, "pid": pool.supervisor_pid})
+        where = "" if endpoint is None else f" --connect {pool.endpoint}"
+        click.echo(
+            f"codex-pool: {workers} {'worker' if workers == 1 else 'workers'} ready on {pool.endpoint}", err=True
+        )
+        click.echo(f'  try   codex-pool run "hello"{where}', err=True)
+        click.echo(f"        codex-pool status{where}", err=True)
+        click.echo("  stop  Ctrl-C", err=True)
+
+    with reported():
+        run_daemon(config, on_ready)
+    if as_json:
+        _say({"record": "done", "exit_code": options.OK})
+    click.echo("codex-pool: stopped", err=True)
+
+
+def _say(record: dict[str, object]) -> None:
+    sys.stdout.write(json.dumps(record) + "\n")
+    sys.stdout.flush()

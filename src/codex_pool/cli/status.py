@@ -1,0 +1,40 @@
+"""`codex-pool status`: what a daemon is doing."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from codex_pool.cli import options
+from codex_pool.cli.errors import reported
+
+
+@click.command(short_help="Show what a daemon's workers and turns are doing.")
+@options.connect_option
+@click.option("--json", "as_json", is_flag=True, help="The result of pool/status as one JSON line.")
+@click.pass_context
+def status(context: click.Context, connect: str | None, as_json: bool) -> None:
+    """Show what the workers and turns of a daemon are doing."""
+    endpoint = options.endpoint_of(context, connect)
+    with reported():
+        from codex_pool.pool import connect as connect_to
+
+        with connect_to(endpoint, name="codex-pool status") as codex:
+            result = codex.client.request("pool/status")
+    if as_json:
+        click.echo(json.dumps(result))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    from codex_pool.daemon import status as view
+
+    console = Console(highlight=False)
+    console.print(view.summary(result))
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for number, title in enumerate(view.HEADER):
+        table.add_column(title, justify="right" if 2 <= number <= 5 else "left", no_wrap=True)
+    for row in view.rows(result):
+        table.add_row(*row)
+    console.print(table)

@@ -1,0 +1,49 @@
+"""What a daemon is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from codex_app_server import AppServerConfig
+from codex_pool import defaults, endpoints
+from codex_pool.demo import demo_home
+from codex_pool.pool import Pool
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonConfig:
+    """Configuration of one daemon. `endpoint` None is the user's default one."""
+
+    endpoint: str | None = None
+    workers: int = defaults.WORKERS
+    turns_per_worker: int = defaults.TURNS_PER_WORKER
+    overrides: tuple[str, ...] = ()
+    codex_bin: str | None = None
+    demo: bool = False
+    env: dict[str, str] = field(default_factory=dict)
+
+    @contextmanager
+    def pool(self) -> Iterator[Pool]:
+        """The pool, not started yet. With `demo` the loopback model runs as long as the context lasts."""
+        endpoint = self.endpoint or endpoints.default_endpoint()
+        endpoints.ipc_path(endpoint)
+        if not self.demo:
+            yield self._pool(endpoint, {})
+            return
+        home = endpoints.ipc_path(endpoint).with_suffix(".demo")
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with demo_home(home):
+            yield self._pool(endpoint, {"CODEX_HOME": str(home)})
+
+    def _pool(self, endpoint: str, env: dict[str, str]) -> Pool:
+        config = AppServerConfig(
+            codex_bin=Path(self.codex_bin) if self.codex_bin else None,
+            config_overrides=self.overrides,
+            env={**self.env, **env},
+            client_name="codex_pool",
+            client_title="codex-pool",
+        )
+        return Pool(self.workers, config, turns_per_worker=self.turns_per_worker, endpoint=endpoint)

@@ -1,0 +1,43 @@
+"""The life of a daemon: start, say so, wait for a signal or the pool's own end, stop."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable
+from types import FrameType
+
+from codex_pool.daemon.config import DaemonConfig
+from codex_pool.pool import Pool
+
+POLL_S = 0.5
+
+
+class PoolEndedError(RuntimeError):
+    """The pool gave up while the daemon ran; the message says why."""
+
+
+def run_daemon(config: DaemonConfig, on_ready: Callable[[Pool], None]) -> None:
+    """Run a pool until SIGINT or SIGTERM; call it in the main thread. `on_ready` is called once clients can connect.
+
+    A second signal while it stops ends the process at once; the pool's processes then end by themselves.
+    Raises what Pool raises when it cannot start, and PoolEndedError.
+    """
+    stopping = threading.Event()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if stopping.is_set():
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        stopping.set()
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with config.pool() as pool, pool:
+            on_ready(pool)
+            while not stopping.is_set():
+                if pool.wait_ended(POLL_S):
+                    raise PoolEndedError(pool.failure or "the pool ended")
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

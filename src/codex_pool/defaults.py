@@ -1,0 +1,6 @@
+"""Defaults that the library and the command line share."""
+
+from __future__ import annotations
+
+WORKERS = 2
+TURNS_PER_WORKER = 8

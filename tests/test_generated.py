@@ -1,0 +1,498 @@
+"""The generated package against the schema of the installed runtime, and against what it promises its users."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from codex_app_server.generated import models, options, routing
+
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPT = ROOT / "scripts" / "update_sdk_artifacts.py"
+GENERATED = ROOT / "src" / "codex_app_server" / "generated"
+BUNDLE = "codex_app_server_protocol.schemas.json"
+Schema = dict[str, Any]
+
+
+@pytest.fixture(scope="session")
+def dumps(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The schema of the installed runtime, stable and experimental."""
+    import codex_cli_bin
+
+    codex = str(codex_cli_bin.bundled_codex_path())
+    out = tmp_path_factory.mktemp("schema")
+    for name, flags in (("stable", []), ("experimental", ["--experimental"])):
+        command = [codex, "app-server", "generate-json-schema", *flags, "--out", str(out / name)]
+        subprocess.run(command, check=True, capture_output=True, timeout=30)
+    return out / "stable", out / "experimental"
+
+
+@pytest.fixture(scope="session")
+def definitions(dumps: tuple[Path, Path]) -> Schema:
+    """All definitions of the experimental dump, flat."""
+    top: Schema = json.loads((dumps[1] / BUNDLE).read_text(encoding="utf-8"))["definitions"]
+    return {**top, **top.pop("v2")}
+
+
+@pytest.fixture
+def changed(dumps: tuple[Path, Path], tmp_path: Path) -> Iterator[tuple[tuple[Path, Path], Schema, Schema]]:
+    """A copy of the dumps with both bundles opened for changes; `save(changed)` writes them back."""
+    copies = tmp_path / "stable", tmp_path / "experimental"
+    for source, target in zip(dumps, copies, strict=True):
+        target.mkdir()
+        shutil.copyfile(source / BUNDLE, target / BUNDLE)
+    stable, experimental = (json.loads((copy / BUNDLE).read_text(encoding="utf-8")) for copy in copies)
+    yield copies, stable, experimental
+
+
+def save(changed: tuple[tuple[Path, Path], Schema, Schema]) -> tuple[Path, Path]:
+    for directory, bundle in zip(changed[0], changed[1:], strict=True):
+        (directory / BUNDLE).write_text(json.dumps(bundle), encoding="utf-8")
+    return changed[0]
+
+
+@pytest.fixture(scope="session")
+def scripts() -> Iterator[ModuleType]:
+    """The maintainer script as a module."""
+    sys.path.insert(0, str(SCRIPT.parent))
+    try:
+        import update_sdk_artifacts
+
+        yield update_sdk_artifacts
+    finally:
+        sys.path.remove(str(SCRIPT.parent))
+
+
+def generate(out: Path, schemas: tuple[Path, Path]) -> subprocess.CompletedProcess[str]:
+    flags = ["--schema-dir", str(schemas[0]), "--experimental-schema-dir", str(schemas[1]), "--out", str(out)]
+    command = [sys.executable, str(SCRIPT), "generate-types", *flags]
+    return subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
+
+
+def files(package: Path) -> dict[str, bytes]:
+    return {path.relative_to(package).as_posix(): path.read_bytes() for path in sorted(package.rglob("*.py"))}
+
+
+def run(code: str, *paths: Path) -> str:
+    """Runs code in a fresh interpreter and returns what it prints."""
+    prelude = f"import sys; sys.path[:0] = {[str(path) for path in paths]!r}\n"
+    done = subprocess.run(
+        [sys.executable, "-c", prelude + code], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+# --- the generator
+
+
+def test_the_committed_files_are_what_the_script_makes(dumps: tuple[Path, Path], tmp_path: Path) -> None:
+    out = tmp_path / "generated"
+    (out / "models").mkdir(parents=True)
+    (out / "models" / "_left_over.py").write_text("raise RuntimeError\n")
+    done = generate(out, dumps)
+    assert done.returncode == 0, done.stderr
+    assert files(out) == files(GENERATED)
+
+
+def test_a_new_method_appears_in_routing_and_models(
+    changed: tuple[tuple[Path, Path], Schema, Schema], tmp_path: Path
+) -> None:
+    text = {"type": "string"}
+    for bundle in changed[1:]:
+        for method, name, keys in (
+            ("widget/polish", "WidgetPolish", ["shadeName"]),
+            ("thread/widget/polish", "ThreadWidgetPolish", ["threadId"]),
+        ):
+            params = {"type": "object", "properties": {key: text for key in keys}, "required": keys}
+            bundle["definitions"]["v2"][f"{name}Params"] = params
+            bundle["definitions"]["v2"][f"{name}Response"] = {"type": "object", "properties": {"gloss": text}}
+            call = {"method": {"enum": [method]}, "params": {"$ref": f"#/definitions/v2/{name}Params"}}
+            bundle["definitions"]["ClientRequest"]["oneOf"].append({"type": "object", "properties": call})
+    done = generate(tmp_path / "grown", save(changed))
+    assert done.returncode == 0, done.stderr
+    printed = run(
+        "from grown import models, routing\n"
+        "import json\n"
+        "rows = {m: r._asdict() for m, r in routing.REQUESTS.items() if 'widget' in m}\n"
+        "made = models.WidgetPolishParams(shade_name='red').model_dump_json(by_alias=True)\n"
+        "print(json.dumps([rows, made]))",
+        tmp_path,
+    )
+    rows, made = json.loads(printed)
+    assert made == '{"shadeName":"red"}'
+    assert rows["widget/polish"] == {
+        "params": "WidgetPolishParams",
+        "result": "WidgetPolishResponse",
+        "scope": "unassigned",
+        "thread": None,
+        "turn": None,
+        "result_thread": False,
+        "result_turn": False,
+        "experimental": False,
+    }
+    assert (rows["thread/widget/polish"]["scope"], rows["thread/widget/polish"]["thread"]) == ("owner", "threadId")
+
+
+def test_a_result_that_cannot_be_found_is_an_error_that_names_it(
+    changed: tuple[tuple[Path, Path], Schema, Schema], tmp_path: Path
+) -> None:
+    for bundle in changed[1:]:
+        call = {"method": {"enum": ["widget/polish"]}}
+        bundle["definitions"]["ClientRequest"]["oneOf"].append({"type": "object", "properties": call})
+    done = generate(tmp_path / "out", save(changed))
+    assert done.returncode == 1
+    assert "widget/polish" in done.stderr and "WidgetPolishResponse" in done.stderr and "RESULTS" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_two_definitions_that_want_one_name_are_an_error(
+    changed: tuple[tuple[Path, Path], Schema, Schema], scripts: ModuleType
+) -> None:
+    for bundle in changed[1:]:
+        bundle["definitions"]["v2"]["TextUserInput"] = {"type": "object", "properties": {"b": {"type": "string"}}}
+    with pytest.raises(scripts.SchemaError, match=r"TextUserInput comes from .* and from .*UserInput"):
+        scripts.load("0", *save(changed))
+
+
+def test_a_scope_for_a_method_that_is_gone_is_an_error(dumps: tuple[Path, Path], scripts: ModuleType) -> None:
+    with pytest.raises(scripts.SchemaError, match="thread/gone"):
+        scripts.emit_routing(scripts.load("0", *dumps), {"thread/gone": "any"})
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [('anywhere = ["a/b"]', "anywhere"), ('any = ["a/b"]\nall = ["a/b"]', "a/b is in any and in all")],
+)
+def test_a_wrong_scopes_table_is_an_error(table: str, message: str, tmp_path: Path, scripts: ModuleType) -> None:
+    path = tmp_path / "scopes.toml"
+    path.write_text(table)
+    with pytest.raises(scripts.SchemaError, match=message):
+        scripts.read_scopes(path)
+
+
+def test_no_wording_of_the_schema_is_carried_over(definitions: Schema) -> None:
+    written = "".join(path.read_text(encoding="utf-8") for path in GENERATED.rglob("*.py"))
+
+    def sentences(schema: Any) -> Iterator[str]:
+        if isinstance(schema, dict):
+            if isinstance(schema.get("description"), str):
+                yield from (line for line in schema["description"].splitlines() if len(line) > 30)
+            for value in schema.values():
+                yield from sentences(value)
+        elif isinstance(schema, list):
+            for value in schema:
+                yield from sentences(value)
+
+    found = set(sentences(definitions))
+    assert len(found) > 100
+    assert [line for line in found if line in written] == []
+
+
+# --- routing
+
+
+def test_every_method_of_the_runtime_has_a_scope() -> None:
+    assert [method for method, request in routing.REQUESTS.items() if request.scope == "unassigned"] == []
+
+
+def test_scopes_follow_the_rule_and_the_table() -> None:
+    scopes = {method: request.scope for method, request in routing.REQUESTS.items()}
+    assert {scopes[m] for m in ("thread/resume", "turn/start", "turn/interrupt", "thread/read")} == {"owner"}
+    assert scopes["thread/start"] == "any"
+    assert scopes["thread/unsubscribe"] == scopes["initialize"] == scopes["command/exec"] == "session"
+    assert scopes["thread/list"] == scopes["thread/loaded/list"] == "merged"
+    assert scopes["config/value/write"] == "all"
+    assert scopes["account/login/start"] == "account"
+    assert scopes["windowsSandbox/setupStart"] == "refused"
+    assert all(request.thread for request in routing.REQUESTS.values() if request.scope == "owner")
+
+
+def test_every_method_of_the_schema_is_there(dumps: tuple[Path, Path], definitions: Schema) -> None:
+    stable = json.loads((dumps[0] / BUNDLE).read_text(encoding="utf-8"))["definitions"]
+    for kind, table in (
+        ("ClientRequest", routing.REQUESTS),
+        ("ServerNotification", routing.NOTIFICATIONS),
+        ("ServerRequest", routing.SERVER_REQUESTS),
+    ):
+        listed = {branch["properties"]["method"]["enum"][0] for branch in definitions[kind]["oneOf"]}
+        assert table.keys() == listed
+        known = {branch["properties"]["method"]["enum"][0] for branch in stable[kind]["oneOf"]}
+        if kind != "ServerRequest":
+            assert {method for method, row in table.items() if not row.experimental} == known  # type: ignore[union-attr]
+
+
+def test_ids_are_where_the_schema_has_them(definitions: Schema) -> None:
+    direct = {
+        branch["properties"]["method"]["enum"][0]
+        for branch in definitions["ServerNotification"]["oneOf"]
+        if "turnId" in definitions[branch["properties"]["params"]["$ref"].rsplit("/", 1)[-1]].get("properties", {})
+    }
+    assert {method for method, row in routing.NOTIFICATIONS.items() if row.turn == "turnId"} == direct
+    assert len(direct) >= 28
+    assert {m for m, row in routing.NOTIFICATIONS.items() if row.turn == "turn.id"} == {
+        "turn/started",
+        "turn/completed",
+    }
+    assert routing.NOTIFICATIONS["thread/started"].thread == "thread.id"
+    assert routing.REQUESTS["turn/steer"].turn == "expectedTurnId"
+    assert routing.SERVER_REQUESTS["execCommandApproval"].thread == "conversationId"
+    elicitation = routing.SERVER_REQUESTS["mcpServer/elicitation/request"]
+    assert (elicitation.thread, elicitation.turn) == ("threadId", "turnId")
+
+
+def test_results_that_carry_ids_are_known() -> None:
+    starts = {method for method, request in routing.REQUESTS.items() if request.result_turn}
+    assert starts == {"turn/start", "review/start", "thread/queue/start"}
+    assert {"thread/start", "thread/resume", "thread/fork"} <= {
+        m for m, r in routing.REQUESTS.items() if r.result_thread
+    }
+
+
+def test_only_pieces_that_come_again_whole_are_droppable() -> None:
+    droppable = {method for method, row in routing.NOTIFICATIONS.items() if row.droppable}
+    assert {"item/agentMessage/delta", "item/reasoning/textDelta", "item/commandExecution/outputDelta"} <= droppable
+    assert not droppable & {
+        "turn/completed",
+        "item/completed",
+        "command/exec/outputDelta",
+        "process/outputDelta",
+        "error",
+    }
+
+
+def test_routing_and_options_do_without_pydantic() -> None:
+    printed = run(
+        "import codex_app_server.generated.routing, codex_app_server.generated.options\n"
+        "print([name for name in sys.modules if name.startswith('pydantic') or '.models' in name])",
+        ROOT / "src",
+    )
+    assert printed == "[]"
+
+
+# --- models
+
+
+def test_importing_models_loads_no_model() -> None:
+    printed = run(
+        "from codex_app_server.generated import models\n"
+        "before = {name for name in sys.modules if '.models._' in name or name == 'pydantic.main'}\n"
+        "models.Turn\n"
+        "print(before, 'codex_app_server.generated.models._plugin' in sys.modules)",
+        ROOT / "src",
+    )
+    assert printed == "set() False"
+
+
+def test_every_name_resolves_and_the_unknown_one_does_not() -> None:
+    for name in models.MODULES:
+        assert getattr(models, name) is not None
+    assert set(models.MODULES) <= set(dir(models))
+    with pytest.raises(AttributeError, match="no attribute 'Nope'"):
+        models.Nope  # type: ignore[attr-defined]  # noqa: B018
+
+
+class Samples:
+    """Makes wire values out of a schema: small ones with what is required, full ones with all there is and more."""
+
+    def __init__(self, definitions: Schema, *, full: bool) -> None:
+        self._definitions = definitions
+        self._full = full
+
+    def of(self, schema: Any, depth: int = 0) -> list[Any]:
+        """One value for every branch of the schema's union, or the only one."""
+        if not isinstance(schema, dict):
+            return [{"any": 1}]
+        if "$ref" in schema:
+            return self.of(self._definitions[schema["$ref"].rsplit("/", 1)[-1]], depth)
+        if "allOf" in schema:
+            return self.of(schema["allOf"][0], depth)
+        choices: list[Schema] = schema.get("oneOf") or schema.get("anyOf") or []
+        branches = [choice for choice in choices if choice.get("type") != "null"]
+        if branches:
+            common = self._object(schema, depth) if "properties" in schema else None
+            found = [value for branch in branches for value in self.of(branch, depth)]
+            return found if common is None else [{**common, **value} for value in found]
+        if "enum" in schema:
+            return list(schema["enum"])
+        kinds = schema.get("type", "any")
+        kind = kinds if isinstance(kinds, str) else next(k for k in kinds if k != "null")
+        if kind == "object":
+            return [self._object(schema, depth)]
+        if kind == "array":
+            return [self.of(schema.get("items", True), depth + 1) if self._full and depth < 5 else []]
+        return [{"string": "text", "integer": 7, "number": 1.5, "boolean": True, "any": {"any": [1]}}[kind]]
+
+    def _object(self, schema: Schema, depth: int) -> Schema:
+        required = schema.get("required", ())
+        value = {
+            key: self.of(part, depth + 1)[0]
+            for key, part in schema.get("properties", {}).items()
+            if key in required or (self._full and depth < 5)
+        }
+        if self._full and schema.get("additionalProperties") is not False:
+            extra = schema.get("additionalProperties", True)
+            value["zz-added"] = self.of(extra, depth + 1)[0] if isinstance(extra, dict) else {"any": 1}
+        return value
+
+
+@pytest.mark.parametrize("full", [False, True], ids=["small", "full"])
+def test_every_definition_round_trips(definitions: Schema, full: bool) -> None:
+    samples = Samples(definitions, full=full)
+    tried = 0
+    for name in sorted(models.MODULES.keys() & definitions.keys()):
+        adapter = models.adapter(name)
+        for sample in samples.of(definitions[name]):
+            wire = json.dumps(sample)
+            dumped = adapter.dump_json(adapter.validate_json(wire), by_alias=True, exclude_unset=True)
+            assert json.loads(dumped) == sample, f"{name}: {wire}"
+            tried += 1
+    assert tried > 1000
+
+
+def test_every_type_that_routing_names_is_a_definition(definitions: Schema) -> None:
+    names = {name for row in routing.REQUESTS.values() for name in (row.params, row.result) if name is not None}
+    names |= {row.payload for row in routing.NOTIFICATIONS.values()}
+    names |= {name for row in routing.SERVER_REQUESTS.values() for name in (row.params, row.result)}
+    assert names <= models.MODULES.keys() & definitions.keys()
+
+
+def test_fields_are_snake_case_here_and_camel_case_on_the_wire() -> None:
+    wire = {"threadId": "a", "turnId": "b", "itemId": "c", "delta": "d"}
+    from_wire = models.AgentMessageDeltaNotification.model_validate(wire)
+    from_python = models.AgentMessageDeltaNotification(thread_id="a", turn_id="b", item_id="c", delta="d")
+    assert from_wire == from_python
+    assert (from_wire.thread_id, from_wire.item_id) == ("a", "c")
+    assert from_python.model_dump(by_alias=True) == wire
+    assert models.TextUserInput(text="t", text_elements=[]).model_dump(by_alias=True)["text_elements"] == []
+
+
+def test_a_null_is_kept_apart_from_what_is_not_set() -> None:
+    params = models.TurnStartParams(thread_id="t", input=[], model=None)
+    assert json.loads(params.model_dump_json(by_alias=True, exclude_unset=True)) == {
+        "threadId": "t",
+        "input": [],
+        "model": None,
+    }
+
+
+def turn(**changes: Any) -> Schema:
+    return {"id": "t", "items": [], "status": "completed", **changes}
+
+
+def test_enums_compare_with_members_and_with_strings() -> None:
+    status = models.Turn.model_validate(turn()).status
+    assert status is models.TurnStatus.completed
+    assert status == "completed"
+    assert f"{status} {status!s}" == "completed completed"
+    assert models.TurnStatus.in_progress.value == "inProgress"
+
+
+def test_an_unknown_enum_value_is_kept() -> None:
+    parsed = models.Turn.model_validate_json(json.dumps(turn(status="hibernating")))
+    assert parsed.status == "hibernating"
+    assert parsed.status != models.TurnStatus.completed
+    assert parsed.status in {"hibernating"}
+    assert isinstance(parsed.status, models.TurnStatus)
+    assert json.loads(parsed.model_dump_json(by_alias=True, exclude_unset=True)) == turn(status="hibernating")
+    assert "hibernating" not in models.TurnStatus.__members__
+    with pytest.raises(ValidationError):
+        models.Turn.model_validate(turn(status=5))
+
+
+def test_an_unknown_item_is_kept_among_known_ones() -> None:
+    items = [
+        {"type": "hologram", "id": "h", "beamWidth": {"x": 1}},
+        {"type": "agentMessage", "id": "m", "text": "hi"},
+    ]
+    parsed = models.Turn.model_validate(turn(items=items))
+    unknown, known = parsed.items
+    assert isinstance(unknown, models.UnrecognizedThreadItem)
+    assert (unknown.type, unknown.id) == ("hologram", "h")  # type: ignore[attr-defined]
+    assert isinstance(known, models.AgentMessageThreadItem)
+    assert known.text == "hi"
+    assert parsed.model_dump(by_alias=True, exclude_unset=True)["items"] == items
+
+
+def test_a_mistake_in_a_known_branch_is_an_error_not_an_unknown_branch() -> None:
+    with pytest.raises(ValidationError, match="'agentMessage' is a known branch"):
+        models.Turn.model_validate(turn(items=[{"type": "agentMessage", "id": "m"}]))
+    with pytest.raises(ValidationError, match="'granular' is a known branch"):
+        models.adapter("AskForApproval").validate_python({"granular": {"rules": True}})
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("serverOverloaded", "CodexErrorInfoValue"),
+        ("somethingNew", "CodexErrorInfoValue"),
+        ({"httpConnectionFailed": {"httpStatusCode": 502}}, "HttpConnectionFailedCodexErrorInfo"),
+        ({"quantumFailure": {"spin": 1}}, "UnrecognizedCodexErrorInfo"),
+    ],
+)
+def test_unions_of_strings_and_objects_are_open_on_both_sides(value: Any, expected: str) -> None:
+    adapter = models.adapter("CodexErrorInfo")
+    parsed = adapter.validate_python(value)
+    assert type(parsed).__name__ == expected
+    assert adapter.dump_python(parsed, mode="json", by_alias=True, exclude_unset=True) == value
+
+
+@pytest.mark.parametrize(
+    ("schema", "expected"),
+    [
+        ({"type": "boolean", "default": True}, "McpElicitationBooleanSchema"),
+        ({"type": "string", "format": "email"}, "McpElicitationStringSchema"),
+        ({"type": "integer", "minimum": 1}, "McpElicitationNumberSchema"),
+        ({"type": "string", "enum": ["a"]}, "McpElicitationUntitledSingleSelectEnumSchema"),
+        ({"type": "string", "enum": ["a"], "enumNames": ["A"]}, "McpElicitationLegacyTitledEnumSchema"),
+        ({"type": "tensor", "rank": 3}, "UnrecognizedMcpElicitationPrimitiveSchema"),
+    ],
+)
+def test_a_form_field_is_told_by_its_shape(schema: Schema, expected: str) -> None:
+    adapter = models.adapter("McpElicitationPrimitiveSchema")
+    parsed = adapter.validate_python(schema)
+    assert type(parsed).__name__ == expected
+    assert adapter.dump_python(parsed, mode="json", by_alias=True, exclude_unset=True) == schema
+
+
+def test_a_branch_made_by_hand_sends_its_tag() -> None:
+    params = models.TurnStartParams(
+        thread_id="t",
+        input=[models.TextUserInput(text="hi")],
+        approval_policy=models.AskForApprovalValue.never,
+        sandbox_policy=models.WorkspaceWriteSandboxPolicy(writable_roots=["/w"]),
+    )
+    assert json.loads(params.model_dump_json(by_alias=True, exclude_unset=True)) == {
+        "threadId": "t",
+        "input": [{"type": "text", "text": "hi"}],
+        "approvalPolicy": "never",
+        "sandboxPolicy": {"type": "workspaceWrite", "writableRoots": ["/w"]},
+    }
+
+
+# --- options
+
+
+def test_options_are_the_params_that_are_not_passed_by_position(definitions: Schema) -> None:
+    assert options.OPTION_NAMES["TurnSteerOptions"] == {
+        "additional_context",
+        "client_user_message_id",
+        "responsesapi_client_metadata",
+    }
+    for name, names in options.OPTION_NAMES.items():
+        assert getattr(options, name).__optional_keys__ == names
+    model = models.ThreadStartParams
+    assert options.OPTION_NAMES["ThreadStartOptions"] == model.model_fields.keys()
+    assert {"threadId", "thread_id", "input"}.isdisjoint(options.OPTION_NAMES["TurnStartOptions"])
+    assert (
+        models.TurnStartParams.model_fields.keys() - {"thread_id", "input"} == options.OPTION_NAMES["TurnStartOptions"]
+    )
