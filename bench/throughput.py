@@ -9,9 +9,9 @@ of turns at once, against one loopback model in a process of its own:
     published-N   the same over N app-servers, driven by hand
     pool          codex_pool, N workers, one asyncio client
 
-They take turns within each round, in an order that rotates, so that a drift of the machine hits all alike. What is
-reported is the median over rounds, and the pool's ratio to each peer as the median of the ratios of each round. Start-up
-is not counted; a warm-up of each is thrown away.
+They take turns within each round, in an order that rotates, so that a drift of the machine hits all alike. Reported are
+the median over rounds, and the pool's ratio to each peer as the median of the ratios of the rounds. Start-up is not
+counted; a warm-up of each is thrown away.
 """
 
 from __future__ import annotations
@@ -150,18 +150,20 @@ def main() -> int:
         "pool": lambda home: pooled(home, workers, concurrency),
     }
     rates: dict[str, list[float]] = {name: [] for name in competitors}
-    with tempfile.TemporaryDirectory(prefix="codex-pool-bench-") as directory:
-        with demo_home(Path(directory) / "home", script=None) as home:
-            for number in range(arguments.rounds):
-                names = list(competitors)
-                names = names[number % len(names) :] + names[: number % len(names)]
-                for name in names:
-                    # Only the competitor under measurement has processes: idle peers would still cost memory and beats.
-                    with competitors[name](home) as run:
-                        run(concurrency * 2)
-                        rate = arguments.turns / run(arguments.turns)
-                    rates[name].append(rate)
-                    print(f"round {number + 1}/{arguments.rounds}  {name:<12} {rate:6.1f} turns/s", file=sys.stderr)
+    with (
+        tempfile.TemporaryDirectory(prefix="codex-pool-bench-") as directory,
+        demo_home(Path(directory) / "home", script=None) as home,
+    ):
+        for number in range(arguments.rounds):
+            names = list(competitors)
+            names = names[number % len(names) :] + names[: number % len(names)]
+            for name in names:
+                # Only the competitor under measurement has processes: idle peers would still cost memory and beats.
+                with competitors[name](home) as run:
+                    run(concurrency * 2)
+                    rate = arguments.turns / run(arguments.turns)
+                rates[name].append(rate)
+                print(f"round {number + 1}/{arguments.rounds}  {name:<12} {rate:6.1f} turns/s", file=sys.stderr)
 
     medians = {name: statistics.median(values) for name, values in rates.items()}
     ratios = {

@@ -349,14 +349,17 @@ def test_http_errors_keep_the_connection(model: LoopbackModel, client: Client) -
     ]
 
 
-def test_a_dropped_connection(model: LoopbackModel) -> None:
-    for prompt, sent in (("[[drop 3]]", 3), ("[[drop 2 pace_ms=1]]", 2), ("[[drop]]", 0)):
-        # `with`: a response that failed to be read keeps its socket.
-        with Client(model).ask(prompt) as response, pytest.raises(http.client.IncompleteRead):
-            response.read()
-        assert model.requests[-1].outcome == "dropped" and model.requests[-1].deltas_sent == sent
+@pytest.mark.parametrize(("prompt", "sent"), [("[[drop 3]]", 3), ("[[drop 2 pace_ms=1]]", 2), ("[[drop]]", 0)])
+def test_a_dropped_connection(model: LoopbackModel, client: Client, prompt: str, sent: int) -> None:
+    # `with`: a response that failed to be read keeps its socket.
+    with client.ask(prompt) as response, pytest.raises(http.client.IncompleteRead):
+        response.read()
+    assert (model.requests[-1].outcome, model.requests[-1].deltas_sent) == ("dropped", sent)
+
+
+def test_a_connection_dropped_before_the_first_byte(client: Client) -> None:
     with pytest.raises(http.client.RemoteDisconnected):
-        Client(model).ask("[[drop null]]")
+        client.ask("[[drop null]]")
 
 
 @pytest.mark.parametrize(

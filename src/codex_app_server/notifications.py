@@ -83,5 +83,4 @@ def _validator(method: str) -> Callable[[bytes], Any] | None:
         return None
     from .generated import models
 
-    validate: Callable[[bytes], Any] = getattr(models, entry.payload).model_validate_json
-    return validate
+    return models.adapter(entry.payload).validate_json

@@ -64,11 +64,10 @@ def encode_params(type_name: str, fields: Mapping[str, Any]) -> bytes:
 
     from .generated import models
 
-    model = getattr(models, type_name)
+    adapter = models.adapter(type_name)
     try:
-        value = model(**{name: field for name, field in fields.items() if field is not None})
-        encoded: str = value.model_dump_json(by_alias=True, exclude_unset=True)
-        return encoded.encode()
+        value = adapter.validate_python({name: field for name, field in fields.items() if field is not None})
+        return adapter.dump_json(value, by_alias=True, exclude_unset=True)
     except ValidationError as error:
         problems = "; ".join(
             f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}" for problem in error.errors()
@@ -84,7 +83,7 @@ def _finish_with(type_name: str | None) -> Callable[[bytes], Any]:
             return msgspec.json.decode(result)
         from .generated import models
 
-        return getattr(models, type_name).model_validate_json(result)
+        return models.adapter(type_name).validate_json(result)
 
     return finish
 

@@ -135,7 +135,9 @@ class Pool:
                 self._supervisor.stdin.flush()
             in_time = self._started.wait(START_LIMIT_S)
             if self._failure is not None:
-                raise PoolStartError(f"the pool could not start {argv[0]}: {self._failure['reason']}", self._failure["stderr"])
+                raise PoolStartError(
+                    f"the pool could not start {argv[0]}: {self._failure['reason']}", self._failure["stderr"]
+                )
             if not in_time:
                 raise PoolStartError(f"the pool was not ready within {START_LIMIT_S:.0f} s")
         except BaseException:

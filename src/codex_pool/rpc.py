@@ -11,6 +11,9 @@ from codex_pool.wire import ThreadRecord
 
 SANDBOX_MODES = {"readOnly": "read-only", "workspaceWrite": "workspace-write", "dangerFullAccess": "danger-full-access"}
 
+# After these the app-server that answered holds the thread; others that answer with a thread only read it.
+LOADS_THREAD = frozenset({"thread/start", "thread/resume", "thread/fork"})
+
 _NULL = msgspec.Raw(b"null")
 
 

@@ -323,7 +323,7 @@ class BrokerCore:
             adopt = record
             thread.worker = worker.name
             worker.threads.add(record.thread_id)
-        if thread is not None and call.session not in thread.followers and REQUESTS[call.method].result_thread:
+        if thread is not None and call.method in rpc.LOADS_THREAD:
             thread.followers[call.session] = None
         self._dispatch(call, worker, adopt, now, out)
         if adopt is not None and thread is not None:

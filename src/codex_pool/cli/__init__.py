@@ -43,7 +43,11 @@ class _Verbs(click.Group):
             formatter.write_dl([(name, summary) for name, (_, _, summary) in _VERBS.items()])
 
 
-@click.group(cls=_Verbs, subcommand_metavar="VERB [ARGS]...", context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=_Verbs,
+    subcommand_metavar="VERB [ARGS]...",
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(__version__, "--version", prog_name="codex-pool", message="%(prog)s %(version)s")
 def main() -> None:
     """A pool of codex app-server processes.

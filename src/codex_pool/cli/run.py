@@ -35,7 +35,10 @@ def run(
     demo: bool,
     overrides: tuple[str, ...],
     codex_bin: str | None,
-    **settings: str | None,
+    model: str | None,
+    effort: str | None,
+    sandbox: str | None,
+    cwd: str | None,
 ) -> None:
     """Run one turn and stream its text to stdout. PROMPT `-` reads it from stdin.
 
@@ -47,7 +50,7 @@ def run(
         prompt = sys.stdin.read()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with reported(), _codex(endpoint, overrides, codex_bin, demo) as codex:
-        _run_turn(codex, prompt, {name: value for name, value in settings.items() if value is not None})
+        _run_turn(codex, prompt, {"model": model, "sandbox": sandbox, "cwd": cwd}, {"effort": effort})
 
 
 @contextlib.contextmanager
@@ -77,13 +80,11 @@ def _codex(endpoint: str | None, overrides: tuple[str, ...], codex_bin: str | No
         yield stack.enter_context(Codex(config))
 
 
-def _run_turn(codex: Codex, prompt: str, settings: dict[str, Any]) -> None:
+def _run_turn(codex: Codex, prompt: str, thread_options: Any, turn_options: Any) -> None:
     """Stream the turn; Ctrl-C interrupts it, a second one ends at once."""
-    effort = settings.pop("effort", None)
-    thread = codex.thread_start(ephemeral=True, **settings)
-    turn = thread.turn(prompt, **({"effort": effort} if effort is not None else {}))
     from codex_app_server.operations import TurnCollector
 
+    turn = codex.thread_start(ephemeral=True, **thread_options).turn(prompt, **turn_options)
     collector = TurnCollector(turn.id)
     at_line_start = True
     interrupted = False

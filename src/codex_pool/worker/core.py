@@ -301,9 +301,8 @@ class WorkerCore:
             self._on_own_reply(request, reply, out)
             return
         record = None
-        entry = REQUESTS.get(request.method)
         if not reply.is_error:
-            if entry is not None and entry.result_thread:
+            if request.method in rpc.LOADS_THREAD:
                 record = self._hold_thread(rpc.result_of(reply.line), request)
             if request.method in _RELEASES_THREAD and request.thread_id is not None:
                 self._release_thread(request.thread_id, out, keep=False)
