@@ -95,6 +95,7 @@ def run(code: str, *paths: Path) -> str:
 # --- the generator
 
 
+@pytest.mark.generate
 def test_the_committed_files_are_what_the_script_makes(dumps: tuple[Path, Path], tmp_path: Path) -> None:
     out = tmp_path / "generated"
     (out / "models").mkdir(parents=True)
@@ -104,6 +105,7 @@ def test_the_committed_files_are_what_the_script_makes(dumps: tuple[Path, Path],
     assert files(out) == files(GENERATED)
 
 
+@pytest.mark.generate
 def test_a_new_method_appears_in_routing_and_models(
     changed: tuple[tuple[Path, Path], Schema, Schema], tmp_path: Path
 ) -> None:
@@ -143,6 +145,7 @@ def test_a_new_method_appears_in_routing_and_models(
     assert (rows["thread/widget/polish"]["scope"], rows["thread/widget/polish"]["thread"]) == ("owner", "threadId")
 
 
+@pytest.mark.generate
 def test_a_result_that_cannot_be_found_is_an_error_that_names_it(
     changed: tuple[tuple[Path, Path], Schema, Schema], tmp_path: Path
 ) -> None:
@@ -155,6 +158,7 @@ def test_a_result_that_cannot_be_found_is_an_error_that_names_it(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.generate
 def test_two_definitions_that_want_one_name_are_an_error(
     changed: tuple[tuple[Path, Path], Schema, Schema], scripts: ModuleType
 ) -> None:
@@ -164,11 +168,13 @@ def test_two_definitions_that_want_one_name_are_an_error(
         scripts.load("0", *save(changed))
 
 
+@pytest.mark.generate
 def test_a_scope_for_a_method_that_is_gone_is_an_error(dumps: tuple[Path, Path], scripts: ModuleType) -> None:
     with pytest.raises(scripts.SchemaError, match="thread/gone"):
         scripts.emit_routing(scripts.load("0", *dumps), {"thread/gone": "any"})
 
 
+@pytest.mark.generate
 @pytest.mark.parametrize(
     ("table", "message"),
     [('anywhere = ["a/b"]', "anywhere"), ('any = ["a/b"]\nall = ["a/b"]', "a/b is in any and in all")],
