@@ -65,7 +65,7 @@ def runtime_directory(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pyt
 
 
 @pytest.fixture(autouse=True)
-def nothing_left() -> Iterator[None]:
+def nothing_left(runtime_directory: Path) -> Iterator[None]:
     """After each test no process, thread or descriptor is left that was not there before."""
     processes.become_subreaper()
     threads = set(threading.enumerate())

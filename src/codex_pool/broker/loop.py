@@ -21,7 +21,7 @@ import msgspec
 import zmq
 
 from codex_app_server.lines import LineSplitter, LongLine
-from codex_pool import sockets, start
+from codex_pool import endpoints, sockets, start
 from codex_pool.broker.arguments import BrokerArguments
 from codex_pool.broker.core import BrokerCore, Effect, Note, Suspect, ToClient, ToWorker
 
@@ -34,6 +34,7 @@ class Broker:
     """See the module's docstring."""
 
     def __init__(self, arguments: BrokerArguments) -> None:
+        self._arguments = arguments
         self._context = zmq.Context()
         # Workers first: once clients can see their socket, the pool is there.
         self._workers = sockets.router(self._context, arguments.workers_endpoint)
@@ -67,6 +68,8 @@ class Broker:
             self._clients.close(linger=200)
             self._workers.close(linger=0)
             self._context.term()
+            for endpoint in (self._arguments.clients_endpoint, self._arguments.workers_endpoint):
+                endpoints.ipc_path(endpoint).unlink(missing_ok=True)
 
     def _wait_ms(self) -> int:
         if self._outboxes:

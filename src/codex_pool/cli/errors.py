@@ -33,6 +33,8 @@ def reported() -> Iterator[None]:
         fail(f"the turn failed: {error}", options.SOME_FAILED)
     except AppServerError as error:
         fail(str(error), options.SOME_FAILED)
+    except KeyboardInterrupt:
+        fail("interrupted", options.INTERRUPTED)
     except RuntimeError as error:
         fail(str(error), options.CANNOT_START)
 

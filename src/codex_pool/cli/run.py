@@ -102,7 +102,7 @@ def _run_turn(codex: Codex, prompt: str, thread_options: Any, turn_options: Any)
             break
         except KeyboardInterrupt:
             if interrupted:
-                sys.exit(options.INTERRUPTED)
+                raise
             interrupted = True
             turn.interrupt()
             stream = turn.stream()
@@ -110,6 +110,5 @@ def _run_turn(codex: Codex, prompt: str, thread_options: Any, turn_options: Any)
         sys.stdout.write("\n")
         sys.stdout.flush()
     if interrupted:
-        click.echo("codex-pool: interrupted", err=True)
-        sys.exit(options.INTERRUPTED)
+        raise KeyboardInterrupt
     collector.result()

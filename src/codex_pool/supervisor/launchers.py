@@ -13,12 +13,12 @@ from codex_pool.supervisor.process import Child
 class Launcher(Protocol):
     """Starts a module of the pool as a process."""
 
-    def launch(self, module: str, arguments: msgspec.Struct) -> Child:
-        """`python -m module` with these start arguments."""
+    def launch(self, module: str, arguments: msgspec.Struct, *, inherit: tuple[int, ...] = ()) -> Child:
+        """`python -m module` with these start arguments. `inherit` are descriptors that it is to hold too."""
 
 
 class LocalLauncher:
     """Spawns (never forks) on this machine, with the interpreter that runs the supervisor."""
 
-    def launch(self, module: str, arguments: msgspec.Struct) -> Child:
-        return Child([sys.executable, "-m", module], arguments)
+    def launch(self, module: str, arguments: msgspec.Struct, *, inherit: tuple[int, ...] = ()) -> Child:
+        return Child([sys.executable, "-m", module], arguments, inherit)

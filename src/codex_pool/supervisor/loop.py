@@ -42,7 +42,7 @@ from codex_pool.supervisor.process import Child
 from codex_pool.worker.arguments import WorkerArguments
 
 STOP_LIMIT_S = 8.0
-BROKER_START_LIMIT_S = 20.0
+LOCK_LIMIT_S = 3.0
 
 
 class SupervisorArguments(msgspec.Struct, forbid_unknown_fields=True):
@@ -80,7 +80,7 @@ class Supervisor:
         path = endpoints.ipc_path(self._arguments.endpoint)
         workers_path = endpoints.ipc_path(f"ipc://{path.with_suffix('.w')}")
         endpoints.make_private(path.parent)
-        lock = _lock(path)
+        self._lock = _lock(path)
         self._homes = SqliteHomes(Path(self._arguments.sqlite_root), self._arguments.slots)
         try:
             self._workers_endpoint = f"ipc://{workers_path}"
@@ -89,11 +89,12 @@ class Supervisor:
             self._loop()
         finally:
             self._stop()
+            # The broker removes its sockets itself, unless it was killed.
             for leftover in (path, workers_path):
                 leftover.unlink(missing_ok=True)
             self._homes.release()
             # The lock file stays: removing it would let two supervisors hold locks on different files.
-            os.close(lock)
+            os.close(self._lock)
         if self._failure is not None:
             report({"event": "failed", "reason": self._failure.reason, "stderr": self._failure.stderr})
             return 1
@@ -127,7 +128,9 @@ class Supervisor:
             slots=self._arguments.slots,
             turns_per_worker=self._arguments.turns_per_worker,
         )
-        self._broker = self._launcher.launch("codex_pool.broker", arguments)
+        # The broker holds the lock too: should this process be killed, nobody takes the endpoint before the broker has
+        # removed its sockets.
+        self._broker = self._launcher.launch("codex_pool.broker", arguments, inherit=(self._lock,))
         self._watch(self._broker, self._on_broker)
 
     def _on_broker(self) -> None:
@@ -238,19 +241,28 @@ class Supervisor:
 
 
 def _lock(path: Path) -> int:
-    """Hold the endpoint: a second process that binds the same path would silently steal it. Raises StartError."""
-    lock_path = path.with_suffix(".lock")
-    lock = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        holder = os.read(lock, 32).decode("ascii", "replace").strip() or "unknown"
+    """Hold the endpoint: a second process that binds the same path would silently steal it. Raises StartError.
+
+    The broker of a supervisor that was killed lives on for a moment; that is waited for.
+    """
+    lock = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    deadline = time.monotonic() + LOCK_LIMIT_S
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            holder = os.pread(lock, 32, 0).decode("ascii", "replace").strip()
+            if time.monotonic() < deadline and holder.isdigit() and processes.identify(int(holder)) is None:
+                time.sleep(0.05)
+                continue
         os.close(lock)
         raise StartError(
-            f"a pool is already running on ipc://{path} (supervisor pid {holder}); stop it or use another endpoint"
-        ) from None
+            f"a pool is already running on ipc://{path} (supervisor pid {holder or 'unknown'}); "
+            "stop it or use another endpoint"
+        )
     os.ftruncate(lock, 0)
-    os.write(lock, b"%d\n" % os.getpid())
+    os.pwrite(lock, b"%d\n" % os.getpid(), 0)
     return lock
 
 

@@ -21,8 +21,10 @@ class Child:
     however it died.
     """
 
-    def __init__(self, argv: Sequence[str], arguments: msgspec.Struct) -> None:
-        self._process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
+    def __init__(self, argv: Sequence[str], arguments: msgspec.Struct, inherit: tuple[int, ...] = ()) -> None:
+        self._process = subprocess.Popen(
+            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, pass_fds=inherit
+        )
         assert self._process.stdin is not None and self._process.stdout is not None
         self._stdin, self._stdout = self._process.stdin, self._process.stdout
         os.set_blocking(self._stdout.fileno(), False)

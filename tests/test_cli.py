@@ -1,0 +1,97 @@
+"""The command line without a pool: help, versions, and bad usage refused before anything starts."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from programs import codex_pool as command
+
+import codex_pool
+
+VERBS = ("batch", "serve", "run", "status", "loopback-model")
+
+
+def test_the_version_is_the_packages() -> None:
+    done = command("--version")
+    assert (done.returncode, done.stdout.strip()) == (0, f"codex-pool {codex_pool.__version__}")
+
+
+def test_help_lists_every_verb_and_no_inner_one() -> None:
+    help_text = command("--help").stdout
+    listed = re.findall(r"^  ([a-z-]+)  ", help_text[help_text.index("Verbs:") :], re.MULTILINE)
+    assert tuple(listed) == VERBS
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help_that_states_its_defaults(verb: str) -> None:
+    done = command(verb, "--help")
+    assert done.returncode == 0 and done.stdout.startswith(f"Usage: codex-pool {verb} ")
+    if verb in ("batch", "serve"):
+        assert re.search(r"--workers INTEGER.*\[default:\s+2", done.stdout, re.DOTALL)
+        assert re.search(r"--turns-per-worker INTEGER.*\[default:\s+8", done.stdout, re.DOTALL)
+
+
+def test_help_loads_neither_pydantic_nor_asyncio_nor_zmq_nor_rich() -> None:
+    code = (
+        "import sys\n"
+        "from codex_pool.cli import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "print(sorted({'pydantic', 'asyncio', 'zmq', 'rich', 'msgspec'} & set(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
+    assert done.stderr.strip() == "[]"
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shell_completion_is_there(shell: str) -> None:
+    code = "from codex_pool.cli import main; main(prog_name='codex-pool')"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={"PATH": "/usr/bin:/bin", "_CODEX_POOL_COMPLETE": f"{shell}_source"},
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert done.returncode == 0 or "not supported" in done.stderr
+    if done.returncode == 0:
+        assert "_CODEX_POOL_COMPLETE" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["nonsense"], "no verb 'nonsense'; there are batch"),
+        (["serve", "--workers", "0"], "--workers"),
+        (["serve", "-c", "nonsense"], "'nonsense' is not of the form KEY=VALUE"),
+        (["serve", "--endpoint", "tcp://127.0.0.1:1"], "is not of the form ipc:///absolute/path"),
+        (["serve", "--endpoint", "ipc:///" + "x" * 120], "the limit is 107"),
+        (["run", "hello", "--connect", "nonsense"], "is not of the form ipc:///absolute/path"),
+        (["run", "hello", "--connect", "default", "--demo"], "--demo makes an own pool and cannot go with --connect"),
+        (["run", ""], "input text is ''; expected a non-empty string"),
+        (["run"], "Missing argument 'PROMPT'"),
+    ],
+)
+def test_bad_usage_is_refused_with_2(arguments: list[str], words: str, tmp_path: Path) -> None:
+    done = command(*arguments, home=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["status"], ["run", "hello", "--connect", "default"]])
+def test_no_daemon_says_where_and_how_to_start_one(arguments: list[str], runtime_directory: Path) -> None:
+    done = command(*arguments)
+    assert done.returncode == 3
+    assert f"no pool at ipc://{runtime_directory}/codex-pool/default.sock" in done.stderr
+    assert "start one with: codex-pool serve" in done.stderr
+
+
+def test_a_missing_binary_is_named(tmp_path: Path) -> None:
+    done = command("serve", "--codex-bin", str(tmp_path / "codex"), home=tmp_path)
+    assert done.returncode == 3
+    assert f"codex binary not found at {tmp_path}/codex" in done.stderr
