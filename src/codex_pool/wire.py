@@ -6,11 +6,12 @@ A message is a head and bodies:
     broker -> worker      [head][body]...
     worker -> broker      [route][head][body]...      head and bodies go on to clients as they are
 
-    head, route := version (1 byte, 0x01) + msgpack array [tag, field...]       at most 64 KiB
+    head, route := version (1 byte, 0x01) + msgpack array [tag, field...]       at most 64 KiB from a client
     body        := JSON lines of the app-server protocol joined by "\\n"         at most MAX_BODY_BYTES each
 
 The broker decodes heads, routes and the envelopes of client requests; never a body that comes from a worker.
-What does not fit is a `WireError`, whoever sent it.
+What does not fit is a `WireError`, whoever sent it. Heads of the pool's own processes have no bound but the body's:
+thread records stand in them, which a client can make long; refused, they would leave a call without an answer.
 
 Numbers. A worker numbers the notifications of a turn from 1. An `Events` message says which numbers it covers:
 (`after`, `last`]. It is made of runs, one body each and one class each - `kept`, or `droppable` (deltas) - so that
@@ -20,14 +21,13 @@ that `after` is the `last` that it saw before; numbers that its interest leaves 
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
 VERSION = 1
 MAX_HEAD_BYTES = 64 * 1024
 MAX_BODY_BYTES = 128 * 1024 * 1024
-MAX_FRAMES = 4096
 
 BEAT_S = 1.0
 BEATS_MISSED = 3
@@ -75,14 +75,14 @@ class ThreadRecord(msgspec.Struct, array_like=True, frozen=True):
 # client -> broker
 
 
-class Hello(_Head):
+class Hello(_Head, frozen=True):
     """The first message: who I am. Answered by Welcome or Refused."""
 
     session: str
     client: str
 
 
-class Call(_Head):
+class Call(_Head, frozen=True):
     """Body: one line - a request, a notification, or the answer to a request of the app-server.
 
     `interest` says which notifications of a turn that this starts are wanted.
@@ -91,34 +91,34 @@ class Call(_Head):
     interest: Interest = "full"
 
 
-class Beat(_Head):
+class Beat(_Head, frozen=True):
     """I am alive. Either way, at least every BEAT_S; any other message counts as well."""
 
 
-class Bye(_Head):
+class Bye(_Head, frozen=True):
     """The session is over: its running turns are interrupted."""
 
 
 # broker -> client
 
 
-class Welcome(_Head):
+class Welcome(_Head, frozen=True):
     """Body: the result of `initialize`, as JSON. `workers` is how many app-servers are ready."""
 
     workers: int
 
 
-class Refused(_Head):
+class Refused(_Head, frozen=True):
     """No session. `message` says why and what to do."""
 
     message: str
 
 
-class Lines(_Head):
+class Lines(_Head, frozen=True):
     """Body: lines to be routed by what they say - answers, requests, notifications outside of turns."""
 
 
-class Events(_Head):
+class Events(_Head, frozen=True):
     """Bodies: one per run of notifications of one turn; see the module's docstring."""
 
     thread_id: str
@@ -129,14 +129,14 @@ class Events(_Head):
     ended: bool = False
 
 
-class Ended(_Head):
+class Ended(_Head, frozen=True):
     """Bodies: one, the last lines of a turn whose worker cannot number them any more, because it died."""
 
     thread_id: str
     turn_id: str
 
 
-class Closed(_Head):
+class Closed(_Head, frozen=True):
     """The session is over, and not by its own wish. `message` says why."""
 
     message: str
@@ -145,7 +145,7 @@ class Closed(_Head):
 # worker -> broker: routes
 
 
-class Register(_Head):
+class Register(_Head, frozen=True):
     """The first message of a worker, and its answer to WhoAreYou.
 
     Bodies: the result of `initialize` as JSON; the records of the threads it holds (`encode_records`).
@@ -157,13 +157,13 @@ class Register(_Head):
     app_server_pid: int
 
 
-class ToSessions(_Head):
+class ToSessions(_Head, frozen=True):
     """Pass the rest of the message on to these sessions; to all of them when the list is empty."""
 
     sessions: list[str]
 
 
-class Answered(_Head):
+class Answered(_Head, frozen=True):
     """The answer to a Dispatch; the rest of the message goes to its session.
 
     `record` is set when the answer brought a thread into being or into this worker.
@@ -175,7 +175,7 @@ class Answered(_Head):
     turn_id: str | None = None
 
 
-class TurnStarted(_Head):
+class TurnStarted(_Head, frozen=True):
     """A turn is running, whoever started it; `sessions` follow it."""
 
     thread_id: str
@@ -183,7 +183,7 @@ class TurnStarted(_Head):
     sessions: list[str]
 
 
-class TurnEnded(_Head):
+class TurnEnded(_Head, frozen=True):
     """A turn is over; its last notification was sent before this."""
 
     thread_id: str
@@ -191,20 +191,20 @@ class TurnEnded(_Head):
     status: str
 
 
-class ThreadChanged(_Head):
+class ThreadChanged(_Head, frozen=True):
     """The record of a thread is now this."""
 
     record: ThreadRecord
 
 
-class ThreadGone(_Head):
+class ThreadGone(_Head, frozen=True):
     """The worker no longer holds this thread. With `keep` it is only unloaded, to be resumed at its next request."""
 
     thread_id: str
     keep: bool = False
 
 
-class Progress(_Head):
+class Progress(_Head, frozen=True):
     """A worker's beat, from a thread and socket of its own.
 
     `lines` counts all lines read from the app-server so far, `in_flight` open requests to it, `loops` turns of the
@@ -220,7 +220,7 @@ class Progress(_Head):
 # broker -> worker
 
 
-class Dispatch(_Head):
+class Dispatch(_Head, frozen=True):
     """Body: one request line of a session. Answered by Answered with the same `call`.
 
     `adopt` is the record of a thread that this app-server must resume first. `queued_ms` is how long the request
@@ -234,11 +234,13 @@ class Dispatch(_Head):
     queued_ms: int = 0
 
 
-class Tell(_Head):
-    """Body: one line for the app-server's stdin that needs no answer: a notification, or an answer to its request."""
+class Tell(_Head, frozen=True):
+    """Body: one line for the app-server's stdin: the answer of this session to a request that it was passed."""
+
+    session: str
 
 
-class Follow(_Head):
+class Follow(_Head, frozen=True):
     """This session is to get the thread's notifications from now on (or no longer)."""
 
     session: str
@@ -246,13 +248,13 @@ class Follow(_Head):
     on: bool = True
 
 
-class Gone(_Head):
+class Gone(_Head, frozen=True):
     """This session is over: interrupt its turns, forget it."""
 
     session: str
 
 
-class WhoAreYou(_Head):
+class WhoAreYou(_Head, frozen=True):
     """The broker does not know this worker: register."""
 
 
@@ -264,6 +266,8 @@ Head = FromClient | ToClient | FromWorker | ToWorker
 
 _VERSION_BYTE = bytes([VERSION])
 _encode = msgspec.msgpack.Encoder().encode
+# msgspec lets the second pass through for text that is not UTF-8, the third for endless nesting.
+_UNDECODABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 _decode_records = msgspec.msgpack.Decoder(list[ThreadRecord]).decode
 
 
@@ -281,31 +285,32 @@ def decode_records(body: bytes) -> list[ThreadRecord]:
     """The opposite of `encode_records`. Raises WireError."""
     try:
         return _decode_records(body)
-    except msgspec.MsgspecError as error:
+    except _UNDECODABLE as error:
         raise WireError(f"thread records that do not fit: {error}") from None
 
 
 class _Decoder:
     """Decodes heads of one direction."""
 
-    def __init__(self, union: object, direction: str) -> None:
+    def __init__(self, union: Any, direction: str, limit: int = MAX_BODY_BYTES) -> None:
         self._decode = msgspec.msgpack.Decoder(union).decode
         self._direction = direction
+        self._limit = limit
 
     def __call__(self, frame: bytes) -> Head:
-        if len(frame) > MAX_HEAD_BYTES:
-            raise WireError(f"a head {self._direction} of {len(frame)} bytes; the limit is {MAX_HEAD_BYTES}")
+        if len(frame) > self._limit:
+            raise WireError(f"a head {self._direction} of {len(frame)} bytes; the limit is {self._limit}")
         if frame[:1] != _VERSION_BYTE:
             what = f"version {frame[0]}" if frame else "an empty frame"
             raise WireError(f"{what} {self._direction}; this side speaks version {VERSION}")
         try:
             head: Head = self._decode(memoryview(frame)[1:])
-        except msgspec.MsgspecError as error:
+        except _UNDECODABLE as error:
             raise WireError(f"a head {self._direction} that does not fit: {error}") from None
         return head
 
 
-decode_from_client = _Decoder(FromClient, "from a client")
+decode_from_client = _Decoder(FromClient, "from a client", MAX_HEAD_BYTES)
 decode_to_client = _Decoder(ToClient, "to a client")
 decode_from_worker = _Decoder(FromWorker, "from a worker")
 decode_to_worker = _Decoder(ToWorker, "to a worker")

@@ -239,7 +239,7 @@ class BrokerCore:
             self._say(session.id, rpc.error_line(b"null", -32700, f"not a message of this protocol: {error}"), out)
             return
         if header.method is None:
-            self._on_client_answer(header.id, line, out)
+            self._on_client_answer(session, header.id, line, out)
             return
         if header.id is None:
             return  # The only notification that clients send is `initialized`, which the pool has sent already.
@@ -258,10 +258,12 @@ class BrokerCore:
         else:
             self._route(call, entry.scope, out, now)
 
-    def _on_client_answer(self, request_id: envelope.RequestId | None, line: bytes, out: list[Effect]) -> None:
+    def _on_client_answer(
+        self, session: _Session, request_id: envelope.RequestId | None, line: bytes, out: list[Effect]
+    ) -> None:
         worker = self._workers.get(str(request_id).rpartition("/")[0])
         if worker is not None:
-            out.append(ToWorker(worker.identity, [wire.encode(wire.Tell()), line]))
+            out.append(ToWorker(worker.identity, [wire.encode(wire.Tell(session.id)), line]))
 
     def _route(self, call: _Call, scope: str, out: list[Effect], now: float) -> None:
         if not self._workers:

@@ -179,13 +179,14 @@ class WorkerCore:
         self._submit(request, out)
         return out
 
-    def tell(self, line: bytes) -> list[Effect]:
-        """An answer to a request of the app-server, under the id that clients see."""
-        response = rpc.decode_request_id(line)
-        pending = self._asks.pop(response, None) if response is not None else None
-        if pending is None:
+    def tell(self, head: wire.Tell, line: bytes) -> list[Effect]:
+        """An answer to a request of the app-server, under the id that clients see; only who was asked may give it."""
+        public_id = rpc.decode_request_id(line)
+        session, ask = self._asks.get(public_id or "", ("", None))
+        if ask is None or session != head.session:
             return []
-        return [ToAppServer(rpc.with_id(line, rpc.encode(pending[1].id)))]
+        del self._asks[public_id or ""]
+        return [ToAppServer(rpc.with_id(line, rpc.encode(ask.id)))]
 
     def follow(self, head: wire.Follow) -> list[Effect]:
         if head.on:

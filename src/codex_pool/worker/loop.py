@@ -189,7 +189,7 @@ class Worker:
             case wire.Dispatch():
                 return self._core.dispatch(head, frames[1])
             case wire.Tell():
-                return self._core.tell(frames[1])
+                return self._core.tell(head, frames[1])
             case wire.Follow():
                 return self._core.follow(head)
             case wire.Gone():
