@@ -1,0 +1,11 @@
+"""batch: every prompt of a dataset through a pool, with results on disk that survive anything.
+
+dataset    bytes -> samples, or all that is wrong with them         pure
+policy     what an attempt came to, and whether to try again        pure
+results    the run directory: results, journal, run.json, its lock  the only writer
+home       the CODEX_HOME of a run
+runner     samples -> attempts, on asyncio, through a client
+progress   what a display shows                                     pure
+display    a terminal, or lines
+run        all of it together: what the command line calls
+"""

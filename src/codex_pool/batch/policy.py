@@ -1,0 +1,98 @@
+"""What an attempt came to, and whether to try again. Pure.
+
+A sample that failed, was lost or stalled is tried again as often as `--retries` says, however it failed: that is the
+user's decision. One that was interrupted - by its wall limit or by the user - never is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from codex_app_server import (
+    InvalidInputError,
+    ServerBusyError,
+    ThreadLostError,
+    TransportClosedError,
+    TurnFailedError,
+    TurnLostError,
+)
+
+Status = Literal["completed", "failed", "interrupted", "lost", "stalled"]
+STATUSES: tuple[Status, ...] = ("completed", "failed", "interrupted", "lost", "stalled")
+
+WALL_LIMIT = "wall_limit"
+INTERRUPTED = "interrupted"
+INVALID_INPUT = "invalidInput"
+OVERLOADED = "serverOverloaded"
+
+# The service asks for patience; anything else may be tried again almost at once.
+_OVERLOAD_KINDS = frozenset(
+    {OVERLOADED, "rateLimitExceeded", "usageLimitExceeded", "flexUnavailable", "responseTooManyFailedAttempts"}
+)
+_OVERLOAD_FIRST_S = 1.0
+_OTHER_FIRST_S = 0.1
+_BACKOFF_MAX_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What an attempt came to. `error` is {kind, message}; `usage` counts tokens; times are milliseconds."""
+
+    status: Status
+    error: dict[str, str] | None = None
+    final_response: str | None = None
+    usage: dict[str, int] | None = None
+    thread_id: str | None = None
+    turn_id: str | None = None
+    worker: str | None = None
+    queued_ms: int | None = None
+    duration_ms: int | None = None
+
+
+def failure(error: Exception) -> tuple[Status, dict[str, str]]:
+    """Status and error of an attempt that ended with an exception."""
+    if isinstance(error, TurnFailedError):
+        if error.kind == "lost":
+            return "lost", _error("lost", error)
+        if error.kind == "stalled":
+            return "stalled", _error("stalled", error)
+        return "failed", _error(error_name(error.codex_error_info), error)
+    if isinstance(error, TurnLostError | ThreadLostError | TransportClosedError):
+        return "lost", _error("lost", error)
+    if isinstance(error, ServerBusyError):
+        return "failed", _error(OVERLOADED, error)
+    if isinstance(error, InvalidInputError):
+        return "failed", _error(INVALID_INPUT, error)
+    name = type(error).__name__.removesuffix("Error")
+    return "failed", _error(name[:1].lower() + name[1:], error)
+
+
+def error_name(info: Any) -> str:
+    """The camelCase name of a codexErrorInfo: a plain one, or one that carries details."""
+    if info is None:
+        return "other"
+    if hasattr(info, "model_dump"):
+        info = info.model_dump(mode="json", by_alias=True, exclude_none=True)
+    if isinstance(info, dict):
+        return next(iter(info), "other")
+    return str(getattr(info, "value", info))
+
+
+def may_retry(outcome: Outcome, tries: int, retries: int) -> bool:
+    """Whether to try again after `tries` attempts, of which all but the first were retries."""
+    if outcome.status in ("completed", "interrupted") or tries > retries:
+        return False
+    # Nothing was sent, and the same would be refused again.
+    return outcome.error is None or outcome.error["kind"] != INVALID_INPUT
+
+
+def backoff_s(outcome: Outcome, tries: int, *, jitter: float) -> float:
+    """Seconds to wait before the next attempt, after `tries` attempts. `jitter` in [0, 1)."""
+    overloaded = outcome.error is not None and outcome.error["kind"] in _OVERLOAD_KINDS
+    first_s = _OVERLOAD_FIRST_S if overloaded else _OTHER_FIRST_S
+    return min(_BACKOFF_MAX_S, first_s * 2.0 ** min(tries - 1, 20)) * (0.5 + jitter / 2)
+
+
+def _error(kind: str, error: Exception) -> dict[str, str]:
+    return {"kind": kind, "message": str(error)}
