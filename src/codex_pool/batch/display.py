@@ -1,0 +1,213 @@
+"""The display of a run, on stderr: live on a terminal, else lines."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+from .progress import Progress, duration, pace, plural
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.live import Live
+
+REFRESH_S = 0.2
+LINE_EVERY_S = 2.0
+
+
+class Display(Protocol):
+    """What the run tells whoever looks."""
+
+    def start(self, title: str) -> None: ...
+
+    def say(self, message: str) -> None:
+        """Something to read at once."""
+
+    def refresh(self) -> None:
+        """The progress may have changed. Called every REFRESH_S."""
+
+    def finish(self, summary: list[tuple[str, str]], failures: list[tuple[str, str, str]]) -> None:
+        """The run is over: figures by name, and (id, status, reason) of what was not completed."""
+
+    def stop(self) -> None:
+        """Leave the terminal as it was. May be called twice."""
+
+
+def make(progress: Progress) -> Display:
+    """The display that fits stderr."""
+    if sys.stderr.isatty() and os.environ.get("TERM", "dumb") != "dumb":
+        return LiveDisplay(progress)
+    return PlainDisplay(progress)
+
+
+class PlainDisplay:
+    """Lines: at the start, when something happened for a while, and at the end."""
+
+    def __init__(self, progress: Progress, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._progress = progress
+        self._clock = clock
+        self._shown: tuple[Any, ...] = ()
+        self._shown_at = clock()
+        self._shown_tenth = progress.done * 10 // max(1, progress.total)
+
+    def start(self, title: str) -> None:
+        self.say(title)
+
+    def say(self, message: str) -> None:
+        _write_line(message)
+
+    def refresh(self) -> None:
+        progress, now = self._progress, self._clock()
+        state = (progress.done, progress.bad, progress.running, progress.queued)
+        tenth = progress.done * 10 // max(1, progress.total)
+        if state == self._shown or not (progress.running or progress.done > progress.skipped):
+            return
+        if now - self._shown_at < LINE_EVERY_S and tenth == self._shown_tenth:
+            return
+        self._shown, self._shown_at, self._shown_tenth = state, now, tenth
+        parts = [f"{progress.done}/{progress.total} done", f"{progress.bad} not completed" if progress.bad else ""]
+        parts += [f"{progress.running} running", f"{progress.queued} queued", pace(progress, now, ", ")]
+        _write_line(", ".join(part for part in parts if part))
+
+    def finish(self, summary: list[tuple[str, str]], failures: list[tuple[str, str, str]]) -> None:
+        width = max(len(name) for name, _ in summary)
+        for name, value in summary:
+            _write_line(f"  {name:<{width}}  {value}")
+        if failures:
+            _write_line("not completed:")
+        for sample_id, status, reason in failures:
+            _write_line(f"  {sample_id}  {status}  {reason}")
+
+    def stop(self) -> None:
+        pass
+
+
+class LiveDisplay:
+    """A region at the bottom of the terminal that is drawn anew; messages scroll by above it."""
+
+    def __init__(self, progress: Progress) -> None:
+        from rich.console import Console
+
+        self._progress = progress
+        self._console: Console = Console(stderr=True, highlight=False)
+        self._live: Live | None = None
+
+    def start(self, title: str) -> None:
+        from rich.live import Live
+
+        self._console.print(title, markup=False, style="bold")
+        self._live = Live(self._render(), console=self._console, auto_refresh=False, transient=True)
+        self._live.start(refresh=True)
+
+    def say(self, message: str) -> None:
+        self._console.print(message, markup=False, soft_wrap=True)
+
+    def refresh(self) -> None:
+        if self._live is not None:
+            self._live.update(self._render(), refresh=True)
+
+    def finish(self, summary: list[tuple[str, str]], failures: list[tuple[str, str, str]]) -> None:
+        from rich.table import Table
+        from rich.text import Text
+
+        self.stop()
+        self._console.print()
+        figures = Table.grid(padding=(0, 2))
+        for name, value in summary:
+            style = _STYLES.get(name, "") if value != "0" else "dim"
+            figures.add_row(Text(f"  {name}", "dim"), Text(value, style, overflow="fold"))
+        self._console.print(figures)
+        if not failures:
+            return
+        self._console.print("not completed", style="bold")
+        table = Table.grid(padding=(0, 2))
+        for sample_id, status, reason in failures:
+            table.add_row(
+                Text(f"  {sample_id}", overflow="ellipsis", no_wrap=True),
+                Text(status, _STYLES.get(status, "")),
+                Text(reason, "dim"),
+            )
+        self._console.print(table)
+
+    def stop(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def _render(self) -> RenderableType:
+        from rich.console import Group
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+        from rich.text import Text
+
+        progress, now = self._progress, time.monotonic()
+        bar = Table.grid(padding=(0, 2))
+        bar.add_row(
+            ProgressBar(progress.total, progress.done, width=min(48, max(10, self._console.width - 46))),
+            Text(f"{progress.done}/{progress.total}", "bold"),
+            Text(duration(progress.elapsed_s(now)), "dim"),
+            Text(pace(progress, now, "  "), "dim"),
+        )
+        counts = Text()
+        for number, name in (
+            (progress.ended["completed"], "completed"),
+            (progress.skipped, "done before"),
+            (progress.bad, "not completed"),
+            (progress.retries, "retried"),
+            (progress.running, "running"),
+            (progress.queued, "queued"),
+            (progress.waiting, "waiting"),
+        ):
+            if number or name in ("completed", "running", "waiting"):
+                counts.append(f"{number:,}", _STYLES.get(name, "") if number else "dim")
+                counts.append(f" {name}   ", "dim")
+        return Group(Text(), bar, counts, *self._slots())
+
+    def _slots(self) -> list[RenderableType]:
+        """One line for each slot, as many as the terminal has room for."""
+        from rich.text import Text
+
+        slots = self._progress.slots
+        room = max(1, self._console.height - 8)
+        lines: list[RenderableType] = []
+        for slot in slots[:room]:
+            state, turns = str(slot["state"]), int(slot.get("turns", 0))
+            places = max(self._progress.turns_per_worker, turns)
+            line = Text(f"slot {slot['slot']:<3}", "dim")
+            line.append(f"{state:<9}", _STYLES.get(state, "yellow"))
+            # With more places than fit, the number says it.
+            if places <= 32:
+                line.append("●" * turns, "cyan").append("·" * (places - turns), "dim")
+            line.append(f"  {plural(turns, 'turn')}", "dim")
+            if slot["restarts"]:
+                line.append(f"  {plural(slot['restarts'], 'restart')}", "yellow")
+                line.append(f": {slot.get('lastReason', '')}", "dim")
+            line.no_wrap, line.overflow = True, "ellipsis"
+            lines.append(line)
+        if len(slots) > room:
+            lines.append(Text(f"and {plural(len(slots) - room, 'slot')} more", "dim"))
+        return lines
+
+
+_STYLES = {
+    "completed": "green",
+    "not completed": "red",
+    "failed": "red",
+    "interrupted": "yellow",
+    "lost": "red",
+    "stalled": "red",
+    "not run": "yellow",
+    "retried": "yellow",
+    "running": "cyan",
+    "ready": "green",
+}
+
+
+def _write_line(text: str) -> None:
+    # A reader of stderr that is gone does not end the run.
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,88 @@
+"""The pool of a run: started with its home and its log, given up in time, and ended whatever happens."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from codex_app_server import AppServerConfig, BinaryNotFoundError, TransportClosedError
+from codex_app_server.config import find_codex
+from codex_pool.pool import Pool, PoolStartError
+
+from .attempt import unless_stopped
+
+# Until any worker is ready. The user's own home may hold thousands of threads, and a first start reads them all.
+START_LIMIT_S = 10.0
+USER_HOME_START_LIMIT_S = 60.0
+LOG_LINES = 10
+
+
+class NotStartedError(Exception):
+    """There is no pool; the message says why and what to look at."""
+
+
+async def start_pool(
+    stack: contextlib.AsyncExitStack,
+    stopping: asyncio.Future[Any],
+    config: AppServerConfig,
+    *,
+    workers: int,
+    turns_per_worker: int,
+    limit_s: float,
+    log: Path,
+    on_slots: Callable[[list[dict[str, Any]]], None],
+) -> Pool:
+    """A pool that is ready, ended with `stack`. Gives up when no worker is ready within `limit_s` seconds.
+
+    Raises NotStartedError, and Stopped when `stopping` is done first.
+    """
+    any_ready = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def on_change(slots: list[dict[str, Any]]) -> None:
+        if any(slot["state"] == "ready" for slot in slots):
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(any_ready.set)
+        on_slots(slots)
+
+    pool = Pool(workers, config, turns_per_worker=turns_per_worker, log_file=log, on_slots=on_change)
+    starting = asyncio.ensure_future(asyncio.to_thread(pool.start))
+    stack.push_async_callback(_close, pool, starting)
+    try:
+        await asyncio.wait({starting, stopping}, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
+        if not starting.done() and not stopping.done() and not any_ready.is_set():
+            raise PoolStartError(
+                f"the pool could not start: no app-server was ready within {limit_s:.0f} s", _tail(log)
+            )
+        await unless_stopped(stopping, _join(starting))
+    except BinaryNotFoundError as error:
+        raise NotStartedError(f"the pool could not start: {error}") from None
+    except TransportClosedError as error:
+        raise NotStartedError(f"{error}\n  binary: {find_codex(config.codex_bin)}\n  log: {log}") from None
+    return pool
+
+
+async def _join(starting: asyncio.Future[None]) -> None:
+    await asyncio.shield(starting)
+
+
+async def _close(pool: Pool, starting: asyncio.Future[None]) -> None:
+    """End the pool, also one that is still starting in its thread."""
+    while True:
+        await asyncio.to_thread(pool.close)
+        if starting.done():
+            break
+        await asyncio.wait({starting}, timeout=0.5)
+    if not starting.cancelled():
+        # Whoever waited for it has been told.
+        starting.exception()
+
+
+def _tail(log: Path) -> list[str]:
+    try:
+        return log.read_text(errors="replace").splitlines()[-LOG_LINES:]
+    except OSError:
+        return []

@@ -1,0 +1,87 @@
+"""What a display shows of a run. Pure: counts and the figures made of them; times are monotonic seconds passed in."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from .policy import Outcome
+
+ETA_FROM = 5
+
+
+@dataclass(slots=True)
+class Progress:
+    """Counts of one run. `total` samples, of which `skipped` were completed by an earlier run."""
+
+    total: int
+    skipped: int = 0
+    started_at: float | None = None
+    ended: Counter[str] = field(default_factory=Counter)
+    running: int = 0
+    queued: int = 0
+    attempts: int = 0
+    retries: int = 0
+    turns: int = 0
+    tokens: Counter[str] = field(default_factory=Counter)
+    slots: list[dict[str, Any]] = field(default_factory=list)
+    """The workers of pool/status, as last seen."""
+    turns_per_worker: int = 0
+
+    def turn_ended(self, outcome: Outcome) -> None:
+        """A turn came to its end, whichever; its tokens are spent."""
+        self.turns += 1
+        self.tokens.update(outcome.usage or {})
+
+    @property
+    def done(self) -> int:
+        """Samples that have ended, those of earlier runs included."""
+        return self.skipped + sum(self.ended.values())
+
+    @property
+    def bad(self) -> int:
+        """Samples that ended otherwise than completed."""
+        return self.done - self.skipped - self.ended["completed"]
+
+    @property
+    def waiting(self) -> int:
+        """Samples that no attempt is under way for."""
+        return max(0, self.total - self.done - self.running - self.queued)
+
+    def elapsed_s(self, now: float) -> float:
+        return 0.0 if self.started_at is None else max(0.0, now - self.started_at)
+
+    def turns_per_s(self, now: float) -> float:
+        elapsed_s = self.elapsed_s(now)
+        return self.turns / elapsed_s if elapsed_s > 0 else 0.0
+
+    def eta_s(self, now: float) -> float | None:
+        """Seconds until all samples have ended, at the pace so far; None while too few have."""
+        here = self.done - self.skipped
+        if here < min(ETA_FROM, self.total - self.skipped):
+            return None
+        return self.elapsed_s(now) / here * (self.total - self.done)
+
+
+def duration(seconds: float) -> str:
+    """A duration as people read it."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds) // 60
+    if minutes < 60:
+        return f"{minutes} min {round(seconds) % 60:02} s"
+    return f"{minutes // 60} h {minutes % 60:02} min"
+
+
+def plural(count: int, one: str, many: str | None = None) -> str:
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+def pace(progress: Progress, now: float, separator: str) -> str:
+    """How fast, how many tokens, how long still."""
+    parts = [f"{progress.turns_per_s(now):.1f} turns/s", f"{progress.tokens['total_tokens']:,} tokens"]
+    eta_s = progress.eta_s(now)
+    if eta_s is not None and progress.done < progress.total:
+        parts.append(f"eta {duration(eta_s)}")
+    return separator.join(parts)
