@@ -9,12 +9,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from codex_app_server import AppServerConfig
 from codex_pool import processes
 from codex_pool.loopback import LoopbackModel, write_loopback_home
 
 SETTLE_S = 5.0
+
+# The machine is shared: how long one example takes says nothing.
+settings.register_profile("shared-machine", deadline=None)
+settings.load_profile("shared-machine")
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ from ._message_router import (
     TurnBroken,
     TurnRun,
 )
-from .errors import LineTooLongError, TransportClosedError, map_jsonrpc_error
+from .errors import LineTooLongError, TransportClosedError, TurnEndedError, map_jsonrpc_error
 from .generated.routing import REQUESTS
 from .lines import LongLine
 from .transport import Interest, Transport, TurnLines
@@ -257,8 +257,9 @@ class Connection:
                 case Ask():
                     self._on_ask(delivery)
                 case TurnBroken():
+                    kind = TurnEndedError if delivery.ended else LineTooLongError
                     for token in delivery.tokens:
-                        _close(token, LineTooLongError(f"turn {delivery.turn_id}: {delivery.reason}"))
+                        _close(token, kind(f"turn {delivery.turn_id}: {delivery.reason}"))
                 case Malformed():
                     log.warning("ignored a line from the app-server: %s: %.200r", delivery.reason, delivery.line)
 

@@ -89,12 +89,13 @@ class Ask:
 
 @dataclass(slots=True)
 class TurnBroken:
-    """A line of this turn was too long to keep: the turn goes on, but cannot be followed any further."""
+    """This turn cannot be followed any further: a line was too long to keep, or, with `ended`, it is over already."""
 
     tokens: list[Token]
     thread_id: str | None
     turn_id: str
     reason: str
+    ended: bool = False
 
 
 @dataclass(slots=True)
@@ -131,7 +132,24 @@ class _Early:
     methods: list[str] = field(default_factory=list)
     size_bytes: int = 0
     ended: bool = False
-    broken: bool = False
+    broken: str | None = None
+
+
+class _Read:
+    """The deliveries of one read, and the runs among them that may still grow."""
+
+    __slots__ = ("others", "out", "turns")
+
+    def __init__(self, out: list[Delivery]) -> None:
+        self.out = out
+        self.turns: dict[str, TurnRun] = {}
+        # By thread; None is everybody.
+        self.others: dict[str | None, ThreadRun | GlobalRun] = {}
+
+    def cut(self) -> None:
+        """What comes next must not join a run that stands before it."""
+        self.turns.clear()
+        self.others.clear()
 
 
 class _StartedTurn(msgspec.Struct):
@@ -161,6 +179,8 @@ class MessageRouter:
         self._early: dict[str, _Early] = {}
         self._starting: dict[str | None, int] = {}
         self._ended: OrderedDict[str, None] = OrderedDict()
+        # Early lines that nobody can claim any more, until the next read.
+        self._let_go: list[Delivery] = []
         self._error: Exception | None = None
 
     # Who waits.
@@ -193,9 +213,10 @@ class MessageRouter:
             return
         self._forgotten[request_id] = request
         if len(self._forgotten) > MAX_FORGOTTEN_REQUESTS:
-            _, oldest = self._forgotten.popitem(last=False)
-            if oldest.starts_turn:
-                self._start_is_over(oldest.thread_id)
+            self._forgotten.popitem(last=False)
+        if request.starts_turn:
+            # The answer may never come: what was kept for it must not wait any longer.
+            self._start_is_over(request.thread_id, self._let_go)
 
     def follow(self, turn_id: str, token: Token, *, thread_id: str | None = None) -> None:
         """`token` gets what the turn sends from now on. Raises TurnEndedError for a turn known to have ended."""
@@ -255,43 +276,41 @@ class MessageRouter:
     # What comes.
 
     def receive(self, lines: Iterable[bytes | LongLine]) -> list[Delivery]:
-        """Route the lines of one read. Neighbouring lines of one turn or thread come out as one run."""
+        """Route the lines of one read. The lines for one turn, thread, or everybody come out as one run."""
         self._check()
-        out: list[Delivery] = []
-        runs: dict[str | None, TurnRun | ThreadRun | GlobalRun] = {}
+        read = _Read(self._take_let_go())
         scan = envelope.scan
         for line in lines:
             if isinstance(line, LongLine):
-                self._receive_long(line, out, runs)
+                self._receive_long(line, read)
                 continue
             try:
                 header = scan(line)
             except ValueError as error:
-                out.append(Malformed(line, str(error)))
+                read.out.append(Malformed(line, str(error)))
                 continue
             method = header.method
             if method is None:
-                self._receive_response(header, line, out, runs)
+                self._receive_response(header, line, read)
             elif header.id is not None:
-                out.append(Ask(header.id, method, header.thread_id, header.turn_id, line))
-                # What comes after a question must not be merged into a run that stands before it.
-                runs.clear()
+                read.out.append(Ask(header.id, method, header.thread_id, header.turn_id, line))
+                read.cut()
             else:
-                self._receive_notification(header, method, line, out, runs)
-        return out
+                self._receive_notification(header, method, line, read)
+        return read.out
 
     def receive_run(self, thread_id: str, turn_id: str, lines: list[bytes], ended: bool) -> list[Delivery]:
         """Route notifications that are known to belong to one turn, without looking into them."""
         self._check()
+        out = self._take_let_go()
         turn = self._turns.get(turn_id)
-        if turn is None:
-            if self._keep_early(thread_id, turn_id, lines, [""] * len(lines), ended):
-                return []
-            return [self._unclaimed(thread_id, lines, [""] * len(lines))]
-        run = TurnRun(list(turn.followers), thread_id, turn_id, lines, ended=ended)
-        if ended:
-            self._end(turn_id)
-        return [run]
+        if turn is not None:
+            out.append(TurnRun(list(turn.followers), thread_id, turn_id, lines, [""] * len(lines), ended))
+            if ended:
+                self._end(turn_id)
+        elif not self._keep_early(thread_id, turn_id, lines, [""] * len(lines), ended):
+            out.append(self._unclaimed(thread_id, lines, [""] * len(lines)))
+        return out
 
     def fail(self, error: Exception) -> list[Token]:
         """Everybody who waits, each once, to be failed with `error`; from now on every call raises it."""
@@ -309,6 +328,7 @@ class MessageRouter:
             tokens.update(dict.fromkeys(followers))
         for table in (self._requests, self._forgotten, self._turns, self._threads, self._early, self._starting):
             table.clear()
+        self._let_go.clear()
         return list(tokens)
 
     # Inside.
@@ -317,52 +337,56 @@ class MessageRouter:
         if self._error is not None:
             raise self._error
 
-    def _receive_response(
-        self,
-        header: envelope.Envelope,
-        line: bytes,
-        out: list[Delivery],
-        runs: dict[str | None, TurnRun | ThreadRun | GlobalRun],
-    ) -> None:
+    def _receive_response(self, header: envelope.Envelope, line: bytes, read: _Read) -> None:
         assert header.id is not None
         request = self._requests.pop(header.id, None)
         forgotten = request is None
         if request is None:
             request = self._forgotten.pop(header.id, None)
             if request is None:
-                out.append(Malformed(line, f"a response to request {header.id!r}, which was never sent"))
+                read.out.append(Malformed(line, f"a response to request {header.id!r}, which was never sent"))
                 return
         reply = Reply(request.token, line, header.is_error, forgotten=forgotten)
-        out.append(reply)
+        read.out.append(reply)
         if not request.starts_turn:
             return
+        # The early lines of a turn, bound or let go, stand after everything that came before.
+        read.cut()
         if not header.is_error:
             try:
                 reply.turn_id = _decode_start(line).result.turn.id
             except msgspec.DecodeError:
                 reply.turn_id = None
         if reply.turn_id is not None and request.turn is not None and not forgotten:
-            self._bind(reply.turn_id, request, out)
-            runs.pop(reply.turn_id, None)
-        self._start_is_over(request.thread_id, out)
+            self._bind(reply.turn_id, request, request.turn, read.out)
+        if not forgotten:
+            self._start_is_over(request.thread_id, read.out)
 
-    def _bind(self, turn_id: str, request: _Request, out: list[Delivery]) -> None:
+    def _bind(self, turn_id: str, request: _Request, token: Token, out: list[Delivery]) -> None:
         early = self._early.pop(turn_id, None)
+        if early is None and turn_id in self._ended:
+            # It joined a running turn that ended before the answer: nothing will ever come for this follower.
+            reason = "it ended before the answer that names it"
+            out.append(TurnBroken([token], request.thread_id, turn_id, reason, ended=True))
+            return
         turn = self._turns.setdefault(turn_id, _Turn(request.thread_id))
-        if request.turn not in turn.followers:
-            turn.followers.append(request.turn)
+        if token not in turn.followers:
+            turn.followers.append(token)
         if early is None:
             return
-        if early.broken:
+        if early.broken is not None:
+            out.append(TurnBroken(list(turn.followers), early.thread_id, turn_id, early.broken))
             self._end(turn_id)
-            reason = f"more than {self._max_early_bytes} bytes came before the answer that names the turn"
-            out.append(TurnBroken([request.turn], early.thread_id, turn_id, reason))
             return
-        out.append(TurnRun([request.turn], early.thread_id, turn_id, early.lines, early.methods, early.ended))
+        out.append(TurnRun([token], early.thread_id, turn_id, early.lines, early.methods, early.ended))
         if early.ended:
             self._end(turn_id)
 
-    def _start_is_over(self, thread_id: str | None, out: list[Delivery] | None = None) -> None:
+    def _take_let_go(self) -> list[Delivery]:
+        out, self._let_go = self._let_go, []
+        return out
+
+    def _start_is_over(self, thread_id: str | None, out: list[Delivery]) -> None:
         """One start less in flight; what no other start can claim any more goes where it would have gone."""
         left = self._starting.get(thread_id, 0) - 1
         if left > 0:
@@ -375,42 +399,36 @@ class MessageRouter:
             del self._early[turn_id]
             if early.ended:
                 self._remember_end(turn_id)
-            if out is not None:
+            if early.lines:
                 out.append(self._unclaimed(early.thread_id, early.lines, early.methods))
 
     def _may_be_claimed(self, thread_id: str | None) -> bool:
         return bool(self._starting) and (None in self._starting or thread_id is None or thread_id in self._starting)
 
-    def _receive_notification(
-        self,
-        header: envelope.Envelope,
-        method: str,
-        line: bytes,
-        out: list[Delivery],
-        runs: dict[str | None, TurnRun | ThreadRun | GlobalRun],
-    ) -> None:
+    def _receive_notification(self, header: envelope.Envelope, method: str, line: bytes, read: _Read) -> None:
         turn_id, thread_id = header.turn_id, header.thread_id
         ended = method == "turn/completed"
         if turn_id is not None:
             turn = self._turns.get(turn_id)
             if turn is not None:
-                run = runs.get(turn_id)
-                if not isinstance(run, TurnRun):
-                    run = runs[turn_id] = TurnRun(list(turn.followers), thread_id, turn_id)
-                    out.append(run)
-                run.lines.append(line)
-                run.methods.append(method)
+                turn_run = read.turns.get(turn_id)
+                if turn_run is None:
+                    turn_run = read.turns[turn_id] = TurnRun(list(turn.followers), thread_id, turn_id)
+                    read.out.append(turn_run)
+                turn_run.lines.append(line)
+                turn_run.methods.append(method)
                 if ended:
-                    run.ended = True
+                    turn_run.ended = True
                     self._end(turn_id)
-                    del runs[turn_id]
+                    del read.turns[turn_id]
                 return
             if self._keep_early(thread_id, turn_id, [line], [method], ended):
                 return
-        run = runs.get(thread_id)
+        key = thread_id if thread_id in self._threads else None
+        run = read.others.get(key)
         if run is None:
-            run = runs[thread_id] = self._unclaimed(thread_id, [], [])
-            out.append(run)
+            run = read.others[key] = self._unclaimed(key, [], [])
+            read.out.append(run)
         run.lines.append(line)
         run.methods.append(method)
 
@@ -429,16 +447,18 @@ class MessageRouter:
                 self._remember_end(turn_id)
             return False
         early = self._early.setdefault(turn_id, _Early(thread_id))
-        size = sum(map(len, lines))
-        early.broken = early.broken or early.size_bytes + size > self._max_early_bytes
-        if early.broken:
-            early.lines, early.methods, early.ended = [], [], early.ended or ended
-            return True
-        early.lines += lines
-        early.methods += methods
-        early.size_bytes += size
         early.ended = early.ended or ended
+        early.size_bytes += sum(map(len, lines))
+        if early.size_bytes > self._max_early_bytes:
+            self._break_early(early, f"more than {self._max_early_bytes} bytes came before the answer that names it")
+        if early.broken is None:
+            early.lines += lines
+            early.methods += methods
         return True
+
+    def _break_early(self, early: _Early, reason: str) -> None:
+        early.broken = early.broken or reason
+        early.lines, early.methods = [], []
 
     def _end(self, turn_id: str) -> None:
         self._turns.pop(turn_id, None)
@@ -449,23 +469,21 @@ class MessageRouter:
         if len(self._ended) > MAX_ENDED_TURNS:
             self._ended.popitem(last=False)
 
-    def _receive_long(
-        self,
-        line: LongLine,
-        out: list[Delivery],
-        runs: dict[str | None, TurnRun | ThreadRun | GlobalRun],
-    ) -> None:
+    def _receive_long(self, line: LongLine, read: _Read) -> None:
         header = envelope.scan_truncated(line.head, line.tail)
         reason = f"a line of {line.size_bytes} bytes ({header.method or 'a response'}) is beyond the size cap"
         if header.method is None and header.id is not None:
             error = {"code": -32603, "message": f"the answer was too long: {reason}"}
             synthesized = msgspec.json.encode({"id": header.id, "error": error})
-            self._receive_response(envelope.scan(synthesized), synthesized, out, runs)
+            self._receive_response(envelope.scan(synthesized), synthesized, read)
             return
-        followers = self.turn_followers(header.turn_id) if header.turn_id is not None else []
-        if header.turn_id is None or not followers:
-            out.append(Malformed(line.head, reason))
+        turn_id, ended = header.turn_id, header.method == "turn/completed"
+        followers = self.turn_followers(turn_id) if turn_id is not None else []
+        if turn_id is not None and followers:
+            self._end(turn_id)
+            read.turns.pop(turn_id, None)
+            read.out.append(TurnBroken(followers, header.thread_id, turn_id, reason))
             return
-        self._end(header.turn_id)
-        runs.pop(header.turn_id, None)
-        out.append(TurnBroken(followers, header.thread_id, header.turn_id, reason))
+        if turn_id is not None and self._keep_early(header.thread_id, turn_id, [], [], ended):
+            self._break_early(self._early[turn_id], reason)
+        read.out.append(Malformed(line.head, reason))

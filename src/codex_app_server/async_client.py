@@ -21,6 +21,7 @@ from ._mailbox import Mailbox
 from ._message_router import Ask
 from .config import AppServerConfig
 from .errors import RequestTimeoutError
+from .generated.routing import REQUESTS
 from .inputs import Input
 from .notifications import Notification
 from .operations import Operation
@@ -128,7 +129,7 @@ class AsyncAppServerClient:
         A turn that it starts is read with `turn_notifications(turn_id)`.
         """
         operation = operations.request(method, params)
-        entry = operations.REQUESTS.get(method)
+        entry = REQUESTS.get(method)
         if entry is None or not entry.result_turn:
             return await self.perform(operation, timeout_s=timeout_s)
         result, mailbox = await self.start_turn(operation, timeout_s=timeout_s)
@@ -168,11 +169,11 @@ class AsyncAppServerClient:
 
     async def wait_for_turn_completed(self, turn_id: str) -> models.TurnCompletedNotification:
         """Read a turn to its end. Raises as `turn_notifications`."""
-        last: Any = None
+        last: models.TurnCompletedNotification | None = None
         async for notification in self.turn_notifications(turn_id):
             if notification.method == "turn/completed":
                 last = notification.payload
-        return last
+        return operations.ended(turn_id, last)
 
     async def stream_text(
         self, thread_id: str, input: Input, **options: Any

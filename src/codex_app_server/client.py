@@ -17,6 +17,7 @@ from ._mailbox import SyncMailbox
 from ._message_router import Ask
 from .config import AppServerConfig
 from .errors import RequestTimeoutError
+from .generated.routing import REQUESTS
 from .inputs import Input
 from .notifications import Notification
 from .operations import Operation
@@ -89,7 +90,7 @@ class AppServerClient:
         A turn that it starts is read with `turn_notifications(turn_id)`.
         """
         operation = operations.request(method, params)
-        entry = operations.REQUESTS.get(method)
+        entry = REQUESTS.get(method)
         if entry is None or not entry.result_turn:
             return self.perform(operation, timeout_s=timeout_s)
         result, mailbox = self.start_turn(operation, timeout_s=timeout_s)
@@ -129,11 +130,11 @@ class AppServerClient:
 
     def wait_for_turn_completed(self, turn_id: str) -> models.TurnCompletedNotification:
         """Read a turn to its end. Raises as `turn_notifications`."""
-        last: Any = None
+        last: models.TurnCompletedNotification | None = None
         for notification in self.turn_notifications(turn_id):
             if notification.method == "turn/completed":
                 last = notification.payload
-        return last
+        return operations.ended(turn_id, last)
 
     def stream_text(
         self, thread_id: str, input: Input, **options: Any

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from .generated.routing import NOTIFICATIONS, SERVER_REQUESTS
+from .generated.routing import NOTIFICATIONS, SERVER_REQUESTS, Notification, ServerRequest
 
 RequestId = int | str
 
@@ -55,8 +55,9 @@ _decode = msgspec.json.Decoder(_Header).decode
 _decode_loosely = msgspec.json.Decoder(_LooseHeader).decode
 
 # Where the ids live, per method: the path below params, as routing writes it.
-_THREAD_PATH = {name: entry.thread for name, entry in {**NOTIFICATIONS, **SERVER_REQUESTS}.items()}
-_TURN_PATH = {name: entry.turn for name, entry in {**NOTIFICATIONS, **SERVER_REQUESTS}.items()}
+_INCOMING: dict[str, Notification | ServerRequest] = {**NOTIFICATIONS, **SERVER_REQUESTS}
+_THREAD_PATH = {name: entry.thread for name, entry in _INCOMING.items()}
+_TURN_PATH = {name: entry.turn for name, entry in _INCOMING.items()}
 _FAST_PATHS = {None, "threadId", "turnId", "thread.id", "turn.id"}
 _SLOW_METHODS = frozenset(name for name in _THREAD_PATH if not {_THREAD_PATH[name], _TURN_PATH[name]} <= _FAST_PATHS)
 
@@ -67,7 +68,7 @@ def scan(line: bytes) -> Envelope:
         header = _decode(line)
     except msgspec.ValidationError:
         return _scan_loosely(line)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"not a JSON object: {error}") from None
     method = header.method
     if method is None:
@@ -97,7 +98,7 @@ def _scan_loosely(line: bytes) -> Envelope:
     """The same for a line in which something of the header has an unexpected type: that id counts as absent."""
     try:
         header = _decode_loosely(line)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"not a message of this protocol: {error}") from None
     method = header.method
     if method is None:
@@ -117,26 +118,74 @@ def _at(value: Any, path: str | None) -> str | None:
     return value if isinstance(value, str) else None
 
 
-_ID_FIELD = re.compile(rb'"(id|method|threadId|turnId)"\s*:\s*("(?:[^"\\]|\\.)*"|\d+)')
+_STRING = rb'"(?:[^"\\]|\\.)*"'
+_SCALAR = rb"(?:" + _STRING + rb"|-?\d[\d.eE+-]*|true|false|null)"
+_TOKEN = re.compile(
+    rb"\s*(?:(?P<key>" + _STRING + rb")\s*:|(?P<value>" + _SCALAR + rb")|(?P<open>[{\[])|(?P<close>[}\]])|,)"
+)
+_MEMBER = rb'\s*"(\w+)"\s*:\s*(' + _SCALAR + rb")\s*,?"
+_ANY_MEMBERS = rb'(?:\s*,?\s*"\w+"\s*:\s*' + _SCALAR + rb")*"
+# Only scalars stand between the last ids of the params and the end of the line.
+_TAIL = re.compile(rb"(?P<params>" + _ANY_MEMBERS + rb")\s*\}" + _ANY_MEMBERS + rb"\s*\}\s*$")
+_TAIL_BYTES = 2048
 
 
 def scan_truncated(head: bytes, tail: bytes) -> Envelope:
-    """What can be told of an over-long line from its first and last bytes; the ids may be missing.
-
-    The head is searched from its start and the tail from its end, because the header stands outside the body.
-    """
-    found: dict[bytes, Any] = {}
-    for key, value in _ID_FIELD.findall(head[:512]):
-        found.setdefault(key, msgspec.json.decode(value))
-    for key, value in reversed(_ID_FIELD.findall(tail[-512:])):
-        if key in (b"threadId", b"turnId"):
-            found.setdefault(key, msgspec.json.decode(value))
-    method = found.get(b"method")
-    is_request_or_response = head[:64].lstrip(b"{ ").startswith(b'"id"')
+    """What can be told of an over-long line from its first and last bytes; what stands in its cut middle is missing."""
+    members = _first_members(head)
+    for name, value in _last_params(tail).items():
+        members.setdefault(("params", name), value)
+    id, method = members.get(("id",)), members.get(("method",))
+    if not isinstance(method, str):
+        return Envelope(_request_id(id), None, None, None, False)
+    thread_id = members.get(("params", *(_THREAD_PATH.get(method, "threadId") or "").split(".")))
+    turn_id = members.get(("params", *(_TURN_PATH.get(method, "turnId") or "").split(".")))
     return Envelope(
-        found.get(b"id") if is_request_or_response else None,
-        method if isinstance(method, str) else None,
-        found.get(b"threadId"),
-        found.get(b"turnId"),
+        _request_id(id),
+        method,
+        thread_id if isinstance(thread_id, str) else None,
+        turn_id if isinstance(turn_id, str) else None,
         False,
     )
+
+
+def _first_members(head: bytes) -> dict[tuple[str, ...], Any]:
+    """The scalar members at the start of a cut JSON object, by their path."""
+    found: dict[tuple[str, ...], Any] = {}
+    path: list[str] = []
+    key = ""
+    position = 0
+    while (token := _TOKEN.match(head, position)) is not None:
+        position = token.end()
+        if token["key"] is not None:
+            key = str(_scalar(token["key"]))
+        elif token["value"] is not None:
+            # A number that touches the end may go on behind it.
+            if position < len(head):
+                found[(*path[1:], key)] = _scalar(token["value"])
+        elif token["open"] is not None:
+            path.append(key if token["open"] == b"{" else f"{key}[]")
+        elif token["close"] is not None:
+            if not path:
+                break
+            path.pop()
+    return found
+
+
+def _last_params(tail: bytes) -> dict[str, Any]:
+    """The scalar members that end the params of a line."""
+    end = _TAIL.search(tail[-_TAIL_BYTES:])
+    if end is None:
+        return {}
+    return {name.decode(): _scalar(value) for name, value in re.findall(_MEMBER, end["params"])}
+
+
+def _scalar(json: bytes) -> Any:
+    try:
+        return msgspec.json.decode(json)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+
+
+def _request_id(value: Any) -> RequestId | None:
+    return value if isinstance(value, int | str) and not isinstance(value, bool) else None

@@ -24,6 +24,8 @@ class LineSplitter:
 
     def __init__(self, max_line_bytes: int = MAX_LINE_BYTES) -> None:
         self._max = max_line_bytes
+        # No more than the cap: what is kept of a line must not depend on how it was cut into chunks.
+        self._kept = min(max_line_bytes, _KEPT_BYTES)
         self._parts: list[bytes] = []
         self._size = 0
         self._long: tuple[bytes, bytes] | None = None
@@ -49,8 +51,8 @@ class LineSplitter:
         return lines
 
     def rest(self) -> bytes:
-        """What came after the last newline, at most the cap."""
-        return b"".join(self._parts)
+        """What came after the last newline; of more than the cap the head."""
+        return self._long[0] if self._long is not None else b"".join(self._parts)
 
     def _hold(self, part: bytes) -> None:
         if not part:
@@ -58,12 +60,12 @@ class LineSplitter:
         self._size += len(part)
         if self._long is not None:
             head, tail = self._long
-            self._long = head, (tail + part)[-_KEPT_BYTES:]
+            self._long = head, (tail + part)[-self._kept :]
             return
         self._parts.append(part)
         if self._size > self._max:
             whole = b"".join(self._parts)
-            self._long = whole[:_KEPT_BYTES], whole[-_KEPT_BYTES:]
+            self._long = whole[: self._kept], whole[-self._kept :]
             self._parts = []
 
     def _release(self) -> bytes | LongLine:
@@ -73,4 +75,6 @@ class LineSplitter:
         return line
 
     def _capped(self, line: bytes) -> bytes | LongLine:
-        return line if len(line) <= self._max else LongLine(line[:_KEPT_BYTES], line[-_KEPT_BYTES:], len(line))
+        if len(line) <= self._max:
+            return line
+        return LongLine(line[: self._kept], line[-self._kept :], len(line))

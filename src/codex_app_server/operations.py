@@ -210,6 +210,14 @@ class TurnCollector:
         )
 
 
+def ended(turn_id: str, last: models.TurnCompletedNotification | None) -> models.TurnCompletedNotification:
+    """`last`, the completion of a turn. Raises TurnFailedError when it never came or cannot be read."""
+    if getattr(last, "turn", None) is None:
+        raise TurnFailedError(f"turn {turn_id} ended without a readable turn/completed")
+    assert last is not None
+    return last
+
+
 def final_response(items: list[Any]) -> str | None:
     """The answer among completed items: commentary never counts, an empty answer does."""
     fallback: str | None = None
