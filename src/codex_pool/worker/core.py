@@ -88,6 +88,9 @@ class _Request:
     session: str = ""
     interest: wire.Interest = "full"
     queued_ms: int = 0
+    # Its session went while it was under way; of the worker's own: the turn that it interrupts.
+    gone: bool = False
+    interrupts: str | None = None
 
     __hash__ = object.__hash__
     __eq__ = object.__eq__
@@ -137,8 +140,11 @@ class WorkerCore:
         self._next_id = 0
         self._waiting: deque[_Request] = deque()
         self._waiting_control: deque[_Request] = deque()
+        self._sent: set[_Request] = set()
         self._adopting: dict[str, _Adoption] = {}
         self._turns: dict[str, _Turn] = {}
+        # Turns to interrupt that the app-server did not know yet.
+        self._too_early: set[str] = set()
         self._threads: dict[str, _Thread] = {}
         self._asks: dict[str, tuple[str, Ask]] = {}
         self._globals: dict[str, _Global] = {}
@@ -151,6 +157,19 @@ class WorkerCore:
     @property
     def running_turns(self) -> int:
         return len(self._turns)
+
+    @property
+    def held(self) -> dict[str, int]:
+        """What is kept, by kind; all of it returns to zero when nothing runs (leak checks)."""
+        return {
+            **self._router.held,
+            "sent": len(self._sent),
+            "waiting": len(self._waiting) + len(self._waiting_control),
+            "adopting": len(self._adopting),
+            "turns": len(self._turns),
+            "too_early": len(self._too_early),
+            "asks": len(self._asks),
+        }
 
     # Events from the loop and the broker.
 
@@ -189,27 +208,27 @@ class WorkerCore:
         return [ToAppServer(rpc.with_id(line, rpc.encode(ask.id)))]
 
     def follow(self, head: wire.Follow) -> list[Effect]:
-        if head.on:
-            self._router.follow_thread(head.thread_id, head.session)
-        else:
+        if not head.on:
             self._router.unfollow_thread(head.thread_id, head.session)
+        elif head.thread_id in self._threads or head.thread_id in self._adopting:
+            self._router.follow_thread(head.thread_id, head.session)
         return []
 
     def gone(self, session: str) -> list[Effect]:
         """A session is over: what it alone followed is interrupted, what it was asked is declined."""
         out: list[Effect] = []
-        for queue in (self._waiting, self._waiting_control):
+        for queue in (self._waiting, self._waiting_control, *(each.waiting for each in self._adopting.values())):
             for request in [request for request in queue if request.session == session]:
                 queue.remove(request)
-        for thread_id in list(self._threads):
+                # Nobody reads it, but the broker counts by answers.
+                self._refuse(request, errors.TURN_LOST, "its session is over", out)
+        for request in self._sent:
+            request.gone = request.gone or request.session == session
+        for thread_id in (*self._threads, *self._adopting):
             self._router.unfollow_thread(thread_id, session)
-        for turn_id, turn in list(self._turns.items()):
-            if turn.interest.pop(session, None) is None or turn.interest:
-                continue
-            params = _raw({"threadId": turn.thread_id, "turnId": turn_id})
-            self._submit(
-                _Request("turn/interrupt", turn.thread_id, rpc.RequestLine("turn/interrupt", params=params)), out
-            )
+        for turn_id, turn in self._turns.items():
+            if turn.interest.pop(session, None) is not None and not turn.interest:
+                self._interrupt(turn_id, turn.thread_id, out)
         for public_id, (owner, ask) in list(self._asks.items()):
             if owner == session:
                 del self._asks[public_id]
@@ -217,16 +236,20 @@ class WorkerCore:
         return out
 
     def tick(self, now: float) -> list[Effect]:
-        """Send the threadless notifications whose second has passed."""
+        """Send the threadless notifications whose second has passed, and interrupts that came too early."""
         out: list[Effect] = []
+        too_early, self._too_early = self._too_early, set()
+        for turn_id in too_early:
+            self._interrupt(turn_id, self._turns[turn_id].thread_id, out)
         for latest in self._globals.values():
             if latest.waiting is not None and now - latest.sent_at >= GLOBAL_INTERVAL_S:
                 self._send_global(latest, latest.waiting, now, out)
         return out
 
     @property
-    def has_waiting_globals(self) -> bool:
-        return any(latest.waiting is not None for latest in self._globals.values())
+    def wants_tick(self) -> bool:
+        """Whether something waits for the time to pass."""
+        return bool(self._too_early) or any(latest.waiting is not None for latest in self._globals.values())
 
     # Events from the app-server.
 
@@ -282,6 +305,7 @@ class WorkerCore:
             starts_turn=starts_turn,
             turn=request.session if starts_turn and request.session else None,
         )
+        self._sent.add(request)
         line = rpc.RequestLine(request.method, msgspec.Raw(b"%d" % self._next_id), params)
         out.append(ToAppServer(rpc.encode(line)))
 
@@ -290,14 +314,14 @@ class WorkerCore:
         if "clientUserMessageId" not in params:
             params["clientUserMessageId"] = msgspec.Raw(rpc.encode(f"{request.session}/{request.call}"))
         thread = self._threads.get(request.thread_id or "")
-        if thread is not None and thread.restore_sandbox:
-            thread.restore_sandbox = False
-            if thread.record.sandbox and "sandboxPolicy" not in params:
-                params["sandboxPolicy"] = msgspec.Raw(thread.record.sandbox.encode())
+        given = bytes(params.get("sandboxPolicy", b"null")) != b"null"
+        if thread is not None and thread.restore_sandbox and thread.record.sandbox and not given:
+            params["sandboxPolicy"] = msgspec.Raw(thread.record.sandbox.encode())
 
     def _on_reply(self, reply: Reply, out: list[Effect]) -> None:
         request = reply.token
         assert isinstance(request, _Request)
+        self._sent.discard(request)
         if request.call is None:
             self._on_own_reply(request, reply, out)
             return
@@ -324,6 +348,8 @@ class WorkerCore:
             out += [ToAppServer(b'{"method":"initialized"}'), self._register(), Ready()]
         elif request.method == "thread/resume":
             self._on_resumed(request, reply, out)
+        elif request.interrupts in self._turns and reply.is_error:
+            self._too_early.add(request.interrupts)
 
     def _register(self) -> ToBroker:
         assert self._initialized is not None
@@ -341,10 +367,13 @@ class WorkerCore:
             return None
         if known is not None and known.record.thread_id == record.thread_id:
             record = msgspec.structs.replace(record, name=record.name or known.record.name, turns=known.record.turns)
+            if known.restore_sandbox:
+                record = msgspec.structs.replace(record, sandbox=known.record.sandbox)
             known.record = record
         else:
             self._threads[record.thread_id] = _Thread(record)
-        self._router.follow_thread(record.thread_id, request.session)
+        if not request.gone:
+            self._router.follow_thread(record.thread_id, request.session)
         return record
 
     def _release_thread(self, thread_id: str, out: list[Effect], *, keep: bool) -> None:
@@ -371,7 +400,8 @@ class WorkerCore:
             if resumed is None or rpc.sandbox_type(resumed.sandbox) != rpc.sandbox_type(wanted.sandbox):
                 problem = f"its sandbox {wanted.sandbox} could not be restored, and it is never widened"
         if problem is not None:
-            out.append(ToBroker([wire.encode(wire.ThreadGone(wanted.thread_id))]))
+            # Kept in the broker's books, so that the next request cannot have it with another sandbox either.
+            self._release_thread(wanted.thread_id, out, keep=True)
             message = f"thread {wanted.thread_id} was lost with its worker and could not be resumed: {problem}"
             for waiting in adoption.waiting:
                 self._refuse(waiting, errors.THREAD_LOST, message, out)
@@ -395,12 +425,18 @@ class WorkerCore:
     def _turn_started(self, turn_id: str, thread_id: str, request: _Request, out: list[Effect]) -> None:
         """From now on the turn counts. A start that joined a running turn adds its session to it."""
         turn = self._turns.get(turn_id)
+        thread = self._threads.get(thread_id)
+        if thread is not None and request.method == "turn/start":
+            thread.restore_sandbox = False
         if turn is None:
             turn = self._turns[turn_id] = _Turn(thread_id)
             out.append(ToBroker([wire.encode(wire.TurnStarted(thread_id, turn_id, [request.session]))]))
-            thread = self._threads.get(thread_id)
             if thread is not None:
                 thread.record = msgspec.structs.replace(thread.record, turns=thread.record.turns + 1)
+        if request.gone:
+            if not turn.interest:
+                self._interrupt(turn_id, thread_id, out)
+            return
         turn.interest.setdefault(request.session, request.interest)
         turn.served.setdefault(request.interest, turn.last)
 
@@ -427,6 +463,9 @@ class WorkerCore:
 
     def _turn_ended(self, turn_id: str, status: str, out: list[Effect]) -> None:
         turn = self._turns.pop(turn_id)
+        self._too_early.discard(turn_id)
+        for public_id in [public_id for public_id, (_, ask) in self._asks.items() if ask.turn_id == turn_id]:
+            del self._asks[public_id]
         out.append(ToBroker([wire.encode(wire.TurnEnded(turn.thread_id, turn_id, status))]))
 
     def _on_turn_broken(self, broken: TurnBroken, out: list[Effect]) -> None:
@@ -437,8 +476,12 @@ class WorkerCore:
         lines = rpc.ended_lines(thread_id, broken.turn_id, "failed", broken.reason, safe_to_retry=False)
         self._send_events(broken.turn_id, lines, ["pool/turn/ended", "turn/completed"], ended=True, out=out)
         self._turn_ended(broken.turn_id, "failed", out)
-        params = _raw({"threadId": thread_id, "turnId": broken.turn_id})
-        self._submit(_Request("turn/interrupt", thread_id, rpc.RequestLine("turn/interrupt", params=params)), out)
+        self._interrupt(broken.turn_id, thread_id, out)
+
+    def _interrupt(self, turn_id: str, thread_id: str, out: list[Effect]) -> None:
+        params = _raw({"threadId": thread_id, "turnId": turn_id})
+        line = rpc.RequestLine("turn/interrupt", params=params)
+        self._submit(_Request("turn/interrupt", thread_id, line, interrupts=turn_id), out)
 
     def _send_events(
         self, turn_id: str, lines: list[bytes], methods: list[str], *, ended: bool, out: list[Effect]
@@ -501,9 +544,8 @@ class WorkerCore:
 
     def _on_ask(self, ask: Ask, out: list[Effect]) -> None:
         """A question goes to one who follows its turn, else its thread; with nobody there it is declined."""
-        candidates = self._router.turn_followers(ask.turn_id) if ask.turn_id is not None else []
-        if not candidates and ask.thread_id is not None:
-            candidates = self._router.thread_followers(ask.thread_id)
+        turn = self._turns.get(ask.turn_id or "")
+        candidates = [*turn.interest] if turn is not None else self._router.thread_followers(ask.thread_id or "")
         if not candidates:
             out.append(_decline(ask))
             return

@@ -110,7 +110,7 @@ class Worker:
                 poller.register(self._stdin, zmq.POLLOUT)
             elif self._stdin in poller:
                 poller.unregister(self._stdin)
-            timeout_ms = 100 if self._core.has_waiting_globals else None
+            timeout_ms = 100 if self._core.wants_tick else None
             ready = dict(poller.poll(timeout_ms))
             self._loops += 1
             if 0 in ready and not os.read(0, 4096):
@@ -123,7 +123,7 @@ class Worker:
                 self._read_stdout(stdout)
             if ready.get(self._broker, 0) & zmq.POLLIN:
                 self._read_broker()
-            if self._core.has_waiting_globals:
+            if self._core.wants_tick:
                 self._apply(self._core.tick(time.monotonic()))
             self._flush_app_server()
             self._flush_broker()

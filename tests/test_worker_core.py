@@ -1,0 +1,712 @@
+"""The worker's state machine: events in, effects out, against an app-server made of a dictionary."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections import defaultdict
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from codex_pool import wire
+from codex_pool.worker.core import (
+    CONTROL_METHODS,
+    CONTROL_PLACES,
+    MAX_IN_FLIGHT,
+    Effect,
+    Note,
+    Ready,
+    ToAppServer,
+    ToBroker,
+    WorkerCore,
+)
+
+WORKSPACE_WRITE = '{"type":"workspaceWrite","writableRoots":["/data"],"networkAccess":false}'
+
+
+def encode(message: Any) -> bytes:
+    return msgspec.json.encode(message)
+
+
+class Bench:
+    """A worker core between an app-server and a broker that are written down here.
+
+    `open` are the requests that the app-server has not answered, by its id; `answered` what the broker was told of
+    its calls, `events` what each session got of each turn.
+    """
+
+    def __init__(self) -> None:
+        self.core = WorkerCore(worker="w0", slot=0, pid=10, app_server_pid=11, initialize={"clientInfo": {"name": "x"}})
+        self.now = 100.0
+        self.open: dict[int, dict[str, Any]] = {}
+        self.sent: list[dict[str, Any]] = []
+        self.answered: dict[int, tuple[wire.Answered, dict[str, Any]]] = {}
+        self.routes: list[Any] = []
+        self.events: dict[tuple[str, str], list[tuple[wire.Events, list[dict[str, Any]]]]] = defaultdict(list)
+        self.lines: list[tuple[list[str], list[dict[str, Any]]]] = []
+        self.ready = False
+        self.notes: list[str] = []
+        self._calls = itertools.count(1)
+
+    def start(self) -> Bench:
+        self.apply(self.core.start())
+        (request_id,) = self.open
+        self.answer(request_id, {"userAgent": "codex/0"})
+        return self
+
+    def apply(self, effects: list[Effect]) -> list[Effect]:
+        for effect in effects:
+            match effect:
+                case ToAppServer():
+                    self._to_app_server(effect.line)
+                case ToBroker():
+                    self._to_broker(effect.frames)
+                case Ready():
+                    self.ready = True
+                case Note():
+                    self.notes.append(effect.message)
+        return effects
+
+    def _to_app_server(self, line: bytes) -> None:
+        assert b"\n" not in line
+        message = json.loads(line)
+        self.sent.append(message)
+        if "id" in message and "method" in message:
+            assert message["id"] not in self.open
+            self.open[message["id"]] = message
+
+    def _to_broker(self, frames: list[bytes]) -> None:
+        route = wire.decode_from_worker(frames[0])
+        self.routes.append(route)
+        if isinstance(route, wire.Answered):
+            assert route.call not in self.answered, "a call is answered once"
+            assert wire.decode_to_client(frames[1]) == wire.Lines()
+            (body,) = frames[2:]
+            self.answered[route.call] = (route, json.loads(body))
+        elif isinstance(route, wire.ToSessions):
+            head = wire.decode_to_client(frames[1])
+            if isinstance(head, wire.Lines):
+                self.lines.append((route.sessions, [json.loads(line) for line in frames[2].split(b"\n")]))
+                return
+            assert isinstance(head, wire.Events) and route.sessions
+            assert [run.count for run in head.runs] == [body.count(b"\n") + 1 for body in frames[2:]]
+            lines = [json.loads(line) for body in frames[2:] for line in body.split(b"\n")]
+            for session in route.sessions:
+                self.events[session, head.turn_id].append((head, lines))
+
+    def dispatch(
+        self,
+        method: str,
+        params: dict[str, Any] | None = None,
+        *,
+        session: str = "s1",
+        interest: wire.Interest = "full",
+        adopt: wire.ThreadRecord | None = None,
+    ) -> int:
+        call = next(self._calls)
+        line = encode({"id": f"c{call}", "method": method, "params": params or {}})
+        self.apply(self.core.dispatch(wire.Dispatch(call, session, interest, adopt), line))
+        return call
+
+    def request(self, method: str) -> int:
+        """The app-server's id of the oldest open request of this method."""
+        return next(number for number, message in self.open.items() if message["method"] == method)
+
+    def answer(self, request_id: int, result: Any = None, *, error: str | None = None) -> None:
+        del self.open[request_id]
+        answer = {"id": request_id, "error": {"code": -32600, "message": error}} if error else {"id": request_id}
+        if error is None:
+            answer["result"] = result
+        self.say(answer)
+
+    def say(self, *messages: Any) -> None:
+        """Lines of the app-server, in one read."""
+        self.apply(self.core.lines([encode(message) for message in messages], self.now))
+
+    def notify(self, method: str, **params: Any) -> None:
+        self.say({"method": method, "params": params})
+
+    def tick(self, seconds: float) -> None:
+        self.now += seconds
+        self.apply(self.core.tick(self.now))
+
+    # Whole exchanges.
+
+    def thread(self, thread_id: str = "t1", session: str = "s1", **fields: Any) -> None:
+        self.dispatch("thread/start", session=session)
+        self.answer(self.request("thread/start"), thread_result(thread_id, **fields))
+
+    def turn(
+        self, turn_id: str, thread_id: str = "t1", *, session: str = "s1", interest: wire.Interest = "full"
+    ) -> int:
+        call = self.dispatch("turn/start", {"threadId": thread_id}, session=session, interest=interest)
+        self.answer(self.request("turn/start"), {"turn": {"id": turn_id}})
+        return call
+
+    def delta(self, turn_id: str, thread_id: str = "t1", text: str = "x") -> None:
+        self.say(delta(turn_id, thread_id, text))
+
+    def complete(self, turn_id: str, thread_id: str = "t1", status: str = "completed") -> None:
+        self.say(completed(turn_id, thread_id, status))
+
+    def gone(self, session: str) -> None:
+        self.apply(self.core.gone(session))
+
+    def routed(self, kind: type) -> list[Any]:
+        return [route for route in self.routes if isinstance(route, kind)]
+
+    def methods(self, session: str, turn_id: str) -> list[str]:
+        return [line["method"] for _, lines in self.events[session, turn_id] for line in lines]
+
+    def check_numbers(self, session: str, turn_id: str) -> int:
+        """The numbers of this subscriber have no hole; the last of them."""
+        heads = [head for head, _ in self.events[session, turn_id]]
+        for before, head in itertools.pairwise(heads):
+            assert head.after == before.last and not before.ended
+        for head, lines in self.events[session, turn_id]:
+            assert head.last - head.after >= len(lines)
+        return heads[-1].last if heads else 0
+
+
+def thread_result(thread_id: str, sandbox: str = '{"type":"readOnly"}', **fields: Any) -> dict[str, Any]:
+    thread = {"id": thread_id, "ephemeral": False, **fields}
+    return {"thread": thread, "cwd": "/w", "model": "m", "sandbox": json.loads(sandbox), "approvalPolicy": "never"}
+
+
+def delta(turn_id: str, thread_id: str = "t1", text: str = "x") -> dict[str, Any]:
+    params = {"threadId": thread_id, "turnId": turn_id, "itemId": "i", "delta": text}
+    return {"method": "item/agentMessage/delta", "params": params}
+
+
+def completed(turn_id: str, thread_id: str = "t1", status: str = "completed") -> dict[str, Any]:
+    params = {"threadId": thread_id, "turn": {"id": turn_id, "status": status, "items": []}}
+    return {"method": "turn/completed", "params": params}
+
+
+def item(turn_id: str, thread_id: str = "t1") -> dict[str, Any]:
+    params = {"item": {"type": "agentMessage", "id": "i", "text": "x"}, "threadId": thread_id, "turnId": turn_id}
+    return {"method": "item/completed", "params": params}
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench().start()
+
+
+def test_registers_once_the_app_server_has_answered() -> None:
+    bench = Bench()
+    bench.apply(bench.core.start())
+    assert not bench.ready and bench.apply(bench.core.who_are_you()) == []
+    bench.answer(bench.request("initialize"), {"userAgent": "codex/0"})
+    assert bench.ready and bench.sent[-1] == {"method": "initialized"}
+    assert bench.routed(wire.Register) == [wire.Register(0, "w0", 10, 11)]
+    bench.apply(bench.core.who_are_you())
+    assert len(bench.routed(wire.Register)) == 2
+
+
+def test_an_answer_goes_back_under_the_id_of_its_caller(bench: Bench) -> None:
+    first, second = bench.dispatch("model/list"), bench.dispatch("config/read", session="s2")
+    bench.answer(bench.request("config/read"), {"b": 2})
+    bench.answer(bench.request("model/list"), error="no")
+    assert bench.answered[second] == (wire.Answered(second, True), {"id": f"c{second}", "result": {"b": 2}})
+    answered, line = bench.answered[first]
+    assert not answered.ok and line == {"id": f"c{first}", "error": {"code": -32600, "message": "no"}}
+    assert bench.core.in_flight == 0
+
+
+def test_a_turn_is_announced_numbered_and_ended_in_order(bench: Bench) -> None:
+    bench.thread()
+    bench.routes.clear()
+    call = bench.turn("u1")
+    bench.say(delta("u1"), delta("u1"), item("u1"))
+    bench.complete("u1")
+    assert [type(route).__name__ for route in bench.routes] == [
+        "TurnStarted",
+        "Answered",
+        "ToSessions",
+        "ToSessions",
+        "ToSessions",
+        "TurnEnded",
+    ]
+    assert bench.answered[call][0].turn_id == "u1"
+    assert bench.methods("s1", "u1") == [
+        "pool/turn/assigned",
+        *["item/agentMessage/delta"] * 2,
+        "item/completed",
+        "turn/completed",
+    ]
+    assert bench.check_numbers("s1", "u1") == 5
+    head, _ = bench.events["s1", "u1"][1]
+    assert head.runs == [wire.Run(2, "droppable"), wire.Run(1, "kept")]
+    assert bench.routed(wire.TurnEnded) == [wire.TurnEnded("t1", "u1", "completed")]
+    assert bench.core.running_turns == 0
+
+
+def test_what_comes_before_the_answer_of_a_start_is_not_lost(bench: Bench) -> None:
+    """Even the end may come in the same read as the answer, or before it."""
+    bench.thread()
+    bench.dispatch("turn/start", {"threadId": "t1"})
+    request_id = bench.request("turn/start")
+    bench.say(delta("u1"), completed("u1"))
+    assert bench.events == {}
+    bench.answer(request_id, {"turn": {"id": "u1"}})
+    assert bench.methods("s1", "u1") == ["pool/turn/assigned", "item/agentMessage/delta", "turn/completed"]
+    assert bench.check_numbers("s1", "u1") == 3
+    assert len(bench.routed(wire.TurnEnded)) == 1 and bench.core.running_turns == 0
+
+
+def test_interest_leaves_out_what_nobody_asked_for_and_covers_its_numbers(bench: Bench) -> None:
+    bench.thread()
+    interests: dict[str, wire.Interest] = {"u1": "full", "u2": "items", "u3": "final"}
+    for turn_id, interest in interests.items():
+        bench.turn(turn_id, interest=interest)
+        bench.say(delta(turn_id), {"method": "turn/plan/updated", "params": {"threadId": "t1", "turnId": turn_id}})
+        bench.say(delta(turn_id), item(turn_id), delta(turn_id))
+        bench.complete(turn_id)
+        assert bench.check_numbers("s1", turn_id) == 7
+    assert len(bench.methods("s1", "u1")) == 7
+    assert bench.methods("s1", "u2") == ["pool/turn/assigned", "turn/plan/updated", "item/completed", "turn/completed"]
+    assert bench.methods("s1", "u3") == ["pool/turn/assigned", "item/completed", "turn/completed"]
+
+
+def test_never_more_than_64_in_flight_and_8_places_for_control(bench: Bench) -> None:
+    bench.thread()
+    bench.turn("u1")
+    for _ in range(200):
+        bench.dispatch("thread/read", {"threadId": "t1"})
+    assert len(bench.open) == MAX_IN_FLIGHT - CONTROL_PLACES
+    for _ in range(20):
+        bench.dispatch("turn/steer", {"threadId": "t1", "expectedTurnId": "u1"})
+    assert len(bench.open) == MAX_IN_FLIGHT
+    control = [message for message in bench.open.values() if message["method"] in CONTROL_METHODS]
+    assert len(control) == CONTROL_PLACES
+    while bench.open:
+        bench.answer(next(iter(bench.open)), {})
+        assert len(bench.open) <= MAX_IN_FLIGHT
+    assert len(bench.answered) == 222 and bench.core.in_flight == 0
+
+
+def test_a_turn_start_gets_an_idempotency_key(bench: Bench) -> None:
+    bench.thread()
+    call = bench.turn("u1", session="s7")
+    assert bench.sent[-1]["params"]["clientUserMessageId"] == f"s7/{call}"
+    bench.dispatch("turn/start", {"threadId": "t1", "clientUserMessageId": "mine"})
+    assert bench.sent[-1]["params"]["clientUserMessageId"] == "mine"
+
+
+# Sessions that are gone.
+
+
+def test_the_turns_of_a_gone_session_are_interrupted(bench: Bench) -> None:
+    bench.thread("t1", "s1")
+    bench.thread("t2", "s2")
+    bench.turn("u1", "t1", session="s1")
+    bench.turn("u2", "t2", session="s2")
+    bench.gone("s1")
+    interrupt = bench.open[bench.request("turn/interrupt")]
+    assert interrupt["params"] == {"threadId": "t1", "turnId": "u1"}
+    bench.answer(interrupt["id"], {})
+    before = len(bench.events["s1", "u1"])
+    bench.delta("u1")
+    bench.complete("u1", status="interrupted")
+    assert len(bench.events["s1", "u1"]) == before
+    assert bench.routed(wire.TurnEnded) == [wire.TurnEnded("t1", "u1", "interrupted")]
+    assert bench.core.running_turns == 1 and bench.open == {}
+
+
+def test_an_interrupt_that_came_too_early_is_tried_again(bench: Bench) -> None:
+    """Right after its start the app-server says that there is no active turn."""
+    bench.thread()
+    bench.turn("u1")
+    bench.gone("s1")
+    bench.answer(bench.request("turn/interrupt"), error="no active turn to interrupt")
+    assert bench.core.wants_tick
+    bench.tick(0.1)
+    bench.answer(bench.request("turn/interrupt"), {})
+    bench.complete("u1", status="interrupted")
+    assert not bench.core.wants_tick
+    bench.tick(10)
+    assert bench.open == {} and bench.core.running_turns == 0
+
+
+def test_a_turn_whose_session_went_while_it_started_is_interrupted(bench: Bench) -> None:
+    bench.thread()
+    call = bench.dispatch("turn/start", {"threadId": "t1"})
+    bench.gone("s1")
+    bench.answer(bench.request("turn/start"), {"turn": {"id": "u1"}})
+    assert bench.open[bench.request("turn/interrupt")]["params"] == {"threadId": "t1", "turnId": "u1"}
+    assert call in bench.answered, "the broker's books need the answer"
+    bench.answer(bench.request("turn/interrupt"), {})
+    bench.complete("u1", status="interrupted")
+    assert len(bench.routed(wire.TurnStarted)) == len(bench.routed(wire.TurnEnded)) == 1
+    assert bench.events == {}
+
+
+def test_requests_of_a_gone_session_that_still_wait_here_are_answered(bench: Bench) -> None:
+    """Otherwise the broker counts their turns as starting for ever."""
+    bench.thread()
+    calls = [bench.dispatch("turn/start", {"threadId": "t1"}) for _ in range(MAX_IN_FLIGHT + 5)]
+    record = wire.ThreadRecord("t9", False, turns=1, sandbox='{"type":"readOnly"}')
+    adopting = bench.dispatch("turn/start", {"threadId": "t9"}, adopt=record)
+    bench.gone("s1")
+    waiting = [*calls[MAX_IN_FLIGHT - CONTROL_PLACES :], adopting]
+    assert all(call in bench.answered and not bench.answered[call][0].ok for call in waiting)
+
+
+def test_a_question_goes_to_one_follower_and_only_its_answer_counts(bench: Bench) -> None:
+    bench.thread()
+    bench.turn("u1")
+    ask = {"id": 0, "method": "item/commandExecution/requestApproval", "params": {"threadId": "t1", "turnId": "u1"}}
+    bench.say(ask)
+    sessions, (line,) = bench.lines[-1]
+    assert sessions == ["s1"] and line == {**ask, "id": "w0/0"}
+    answer = encode({"id": "w0/0", "result": {"decision": "accept"}})
+    assert bench.core.tell(wire.Tell("s2"), answer) == []
+    bench.apply(bench.core.tell(wire.Tell("s1"), answer))
+    assert bench.sent[-1] == {"id": 0, "result": {"decision": "accept"}}
+    assert bench.core.tell(wire.Tell("s1"), answer) == [], "answered once"
+
+
+def test_questions_with_nobody_to_answer_are_declined(bench: Bench) -> None:
+    method = "item/commandExecution/requestApproval"
+    bench.say({"id": 0, "method": method, "params": {"threadId": "t1", "turnId": "u1"}})
+    assert bench.sent[-1] == {"id": 0, "result": {"decision": "decline"}}
+    bench.thread()
+    bench.turn("u1")
+    bench.say({"id": 1, "method": method, "params": {"threadId": "t1", "turnId": "u1"}})
+    bench.gone("s1")
+    assert {"id": 1, "result": {"decision": "decline"}} in bench.sent
+    bench.say({"id": 2, "method": method, "params": {"threadId": "t1", "turnId": "u1"}})
+    assert bench.sent[-1] == {"id": 2, "result": {"decision": "decline"}}
+
+
+# Adoption.
+
+
+def record(**fields: Any) -> wire.ThreadRecord:
+    known: dict[str, Any] = {"turns": 1, "sandbox": WORKSPACE_WRITE, "approval_policy": '"never"', "cwd": "/w"}
+    return wire.ThreadRecord("t9", False, **{**known, "model": "m", "name": "N", **fields})
+
+
+def test_an_adopted_thread_takes_nothing_until_it_is_as_it_was(bench: Bench) -> None:
+    first = bench.dispatch("thread/read", {"threadId": "t9"}, adopt=record())
+    second = bench.dispatch("turn/start", {"threadId": "t9"})
+    (resume,) = bench.open.values()
+    assert resume["method"] == "thread/resume"
+    assert resume["params"] == {
+        "threadId": "t9",
+        "excludeTurns": True,
+        "sandbox": "workspace-write",
+        "approvalPolicy": "never",
+        "cwd": "/w",
+        "model": "m",
+    }
+    bench.answer(resume["id"], thread_result("t9", sandbox='{"type":"workspaceWrite","networkAccess":true}'))
+    assert [message["method"] for message in bench.open.values()] == ["thread/name/set", "thread/read", "turn/start"]
+    start = bench.open[bench.request("turn/start")]
+    assert start["params"]["sandboxPolicy"] == json.loads(WORKSPACE_WRITE), "the mode alone is not the policy"
+    bench.answer(bench.request("thread/name/set"), {})
+    bench.answer(bench.request("thread/read"), {"thread": {"id": "t9"}})
+    bench.answer(bench.request("turn/start"), {"turn": {"id": "u1"}})
+    assert bench.answered[first][0].ok and bench.answered[second][0].ok
+    bench.complete("u1", "t9")
+    bench.dispatch("turn/start", {"threadId": "t9"})
+    assert "sandboxPolicy" not in bench.sent[-1]["params"]
+
+
+def test_a_resume_of_its_own_does_not_make_an_adopted_thread_forget_its_policy(bench: Bench) -> None:
+    bench.dispatch("thread/resume", {"threadId": "t9"}, adopt=record())
+    loose = '{"type":"workspaceWrite","networkAccess":true}'
+    bench.answer(bench.request("thread/resume"), thread_result("t9", sandbox=loose))
+    bench.answer(bench.request("thread/name/set"), {})
+    bench.answer(bench.request("thread/resume"), thread_result("t9", sandbox=loose))
+    bench.turn("u1", "t9")
+    assert bench.sent[-1]["params"]["sandboxPolicy"] == json.loads(WORKSPACE_WRITE)
+
+
+def test_the_policy_is_sent_until_a_turn_has_taken_it(bench: Bench) -> None:
+    bench.dispatch("turn/start", {"threadId": "t9", "sandboxPolicy": None}, adopt=record(name=None))
+    bench.answer(bench.request("thread/resume"), thread_result("t9", sandbox=WORKSPACE_WRITE))
+    assert bench.sent[-1]["params"]["sandboxPolicy"] == json.loads(WORKSPACE_WRITE), "null is as good as absent"
+    bench.answer(bench.request("turn/start"), error="bad input")
+    bench.dispatch("turn/start", {"threadId": "t9"})
+    assert bench.sent[-1]["params"]["sandboxPolicy"] == json.loads(WORKSPACE_WRITE)
+
+
+@pytest.mark.parametrize("how", ["error", "wider sandbox", "no thread in the answer"])
+def test_a_thread_that_cannot_come_back_as_it_was_is_refused_again_and_again(bench: Bench, how: str) -> None:
+    """Also at the next request: dropped from the books, it would run with the configured sandbox."""
+    for _ in range(2):
+        calls = [
+            bench.dispatch("turn/start", {"threadId": "t9"}, adopt=record()),
+            bench.dispatch("thread/read", {"threadId": "t9"}),
+        ]
+        bench.apply(bench.core.follow(wire.Follow("s1", "t9")))
+        request_id = bench.request("thread/resume")
+        if how == "error":
+            bench.answer(request_id, error="no rollout found")
+        elif how == "wider sandbox":
+            bench.answer(request_id, thread_result("t9", sandbox='{"type":"dangerFullAccess"}'))
+        else:
+            bench.answer(request_id, {})
+        for call in calls:
+            answered, line = bench.answered[call]
+            assert (
+                not answered.ok and line["error"]["code"] == -32010 and line["error"]["data"] == {"safeToRetry": True}
+            )
+        assert bench.routes[-3] == wire.ThreadGone("t9", keep=True)
+        assert bench.open == {}
+    bench.notify("thread/status/changed", threadId="t9", status="idle")
+    assert bench.lines == [], "nobody follows it here"
+
+
+# Threads.
+
+
+def test_the_record_of_a_thread_follows_its_settings_and_name(bench: Bench) -> None:
+    bench.thread()
+    settings = {"cwd": "/x", "model": "m2", "sandboxPolicy": json.loads(WORKSPACE_WRITE), "approvalPolicy": "never"}
+    bench.notify("thread/settings/updated", threadId="t1", threadSettings=settings)
+    bench.notify("thread/name/updated", threadId="t1", threadName="N")
+    last = bench.routed(wire.ThreadChanged)[-1].record
+    assert (last.cwd, last.model, last.name) == ("/x", "m2", "N")
+    assert json.loads(last.sandbox) == json.loads(WORKSPACE_WRITE)
+    bench.turn("u1")
+    bench.apply(bench.core.who_are_you())
+
+
+def test_threads_that_leave_the_app_server_leave_the_books(bench: Bench) -> None:
+    for thread_id in ("t1", "t2"):
+        bench.thread(thread_id)
+    bench.dispatch("thread/archive", {"threadId": "t1"})
+    bench.answer(bench.request("thread/archive"), {})
+    bench.notify("thread/closed", threadId="t2")
+    assert bench.routed(wire.ThreadGone) == [wire.ThreadGone("t1"), wire.ThreadGone("t2", keep=True)]
+
+
+def test_threadless_notifications_come_once_a_second_and_the_last_one_counts(bench: Bench) -> None:
+    for used in (1, 1, 2, 3):
+        bench.notify("account/rateLimits/updated", rateLimits={"used": used})
+    assert [line["params"]["rateLimits"]["used"] for _, (line,) in bench.lines] == [1]
+    assert bench.core.wants_tick
+    bench.tick(0.5)
+    assert len(bench.lines) == 1
+    bench.tick(0.6)
+    assert [line["params"]["rateLimits"]["used"] for _, (line,) in bench.lines] == [1, 3]
+    assert bench.lines[0][0] == [] and not bench.core.wants_tick
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"", b"{", b"null", b"[]", b'"x"', b'{"id":999,"result":{}}', b'{"method":"turn/completed"}', b'{"method":1}',
+     b'{"method":"turn/completed","params":{"threadId":"t9","turn":{"id":"u9"}}}', b"\xff\xfe",
+     b'{"method":"thread/closed","params":{"threadId":"nobody"}}'],
+)  # fmt: skip
+def test_strange_lines_of_the_app_server_are_survived(bench: Bench, line: bytes) -> None:
+    bench.thread()
+    bench.turn("u1")
+    bench.apply(bench.core.lines([line], bench.now))
+    bench.complete("u1")
+    assert bench.methods("s1", "u1")[-1] == "turn/completed"
+
+
+def test_unknown_sessions_threads_and_questions_are_tolerated(bench: Bench) -> None:
+    assert bench.core.gone("nobody") == []
+    assert bench.core.follow(wire.Follow("s", "nothing", on=False)) == []
+    for line in (b"{}", b'{"id":null}', b'{"id":4,"result":1}', b'{"id":"w0/4","result":1}'):
+        assert bench.core.tell(wire.Tell("s"), line) == []
+
+
+# Everything at once.
+
+SESSIONS = ["s1", "s2", "s3"]
+THREADS = ["t1", "t2", "t3", "t4"]
+
+
+class WorkerMachine(RuleBasedStateMachine):
+    """Any order of events. The broker's promise is kept: no two turns of one thread at once."""
+
+    @initialize()
+    def begin(self) -> None:
+        self.bench = Bench().start()
+        self.turn_numbers = itertools.count(1)
+        self.calls: set[int] = set()
+        # What the app-server runs: turn -> thread; turns it has announced before its answer; starts not yet answered.
+        self.running: dict[str, str] = {}
+        self.early: dict[int, tuple[str, bool]] = {}
+        self.busy: set[str] = set()
+        self.gone: set[str] = set()
+        self.questions = itertools.count()
+
+    @rule(
+        thread=st.sampled_from(THREADS), session=st.sampled_from(SESSIONS), interest=st.sampled_from(["full", "items"])
+    )
+    def start_turn(self, thread: str, session: str, interest: wire.Interest) -> None:
+        if thread in self.busy or session in self.gone:
+            return
+        self.busy.add(thread)
+        self.calls.add(self.bench.dispatch("turn/start", {"threadId": thread}, session=session, interest=interest))
+
+    @rule(thread=st.sampled_from(THREADS), session=st.sampled_from(SESSIONS))
+    def adopt_and_start(self, thread: str, session: str) -> None:
+        if thread in self.busy or session in self.gone:
+            return
+        self.busy.add(thread)
+        adopt = msgspec.structs.replace(record(), thread_id=thread)
+        self.calls.add(self.bench.dispatch("turn/start", {"threadId": thread}, session=session, adopt=adopt))
+
+    @rule(
+        count=st.integers(1, 40), method=st.sampled_from(["thread/read", "turn/steer", "turn/interrupt", "model/list"])
+    )
+    def other_requests(self, count: int, method: str) -> None:
+        for _ in range(count):
+            self.calls.add(self.bench.dispatch(method, {"threadId": "t1"}))
+
+    @precondition(lambda self: self.bench.open)
+    @rule(data=st.data(), ok=st.booleans())
+    def answer(self, data: st.DataObject, ok: bool) -> None:
+        self._answer(data.draw(st.sampled_from(sorted(self.bench.open))), ok)
+
+    def _answer(self, request_id: int, ok: bool) -> None:
+        request = self.bench.open[request_id]
+        method, params = request["method"], request["params"]
+        turn_id, ended = self.early.pop(request_id, (None, False))
+        if method == "turn/start":
+            if not ok and turn_id is None:
+                self.busy.discard(params["threadId"])
+                self.bench.answer(request_id, error="no")
+                return
+            turn_id = turn_id or f"u{next(self.turn_numbers)}"
+            if ended:
+                self.busy.discard(params["threadId"])
+            else:
+                self.running[turn_id] = params["threadId"]
+            self.bench.answer(request_id, {"turn": {"id": turn_id}})
+        elif method == "thread/resume":
+            before = len(self.bench.answered)
+            result = thread_result(params["threadId"], sandbox=WORKSPACE_WRITE)
+            self.bench.answer(request_id, result, error=None if ok else "no rollout")
+            if not ok and len(self.bench.answered) > before:
+                self.busy.discard(params["threadId"])
+        elif ok:
+            self.bench.answer(request_id, {})
+        else:
+            self.bench.answer(request_id, error="no active turn to interrupt")
+
+    @rule(data=st.data(), ended=st.booleans())
+    def early_events(self, data: st.DataObject, ended: bool) -> None:
+        starts = [n for n, m in self.bench.open.items() if m["method"] == "turn/start" and n not in self.early]
+        if not starts:
+            return
+        request_id = data.draw(st.sampled_from(starts))
+        turn_id, thread = f"u{next(self.turn_numbers)}", self.bench.open[request_id]["params"]["threadId"]
+        self.early[request_id] = (turn_id, ended)
+        self.bench.say(delta(turn_id, thread), *([completed(turn_id, thread)] if ended else []))
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data(), count=st.integers(1, 5))
+    def events(self, data: st.DataObject, count: int) -> None:
+        turns = data.draw(st.lists(st.sampled_from(sorted(self.running)), min_size=1, max_size=count))
+        self.bench.say(*(maker(turn, self.running[turn]) for turn in turns for maker in (delta, item)))
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data())
+    def end(self, data: st.DataObject) -> None:
+        turn_id = data.draw(st.sampled_from(sorted(self.running)))
+        thread = self.running.pop(turn_id)
+        self.busy.discard(thread)
+        self.bench.complete(turn_id, thread)
+
+    @rule(turn=st.sampled_from(["u1", "u2", "never"]), thread=st.sampled_from(THREADS), answered=st.booleans())
+    def ask(self, turn: str, thread: str, answered: bool) -> None:
+        before = len(self.bench.lines)
+        number = next(self.questions)
+        method = "item/commandExecution/requestApproval"
+        self.bench.say({"id": number, "method": method, "params": {"threadId": thread, "turnId": turn}})
+        passed_on = self.bench.lines[before:]
+        if not passed_on:
+            assert self.bench.sent[-1] == {"id": number, "result": {"decision": "decline"}}
+            return
+        (((session,), (line,)),) = passed_on
+        assert session not in self.gone
+        if answered:
+            self.bench.apply(self.bench.core.tell(wire.Tell(session), encode({"id": line["id"], "result": {}})))
+            assert self.bench.sent[-1] == {"id": number, "result": {}}
+
+    @rule(session=st.sampled_from(SESSIONS))
+    def session_gone(self, session: str) -> None:
+        self.gone.add(session)
+        self.bench.gone(session)
+        self._forget_refused_starts()
+
+    @rule(session=st.sampled_from(SESSIONS), thread=st.sampled_from(THREADS), on=st.booleans())
+    def follow(self, session: str, thread: str, on: bool) -> None:
+        if session not in self.gone:
+            self.bench.apply(self.bench.core.follow(wire.Follow(session, thread, on)))
+
+    @rule()
+    def time_passes(self) -> None:
+        self.bench.tick(0.3)
+
+    def _forget_refused_starts(self) -> None:
+        """Threads whose start was refused are free again: only open starts, adoptions and turns keep them busy."""
+        starting = {m["params"]["threadId"] for m in self.bench.open.values() if "threadId" in m["params"]}
+        waiting = {
+            request.thread_id
+            for request in [
+                *self.bench.core._waiting,
+                *(request for adoption in self.bench.core._adopting.values() for request in adoption.waiting),
+            ]
+        }
+        self.busy &= starting | waiting | set(self.running.values())
+
+    @invariant()
+    def bounded(self) -> None:
+        in_flight = self.bench.open.values()
+        assert len(in_flight) == self.bench.core.in_flight <= MAX_IN_FLIGHT
+        assert sum(m["method"] not in CONTROL_METHODS for m in in_flight) <= MAX_IN_FLIGHT - CONTROL_PLACES
+
+    @invariant()
+    def numbered(self) -> None:
+        for session, turn_id in self.bench.events:
+            self.bench.check_numbers(session, turn_id)
+
+    @invariant()
+    def ended_once(self) -> None:
+        started = [route.turn_id for route in self.bench.routed(wire.TurnStarted)]
+        ended = [route.turn_id for route in self.bench.routed(wire.TurnEnded)]
+        assert len(set(started)) == len(started) and len(set(ended)) == len(ended) and set(ended) <= set(started)
+
+    def teardown(self) -> None:
+        """When the app-server has answered and ended everything, nothing is kept and every call was answered."""
+        if not hasattr(self, "bench"):
+            return
+        for _ in range(10_000):
+            if self.bench.open:
+                self._answer(next(iter(self.bench.open)), True)
+            elif self.running:
+                turn_id, thread = self.running.popitem()
+                self.bench.complete(turn_id, thread)
+            else:
+                break
+        self.bench.tick(1)
+        while self.bench.open:
+            self._answer(next(iter(self.bench.open)), True)
+        assert set(self.bench.answered) == self.calls
+        assert self.bench.core.running_turns == 0
+        held = self.bench.core.held
+        held.pop("asks")
+        assert not any(held.values()), held
+        started = {route.turn_id for route in self.bench.routed(wire.TurnStarted)}
+        assert {route.turn_id for route in self.bench.routed(wire.TurnEnded)} == started
+
+
+TestWorkerMachine = WorkerMachine.TestCase
+TestWorkerMachine.settings = settings(
+    max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+)
