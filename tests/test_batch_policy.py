@@ -1,0 +1,176 @@
+"""What an attempt came to and whether to try again; what displays and reports make of it."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from codex_app_server import (
+    AppServerError,
+    InvalidInputError,
+    LineTooLongError,
+    RequestTimeoutError,
+    TransportClosedError,
+    TurnFailedError,
+)
+from codex_app_server.errors import map_jsonrpc_error
+from codex_app_server.generated.models import Turn
+from codex_pool.batch import display, home, policy, report
+from codex_pool.batch.dataset import Sample
+from codex_pool.batch.policy import Outcome
+from codex_pool.batch.progress import Progress, duration
+
+
+def failed_turn(info: Any) -> TurnFailedError:
+    error = {"message": "no", "codexErrorInfo": info}
+    turn = Turn.model_validate({"id": "t", "items": [], "status": "failed", "error": error})
+    return TurnFailedError("no", turn=turn)
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "kind"),
+    [
+        (failed_turn("usageLimitExceeded"), "failed", "usageLimitExceeded"),
+        (failed_turn({"responseStreamDisconnected": {"httpStatusCode": 502}}), "failed", "responseStreamDisconnected"),
+        (failed_turn("somethingNew"), "failed", "somethingNew"),
+        (failed_turn(None), "failed", "other"),
+        (TurnFailedError("gone", kind="lost"), "lost", "lost"),
+        (TurnFailedError("silent", kind="stalled"), "stalled", "stalled"),
+        (map_jsonrpc_error(-32010, "thread lost"), "lost", "lost"),
+        (map_jsonrpc_error(-32011, "turn lost"), "lost", "lost"),
+        (TransportClosedError("gone"), "lost", "lost"),
+        (map_jsonrpc_error(-32001, "Server overloaded"), "failed", "serverOverloaded"),
+        (map_jsonrpc_error(-32602, "bad"), "failed", "invalidParams"),
+        (InvalidInputError("no"), "failed", "invalidInput"),
+        (RequestTimeoutError("late"), "failed", "requestTimeout"),
+        (LineTooLongError("long"), "failed", "lineTooLong"),
+    ],
+)
+def test_an_exception_has_a_status_and_a_kind(error: AppServerError, status: str, kind: str) -> None:
+    assert policy.failure(error) == (status, {"kind": kind, "message": str(error)})
+
+
+@pytest.mark.parametrize("status", policy.STATUSES)
+@pytest.mark.parametrize("retries", [0, 1, 3])
+def test_what_went_wrong_is_tried_again_as_often_as_told(status: policy.Status, retries: int) -> None:
+    outcome = Outcome(status, error={"kind": "x", "message": ""})
+    tries = 1
+    while policy.may_retry(outcome, tries, retries):
+        tries += 1
+    assert tries - 1 == (retries if status in ("failed", "lost", "stalled") else 0)
+
+
+def test_what_the_sdk_refuses_is_not_tried_again() -> None:
+    assert not policy.may_retry(Outcome("failed", error={"kind": "invalidInput", "message": ""}), 1, 5)
+
+
+def test_overload_waits_longer_and_longer_up_to_a_limit() -> None:
+    busy = Outcome("failed", error={"kind": "serverOverloaded", "message": ""})
+    waits = [policy.backoff_s(busy, tries, jitter=0.0) for tries in range(1, 60)]
+    assert waits[:3] == [0.5, 1.0, 2.0] and waits == sorted(waits) and waits[-1] == 15.0
+    assert policy.backoff_s(busy, 1, jitter=0.999) < 1.0
+    assert policy.backoff_s(Outcome("lost", error={"kind": "lost", "message": ""}), 1, jitter=0.999) <= 0.1
+
+
+def test_progress_counts_and_foretells() -> None:
+    progress = Progress(total=30, skipped=10, started_at=100.0)
+    assert progress.eta_s(110.0) is None and progress.turns_per_s(100.0) == 0.0
+    progress.running, progress.queued = 3, 1
+    for _ in range(9):
+        progress.turn_ended(Outcome("completed", usage={"total_tokens": 5, "output_tokens": 2}))
+        progress.ended["completed"] += 1
+    progress.turn_ended(Outcome("failed"))
+    progress.ended["failed"] += 1
+    assert (progress.done, progress.bad, progress.waiting) == (20, 1, 6)
+    assert progress.turns_per_s(110.0) == 1.0 and progress.eta_s(110.0) == 10.0
+    assert progress.tokens == {"total_tokens": 45, "output_tokens": 18}
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.4, "0 s"), (59.4, "59 s"), (61, "1 min 01 s"), (7260, "2 h 01 min")])
+def test_durations_are_short(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_a_report_counts_every_sample_once_and_names_the_first_failures() -> None:
+    samples = [Sample(str(number), "p") for number in range(16)]
+    records: dict[str, Any] = {
+        s.id: {"id": s.id, "status": "failed", "error": {"kind": "k", "message": "a\n b"}} for s in samples[:13]
+    }
+    records["0"]["status"] = "completed"
+    counts = report.count(samples, records)
+    assert counts == {"completed": 1, "failed": 12, "interrupted": 0, "lost": 0, "stalled": 0, "not_run": 3}
+    failures = report.failures(samples, records)
+    assert failures[0] == ("1", "failed", "k: a b") and len(failures) == 11 and failures[-1][0] == "and 2 more"
+    rows = dict(report.summary(counts, Progress(total=16), 0.0))
+    assert rows["failed"] == "12" and rows["not run"] == "3" and "lost" not in rows
+
+
+def test_lines_come_when_something_changed_for_a_while_and_at_each_tenth(capsys: pytest.CaptureFixture[str]) -> None:
+    now = 0.0
+    progress = Progress(total=100, started_at=0.0)
+    shown = display.PlainDisplay(progress, clock=lambda: now)
+
+    def lines(at: float) -> int:
+        nonlocal now
+        now = at
+        shown.refresh()
+        return capsys.readouterr().err.count("\n")
+
+    assert lines(5.0) == 0
+    progress.running = 8
+    assert lines(6.0) == 1
+    assert lines(20.0) == 0
+    progress.ended["completed"] = 1
+    assert lines(20.1) == 1
+    progress.ended["completed"] = 9
+    assert lines(20.2) == 0
+    progress.ended["completed"] = 10
+    assert lines(20.3) == 1
+
+
+def test_the_live_display_fits_any_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("LINES", "12")
+    progress = Progress(total=50, skipped=5, started_at=0.0, turns_per_worker=8, running=9, retries=1)
+    progress.ended["completed"] = 20
+    progress.slots = [
+        {"slot": n, "state": "ready", "turns": n, "restarts": n, "lastReason": "x" * 99} for n in range(9)
+    ]
+    live = display.LiveDisplay(progress)
+    live.start("batch: title [not markup]")
+    live.say("sample [x]: failed")
+    live.refresh()
+    live.finish([("completed", "20"), ("failed", "0")], [("id[1]", "failed", "k: [red]m")])
+    live.stop()
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capsys.readouterr().err)
+    for words in ("batch: title [not markup]", "sample [x]: failed", "id[1]  failed  k: [red]m"):
+        assert words in text
+    assert all(len(line) <= 80 for line in text.splitlines())
+
+
+def test_a_home_of_its_own_copies_the_configuration_and_links_the_login(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user, own = tmp_path / "user", tmp_path / "run" / "home"
+    user.mkdir()
+    (user / "config.toml").write_text('model = "m"\n')
+    (user / "auth.json").write_text("secret")
+    monkeypatch.setenv("CODEX_HOME", str(user))
+    assert home.prepare("run", own) == own and home.prepare("user", own) == user
+    assert (own / "config.toml").read_text() == 'model = "m"\n' and not (own / "config.toml").is_symlink()
+    assert (own / "auth.json").is_symlink() and (own / "auth.json").read_text() == "secret"
+    assert [path.stat().st_mode & 0o077 for path in (own, own / "config.toml")] == [0, 0]
+    (own / "config.toml").write_text("mine\n")
+    assert home.prepare("run", own) == own
+    assert (own / "config.toml").read_text() == "mine\n"
+    with pytest.raises(home.HomeError, match="is not a directory; give run, user, or an existing CODEX_HOME"):
+        home.prepare(str(tmp_path / "nope"), own)
+
+
+def test_a_home_of_its_own_needs_nothing_of_the_user(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CODEX_HOME", str(tmp_path / "none"))
+    assert list(home.prepare("run", tmp_path / "home").iterdir()) == []
