@@ -35,6 +35,8 @@ from .runner import Runner
 
 OK, SOME_NOT_COMPLETED, USAGE, CANNOT_START, INTERRUPTED = 0, 1, 2, 3, 130
 STATUS_EVERY_S = 0.25
+CONNECT_LIMIT_S = 5.0
+CONNECT_AGAIN_S = 0.05
 _SECRET = re.compile("token|key|secret|password|auth|header|env", re.IGNORECASE)
 
 
@@ -221,10 +223,15 @@ class _Batch:
         )
 
     async def _connect(self, endpoint: str) -> AsyncCodex:
-        try:
-            return await aconnect(endpoint, name=f"batch {self._directory.path.name}")
-        except AppServerError as error:
-            raise NotStartedError(str(error)) from None
+        # An own pool is ready when its workers are; its broker may hear of them a moment later.
+        deadline = time.monotonic() + (CONNECT_LIMIT_S if self._settings.endpoint is None else 0.0)
+        while True:
+            try:
+                return await aconnect(endpoint, name=f"batch {self._directory.path.name}")
+            except AppServerError as error:
+                if time.monotonic() >= deadline:
+                    raise NotStartedError(str(error)) from None
+            await asyncio.sleep(CONNECT_AGAIN_S)
 
     # What happens meanwhile.
 
