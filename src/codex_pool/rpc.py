@@ -14,6 +14,9 @@ SANDBOX_MODES = {"readOnly": "read-only", "workspaceWrite": "workspace-write", "
 # After these the app-server that answered holds the thread; others that answer with a thread only read it.
 LOADS_THREAD = frozenset({"thread/start", "thread/resume", "thread/fork"})
 
+# The app-server gives up on a line beyond 128 levels.
+MAX_DEPTH = 100
+
 _NULL = msgspec.Raw(b"null")
 
 
@@ -93,6 +96,26 @@ class _Id(msgspec.Struct):
 
 
 _decode_id = msgspec.json.Decoder(_Id).decode
+
+
+def check_line(line: bytes) -> None:
+    """Raises ValueError for a line of a client that the app-server could not read, and so would never answer.
+
+    The line is known to be JSON, but for text inside that has only been skipped so far.
+    """
+    if b"\n" in line:
+        raise ValueError("a message is one line")
+    line.decode()
+    if line.count(b"[") + line.count(b"{") > MAX_DEPTH and _depth(msgspec.json.decode(line)) > MAX_DEPTH:
+        raise ValueError(f"it is nested more than {MAX_DEPTH} levels deep")
+
+
+def _depth(value: Any) -> int:
+    depth, level = 0, [value]
+    while level := [each for each in level if isinstance(each, dict | list)]:
+        depth += 1
+        level = [inner for each in level for inner in (each.values() if isinstance(each, dict) else each)]
+    return depth
 
 
 def decode_request_id(line: bytes) -> str | None:
@@ -205,8 +228,8 @@ def status_of(line: bytes) -> str:
 def ended_lines(thread_id: str, turn_id: str, kind: str, message: str, *, safe_to_retry: bool) -> list[bytes]:
     """How a turn that cannot end by itself ends for every client: what happened, then a completion."""
     ended = {"threadId": thread_id, "turnId": turn_id, "kind": kind, "safeToRetry": safe_to_retry, "message": message}
-    turn = {"id": turn_id, "items": [], "itemsView": "notLoaded", "status": "failed"}
-    turn["error"] = {"message": message, "codexErrorInfo": "other", "additionalDetails": None}
+    error = {"message": message, "codexErrorInfo": "other", "additionalDetails": None}
+    turn = {"id": turn_id, "items": [], "itemsView": "notLoaded", "status": "failed", "error": error}
     return [
         encode({"method": "pool/turn/ended", "params": ended}),
         encode({"method": "turn/completed", "params": {"threadId": thread_id, "turn": turn}}),

@@ -34,9 +34,12 @@ WORKER_SILENT_S = 10.0
 MAX_CLIENTS = 1024
 MAX_THREADS = 100_000
 MAX_HOMELESS = 10_000
+MAX_LOST = 10_000
+MAX_SESSION_CHARS = 256
 
-METHOD_NOT_FOUND = -32601
+PARSE_ERROR = -32700
 INVALID_REQUEST = -32600
+METHOD_NOT_FOUND = -32601
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +95,9 @@ class _Worker:
     identity: bytes
     seen_at: float
     turns: set[str] = field(default_factory=set)
-    starting: int = 0
+    calls: set[int] = field(default_factory=set)
+    # Those of the calls that start a turn.
+    starting: set[int] = field(default_factory=set)
     waiting: deque[_Call] = field(default_factory=deque)
     threads: set[str] = field(default_factory=set)
     progress: wire.Progress | None = None
@@ -100,7 +105,7 @@ class _Worker:
 
     @property
     def load(self) -> int:
-        return len(self.turns) + self.starting
+        return len(self.turns) + len(self.starting)
 
 
 @dataclass(slots=True)
@@ -108,7 +113,7 @@ class _Thread:
     record: wire.ThreadRecord
     worker: str | None
     followers: dict[str, None] = field(default_factory=dict)
-    starting: int = 0
+    starting: set[int] = field(default_factory=set)
     turns: set[str] = field(default_factory=set)
 
 
@@ -119,7 +124,7 @@ class _Turn:
     sessions: list[str]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Call:
     """A request of a session: waiting with a worker, or under way there."""
 
@@ -156,6 +161,8 @@ class BrokerCore:
         self._sessions: dict[str, _Session] = {}
         self._session_of: dict[bytes, str] = {}
         self._workers: dict[str, _Worker] = {}
+        # Names of workers that are dead: what they sent last may come after the news of it.
+        self._lost: dict[str, None] = {}
         self._threads: dict[str, _Thread] = {}
         self._turns: dict[str, _Turn] = {}
         self._calls: dict[int, _Call] = {}
@@ -164,6 +171,20 @@ class BrokerCore:
         self._homeless: deque[_Call] = deque()
         self._slot_states: list[dict[str, Any]] = []
         self._ended = {"completed": 0, "failed": 0, "interrupted": 0, "lost": 0}
+
+    @property
+    def held(self) -> dict[str, int]:
+        """What is kept, by kind (leak checks)."""
+        return {
+            "sessions": len(self._sessions),
+            "workers": len(self._workers),
+            "threads": len(self._threads),
+            "turns": len(self._turns),
+            "calls": len(self._calls) + sum(len(worker.calls) for worker in self._workers.values()),
+            "starting": sum(len(each.starting) for each in (*self._workers.values(), *self._threads.values())),
+            "waiting": sum(len(worker.waiting) for worker in self._workers.values()),
+            "homeless": len(self._homeless),
+        }
 
     # Clients.
 
@@ -206,8 +227,10 @@ class BrokerCore:
         return [*self.client_unreachable(identity), *out]
 
     def _on_hello(self, identity: bytes, hello: wire.Hello, now: float, out: list[Effect]) -> None:
-        if hello.session in self._sessions:
-            refusal = f"session {hello.session} exists already"
+        if not 0 < len(hello.session) <= MAX_SESSION_CHARS:
+            refusal = f"the session's id has {len(hello.session)} characters, expected 1 to {MAX_SESSION_CHARS}"
+        elif hello.session in self._sessions or identity in self._session_of:
+            refusal = f"session {hello.session} exists already, or this connection has one"
         elif len(self._sessions) >= self._max_clients:
             refusal = f"the pool has {self._max_clients} clients, which is its limit; try again later"
         elif self._initialize is None:
@@ -236,7 +259,16 @@ class BrokerCore:
         try:
             header = envelope.scan(line)
         except ValueError as error:
-            self._say(session.id, rpc.error_line(b"null", -32700, f"not a message of this protocol: {error}"), out)
+            message = f"not a message of this protocol: {error}"
+            self._say(session.id, rpc.error_line(b"null", PARSE_ERROR, message), out)
+            return
+        try:
+            rpc.check_line(line)
+            if header.method is not None:
+                rpc.decode_request(line)
+        except (ValueError, RecursionError, msgspec.MsgspecError) as error:
+            message = f"not a request of this protocol: {error}"
+            self._say(session.id, rpc.error_line(rpc.encode(header.id), INVALID_REQUEST, message), out)
             return
         if header.method is None:
             self._on_client_answer(session, header.id, line, out)
@@ -288,14 +320,16 @@ class BrokerCore:
             call.worker = worker.name
             worker.waiting.append(call)
             self._start_waiting(worker, now, out)
-            if call in worker.waiting:
+            if call in worker.waiting and not call.told:
                 call.told = True
                 self._tell_queue(call, "pool/queued", out)
         else:
             self._send_to_owner(call, worker, now, out)
 
     def _least_busy(self) -> _Worker:
-        return min(self._workers.values(), key=lambda w: (w.load + len(w.waiting), len(w.threads), w.slot))
+        # Calls count beside threads, so that new threads are spread before any of them is answered.
+        workers = self._workers.values()
+        return min(workers, key=lambda w: (w.load + len(w.waiting), len(w.threads) + len(w.calls), w.slot))
 
     def _start_waiting(self, worker: _Worker, now: float, out: list[Effect]) -> None:
         """Start what waits with this worker, as far as there is room; a busy thread lets others pass."""
@@ -303,6 +337,10 @@ class BrokerCore:
         while worker.waiting and worker.load < self._turns_per_worker:
             call = worker.waiting.popleft()
             thread = self._threads.get(call.thread_id or "")
+            if thread is not None and thread.worker not in (None, worker.name):
+                # While it waited here, another worker took the thread.
+                self._route(call, REQUESTS[call.method].scope, out, now)
+                continue
             if thread is not None and (thread.turns or thread.starting):
                 kept.append(call)
                 continue
@@ -339,11 +377,12 @@ class BrokerCore:
         self._next_call += 1
         # Each worker of a gathered request has a call of its own.
         self._calls[self._next_call] = replace(call, worker=worker.name)
+        worker.calls.add(self._next_call)
         if REQUESTS[call.method].result_turn:
-            worker.starting += 1
+            worker.starting.add(self._next_call)
             thread = self._threads.get(call.thread_id or "")
             if thread is not None:
-                thread.starting += 1
+                thread.starting.add(self._next_call)
         queued_ms = round((now - call.came_at) * 1000)
         head = wire.Dispatch(self._next_call, call.session, call.interest, adopt, queued_ms)
         out.append(ToWorker(worker.identity, [wire.encode(head), call.line]))
@@ -370,7 +409,8 @@ class BrokerCore:
         except wire.WireError as error:
             return [Note(f"a worker's message was ignored: {error}")]
         if isinstance(route, wire.ToSessions):
-            self._pass_on(route.sessions or self._sessions, frames[1:], out)
+            if len(frames) > 1:
+                self._pass_on(route.sessions or self._sessions, frames[1:], out)
             return out
         if isinstance(route, wire.Progress):
             beating = self._workers.get(route.worker)
@@ -378,10 +418,7 @@ class BrokerCore:
                 beating.seen_at, beating.progress = now, route
             return out
         if isinstance(route, wire.Register):
-            self._on_register(identity, route, frames, now)
-            homeless, self._homeless = self._homeless, deque()
-            for call in homeless:
-                self._route(call, REQUESTS[call.method].scope, out, now)
+            self._on_register(identity, route, frames, now, out)
             return out
         worker = self._workers.get(identity.decode("utf-8", "replace"))
         if worker is None:
@@ -408,22 +445,36 @@ class BrokerCore:
             if session is not None:
                 out.append(ToClient(session.identity, frames))
 
-    def _on_register(self, identity: bytes, register: wire.Register, frames: list[bytes], now: float) -> None:
-        worker = _Worker(register.worker, register.slot, register.pid, register.app_server_pid, identity, seen_at=now)
-        self._workers[register.worker] = worker
-        self._initialize = frames[1]
-        for record in wire.decode_records(frames[2]):
-            self._threads[record.thread_id] = _Thread(record, worker.name)
+    def _on_register(
+        self, identity: bytes, register: wire.Register, frames: list[bytes], now: float, out: list[Effect]
+    ) -> None:
+        name = register.worker
+        try:
+            _, initialize, body = frames
+            records = wire.decode_records(body)
+        except ValueError as error:
+            out.append(Note(f"worker {name} was not registered: {error}"))
+            return
+        if identity != name.encode() or name in self._workers or name in self._lost:
+            out.append(Note(f"worker {name} was not registered: it is known, or dead, or not the one who says so"))
+            return
+        worker = _Worker(name, register.slot, register.pid, register.app_server_pid, identity, seen_at=now)
+        self._workers[name] = worker
+        self._initialize = initialize
+        for record in records:
+            self._threads[record.thread_id] = _Thread(record, name)
             worker.threads.add(record.thread_id)
+        homeless, self._homeless = self._homeless, deque()
+        for call in homeless:
+            self._route(call, REQUESTS[call.method].scope, out, now)
 
     def _on_answered(
         self, answered: wire.Answered, worker: _Worker, frames: list[bytes], now: float, out: list[Effect]
     ) -> None:
-        call = self._calls.pop(answered.call, None)
-        if call is None:
+        call = self._calls.get(answered.call)
+        if call is None or call.worker != worker.name:
             return
-        if REQUESTS[call.method].result_turn:
-            self._no_longer_starting(call, worker)
+        self._close_call(answered.call, call, worker)
         if answered.record is not None:
             self._hold_thread(answered.record, worker, call.session)
         gather = call.gather
@@ -436,11 +487,13 @@ class BrokerCore:
                 self._pass_on([call.session], frames, out)
         self._start_waiting(worker, now, out)
 
-    def _no_longer_starting(self, call: _Call, worker: _Worker) -> None:
-        worker.starting -= 1
+    def _close_call(self, number: int, call: _Call, worker: _Worker) -> None:
+        del self._calls[number]
+        worker.calls.discard(number)
+        worker.starting.discard(number)
         thread = self._threads.get(call.thread_id or "")
         if thread is not None:
-            thread.starting = max(0, thread.starting - 1)
+            thread.starting.discard(number)
 
     def _hold_thread(self, record: wire.ThreadRecord, worker: _Worker, session: str) -> None:
         thread = self._threads.get(record.thread_id)
@@ -467,9 +520,11 @@ class BrokerCore:
     def _on_thread_gone(self, gone: wire.ThreadGone, worker: _Worker) -> None:
         worker.threads.discard(gone.thread_id)
         thread = self._threads.get(gone.thread_id)
-        if thread is not None and gone.keep:
+        if thread is None or thread.worker not in (None, worker.name):
+            return
+        if gone.keep:
             thread.worker = None
-        elif thread is not None:
+        else:
             self._drop_thread(gone.thread_id)
 
     def _on_turn_started(self, started: wire.TurnStarted, worker: _Worker) -> None:
@@ -501,16 +556,19 @@ class BrokerCore:
         """The worker and all that it ran are dead. May come for a worker that never registered."""
         out: list[Effect] = []
         worker = self._workers.pop(name, None)
+        self._lost[name] = None
+        if len(self._lost) > MAX_LOST:
+            del self._lost[next(iter(self._lost))]
         if worker is None:
             return out
         for thread_id in worker.threads:
             thread = self._threads.get(thread_id)
             if thread is not None:
-                thread.worker, thread.starting = None, 0
-        for number, call in list(self._calls.items()):
-            if call.worker == name:
-                del self._calls[number]
-                self._lose_call(call, reason, out)
+                thread.worker = None
+        for number in sorted(worker.calls):
+            call = self._calls[number]
+            self._close_call(number, call, worker)
+            self._lose_call(call, reason, out)
         for turn_id in worker.turns:
             turn = self._turns.pop(turn_id, None)
             if turn is not None:

@@ -1,0 +1,862 @@
+"""The broker's state machine: events in, effects out, between clients and workers that are written down here."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from codex_app_server.generated.routing import REQUESTS
+from codex_pool import wire
+from codex_pool.broker import core as broker
+from codex_pool.broker.core import BrokerCore, Effect, Note, Suspect, ToClient, ToWorker
+
+THREAD_LOST, TURN_LOST = -32010, -32011
+
+
+def encode(message: Any) -> bytes:
+    return msgspec.json.encode(message)
+
+
+@dataclass
+class FakeWorker:
+    """What the broker believes of a worker, seen from the worker. `open`: calls not answered; `running`: its turns."""
+
+    name: str
+    open: dict[int, tuple[wire.Dispatch, dict[str, Any]]] = field(default_factory=dict)
+    running: dict[str, tuple[str, str]] = field(default_factory=dict)
+    heads: list[Any] = field(default_factory=list)
+    lost: bool = False
+
+    @property
+    def load(self) -> int:
+        return len(self.running) + sum(REQUESTS[line["method"]].result_turn for _, line in self.open.values())
+
+
+class Bench:
+    """A broker core with the workers and clients around it. `answers`: by session and request id, as they came."""
+
+    def __init__(self, slots: int = 2, turns_per_worker: int = 2, **options: Any) -> None:
+        self.now = 1000.0
+        self.slots, self.turns_per_worker = slots, turns_per_worker
+        self.core = BrokerCore(slots=slots, turns_per_worker=turns_per_worker, now=self.now, **options)
+        self.workers: dict[str, FakeWorker] = {}
+        self.answers: dict[tuple[str, Any], list[dict[str, Any]]] = {}
+        self.notices: list[tuple[str, dict[str, Any]]] = []
+        self.ended: list[tuple[str, str]] = []
+        self.heads: list[tuple[str, Any]] = []
+        self.suspects: list[str] = []
+        self.notes: list[str] = []
+        self._ids = itertools.count(1)
+        self._turn_numbers = itertools.count(1)
+
+    def apply(self, effects: list[Effect]) -> list[Effect]:
+        for effect in effects:
+            match effect:
+                case ToClient():
+                    self._to_client(effect.peer.decode("utf-8", "replace"), effect.frames)
+                case ToWorker():
+                    self._to_worker(effect.peer.decode("utf-8", "replace"), effect.frames)
+                case Suspect():
+                    self.suspects.append(effect.worker)
+                case Note():
+                    self.notes.append(effect.message)
+        return effects
+
+    def _to_client(self, session: str, frames: list[bytes]) -> None:
+        head = wire.decode_to_client(frames[0])
+        self.heads.append((session, head))
+        if isinstance(head, wire.Ended):
+            self.ended.append((session, head.turn_id))
+        if not isinstance(head, wire.Lines):
+            return
+        for line in frames[1].split(b"\n"):
+            message = json.loads(line)
+            if "method" in message:
+                self.notices.append((session, message))
+            else:
+                self.answers.setdefault((session, message["id"]), []).append(message)
+
+    def _to_worker(self, name: str, frames: list[bytes]) -> None:
+        head = wire.decode_to_worker(frames[0])
+        if isinstance(head, wire.WhoAreYou):
+            return
+        worker = self.workers[name]
+        assert not worker.lost, "nothing is sent to a lost worker"
+        worker.heads.append(head)
+        if isinstance(head, wire.Dispatch):
+            line = json.loads(frames[1])
+            worker.open[head.call] = (head, line)
+            assert worker.load <= self.turns_per_worker or not REQUESTS[line["method"]].result_turn
+
+    # Clients.
+
+    def hello(self, session: str = "s1") -> None:
+        self.apply(self.core.client_message(session.encode(), [wire.encode(wire.Hello(session, session))], self.now))
+
+    def call(
+        self, method: str, params: dict[str, Any] | None = None, *, session: str = "s1", id: Any = None
+    ) -> tuple[str, Any]:
+        request_id = next(self._ids) if id is None else id
+        self.raw(encode({"id": request_id, "method": method, "params": params or {}}), session=session)
+        return session, request_id
+
+    def raw(self, line: bytes, *, session: str = "s1") -> None:
+        self.apply(self.core.client_message(session.encode(), [wire.encode(wire.Call()), line], self.now))
+
+    def error(self, call: tuple[str, Any]) -> dict[str, Any]:
+        (answer,) = self.answers[call]
+        error: dict[str, Any] = answer["error"]
+        return error
+
+    # Workers.
+
+    def register(self, name: str = "w0", slot: int = 0) -> FakeWorker:
+        worker = self.workers[name] = FakeWorker(name)
+        self.from_worker(worker, wire.Register(slot, name, 10, 11), b'{"userAgent":"x"}', wire.encode_records([]))
+        return worker
+
+    def from_worker(self, worker: FakeWorker, route: Any, *frames: bytes) -> list[Effect]:
+        return self.apply(self.core.worker_message(worker.name.encode(), [wire.encode(route), *frames], self.now))
+
+    def answer(
+        self, worker: FakeWorker, call: int, *, ok: bool = True, record: wire.ThreadRecord | None = None
+    ) -> str | None:
+        """Answer a call as a worker would; a turn that it starts is named."""
+        dispatch, line = worker.open.pop(call)
+        turn_id = None
+        if ok and REQUESTS[line["method"]].result_turn:
+            turn_id, thread_id = f"u{next(self._turn_numbers)}", line["params"]["threadId"]
+            worker.running[turn_id] = (thread_id, dispatch.session)
+            self.from_worker(worker, wire.TurnStarted(thread_id, turn_id, [dispatch.session]))
+        body = {"id": line["id"], **({"result": {}} if ok else {"error": {"code": -32600, "message": "no"}})}
+        lines = wire.encode(wire.Lines())
+        self.from_worker(worker, wire.Answered(call, ok, record, turn_id), lines, encode(body))
+        return turn_id
+
+    def answer_all(self, worker: FakeWorker) -> None:
+        for call in list(worker.open):
+            self.answer(worker, call)
+
+    def end(self, worker: FakeWorker, turn_id: str, status: str = "completed") -> None:
+        thread_id, _ = worker.running.pop(turn_id)
+        self.from_worker(worker, wire.TurnEnded(thread_id, turn_id, status))
+
+    def lose(self, worker: FakeWorker, reason: str = "killed") -> None:
+        worker.lost = True
+        self.apply(self.core.worker_lost(worker.name, reason, self.now))
+
+    def tick(self, seconds: float) -> None:
+        self.now += seconds
+        self.apply(self.core.tick(self.now))
+
+    # Whole exchanges.
+
+    def thread(self, thread_id: str, *, session: str = "s1", turns: int = 1, ephemeral: bool = False) -> FakeWorker:
+        """A thread, held by the worker that is returned."""
+        self.call("thread/start", session=session)
+        worker, call = next(
+            (worker, call)
+            for worker in self.workers.values()
+            for call, (_, line) in worker.open.items()
+            if line["method"] == "thread/start"
+        )
+        self.answer(worker, call, record=wire.ThreadRecord(thread_id, ephemeral, turns=turns))
+        return worker
+
+    def status(self) -> dict[str, Any]:
+        return self.core.status(self.now)
+
+
+@pytest.fixture
+def bench() -> Bench:
+    """Two workers, one client."""
+    bench = Bench()
+    for slot in range(2):
+        bench.register(f"w{slot}", slot)
+    bench.hello()
+    return bench
+
+
+def total_held(bench: Bench) -> int:
+    held = bench.core.held
+    return held["calls"] + held["waiting"] + held["starting"] + held["turns"] + held["homeless"]
+
+
+# Sessions.
+
+
+def test_a_client_is_welcomed_once_a_worker_is_ready() -> None:
+    bench = Bench()
+    bench.hello("s0")
+    assert isinstance(bench.heads[-1][1], wire.Refused) and "no worker is ready" in bench.heads[-1][1].message
+    bench.register()
+    bench.hello("s1")
+    assert bench.heads[-1] == ("s1", wire.Welcome(1))
+
+
+@pytest.mark.parametrize("frames", [
+    [wire.encode(wire.Hello("s1", "again"))],
+    [wire.encode(wire.Hello("", "nameless"))],
+    [wire.encode(wire.Hello("x" * 1000, "long"))],
+    [b""], [b"junk"], [wire.encode(wire.Call())], [wire.encode(wire.Call()), b"{}", b"{}"],
+    [wire.encode(wire.Hello("s2", "x"))[:-1]], [wire.encode(wire.Welcome(1))], [b"\x01\x92\xa5hello\xa1\xff"],
+])  # fmt: skip
+def test_what_is_no_message_of_a_client_is_refused(bench: Bench, frames: list[bytes]) -> None:
+    (effect,) = [
+        effect for effect in bench.core.client_message(b"stranger", frames, bench.now) if not isinstance(effect, Note)
+    ]
+    assert isinstance(effect, ToClient) and effect.peer == b"stranger"
+    assert isinstance(wire.decode_to_client(effect.frames[0]), wire.Refused)
+    assert bench.core.held["sessions"] == 1
+
+
+def test_a_second_hello_of_one_connection_is_refused(bench: Bench) -> None:
+    bench.apply(bench.core.client_message(b"s1", [wire.encode(wire.Hello("s1b", "x"))], bench.now))
+    assert isinstance(bench.heads[-1][1], wire.Refused)
+    bench.call("pool/status")
+    assert len(bench.answers) == 1, "its first session lives on"
+
+
+def test_a_session_that_is_not_known_is_told_so(bench: Bench) -> None:
+    for head in (wire.Beat(), wire.Bye()):
+        bench.apply(bench.core.client_message(b"ghost", [wire.encode(head)], bench.now))
+        assert bench.heads[-1][0] == "ghost" and isinstance(bench.heads[-1][1], wire.Closed)
+    bench.apply(bench.core.client_unreachable(b"ghost"))
+
+
+def test_the_number_of_clients_is_bounded() -> None:
+    bench = Bench(max_clients=2)
+    bench.register()
+    for session in ("s1", "s2", "s3"):
+        bench.hello(session)
+    assert isinstance(bench.heads[-1][1], wire.Refused) and "limit" in bench.heads[-1][1].message
+    assert len(bench.status()["clients"]) == 2
+
+
+@pytest.mark.parametrize("how", ["bye", "unreachable", "silent", "overflow"])
+def test_the_end_of_a_session_is_told_to_all_workers_and_forgets_what_waited(bench: Bench, how: str) -> None:
+    worker = bench.thread("t1")
+    for _ in range(5):
+        bench.call("turn/start", {"threadId": "t1"})
+    if how == "bye":
+        bench.apply(bench.core.client_message(b"s1", [wire.encode(wire.Bye())], bench.now))
+    elif how == "unreachable":
+        bench.apply(bench.core.client_unreachable(b"s1"))
+    elif how == "overflow":
+        bench.apply(bench.core.client_overflow(b"s1"))
+        assert isinstance(bench.heads[-1][1], wire.Closed)
+    else:
+        bench.tick(broker.SESSION_GRACE_S + 1)
+    assert all(wire.Gone("s1") in each.heads for each in bench.workers.values())
+    assert bench.status()["turns"]["queued"] == 0 and bench.status()["clients"] == []
+    turn_id = bench.answer(worker, next(iter(worker.open)))
+    assert turn_id is not None
+    bench.end(worker, turn_id, "interrupted")
+    assert total_held(bench) == 0
+
+
+def test_a_client_that_beats_is_kept_and_beaten_at(bench: Bench) -> None:
+    for _ in range(60):
+        bench.tick(1.0)
+        bench.apply(bench.core.client_message(b"s1", [wire.encode(wire.Beat())], bench.now))
+    assert bench.status()["clients"] == ["s1"]
+    assert sum(isinstance(head, wire.Beat) for _, head in bench.heads) >= 59
+
+
+# Requests.
+
+
+def test_requests_with_one_answer_of_their_own(bench: Bench) -> None:
+    assert bench.answers[bench.call("initialize")][0]["result"] == {"userAgent": "x"}
+    assert bench.answers[bench.call("pool/status")][0]["result"]["workers"][1]["state"] == "ready"
+    for method in ("command/exec", "remoteControl/enable", "pool/nothing", "nothing"):
+        assert bench.error(bench.call(method))["code"] == -32601
+    assert bench.answers[bench.call("thread/unsubscribe", {"threadId": "t1"})][0]["result"] == {"status": "notLoaded"}
+    assert all(worker.open == {} for worker in bench.workers.values())
+
+
+@pytest.mark.parametrize("line", [
+    b"", b"{", b"null", b"[]", b"17", b"\xff", b"{}", b'{"id":true,"method":"model/list"}', b'{"id":[],"result":1}',
+    b'{"id":1,"method":"model/list","params":[1]}', b'{"id":1,"method":"model/list","params":"x"}',
+    b'{"id":1,"method":"model/list","params":{"a":"\xff"}}', b'{"id":1,"method":"model/list","params":{"\xff":1}}',
+    b'{"id":1,"method":"model/list",\n"params":{"a":[\n1]}}',
+    b'{"id":1,"method":"model/list","params":{"a":"\\ud800 alone"}}',
+    b'{"id":1,"method":"model/list","params":{"a":' + b"[" * 200 + b"]" * 200 + b"}}",
+    b'{"id":1,"method":"model/list","params":{"a":' + b"[" * 5000 + b"]" * 5000 + b"}}",
+])  # fmt: skip
+def test_what_the_app_server_would_never_answer_is_answered_here(bench: Bench, line: bytes) -> None:
+    """It reads one line a message, UTF-8, at most 128 levels deep, and is silent about what it cannot read."""
+    bench.raw(line)
+    (answers,) = bench.answers.values()
+    assert answers[0]["error"]["code"] in (-32700, -32600)
+    assert all(worker.open == {} for worker in bench.workers.values())
+
+
+def test_requests_that_are_unusual_but_right_pass(bench: Bench) -> None:
+    for line in (
+        b'{"id":"x","method":"model/list"}',
+        b'{"id":2,"method":"model/list","params":null}',
+        '{"id":3,"method":"model/list","params":{"a":"\\ud83d\\ude00 ü"}}'.encode(),
+        b'{"id":4,"method":"model/list","params":{"a":' + b"[" * 60 + b"]" * 60 + b"}}",
+        b'{"id":5,"method":"model/list","params":{"a":"' + b"[" * 500 + b'"}}',
+        b'{"id":99999999999999999999999999,"method":"model/list"}',
+    ):
+        bench.raw(line)
+    assert sum(len(worker.open) for worker in bench.workers.values()) == 6 and bench.answers == {}
+
+
+def test_ids_of_any_kind_come_back_in_errors(bench: Bench) -> None:
+    for request_id in (7, "seven", 99999999999999999999999999, -1, ""):
+        assert bench.error(bench.call("nothing", id=request_id))["code"] == -32601
+
+
+JSON_VALUES: st.SearchStrategy[Any] = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), st.text(max_size=8)),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.dictionaries(st.sampled_from(["id", "method", "params", "threadId", "result", "error", "x"]), inner),
+    ),
+    max_leaves=12,
+)
+EVERY_METHOD = st.sampled_from(sorted(REQUESTS)).map(lambda name: encode({"id": 1, "method": name, "params": {}}))
+
+
+@settings(max_examples=300)
+@given(st.one_of(st.binary(max_size=60), JSON_VALUES.map(encode), EVERY_METHOD))
+def test_no_line_of_a_client_upsets_the_broker(line: bytes) -> None:
+    bench = Bench()
+    bench.register()
+    bench.hello()
+    bench.raw(line)
+    bench.call("pool/status", id="end")
+    assert ("s1", "end") in bench.answers
+
+
+def test_new_threads_that_start_at_once_are_spread(bench: Bench) -> None:
+    for _ in range(10):
+        bench.call("thread/start")
+    assert [len(worker.open) for worker in bench.workers.values()] == [5, 5]
+
+
+def test_a_thread_stays_with_its_worker(bench: Bench) -> None:
+    owner = bench.thread("t1")
+    for _ in range(3):
+        bench.call("thread/read", {"threadId": "t1"})
+    assert len(owner.open) == 3
+
+
+def test_account_requests_go_to_the_first_slot_and_gathered_ones_to_all(bench: Bench) -> None:
+    first, second = bench.workers.values()
+    bench.call("account/read")
+    assert len(first.open) == 1 and second.open == {}
+    bench.answer_all(first)
+    good = bench.call("config/value/write", {"x": 1})
+    bench.answer_all(first)
+    assert good not in bench.answers
+    bench.answer_all(second)
+    assert len(bench.answers[good]) == 1 and "result" in bench.answers[good][0]
+    bad = bench.call("config/value/write", {"x": 1})
+    bench.answer(first, next(iter(first.open)), ok=False)
+    assert bench.error(bad)["code"] == -32600
+    bench.answer_all(second)
+    assert len(bench.answers[bad]) == 1
+    failed_and_lost = bench.call("config/value/write", {"x": 1})
+    bench.answer(first, next(iter(first.open)), ok=False)
+    survived = bench.call("config/value/write", {"x": 1})
+    bench.answer(second, next(iter(second.open)))
+    assert len(bench.answers[failed_and_lost]) == 1
+    bench.lose(first)
+    bench.answer_all(second)
+    assert len(bench.answers[survived]) == 1 and "result" in bench.answers[survived][0]
+    third = bench.register("w2")
+    unanswered = bench.call("config/value/write", {"x": 1})
+    refused = bench.call("config/value/write", {"x": 2})
+    bench.answer(third, max(third.open), ok=False)
+    bench.lose(second)
+    bench.lose(third)
+    assert bench.error(unanswered)["code"] == TURN_LOST
+    assert bench.error(refused)["code"] == -32600
+    assert total_held(bench) == 0
+
+
+def test_answers_to_questions_go_to_the_worker_that_asked_with_their_session(bench: Bench) -> None:
+    bench.raw(encode({"id": "w1/5", "result": {}}))
+    assert bench.workers["w1"].heads == [wire.Tell("s1")]
+    for request_id in ("w7/5", "nonsense", 5):
+        bench.raw(encode({"id": request_id, "result": {}}))
+
+
+# Turns.
+
+
+def test_a_worker_has_at_most_its_number_of_turns_and_the_rest_is_told_to_wait() -> None:
+    bench = Bench(slots=1, turns_per_worker=2)
+    worker = bench.register()
+    bench.hello()
+    for number in range(4):
+        bench.thread(f"t{number}")
+    calls = [bench.call("turn/start", {"threadId": f"t{number}"}) for number in range(4)]
+    assert worker.load == 2
+    assert [(notice["method"], notice["params"]["requestId"]) for _, notice in bench.notices] == [
+        ("pool/queued", calls[2][1]),
+        ("pool/queued", calls[3][1]),
+    ]
+    bench.answer_all(worker)
+    assert worker.load == 2
+    bench.end(worker, next(iter(worker.running)))
+    assert worker.load == 2 and bench.notices[-1][1] == {
+        "method": "pool/dequeued",
+        "params": {"requestId": calls[2][1], "threadId": "t2"},
+    }
+    bench.answer(worker, next(iter(worker.open)), ok=False)
+    assert worker.load == 2 and bench.notices[-1][1]["params"]["requestId"] == calls[3][1]
+
+
+def test_turns_of_one_thread_do_not_overlap_and_let_others_pass(bench: Bench) -> None:
+    worker = bench.thread("t1")
+    first = bench.call("turn/start", {"threadId": "t1"})
+    bench.call("turn/start", {"threadId": "t1"})
+    third = bench.call("review/start", {"threadId": "t1"})
+    assert worker.load == 1, "a start under way counts"
+    turn_id = bench.answer(worker, next(iter(worker.open)))
+    assert turn_id is not None and worker.load == 1 and len(bench.answers[first]) == 1
+    bench.core._threads["t2"] = broker._Thread(wire.ThreadRecord("t2", False, turns=1), worker.name)
+    bench.call("turn/start", {"threadId": "t2"})
+    assert worker.load == 2
+    bench.end(worker, turn_id)
+    assert [line["method"] for _, line in worker.open.values()] == ["turn/start", "turn/start"]
+    assert third not in bench.answers
+
+
+def test_steer_and_interrupt_do_not_wait_for_a_place() -> None:
+    bench = Bench(slots=1, turns_per_worker=1)
+    worker = bench.register()
+    bench.hello()
+    bench.thread("t1")
+    bench.call("turn/start", {"threadId": "t1"})
+    bench.answer_all(worker)
+    bench.call("turn/steer", {"threadId": "t1"})
+    bench.call("turn/interrupt", {"threadId": "t1"})
+    assert [line["method"] for _, line in worker.open.values()] == ["turn/steer", "turn/interrupt"]
+
+
+# Workers.
+
+
+def test_requests_wait_for_the_first_worker() -> None:
+    bench = Bench()
+    worker = bench.register()
+    bench.hello()
+    bench.lose(worker)
+    bench.call("model/list")
+    turn = bench.call("turn/start", {"threadId": "t1"})
+    assert bench.core.held["homeless"] == 2 and turn not in bench.answers
+    bench.hello("s2")
+    bench.call("config/read", session="s2")
+    bench.apply(bench.core.client_unreachable(b"s2"))
+    other = bench.register("w1")
+    assert [line["method"] for _, line in other.open.values()] == ["model/list", "turn/start"]
+
+
+def test_a_lost_worker_ends_its_turns_and_requests_for_those_who_wait(bench: Bench) -> None:
+    bench.hello("s2")
+    worker = bench.thread("t1")
+    bench.call("turn/start", {"threadId": "t1"})
+    turn_id = bench.answer(worker, next(iter(worker.open)))
+    read = bench.call("thread/read", {"threadId": "t1"}, session="s2")
+    queued = bench.call("turn/start", {"threadId": "t1"}, session="s2")
+    bench.lose(worker, "killed by SIGKILL")
+    assert bench.ended == [("s1", turn_id)]
+    assert bench.error(read)["code"] == TURN_LOST and "SIGKILL" in bench.error(read)["message"]
+    assert bench.error(read)["data"] == {"kind": "lost", "safeToRetry": False}
+    (other,) = [each for each in bench.workers.values() if not each.lost]
+    (dispatch, line) = next(iter(other.open.values()))
+    assert dispatch.adopt is not None and dispatch.adopt.thread_id == "t1" and line["id"] == queued[1]
+    assert wire.Follow("s1", "t1") in other.heads
+    assert bench.status()["turns"]["lost"] == 1
+    bench.lose(worker)
+    assert len(bench.ended) == 1
+
+
+def test_the_lines_of_a_lost_turn(bench: Bench) -> None:
+    worker = bench.thread("t1")
+    bench.call("turn/start", {"threadId": "t1"})
+    bench.answer_all(worker)
+    worker.lost = True
+    (effect,) = bench.core.worker_lost(worker.name, "killed", bench.now)
+    assert isinstance(effect, ToClient) and wire.decode_to_client(effect.frames[0]) == wire.Ended("t1", "u1")
+    ended, completed = map(json.loads, effect.frames[1].split(b"\n"))
+    assert ended["method"] == "pool/turn/ended"
+    assert (ended["params"]["kind"], ended["params"]["safeToRetry"]) == ("lost", False)
+    assert completed["method"] == "turn/completed" and completed["params"]["turn"]["status"] == "failed"
+
+
+def test_all_turns_that_wait_for_a_lost_thread_go_to_one_worker() -> None:
+    """Two workers that both have no room: the thread must not be brought back on both."""
+    bench = Bench(slots=3, turns_per_worker=1)
+    workers = [bench.register(f"w{slot}", slot) for slot in range(3)]
+    bench.hello()
+    threads = {bench.thread(f"t{number}").name: f"t{number}" for number in range(3)}
+    assert len(threads) == 3
+    for thread_id in threads.values():
+        bench.call("turn/start", {"threadId": thread_id})
+    for worker in workers:
+        bench.answer_all(worker)
+    waiting = [bench.call("turn/start", {"threadId": threads["w0"]}) for _ in range(4)]
+    bench.lose(workers[0])
+    for _ in range(4):
+        for worker in workers[1:]:
+            for turn_id in list(worker.running):
+                bench.end(worker, turn_id)
+            starts = [line["params"]["threadId"] for _, line in worker.open.values()]
+            assert len(starts) <= 1
+        assert sum(len(worker.open) for worker in workers[1:]) == 1
+        for worker in workers[1:]:
+            bench.answer_all(worker)
+    adopting = [
+        worker.name
+        for worker in workers[1:]
+        for head in worker.heads
+        if isinstance(head, wire.Dispatch) and head.adopt is not None
+    ]
+    assert len(adopting) == 1 and all(len(bench.answers[call]) == 1 for call in waiting)
+    queued = Counter(notice["params"]["requestId"] for _, notice in bench.notices if notice["method"] == "pool/queued")
+    assert set(queued.values()) == {1}
+
+
+@pytest.mark.parametrize("fields", [{"ephemeral": True}, {"turns": 0}], ids=["ephemeral", "turnless"])
+def test_a_thread_that_was_not_stored_is_lost_with_its_worker(bench: Bench, fields: dict[str, Any]) -> None:
+    worker = bench.thread("t1", **fields)
+    bench.lose(worker)
+    for method in ("turn/start", "thread/read", "thread/resume", "turn/start"):
+        error = bench.error(bench.call(method, {"threadId": "t1"}))
+        assert error["code"] == THREAD_LOST and error["data"] == {"safeToRetry": True}
+    assert total_held(bench) == 0
+
+
+def test_a_first_turn_makes_a_thread_one_that_can_come_back(bench: Bench) -> None:
+    worker = bench.thread("t1", turns=0)
+    bench.call("turn/start", {"threadId": "t1"})
+    bench.answer_all(worker)
+    bench.lose(worker)
+    bench.call("thread/read", {"threadId": "t1"})
+    (other,) = [each for each in bench.workers.values() if not each.lost]
+    assert next(iter(other.open.values()))[0].adopt is not None
+
+
+def test_a_worker_is_ready_only_between_register_and_loss(bench: Bench) -> None:
+    """Its last messages may come after the news of its death."""
+    worker = bench.workers["w0"]
+    bench.lose(worker)
+    for route, *frames in (
+        (wire.Register(0, "w0", 10, 11), b"{}", wire.encode_records([])),
+        (wire.TurnStarted("t1", "u1", ["s1"]),),
+        (wire.Answered(1, True), wire.encode(wire.Lines()), b"{}"),
+        (wire.Progress("w0", 1, 1, 1),),
+        (wire.TurnEnded("t1", "u1", "completed"),),
+    ):
+        bench.from_worker(worker, route, *frames)
+    for _ in range(4):
+        bench.call("thread/start")
+    assert worker.open == {} and len(bench.workers["w1"].open) == 4
+    assert bench.status()["turns"]["running"] == 0
+
+
+def test_a_worker_that_died_before_it_registered_stays_away() -> None:
+    bench = Bench()
+    bench.apply(bench.core.worker_lost("w0", "died at once", bench.now))
+    bench.register("w0")
+    bench.hello()
+    assert isinstance(bench.heads[-1][1], wire.Refused)
+
+
+def test_registering_twice_changes_nothing(bench: Bench) -> None:
+    worker = bench.thread("t1")
+    bench.call("turn/start", {"threadId": "t1"})
+    bench.from_worker(worker, wire.Register(0, worker.name, 10, 11), b"{}", wire.encode_records([]))
+    bench.call("turn/start", {"threadId": "t1"})
+    assert worker.load == 1
+
+
+def test_strangers_on_the_workers_socket_are_tolerated(bench: Bench) -> None:
+    bench.thread("t1")
+    lines = wire.encode(wire.Lines())
+    for identity in (b"stranger", b"\xff\xfe", b"w0", b""):
+        for frames in (
+            [b""],
+            [b"\x01"],
+            [b"junk", b"junk"],
+            [wire.encode(wire.Register(0, "w9", 1, 1))],
+            [wire.encode(wire.Register(0, "w9", 1, 1)), b"{}"],
+            [wire.encode(wire.Register(0, "w9", 1, 1)), b"{}", b"\xff"],
+            [wire.encode(wire.Register(0, "not the identity", 1, 1)), b"{}", wire.encode_records([])],
+            [wire.encode(wire.Answered(999, True)), lines, b"{}"],
+            [wire.encode(wire.Answered(999, True))],
+            [wire.encode(wire.TurnEnded("t1", "u99", "completed"))],
+            [wire.encode(wire.TurnEnded("t77", "u99", "completed"))],
+            [wire.encode(wire.ThreadChanged(wire.ThreadRecord("t99", True)))],
+            [wire.encode(wire.ThreadGone("t99"))],
+            [wire.encode(wire.ToSessions(["nobody"])), lines, b"{}"],
+            [wire.encode(wire.ToSessions([]))],
+            [wire.encode(wire.Progress("nobody", 1, 1, 1))],
+        ):
+            bench.apply(bench.core.worker_message(identity, frames, bench.now))
+    assert {row.get("worker") for row in bench.status()["workers"]} == {"w0", "w1"}
+    bench.call("model/list")
+    assert sum(len(worker.open) for worker in bench.workers.values()) == 1
+
+
+def test_a_silent_worker_is_suspected_once(bench: Bench) -> None:
+    bench.tick(broker.WORKER_SILENT_S / 2)
+    bench.from_worker(bench.workers["w1"], wire.Progress("w1", 1, 1, 0))
+    bench.tick(broker.WORKER_SILENT_S / 2 + 1)
+    bench.tick(2)
+    assert bench.suspects == ["w0"]
+    assert [row["state"] for row in bench.status()["workers"]] == ["silent", "ready"]
+
+
+def test_a_thread_that_only_its_former_worker_gives_up_stays_where_it_is(bench: Bench) -> None:
+    owner = bench.thread("t1")
+    (other,) = [worker for worker in bench.workers.values() if worker is not owner]
+    bench.from_worker(other, wire.ThreadGone("t1", keep=True))
+    bench.call("thread/read", {"threadId": "t1"})
+    assert len(owner.open) == 1 and next(iter(owner.open.values()))[0].adopt is None
+    bench.from_worker(owner, wire.ThreadGone("t1", keep=True))
+    bench.call("thread/read", {"threadId": "t1"})
+    adopted = [head for worker in bench.workers.values() for head, _ in worker.open.values() if head.adopt is not None]
+    assert len(adopted) == 1
+
+
+def test_unsubscribing_is_kept_here(bench: Bench) -> None:
+    owner = bench.thread("t1")
+    assert bench.answers[bench.call("thread/unsubscribe", {"threadId": "t1"})][0]["result"] == {
+        "status": "unsubscribed"
+    }
+    assert owner.heads[-1] == wire.Follow("s1", "t1", on=False)
+    again = bench.call("thread/unsubscribe", {"threadId": "t1"})
+    assert bench.answers[again][0]["result"] == {"status": "notSubscribed"}
+
+
+def test_the_books_of_threads_are_bounded(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(broker, "MAX_THREADS", 5)
+    for number in range(9):
+        bench.thread(f"t{number}")
+    assert bench.status()["threads"] == 5
+    assert sum(row["threads"] for row in bench.status()["workers"]) == 5
+
+
+def test_nothing_is_kept_of_turns_that_are_over(bench: Bench) -> None:
+    worker = bench.thread("t1")
+    before = bench.core.held
+    for _ in range(50):
+        bench.call("turn/start", {"threadId": "t1"})
+        turn_id = bench.answer(worker, next(iter(worker.open)))
+        assert turn_id is not None
+        bench.end(worker, turn_id)
+    assert bench.core.held == before and bench.status()["turns"]["completed"] == 50
+
+
+def test_the_end_of_the_pool_is_told_to_everybody(bench: Bench) -> None:
+    bench.hello("s2")
+    bench.apply(bench.core.shut_down())
+    assert [session for session, head in bench.heads if isinstance(head, wire.Closed)] == ["s1", "s2"]
+
+
+# Everything at once.
+
+THREADS = ["t1", "t2", "t3", "t4", "t5"]
+SESSIONS = ["s1", "s2", "s3"]
+METHODS = ["turn/start", "turn/start", "turn/start", "thread/read", "thread/resume", "turn/steer", "review/start",
+           "model/list", "config/value/write", "account/read", "thread/unsubscribe", "thread/start"]  # fmt: skip
+
+
+class BrokerMachine(RuleBasedStateMachine):
+    """Any order of clients, workers, deaths and ends."""
+
+    @initialize(slots=st.integers(1, 3), turns=st.integers(1, 2))
+    def begin(self, slots: int, turns: int) -> None:
+        self.bench = Bench(slots=slots, turns_per_worker=turns)
+        self.generations = itertools.count()
+        self.live: dict[int, FakeWorker] = {}
+        self.calls: list[tuple[str, Any]] = []
+        self.sessions: set[str] = set()
+        self.over: set[str] = set()
+        self.started: dict[str, tuple[str, str]] = {}
+        self.finished: set[str] = set()
+        self.register(0)
+        for session in SESSIONS:
+            self.hello(session)
+
+    @rule(session=st.sampled_from(SESSIONS))
+    def hello(self, session: str) -> None:
+        if session in self.sessions or not self.live:
+            return
+        self.bench.hello(session)
+        self.sessions.add(session)
+
+    @rule(session=st.sampled_from(SESSIONS), how=st.sampled_from(["bye", "unreachable"]))
+    def leave(self, session: str, how: str) -> None:
+        if session not in self.sessions:
+            return
+        if how == "bye":
+            effects = self.bench.core.client_message(session.encode(), [wire.encode(wire.Bye())], self.bench.now)
+        else:
+            effects = self.bench.core.client_unreachable(session.encode())
+        self.bench.apply(effects)
+        self.sessions.discard(session)
+        self.calls = [call for call in self.calls if call[0] != session]
+        # The next session of that name begins anew.
+        for key in [key for key in self.bench.answers if key[0] == session]:
+            del self.bench.answers[key]
+        self.started = {turn: value for turn, value in self.started.items() if value[1] != session}
+        self.over.add(session)
+
+    @rule(
+        session=st.sampled_from(SESSIONS),
+        method=st.sampled_from(METHODS),
+        thread=st.sampled_from([*THREADS, "unknown"]),
+        count=st.integers(1, 3),
+    )
+    def call(self, session: str, method: str, thread: str, count: int) -> None:
+        if session not in self.sessions:
+            return
+        for _ in range(count):
+            self.calls.append(self.bench.call(method, {"threadId": thread}, session=session))
+
+    @rule(slot=st.integers(0, 2))
+    def register(self, slot: int) -> None:
+        if slot not in self.live and slot < self.bench.slots:
+            self.live[slot] = self.bench.register(f"w{slot}.{next(self.generations)}", slot)
+
+    @rule(slot=st.integers(0, 2), registered=st.booleans())
+    def lose(self, slot: int, registered: bool) -> None:
+        worker = self.live.pop(slot, None)
+        if worker is None:
+            return
+        ended = len(self.bench.ended)
+        self.bench.lose(worker)
+        told = {turn for _, turn in self.bench.ended[ended:]}
+        expected = {turn for turn, (_, session) in worker.running.items() if turn in self.started}
+        assert told == expected
+        self.finished |= expected
+        if registered:
+            self.bench.from_worker(worker, wire.Register(slot, worker.name, 1, 1), b"{}", wire.encode_records([]))
+            for turn_id, (thread_id, _) in worker.running.items():
+                self.bench.from_worker(worker, wire.TurnEnded(thread_id, turn_id, "completed"))
+
+    @rule(data=st.data(), ok=st.booleans())
+    def answer(self, data: st.DataObject, ok: bool) -> None:
+        pending = [(worker, call) for worker in self.live.values() for call in worker.open]
+        if pending:
+            self._answer(*data.draw(st.sampled_from(pending)), ok)
+
+    def _answer(self, worker: FakeWorker, call: int, ok: bool) -> None:
+        dispatch, line = worker.open[call]
+        method, thread = line["method"], line["params"]["threadId"]
+        record = None
+        if ok and method in ("thread/start", "thread/resume") and thread != "unknown":
+            held = self.bench.core._threads.get(thread)
+            if method == "thread/start" and held is not None:
+                ok = False  # An app-server gives every thread a new id.
+            else:
+                record = wire.ThreadRecord(thread, thread == "t5", turns=held.record.turns if held else 1)
+        if not ok and dispatch.adopt is not None:
+            self.bench.from_worker(worker, wire.ThreadGone(thread, keep=True))
+        if REQUESTS[method].result_turn and thread not in self.bench.core._threads:
+            ok = False
+        turn_id = self.bench.answer(worker, call, ok=ok, record=record)
+        if turn_id is not None and dispatch.session in self.sessions:
+            self.started[turn_id] = (worker.name, dispatch.session)
+
+    @rule(data=st.data())
+    def end(self, data: st.DataObject) -> None:
+        running = [(worker, turn) for worker in self.live.values() for turn in worker.running]
+        if running:
+            self._end(*data.draw(st.sampled_from(running)))
+
+    def _end(self, worker: FakeWorker, turn_id: str) -> None:
+        self.bench.end(worker, turn_id)
+        self.finished.add(turn_id)
+
+    @rule(thread=st.sampled_from(THREADS), keep=st.booleans(), data=st.data())
+    def thread_gone(self, thread: str, keep: bool, data: st.DataObject) -> None:
+        busy = {t for worker in self.live.values() for t, _ in worker.running.values()}
+        busy |= {line["params"]["threadId"] for worker in self.live.values() for _, line in worker.open.values()}
+        if self.live and thread not in busy:
+            worker = data.draw(st.sampled_from([self.live[slot] for slot in sorted(self.live)]))
+            self.bench.from_worker(worker, wire.ThreadGone(thread, keep))
+
+    @rule(seconds=st.sampled_from([0.5, 1.5]))
+    def time_passes(self, seconds: float) -> None:
+        for session in self.sessions:
+            self.bench.apply(
+                self.bench.core.client_message(session.encode(), [wire.encode(wire.Beat())], self.bench.now)
+            )
+        self.bench.tick(seconds)
+
+    @invariant()
+    def within_bounds(self) -> None:
+        if not hasattr(self, "bench"):
+            return
+        busy: Counter[str] = Counter()
+        for worker in self.live.values():
+            assert worker.load <= self.bench.turns_per_worker
+            busy.update(thread for thread, _ in worker.running.values())
+            busy.update(
+                line["params"]["threadId"] for _, line in worker.open.values() if REQUESTS[line["method"]].result_turn
+            )
+        busy.pop("unknown", None)
+        known = {thread: count for thread, count in busy.items() if thread in self.bench.core._threads}
+        assert all(count == 1 for count in known.values()), known
+
+    @invariant()
+    def answered_at_most_once(self) -> None:
+        if hasattr(self, "bench"):
+            assert all(len(answers) == 1 for answers in self.bench.answers.values())
+            assert len(set(self.bench.ended)) == len(self.bench.ended)
+
+    @invariant()
+    def work_goes_on(self) -> None:
+        """Nothing waits with a worker that has room for it."""
+        if not hasattr(self, "bench"):
+            return
+        for worker in self.bench.core._workers.values():
+            fake = self.bench.workers[worker.name]
+            assert worker.load == fake.load
+            if worker.load < self.bench.turns_per_worker:
+                for call in worker.waiting:
+                    thread = self.bench.core._threads[call.thread_id or ""]
+                    assert thread.turns or thread.starting
+
+    def teardown(self) -> None:
+        """When everything has been answered and ended, every call has one answer and nothing is kept."""
+        if not hasattr(self, "bench"):
+            return
+        self.register(0)
+        for _ in range(10_000):
+            pending = [(worker, call) for worker in self.live.values() for call in worker.open]
+            running = [(worker, turn) for worker in self.live.values() for turn in worker.running]
+            if pending:
+                self._answer(*pending[0], True)
+            elif running:
+                self._end(*running[0])
+            else:
+                break
+        assert set(self.calls) <= set(self.bench.answers)
+        assert total_held(self.bench) == 0, self.bench.core.held
+        assert set(self.started) <= self.finished
+
+
+TestBrokerMachine = BrokerMachine.TestCase
+TestBrokerMachine.settings = settings(
+    max_examples=100, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+)
