@@ -212,12 +212,14 @@ def test_a_death_at_any_byte_loses_no_record_and_doubles_none(tmp_path: Path, mo
         keys = whole_lines(files.get("journal.jsonl", b""))
         started = {event["key"] for event in keys if event["event"] == "start"}
         ended = {(event["id"], event["attempt"]) for event in keys if event["event"] == "end"}
+        given_up = set()
         with opened(path, [A, B]) as directory:
             for sample in (A, B):
                 assert directory.is_done(sample) == (sample.id in completed)
                 left = directory.unfinished(sample)
                 if left is not None:
                     assert left.key in started and (sample.id, left.attempt) not in ended
+                    given_up.add((sample.id, left.attempt))
                 elif not directory.is_done(sample):
                     # Nothing that was dispatched is unknown.
                     mine = [e for e in keys if e["event"] == "start" and e["id"] == sample.id]
@@ -228,7 +230,10 @@ def test_a_death_at_any_byte_loses_no_record_and_doubles_none(tmp_path: Path, mo
                     run_one(directory, sample)
         after = lines(path / "results.jsonl")
         assert [(record["id"], record["status"]) for record in after] == [("a", "completed"), ("b", "completed")]
-        lines(path / "journal.jsonl")
+        attempts = {(event["id"], event["attempt"]) for event in journal(path, "start")}
+        ends = [(event["id"], event["attempt"]) for event in journal(path, "end")]
+        # Each attempt has its end once; only what was left open and then not taken up has none.
+        assert len(ends) == len(set(ends)) and attempts - set(ends) <= given_up
     assert seen > 1000
 
 

@@ -23,7 +23,7 @@ import shutil
 import threading
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ RESULTS, JOURNAL, RUN, LOCK, LOG, HOME, WORK = (
     "work",
 )
 _TEMPORARY = ".partial"
+_OUTCOME = tuple(field.name for field in fields(Outcome))
 
 Record = dict[str, Any]
 
@@ -129,6 +130,8 @@ class RunDirectory:
         """From now on only finished samples stand in results.jsonl: what is to be run again is set aside."""
         again = {sample.id for sample in pending}
         self._journal = os.open(self.file(JOURNAL), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        for start, record in self._unnoted:
+            self._end(start, {name: record.get(name) for name in _OUTCOME}, "noted by a later run")
         for sample_id, record in self._records.items():
             if sample_id in again:
                 self._note("superseded", id=sample_id, record=record)
@@ -223,6 +226,7 @@ class RunDirectory:
         self._records: dict[str, Record] = {}
         self._attempts: dict[str, int] = {}
         self._open: dict[str, Start] = {}
+        self._unnoted: list[tuple[Start, Record]] = []
         self._digests: dict[str, str] = {}
         for number, record in self._read(RESULTS):
             if not isinstance(record.get("id"), str) or record.get("status") not in STATUSES:
@@ -235,9 +239,10 @@ class RunDirectory:
             self._learn(event)
         for sample_id, start in list(self._open.items()):
             record = self._records.get(sample_id, {})
-            # The record is written before the journal: it says how the attempt ended.
+            # A record is written before the journal's end of its attempt, which a death may have kept out.
             if isinstance(record.get("attempts"), int) and record["attempts"] >= start.attempt:
                 del self._open[sample_id]
+                self._unnoted.append((start, record))
 
     def _learn(self, event: Mapping[str, Any]) -> None:
         sample_id, attempt = event.get("id"), event.get("attempt")
@@ -273,9 +278,9 @@ class RunDirectory:
         extra = {} if note is None else {"note": note}
         self._note("end", id=start.sample_id, attempt=start.attempt, **outcome, **extra)
 
-    def _note(self, event: str, **fields: Any) -> None:
+    def _note(self, event: str, **details: Any) -> None:
         assert self._journal is not None
-        _write(self._journal, [{"event": event, "at": round(time.time(), 3), **fields}])
+        _write(self._journal, [{"event": event, "at": round(time.time(), 3), **details}])
 
     def _rewrite_results(self, records: Iterable[Record]) -> None:
         _replace(self.file(RESULTS), b"".join(map(_encode, records)))

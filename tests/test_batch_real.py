@@ -1,0 +1,337 @@
+"""`codex-pool batch` as a user runs it, on the real binary: one record a sample, whatever happens."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import stat
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from programs import Program, codex_pool, running
+
+from codex_app_server import AppServerConfig
+from codex_pool import Pool, processes
+from codex_pool.loopback import LoopbackModel
+
+EXAMPLE = Path(__file__).parent.parent / "examples" / "batch" / "prompts.jsonl"
+LIMIT_S = 30.0
+
+real = pytest.mark.real
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def results(out: Path) -> list[dict[str, Any]]:
+    return lines(out / "results.jsonl")
+
+
+def journal(out: Path, event: str) -> list[dict[str, Any]]:
+    return [line for line in lines(out / "journal.jsonl") if line["event"] == event]
+
+
+def dataset(path: Path, *samples: dict[str, Any]) -> Path:
+    path.write_text("".join(json.dumps(sample) + "\n" for sample in samples))
+    return path
+
+
+def prompts(model: LoopbackModel) -> Counter[str]:
+    """How often the model was asked what."""
+    return Counter(record.prompt for record in model.requests)
+
+
+@real
+def test_the_demo_from_end_to_end_and_again(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    arguments = ("batch", str(EXAMPLE), "--demo", "--retries", "1", "--json", "-o", str(out))
+    done = codex_pool(*arguments)
+    assert done.returncode == 0, done.stderr
+    samples, records = lines(EXAMPLE), results(out)
+    assert [record["id"] for record in records] == [sample["id"] for sample in samples]
+    assert {record["status"] for record in records} == {"completed"}
+    assert {record["id"]: record["attempts"] for record in records if record["attempts"] != 1} == {"flaky-network": 2}
+    for sample, record in zip(samples, records, strict=True):
+        assert sample["metadata"].get("expected", "") in record["final_response"] and record["error"] is None
+        assert record["metadata"] == sample["metadata"] and record["usage"]["total_tokens"] > 0
+        assert record["worker"] and record["turn_id"] and record["queued_ms"] >= 0 and record["duration_ms"] > 0
+    # Both workers took part, and what a sample wrote is its own.
+    assert len({record["worker"] for record in records}) == 2
+    assert (out / "work" / "write-file" / "squares.txt").read_text().split() == [str(n * n) for n in range(1, 11)]
+    # Every thread was put away, which frees it in the app-server.
+    assert len(list((out / "home" / "archived_sessions").iterdir())) == 27
+    assert list((out / "home" / "sessions").rglob("*.jsonl")) == []
+
+    said = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [record["event"] for record in said] == ["launch", *["sample"] * 26, "done"]
+    assert (said[0]["samples"], said[0]["skipped"], said[0]["workers"]) == (26, 0, 2)
+    assert {record["id"] for record in said[1:-1]} == {sample["id"] for sample in samples}
+    assert said[-1]["counts"]["completed"] == 26 and said[-1]["exit_code"] == 0 and said[-1]["retries"] == 1
+    assert "flaky-network: failed, " in done.stderr and "trying again" in done.stderr
+    run = json.loads((out / "run.json").read_text())
+    assert run["state"] == "finished" and run["arguments"]["retries"] == 1 and run["counts"]["completed"] == 26
+
+    # Again: nothing is left to do, and nothing is done.
+    before = [(out / name).read_bytes() for name in ("results.jsonl", "journal.jsonl")]
+    again = codex_pool(*arguments, limit_s=10.0)
+    assert again.returncode == 0 and "nothing to do" in again.stderr
+    assert [json.loads(line)["event"] for line in again.stdout.splitlines()] == ["launch", "done"]
+    assert [(out / name).read_bytes() for name in ("results.jsonl", "journal.jsonl")] == before
+
+    # Only what is missing or not completed is done again.
+    altered = [record for record in records if record["id"] != "haiku"]
+    altered[0]["status"] = "failed"
+    dataset(out / "results.jsonl", *altered)
+    starts = len(journal(out, "start"))
+    assert codex_pool(*arguments).returncode == 0
+    assert [event["id"] for event in journal(out, "start")[starts:]] in (["multiply", "haiku"], ["haiku", "multiply"])
+    after = results(out)
+    assert [record["id"] for record in after] == [sample["id"] for sample in samples]
+    assert {record["status"] for record in after} == {"completed"}
+    assert [r["turn_id"] for r in after[1:-1]] == [r["turn_id"] for r in records[1:-1]]
+
+
+@real
+def test_what_fails_is_told_apart_and_exits_with_1(tmp_path: Path) -> None:
+    data = dataset(
+        tmp_path / "d.jsonl",
+        {"id": "slow", "prompt": "[[hang 2]]", "timeout_s": 1},
+        {"id": "bad", "prompt": "[[http_error 500]]"},
+        {"id": "busy", "prompt": '[[failed server_is_overloaded]] [[text "now"]]'},
+        {"id": "fine", "prompt": "[[text deltas=2]]", "timeout_s": 20},
+    )
+    done = codex_pool("batch", str(data), "--demo", "--workers", "1", "--retries", "2", "-o", str(tmp_path / "out"))
+    assert done.returncode == 1
+    slow, bad, busy, fine = results(tmp_path / "out")
+    assert (slow["status"], slow["error"]["kind"], slow["attempts"]) == ("interrupted", "wall_limit", 1)
+    assert slow["duration_ms"] >= 900 and "timeout_s of 1 s" in slow["error"]["message"]
+    assert (bad["status"], bad["error"]["kind"], bad["attempts"]) == ("failed", "internalServerError", 3)
+    assert (busy["status"], busy["final_response"], busy["attempts"]) == ("completed", "now", 2)
+    assert fine["status"] == "completed"
+    for words in ("slow: interrupted, wall_limit", "bad: failed, internalServerError", "not completed:"):
+        assert words in done.stderr
+
+
+@real
+def test_a_turn_that_was_completed_unseen_is_taken_up_and_not_paid_for_again(
+    tmp_path: Path, home: Path, model: LoopbackModel
+) -> None:
+    data = dataset(tmp_path / "d.jsonl", {"id": "a", "prompt": "say alpha"}, {"id": "b", "prompt": "say beta"})
+    out = tmp_path / "out"
+    arguments = ("batch", str(data), "--workers", "1", "--home", str(home), "-o", str(out))
+    assert codex_pool(*arguments).returncode == 0
+    a, b = results(out)
+    # As if the batch had died when the turn of b was over and not yet recorded.
+    dataset(out / "results.jsonl", a)
+    kept = [event for event in lines(out / "journal.jsonl") if not (event["event"] == "end" and event["id"] == "b")]
+    dataset(out / "journal.jsonl", *kept)
+    assert codex_pool(*arguments).returncode == 0
+    again_a, again_b = results(out)
+    assert again_a == a
+    assert {k: again_b[k] for k in ("status", "final_response", "thread_id", "turn_id", "attempts")} == {
+        k: b[k] for k in ("status", "final_response", "thread_id", "turn_id", "attempts")
+    }
+    assert prompts(model) == {"say alpha": 1, "say beta": 1}
+
+
+@real
+def test_the_death_of_an_app_server_costs_a_retry(tmp_path: Path, home: Path, model: LoopbackModel) -> None:
+    samples = [{"id": str(n), "prompt": f"[[text deltas=20 pace_ms=60]] {n}"} for n in range(10)]
+    data, out = dataset(tmp_path / "d.jsonl", *samples), tmp_path / "out"
+    options = ("--home", str(home), "--turns-per-worker", "2", "--retries", "1", "--json", "-o", str(out))
+    with running("batch", str(data), *options) as batch:
+        batch.wait_for_line('"event": "launch"', "stdout")
+        until(lambda: sum(prompts(model).values()) >= 4, "four turns run")
+        processes.kill(app_servers(batch)[0])
+        assert batch.wait(LIMIT_S) == 0, batch.lines
+    assert [(r["id"], r["status"]) for r in results(out)] == [(s["id"], "completed") for s in samples]
+    lost = [event["id"] for event in journal(out, "end") if event["status"] == "lost"]
+    assert lost and {r["id"] for r in results(out) if r["attempts"] == 2} == set(lost)
+
+
+@real
+def test_ctrl_c_keeps_what_there_is_and_leaves_the_rest(tmp_path: Path, home: Path, model: LoopbackModel) -> None:
+    fine = [{"id": f"fine{n}", "prompt": f"say {n}"} for n in range(2)]
+    hanging = [{"id": f"hang{n}", "prompt": f"[[hang 1]] {n}"} for n in range(6)]
+    data, out = dataset(tmp_path / "d.jsonl", *fine, *hanging), tmp_path / "out"
+    options = ("--home", str(home), "--workers", "1", "--turns-per-worker", "2", "--json", "-o", str(out))
+    with running("batch", str(data), *options) as batch:
+        until(lambda: sum(prompts(model).values()) == 4, "two turns are completed and two hang")
+        assert batch.end(signal.SIGINT, LIMIT_S) == 130
+    by_status = Counter(record["status"] for record in results(out))
+    assert by_status == {"completed": 2, "interrupted": 2}
+    assert {r["error"]["kind"] for r in results(out) if r["error"]} == {"interrupted"}
+    done = json.loads(batch.lines["stdout"][-1])
+    assert done["event"] == "done" and done["exit_code"] == 130 and done["counts"]["not_run"] == 4
+    assert "  not run      4" in batch.lines["stderr"]
+    assert json.loads((out / "run.json").read_text())["state"] == "interrupted"
+
+
+@real
+def test_a_second_ctrl_c_does_not_wait_for_turns(tmp_path: Path, home: Path, model: LoopbackModel) -> None:
+    data = dataset(tmp_path / "d.jsonl", {"prompt": "[[hang 1]]"})
+    with running("batch", str(data), "--home", str(home), "--workers", "1", "-o", str(tmp_path / "out")) as batch:
+        until(lambda: bool(model.requests), "the turn runs")
+        # It cannot be interrupted now, and the batch would wait for it.
+        os.kill(app_servers(batch)[0].pid, signal.SIGSTOP)
+        batch.process.send_signal(signal.SIGTERM)
+        batch.wait_for_line("interrupted: what runs is being stopped")
+        second_at = time.monotonic()
+        assert batch.end(signal.SIGINT, LIMIT_S) == 130
+        assert time.monotonic() - second_at < 9.0
+
+
+@real
+def test_killed_with_all_it_has_the_batch_goes_on_where_it_was(
+    tmp_path: Path, home: Path, model: LoopbackModel
+) -> None:
+    samples = [{"id": str(n), "prompt": f"[[text deltas=10 pace_ms=60]] {n}"} for n in range(9)]
+    data, out = dataset(tmp_path / "d.jsonl", *samples), tmp_path / "out"
+    arguments = ("batch", str(data), "--home", str(home), "--turns-per-worker", "2", "--json", "-o", str(out))
+    with running(*arguments) as batch:
+        batch.wait_for_line('"event": "sample"', "stdout")
+        below = processes.descendants(batch.process.pid)
+        batch.end(signal.SIGKILL)
+    until(lambda: not any(processes.identify(p.pid) == p for p in below), "all it had started is gone")
+    recorded = results(out)
+    assert 1 <= len(recorded) < len(samples)
+    done = codex_pool(*arguments)
+    assert done.returncode == 0, done.stderr
+    after = {record["id"]: record for record in results(out)}
+    assert list(after) == [sample["id"] for sample in samples]
+    assert {record["status"] for record in after.values()} == {"completed"}
+    asked = prompts(model)
+    for record in recorded:
+        assert after[record["id"]] == record and asked[samples[int(record["id"])]["prompt"]] == 1
+    # Each attempt has an end: those that the kill cut too.
+    attempts = {(event["id"], event["attempt"]) for event in journal(out, "start")}
+    assert attempts == {(event["id"], event["attempt"]) for event in journal(out, "end")}
+
+
+@real
+def test_a_running_pool_is_used_and_left_alone_and_its_queue_is_not_the_wall_limit(
+    tmp_path: Path, config: AppServerConfig
+) -> None:
+    data = dataset(tmp_path / "d.jsonl", *({"prompt": f"say {n}", "timeout_s": 5} for n in range(3)))
+    with Pool(workers=1, config=config, turns_per_worker=1) as pool, pool.connect() as codex:
+        turn = codex.thread_start().turn("[[hang]]")
+        with running("batch", str(data), "--connect", pool.endpoint, "--json", "-o", str(tmp_path / "out")) as batch:
+            launch = json.loads(batch.wait_for_line('"event": "launch"', "stdout"))
+            assert (launch["endpoint"], launch["workers"], launch["turns_per_worker"]) == (pool.endpoint, 1, 1)
+            until(lambda: codex.client.request("pool/status")["turns"]["queued"] == 1, "the first sample is queued")
+            queued_at = time.monotonic()
+            until(lambda: time.monotonic() - queued_at > 5.5, "longer than its wall limit")
+            turn.interrupt()
+            assert batch.wait(LIMIT_S) == 0, batch.lines
+        assert [record["queued_ms"] >= 5500 for record in results(tmp_path / "out")] == [True, False, False]
+        status = codex.client.request("pool/status")
+        # The thread of the turn above is left, those of the samples were put away.
+        assert status["turns"]["completed"] == 3 and status["workers"][0]["threads"] == 1
+    assert not (tmp_path / "out" / "home").exists()
+
+
+# What cannot start.
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        (None, "codex binary not found at "),
+        ("echo no such luck >&2; exit 3", "no such luck"),
+        ("exec sleep 60", "no app-server was ready within"),
+    ],
+)
+def test_a_pool_that_cannot_start_is_told_in_time_and_leaves_nothing(
+    tmp_path: Path, script: str | None, words: str
+) -> None:
+    binary, data = tmp_path / "fake-codex", dataset(tmp_path / "d.jsonl", {"prompt": "p"})
+    if script is not None:
+        binary.write_text(f"#!/bin/sh\n{script}\n")
+        binary.chmod(binary.stat().st_mode | stat.S_IXUSR)
+    options = ("--codex-bin", str(binary), "--json", "-o", str(tmp_path / "out"))
+    done = codex_pool("batch", str(data), *options, home=tmp_path, limit_s=20.0)
+    assert done.returncode == 3, done.stderr
+    assert words in done.stderr and str(binary) in done.stderr
+    assert [json.loads(line)["exit_code"] for line in done.stdout.splitlines()] == [3]
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["state"] == "not started"
+
+
+def test_a_wrong_dataset_is_refused_whole_before_anything_starts(tmp_path: Path) -> None:
+    data = tmp_path / "d.jsonl"
+    data.write_text('{"prompt": ""}\n{"prompt": "a", "id": "x"}\n{"prompt": "b", "id": "x", "cwd": "nope"}\nnope\n')
+    done = codex_pool("batch", str(data), "--json", "-o", str(tmp_path / "out"))
+    assert (done.returncode, done.stdout) == (2, "")
+    places = [line.removeprefix(f"{data}:").split(": ")[:2] for line in done.stderr.splitlines()]
+    assert places == [
+        ["1", "prompt"],
+        ["3", "cwd"],
+        ["3", "id"],
+        ["4", "not JSON"],
+        ["codex-pool", "4 problems; nothing was run"],
+    ]
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["nope.jsonl", "-o", "out"], "nope.jsonl: no such file"),
+        (["-o", "out"], "DATASET is missing"),
+        (["--demo"], "Missing option '-o'"),
+        (["--demo", "-o", "out", "--home", "user"], "cannot go with --home"),
+        (["--demo", "-o", "out", "--connect", "default"], "--demo makes an own pool"),
+        (["d.jsonl", "-o", "out", "--home", "run", "--connect", "default"], "--home makes an own pool"),
+        (["d.jsonl", "-o", "out", "--home", "nope"], "is not a directory; give run, user, or an existing CODEX_HOME"),
+        (["d.jsonl", "-o", "out", "--retries", "-1"], "--retries"),
+        (["d.jsonl", "-o", "d.jsonl"], "d.jsonl"),
+        (["d.jsonl", "-o", "taken"], "has a home/ but no run.json"),
+        (["d.jsonl", "-o", "others"], "holds results of other samples"),
+        (["d.jsonl", "-o", "busy"], f"in use by another run (pid {os.getpid()})"),
+    ],
+)
+def test_bad_usage_is_refused_with_2(tmp_path: Path, arguments: list[str], words: str) -> None:
+    dataset(tmp_path / "d.jsonl", {"prompt": "p"})
+    (tmp_path / "taken" / "home").mkdir(parents=True)
+    (tmp_path / "others").mkdir()
+    dataset(tmp_path / "others" / "results.jsonl", {"id": "x", "status": "completed"})
+    with locked(tmp_path / "busy"):
+        done = codex_pool("batch", *arguments, cwd=tmp_path, home=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "") and words in " ".join(done.stderr.split())
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """A run directory that another run holds."""
+    path.mkdir()
+    with open(path / "lock", "w") as file:
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def until(condition: Callable[[], bool], what: str, limit_s: float = LIMIT_S) -> None:
+    deadline = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < deadline, f"{what}: not within {limit_s} s"
+        time.sleep(0.02)
+
+
+def app_servers(batch: Program) -> list[processes.ProcessId]:
+    """The app-server processes of a batch."""
+    found = []
+    for process in processes.descendants(batch.process.pid):
+        with contextlib.suppress(OSError):
+            command = Path(f"/proc/{process.pid}/cmdline").read_bytes().split(b"\0")
+            if command[0].endswith(b"codex") and b"app-server" in command:
+                found.append(process)
+    assert found
+    return found
