@@ -334,6 +334,16 @@ def test_an_interrupt_that_came_too_early_is_tried_again(bench: Bench) -> None:
     assert bench.open == {} and bench.core.running_turns == 0
 
 
+def test_a_turn_that_ends_before_the_second_try_is_left_alone(bench: Bench) -> None:
+    bench.thread()
+    bench.turn("u1")
+    bench.gone("s1")
+    bench.answer(bench.request("turn/interrupt"), error="no active turn to interrupt")
+    bench.complete("u1")
+    bench.tick(1)
+    assert bench.open == {} and not bench.core.wants_tick
+
+
 def test_a_turn_whose_session_went_while_it_started_is_interrupted(bench: Bench) -> None:
     bench.thread()
     call = bench.dispatch("turn/start", {"threadId": "t1"})
@@ -370,6 +380,9 @@ def test_a_question_goes_to_one_follower_and_only_its_answer_counts(bench: Bench
     bench.apply(bench.core.tell(wire.Tell("s1"), answer))
     assert bench.sent[-1] == {"id": 0, "result": {"decision": "accept"}}
     assert bench.core.tell(wire.Tell("s1"), answer) == [], "answered once"
+    bench.say({**ask, "id": 1})
+    bench.complete("u1")
+    assert bench.core.held["asks"] == 0, "a turn that is over asks nothing"
 
 
 def test_questions_with_nobody_to_answer_are_declined(bench: Bench) -> None:
@@ -383,6 +396,8 @@ def test_questions_with_nobody_to_answer_are_declined(bench: Bench) -> None:
     assert {"id": 1, "result": {"decision": "decline"}} in bench.sent
     bench.say({"id": 2, "method": method, "params": {"threadId": "t1", "turnId": "u1"}})
     assert bench.sent[-1] == {"id": 2, "result": {"decision": "decline"}}
+    bench.say({"id": 3, "method": method, "params": {"threadId": "t1", "turnId": "its thread follows no more"}})
+    assert bench.sent[-1] == {"id": 3, "result": {"decision": "decline"}}
 
 
 # Adoption.
@@ -433,6 +448,9 @@ def test_the_policy_is_sent_until_a_turn_has_taken_it(bench: Bench) -> None:
     bench.dispatch("turn/start", {"threadId": "t9", "sandboxPolicy": None}, adopt=record(name=None))
     bench.answer(bench.request("thread/resume"), thread_result("t9", sandbox=WORKSPACE_WRITE))
     assert bench.sent[-1]["params"]["sandboxPolicy"] == json.loads(WORKSPACE_WRITE), "null is as good as absent"
+    bench.answer(bench.request("turn/start"), error="bad input")
+    bench.dispatch("turn/start", {"threadId": "t9", "sandboxPolicy": {"type": "readOnly"}})
+    assert bench.sent[-1]["params"]["sandboxPolicy"] == {"type": "readOnly"}, "who says what he wants gets it"
     bench.answer(bench.request("turn/start"), error="bad input")
     bench.dispatch("turn/start", {"threadId": "t9"})
     assert bench.sent[-1]["params"]["sandboxPolicy"] == json.loads(WORKSPACE_WRITE)

@@ -181,7 +181,8 @@ class BrokerCore:
             "threads": len(self._threads),
             "turns": len(self._turns),
             "calls": len(self._calls) + sum(len(worker.calls) for worker in self._workers.values()),
-            "starting": sum(len(each.starting) for each in (*self._workers.values(), *self._threads.values())),
+            "starting": sum(len(worker.starting) for worker in self._workers.values())
+            + sum(len(thread.starting) for thread in self._threads.values()),
             "waiting": sum(len(worker.waiting) for worker in self._workers.values()),
             "homeless": len(self._homeless),
         }
@@ -313,9 +314,8 @@ class BrokerCore:
             self._dispatch(call, min(self._workers.values(), key=lambda worker: worker.slot), None, now, out)
             return
         thread = self._threads.get(call.thread_id) if call.thread_id is not None else None
-        worker = self._workers.get(thread.worker) if thread is not None and thread.worker is not None else None
-        if worker is None:
-            worker = self._least_busy()
+        holder = self._workers.get(thread.worker or "") if thread is not None else None
+        worker = holder or self._least_busy()
         if REQUESTS[call.method].result_turn:
             call.worker = worker.name
             worker.waiting.append(call)

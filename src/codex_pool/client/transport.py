@@ -114,7 +114,7 @@ class PoolTransport:
         while not self._closing:
             self._flush(socket)
             poller.register(socket, zmq.POLLIN | (zmq.POLLOUT if self._outgoing else 0))
-            ready = dict(poller.poll(wire.BEAT_S * 1000))
+            ready = dict(poller.poll(int(wire.BEAT_S * 1000)))
             now = time.monotonic()
             if self._wake_r in ready:
                 os.read(self._wake_r, 4096)
