@@ -21,6 +21,7 @@ from codex_pool.batch import display, home, policy, report
 from codex_pool.batch.dataset import Sample
 from codex_pool.batch.policy import Outcome
 from codex_pool.batch.progress import Progress, duration
+from codex_pool.loopback import write_loopback_home
 
 
 def failed_turn(info: Any) -> TurnFailedError:
@@ -174,3 +175,10 @@ def test_a_home_of_its_own_copies_the_configuration_and_links_the_login(
 def test_a_home_of_its_own_needs_nothing_of_the_user(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CODEX_HOME", str(tmp_path / "none"))
     assert list(home.prepare("run", tmp_path / "home").iterdir()) == []
+
+
+def test_the_home_of_a_demo_is_not_taken_for_a_real_one(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CODEX_HOME", str(tmp_path / "none"))
+    write_loopback_home(tmp_path / "home", "http://127.0.0.1:1/v1")
+    with pytest.raises(home.HomeError, match="was made with --demo"):
+        home.prepare("run", tmp_path / "home")

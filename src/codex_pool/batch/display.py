@@ -104,7 +104,7 @@ class LiveDisplay:
         self._live.start(refresh=True)
 
     def say(self, message: str) -> None:
-        self._console.print(message, markup=False, soft_wrap=True)
+        self._console.print(message, markup=False)
 
     def refresh(self) -> None:
         if self._live is not None:

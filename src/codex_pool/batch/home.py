@@ -6,6 +6,8 @@ import os
 import shutil
 from pathlib import Path
 
+from codex_pool.loopback.home import MARK
+
 RUN, USER = "run", "user"
 
 
@@ -32,6 +34,8 @@ def prepare(choice: str, own: Path) -> Path:
         if not path.is_dir():
             raise HomeError(f"--home {choice}: {path} is not a directory; give run, user, or an existing CODEX_HOME")
         return path
+    if _is_demo(own / "config.toml"):
+        raise HomeError(f"{own} was made with --demo and talks to no real model; use another directory, or --fresh")
     try:
         _make(own, user_home())
     except OSError as error:
@@ -52,3 +56,10 @@ def _make(own: Path, user: Path) -> None:
         link.unlink()
     if login.is_file() and not (link.exists() or link.is_symlink()):
         link.symlink_to(login.resolve())
+
+
+def _is_demo(config: Path) -> bool:
+    try:
+        return config.read_text(encoding="utf-8", errors="replace").startswith(MARK)
+    except OSError:
+        return False

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from .dataset import Sample
-from .policy import STATUSES
+from .policy import INTERRUPTED, STATUSES
 from .progress import Progress, duration
 from .results import Record
 
@@ -47,11 +47,15 @@ def summary(counts: Mapping[str, int], progress: Progress, now: float) -> list[t
 
 
 def failures(samples: Iterable[Sample], records: Mapping[str, Record]) -> list[tuple[str, str, str]]:
-    """(id, status, reason) of what has a record and was not completed: the first of it, and how many more."""
-    bad = [records[s.id] for s in samples if s.id in records and records[s.id]["status"] != "completed"]
-    shown = [(record["id"], record["status"], reason(record.get("error"))) for record in bad[:FAILURES_SHOWN]]
-    if len(bad) > FAILURES_SHOWN:
-        shown.append((f"and {len(bad) - FAILURES_SHOWN:,} more", "", ""))
+    """(id, status, reason) of what went wrong: the first of it, and how many more. What the user stopped did not."""
+    wrong = [
+        record
+        for record in (records[sample.id] for sample in samples if sample.id in records)
+        if record["status"] != "completed" and (record.get("error") or {}).get("kind") != INTERRUPTED
+    ]
+    shown = [(record["id"], record["status"], reason(record.get("error"))) for record in wrong[:FAILURES_SHOWN]]
+    if len(wrong) > FAILURES_SHOWN:
+        shown.append((f"and {len(wrong) - FAILURES_SHOWN:,} more", "", ""))
     return shown
 
 

@@ -9,7 +9,7 @@ from typing import Literal
 SandboxMode = Literal["read-only", "workspace-write", "danger-full-access"]
 ApprovalPolicy = Literal["untrusted", "on-request", "never"]
 
-_MARK = "# Written by codex_pool.loopback; it will be overwritten.\n"
+MARK = "# Written by codex_pool.loopback; it will be overwritten.\n"
 _FEATURES_OFF = (
     # A login shell per thread: at 8 threads at once it takes the whole machine.
     "shell_snapshot",
@@ -34,7 +34,7 @@ def loopback_config_toml(
     The retries are codex's own; 0 makes every HTTP error and every cut stream end the turn.
     """
     features = "".join(f"{name} = false\n" for name in _FEATURES_OFF)
-    return f"""{_MARK}model = {json.dumps(model)}
+    return f"""{MARK}model = {json.dumps(model)}
 model_provider = "loopback"
 approval_policy = {json.dumps(approval_policy)}
 sandbox_mode = {json.dumps(sandbox_mode)}
@@ -72,7 +72,7 @@ def write_loopback_home(
     home = Path(path)
     config = home / "config.toml"
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if config.exists() and not config.read_text(encoding="utf-8", errors="replace").startswith(_MARK):
+    if config.exists() and not config.read_text(encoding="utf-8", errors="replace").startswith(MARK):
         raise FileExistsError(f"{config} exists and was not written by codex_pool.loopback; give an empty directory")
     text = loopback_config_toml(
         base_url,
