@@ -10,6 +10,8 @@ from typing import Any
 
 import msgspec
 
+from ._message_router import Ask
+
 METHOD_NOT_FOUND = -32601
 
 _DECLINED: dict[str, Any] = {
@@ -30,6 +32,18 @@ def declined(method: str) -> dict[str, Any]:
     if result is not None:
         return {"result": result}
     return {"error": {"code": METHOD_NOT_FOUND, "message": f"this client does not answer {method}"}}
+
+
+def refusal(ask: Ask) -> bytes:
+    """The line that declines a request."""
+    return msgspec.json.encode({"id": ask.id, **declined(ask.method)})
+
+
+def answer(ask: Ask, result: Any) -> bytes:
+    """The line that answers a request with `result`. Raises TypeError or ValueError for what cannot be sent."""
+    if not isinstance(result, dict):
+        raise TypeError(f"the approval handler returned {type(result).__name__}; expected a dict")
+    return msgspec.json.encode({"id": ask.id, "result": result})
 
 
 class _Ask(msgspec.Struct):

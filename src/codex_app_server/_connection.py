@@ -29,7 +29,7 @@ from ._message_router import (
     TurnBroken,
     TurnRun,
 )
-from .errors import LineTooLongError, TransportClosedError, TurnEndedError, map_jsonrpc_error
+from .errors import InternalRpcError, LineTooLongError, TransportClosedError, TurnEndedError, map_jsonrpc_error
 from .generated.routing import REQUESTS
 from .lines import LongLine
 from .transport import Interest, Transport, TurnLines
@@ -136,11 +136,13 @@ class Connection:
         """
         call = Call(next(self._ids), method, future, turn, timeout_s)
         starts_turn = method in REQUESTS and REQUESTS[method].result_turn
+        # Any other start, such as a detached review, may run on a thread of its own.
+        thread_of_turn = thread_id if method == "turn/start" else None
         with self._lock:
             self._router.expect(
                 call.id,
                 call,
-                thread_id=thread_id,
+                thread_id=thread_of_turn,
                 starts_turn=starts_turn,
                 turn=turn.ref if turn is not None else None,
             )
@@ -157,10 +159,10 @@ class Connection:
         head = b'{"method":%s' % msgspec.json.encode(method)
         self._transport.send(head + (b',"params":%s}' % params if params is not None else b"}"))
 
-    def answer(self, ask: Ask, outcome: dict[str, Any]) -> None:
-        """Answer a request of the app-server; one that can no longer be delivered is dropped."""
+    def answer(self, line: bytes) -> None:
+        """Answer a request of the app-server; an answer that can no longer be delivered is dropped."""
         with contextlib.suppress(TransportClosedError):
-            self._transport.send(msgspec.json.encode({"id": ask.id, **outcome}))
+            self._transport.send(line)
 
     def give_up(self, call: Call) -> None:
         """Stop waiting for the answer of `call`."""
@@ -261,7 +263,7 @@ class Connection:
                     for token in delivery.tokens:
                         _close(token, kind(f"turn {delivery.turn_id}: {delivery.reason}"))
                 case Malformed():
-                    log.warning("ignored a line from the app-server: %s: %.200r", delivery.reason, delivery.line)
+                    log.warning("ignored a line from the app-server: %s: %r", delivery.reason, delivery.line[:200])
 
     def _resolve(self, reply: Reply) -> None:
         call = reply.token
@@ -272,7 +274,11 @@ class Connection:
             call.mailbox.turn_id = reply.turn_id
         if call.future.done():
             return
-        response = _decode_response(reply.line)
+        try:
+            response = _decode_response(reply.line)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as why:
+            call.future.set_exception(InternalRpcError(-32603, f"the answer to {call.method} is unreadable: {why}"))
+            return
         if reply.is_error:
             error = response.error if isinstance(response.error, dict) else {"message": str(response.error)}
             code, message = error.get("code"), error.get("message")

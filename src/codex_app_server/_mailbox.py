@@ -7,6 +7,7 @@ been read, it is over, or raises the error it was closed with - again and again,
 from __future__ import annotations
 
 import threading
+import time
 import weakref
 from collections import deque
 
@@ -53,6 +54,11 @@ class Mailbox:
     def closed(self) -> bool:
         return self._closed
 
+    @property
+    def ended(self) -> bool:
+        """Whether it was closed without an error: everything has come."""
+        return self._closed and self._error is None
+
     def _pop(self) -> Notification | None:
         """The next one; None at the end. Raises IndexError while there is nothing yet, or the closing error."""
         try:
@@ -64,7 +70,8 @@ class Mailbox:
         if self._lines:
             return Notification(self._lines.popleft())
         if self._error is not None:
-            raise self._error
+            # Raised again and again, one exception would gather the traces of all its raises.
+            raise self._error.with_traceback(None)
         return None
 
     def _wake(self) -> None:
@@ -82,14 +89,17 @@ class SyncMailbox(Mailbox):
 
     def get(self, timeout_s: float | None = None) -> Notification | None:
         """The next notification, None at the end. Raises TimeoutError, or the error the mailbox was closed with."""
-        try:
-            return self._pop()
-        except IndexError:
-            pass
-        with self._ready:
-            if not self._ready.wait_for(lambda: self._lines or self._closed, timeout_s):
-                raise TimeoutError(f"no notification within {timeout_s} s")
-        return self._pop()
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        while True:
+            try:
+                return self._pop()
+            except IndexError:
+                pass
+            # Another thread may take what this one was woken for.
+            left_s = None if deadline is None else max(0.0, deadline - time.monotonic())
+            with self._ready:
+                if not self._ready.wait_for(lambda: self._lines or self._closed, left_s):
+                    raise TimeoutError(f"no notification within {timeout_s} s")
 
     def wait_closed(self, timeout_s: float) -> bool:
         """Wait until no more lines will come; whether that is so."""

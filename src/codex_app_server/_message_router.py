@@ -335,7 +335,8 @@ class MessageRouter:
 
     def _check(self) -> None:
         if self._error is not None:
-            raise self._error
+            # Raised again and again, one exception would gather the traces of all its raises.
+            raise self._error.with_traceback(None)
 
     def _receive_response(self, header: envelope.Envelope, line: bytes, read: _Read) -> None:
         assert header.id is not None

@@ -62,6 +62,14 @@ def stop(
     return code
 
 
+def close_pipes(process: subprocess.Popen[bytes]) -> None:
+    """Close our ends of the child's pipes."""
+    for pipe in (process.stdin, process.stdout, process.stderr):
+        if pipe is not None:
+            with contextlib.suppress(OSError):
+                pipe.close()
+
+
 def signal_group(process: subprocess.Popen[bytes], number: int) -> None:
     """Send a signal to the child's process group; one that is gone is fine."""
     with contextlib.suppress(ProcessLookupError, PermissionError):

@@ -172,13 +172,16 @@ class TurnHandle:
         Right after its start the app-server does not know the turn yet: it is told again until it does.
         """
         deadline = time.monotonic() + INTERRUPT_LIMIT_S
-        while not self._mailbox.closed:
+        while not self._mailbox.ended:
             try:
                 self._client.perform(operations.turn_interrupt(self.thread_id, self.id))
                 return
             except InvalidRequestError as error:
                 if not operations.is_not_active_yet(error) or time.monotonic() > deadline:
                     raise
+                if self._mailbox.closed:
+                    # Its stream broke, so its end was not seen.
+                    return
             self._mailbox.wait_closed(INTERRUPT_RETRY_S)
 
 

@@ -47,7 +47,12 @@ class AsyncCodex:
         self._closed = False
 
     async def __aenter__(self) -> AsyncCodex:
-        await self._ready()
+        try:
+            await self._ready()
+        except BaseException:
+            # There will be no `__aexit__`.
+            await self.close()
+            raise
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -65,6 +70,9 @@ class AsyncCodex:
     async def close(self) -> None:
         """End the app-server and wait until it is gone. May be called twice."""
         self._closed = True
+        if self._starting is not None and not self._starting.done():
+            self._starting.cancel()
+            await asyncio.wait([self._starting])
         await self._client.close()
 
     async def thread_start(self, **options: Unpack[ThreadStartOptions]) -> AsyncThread:
@@ -190,13 +198,16 @@ class AsyncTurnHandle:
         Right after its start the app-server does not know the turn yet: it is told again until it does.
         """
         deadline = asyncio.get_running_loop().time() + INTERRUPT_LIMIT_S
-        while not self._mailbox.closed:
+        while not self._mailbox.ended:
             try:
                 await self._client.perform(operations.turn_interrupt(self.thread_id, self.id))
                 return
             except InvalidRequestError as error:
                 if not operations.is_not_active_yet(error) or asyncio.get_running_loop().time() > deadline:
                     raise
+                if self._mailbox.closed:
+                    # Its stream broke, so its end was not seen.
+                    return
             await asyncio.sleep(INTERRUPT_RETRY_S)
 
 

@@ -11,9 +11,7 @@ import contextlib
 import inspect
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
-
-import msgspec
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from . import _asks, operations
 from ._connection import GLOBAL_NOTIFICATIONS, Call, Connection, log
@@ -29,6 +27,7 @@ from .transport import StdioTransport, Transport
 
 if TYPE_CHECKING:
     from .generated import models
+    from .generated.models._base import Asks
 
 T = TypeVar("T")
 AsyncApprovalHandler = Callable[[str, dict[str, Any]], "dict[str, Any] | Awaitable[dict[str, Any]]"]
@@ -53,7 +52,12 @@ class AsyncMailbox(Mailbox):
             except IndexError:
                 waiter = asyncio.get_running_loop().create_future()
                 self._waiters.append(waiter)
-                await waiter
+                try:
+                    await waiter
+                except asyncio.CancelledError:
+                    if waiter in self._waiters:
+                        self._waiters.remove(waiter)
+                    raise
 
     def _wake(self) -> None:
         waiters, self._waiters = self._waiters, []
@@ -100,7 +104,12 @@ class AsyncAppServerClient:
         """Start the transport, bound to the running event loop. Raises AppServerError."""
         self._loop = asyncio.get_running_loop()
         # Starting a process or a connection takes milliseconds, but they belong to nobody's event loop.
-        await asyncio.to_thread(self._connection.start)
+        try:
+            await asyncio.to_thread(self._connection.start)
+        except BaseException:
+            # A cancelled caller gets no client to close, but the thread goes on starting it.
+            await self.close()
+            raise
 
     async def close(self) -> None:
         """End the connection; whoever still waits gets TransportClosedError. May be called twice."""
@@ -116,20 +125,27 @@ class AsyncAppServerClient:
         self._connection.notify("initialized", None)
         return response
 
+    @overload
+    async def request(
+        self, method: str, params: Mapping[str, Any] | None = None, *, timeout_s: float | None = ...
+    ) -> Any: ...
+    @overload
+    async def request(self, method: Asks[T], /, *, timeout_s: float | None = ...) -> T: ...
     async def request(
         self,
-        method: str,
+        method: str | Asks[Any],
         params: Mapping[str, Any] | None = None,
         *,
         timeout_s: float | None = ...,  # type: ignore[assignment]
     ) -> Any:
-        """Any request by its method, `params` in snake_case; returns its generated result type.
+        """Any request, by its method and `params` in snake_case; returns its generated result type.
 
+        Or by an object of `generated.models` that is its params: `request(models.ThreadListParams(limit=5))`.
         Raises JsonRpcError for an error answer, RequestTimeoutError, TransportClosedError, InvalidInputError.
         A turn that it starts is read with `turn_notifications(turn_id)`.
         """
         operation = operations.request(method, params)
-        entry = REQUESTS.get(method)
+        entry = REQUESTS.get(operation.method)
         if entry is None or not entry.result_turn:
             return await self.perform(operation, timeout_s=timeout_s)
         result, mailbox = await self.start_turn(operation, timeout_s=timeout_s)
@@ -139,7 +155,7 @@ class AsyncAppServerClient:
 
     def notify(self, method: str, params: Mapping[str, Any] | None = None) -> None:
         """Send a notification; nothing answers it."""
-        self._connection.notify(method, msgspec.json.encode(params) if params else None)
+        self._connection.notify(method, operations.encode_plain(method, params) if params else None)
 
     async def perform(self, operation: Operation[T], *, timeout_s: float | None = ...) -> T:  # type: ignore[assignment]
         """Send an operation and wait for its result."""
@@ -240,19 +256,18 @@ class AsyncAppServerClient:
         task.add_done_callback(self._tasks.discard)
 
     async def _answer(self, ask: Ask) -> None:
-        outcome = _asks.declined(ask.method)
-        if self._approval_handler is None:
-            if ask.method not in self._logged_declines:
+        line = _asks.refusal(ask)
+        try:
+            if self._approval_handler is not None:
+                result = self._approval_handler(ask.method, _asks.params_of(ask.line))
+                line = _asks.answer(ask, await result if inspect.isawaitable(result) else result)
+            elif ask.method not in self._logged_declines:
                 self._logged_declines.add(ask.method)
                 log.warning("no approval_handler: %s is declined", ask.method)
-        else:
-            try:
-                result = self._approval_handler(ask.method, _asks.params_of(ask.line))
-                outcome = {"result": await result if inspect.isawaitable(result) else result}
-            except Exception:
-                log.exception("the approval handler failed: %s is declined", ask.method)
-        with contextlib.suppress(TypeError):
-            self._connection.answer(ask, outcome)
+        except Exception:
+            log.exception("the approval handler failed: %s is declined", ask.method)
+        finally:
+            self._connection.answer(line)
 
 
 async def read(mailbox: AsyncMailbox) -> AsyncIterator[Notification]:

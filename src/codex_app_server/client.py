@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import concurrent.futures
-import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
-
-import msgspec
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from . import _asks, operations
 from ._connection import GLOBAL_NOTIFICATIONS, Call, Connection, log
@@ -25,6 +22,7 @@ from .transport import StdioTransport, Transport
 
 if TYPE_CHECKING:
     from .generated import models
+    from .generated.models._base import Asks
 
 T = TypeVar("T")
 ApprovalHandler = Callable[[str, dict[str, Any]], dict[str, Any]]
@@ -77,20 +75,27 @@ class AppServerClient:
         self._connection.notify("initialized", None)
         return response
 
+    @overload
+    def request(
+        self, method: str, params: Mapping[str, Any] | None = None, *, timeout_s: float | None = ...
+    ) -> Any: ...
+    @overload
+    def request(self, method: Asks[T], /, *, timeout_s: float | None = ...) -> T: ...
     def request(
         self,
-        method: str,
+        method: str | Asks[Any],
         params: Mapping[str, Any] | None = None,
         *,
         timeout_s: float | None = ...,  # type: ignore[assignment]
     ) -> Any:
-        """Any request by its method, `params` in snake_case; returns its generated result type.
+        """Any request, by its method and `params` in snake_case; returns its generated result type.
 
+        Or by an object of `generated.models` that is its params: `request(models.ThreadListParams(limit=5))`.
         Raises JsonRpcError for an error answer, RequestTimeoutError, TransportClosedError, InvalidInputError.
         A turn that it starts is read with `turn_notifications(turn_id)`.
         """
         operation = operations.request(method, params)
-        entry = REQUESTS.get(method)
+        entry = REQUESTS.get(operation.method)
         if entry is None or not entry.result_turn:
             return self.perform(operation, timeout_s=timeout_s)
         result, mailbox = self.start_turn(operation, timeout_s=timeout_s)
@@ -100,7 +105,7 @@ class AppServerClient:
 
     def notify(self, method: str, params: Mapping[str, Any] | None = None) -> None:
         """Send a notification; nothing answers it."""
-        self._connection.notify(method, msgspec.json.encode(params) if params else None)
+        self._connection.notify(method, operations.encode_plain(method, params) if params else None)
 
     def perform(self, operation: Operation[T], *, timeout_s: float | None = ...) -> T:  # type: ignore[assignment]
         """Send an operation and wait for its result."""
@@ -176,10 +181,8 @@ class AppServerClient:
         while True:
             deadline = call.deadline
             wait_s = _QUEUE_POLL_S if deadline is None else deadline - time.monotonic()
-            if call.timeout_s is None:
-                return future.result()
             try:
-                return future.result(max(0.0, wait_s))
+                return future.result(None if call.timeout_s is None else max(0.0, wait_s))
             except concurrent.futures.TimeoutError:
                 if future.done():
                     return future.result()
@@ -195,18 +198,17 @@ class AppServerClient:
         threading.Thread(target=self._answer, args=(ask,), name="codex-approval", daemon=True).start()
 
     def _answer(self, ask: Ask) -> None:
-        outcome = _asks.declined(ask.method)
-        if self._approval_handler is None:
-            if ask.method not in self._logged_declines:
+        line = _asks.refusal(ask)
+        try:
+            if self._approval_handler is not None:
+                line = _asks.answer(ask, self._approval_handler(ask.method, _asks.params_of(ask.line)))
+            elif ask.method not in self._logged_declines:
                 self._logged_declines.add(ask.method)
                 log.warning("no approval_handler: %s is declined", ask.method)
-        else:
-            try:
-                outcome = {"result": self._approval_handler(ask.method, _asks.params_of(ask.line))}
-            except Exception:
-                log.exception("the approval handler failed: %s is declined", ask.method)
-        with contextlib.suppress(TypeError):
-            self._connection.answer(ask, outcome)
+        except Exception:
+            log.exception("the approval handler failed: %s is declined", ask.method)
+        finally:
+            self._connection.answer(line)
 
 
 def read(mailbox: SyncMailbox) -> Iterator[Notification]:

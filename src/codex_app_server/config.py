@@ -42,8 +42,11 @@ class AppServerConfig:
         for override in self.config_overrides:
             if not re.match(r"[^=\s]+=", override):
                 raise InvalidInputError(f"config override {override!r} is not of the form key=value")
-        if self.launch_args_override is not None and not self.launch_args_override:
-            raise InvalidInputError("launch_args_override is empty; give the whole command line, or None")
+        if self.launch_args_override is not None:
+            if isinstance(self.launch_args_override, str) or not self.launch_args_override:
+                value = self.launch_args_override
+                raise InvalidInputError(f"launch_args_override is {value!r}; give the whole command line as a tuple")
+            self.launch_args_override = tuple(self.launch_args_override)
         if self.cwd is not None and not os.path.isdir(self.cwd):
             raise InvalidInputError(f"cwd {os.fspath(self.cwd)!r} is not a directory")
 
@@ -73,7 +76,8 @@ def find_codex(codex_bin: str | os.PathLike[str] | None = None) -> Path:
     Raises BinaryNotFoundError, which names the path or the package.
     """
     if codex_bin is not None:
-        path = Path(codex_bin)
+        # Absolute: the process is started in a working directory of its own.
+        path = Path(codex_bin).absolute()
         if not path.is_file():
             raise BinaryNotFoundError(f"codex binary not found at {path}; set codex_bin to an existing file")
         if not os.access(path, os.X_OK):
@@ -85,7 +89,10 @@ def find_codex(codex_bin: str | os.PathLike[str] | None = None) -> Path:
         raise BinaryNotFoundError(
             f"no codex runtime: install {RUNTIME_PACKAGE}=={RUNTIME_VERSION}, or set codex_bin to a codex binary"
         ) from None
-    return Path(bundled_codex_path())
+    try:
+        return Path(bundled_codex_path())
+    except FileNotFoundError as error:
+        raise BinaryNotFoundError(f"{error}; reinstall {RUNTIME_PACKAGE}=={RUNTIME_VERSION}") from None
 
 
 def _bundled_tools() -> Path | None:

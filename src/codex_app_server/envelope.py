@@ -26,6 +26,9 @@ class Envelope(NamedTuple):
     is_error: bool
 
 
+_NULL = msgspec.Raw(b"null")
+
+
 class _Ids(msgspec.Struct, gc=False):
     id: str | None = None
 
@@ -41,14 +44,14 @@ class _Header(msgspec.Struct, gc=False):
     id: RequestId | None = None
     method: str | None = None
     params: _Params | None = None
-    error: Any = None
+    error: msgspec.Raw = _NULL
 
 
 class _LooseHeader(msgspec.Struct, gc=False):
     id: RequestId | None = None
     method: str | None = None
     params: Any = None
-    error: Any = None
+    error: msgspec.Raw = _NULL
 
 
 _decode = msgspec.json.Decoder(_Header).decode
@@ -74,7 +77,7 @@ def scan(line: bytes) -> Envelope:
     if method is None:
         if header.id is None:
             raise ValueError("neither a method nor an id")
-        return Envelope(header.id, None, None, None, header.error is not None)
+        return Envelope(header.id, None, None, None, bytes(header.error) != b"null")
     if method in _SLOW_METHODS:
         return _scan_loosely(line)
     params = header.params
@@ -104,7 +107,7 @@ def _scan_loosely(line: bytes) -> Envelope:
     if method is None:
         if header.id is None:
             raise ValueError("neither a method nor an id")
-        return Envelope(header.id, None, None, None, header.error is not None)
+        return Envelope(header.id, None, None, None, bytes(header.error) != b"null")
     thread_id = _at(header.params, _THREAD_PATH.get(method, "threadId"))
     turn_id = _at(header.params, _TURN_PATH.get(method, "turnId"))
     return Envelope(header.id, method, thread_id, turn_id, False)
@@ -138,8 +141,9 @@ def scan_truncated(head: bytes, tail: bytes) -> Envelope:
     id, method = members.get(("id",)), members.get(("method",))
     if not isinstance(method, str):
         return Envelope(_request_id(id), None, None, None, False)
-    thread_id = members.get(("params", *(_THREAD_PATH.get(method, "threadId") or "").split(".")))
-    turn_id = members.get(("params", *(_TURN_PATH.get(method, "turnId") or "").split(".")))
+    thread_path, turn_path = _THREAD_PATH.get(method, "threadId"), _TURN_PATH.get(method, "turnId")
+    thread_id = members.get(("params", *thread_path.split("."))) if thread_path is not None else None
+    turn_id = members.get(("params", *turn_path.split("."))) if turn_path is not None else None
     return Envelope(
         _request_id(id),
         method,
@@ -162,7 +166,7 @@ def _first_members(head: bytes) -> dict[tuple[str, ...], Any]:
         elif token["value"] is not None:
             # A number that touches the end may go on behind it.
             if position < len(head):
-                found[(*path[1:], key)] = _scalar(token["value"])
+                found[tuple([*path[1:], key])] = _scalar(token["value"])
         elif token["open"] is not None:
             path.append(key if token["open"] == b"{" else f"{key}[]")
         elif token["close"] is not None:

@@ -73,6 +73,10 @@ class JsonRpcError(AppServerError):
         self.message = message
         self.data = data
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Exceptions are rebuilt from `args`, which is the composed text here.
+        return type(self), (self.code, self.message, self.data)
+
 
 class AppServerRpcError(JsonRpcError):
     """Base of the JSON-RPC errors that have a meaning of their own here."""

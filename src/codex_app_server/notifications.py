@@ -71,9 +71,13 @@ def decode_payload(method: str, params: bytes) -> Any:
     if validate is not None:
         try:
             return validate(params)
-        except ValueError:
+        except (ValueError, RecursionError):
             pass
-    return UnknownNotification(msgspec.json.decode(params))
+    try:
+        return UnknownNotification(msgspec.json.decode(params))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        # Routed by its header, which says nothing of the rest.
+        return UnknownNotification(params.decode("utf-8", "replace"))
 
 
 @cache

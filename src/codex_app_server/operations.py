@@ -13,15 +13,16 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import msgspec
 
 from .config import AppServerConfig
-from .errors import InvalidInputError, TurnFailedError
+from .errors import AppServerError, InvalidInputError, TurnFailedError
 from .generated.options import OPTION_NAMES
-from .generated.routing import REQUESTS
+from .generated.routing import METHODS, REQUESTS
 from .inputs import Input, to_wire_input
 from .notifications import Notification
 from .transport import Interest
 
 if TYPE_CHECKING:
     from .generated import models
+    from .generated.models._base import Asks
 
 T = TypeVar("T")
 
@@ -44,46 +45,85 @@ class Operation(Generic[T]):
         return None if self.method in NO_DEADLINE else DEFAULT_TIMEOUT_S
 
 
-def request(method: str, fields: Mapping[str, Any] | None = None) -> Operation[Any]:
-    """A request by method, its fields in snake_case; the result is its generated type, or plain JSON without one.
+def request(method: str | Asks[Any], fields: Mapping[str, Any] | None = None) -> Operation[Any]:
+    """A request by method, its fields in snake_case, or by an object of the type of its parameters.
 
+    The result is its generated type, or plain JSON for a method without one.
     Raises InvalidInputError when the fields do not fit the parameters' type.
     """
+    if not isinstance(method, str):
+        return _request_of(method, fields)
     entry = REQUESTS.get(method)
     thread_id = (fields or {}).get("thread_id")
     if entry is None or entry.params is None:
-        params = msgspec.json.encode(fields) if fields else None
-        return Operation(method, params, _finish_with(entry.result if entry else None), thread_id)
-    return Operation(method, encode_params(entry.params, fields or {}), _finish_with(entry.result), thread_id)
+        params = encode_plain(method, fields) if fields else None
+        return Operation(method, params, _finish_with(method, entry.result if entry else None), thread_id)
+    return Operation(method, encode_params(entry.params, fields or {}), _finish_with(method, entry.result), thread_id)
+
+
+def _request_of(params: Any, fields: Mapping[str, Any] | None) -> Operation[Any]:
+    from .generated import models
+
+    name = type(params).__name__
+    if name not in METHODS or type(params) is not getattr(models, name):
+        raise InvalidInputError(
+            f"{name} is no type of parameters; expected one of generated.models, such as ThreadListParams, or a method"
+        )
+    if fields is not None:
+        raise InvalidInputError(f"{name} and fields beside it: expected one of them; set the fields in the object")
+    method = METHODS[name]
+    thread_id = getattr(params, "thread_id", None)
+    return Operation(method, _dump(name, params), _finish_with(method, REQUESTS[method].result), thread_id)
+
+
+def encode_plain(what: str, value: Any) -> bytes:
+    """The JSON of plain values. Raises InvalidInputError."""
+    try:
+        return msgspec.json.encode(value)
+    except (TypeError, ValueError) as error:
+        raise InvalidInputError(f"parameters of {what} cannot be sent as UTF-8 JSON: {error}") from None
 
 
 def encode_params(type_name: str, fields: Mapping[str, Any]) -> bytes:
-    """The JSON of a generated parameters type; fields that are None are left out. Raises InvalidInputError."""
+    """The JSON of a generated parameters type, without optional fields that are None. Raises InvalidInputError."""
     from pydantic import ValidationError
-    from pydantic_core import PydanticSerializationError
 
     from .generated import models
 
-    adapter = models.adapter(type_name)
+    # A type that is a union has no fields of its own; what its branches require is never null.
+    declared = getattr(getattr(models, type_name), "model_fields", {})
+    required = {name for name, field in declared.items() if field.is_required()}
+    sent = {name: field for name, field in fields.items() if field is not None or name in required}
     try:
-        value = adapter.validate_python({name: field for name, field in fields.items() if field is not None})
-        return adapter.dump_json(value, by_alias=True, exclude_unset=True)
+        return _dump(type_name, models.adapter(type_name).validate_python(sent))
     except ValidationError as error:
         problems = "; ".join(
             f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}" for problem in error.errors()
         )
         raise InvalidInputError(f"{type_name}: {problems}") from None
+
+
+def _dump(type_name: str, value: Any) -> bytes:
+    from pydantic_core import PydanticSerializationError
+
+    from .generated import models
+
+    try:
+        return models.adapter(type_name).dump_json(value, by_alias=True, exclude_unset=True)
     except (PydanticSerializationError, UnicodeEncodeError) as error:
         raise InvalidInputError(f"{type_name} cannot be sent as UTF-8 JSON: {error}") from None
 
 
-def _finish_with(type_name: str | None) -> Callable[[bytes], Any]:
+def _finish_with(method: str, type_name: str | None) -> Callable[[bytes], Any]:
     def finish(result: bytes) -> Any:
         if type_name is None:
             return msgspec.json.decode(result)
         from .generated import models
 
-        return models.adapter(type_name).validate_json(result)
+        try:
+            return models.adapter(type_name).validate_json(result)
+        except ValueError as error:
+            raise AppServerError(f"the answer to {method} is not a {type_name}: {error}") from None
 
     return finish
 
@@ -101,7 +141,7 @@ def check_options(type_name: str, options: Mapping[str, Any]) -> None:
 def initialize(config: AppServerConfig) -> Operation[models.InitializeResponse]:
     info = {"name": config.client_name, "title": config.client_title, "version": config.client_version}
     params = {"clientInfo": info, "capabilities": {"experimentalApi": config.experimental_api}}
-    return Operation("initialize", msgspec.json.encode(params), _finish_with("InitializeResponse"))
+    return Operation("initialize", encode_plain("initialize", params), _finish_with("initialize", "InitializeResponse"))
 
 
 def thread_start(options: Mapping[str, Any]) -> Operation[models.ThreadStartResponse]:
@@ -134,7 +174,7 @@ def turn_start(
     check_options("TurnStartOptions", options)
     fields = {"thread_id": thread_id, "input": to_wire_input(input), **options}
     params = encode_params("TurnStartParams", fields)
-    return Operation("turn/start", params, _finish_with("TurnStartResponse"), thread_id, interest)
+    return Operation("turn/start", params, _finish_with("turn/start", "TurnStartResponse"), thread_id, interest)
 
 
 def turn_steer(thread_id: str, turn_id: str, input: Input) -> Operation[models.TurnSteerResponse]:

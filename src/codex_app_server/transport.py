@@ -21,6 +21,7 @@ from .lines import MAX_LINE_BYTES, LineSplitter, LongLine
 
 READ_BYTES = 256 * 1024
 STDERR_LINES = 40
+QUIET_S = 1.0
 
 Interest = Literal["full", "items", "final"]
 
@@ -75,22 +76,34 @@ class StdioTransport:
         self._stderr = LineSplitter(64 * 1024)
         self._stderr_lines: deque[str] = deque(maxlen=STDERR_LINES)
         self._closing = False
-        self._close_lock = threading.Lock()
+        self._lock = threading.Lock()
+        self._stop_lock = threading.Lock()
+        self._stopped = False
+        self._exit_code: int | None = None
 
     @property
     def pid(self) -> int | None:
         return self._process.pid if self._process is not None else None
 
     def start(self, receiver: Receiver) -> None:
-        """Start the process. Raises BinaryNotFoundError."""
-        if self._process is not None:
-            raise TransportClosedError("this transport was started before; make a new one")
-        self._receiver = receiver
-        config = self._config
-        self._process = _process.spawn(config.argv(), environ=config.environ(), cwd=config.cwd)
-        pump_type = _ThreadPump if os.name == "nt" else _PollPump
-        self._pump = pump_type(self._process, self._on_stdout, self._on_stderr, self._on_eof)
-        self._pump.start()
+        """Start the process. Raises BinaryNotFoundError, TransportClosedError."""
+        with self._lock:
+            if self._process is not None or self._closing:
+                raise TransportClosedError("this transport was started or closed before; make a new one")
+            self._receiver = receiver
+            config = self._config
+            process = _process.spawn(config.argv(), environ=config.environ(), cwd=config.cwd)
+            pump_type = _ThreadPump if os.name == "nt" else _PollPump
+            try:
+                pump = pump_type(process, self._on_stdout, self._on_stderr, self._on_eof)
+                self._process, self._pump = process, pump
+                pump.start()
+            except (OSError, RuntimeError) as error:
+                # No descriptors or threads left: nobody would ever look after the process.
+                self._process = self._pump = None
+                _process.stop(process)
+                _process.close_pipes(process)
+                raise TransportClosedError(f"cannot look after the app-server, so it was ended: {error}") from None
 
     def send(self, line: bytes, *, interest: Interest = "full") -> None:
         if self._pump is None or self._closing:
@@ -99,16 +112,24 @@ class StdioTransport:
 
     def close(self) -> None:
         self._closing = True
-        with self._close_lock:
+        with self._lock:
             process, pump = self._process, self._pump
             if process is None or pump is None:
                 return
             pump.stop()
-            _process.stop(process)
+            self._stop_process(process)
             pump.join()
-            for pipe in (process.stdout, process.stderr):
-                if pipe is not None:
-                    pipe.close()
+            _process.close_pipes(process)
+
+    def _stop_process(
+        self, process: subprocess.Popen[bytes], after_stdin_s: float = _process.EXIT_AFTER_STDIN_S
+    ) -> int | None:
+        """End the process, once: later its pid may be somebody else's."""
+        with self._stop_lock:
+            if not self._stopped:
+                self._exit_code = _process.stop(process, after_stdin_s=after_stdin_s)
+                self._stopped = True
+            return self._exit_code
 
     def _on_stdout(self, chunk: bytes) -> None:
         lines = self._splitter.feed(chunk)
@@ -122,11 +143,12 @@ class StdioTransport:
 
     def _on_eof(self, failure: BaseException | None) -> None:
         """stdout has ended, or reading it failed: the process is of no use any more, so it is ended too."""
-        assert self._process is not None
+        assert self._process is not None and self._pump is not None
         if self._closing:
             error = TransportClosedError("the client was closed")
         else:
-            code = _process.stop(self._process, after_stdin_s=0.5)
+            code = self._stop_process(self._process, after_stdin_s=0.5)
+            self._pump.drain_stderr()
             what = f"reading from it failed: {failure!r}" if failure is not None else _process.describe_exit(code)
             error = TransportClosedError(f"the app-server (pid {self._process.pid}) is gone: {what}", self.stderr_lines)
         self._receiver.on_closed(error)
@@ -138,41 +160,56 @@ class StdioTransport:
 
 
 class _PollPump:
-    """One thread over stdin, stdout, stderr and a wake-up pipe (POSIX)."""
+    """One thread over stdin, stdout, stderr and a wake-up pipe (POSIX).
+
+    A child of the app-server may hold its stdout open after its death, so that is looked for too, when all is quiet.
+    """
 
     def __init__(self, process, on_stdout, on_stderr, on_eof):  # type: ignore[no-untyped-def]
         self._process = process
         self._on_stdout, self._on_stderr, self._on_eof = on_stdout, on_stderr, on_eof
         self._outgoing: deque[bytes | memoryview] = deque()
         self._stopping = False
+        self._wake_lock = threading.Lock()
         self._wake_r, self._wake_w = os.pipe()
         for fd in (self._wake_r, self._wake_w, process.stdin.fileno()):
             os.set_blocking(fd, False)
         self._thread = threading.Thread(target=self._run, name="codex-app-server-io", daemon=True)
 
     def start(self) -> None:
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError:
+            self._close_wake_pipe()
+            raise
 
     def write(self, data: bytes) -> None:
         self._outgoing.append(data)
         self._wake()
 
     def stop(self) -> None:
+        """On return the thread uses stdin no more."""
         self._stopping = True
         self._wake()
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
 
     def join(self) -> None:
         if threading.current_thread() is not self._thread:
             self._thread.join()
-            os.close(self._wake_w)
-            os.close(self._wake_r)
-            # A second close must not close descriptors that belong to somebody else by then.
-            self._wake_r = self._wake_w = -1
-            self.join = lambda: None  # type: ignore[method-assign]
+            self._close_wake_pipe()
 
     def _wake(self) -> None:
-        with contextlib.suppress(OSError):
+        with self._wake_lock, contextlib.suppress(OSError):
             os.write(self._wake_w, b"\0")
+
+    def _close_wake_pipe(self) -> None:
+        with self._wake_lock:
+            if self._wake_w >= 0:
+                os.close(self._wake_w)
+                os.close(self._wake_r)
+            # A late wake-up must not write to descriptors that belong to somebody else by then.
+            self._wake_r = self._wake_w = -1
 
     def _run(self) -> None:
         failure: BaseException | None = None
@@ -180,10 +217,9 @@ class _PollPump:
             self._pump()
         except BaseException as error:
             failure = error
-        self._drain_stderr()
         self._on_eof(failure)
 
-    def _drain_stderr(self) -> None:
+    def drain_stderr(self) -> None:
         """The last words of a process that has just died are still in the pipe."""
         with contextlib.suppress(OSError, ValueError):
             os.set_blocking(self._process.stderr.fileno(), False)
@@ -200,7 +236,9 @@ class _PollPump:
             selector.register(self._wake_r, selectors.EVENT_READ)
             writing = False
             while True:
-                ready = [key.fd for key, _ in selector.select()]
+                ready = [key.fd for key, _ in selector.select(QUIET_S)]
+                if not ready and self._process.poll() is not None:
+                    return
                 if self._wake_r in ready:
                     os.read(self._wake_r, 4096)
                 if self._stopping:
@@ -252,7 +290,8 @@ class _ThreadPump:
         self._stopping = False
         self._threads = [
             threading.Thread(target=target, name=f"codex-app-server-{name}", daemon=True)
-            for name, target in (("io", self._read), ("stderr", self._read_stderr), ("stdin", self._write))
+            # The reader of stdout last: it may see the end at once, and then needs the others.
+            for name, target in (("stderr", self._read_stderr), ("stdin", self._write), ("io", self._read))
         ]
 
     def start(self) -> None:
@@ -268,9 +307,13 @@ class _ThreadPump:
         self._wake.release()
 
     def join(self) -> None:
+        # Bounded: a child of the app-server that outlived it may hold the pipes open, and nothing wakes a read.
         for thread in self._threads:
             if thread is not threading.current_thread():
-                thread.join()
+                thread.join(_process.EXIT_AFTER_KILL_S)
+
+    def drain_stderr(self) -> None:
+        self._threads[0].join(QUIET_S)
 
     def _read(self) -> None:
         failure: BaseException | None = None
