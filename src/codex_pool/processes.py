@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Iterable
 from typing import NamedTuple
 
 _PR_SET_CHILD_SUBREAPER = 36
@@ -32,14 +33,20 @@ def become_subreaper() -> bool:
     return bool(libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
 
 
-def _stat(pid: int) -> tuple[int, int] | None:
-    """(parent pid, start ticks) of a process that is not a zombie."""
+def _read_stat(pid: int) -> tuple[bytes, int, int] | None:
+    """(state, parent pid, start ticks)."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             fields = file.read().rpartition(b") ")[2].split()
     except OSError:
         return None
-    return None if fields[0] in (b"Z", b"X") else (int(fields[1]), int(fields[19]))
+    return fields[0], int(fields[1]), int(fields[19])
+
+
+def _stat(pid: int) -> tuple[int, int] | None:
+    """(parent pid, start ticks) of a process that is not a zombie."""
+    stat = _read_stat(pid)
+    return None if stat is None or stat[0] in (b"Z", b"X") else stat[1:]
 
 
 def identify(pid: int) -> ProcessId | None:
@@ -48,8 +55,8 @@ def identify(pid: int) -> ProcessId | None:
     return ProcessId(pid, stat[1]) if stat is not None else None
 
 
-def descendants(root: int) -> list[ProcessId]:
-    """Everything below `root`, parents before children."""
+def descendants(root: int, *, spare: frozenset[int] = frozenset()) -> list[ProcessId]:
+    """Everything below `root`, parents before children, but the pids in `spare` and what is below them."""
     if not sys.platform.startswith("linux"):
         return []
     children: dict[int, list[ProcessId]] = {}
@@ -59,7 +66,7 @@ def descendants(root: int) -> list[ProcessId]:
     found: list[ProcessId] = []
     todo = [root]
     while todo:
-        below = children.get(todo.pop(), [])
+        below = [process for process in children.get(todo.pop(), []) if process.pid not in spare]
         found += below
         todo += [process.pid for process in below]
     return found
@@ -80,22 +87,29 @@ def sweep(root: int, *, spare: frozenset[int] = frozenset(), timeout_s: float = 
     swept: list[ProcessId] = []
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
-        kept = set(spare)
-        for pid in spare:
-            kept.update(process.pid for process in descendants(pid))
-        left = [process for process in descendants(root) if process.pid not in kept]
+        # One look tells both what is to go and what is spared: of two, the later would find more below the spared.
+        left = descendants(root, spare=spare)
+        # Who was killed in the round before has become a zombie since, and a child of this process.
+        _reap(process.pid for process in swept)
         if not left:
             break
         for process in left:
             if process not in swept:
                 swept.append(process)
             kill(process)
-        _reap({process.pid for process in left})
         time.sleep(0.01)
     return swept
 
 
-def _reap(pids: set[int]) -> None:
+def reap_orphans(known: frozenset[int]) -> None:
+    """Reap the ended children of this process that it did not start itself; `known` are those that it did."""
+    if not sys.platform.startswith("linux"):
+        return
+    stats = {int(name): _read_stat(int(name)) for name in os.listdir("/proc") if name.isdigit()}
+    _reap(pid for pid, stat in stats.items() if stat and stat[:2] == (b"Z", os.getpid()) and pid not in known)
+
+
+def _reap(pids: Iterable[int]) -> None:
     for pid in pids:
         with contextlib.suppress(ChildProcessError):
             os.waitpid(pid, os.WNOHANG)

@@ -54,11 +54,12 @@ class Broker:
         try:
             while True:
                 ready = dict(poller.poll(self._wait_ms()))
+                # Workers first: what one has sent before it died comes before the news of its death.
+                if self._workers in ready:
+                    self._phase_receive(self._workers, self._core.worker_message)
                 if 0 in ready and not self._phase_supervisor():
                     self._apply(self._core.shut_down())
                     return
-                if self._workers in ready:
-                    self._phase_receive(self._workers, self._core.worker_message)
                 if self._clients in ready:
                     self._phase_receive(self._clients, self._core.client_message)
                 if self._outboxes:

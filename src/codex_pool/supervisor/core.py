@@ -128,7 +128,7 @@ class SupervisorCore:
         slot = self._slot_of(worker)
         if slot is None:
             return []
-        out: list[Effect] = [TellLost(worker, reason)]
+        out: list[Effect] = [TellLost(worker, reason), Changed()]
         if slot.state == "starting":
             self._failed_starts += 1
             limit = FAILED_STARTS_LATER if self._pool_ready else FAILED_STARTS_AT_FIRST
@@ -137,7 +137,6 @@ class SupervisorCore:
                 out.append(
                     GiveUp(f"{self._failed_starts} workers in a row died before they were ready: {reason}", stderr)
                 )
-                return out
         if slot.state == "ready" and now - slot.since >= STABLE_S:
             slot.failures = 0
         slot.failures += 1
@@ -145,7 +144,6 @@ class SupervisorCore:
         slot.state, slot.since, slot.worker, slot.killing = "waiting", now + delay_s, "", False
         slot.restarts += 1
         slot.last_reason = reason
-        out.append(Changed())
         return out
 
     def tick(self, now: float) -> list[Effect]:
@@ -183,4 +181,4 @@ class SupervisorCore:
         out += [Spawn(slot.number, slot.worker), Changed()]
 
     def _slot_of(self, worker: str) -> Slot | None:
-        return next((slot for slot in self._slots if slot.worker == worker), None)
+        return next((slot for slot in self._slots if worker and slot.worker == worker), None)

@@ -35,9 +35,7 @@ class SqliteHomes:
             return
         for sibling in sorted(path.parent.iterdir()):
             databases = sorted(sibling.glob("*.sqlite"))
-            if sibling != path and databases:
-                for database in databases:
-                    _copy_database(database, path / database.name)
+            if sibling != path and databases and _copy_databases(databases, path):
                 return
 
     def release(self) -> None:
@@ -57,16 +55,22 @@ class SqliteHomes:
         self.paths.append(path)
 
 
-def _copy_database(source: Path, target: Path) -> None:
-    """A consistent copy of a database that may be in use."""
-    partial = target.with_suffix(".partial")
+def _copy_databases(sources: list[Path], target: Path) -> bool:
+    """Consistent copies of databases that may be in use; whether it worked. All or none: half of them would pass for
+    a warm home."""
+    copies = [(source, target / f"{source.stem}.partial") for source in sources]
     try:
-        with (
-            closing(sqlite3.connect(f"file:{source}?mode=ro", uri=True, timeout=5)) as original,
-            closing(sqlite3.connect(partial)) as copy,
-        ):
-            original.backup(copy)
-        partial.replace(target)
+        for source, partial in copies:
+            with (
+                closing(sqlite3.connect(f"file:{source}?mode=ro", uri=True, timeout=5)) as original,
+                closing(sqlite3.connect(partial)) as copy,
+            ):
+                original.backup(copy)
     except sqlite3.Error:
         # A home that is not copied is only slower to start.
-        partial.unlink(missing_ok=True)
+        for _, partial in copies:
+            partial.unlink(missing_ok=True)
+        return False
+    for source, partial in copies:
+        partial.replace(target / source.name)
+    return True

@@ -184,6 +184,7 @@ class Supervisor:
         reason = str(reported.get("reason", how))
         # Fence: what the worker could not end itself is ended before anybody hears of its death.
         swept = processes.sweep(os.getpid(), spare=self._living())
+        processes.reap_orphans(self._living())
         log(f"{worker} has ended, noticed by its sentinel: {reason}; {len(swept)} processes swept")
         stderr = tuple(str(line) for line in reported.get("stderr", ()))
         for line in stderr[-5:]:

@@ -32,6 +32,7 @@ from codex_pool.worker.core import Effect, Note, Ready, ToAppServer, ToBroker, W
 READ_BYTES = 256 * 1024
 READS_PER_TURN = 8
 STDERR_LINES = 40
+REAP_EVERY_S = 10.0
 MAX_LINE_BYTES = 64 * 1024 * 1024
 # Beyond this much unsent towards the broker the worker stops reading commands, never reading its app-server.
 MAX_UNSENT_BYTES = 256 * 1024 * 1024
@@ -103,6 +104,7 @@ class Worker:
         for fd in (0, stdout, stderr, self._signals):
             poller.register(fd, zmq.POLLIN)
         self._apply(self._core.start())
+        reaped_at = time.monotonic()
         while True:
             wants = zmq.POLLIN if self._unsent_bytes < MAX_UNSENT_BYTES else 0
             poller.register(self._broker, wants | (zmq.POLLOUT if self._to_broker else 0))
@@ -127,6 +129,10 @@ class Worker:
                 self._apply(self._core.tick(time.monotonic()))
             self._flush_app_server()
             self._flush_broker()
+            if time.monotonic() - reaped_at > REAP_EVERY_S:
+                # Background commands of tools end as orphans, and so as children of this process.
+                reaped_at = time.monotonic()
+                processes.reap_orphans(frozenset({process.pid}))
 
     # Reading.
 

@@ -1,0 +1,166 @@
+"""Processes by pid and start time: found, killed, swept - and nobody else."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from codex_pool import processes
+from codex_pool.processes import ProcessId
+
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+
+SLEEP = [sys.executable, "-c", "import time; time.sleep(1000)"]
+
+
+def wait_for(condition: Callable[[], object], timeout_s: float = 10.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come true"
+        time.sleep(0.005)
+
+
+def running(pid: int) -> bool:
+    return processes.identify(pid) is not None
+
+
+def exists(pid: int) -> bool:
+    """Also as a zombie."""
+    return Path(f"/proc/{pid}").exists()
+
+
+def shell(tmp_path: Path, script: str) -> tuple[subprocess.Popen[bytes], Callable[[str], int]]:
+    """A shell below this process; the second value reads a pid that the script wrote to a file."""
+
+    def pid(name: str) -> int:
+        path = tmp_path / name
+        wait_for(lambda: path.exists() and path.read_text().strip())
+        return int(path.read_text())
+
+    return subprocess.Popen(["/bin/sh", "-c", script], cwd=tmp_path), pid
+
+
+def test_a_process_is_known_by_pid_and_start_time() -> None:
+    child = subprocess.Popen(SLEEP)
+    known = processes.identify(child.pid)
+    assert known is not None and known.pid == child.pid and known == processes.identify(child.pid)
+    processes.kill(ProcessId(known.pid, known.start_ticks + 1))
+    assert child.poll() is None, "another process of that pid is left alone"
+    processes.kill(known)
+    assert child.wait(10) == -signal.SIGKILL
+    assert processes.identify(child.pid) is None
+    processes.kill(known)
+
+
+def test_a_zombie_is_not_running() -> None:
+    child = subprocess.Popen(["/bin/true"])
+    wait_for(lambda: processes.identify(child.pid) is None)
+    assert exists(child.pid)
+    child.wait()
+
+
+def test_names_with_blanks_and_brackets_are_read(tmp_path: Path) -> None:
+    program = tmp_path / "a) S 1 (b"
+    program.symlink_to("/bin/sleep")
+    child = subprocess.Popen([program, "1000"])
+    wait_for(lambda: b") S 1 (" in Path(f"/proc/{child.pid}/stat").read_bytes())
+    assert [process.pid for process in processes.descendants(os.getpid())] == [child.pid]
+    child.kill()
+    child.wait()
+
+
+def test_descendants_are_parents_first(tmp_path: Path) -> None:
+    child, pid = shell(tmp_path, "sh -c 'sleep 1000 & echo $! > inner; wait' & echo $! > middle; wait")
+    found = [process.pid for process in processes.descendants(os.getpid())]
+    inner, middle = pid("inner"), pid("middle")
+    found = [process.pid for process in processes.descendants(os.getpid())]
+    assert found.index(child.pid) < found.index(middle) < found.index(inner)
+    assert [process.pid for process in processes.descendants(child.pid)] == [middle, inner]
+    processes.sweep(os.getpid())
+    child.wait()
+
+
+def test_a_sweep_finds_sessions_of_their_own_and_orphans_and_leaves_no_zombie(tmp_path: Path) -> None:
+    processes.become_subreaper()
+    script = "setsid sh -c 'sleep 1000 & echo $! > inner; wait' & echo $! > own; sleep 1000 & echo $! > orphan; exit 0"
+    child, pid = shell(tmp_path, script)
+    pids = [pid(name) for name in ("inner", "own", "orphan")]
+    child.wait()
+    assert all(map(running, pids))
+    swept = {process.pid for process in processes.sweep(os.getpid())}
+    assert swept == set(pids)
+    assert not any(map(exists, pids))
+
+
+def test_a_sweep_ends_what_is_stopped_or_ignores_signals(tmp_path: Path) -> None:
+    child, pid = shell(tmp_path, "trap '' TERM HUP INT; sh -c 'kill -STOP $$' & echo $! > stopped; wait")
+    stopped = pid("stopped")
+    wait_for(lambda: b") T" in Path(f"/proc/{stopped}/stat").read_bytes())
+    processes.sweep(os.getpid())
+    child.wait()
+    assert not running(stopped) and not running(child.pid)
+
+
+def test_a_sweep_spares_some_and_what_is_below_them(tmp_path: Path) -> None:
+    spared, pid = shell(tmp_path, "sleep 1000 & echo $! > below; wait")
+    below = pid("below")
+    other = subprocess.Popen(SLEEP)
+    assert [process.pid for process in processes.sweep(os.getpid(), spare=frozenset({spared.pid}))] == [other.pid]
+    assert running(spared.pid) and running(below)
+    processes.sweep(os.getpid())
+    for child in (spared, other):
+        child.wait()
+
+
+def test_a_sweep_spares_what_is_born_below_the_spared_in_the_meantime(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that lives starts processes while the leavings of a dead one are swept."""
+    spared, pid = shell(tmp_path, "while [ ! -e go ]; do sleep 0.01; done; sleep 1000 & echo $! > born; wait")
+    other = subprocess.Popen(SLEEP)
+    scan = processes.descendants
+    born: list[int] = []
+
+    def scan_and_let_be_born(*args: object, **options: object) -> list[ProcessId]:
+        found = scan(*args, **options)  # type: ignore[arg-type]
+        if not born:
+            (tmp_path / "go").touch()
+            born.append(pid("born"))
+        return found
+
+    monkeypatch.setattr(processes, "descendants", scan_and_let_be_born)
+    processes.sweep(os.getpid(), spare=frozenset({spared.pid}))
+    assert running(born[0])
+    monkeypatch.undo()
+    processes.sweep(os.getpid())
+    for child in (spared, other):
+        child.wait()
+
+
+def test_a_sweep_ends_what_forks_faster_than_it_looks(tmp_path: Path) -> None:
+    child, pid = shell(tmp_path, "i=0; while [ $i -lt 300 ]; do setsid sleep 1000 & echo $i > n$i; i=$((i+1)); done")
+    pid("n3")
+    processes.sweep(os.getpid(), timeout_s=10)
+    child.wait()
+    assert processes.descendants(os.getpid()) == []
+
+
+def test_orphans_that_have_ended_are_reaped_and_own_children_are_not(tmp_path: Path) -> None:
+    """A subreaper that does not would collect a zombie for each background command of a tool."""
+    processes.become_subreaper()
+    own = subprocess.Popen(["/bin/true"])
+    child, pid = shell(tmp_path, "(echo $$ > x; true) & sleep 0.05 & echo $! > orphan; exit 0")
+    orphan = pid("orphan")
+    child.wait()
+    wait_for(lambda: not running(orphan) and not running(own.pid))
+    assert exists(orphan)
+    processes.reap_orphans(frozenset({own.pid}))
+    assert not exists(orphan) and exists(own.pid)
+    assert own.wait() == 0
