@@ -20,7 +20,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from _routing import result_name
+from _routing import methods_of_params, result_name
 from _schema import Protocol, Schema, SchemaError, Union, pascal, reference
 
 ROOT = "ProtocolRoot"  # what the generator calls the schema as a whole
@@ -95,7 +95,7 @@ BASE = '''"""What all wire types have in common."""
 from __future__ import annotations
 
 from enum import Enum
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict
 from pydantic.alias_generators import to_camel
@@ -111,6 +111,15 @@ class Wire(BaseModel):
         populate_by_name=True,
         protected_namespaces=(),
     )
+
+
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Asks(Protocol[T_co]):
+    """To type checkers: the params of a request that is answered with a `T_co`."""
+
+    def _answered_with(self) -> T_co: ...
 
 
 class OpenEnum(str, Enum):
@@ -145,11 +154,16 @@ def unlisted(tag: str | None, *known: str) -> AfterValidator:
 
     return AfterValidator(check)
 '''
-MODULE = """from typing import Annotated, Any, Literal, TypeAlias
+MODULE = """from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field
 
 from ._base import OpenEnum, Wire, unlisted, {bases}"""
+ANSWER = """
+    if TYPE_CHECKING:
+
+        def _answered_with(self) -> "{result}": ...
+"""
 TAGGED = '''
 
 class {name}(Wire):
@@ -166,6 +180,10 @@ def emit_models(protocol: Protocol) -> dict[str, str]:
     aliases |= {name: f"Literal{protocol.definitions[name]['enum']!r}" for name in closed_enums(protocol)}
     statements = _statements(protocol, _generate(_feed(protocol, aliases)), aliases)
     uses = {name: _names(text) & statements.keys() - {name} for name, text in statements.items()}
+    for name, method in methods_of_params(protocol).items():
+        result = result_name(protocol, method, protocol.requests[method])
+        statements[name] += ANSWER.format(result=result)
+        uses[name].add(result)
     modules = _modules(protocol, uses)
     members: dict[str, list[str]] = {}
     for name in statements:  # in the generator's order: a name comes after what it needs

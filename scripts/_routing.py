@@ -113,7 +113,28 @@ def emit_routing(protocol: Protocol, scopes: dict[str, str]) -> str:
             _table("REQUESTS", "Request", _requests(protocol, scopes)),
             _table("NOTIFICATIONS", "Notification", _notifications(protocol)),
             _table("SERVER_REQUESTS", "ServerRequest", _server_requests(protocol)),
+            _methods(methods_of_params(protocol)),
         ]
+    )
+
+
+def methods_of_params(protocol: Protocol) -> dict[str, str]:
+    """The classes that are the params of one method and of no other - of a union, its branches - with that method."""
+    methods: dict[str, list[str]] = {}
+    for method, params in protocol.requests.items():
+        for name in _classes(protocol, params):
+            methods.setdefault(name, []).append(method)
+    return {name: found[0] for name, found in sorted(methods.items()) if len(found) == 1}
+
+
+def _classes(protocol: Protocol, name: str | None) -> list[str]:
+    if name is None:
+        return []
+    if name not in protocol.unions:
+        return [name]
+    union = protocol.unions[name]
+    return [part for b in union.branches for part in _classes(protocol, reference(b))] + _classes(
+        protocol, union.fallback
     )
 
 
@@ -193,6 +214,12 @@ def _table(name: str, row: str, rows: dict[str, dict[str, Any]]) -> str:
         arguments = ", ".join(f"{key}={_literal(value)}" for key, value in values.items())
         lines.append(f"    {_literal(method)}: {row}({arguments}),")
     return "\n".join([*lines, "}"]) + "\n"
+
+
+def _methods(methods: dict[str, str]) -> str:
+    lines = [f'    "{name}": "{method}",' for name, method in methods.items()]
+    about = '"""The one method that a class of params in `models` belongs to."""'
+    return "\n".join(["METHODS: dict[str, str] = {", *lines, "}", about]) + "\n"
 
 
 def _literal(value: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -10,12 +11,33 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from samples import Schema, flat_definitions
 
 from codex_app_server import AppServerConfig
 from codex_pool import processes
 from codex_pool.loopback import LoopbackModel, write_loopback_home
 
 SETTLE_S = 5.0
+
+
+@pytest.fixture(scope="session")
+def dumps(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The schema of the installed runtime, stable and experimental."""
+    import codex_cli_bin
+
+    codex = str(codex_cli_bin.bundled_codex_path())
+    out = tmp_path_factory.mktemp("schema")
+    for name, flags in (("stable", []), ("experimental", ["--experimental"])):
+        command = [codex, "app-server", "generate-json-schema", *flags, "--out", str(out / name)]
+        subprocess.run(command, check=True, capture_output=True, timeout=30)
+    return out / "stable", out / "experimental"
+
+
+@pytest.fixture(scope="session")
+def definitions(dumps: tuple[Path, Path]) -> Schema:
+    """All definitions of the experimental dump, flat."""
+    return flat_definitions(dumps[1])
+
 
 # The machine is shared: how long one example takes says nothing.
 settings.register_profile("shared-machine", deadline=None)

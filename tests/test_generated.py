@@ -13,34 +13,13 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
+from samples import BUNDLE, Samples, Schema
 
 from codex_app_server.generated import models, options, routing
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / "scripts" / "update_sdk_artifacts.py"
 GENERATED = ROOT / "src" / "codex_app_server" / "generated"
-BUNDLE = "codex_app_server_protocol.schemas.json"
-Schema = dict[str, Any]
-
-
-@pytest.fixture(scope="session")
-def dumps(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """The schema of the installed runtime, stable and experimental."""
-    import codex_cli_bin
-
-    codex = str(codex_cli_bin.bundled_codex_path())
-    out = tmp_path_factory.mktemp("schema")
-    for name, flags in (("stable", []), ("experimental", ["--experimental"])):
-        command = [codex, "app-server", "generate-json-schema", *flags, "--out", str(out / name)]
-        subprocess.run(command, check=True, capture_output=True, timeout=30)
-    return out / "stable", out / "experimental"
-
-
-@pytest.fixture(scope="session")
-def definitions(dumps: tuple[Path, Path]) -> Schema:
-    """All definitions of the experimental dump, flat."""
-    top: Schema = json.loads((dumps[1] / BUNDLE).read_text(encoding="utf-8"))["definitions"]
-    return {**top, **top.pop("v2")}
 
 
 @pytest.fixture
@@ -305,50 +284,6 @@ def test_every_name_resolves_and_the_unknown_one_does_not() -> None:
     assert set(models.MODULES) <= set(dir(models))
     with pytest.raises(AttributeError, match="no attribute 'Nope'"):
         models.Nope  # type: ignore[attr-defined]  # noqa: B018
-
-
-class Samples:
-    """Makes wire values out of a schema: small ones with what is required, full ones with all there is and more."""
-
-    def __init__(self, definitions: Schema, *, full: bool) -> None:
-        self._definitions = definitions
-        self._full = full
-
-    def of(self, schema: Any, depth: int = 0) -> list[Any]:
-        """One value for every branch of the schema's union, or the only one."""
-        if not isinstance(schema, dict):
-            return [{"any": 1}]
-        if "$ref" in schema:
-            return self.of(self._definitions[schema["$ref"].rsplit("/", 1)[-1]], depth)
-        if "allOf" in schema:
-            return self.of(schema["allOf"][0], depth)
-        choices: list[Schema] = schema.get("oneOf") or schema.get("anyOf") or []
-        branches = [choice for choice in choices if choice.get("type") != "null"]
-        if branches:
-            common = self._object(schema, depth) if "properties" in schema else None
-            found = [value for branch in branches for value in self.of(branch, depth)]
-            return found if common is None else [{**common, **value} for value in found]
-        if "enum" in schema:
-            return list(schema["enum"])
-        kinds = schema.get("type", "any")
-        kind = kinds if isinstance(kinds, str) else next(k for k in kinds if k != "null")
-        if kind == "object":
-            return [self._object(schema, depth)]
-        if kind == "array":
-            return [self.of(schema.get("items", True), depth + 1) if self._full and depth < 5 else []]
-        return [{"string": "text", "integer": 7, "number": 1.5, "boolean": True, "any": {"any": [1]}}[kind]]
-
-    def _object(self, schema: Schema, depth: int) -> Schema:
-        required = schema.get("required", ())
-        value = {
-            key: self.of(part, depth + 1)[0]
-            for key, part in schema.get("properties", {}).items()
-            if key in required or (self._full and depth < 5)
-        }
-        if self._full and schema.get("additionalProperties") is not False:
-            extra = schema.get("additionalProperties", True)
-            value["zz-added"] = self.of(extra, depth + 1)[0] if isinstance(extra, dict) else {"any": 1}
-        return value
 
 
 @pytest.mark.parametrize("full", [False, True], ids=["small", "full"])

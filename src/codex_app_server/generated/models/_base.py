@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict
 from pydantic.alias_generators import to_camel
@@ -20,6 +20,15 @@ class Wire(BaseModel):
         populate_by_name=True,
         protected_namespaces=(),
     )
+
+
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Asks(Protocol[T_co]):
+    """To type checkers: the params of a request that is answered with a `T_co`."""
+
+    def _answered_with(self) -> T_co: ...
 
 
 class OpenEnum(str, Enum):
