@@ -125,6 +125,21 @@ def test_a_new_method_appears_in_routing_and_models(
 
 
 @pytest.mark.generate
+def test_params_of_two_methods_name_none_of_them(
+    changed: tuple[tuple[Path, Path], Schema, Schema], scripts: ModuleType
+) -> None:
+    for bundle in changed[1:]:
+        shared = {"method": {"enum": ["thread/peek"]}, "params": {"$ref": "#/definitions/v2/ThreadReadParams"}}
+        bundle["definitions"]["v2"]["ThreadPeekResponse"] = {"type": "object"}
+        bundle["definitions"]["ClientRequest"]["oneOf"].append({"type": "object", "properties": shared})
+    from _routing import methods_of_params
+
+    methods = methods_of_params(scripts.load("0", *save(changed)))
+    assert routing.METHODS.keys() - methods.keys() == {"ThreadReadParams"}
+    assert methods["ApiKeyLoginAccountParams"] == methods["UnrecognizedLoginAccountParams"] == "account/login/start"
+
+
+@pytest.mark.generate
 def test_a_result_that_cannot_be_found_is_an_error_that_names_it(
     changed: tuple[tuple[Path, Path], Schema, Schema], tmp_path: Path
 ) -> None:

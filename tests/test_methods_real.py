@@ -1,7 +1,8 @@
-"""docs/reference/methods.md against the real app-server: every stable method is asked once."""
+"""Requests against the real app-server: every stable method asked once, as docs/reference/methods.md says."""
 
 from __future__ import annotations
 
+import asyncio
 import re
 import sys
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from types import ModuleType
 
 import pytest
 
+from codex_app_server import AppServerClient, AppServerConfig, AsyncAppServerClient
 from codex_app_server.generated import models, routing
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -66,3 +68,33 @@ def test_what_the_page_says_otherwise_is_told_by_row(script: ModuleType) -> None
         "+| `turn/start` | `TurnStartParams` | `TurnStartResponse` | owner | -32600: not now |",
     ]
     assert script.differences(before, before) == []
+
+
+@pytest.mark.real
+def test_a_turn_started_by_its_params_object_is_read_to_its_end(config: AppServerConfig) -> None:
+    with AppServerClient(config) as client:
+        client.initialize()
+        thread = client.request(models.ThreadStartParams()).thread
+        started = client.request(
+            models.TurnStartParams(thread_id=thread.id, input=[models.TextUserInput(text="[[text yes]]")])
+        )
+        assert client.held["unclaimed"] == 1
+        methods = [notification.method for notification in client.turn_notifications(started.turn.id)]
+        read = client.request(models.ThreadReadParams(thread_id=thread.id, include_turns=True)).thread
+    assert (methods[0], methods[-1]) == ("turn/started", "turn/completed")
+    assert [turn.id for turn in read.turns] == [started.turn.id]
+
+
+@pytest.mark.real
+def test_the_same_without_blocking(config: AppServerConfig) -> None:
+    async def run() -> list[str]:
+        async with AsyncAppServerClient(config) as client:
+            await client.initialize()
+            thread = (await client.request(models.ThreadStartParams())).thread
+            text = models.TextUserInput(text="[[text yes]]")
+            started = await client.request(models.TurnStartParams(thread_id=thread.id, input=[text]))
+            assert client.held["unclaimed"] == 1
+            return [notification.method async for notification in client.turn_notifications(started.turn.id)]
+
+    methods = asyncio.run(run())
+    assert (methods[0], methods[-1]) == ("turn/started", "turn/completed")
