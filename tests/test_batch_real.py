@@ -220,7 +220,7 @@ def test_killed_with_all_it_has_the_batch_goes_on_where_it_was(
 def test_a_running_pool_is_used_and_left_alone_and_its_queue_is_not_the_wall_limit(
     tmp_path: Path, config: AppServerConfig
 ) -> None:
-    data = dataset(tmp_path / "d.jsonl", *({"prompt": f"say {n}", "timeout_s": 5} for n in range(3)))
+    data = dataset(tmp_path / "d.jsonl", *({"prompt": f"say {n}", "timeout_s": 3} for n in range(3)))
     with Pool(workers=1, config=config, turns_per_worker=1) as pool, pool.connect() as codex:
         turn = codex.thread_start().turn("[[hang]]")
         with running("batch", str(data), "--connect", pool.endpoint, "--json", "-o", str(tmp_path / "out")) as batch:
@@ -228,10 +228,10 @@ def test_a_running_pool_is_used_and_left_alone_and_its_queue_is_not_the_wall_lim
             assert (launch["endpoint"], launch["workers"], launch["turns_per_worker"]) == (pool.endpoint, 1, 1)
             until(lambda: codex.client.request("pool/status")["turns"]["queued"] == 1, "the first sample is queued")
             queued_at = time.monotonic()
-            until(lambda: time.monotonic() - queued_at > 5.5, "longer than its wall limit")
+            until(lambda: time.monotonic() - queued_at > 3.2, "longer than its wall limit")
             turn.interrupt()
             assert batch.wait(LIMIT_S) == 0, batch.lines
-        assert [record["queued_ms"] >= 5500 for record in results(tmp_path / "out")] == [True, False, False]
+        assert [record["queued_ms"] >= 3200 for record in results(tmp_path / "out")] == [True, False, False]
         status = codex.client.request("pool/status")
         # The thread of the turn above is left, those of the samples were put away.
         assert status["turns"]["completed"] == 3 and status["workers"][0]["threads"] == 1
@@ -262,6 +262,17 @@ def test_a_pool_that_cannot_start_is_told_in_time_and_leaves_nothing(
     assert words in done.stderr and str(binary) in done.stderr
     assert [json.loads(line)["exit_code"] for line in done.stdout.splitlines()] == [3]
     assert json.loads((tmp_path / "out" / "run.json").read_text())["state"] == "not started"
+
+
+def test_ctrl_c_while_the_pool_starts_ends_it(tmp_path: Path) -> None:
+    binary, data = tmp_path / "fake-codex", dataset(tmp_path / "d.jsonl", {"prompt": "p"})
+    binary.write_text(f"#!/bin/sh\ntouch {tmp_path}/started; exec sleep 60\n")
+    binary.chmod(0o755)
+    options = ("--codex-bin", str(binary), "--json", "-o", str(tmp_path / "out"))
+    with running("batch", str(data), *options, home=tmp_path) as batch:
+        until((tmp_path / "started").exists, "an app-server was started")
+        assert batch.end(signal.SIGINT, LIMIT_S) == 130
+    assert json.loads(batch.lines["stdout"][-1])["counts"]["not_run"] == 1
 
 
 def test_a_wrong_dataset_is_refused_whole_before_anything_starts(tmp_path: Path) -> None:

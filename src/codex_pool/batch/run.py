@@ -128,7 +128,9 @@ class _Batch:
         self._stop = asyncio.Event()
         task = asyncio.current_task()
         assert task is not None
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        # Under nohup the end of the terminal is nothing to us.
+        hang_up = () if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else (signal.SIGHUP,)
+        for number in (signal.SIGINT, signal.SIGTERM, *hang_up):
             asyncio.get_running_loop().add_signal_handler(number, self._on_signal, task)
         handler = logging.FileHandler(self._log, delay=True)
         logging.getLogger("codex_app_server").addHandler(handler)

@@ -11,7 +11,7 @@ from codex_pool.cli import options
 
 
 @click.command(short_help="Run every prompt of a dataset; results on disk.")
-@click.argument("dataset", required=False, metavar="DATASET")
+@click.argument("dataset", required=False, metavar="[DATASET]")
 @click.option(
     "-o",
     "--output",
