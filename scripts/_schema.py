@@ -130,6 +130,9 @@ def load(version: str, stable: Path, experimental: Path) -> Protocol:
         missing = schema.get("properties", {}).keys() - raw[name].get("properties", {}).keys()
         if missing:
             raise SchemaError(f"{name}: stable has {sorted(missing)}, experimental has not; expected a superset")
+        if "required" in raw[name]:
+            # What only experimental knows cannot be required of those who did not ask for it.
+            raw[name]["required"] = [field for field in raw[name]["required"] if field in schema.get("required", ())]
     protocol = Protocol(version)
     known_to_stable: set[str] = set()
     for kind in ("ClientRequest", "ServerNotification", "ServerRequest"):
