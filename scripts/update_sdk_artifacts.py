@@ -1,9 +1,13 @@
 #!/usr/bin/env python3
-"""Maintainer script: brings what is derived from the codex runtime up to date. Run `--help` for its subcommands."""
+"""Maintainer script: renews what is derived from the codex runtime, and stages the packages of a release.
+
+Run `--help` for its subcommands; docs/maintaining.md says when to use which.
+"""
 
 from __future__ import annotations
 
 import argparse
+import shlex
 import shutil
 import subprocess
 import sys
@@ -14,6 +18,7 @@ from _models import emit_models
 from _options import emit_options
 from _routing import emit_routing, read_scopes
 from _schema import Protocol, SchemaError, binary_version, dump_schema, load
+from _staging import PLATFORMS, StagingError, stage_runtime, stage_sdk
 
 ROOT = Path(__file__).resolve().parent.parent
 GENERATED = ROOT / "src" / "codex_app_server" / "generated"
@@ -86,6 +91,21 @@ def parser() -> argparse.ArgumentParser:
     types.add_argument("--experimental-schema-dir", type=Path, help="an experimental dump, to go with --schema-dir")
     types.add_argument("--out", type=Path, default=GENERATED, help="the package directory (default: %(default)s)")
     types.set_defaults(run=run_generate_types)
+    sdk = commands.add_parser("stage-sdk", help="make the package openai-codex-app-server-sdk, ready to build")
+    sdk.add_argument("directory", type=Path, help="where to: new, empty, or made by stage-sdk before")
+    sdk.add_argument("--codex-version", required=True, metavar="VERSION", help="codex release tag or package version")
+    sdk.set_defaults(run=run_stage_sdk)
+    runtime = commands.add_parser("stage-runtime", help="make the package openai-codex-cli-bin of one platform")
+    runtime.add_argument("directory", type=Path, help="where to: new, empty, or made by stage-runtime before")
+    runtime.add_argument("binary", type=Path, help="the codex of that platform")
+    runtime.add_argument(
+        "--codex-version", required=True, metavar="VERSION", help="codex release tag or package version"
+    )
+    tags = f"one of {', '.join(PLATFORMS)} (default: that of the host that builds the wheel)"
+    runtime.add_argument("--platform-tag", metavar="TAG", help=tags)
+    extra = "a program that codex is released with, such as rg or bwrap; may be given again"
+    runtime.add_argument("--resource-binary", type=Path, action="append", default=[], metavar="PATH", help=extra)
+    runtime.set_defaults(run=run_stage_runtime)
     return top
 
 
@@ -98,12 +118,39 @@ def run_generate_types(arguments: argparse.Namespace) -> None:
     generate_types(arguments.out, arguments.codex_bin or bundled_codex(), schemas)
 
 
+def run_stage_sdk(arguments: argparse.Namespace) -> None:
+    """The subcommand stage-sdk."""
+    stage_sdk(arguments.directory, arguments.codex_version)
+    print_next(arguments.directory)
+
+
+def run_stage_runtime(arguments: argparse.Namespace) -> None:
+    """The subcommand stage-runtime."""
+    note = stage_runtime(
+        arguments.directory,
+        arguments.binary,
+        arguments.codex_version,
+        arguments.platform_tag,
+        arguments.resource_binary,
+    )
+    if note is not None:
+        print(f"note: {note}", file=sys.stderr)
+    print_next(arguments.directory)
+
+
+def print_next(directory: Path) -> None:
+    """Says how to go on from a staged directory."""
+    # Never a bare name: pip would take it for that of a package on the index.
+    path = shlex.quote(str(directory.resolve()))
+    print(f"staged; build it with: python -m pip wheel --no-deps --wheel-dir dist {path}")
+
+
 def main() -> int:
-    """Runs the command line; 1 with one line on stderr when something in the schema is not as expected."""
+    """Runs the command line; 1 with one line on stderr when something is not as expected."""
     arguments = parser().parse_args()
     try:
         arguments.run(arguments)
-    except SchemaError as error:
+    except (SchemaError, StagingError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
