@@ -21,6 +21,16 @@ def fits(value: Any, name: str) -> bool:
     return isinstance(value, declared) if isinstance(declared, type) else type(value).__name__ in str(declared)
 
 
+def of_the_schema(definitions: Schema, kind: str) -> dict[str, str | None]:
+    """The methods of a kind, each with the name of its params, as the runtime says them."""
+    found: dict[str, str | None] = {}
+    for branch in definitions[kind]["oneOf"]:
+        params = branch["properties"].get("params", {})
+        names = [part["$ref"].rsplit("/", 1)[-1] for part in (params, *params.get("anyOf", ())) if "$ref" in part]
+        found[branch["properties"]["method"]["enum"][0]] = names[0] if names else None
+    return found
+
+
 def in_snake_case(name: str, wire: Any) -> dict[str, Any]:
     """The fields that a caller would write for `wire`."""
     adapter = models.adapter(name)
@@ -39,13 +49,14 @@ def spellings(value: Any) -> set[str]:
 def test_every_request_is_sent_as_the_runtime_spells_it(definitions: Schema, full: bool) -> None:
     samples = Samples(definitions, full=full)
     translated = 0
-    for method, row in routing.REQUESTS.items():
-        if row.params is None:
+    for method, name in of_the_schema(definitions, "ClientRequest").items():
+        assert routing.REQUESTS[method].params == name
+        if name is None:
             operation = operations.request(method)
             assert (operation.method, operation.params) == (method, None)
             continue
-        for wire in samples.of(definitions[row.params]):
-            fields = in_snake_case(row.params, wire)
+        for wire in samples.of(definitions[name]):
+            fields = in_snake_case(name, wire)
             operation = operations.request(method, fields)
             assert operation.method == method
             assert json.loads(operation.params or b"") == wire, method
@@ -57,11 +68,11 @@ def test_every_request_is_sent_as_the_runtime_spells_it(definitions: Schema, ful
 @BOTH
 def test_every_params_object_is_sent_as_the_request_it_belongs_to(definitions: Schema, full: bool) -> None:
     samples = Samples(definitions, full=full)
-    for method, row in routing.REQUESTS.items():
-        if row.params is None:
+    for method, name in of_the_schema(definitions, "ClientRequest").items():
+        if name is None:
             continue
-        for wire in samples.of(definitions[row.params]):
-            params = models.adapter(row.params).validate_python(wire)
+        for wire in samples.of(definitions[name]):
+            params = models.adapter(name).validate_python(wire)
             operation = operations.request(params)
             assert operation.method == method
             assert json.loads(operation.params or b"") == wire, method
@@ -122,13 +133,15 @@ def test_every_result_decodes_to_its_type(definitions: Schema, full: bool) -> No
 @BOTH
 def test_every_notification_decodes_to_its_payload(definitions: Schema, full: bool) -> None:
     samples = Samples(definitions, full=full)
-    assert len(routing.NOTIFICATIONS) == 85
-    for method, row in routing.NOTIFICATIONS.items():
-        for wire in samples.of(definitions[row.payload]):
+    payloads = of_the_schema(definitions, "ServerNotification")
+    assert len(payloads) == 85
+    for method, name in payloads.items():
+        assert name is not None
+        for wire in samples.of(definitions[name]):
             notification = Notification(json.dumps({"method": method, "params": wire, "emittedAtMs": 1}).encode())
             assert notification.method == method
-            assert fits(notification.payload, row.payload), method
-            adapter = models.adapter(row.payload)
+            assert fits(notification.payload, name), method
+            adapter = models.adapter(name)
             dumped = adapter.dump_python(notification.payload, mode="json", by_alias=True, exclude_unset=True)
             assert dumped == wire, method
 
@@ -157,10 +170,11 @@ def test_an_unknown_method_comes_as_it_is(line: bytes, params: Any) -> None:
 @pytest.mark.parametrize("request_id", [7, "seven"])
 def test_the_ids_of_every_server_request_are_found(definitions: Schema, request_id: int | str) -> None:
     samples = Samples(definitions, full=True)
-    assert len(routing.SERVER_REQUESTS) == 11  # 10 of them stable
+    asked = of_the_schema(definitions, "ServerRequest")
+    assert len(asked) == 11  # 10 of them stable
     with_thread = set()
-    for method, row in routing.SERVER_REQUESTS.items():
-        for wire in samples.of(definitions[row.params]):
+    for method, name in asked.items():
+        for wire in samples.of(definitions[str(name)]):
             thread_key = next((key for key in ("threadId", "conversationId") if key in wire), None)
             ids = {key: f"the {key}" for key in (thread_key, "turnId") if key in wire}
             line = json.dumps({"method": method, "params": {**wire, **ids}, "id": request_id}).encode()
@@ -170,13 +184,14 @@ def test_the_ids_of_every_server_request_are_found(definitions: Schema, request_
             assert found.turn_id == ids.get("turnId"), method
             if thread_key is not None:
                 with_thread.add(method)
-    assert routing.SERVER_REQUESTS.keys() - with_thread == {"account/chatgptAuthTokens/refresh", "attestation/generate"}
+    assert asked.keys() - with_thread == {"account/chatgptAuthTokens/refresh", "attestation/generate"}
 
 
 @BOTH
 def test_the_params_and_the_answer_of_every_server_request_are_typed(definitions: Schema, full: bool) -> None:
     samples = Samples(definitions, full=full)
     for method, row in routing.SERVER_REQUESTS.items():
+        assert row.params == of_the_schema(definitions, "ServerRequest")[method]
         for name in (row.params, row.result):
             adapter = models.adapter(name)
             for wire in samples.of(definitions[name]):
