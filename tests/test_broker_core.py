@@ -17,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from codex_app_server.generated.routing import REQUESTS
 from codex_pool import wire
 from codex_pool.broker import core as broker
-from codex_pool.broker.core import BrokerCore, Effect, Note, Suspect, ToClient, ToWorker
+from codex_pool.broker.core import BrokerCore, Effect, Note, Registered, Suspect, ToClient, ToWorker
 
 THREAD_LOST, TURN_LOST = -32010, -32011
 
@@ -53,6 +53,7 @@ class Bench:
         self.notices: list[tuple[str, dict[str, Any]]] = []
         self.ended: list[tuple[str, str]] = []
         self.heads: list[tuple[str, Any]] = []
+        self.registered: list[str] = []
         self.suspects: list[str] = []
         self.notes: list[str] = []
         self._ids = itertools.count(1)
@@ -65,6 +66,8 @@ class Bench:
                     self._to_client(effect.peer.decode("utf-8", "replace"), effect.frames)
                 case ToWorker():
                     self._to_worker(effect.peer.decode("utf-8", "replace"), effect.frames)
+                case Registered():
+                    self.registered.append(effect.worker)
                 case Suspect():
                     self.suspects.append(effect.worker)
                 case Note():
@@ -199,6 +202,7 @@ def test_a_client_is_welcomed_once_a_worker_is_ready() -> None:
     bench.hello("s0")
     assert isinstance(bench.heads[-1][1], wire.Refused) and "no worker is ready" in bench.heads[-1][1].message
     bench.register()
+    assert bench.registered == ["w0"], "the supervisor is to know when clients may come"
     bench.hello("s1")
     assert bench.heads[-1] == ("s1", wire.Welcome(1))
 
@@ -610,6 +614,7 @@ def test_strangers_on_the_workers_socket_are_tolerated(bench: Bench) -> None:
             [wire.encode(wire.Progress("nobody", 1, 1, 1))],
         ):
             bench.apply(bench.core.worker_message(identity, frames, bench.now))
+    assert bench.registered == ["w0", "w1"]
     assert {row.get("worker") for row in bench.status()["workers"]} == {"w0", "w1"}
     bench.call("model/list")
     assert sum(len(worker.open) for worker in bench.workers.values()) == 1

@@ -97,6 +97,10 @@ class Pool:
         """Start all processes and wait until every worker is ready."""
         config = self._config
         argv = lean_argv(config)
+        if self._supervisor is not None:
+            raise InvalidInputError("the pool has been started already")
+        self._started.clear()
+        self._failure, self._closing = None, False
         if self._endpoint is None:
             name = f"p{os.getpid()}-{secrets.token_hex(3)}"
             self._own_directory = endpoints.runtime_directory() / name

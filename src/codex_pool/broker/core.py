@@ -61,6 +61,13 @@ class ToWorker(ToPeer):
 
 
 @dataclass(frozen=True, slots=True)
+class Registered:
+    """Tell the supervisor that this worker gets requests from now on."""
+
+    worker: str
+
+
+@dataclass(frozen=True, slots=True)
 class Suspect:
     """Tell the supervisor that this worker does not answer."""
 
@@ -75,7 +82,7 @@ class Note:
     message: str
 
 
-Effect = ToClient | ToWorker | Suspect | Note
+Effect = ToClient | ToWorker | Registered | Suspect | Note
 
 
 @dataclass(slots=True)
@@ -461,6 +468,7 @@ class BrokerCore:
         worker = _Worker(name, register.slot, register.pid, register.app_server_pid, identity, seen_at=now)
         self._workers[name] = worker
         self._initialize = initialize
+        out.append(Registered(name))
         for record in records:
             self._threads[record.thread_id] = _Thread(record, name)
             worker.threads.add(record.thread_id)

@@ -2,7 +2,7 @@
 
     python -m codex_pool.broker       start arguments: one JSON line on stdin; then JSON lines of the supervisor
                                       (worker lost, slots); its end is the supervisor's death
-                                      stdout: JSON lines for the supervisor - ready, suspect
+                                      stdout: JSON lines for the supervisor - ready, registered, suspect
                                       stderr: log
 
 What a peer cannot take now waits in its outbox, bounded in bytes; a client beyond the bound is told and let go.
@@ -23,7 +23,7 @@ import zmq
 from codex_app_server.lines import LineSplitter, LongLine
 from codex_pool import endpoints, sockets, start
 from codex_pool.broker.arguments import BrokerArguments
-from codex_pool.broker.core import BrokerCore, Effect, Note, Suspect, ToClient, ToWorker
+from codex_pool.broker.core import BrokerCore, Effect, Note, Registered, Suspect, ToClient, ToWorker
 
 MESSAGES_PER_PHASE = 500
 MAX_OUTBOX_BYTES = 64 * 1024 * 1024
@@ -106,6 +106,8 @@ class Broker:
                     self._send(self._clients, effect.peer, effect.frames)
                 case ToWorker():
                     self._send(self._workers, effect.peer, effect.frames)
+                case Registered():
+                    report({"event": "registered", "worker": effect.worker})
                 case Suspect():
                     report({"event": "suspect", "worker": effect.worker, "reason": effect.reason})
                 case Note():

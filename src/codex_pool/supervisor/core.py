@@ -103,7 +103,7 @@ class SupervisorCore:
         return out
 
     def ready(self, worker: str, now: float) -> list[Effect]:
-        """A worker's app-server has answered."""
+        """A worker's app-server has answered, and the broker knows it."""
         slot = self._slot_of(worker)
         if slot is None or slot.state != "starting":
             return []

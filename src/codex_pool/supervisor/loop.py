@@ -137,7 +137,10 @@ class Supervisor:
         assert self._broker is not None
         records, ended = self._broker.reports()
         for record in records:
-            if record.get("event") == "suspect":
+            if record.get("event") == "registered":
+                # Not before: a client that comes at once is to find every worker.
+                self._apply(self._core.ready(record["worker"], time.monotonic()))
+            elif record.get("event") == "suspect":
                 self._apply(self._core.suspect(record["worker"], record["reason"]))
         if ended:
             self._selector.unregister(self._broker)
@@ -169,7 +172,6 @@ class Supervisor:
         for record in records:
             if record.get("event") == "ready":
                 log(f"{worker} is ready (pid {child.pid}, app-server {record.get('app_server_pid')})")
-                self._apply(self._core.ready(worker, time.monotonic()))
         if ended:
             self._on_worker_ended(worker, child)
 
