@@ -109,7 +109,7 @@ def nothing_left(runtime_directory: Path) -> Iterator[None]:
         if not any(left.values()):
             return
         if time.monotonic() > deadline:
-            processes.sweep(os.getpid())
+            processes.sweep(os.getpid(), spare=frozenset(process.pid for process in below))
             raise AssertionError(f"left behind: {left}")
         time.sleep(0.02)
 

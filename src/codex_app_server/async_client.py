@@ -103,13 +103,18 @@ class AsyncAppServerClient:
     async def start(self) -> None:
         """Start the transport, bound to the running event loop. Raises AppServerError."""
         self._loop = asyncio.get_running_loop()
-        # Starting a process or a connection takes milliseconds, but they belong to nobody's event loop.
+        # Starting a process and loading types takes a while, which belongs to nobody's event loop.
         try:
-            await asyncio.to_thread(self._connection.start)
+            await asyncio.to_thread(self._start)
         except BaseException:
             # A cancelled caller gets no client to close, but the thread goes on starting it.
             await self.close()
             raise
+
+    def _start(self) -> None:
+        self._connection.start()
+        # The app-server needs as long to come up.
+        operations.load_types()
 
     async def close(self) -> None:
         """End the connection; whoever still waits gets TransportClosedError. May be called twice."""

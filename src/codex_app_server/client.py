@@ -64,6 +64,8 @@ class AppServerClient:
     def start(self) -> None:
         """Start the transport. Raises AppServerError."""
         self._connection.start()
+        # The app-server needs as long to come up.
+        operations.load_types()
 
     def close(self) -> None:
         """End the connection; whoever still waits gets TransportClosedError. May be called twice."""

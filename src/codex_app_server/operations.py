@@ -128,6 +128,26 @@ def _finish_with(method: str, type_name: str | None) -> Callable[[bytes], Any]:
     return finish
 
 
+_OF_A_FIRST_TURN = (
+    "InitializeResponse",
+    "ThreadStartParams",
+    "ThreadStartResponse",
+    "TurnStartParams",
+    "TurnStartResponse",
+    "ItemCompletedNotification",
+    "ThreadTokenUsageUpdatedNotification",
+    "TurnCompletedNotification",
+)
+
+
+def load_types() -> None:
+    """Load what a first turn needs, some tenths of a second of work; without this its first use does it."""
+    from .generated import models
+
+    for name in _OF_A_FIRST_TURN:
+        getattr(models, name).model_rebuild()
+
+
 def check_options(type_name: str, options: Mapping[str, Any]) -> None:
     """Raises TypeError for a keyword that the method does not take, naming the nearest one it does."""
     known = OPTION_NAMES[type_name]
