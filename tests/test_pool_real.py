@@ -36,6 +36,7 @@ from codex_app_server import (
     TurnFailedError,
     TurnHandle,
 )
+from codex_app_server.operations import TurnCollector
 from codex_pool import Pool, PoolStartError, aconnect, connect, processes, wire
 from codex_pool.loopback import LoopbackModel, write_loopback_home
 
@@ -107,6 +108,16 @@ def sleeping(mark: str) -> list[int]:
             if mark.encode() in words and b"sleep" in words[0]:
                 found.append(int(entry))
     return found
+
+
+def broker_of(pool: Pool) -> int:
+    assert pool.supervisor_pid is not None
+    (broker,) = [
+        process.pid
+        for process in processes.descendants(pool.supervisor_pid)
+        if b"codex_pool.broker" in Path(f"/proc/{process.pid}/cmdline").read_bytes()
+    ]
+    return broker
 
 
 @dataclass
@@ -255,7 +266,8 @@ def test_turns_beyond_the_places_wait_and_turns_of_a_thread_follow_each_other(sh
     text = token()
     with ThreadPoolExecutor(1) as executor:
         second = executor.submit(thread.run, f'[[text "{text}"]]')
-        wait_until(lambda: status(codex)["turns"]["queued"] == 1, "the second waits")
+        wait_until(lambda: status(codex)["turns"]["queued"] == 1 or second.done(), "the second waits")
+        assert not second.done()
         assert not any(text in record.prompt for record in shared.model.requests)
         hanging.interrupt()
         assert second.result(LIMIT_S).final_response == text
@@ -383,12 +395,7 @@ def test_the_live_processes_hold_no_more_than_they_need(shared: Shared, codex: C
     supervisor = shared.pool.supervisor_pid
     assert supervisor is not None
     workers = {row["pid"] for row in rows(codex)}
-    children = {
-        process.pid
-        for process in processes.descendants(supervisor)
-        if f"PPid:\t{supervisor}\n" in Path(f"/proc/{process.pid}/status").read_text()
-    }
-    (broker,) = children - workers
+    broker = broker_of(shared.pool)
     for pid in (*workers, broker):
         maps = mapped(pid)
         assert "zmq" in maps and "msgspec" in maps, "the way of looking works"
@@ -431,19 +438,14 @@ def running_pool(config: AppServerConfig, tmp_path: Path, workers: int = 2) -> I
 
 def lost(turn: TurnHandle) -> str:
     """Read a turn that must end lost; the message."""
-    methods = []
-    kinds = []
+    collected = list(turn.stream())
+    assert [notification.method for notification in collected[-2:]] == ["pool/turn/ended", "turn/completed"]
+    assert [n.params["kind"] for n in collected if n.method == "pool/turn/ended"] == ["lost"]
+    collector = TurnCollector(turn.id)
+    for notification in collected:
+        collector.add(notification)
     with pytest.raises(TurnFailedError) as caught:
-        collected = list(turn.stream())
-        methods = [notification.method for notification in collected]
-        kinds = [n.params["kind"] for n in collected if n.method == "pool/turn/ended"]
-        from codex_app_server.operations import TurnCollector
-
-        collector = TurnCollector(turn.id)
-        for notification in collected:
-            collector.add(notification)
         collector.result()
-    assert methods[-2:] == ["pool/turn/ended", "turn/completed"] and kinds == ["lost"]
     assert caught.value.kind == "lost" and caught.value.safe_to_retry is False
     return str(caught.value)
 
@@ -643,6 +645,17 @@ def test_an_app_server_that_dies_again_and_again_does_not_spin(config: AppServer
         assert codex.thread_start().run("well?").status == "completed"
         log = (tmp_path / "pool.log").read_text()
         assert len(re.findall(r"is ready \(pid", log)) == 4
+
+
+def test_a_pool_whose_broker_dies_ends_with_the_reason(config: AppServerConfig, tmp_path: Path) -> None:
+    with running_pool(config, tmp_path, workers=1) as pool:
+        path = Path(pool.endpoint.removeprefix("ipc://"))
+        with pool.connect() as codex:
+            worker = rows(codex)[0]["pid"]
+        os.kill(broker_of(pool), signal.SIGKILL)
+        assert pool.wait_ended(GONE_LIMIT_S)
+        assert pool.failure == "the broker has ended: killed by SIGKILL"
+        assert not path.exists() and processes.identify(worker) is None
 
 
 def test_a_pool_can_be_started_again(config: AppServerConfig) -> None:

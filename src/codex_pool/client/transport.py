@@ -41,6 +41,8 @@ class PoolTransport:
         self._welcome = threading.Event()
         self._error: TransportClosedError | None = None
         self._thread: threading.Thread | None = None
+        self._wake_lock = threading.Lock()
+        self._wake_r = self._wake_w = -1
 
     def start(self, receiver: Receiver) -> None:
         """Begin the session. Raises TransportClosedError, which says how to start a pool, if there is none."""
@@ -75,11 +77,14 @@ class PoolTransport:
         self._wake()
         if thread is not threading.current_thread():
             thread.join()
-            os.close(self._wake_r)
-            os.close(self._wake_w)
+            with self._wake_lock:
+                os.close(self._wake_r)
+                os.close(self._wake_w)
+                self._wake_r = self._wake_w = -1
 
     def _wake(self) -> None:
-        with contextlib.suppress(OSError):
+        # Locked: a descriptor that was closed meanwhile may belong to somebody else by now.
+        with self._wake_lock, contextlib.suppress(OSError):
             os.write(self._wake_w, b"\0")
 
     def _no_pool(self, why: str) -> TransportClosedError:
@@ -89,22 +94,28 @@ class PoolTransport:
 
     def _run(self) -> None:
         error = TransportClosedError("the client was closed")
-        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        socket = sockets.dealer(context, self._endpoint, self._session)
         try:
-            self._pump(socket)
+            self._connect_and_pump()
         except TransportClosedError as reason:
             error = reason
         except BaseException as failure:
             error = TransportClosedError(f"the connection to the pool failed: {failure!r}")
-        finally:
-            with contextlib.suppress(zmq.ZMQError):
-                socket.send(wire.encode(wire.Bye()), zmq.NOBLOCK)
-            socket.close(linger=500)
-            context.term()
         self._error = error
         self._welcome.set()
         self._receiver.on_closed(error)
+
+    def _connect_and_pump(self) -> None:
+        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        try:
+            socket = sockets.dealer(context, self._endpoint, self._session)
+            try:
+                self._pump(socket)
+            finally:
+                with contextlib.suppress(zmq.ZMQError):
+                    socket.send(wire.encode(wire.Bye()), zmq.NOBLOCK)
+                socket.close(linger=500)
+        finally:
+            context.term()
 
     def _pump(self, socket: zmq.Socket[bytes]) -> None:
         poller = zmq.Poller()
