@@ -30,9 +30,12 @@ from typing import TYPE_CHECKING, TypedDict
 if TYPE_CHECKING:
     from typing import Any, Literal
 
+    from ..presets import Sandbox
     from .models import {models}
 
 '''
+# A preset that people may give instead of a wire type.
+PRESETS = {"SandboxMode": "Sandbox"}
 
 
 def snake(name: str) -> str:
@@ -91,7 +94,8 @@ class _Expression:
             return ["str"]
         values = self._protocol.definitions.get(f"{name}Value", {}) if name in self._protocol.unions else definition
         self._models.add(name)
-        return [name, *([f"Literal{values['enum']!r}"] if "enum" in values else [])]
+        preset = [PRESETS[name]] if name in PRESETS else []
+        return [*preset, name, *([f"Literal{values['enum']!r}"] if "enum" in values else [])]
 
     def _plain(self, kind: str, schema: dict[str, Any]) -> str:
         if kind == "array":

@@ -176,9 +176,10 @@ def test_a_request_has_a_deadline_and_its_late_answer_harms_nobody() -> None:
     run(main())
 
 
-def test_a_cancelled_start_leaves_its_turn_to_everybody() -> None:
+def test_a_cancelled_start_is_interrupted_and_leaves_its_turn_to_everybody() -> None:
     async def main() -> None:
-        steps = [["take", "fake/go"], delta("th", "tu", "a"), started("tu"), completed("th", "tu")]
+        interrupt = ["answer", "turn/interrupt", {}]
+        steps = [["take", "fake/go"], delta("th", "tu", "a"), started("tu"), interrupt, completed("th", "tu")]
         async with connected(*steps) as client:
             starting = asyncio.create_task(start(client))
             await asyncio.sleep(0)
@@ -506,7 +507,7 @@ def test_many_first_uses_start_it_once(tmp_path: Path) -> None:
     async def main() -> None:
         config, log = counting_starts(tmp_path)
         codex = AsyncCodex(config)
-        answers = await asyncio.gather(*(codex.models() for _ in range(20)), codex.metadata(), codex.__aenter__())
+        answers = await asyncio.gather(*(codex.models() for _ in range(20)), codex.start(), codex.__aenter__())
         assert len(answers) == 22
         await codex.close()
         assert log.read_text().split() == ["started", "initialize"]
@@ -564,7 +565,7 @@ def test_a_cancelled_start_leaves_nothing(delay_s: float, pump: str) -> None:
         async def use(kind: Any) -> None:
             # This one never answers the handshake.
             async with kind(AppServerConfig(launch_args_override=("sh", "-c", "cat >/dev/null"))) as entered:
-                await entered.metadata() if isinstance(entered, AsyncCodex) else await entered.initialize()
+                await entered.start() if isinstance(entered, AsyncCodex) else await entered.initialize()
 
         for kind in (AsyncCodex, AsyncAppServerClient):
             task = asyncio.create_task(use(kind))
@@ -684,7 +685,7 @@ def test_a_loop_that_ends_before_its_client() -> None:
     codex = AsyncCodex(fake())
 
     async def main() -> None:
-        await codex.metadata()
+        await codex.start()
 
     run(main())
     codex.client._transport.close()

@@ -171,11 +171,12 @@ def test_a_request_has_a_deadline() -> None:
         assert client.request("fake/next") == {"next": True}
 
 
-def test_a_start_past_its_deadline_leaves_its_turn_to_everybody() -> None:
+def test_a_start_past_its_deadline_is_interrupted_and_leaves_its_turn_to_everybody() -> None:
     steps = [
         ["take", "fake/go"],
         delta("th", "tu", "early"),
         started("tu"),
+        ["answer", "turn/interrupt", {}],
         completed("th", "tu"),
         ["answer", "fake/end", {}],
     ]

@@ -33,6 +33,7 @@ from codex_app_server import (
     MentionInput,
     SkillInput,
     TextInput,
+    ThreadBusyError,
     TransportClosedError,
     TurnFailedError,
     TurnHandle,
@@ -279,15 +280,36 @@ def test_requests_are_answered_while_turns_stream(codex: Codex) -> None:
 
 
 @real
-def test_a_second_turn_on_a_busy_thread_joins_the_first(codex: Codex) -> None:
-    """The runtime answers with the running turn: both handles see its end."""
+def test_a_second_turn_on_a_busy_thread_is_refused_and_names_the_first(codex: Codex) -> None:
+    thread = codex.thread_start(ephemeral=True)
+    first = thread.turn("[[hang 1]]")
+    with pytest.raises(ThreadBusyError, match=first.id) as caught:
+        thread.turn('[[text "refused"]]')
+    assert caught.value.turn_id == first.id
+    first.interrupt()
+    assert first.run().status == "interrupted"
+    assert thread.run('[[text "free again"]]').final_response == "free again"
+
+
+@real
+def test_a_second_turn_on_a_busy_thread_waits_if_told(codex: Codex) -> None:
+    thread = codex.thread_start(ephemeral=True)
+    first = thread.turn(scripted("queue-first", pace_ms=20))
+    second = thread.turn('[[text "queued"]]', on_busy="queue")
+    assert second.id != first.id
+    assert first.run().final_response == "".join(tokens("queue-first"))
+    assert second.run().final_response == "queued"
+
+
+@real
+def test_a_second_turn_on_a_busy_thread_steers_if_told(codex: Codex, shared: SimpleNamespace) -> None:
     thread = codex.thread_start(ephemeral=True)
     first = thread.turn("[[hang 1]]")
     started_streaming(first)
-    second = thread.turn('[[text "joined"]]')
+    second = thread.turn("steered-by-turn", on_busy="steer")
     assert second.id == first.id
-    first.interrupt()
-    assert {first.run().status, second.run().status} == {"interrupted"}
+    shared.model.wait_for(lambda record: "steered-by-turn" in record.user_texts, WAIT_S)
+    assert first.run().status == second.run().status
 
 
 @real
@@ -524,7 +546,7 @@ def test_a_handler_that_accepts_lets_the_command_run(shared: SimpleNamespace, tm
     assert result.final_response.startswith("did it")
     [(method, params)] = seen
     assert method == "item/commandExecution/requestApproval"
-    assert str(tmp_path / "file") in params["command"]
+    assert str(tmp_path / "file") in params.command
 
 
 @real

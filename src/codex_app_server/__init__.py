@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 from .generated.routing import RUNTIME_VERSION as __version__
 
 if TYPE_CHECKING:
-    from .api import Codex, Thread, TurnHandle, stream_text
-    from .async_api import AsyncCodex, AsyncThread, AsyncTurnHandle, astream_text
+    from .api import Codex, Thread, TurnHandle, TurnStream, stream_text, wait_for_turn_completed
+    from .async_api import AsyncCodex, AsyncThread, AsyncTurnHandle, AsyncTurnStream, astream_text
     from .async_client import AsyncAppServerClient
     from .client import AppServerClient
     from .config import AppServerConfig
@@ -33,10 +33,12 @@ if TYPE_CHECKING:
         JsonRpcError,
         LineTooLongError,
         MethodNotFoundError,
+        OutputTypeError,
         ParseError,
         RequestTimeoutError,
         RetryLimitExceededError,
         ServerBusyError,
+        ThreadBusyError,
         ThreadLostError,
         TransportClosedError,
         TurnEndedError,
@@ -44,15 +46,32 @@ if TYPE_CHECKING:
         TurnLostError,
         is_retryable_error,
     )
-    from .inputs import ImageInput, Input, InputItem, LocalImageInput, MentionInput, SkillInput, TextInput
+    from .inputs import (
+        ExternalMessage,
+        ImageInput,
+        Input,
+        InputItem,
+        LocalImageInput,
+        MentionInput,
+        RunInput,
+        SkillInput,
+        TextInput,
+    )
+    from .login import (
+        AsyncChatgptLoginHandle,
+        AsyncDeviceCodeLoginHandle,
+        ChatgptLoginHandle,
+        DeviceCodeLoginHandle,
+    )
     from .notifications import Notification, UnknownNotification
     from .operations import TurnResult
+    from .presets import ApprovalMode, Sandbox
     from .retry import retry_on_overload
     from .transport import StdioTransport, Transport
 
 _HOMES = {
-    "api": ("Codex", "Thread", "TurnHandle", "stream_text"),
-    "async_api": ("AsyncCodex", "AsyncThread", "AsyncTurnHandle", "astream_text"),
+    "api": ("Codex", "Thread", "TurnHandle", "TurnStream", "stream_text", "wait_for_turn_completed"),
+    "async_api": ("AsyncCodex", "AsyncThread", "AsyncTurnHandle", "AsyncTurnStream", "astream_text"),
     "async_client": ("AsyncAppServerClient",),
     "client": ("AppServerClient",),
     "config": ("AppServerConfig",),
@@ -67,10 +86,12 @@ _HOMES = {
         "JsonRpcError",
         "LineTooLongError",
         "MethodNotFoundError",
+        "OutputTypeError",
         "ParseError",
         "RequestTimeoutError",
         "RetryLimitExceededError",
         "ServerBusyError",
+        "ThreadBusyError",
         "ThreadLostError",
         "TransportClosedError",
         "TurnEndedError",
@@ -78,7 +99,24 @@ _HOMES = {
         "TurnLostError",
         "is_retryable_error",
     ),
-    "inputs": ("ImageInput", "Input", "InputItem", "LocalImageInput", "MentionInput", "SkillInput", "TextInput"),
+    "inputs": (
+        "ExternalMessage",
+        "ImageInput",
+        "Input",
+        "InputItem",
+        "LocalImageInput",
+        "MentionInput",
+        "RunInput",
+        "SkillInput",
+        "TextInput",
+    ),
+    "login": (
+        "AsyncChatgptLoginHandle",
+        "AsyncDeviceCodeLoginHandle",
+        "ChatgptLoginHandle",
+        "DeviceCodeLoginHandle",
+    ),
+    "presets": ("ApprovalMode", "Sandbox"),
     "notifications": ("Notification", "UnknownNotification"),
     "operations": ("TurnResult",),
     "retry": ("retry_on_overload",),
@@ -91,12 +129,19 @@ __all__ = [
     "AppServerConfig",
     "AppServerError",
     "AppServerRpcError",
+    "ApprovalMode",
     "AsyncAppServerClient",
+    "AsyncChatgptLoginHandle",
     "AsyncCodex",
+    "AsyncDeviceCodeLoginHandle",
     "AsyncThread",
     "AsyncTurnHandle",
+    "AsyncTurnStream",
     "BinaryNotFoundError",
+    "ChatgptLoginHandle",
     "Codex",
+    "DeviceCodeLoginHandle",
+    "ExternalMessage",
     "ImageInput",
     "Input",
     "InputItem",
@@ -110,14 +155,18 @@ __all__ = [
     "MentionInput",
     "MethodNotFoundError",
     "Notification",
+    "OutputTypeError",
     "ParseError",
     "RequestTimeoutError",
     "RetryLimitExceededError",
+    "RunInput",
+    "Sandbox",
     "ServerBusyError",
     "SkillInput",
     "StdioTransport",
     "TextInput",
     "Thread",
+    "ThreadBusyError",
     "ThreadLostError",
     "Transport",
     "TransportClosedError",
@@ -126,12 +175,14 @@ __all__ = [
     "TurnHandle",
     "TurnLostError",
     "TurnResult",
+    "TurnStream",
     "UnknownNotification",
     "__version__",
     "astream_text",
     "is_retryable_error",
     "retry_on_overload",
     "stream_text",
+    "wait_for_turn_completed",
 ]
 
 

@@ -6,11 +6,13 @@ declined in the words that its method expects; a method that is not known gets J
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import msgspec
 
 from ._message_router import Ask
+from .generated.routing import SERVER_REQUESTS
 
 METHOD_NOT_FOUND = -32601
 
@@ -40,19 +42,36 @@ def refusal(ask: Ask) -> bytes:
 
 
 def answer(ask: Ask, result: Any) -> bytes:
-    """The line that answers a request with `result`. Raises TypeError or ValueError for what cannot be sent."""
-    if not isinstance(result, dict):
-        raise TypeError(f"the approval handler returned {type(result).__name__}; expected a dict")
-    return msgspec.json.encode({"id": ask.id, "result": result})
+    """The line that answers a request with `result`: a model of `generated.models`, or a dict in the wire's own names.
+
+    Raises TypeError or ValueError for what cannot be sent.
+    """
+    if isinstance(result, dict):
+        return msgspec.json.encode({"id": ask.id, "result": result})
+    dump = getattr(result, "model_dump_json", None)
+    if dump is None:
+        raise TypeError(f"the approval handler returned {type(result).__name__}; expected a response type or a dict")
+    encoded: str = dump(by_alias=True, exclude_unset=True)
+    return b'{"id":%s,"result":%s}' % (msgspec.json.encode(ask.id), encoded.encode())
 
 
 class _Ask(msgspec.Struct):
-    params: dict[str, Any] = {}
+    params: msgspec.Raw = msgspec.Raw(b"{}")
 
 
 _decode_ask = msgspec.json.Decoder(_Ask).decode
 
 
-def params_of(line: bytes) -> dict[str, Any]:
-    """The parameters of a request line as plain JSON values."""
-    return _decode_ask(line).params
+def params_of(ask: Ask) -> Any:
+    """The parameters of a request in their generated type; a plain dict without one, or if they do not fit it.
+
+    Raises ValueError for what is no object.
+    """
+    params = bytes(_decode_ask(ask.line).params)
+    entry = SERVER_REQUESTS.get(ask.method)
+    if entry is not None:
+        from .generated import models
+
+        with contextlib.suppress(ValueError):
+            return models.adapter(entry.params).validate_json(params)
+    return msgspec.json.decode(params, type=dict[str, Any])

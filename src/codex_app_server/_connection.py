@@ -29,6 +29,7 @@ from ._message_router import (
     TurnBroken,
     TurnRun,
 )
+from .envelope import RequestId
 from .errors import InternalRpcError, LineTooLongError, TransportClosedError, TurnEndedError, map_jsonrpc_error
 from .generated.routing import REQUESTS
 from .lines import LongLine
@@ -38,6 +39,7 @@ log = logging.getLogger("codex_app_server")
 
 GLOBAL_NOTIFICATIONS = 10_000
 UNCLAIMED_TURNS = 256
+LOGINS = 64
 
 
 class Future(Protocol):
@@ -51,10 +53,22 @@ class Future(Protocol):
 class Call:
     """A request under way. `deadline` is on the monotonic clock; None while it waits in a queue of the pool."""
 
-    __slots__ = ("deadline", "future", "id", "mailbox", "method", "timeout_s")
+    __slots__ = ("deadline", "detach", "future", "given_up", "id", "mailbox", "method", "thread_id", "timeout_s")
 
-    def __init__(self, id: int, method: str, future: Future, mailbox: Mailbox | None, timeout_s: float | None) -> None:
+    def __init__(
+        self,
+        id: int,
+        method: str,
+        future: Future,
+        mailbox: Mailbox | None,
+        timeout_s: float | None,
+        thread_id: str | None = None,
+        detach: bool = False,
+    ) -> None:
         self.id = id
+        self.thread_id = thread_id
+        self.detach = detach
+        self.given_up = False
         self.method = method
         self.future = future
         self.mailbox = mailbox
@@ -80,6 +94,24 @@ class _QueueLine(msgspec.Struct):
     params: _QueueNotice
 
 
+class _Resolved(msgspec.Struct):
+    requestId: RequestId
+
+
+class _ResolvedLine(msgspec.Struct):
+    params: _Resolved
+
+
+class _Login(msgspec.Struct):
+    loginId: str | None = None
+
+
+class _LoginLine(msgspec.Struct):
+    params: _Login
+
+
+_decode_resolved = msgspec.json.Decoder(_ResolvedLine).decode
+_decode_login = msgspec.json.Decoder(_LoginLine).decode
 _decode_response = msgspec.json.Decoder(_Response).decode
 _decode_queue_line = msgspec.json.Decoder(_QueueLine).decode
 
@@ -87,8 +119,9 @@ _decode_queue_line = msgspec.json.Decoder(_QueueLine).decode
 class Connection:
     """See the module's docstring.
 
-    `post(function, *args)` runs a function where the waiters live; `on_ask(ask)` is called there for every request
-    of the app-server, and answers through `answer`.
+    `post(function, *args)` runs a function where the waiters live; there are called: `on_ask(ask)` for every request of
+    the app-server, which answers through `answer`; `on_resolved(id)` when one needs no answer any more;
+    `on_orphan(thread_id, turn_id)` for a turn whose starter had given up before the answer came.
     """
 
     def __init__(
@@ -97,11 +130,15 @@ class Connection:
         *,
         post: Callable[..., None],
         on_ask: Callable[[Ask], None],
+        on_resolved: Callable[[RequestId], None],
+        on_orphan: Callable[[str, str], None],
         global_mailbox: Mailbox,
     ) -> None:
         self._transport = transport
         self._post = post
         self._on_ask = on_ask
+        self._on_resolved = on_resolved
+        self._on_orphan = on_orphan
         self.notifications = global_mailbox
         self._router = MessageRouter()
         self._lock = threading.Lock()
@@ -109,6 +146,7 @@ class Connection:
         self._calls: dict[int, Call] = {}
         # Turns started through a plain request, whose mailbox nobody has asked for yet.
         self._unclaimed: OrderedDict[str, Mailbox] = OrderedDict()
+        self._logins: OrderedDict[str, Mailbox] = OrderedDict()
         self._error: TransportClosedError | None = None
 
     def start(self) -> None:
@@ -129,12 +167,14 @@ class Connection:
         turn: Mailbox | None = None,
         interest: Interest = "full",
         timeout_s: float | None,
+        detach: bool = False,
     ) -> Call:
         """Send a request; its answer resolves `future` with the raw bytes of the result.
 
-        `turn` is the mailbox of the turn that the request starts. Raises TransportClosedError.
+        `turn` is the mailbox of the turn that the request starts; with `detach` that turn goes on even when nobody
+        waits for the answer any more. Raises TransportClosedError.
         """
-        call = Call(next(self._ids), method, future, turn, timeout_s)
+        call = Call(next(self._ids), method, future, turn, timeout_s, thread_id, detach)
         starts_turn = method in REQUESTS and REQUESTS[method].result_turn
         # Any other start, such as a detached review, may run on a thread of its own.
         thread_of_turn = thread_id if method == "turn/start" else None
@@ -165,12 +205,30 @@ class Connection:
             self._transport.send(line)
 
     def give_up(self, call: Call) -> None:
-        """Stop waiting for the answer of `call`."""
+        """Stop waiting for the answer of `call`; the turn that it has started, or will have, is interrupted."""
         with self._lock:
             self._calls.pop(call.id, None)
             self._router.forget(call.id)
+        # The answer may be on its way to the waiter just now: whoever comes second sees what the first has set.
+        call.given_up = True
+        if call.mailbox is not None and call.mailbox.turn_id is not None:
+            self._abandon(call, call.mailbox.turn_id)
+
+    def _abandon(self, call: Call, turn_id: str) -> None:
+        if call.thread_id is not None and not call.detach:
+            self._on_orphan(call.thread_id, turn_id)
 
     # Turns.
+
+    def running_turn(self, thread_id: str) -> tuple[bool, str | None]:
+        """Whether a turn that this client started runs on the thread, and its id once it is known."""
+        with self._lock:
+            return self._router.running_turn(thread_id)
+
+    def has_ended(self, turn_id: str) -> bool:
+        """Whether the turn is known to have ended."""
+        with self._lock:
+            return self._router.has_ended(turn_id)
 
     def follow(self, turn_id: str, mailbox: Mailbox) -> None:
         """`mailbox` gets what the turn sends from now on. Raises TurnEndedError, TransportClosedError."""
@@ -240,6 +298,8 @@ class Connection:
             else:
                 _close(token, error)
         self.notifications.close(error)
+        for mailbox in list(self._logins.values()):
+            mailbox.close(error)
 
     def _deliver(self, deliveries: list[Delivery]) -> None:
         for delivery in deliveries:
@@ -272,6 +332,8 @@ class Connection:
             self._calls.pop(call.id, None)
         if call.mailbox is not None:
             call.mailbox.turn_id = reply.turn_id
+        if (reply.forgotten or call.given_up) and reply.turn_id is not None:
+            self._abandon(call, reply.turn_id)
         if call.future.done():
             return
         try:
@@ -289,17 +351,46 @@ class Connection:
             call.future.set_result(bytes(response.result))
 
     def _heed(self, lines: list[bytes]) -> None:
-        """Queue time in the pool is not a request's deadline."""
+        """What notifications say to the client itself."""
         for line in lines:
-            if b'"pool/queued"' not in line[:64] and b'"pool/dequeued"' not in line[:64]:
-                continue
-            with contextlib.suppress(msgspec.DecodeError):
-                notice = _decode_queue_line(line)
-                call = self._calls.get(notice.params.requestId)
-                if call is not None and notice.method == "pool/queued":
-                    call.deadline = None
-                elif call is not None:
-                    call.restart_deadline()
+            head = line[:64]
+            if b'"pool/queued"' in head or b'"pool/dequeued"' in head:
+                self._on_queue(line)
+            elif b'"serverRequest/resolved"' in head:
+                with contextlib.suppress(msgspec.DecodeError):
+                    self._on_resolved(_decode_resolved(line).params.requestId)
+            elif b'"account/login/completed"' in head:
+                with contextlib.suppress(msgspec.DecodeError):
+                    self._on_login(_decode_login(line).params.loginId or "", line)
+
+    def _on_queue(self, line: bytes) -> None:
+        """Queue time in the pool is not a request's deadline."""
+        with contextlib.suppress(msgspec.DecodeError):
+            notice = _decode_queue_line(line)
+            call = self._calls.get(notice.params.requestId)
+            if call is not None and notice.method == "pool/queued":
+                call.deadline = None
+            elif call is not None:
+                call.restart_deadline()
+
+    # Log-ins: their end comes as a notification, maybe before anybody waits for it.
+
+    def login_mailbox(self, login_id: str, new: Callable[[], Mailbox]) -> Mailbox:
+        """Where the end of a log-in comes, or has come."""
+        with self._lock:
+            mailbox = self._logins.get(login_id)
+            if mailbox is None:
+                mailbox = self._logins[login_id] = new()
+                if len(self._logins) > LOGINS:
+                    self._logins.popitem(last=False)
+            if self._error is not None:
+                mailbox.close(self._error)
+            return mailbox
+
+    def _on_login(self, login_id: str, line: bytes) -> None:
+        mailbox = self.login_mailbox(login_id, type(self.notifications))
+        mailbox.put([line])
+        mailbox.close()
 
 
 def _close(token: Any, error: Exception) -> None:

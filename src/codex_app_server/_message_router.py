@@ -175,6 +175,8 @@ class MessageRouter:
         self._requests: dict[RequestId, _Request] = {}
         self._forgotten: OrderedDict[RequestId, _Request] = OrderedDict()
         self._turns: dict[str, _Turn] = {}
+        # The turn that a thread runs, as far as it is followed here.
+        self._running: dict[str, str] = {}
         self._threads: dict[str, list[Token]] = {}
         self._early: dict[str, _Early] = {}
         self._starting: dict[str | None, int] = {}
@@ -235,6 +237,8 @@ class MessageRouter:
         turn.followers.remove(token)
         if not turn.followers:
             del self._turns[turn_id]
+            if self._running.get(turn.thread_id or "") == turn_id:
+                del self._running[turn.thread_id or ""]
 
     def follow_thread(self, thread_id: str, token: Token) -> None:
         """`token` gets what the thread sends outside of followed turns."""
@@ -250,6 +254,15 @@ class MessageRouter:
             followers.remove(token)
         if not followers:
             self._threads.pop(thread_id, None)
+
+    def running_turn(self, thread_id: str) -> tuple[bool, str | None]:
+        """Whether the thread runs a turn that somebody here started, and which one, once its start is answered."""
+        turn_id = self._running.get(thread_id)
+        return turn_id is not None or thread_id in self._starting, turn_id
+
+    def has_ended(self, turn_id: str) -> bool:
+        """Whether the turn is known to have ended."""
+        return turn_id in self._ended
 
     def turn_followers(self, turn_id: str) -> list[Token]:
         turn = self._turns.get(turn_id)
@@ -328,6 +341,7 @@ class MessageRouter:
             tokens.update(dict.fromkeys(followers))
         for table in (self._requests, self._forgotten, self._turns, self._threads, self._early, self._starting):
             table.clear()
+        self._running.clear()
         self._let_go.clear()
         return list(tokens)
 
@@ -373,6 +387,8 @@ class MessageRouter:
         turn = self._turns.setdefault(turn_id, _Turn(request.thread_id))
         if token not in turn.followers:
             turn.followers.append(token)
+        if request.thread_id is not None:
+            self._running[request.thread_id] = turn_id
         if early is None:
             return
         if early.broken is not None:
@@ -462,7 +478,9 @@ class MessageRouter:
         early.lines, early.methods = [], []
 
     def _end(self, turn_id: str) -> None:
-        self._turns.pop(turn_id, None)
+        turn = self._turns.pop(turn_id, None)
+        if turn is not None and turn.thread_id is not None and self._running.get(turn.thread_id) == turn_id:
+            del self._running[turn.thread_id]
         self._remember_end(turn_id)
 
     def _remember_end(self, turn_id: str) -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from . import operations
 from ._mailbox import SyncMailbox
-from .client import ApprovalHandler, AppServerClient, read
+from .client import ApprovalHandler, AppServerClient
 from .config import AppServerConfig
-from .errors import InvalidRequestError
-from .inputs import Input
+from .errors import InvalidInputError, RequestTimeoutError, ThreadBusyError, TurnEndedError
+from .inputs import RunInput
 from .notifications import Notification
 from .operations import TurnCollector, TurnResult
 from .transport import Interest, Transport
@@ -20,16 +20,12 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from .generated import models as m
-    from .generated.options import (
-        ThreadForkOptions,
-        ThreadListOptions,
-        ThreadResumeOptions,
-        ThreadStartOptions,
-        TurnStartOptions,
-    )
+    from .generated.options import ThreadListOptions
+    from .login import ChatgptLoginHandle, DeviceCodeLoginHandle
+    from .presets import ThreadForkKeywords, ThreadResumeKeywords, ThreadStartKeywords, TurnKeywords
 
-INTERRUPT_RETRY_S = 0.05
-INTERRUPT_LIMIT_S = 10.0
+T = TypeVar("T")
+OnBusy = Literal["error", "queue", "steer"]
 
 
 class Codex:
@@ -73,17 +69,17 @@ class Codex:
         """End the app-server and wait until it is gone. May be called twice."""
         self._client.close()
 
-    def thread_start(self, **options: Unpack[ThreadStartOptions]) -> Thread:
+    def thread_start(self, **options: Unpack[ThreadStartKeywords]) -> Thread:
         """Begin a conversation."""
         response = self._client.perform(operations.thread_start(options))
         return Thread(self._client, response.thread.id)
 
-    def thread_resume(self, thread_id: str, **options: Unpack[ThreadResumeOptions]) -> Thread:
+    def thread_resume(self, thread_id: str, **options: Unpack[ThreadResumeKeywords]) -> Thread:
         """Take up a stored conversation."""
         response = self._client.perform(operations.thread_resume(thread_id, options))
         return Thread(self._client, response.thread.id)
 
-    def thread_fork(self, thread_id: str, **options: Unpack[ThreadForkOptions]) -> Thread:
+    def thread_fork(self, thread_id: str, **options: Unpack[ThreadForkKeywords]) -> Thread:
         """Begin a new conversation with the history of another."""
         response = self._client.perform(operations.thread_fork(thread_id, options))
         return Thread(self._client, response.thread.id)
@@ -96,9 +92,10 @@ class Codex:
         """Put a stored conversation away; also frees what the app-server holds of it in memory."""
         self._client.request("thread/archive", {"thread_id": thread_id})
 
-    def thread_unarchive(self, thread_id: str) -> None:
-        """Bring an archived conversation back."""
-        self._client.request("thread/unarchive", {"thread_id": thread_id})
+    def thread_unarchive(self, thread_id: str) -> Thread:
+        """Bring an archived conversation back; `thread_resume` it to go on."""
+        response = self._client.request("thread/unarchive", {"thread_id": thread_id})
+        return Thread(self._client, response.thread.id)
 
     def thread_delete(self, thread_id: str) -> None:
         """Delete a stored conversation for good."""
@@ -109,6 +106,37 @@ class Codex:
         response: m.ModelListResponse = self._client.request("model/list", {"include_hidden": include_hidden})
         return response
 
+    def account(self, *, refresh_token: bool = False) -> m.GetAccountResponse:
+        """Who is logged in, and how."""
+        return self._client.perform(operations.account(refresh_token))
+
+    def login_api_key(self, api_key: str) -> None:
+        """Log in with an API key."""
+        self._client.perform(operations.login("apiKey", api_key=api_key))
+
+    def login_chatgpt(self) -> ChatgptLoginHandle:
+        """Begin a log-in by browser."""
+        from .login import ChatgptLoginHandle
+
+        response = self._client.perform(operations.login("chatgpt"))
+        return ChatgptLoginHandle(self._client, response.login_id, response.auth_url)
+
+    def login_chatgpt_device_code(self) -> DeviceCodeLoginHandle:
+        """Begin a log-in by a code that the user enters elsewhere."""
+        from .login import DeviceCodeLoginHandle
+
+        response = self._client.perform(operations.login("chatgptDeviceCode"))
+        return DeviceCodeLoginHandle(self._client, response.login_id, response.verification_url, response.user_code)
+
+    def logout(self) -> None:
+        """Forget the account."""
+        self._client.request("account/logout")
+
+    def notifications(self) -> Iterator[Notification]:
+        """What belongs to no turn of this client, until it is closed. The newest 10,000 are kept for who reads late."""
+        while (notification := self._client.next_notification()) is not None:
+            yield notification
+
 
 class Thread:
     """A conversation, by its id. Turns of one thread run one after the other; threads run side by side."""
@@ -117,21 +145,97 @@ class Thread:
         self._client = client
         self.id = id
 
-    def run(self, input: Input, **options: Unpack[TurnStartOptions]) -> TurnResult:
-        """Run one turn to its end. Raises TurnFailedError."""
-        return self._turn(input, "items", options).run()
+    @overload
+    def run(
+        self,
+        input: RunInput,
+        *,
+        output_type: None = None,
+        timeout: float | None = None,
+        on_busy: OnBusy = "error",
+        detach: bool = False,
+        **options: Unpack[TurnKeywords],
+    ) -> TurnResult: ...
+    @overload
+    def run(
+        self,
+        input: RunInput,
+        *,
+        output_type: type[T],
+        timeout: float | None = None,
+        on_busy: OnBusy = "error",
+        detach: bool = False,
+        **options: Unpack[TurnKeywords],
+    ) -> T: ...
+    def run(
+        self,
+        input: RunInput,
+        *,
+        output_type: Any = None,
+        timeout: float | None = None,
+        on_busy: OnBusy = "error",
+        detach: bool = False,
+        **options: Unpack[TurnKeywords],
+    ) -> Any:
+        """Run one turn to its end. With `output_type` its answer is asked for, and returned, as that type.
 
-    def turn(self, input: Input, *, interest: Interest = "full", **options: Unpack[TurnStartOptions]) -> TurnHandle:
+        `timeout` in seconds, `on_busy` and `detach` as in `turn`. Whatever ends the wait early - the timeout, Ctrl-C -
+        interrupts the turn, unless `detach`.
+        Raises TurnFailedError, RequestTimeoutError, OutputTypeError, ThreadBusyError.
+        """
+        turn = self._turn(input, "items", options, output_type, on_busy, detach)
+        result = turn.run(timeout=timeout)
+        return result if output_type is None else operations.parse_output(output_type, result)
+
+    def turn(
+        self,
+        input: RunInput,
+        *,
+        interest: Interest = "full",
+        on_busy: OnBusy = "error",
+        detach: bool = False,
+        **options: Unpack[TurnKeywords],
+    ) -> TurnHandle:
         """Start a turn, to be streamed, steered or interrupted.
 
         `interest` "items" leaves out the deltas where the transport can (a pool); "full" is everything.
+        `on_busy` says what happens when the thread runs a turn of this client already: "error" raises
+        ThreadBusyError, "queue" waits for its end, "steer" adds the input to it.
+        `detach`: the turn goes on when nobody waits for it or reads it any more.
         """
-        return self._turn(input, interest, options)
+        return self._turn(input, interest, options, None, on_busy, detach)
 
-    def _turn(self, input: Input, interest: Interest, options: Any) -> TurnHandle:
-        operation = operations.turn_start(self.id, input, options, interest)
-        response, mailbox = self._client.start_turn(operation)
-        return TurnHandle(self._client, self.id, response.turn.id, mailbox)
+    def _turn(
+        self, input: RunInput, interest: Interest, options: Any, output_type: Any, on_busy: OnBusy, detach: bool
+    ) -> TurnHandle:
+        operation = operations.turn_start(self.id, input, options, interest, output_type)
+        while True:
+            busy, running = self._client.running_turn(self.id)
+            if not busy:
+                break
+            if on_busy == "error" or running is None:
+                raise ThreadBusyError(self.id, running)
+            try:
+                mailbox = self._client.follow_turn(running)
+            except TurnEndedError:
+                continue
+            if on_busy == "steer":
+                handle = TurnHandle(self._client, self.id, running, mailbox, detach)
+                handle.steer(input)
+                return handle
+            if on_busy != "queue":
+                raise InvalidInputError(f"on_busy is {on_busy!r}; expected 'error', 'queue' or 'steer'")
+            while mailbox.get() is not None:
+                pass
+        response, mailbox = self._client.start_turn(operation, detach=detach)
+        return TurnHandle(self._client, self.id, response.turn.id, mailbox, detach)
+
+    def follow(self, turn_id: str) -> TurnHandle:
+        """A second handle on a running turn: what it sends from now on. It does not interrupt when it is closed.
+
+        Raises TurnEndedError for a turn known to have ended.
+        """
+        return TurnHandle(self._client, self.id, turn_id, self._client.follow_turn(turn_id), True)
 
     def read(self, *, include_turns: bool = False) -> m.ThreadReadResponse:
         """What is stored of this conversation."""
@@ -141,28 +245,116 @@ class Thread:
         """Give the conversation a name."""
         self._client.request("thread/name/set", {"thread_id": self.id, "name": name})
 
+    def compact(self) -> m.ThreadCompactStartResponse:
+        """Begin to shorten the history; the turn that does it shows among the client's notifications."""
+        response: m.ThreadCompactStartResponse = self._client.request("thread/compact/start", {"thread_id": self.id})
+        return response
+
+    def review(self, target: m.ReviewTarget | dict[str, Any] | None = None, *, detached: bool = False) -> TurnHandle:
+        """Start a review, by default of the uncommitted changes; `detached` on a thread of its own."""
+        operation = operations.review_start(self.id, target or {"type": "uncommittedChanges"}, detached)
+        response, mailbox = self._client.start_turn(operation)
+        return TurnHandle(self._client, response.review_thread_id, response.turn.id, mailbox)
+
+    def set_goal(
+        self, objective: str | None = None, *, status: Any = None, token_budget: int | None = None
+    ) -> m.ThreadGoal:
+        """Give the conversation a goal, or change the one it has."""
+        fields = {"objective": objective, "status": status, "token_budget": token_budget}
+        return self._client.perform(operations.goal_set(self.id, fields)).goal
+
+    def goal(self) -> m.ThreadGoal | None:
+        """The conversation's goal, if it has one."""
+        response: m.ThreadGoalGetResponse = self._client.request("thread/goal/get", {"thread_id": self.id})
+        return response.goal
+
+    def clear_goal(self) -> bool:
+        """Take the goal away; whether there was one."""
+        response: m.ThreadGoalClearResponse = self._client.request("thread/goal/clear", {"thread_id": self.id})
+        return response.cleared
+
+
+class TurnStream(Iterator[Notification]):
+    """The notifications of a turn, each given out once.
+
+    Breaking off a loop leaves the turn alone; `close`, or leaving it as a context manager, interrupts a turn that has
+    not ended, unless its handle is detached.
+    """
+
+    def __init__(self, turn: TurnHandle, mailbox: SyncMailbox) -> None:
+        self._turn = turn
+        self._mailbox = mailbox
+
+    def __next__(self) -> Notification:
+        notification = self._mailbox.get()
+        if notification is None:
+            raise StopIteration
+        return notification
+
+    def __enter__(self) -> TurnStream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Interrupt the turn if it has not ended."""
+        self._turn.abandon()
+
 
 class TurnHandle:
     """A turn under way. Its notifications are kept for this handle until they are read."""
 
-    def __init__(self, client: AppServerClient, thread_id: str, id: str, mailbox: SyncMailbox) -> None:
+    def __init__(
+        self, client: AppServerClient, thread_id: str, id: str, mailbox: SyncMailbox, detach: bool = False
+    ) -> None:
         self._client = client
         self._mailbox = mailbox
+        self._detach = detach
         self.thread_id = thread_id
         self.id = id
 
-    def stream(self) -> Iterator[Notification]:
-        """The notifications of this turn, and only of this one, to its end. Each is given out once."""
-        return read(self._mailbox)
+    def stream(self) -> TurnStream:
+        """The notifications of this turn, and only of this one, to its end."""
+        return TurnStream(self, self._mailbox)
 
-    def run(self) -> TurnResult:
-        """Read the turn to its end. Raises TurnFailedError, TransportClosedError."""
+    def text(self) -> Iterator[str]:
+        """The text of the turn alone, as it comes. Raises TurnFailedError at its end if it failed."""
         collector = TurnCollector(self.id)
         for notification in self.stream():
-            collector.add(notification)
-        return collector.result()
+            if notification.method == "item/agentMessage/delta":
+                yield notification.payload.delta
+            else:
+                collector.add(notification)
+        collector.result()
 
-    def steer(self, input: Input) -> None:
+    def run(self, *, timeout: float | None = None) -> TurnResult:
+        """Read the turn to its end. `timeout` in seconds; whatever ends the wait early interrupts the turn.
+
+        Raises TurnFailedError, TransportClosedError, RequestTimeoutError.
+        """
+        collector = TurnCollector(self.id)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        try:
+            while True:
+                left_s = None if deadline is None else max(0.0, deadline - time.monotonic())
+                notification = self._mailbox.get(left_s)
+                if notification is None:
+                    return collector.result()
+                collector.add(notification)
+        except TimeoutError:
+            self.abandon()
+            raise RequestTimeoutError(f"turn {self.id} did not end within {timeout} s") from None
+        except KeyboardInterrupt:
+            self.abandon()
+            raise
+
+    def abandon(self) -> None:
+        """Interrupt the turn if it has not ended and the handle is not detached; failures are of no interest."""
+        if not self._detach and not self._mailbox.closed:
+            self._client._interrupt_orphan(self.thread_id, self.id, lambda: self._mailbox.closed)
+
+    def steer(self, input: RunInput) -> None:
         """Add input to the running turn. Raises InvalidRequestError when it is over."""
         self._client.perform(operations.turn_steer(self.thread_id, self.id, input))
 
@@ -171,27 +363,18 @@ class TurnHandle:
 
         Right after its start the app-server does not know the turn yet: it is told again until it does.
         """
-        deadline = time.monotonic() + INTERRUPT_LIMIT_S
-        while not self._mailbox.ended:
-            try:
-                self._client.perform(operations.turn_interrupt(self.thread_id, self.id))
-                return
-            except InvalidRequestError as error:
-                if not operations.is_not_active_yet(error) or time.monotonic() > deadline:
-                    raise
-                if self._mailbox.closed:
-                    # Its stream broke, so its end was not seen.
-                    return
-            self._mailbox.wait_closed(INTERRUPT_RETRY_S)
+        self._client.interrupt_turn(self.thread_id, self.id, lambda: self._mailbox.ended)
 
 
-def stream_text(thread: Thread, input: Input, **options: Unpack[TurnStartOptions]) -> Iterator[str]:
-    """Run one turn and yield its text as it comes. Raises TurnFailedError."""
-    turn = thread.turn(input, **options)
-    collector = TurnCollector(turn.id)
+def wait_for_turn_completed(turn: TurnHandle) -> m.TurnCompletedNotification:
+    """Read a turn to its end; its last notification. A failed turn is returned, not raised."""
+    last: Any = None
     for notification in turn.stream():
-        if notification.method == "item/agentMessage/delta":
-            yield notification.payload.delta
-        else:
-            collector.add(notification)
-    collector.result()
+        if notification.method == "turn/completed":
+            last = notification.payload
+    return operations.ended(turn.id, last)
+
+
+def stream_text(thread: Thread, input: RunInput, **options: Unpack[TurnKeywords]) -> Iterator[str]:
+    """Run one turn and yield its text as it comes. Raises TurnFailedError."""
+    return thread.turn(input, **options).text()

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from . import operations
-from .api import INTERRUPT_LIMIT_S, INTERRUPT_RETRY_S
-from .async_client import AsyncApprovalHandler, AsyncAppServerClient, AsyncMailbox, read
+from .api import OnBusy
+from .async_client import AsyncApprovalHandler, AsyncAppServerClient, AsyncMailbox
 from .config import AppServerConfig
-from .errors import InvalidRequestError, TransportClosedError
-from .inputs import Input
+from .errors import InvalidInputError, RequestTimeoutError, ThreadBusyError, TransportClosedError, TurnEndedError
+from .inputs import RunInput
 from .notifications import Notification
 from .operations import TurnCollector, TurnResult
 from .transport import Interest, Transport
@@ -20,13 +20,11 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from .generated import models as m
-    from .generated.options import (
-        ThreadForkOptions,
-        ThreadListOptions,
-        ThreadResumeOptions,
-        ThreadStartOptions,
-        TurnStartOptions,
-    )
+    from .generated.options import ThreadListOptions
+    from .login import AsyncChatgptLoginHandle, AsyncDeviceCodeLoginHandle
+    from .presets import ThreadForkKeywords, ThreadResumeKeywords, ThreadStartKeywords, TurnKeywords
+
+T = TypeVar("T")
 
 
 class AsyncCodex:
@@ -63,8 +61,15 @@ class AsyncCodex:
         """The client underneath, for requests without a method of their own here."""
         return self._client
 
-    async def metadata(self) -> m.InitializeResponse:
-        """What the app-server said of itself in the handshake."""
+    @property
+    def metadata(self) -> m.InitializeResponse:
+        """What the app-server said of itself in the handshake. Raises TransportClosedError before the first use."""
+        if self._starting is None or not self._starting.done():
+            raise TransportClosedError("the app-server has not been started: await start(), or any other call, first")
+        return self._starting.result()
+
+    async def start(self) -> m.InitializeResponse:
+        """Start the app-server now, unless it has been. Every other call does so by itself."""
         return await self._ready()
 
     async def close(self) -> None:
@@ -75,17 +80,17 @@ class AsyncCodex:
             await asyncio.wait([self._starting])
         await self._client.close()
 
-    async def thread_start(self, **options: Unpack[ThreadStartOptions]) -> AsyncThread:
+    async def thread_start(self, **options: Unpack[ThreadStartKeywords]) -> AsyncThread:
         """Begin a conversation."""
         response = await self._perform(operations.thread_start(options))
         return AsyncThread(self._client, response.thread.id)
 
-    async def thread_resume(self, thread_id: str, **options: Unpack[ThreadResumeOptions]) -> AsyncThread:
+    async def thread_resume(self, thread_id: str, **options: Unpack[ThreadResumeKeywords]) -> AsyncThread:
         """Take up a stored conversation."""
         response = await self._perform(operations.thread_resume(thread_id, options))
         return AsyncThread(self._client, response.thread.id)
 
-    async def thread_fork(self, thread_id: str, **options: Unpack[ThreadForkOptions]) -> AsyncThread:
+    async def thread_fork(self, thread_id: str, **options: Unpack[ThreadForkKeywords]) -> AsyncThread:
         """Begin a new conversation with the history of another."""
         response = await self._perform(operations.thread_fork(thread_id, options))
         return AsyncThread(self._client, response.thread.id)
@@ -99,9 +104,10 @@ class AsyncCodex:
         """Put a stored conversation away; also frees what the app-server holds of it in memory."""
         await self._perform(operations.request("thread/archive", {"thread_id": thread_id}))
 
-    async def thread_unarchive(self, thread_id: str) -> None:
-        """Bring an archived conversation back."""
-        await self._perform(operations.request("thread/unarchive", {"thread_id": thread_id}))
+    async def thread_unarchive(self, thread_id: str) -> AsyncThread:
+        """Bring an archived conversation back; `thread_resume` it to go on."""
+        response = await self._perform(operations.request("thread/unarchive", {"thread_id": thread_id}))
+        return AsyncThread(self._client, response.thread.id)
 
     async def thread_delete(self, thread_id: str) -> None:
         """Delete a stored conversation for good."""
@@ -112,6 +118,41 @@ class AsyncCodex:
         operation = operations.request("model/list", {"include_hidden": include_hidden})
         response: m.ModelListResponse = await self._perform(operation)
         return response
+
+    async def account(self, *, refresh_token: bool = False) -> m.GetAccountResponse:
+        """Who is logged in, and how."""
+        response: m.GetAccountResponse = await self._perform(operations.account(refresh_token))
+        return response
+
+    async def login_api_key(self, api_key: str) -> None:
+        """Log in with an API key."""
+        await self._perform(operations.login("apiKey", api_key=api_key))
+
+    async def login_chatgpt(self) -> AsyncChatgptLoginHandle:
+        """Begin a log-in by browser."""
+        from .login import AsyncChatgptLoginHandle
+
+        response = await self._perform(operations.login("chatgpt"))
+        return AsyncChatgptLoginHandle(self._client, response.login_id, response.auth_url)
+
+    async def login_chatgpt_device_code(self) -> AsyncDeviceCodeLoginHandle:
+        """Begin a log-in by a code that the user enters elsewhere."""
+        from .login import AsyncDeviceCodeLoginHandle
+
+        response = await self._perform(operations.login("chatgptDeviceCode"))
+        return AsyncDeviceCodeLoginHandle(
+            self._client, response.login_id, response.verification_url, response.user_code
+        )
+
+    async def logout(self) -> None:
+        """Forget the account."""
+        await self._perform(operations.request("account/logout"))
+
+    async def notifications(self) -> AsyncIterator[Notification]:
+        """What belongs to no turn of this client, until it is closed. The newest 10,000 are kept for who reads late."""
+        await self._ready()
+        while (notification := await self._client.next_notification()) is not None:
+            yield notification
 
     async def _perform(self, operation: operations.Operation[Any]) -> Any:
         await self._ready()
@@ -141,23 +182,97 @@ class AsyncThread:
         self._client = client
         self.id = id
 
-    async def run(self, input: Input, **options: Unpack[TurnStartOptions]) -> TurnResult:
-        """Run one turn to its end. Raises TurnFailedError."""
-        return await (await self._turn(input, "items", options)).run()
+    @overload
+    async def run(
+        self,
+        input: RunInput,
+        *,
+        output_type: None = None,
+        timeout: float | None = None,
+        on_busy: OnBusy = "error",
+        detach: bool = False,
+        **options: Unpack[TurnKeywords],
+    ) -> TurnResult: ...
+    @overload
+    async def run(
+        self,
+        input: RunInput,
+        *,
+        output_type: type[T],
+        timeout: float | None = None,
+        on_busy: OnBusy = "error",
+        detach: bool = False,
+        **options: Unpack[TurnKeywords],
+    ) -> T: ...
+    async def run(
+        self,
+        input: RunInput,
+        *,
+        output_type: Any = None,
+        timeout: float | None = None,
+        on_busy: OnBusy = "error",
+        detach: bool = False,
+        **options: Unpack[TurnKeywords],
+    ) -> Any:
+        """Run one turn to its end. With `output_type` its answer is asked for, and returned, as that type.
+
+        `timeout` in seconds, `on_busy` and `detach` as in `turn`. Whatever ends the wait early - the timeout,
+        cancellation - interrupts the turn, unless `detach`.
+        Raises TurnFailedError, RequestTimeoutError, OutputTypeError, ThreadBusyError.
+        """
+        turn = await self._turn(input, "items", options, output_type, on_busy, detach)
+        result = await turn.run(timeout=timeout)
+        return result if output_type is None else operations.parse_output(output_type, result)
 
     async def turn(
-        self, input: Input, *, interest: Interest = "full", **options: Unpack[TurnStartOptions]
+        self,
+        input: RunInput,
+        *,
+        interest: Interest = "full",
+        on_busy: OnBusy = "error",
+        detach: bool = False,
+        **options: Unpack[TurnKeywords],
     ) -> AsyncTurnHandle:
         """Start a turn, to be streamed, steered or interrupted.
 
         `interest` "items" leaves out the deltas where the transport can (a pool); "full" is everything.
+        `on_busy` says what happens when the thread runs a turn of this client already: "error" raises
+        ThreadBusyError, "queue" waits for its end, "steer" adds the input to it.
+        `detach`: the turn goes on when nobody waits for it or reads it any more.
         """
-        return await self._turn(input, interest, options)
+        return await self._turn(input, interest, options, None, on_busy, detach)
 
-    async def _turn(self, input: Input, interest: Interest, options: Any) -> AsyncTurnHandle:
-        operation = operations.turn_start(self.id, input, options, interest)
-        response, mailbox = await self._client.start_turn(operation)
-        return AsyncTurnHandle(self._client, self.id, response.turn.id, mailbox)
+    async def _turn(
+        self, input: RunInput, interest: Interest, options: Any, output_type: Any, on_busy: OnBusy, detach: bool
+    ) -> AsyncTurnHandle:
+        operation = operations.turn_start(self.id, input, options, interest, output_type)
+        while True:
+            busy, running = self._client.running_turn(self.id)
+            if not busy:
+                break
+            if on_busy == "error" or running is None:
+                raise ThreadBusyError(self.id, running)
+            try:
+                mailbox = self._client.follow_turn(running)
+            except TurnEndedError:
+                continue
+            if on_busy == "steer":
+                handle = AsyncTurnHandle(self._client, self.id, running, mailbox, detach)
+                await handle.steer(input)
+                return handle
+            if on_busy != "queue":
+                raise InvalidInputError(f"on_busy is {on_busy!r}; expected 'error', 'queue' or 'steer'")
+            while await mailbox.get() is not None:
+                pass
+        response, mailbox = await self._client.start_turn(operation, detach=detach)
+        return AsyncTurnHandle(self._client, self.id, response.turn.id, mailbox, detach)
+
+    def follow(self, turn_id: str) -> AsyncTurnHandle:
+        """A second handle on a running turn: what it sends from now on. It does not interrupt when it is closed.
+
+        Raises TurnEndedError for a turn known to have ended.
+        """
+        return AsyncTurnHandle(self._client, self.id, turn_id, self._client.follow_turn(turn_id), True)
 
     async def read(self, *, include_turns: bool = False) -> m.ThreadReadResponse:
         """What is stored of this conversation."""
@@ -167,28 +282,121 @@ class AsyncThread:
         """Give the conversation a name."""
         await self._client.perform(operations.request("thread/name/set", {"thread_id": self.id, "name": name}))
 
+    async def compact(self) -> m.ThreadCompactStartResponse:
+        """Begin to shorten the history; the turn that does it shows among the client's notifications."""
+        operation = operations.request("thread/compact/start", {"thread_id": self.id})
+        response: m.ThreadCompactStartResponse = await self._client.perform(operation)
+        return response
+
+    async def review(
+        self, target: m.ReviewTarget | dict[str, Any] | None = None, *, detached: bool = False
+    ) -> AsyncTurnHandle:
+        """Start a review, by default of the uncommitted changes; `detached` on a thread of its own."""
+        operation = operations.review_start(self.id, target or {"type": "uncommittedChanges"}, detached)
+        response, mailbox = await self._client.start_turn(operation)
+        return AsyncTurnHandle(self._client, response.review_thread_id, response.turn.id, mailbox)
+
+    async def set_goal(
+        self, objective: str | None = None, *, status: Any = None, token_budget: int | None = None
+    ) -> m.ThreadGoal:
+        """Give the conversation a goal, or change the one it has."""
+        fields = {"objective": objective, "status": status, "token_budget": token_budget}
+        return (await self._client.perform(operations.goal_set(self.id, fields))).goal
+
+    async def goal(self) -> m.ThreadGoal | None:
+        """The conversation's goal, if it has one."""
+        operation = operations.request("thread/goal/get", {"thread_id": self.id})
+        response: m.ThreadGoalGetResponse = await self._client.perform(operation)
+        return response.goal
+
+    async def clear_goal(self) -> bool:
+        """Take the goal away; whether there was one."""
+        operation = operations.request("thread/goal/clear", {"thread_id": self.id})
+        response: m.ThreadGoalClearResponse = await self._client.perform(operation)
+        return response.cleared
+
+
+class AsyncTurnStream(AsyncIterator[Notification]):
+    """The notifications of a turn, each given out once.
+
+    Breaking off a loop leaves the turn alone; `aclose`, or leaving it as a context manager, interrupts a turn that has
+    not ended, unless its handle is detached.
+    """
+
+    def __init__(self, turn: AsyncTurnHandle, mailbox: AsyncMailbox) -> None:
+        self._turn = turn
+        self._mailbox = mailbox
+
+    async def __anext__(self) -> Notification:
+        notification = await self._mailbox.get()
+        if notification is None:
+            raise StopAsyncIteration
+        return notification
+
+    async def __aenter__(self) -> AsyncTurnStream:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Interrupt the turn if it has not ended."""
+        self._turn.abandon()
+
 
 class AsyncTurnHandle:
     """A turn under way. Its notifications are kept for this handle until they are read."""
 
-    def __init__(self, client: AsyncAppServerClient, thread_id: str, id: str, mailbox: AsyncMailbox) -> None:
+    def __init__(
+        self, client: AsyncAppServerClient, thread_id: str, id: str, mailbox: AsyncMailbox, detach: bool = False
+    ) -> None:
         self._client = client
         self._mailbox = mailbox
+        self._detach = detach
         self.thread_id = thread_id
         self.id = id
 
-    def stream(self) -> AsyncIterator[Notification]:
-        """The notifications of this turn, and only of this one, to its end. Each is given out once."""
-        return read(self._mailbox)
+    def stream(self) -> AsyncTurnStream:
+        """The notifications of this turn, and only of this one, to its end."""
+        return AsyncTurnStream(self, self._mailbox)
 
-    async def run(self) -> TurnResult:
-        """Read the turn to its end. Raises TurnFailedError, TransportClosedError."""
+    async def text(self) -> AsyncIterator[str]:
+        """The text of the turn alone, as it comes. Raises TurnFailedError at its end if it failed."""
+        collector = TurnCollector(self.id)
+        async for notification in self.stream():
+            if notification.method == "item/agentMessage/delta":
+                yield notification.payload.delta
+            else:
+                collector.add(notification)
+        collector.result()
+
+    async def run(self, *, timeout: float | None = None) -> TurnResult:
+        """Read the turn to its end. `timeout` in seconds; whatever ends the wait early interrupts the turn.
+
+        Raises TurnFailedError, TransportClosedError, RequestTimeoutError.
+        """
+        try:
+            return await asyncio.wait_for(self._collect(), timeout)
+        except (asyncio.TimeoutError, TimeoutError):
+            self.abandon()
+            raise RequestTimeoutError(f"turn {self.id} did not end within {timeout} s") from None
+        except asyncio.CancelledError:
+            self.abandon()
+            raise
+
+    async def _collect(self) -> TurnResult:
         collector = TurnCollector(self.id)
         async for notification in self.stream():
             collector.add(notification)
         return collector.result()
 
-    async def steer(self, input: Input) -> None:
+    def abandon(self) -> None:
+        """Have the turn interrupted if it has not ended and the handle is not detached; waits for nothing."""
+        if not self._detach and not self._mailbox.closed:
+            mailbox = self._mailbox
+            self._client.spawn(self._client._interrupt_orphan(self.thread_id, self.id, lambda: mailbox.closed))
+
+    async def steer(self, input: RunInput) -> None:
         """Add input to the running turn. Raises InvalidRequestError when it is over."""
         await self._client.perform(operations.turn_steer(self.thread_id, self.id, input))
 
@@ -197,27 +405,11 @@ class AsyncTurnHandle:
 
         Right after its start the app-server does not know the turn yet: it is told again until it does.
         """
-        deadline = asyncio.get_running_loop().time() + INTERRUPT_LIMIT_S
-        while not self._mailbox.ended:
-            try:
-                await self._client.perform(operations.turn_interrupt(self.thread_id, self.id))
-                return
-            except InvalidRequestError as error:
-                if not operations.is_not_active_yet(error) or asyncio.get_running_loop().time() > deadline:
-                    raise
-                if self._mailbox.closed:
-                    # Its stream broke, so its end was not seen.
-                    return
-            await asyncio.sleep(INTERRUPT_RETRY_S)
+        await self._client.interrupt_turn(self.thread_id, self.id, lambda: self._mailbox.ended)
 
 
-async def astream_text(thread: AsyncThread, input: Input, **options: Unpack[TurnStartOptions]) -> AsyncIterator[str]:
+async def astream_text(thread: AsyncThread, input: RunInput, **options: Unpack[TurnKeywords]) -> AsyncIterator[str]:
     """Run one turn and yield its text as it comes. Raises TurnFailedError."""
     turn = await thread.turn(input, **options)
-    collector = TurnCollector(turn.id)
-    async for notification in turn.stream():
-        if notification.method == "item/agentMessage/delta":
-            yield notification.payload.delta
-        else:
-            collector.add(notification)
-    collector.result()
+    async for text in turn.text():
+        yield text

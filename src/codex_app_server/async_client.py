@@ -10,15 +10,17 @@ import asyncio
 import contextlib
 import inspect
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from . import _asks, operations
 from ._connection import GLOBAL_NOTIFICATIONS, Call, Connection, log
 from ._mailbox import Mailbox
 from ._message_router import Ask
+from .client import INTERRUPT_LIMIT_S, INTERRUPT_RETRY_S
 from .config import AppServerConfig
-from .errors import RequestTimeoutError
+from .envelope import RequestId
+from .errors import AppServerError, InvalidRequestError, RequestTimeoutError, TurnEndedError
 from .generated.routing import REQUESTS
 from .inputs import Input
 from .notifications import Notification
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
     from .generated.models._base import Asks
 
 T = TypeVar("T")
-AsyncApprovalHandler = Callable[[str, dict[str, Any]], "dict[str, Any] | Awaitable[dict[str, Any]]"]
+AsyncApprovalHandler = Callable[[str, Any], Any | Awaitable[Any]]
 
 _QUEUE_POLL_S = 5.0
 
@@ -69,8 +71,9 @@ class AsyncMailbox(Mailbox):
 class AsyncAppServerClient:
     """Requests, and the notifications of many turns at once, over one transport, on one event loop.
 
-    `approval_handler(method, params)` may be a function or a coroutine function; it runs as a task. Without one, and
-    when it raises, requests are declined.
+    `approval_handler(method, params)` may be a function or a coroutine function; it runs as a task, which is cancelled
+    when the request is resolved otherwise. `params` is of the request's generated type, what it returns is the
+    response's type or a dict in the wire's own names. Without a handler, and when it raises, requests are declined.
     """
 
     def __init__(
@@ -86,10 +89,13 @@ class AsyncAppServerClient:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._logged_declines: set[str] = set()
+        self._open_asks: dict[RequestId, asyncio.Task[None]] = {}
         self._connection = Connection(
             self._transport,
             post=self._post,
             on_ask=self._on_ask,
+            on_resolved=self._on_resolved,
+            on_orphan=self._on_orphan,
             global_mailbox=AsyncMailbox(max_lines=GLOBAL_NOTIFICATIONS),
         )
 
@@ -171,10 +177,14 @@ class AsyncAppServerClient:
         operation: Operation[T],
         *,
         timeout_s: float | None = ...,  # type: ignore[assignment]
+        detach: bool = False,
     ) -> tuple[T, AsyncMailbox]:
-        """Send an operation that starts a turn; the mailbox gets everything that the turn sends."""
+        """Send an operation that starts a turn; the mailbox gets everything that the turn sends.
+
+        Should the caller give up before the answer comes, the turn is interrupted, unless `detach`.
+        """
         mailbox = AsyncMailbox()
-        call = self._begin(operation, mailbox, timeout_s)
+        call = self._begin(operation, mailbox, timeout_s, detach)
         return operation.finish(await self._wait(call)), mailbox
 
     def turn_notifications(self, turn_id: str) -> AsyncIterator[Notification]:
@@ -215,6 +225,26 @@ class AsyncAppServerClient:
         assert isinstance(mailbox, AsyncMailbox)
         return await mailbox.get()
 
+    def running_turn(self, thread_id: str) -> tuple[bool, str | None]:
+        """Whether a turn that this client started runs on the thread, and its id once it is known."""
+        return self._connection.running_turn(thread_id)
+
+    def follow_turn(self, turn_id: str) -> AsyncMailbox:
+        """A mailbox that gets what the turn sends from now on. Raises TurnEndedError, TransportClosedError."""
+        mailbox = AsyncMailbox()
+        self._connection.follow(turn_id, mailbox)
+        return mailbox
+
+    async def wait_for_login_completed(self, login_id: str) -> models.AccountLoginCompletedNotification:
+        """Wait for the end of a log-in, however it ends. Raises TransportClosedError."""
+        mailbox = self._connection.login_mailbox(login_id, AsyncMailbox)
+        assert isinstance(mailbox, AsyncMailbox)
+        notification = await mailbox.get()
+        if notification is None:
+            raise TurnEndedError(f"the end of log-in {login_id} was read before")
+        payload: models.AccountLoginCompletedNotification = notification.payload
+        return payload
+
     @property
     def held(self) -> dict[str, int]:
         """What is kept for answers and turns under way, by kind: all zero when nothing runs."""
@@ -226,7 +256,9 @@ class AsyncAppServerClient:
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(function, *args)
 
-    def _begin(self, operation: Operation[Any], mailbox: AsyncMailbox | None, timeout_s: Any) -> Call:
+    def _begin(
+        self, operation: Operation[Any], mailbox: AsyncMailbox | None, timeout_s: Any, detach: bool = False
+    ) -> Call:
         return self._connection.begin(
             operation.method,
             operation.params,
@@ -235,6 +267,7 @@ class AsyncAppServerClient:
             turn=mailbox,
             interest=operation.interest,
             timeout_s=operation.timeout_s if timeout_s is ... else timeout_s,
+            detach=detach,
         )
 
     async def _wait(self, call: Call) -> bytes:
@@ -255,16 +288,18 @@ class AsyncAppServerClient:
         return future.result()
 
     def _on_ask(self, ask: Ask) -> None:
-        assert self._loop is not None
-        task = self._loop.create_task(self._answer(ask))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._open_asks[ask.id] = self.spawn(self._answer(ask))
+
+    def _on_resolved(self, request_id: RequestId) -> None:
+        task = self._open_asks.pop(request_id, None)
+        if task is not None:
+            task.cancel()
 
     async def _answer(self, ask: Ask) -> None:
         line = _asks.refusal(ask)
         try:
             if self._approval_handler is not None:
-                result = self._approval_handler(ask.method, _asks.params_of(ask.line))
+                result = self._approval_handler(ask.method, _asks.params_of(ask))
                 line = _asks.answer(ask, await result if inspect.isawaitable(result) else result)
             elif ask.method not in self._logged_declines:
                 self._logged_declines.add(ask.method)
@@ -272,7 +307,40 @@ class AsyncAppServerClient:
         except Exception:
             log.exception("the approval handler failed: %s is declined", ask.method)
         finally:
-            self._connection.answer(line)
+            if self._open_asks.pop(ask.id, None) is not None:
+                self._connection.answer(line)
+
+    def _on_orphan(self, thread_id: str, turn_id: str) -> None:
+        self.spawn(self._interrupt_orphan(thread_id, turn_id, lambda: self._connection.has_ended(turn_id)))
+
+    async def _interrupt_orphan(self, thread_id: str, turn_id: str, is_over: Callable[[], bool]) -> None:
+        with contextlib.suppress(AppServerError):
+            await self.interrupt_turn(thread_id, turn_id, is_over)
+
+    async def interrupt_turn(self, thread_id: str, turn_id: str, is_over: Callable[[], bool]) -> None:
+        """Stop a turn; it is told again until the app-server knows it, or `is_over` says that it has ended.
+
+        Raises InvalidRequestError, TransportClosedError, RequestTimeoutError.
+        """
+        deadline = time.monotonic() + INTERRUPT_LIMIT_S
+        while not is_over():
+            try:
+                await self.perform(operations.turn_interrupt(thread_id, turn_id))
+                return
+            except InvalidRequestError as error:
+                if is_over():
+                    return
+                if not operations.is_not_active_yet(error) or time.monotonic() > deadline:
+                    raise
+            await asyncio.sleep(INTERRUPT_RETRY_S)
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run something beside the callers, until it is done or the client is closed."""
+        assert self._loop is not None
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
 
 
 async def read(mailbox: AsyncMailbox) -> AsyncIterator[Notification]:

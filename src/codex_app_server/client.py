@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -13,7 +14,8 @@ from ._connection import GLOBAL_NOTIFICATIONS, Call, Connection, log
 from ._mailbox import SyncMailbox
 from ._message_router import Ask
 from .config import AppServerConfig
-from .errors import RequestTimeoutError
+from .envelope import RequestId
+from .errors import AppServerError, InvalidRequestError, RequestTimeoutError, TurnEndedError
 from .generated.routing import REQUESTS
 from .inputs import Input
 from .notifications import Notification
@@ -25,16 +27,20 @@ if TYPE_CHECKING:
     from .generated.models._base import Asks
 
 T = TypeVar("T")
-ApprovalHandler = Callable[[str, dict[str, Any]], dict[str, Any]]
+ApprovalHandler = Callable[[str, Any], Any]
 
+INTERRUPT_RETRY_S = 0.05
+INTERRUPT_LIMIT_S = 10.0
 _QUEUE_POLL_S = 5.0
 
 
 class AppServerClient:
     """Requests, and the notifications of many turns at once, over one transport.
 
-    `approval_handler(method, params)` answers the app-server's own requests with the `result` to send; it runs on a
-    thread of its own for each. Without one, and when it raises, requests are declined.
+    `approval_handler(method, params)` answers the app-server's own requests: `params` is of the request's generated
+    type, what it returns is the response's type or a dict in the wire's own names. It runs on a thread of its own for
+    each and may take its time; an answer that comes after the request was resolved otherwise is dropped. Without a
+    handler, and when it raises, requests are declined.
     """
 
     def __init__(
@@ -50,9 +56,12 @@ class AppServerClient:
             transport or StdioTransport(self.config),
             post=lambda function, *args: function(*args),
             on_ask=self._on_ask,
+            on_resolved=self._on_resolved,
+            on_orphan=self._on_orphan,
             global_mailbox=SyncMailbox(max_lines=GLOBAL_NOTIFICATIONS),
         )
         self._logged_declines: set[str] = set()
+        self._open_asks: set[RequestId] = set()
 
     def __enter__(self) -> AppServerClient:
         self.start()
@@ -118,10 +127,14 @@ class AppServerClient:
         operation: Operation[T],
         *,
         timeout_s: float | None = ...,  # type: ignore[assignment]
+        detach: bool = False,
     ) -> tuple[T, SyncMailbox]:
-        """Send an operation that starts a turn; the mailbox gets everything that the turn sends."""
+        """Send an operation that starts a turn; the mailbox gets everything that the turn sends.
+
+        Should the caller give up before the answer comes, the turn is interrupted, unless `detach`.
+        """
         mailbox = SyncMailbox()
-        call = self._begin(operation, mailbox, timeout_s)
+        call = self._begin(operation, mailbox, timeout_s, detach)
         return operation.finish(self._wait(call)), mailbox
 
     def turn_notifications(self, turn_id: str) -> Iterator[Notification]:
@@ -162,12 +175,36 @@ class AppServerClient:
         assert isinstance(mailbox, SyncMailbox)
         return mailbox.get(timeout_s)
 
+    def running_turn(self, thread_id: str) -> tuple[bool, str | None]:
+        """Whether a turn that this client started runs on the thread, and its id once it is known."""
+        return self._connection.running_turn(thread_id)
+
+    def follow_turn(self, turn_id: str) -> SyncMailbox:
+        """A mailbox that gets what the turn sends from now on. Raises TurnEndedError, TransportClosedError."""
+        mailbox = SyncMailbox()
+        self._connection.follow(turn_id, mailbox)
+        return mailbox
+
+    def wait_for_login_completed(
+        self, login_id: str, timeout_s: float | None = None
+    ) -> models.AccountLoginCompletedNotification:
+        """Wait for the end of a log-in, however it ends. Raises TimeoutError, TransportClosedError."""
+        mailbox = self._connection.login_mailbox(login_id, SyncMailbox)
+        assert isinstance(mailbox, SyncMailbox)
+        notification = mailbox.get(timeout_s)
+        if notification is None:
+            raise TurnEndedError(f"the end of log-in {login_id} was read before")
+        payload: models.AccountLoginCompletedNotification = notification.payload
+        return payload
+
     @property
     def held(self) -> dict[str, int]:
         """What is kept for answers and turns under way, by kind: all zero when nothing runs."""
         return self._connection.held
 
-    def _begin(self, operation: Operation[Any], mailbox: SyncMailbox | None, timeout_s: Any) -> Call:
+    def _begin(
+        self, operation: Operation[Any], mailbox: SyncMailbox | None, timeout_s: Any, detach: bool = False
+    ) -> Call:
         return self._connection.begin(
             operation.method,
             operation.params,
@@ -176,6 +213,7 @@ class AppServerClient:
             turn=mailbox,
             interest=operation.interest,
             timeout_s=operation.timeout_s if timeout_s is ... else timeout_s,
+            detach=detach,
         )
 
     def _wait(self, call: Call) -> bytes:
@@ -197,20 +235,51 @@ class AppServerClient:
             raise RequestTimeoutError(f"no answer to {call.method} within {call.timeout_s} s")
 
     def _on_ask(self, ask: Ask) -> None:
+        self._open_asks.add(ask.id)
         threading.Thread(target=self._answer, args=(ask,), name="codex-approval", daemon=True).start()
+
+    def _on_resolved(self, request_id: RequestId) -> None:
+        self._open_asks.discard(request_id)
 
     def _answer(self, ask: Ask) -> None:
         line = _asks.refusal(ask)
         try:
             if self._approval_handler is not None:
-                line = _asks.answer(ask, self._approval_handler(ask.method, _asks.params_of(ask.line)))
+                line = _asks.answer(ask, self._approval_handler(ask.method, _asks.params_of(ask)))
             elif ask.method not in self._logged_declines:
                 self._logged_declines.add(ask.method)
                 log.warning("no approval_handler: %s is declined", ask.method)
         except Exception:
             log.exception("the approval handler failed: %s is declined", ask.method)
         finally:
-            self._connection.answer(line)
+            if ask.id in self._open_asks:
+                self._open_asks.discard(ask.id)
+                self._connection.answer(line)
+
+    def _on_orphan(self, thread_id: str, turn_id: str) -> None:
+        args = (thread_id, turn_id, lambda: self._connection.has_ended(turn_id))
+        threading.Thread(target=self._interrupt_orphan, args=args, name="codex-interrupt", daemon=True).start()
+
+    def _interrupt_orphan(self, thread_id: str, turn_id: str, is_over: Callable[[], bool]) -> None:
+        with contextlib.suppress(AppServerError):
+            self.interrupt_turn(thread_id, turn_id, is_over)
+
+    def interrupt_turn(self, thread_id: str, turn_id: str, is_over: Callable[[], bool]) -> None:
+        """Stop a turn; it is told again until the app-server knows it, or `is_over` says that it has ended.
+
+        Raises InvalidRequestError, TransportClosedError, RequestTimeoutError.
+        """
+        deadline = time.monotonic() + INTERRUPT_LIMIT_S
+        while not is_over():
+            try:
+                self.perform(operations.turn_interrupt(thread_id, turn_id))
+                return
+            except InvalidRequestError as error:
+                if is_over():
+                    return
+                if not operations.is_not_active_yet(error) or time.monotonic() > deadline:
+                    raise
+            time.sleep(INTERRUPT_RETRY_S)
 
 
 def read(mailbox: SyncMailbox) -> Iterator[Notification]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .generated.models import Turn
+    from .operations import TurnResult
 
 
 class AppServerError(Exception):
@@ -43,6 +44,26 @@ class LineTooLongError(AppServerError):
 
 class TurnEndedError(AppServerError):
     """The turn asked for has already ended, and its notifications are no longer kept."""
+
+
+class ThreadBusyError(AppServerError):
+    """The thread runs a turn already; `turn_id` names it (None while its start is not answered yet)."""
+
+    def __init__(self, thread_id: str, turn_id: str | None) -> None:
+        super().__init__(
+            f"thread {thread_id} runs turn {turn_id or '(being started)'} already; "
+            'wait for its end, or pass on_busy="queue" or on_busy="steer"'
+        )
+        self.thread_id = thread_id
+        self.turn_id = turn_id
+
+
+class OutputTypeError(AppServerError, ValueError):
+    """The turn completed, but its final response is not of the type that was asked for. `result` has it."""
+
+    def __init__(self, message: str, result: TurnResult) -> None:
+        super().__init__(message)
+        self.result = result
 
 
 class TurnFailedError(AppServerError, RuntimeError):

@@ -46,8 +46,34 @@ class MentionInput:
     path: str
 
 
+@dataclass(frozen=True, slots=True)
+class ExternalMessage:
+    """Something that a tool, another agent or a program says: it has a tool's authority, not the user's.
+
+    It is the whole input of its turn. `content` is text, or a list of function-output content items.
+    """
+
+    tool_name: str
+    content: str | Sequence[dict[str, Any]]
+    namespace: str | None = None
+
+
 InputItem = TextInput | ImageInput | LocalImageInput | SkillInput | MentionInput
 Input = str | InputItem | Sequence[str | InputItem]
+RunInput = Input | ExternalMessage
+
+
+def to_wire_turn(value: RunInput) -> dict[str, Any]:
+    """The fields of turn/start that carry its input. Raises InvalidInputError as `to_wire_input`."""
+    if not isinstance(value, ExternalMessage):
+        return {"input": to_wire_input(value)}
+    output = value.content if isinstance(value.content, str) else list(value.content)
+    if isinstance(output, str):
+        _checked(output)
+    return {
+        "input": [],
+        "tool_output": {"name": _checked(value.tool_name), "namespace": value.namespace, "output": output},
+    }
 
 
 def to_wire_input(value: Input) -> list[dict[str, Any]]:

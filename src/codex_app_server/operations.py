@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import msgspec
 
 from .config import AppServerConfig
-from .errors import AppServerError, InvalidInputError, TurnFailedError
+from .errors import AppServerError, InvalidInputError, OutputTypeError, TurnFailedError
 from .generated.options import OPTION_NAMES
 from .generated.routing import METHODS, REQUESTS
-from .inputs import Input, to_wire_input
+from .inputs import ExternalMessage, RunInput, to_wire_input, to_wire_turn
 from .notifications import Notification
+from .presets import PRESETS, expand
 from .transport import Interest
 
 if TYPE_CHECKING:
@@ -148,14 +149,18 @@ def load_types() -> None:
         getattr(models, name).model_rebuild()
 
 
-def check_options(type_name: str, options: Mapping[str, Any]) -> None:
-    """Raises TypeError for a keyword that the method does not take, naming the nearest one it does."""
-    known = OPTION_NAMES[type_name]
+def check_options(type_name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options with presets expanded.
+
+    Raises TypeError for a keyword that the method does not take, naming the nearest one it does.
+    """
+    known = OPTION_NAMES[type_name] | PRESETS.get(type_name, frozenset())
     for name in options:
         if name not in known:
             near = difflib.get_close_matches(name, known, 1)
             hint = f"; did you mean {near[0]!r}?" if near else f"; it takes {', '.join(sorted(known))}"
             raise TypeError(f"unknown option {name!r}{hint}")
+    return expand(options, of_turn=type_name == "TurnStartOptions")
 
 
 def initialize(config: AppServerConfig) -> Operation[models.InitializeResponse]:
@@ -165,23 +170,19 @@ def initialize(config: AppServerConfig) -> Operation[models.InitializeResponse]:
 
 
 def thread_start(options: Mapping[str, Any]) -> Operation[models.ThreadStartResponse]:
-    check_options("ThreadStartOptions", options)
-    return request("thread/start", options)
+    return request("thread/start", check_options("ThreadStartOptions", options))
 
 
 def thread_resume(thread_id: str, options: Mapping[str, Any]) -> Operation[models.ThreadResumeResponse]:
-    check_options("ThreadResumeOptions", options)
-    return request("thread/resume", {"thread_id": thread_id, **options})
+    return request("thread/resume", {"thread_id": thread_id, **check_options("ThreadResumeOptions", options)})
 
 
 def thread_fork(thread_id: str, options: Mapping[str, Any]) -> Operation[models.ThreadForkResponse]:
-    check_options("ThreadForkOptions", options)
-    return request("thread/fork", {"thread_id": thread_id, **options})
+    return request("thread/fork", {"thread_id": thread_id, **check_options("ThreadForkOptions", options)})
 
 
 def thread_list(options: Mapping[str, Any]) -> Operation[models.ThreadListResponse]:
-    check_options("ThreadListOptions", options)
-    return request("thread/list", options)
+    return request("thread/list", check_options("ThreadListOptions", options))
 
 
 def thread_read(thread_id: str, include_turns: bool) -> Operation[models.ThreadReadResponse]:
@@ -189,20 +190,85 @@ def thread_read(thread_id: str, include_turns: bool) -> Operation[models.ThreadR
 
 
 def turn_start(
-    thread_id: str, input: Input, options: Mapping[str, Any], interest: Interest
+    thread_id: str, input: RunInput, options: Mapping[str, Any], interest: Interest, output_type: Any = None
 ) -> Operation[models.TurnStartResponse]:
-    check_options("TurnStartOptions", options)
-    fields = {"thread_id": thread_id, "input": to_wire_input(input), **options}
+    fields = {"thread_id": thread_id, **to_wire_turn(input), **check_options("TurnStartOptions", options)}
+    if output_type is not None:
+        if fields.get("output_schema") is not None:
+            raise InvalidInputError("output_type says what output_schema says too; give one of them")
+        fields["output_schema"] = schema_of(output_type)
     params = encode_params("TurnStartParams", fields)
     return Operation("turn/start", params, _finish_with("turn/start", "TurnStartResponse"), thread_id, interest)
 
 
-def turn_steer(thread_id: str, turn_id: str, input: Input) -> Operation[models.TurnSteerResponse]:
+def schema_of(output_type: Any) -> dict[str, Any]:
+    """The JSON schema of a pydantic model, dataclass or other type, as strict as structured output wants it.
+
+    Raises InvalidInputError for what has no schema.
+    """
+    from pydantic import PydanticUserError, TypeAdapter
+
+    try:
+        schema: dict[str, Any] = _closed(TypeAdapter(output_type).json_schema())
+        return schema
+    except (PydanticUserError, TypeError) as error:
+        raise InvalidInputError(f"output_type {output_type!r} has no JSON schema: {error}") from None
+
+
+def _closed(schema: Any) -> Any:
+    """Objects take no other properties than the named ones, and all of those: strict mode accepts nothing else."""
+    if isinstance(schema, list):
+        return [_closed(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    closed = {key: _closed(value) for key, value in schema.items() if key != "default"}
+    if isinstance(closed.get("properties"), dict) and schema.get("type") == "object":
+        closed["additionalProperties"] = False
+        closed["required"] = list(closed["properties"])
+    return closed
+
+
+def parse_output(output_type: Any, result: TurnResult) -> Any:
+    """The final response as `output_type`. Raises OutputTypeError."""
+    from pydantic import TypeAdapter, ValidationError
+
+    if result.final_response is None:
+        raise OutputTypeError(f"turn {result.id} ended without a final response; expected {output_type!r}", result)
+    try:
+        return TypeAdapter(output_type).validate_json(result.final_response)
+    except ValidationError as error:
+        raise OutputTypeError(f"the final response of turn {result.id} does not fit: {error}", result) from None
+
+
+def turn_steer(thread_id: str, turn_id: str, input: RunInput) -> Operation[models.TurnSteerResponse]:
+    if isinstance(input, ExternalMessage):
+        raise InvalidInputError("an ExternalMessage cannot steer a turn; give it as the input of a turn of its own")
     return request("turn/steer", {"thread_id": thread_id, "expected_turn_id": turn_id, "input": to_wire_input(input)})
 
 
 def turn_interrupt(thread_id: str, turn_id: str) -> Operation[models.TurnInterruptResponse]:
     return request("turn/interrupt", {"thread_id": thread_id, "turn_id": turn_id})
+
+
+def review_start(thread_id: str, target: Any, detached: bool) -> Operation[models.ReviewStartResponse]:
+    delivery = "detached" if detached else "inline"
+    return request("review/start", {"thread_id": thread_id, "target": target, "delivery": delivery})
+
+
+def goal_set(thread_id: str, fields: Mapping[str, Any]) -> Operation[models.ThreadGoalSetResponse]:
+    return request("thread/goal/set", {"thread_id": thread_id, **fields})
+
+
+def account(refresh_token: bool) -> Operation[models.GetAccountResponse]:
+    return request("account/read", {"refresh_token": refresh_token})
+
+
+def login(kind: str, **fields: Any) -> Operation[Any]:
+    return request("account/login/start", {"type": kind, **fields})
+
+
+def login_cancel(login_id: str) -> Operation[models.CancelLoginAccountResponse]:
+    return request("account/login/cancel", {"login_id": login_id})
 
 
 @dataclass(frozen=True, slots=True)

@@ -214,7 +214,7 @@ def connect(endpoint: str | None = None, *, name: str = "") -> Codex:
 async def aconnect(endpoint: str | None = None, *, name: str = "") -> AsyncCodex:
     """An asyncio client of the pool at `endpoint`, connected. Raises as `connect`."""
     codex = AsyncCodex(transport=PoolTransport(endpoint or endpoints.default_endpoint(), client=name))
-    await codex.metadata()
+    await codex.start()
     return codex
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypedDict
 if TYPE_CHECKING:
     from typing import Any, Literal
 
+    from ..presets import Sandbox
     from .models import (
         AdditionalContextEntry,
         ApprovalsReviewer,
@@ -57,7 +58,7 @@ class ThreadForkOptions(TypedDict, total=False):
     path: str | None
     permissions: str | None
     runtime_workspace_roots: list[str] | None
-    sandbox: SandboxMode | Literal["read-only", "workspace-write", "danger-full-access"] | None
+    sandbox: Sandbox | SandboxMode | Literal["read-only", "workspace-write", "danger-full-access"] | None
     service_tier: str | None
     thread_source: str | None
 
@@ -118,7 +119,7 @@ class ThreadResumeOptions(TypedDict, total=False):
     permissions: str | None
     personality: Personality | Literal["none", "friendly", "pragmatic"] | None
     runtime_workspace_roots: list[str] | None
-    sandbox: SandboxMode | Literal["read-only", "workspace-write", "danger-full-access"] | None
+    sandbox: Sandbox | SandboxMode | Literal["read-only", "workspace-write", "danger-full-access"] | None
     service_tier: str | None
 
 
@@ -146,7 +147,7 @@ class ThreadStartOptions(TypedDict, total=False):
     personality: Personality | Literal["none", "friendly", "pragmatic"] | None
     project_id: str | None
     runtime_workspace_roots: list[str] | None
-    sandbox: SandboxMode | Literal["read-only", "workspace-write", "danger-full-access"] | None
+    sandbox: Sandbox | SandboxMode | Literal["read-only", "workspace-write", "danger-full-access"] | None
     selected_capability_roots: list[SelectedCapabilityRoot] | None
     service_name: str | None
     service_tier: str | None

@@ -168,7 +168,7 @@ class _Batch:
                 endpoint = pool.endpoint
             codex = await self._connect(endpoint)
             stack.push_async_callback(codex.close)
-            self._app_server = (await codex.metadata()).user_agent
+            self._app_server = codex.metadata.user_agent
             workers = settings.workers
             if pool is None:
                 status = await codex.client.request("pool/status")

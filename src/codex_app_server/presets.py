@@ -1,0 +1,108 @@
+"""Presets for what most threads and turns want, besides the wire types: sandboxes and approval modes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+from .errors import InvalidInputError
+from .generated.options import (
+    ThreadForkOptions,
+    ThreadResumeOptions,
+    ThreadStartOptions,
+    TurnStartOptions,
+)
+
+if TYPE_CHECKING:
+    from typing import Literal
+
+
+class Sandbox(str, Enum):
+    """What commands may do: read only, write below the working directory, or anything."""
+
+    read_only = "read-only"
+    workspace_write = "workspace-write"
+    full_access = "danger-full-access"
+
+
+class ApprovalMode(str, Enum):
+    """Who decides on what the sandbox does not allow: nobody, so it is denied; a reviewing model; or the handler."""
+
+    deny_all = "deny_all"
+    auto_review = "auto_review"
+    ask = "ask"
+
+
+_POLICY_TYPES = {
+    Sandbox.read_only: "readOnly",
+    Sandbox.workspace_write: "workspaceWrite",
+    Sandbox.full_access: "dangerFullAccess",
+}
+_APPROVALS = {
+    ApprovalMode.deny_all: {"approval_policy": "never"},
+    ApprovalMode.auto_review: {"approval_policy": "on-request", "approvals_reviewer": "auto_review"},
+    ApprovalMode.ask: {"approval_policy": "on-request", "approvals_reviewer": "user"},
+}
+
+
+class ThreadStartKeywords(ThreadStartOptions, total=False):
+    """Keywords of `thread_start`."""
+
+    approval_mode: ApprovalMode | Literal["deny_all", "auto_review", "ask"] | None
+
+
+class ThreadResumeKeywords(ThreadResumeOptions, total=False):
+    """Keywords of `thread_resume`."""
+
+    approval_mode: ApprovalMode | Literal["deny_all", "auto_review", "ask"] | None
+
+
+class ThreadForkKeywords(ThreadForkOptions, total=False):
+    """Keywords of `thread_fork`."""
+
+    approval_mode: ApprovalMode | Literal["deny_all", "auto_review", "ask"] | None
+
+
+class TurnKeywords(TurnStartOptions, total=False):
+    """Keywords of `run` and `turn`."""
+
+    approval_mode: ApprovalMode | Literal["deny_all", "auto_review", "ask"] | None
+    sandbox: Sandbox | Literal["read-only", "workspace-write", "danger-full-access"] | None
+
+
+# Keywords that stand beside the generated ones.
+PRESETS = {
+    "ThreadStartOptions": frozenset({"approval_mode"}),
+    "ThreadResumeOptions": frozenset({"approval_mode"}),
+    "ThreadForkOptions": frozenset({"approval_mode"}),
+    "TurnStartOptions": frozenset({"approval_mode", "sandbox"}),
+}
+
+
+def expand(options: Mapping[str, Any], *, of_turn: bool = False) -> dict[str, Any]:
+    """Options with presets replaced by the protocol's own fields. Raises InvalidInputError.
+
+    `approval_mode` becomes approval_policy and approvals_reviewer; a turn's `sandbox` becomes sandbox_policy.
+    """
+    expanded = dict(options)
+    mode = expanded.pop("approval_mode", None)
+    if mode is not None:
+        fields = _APPROVALS[_member(ApprovalMode, "approval_mode", mode)]
+        given = sorted(name for name in fields if expanded.get(name) is not None)
+        if given:
+            raise InvalidInputError(f"approval_mode says what {', '.join(given)} says too; give one of them")
+        expanded.update(fields)
+    if of_turn and (sandbox := expanded.pop("sandbox", None)) is not None:
+        if expanded.get("sandbox_policy") is not None:
+            raise InvalidInputError("sandbox says what sandbox_policy says too; give one of them")
+        expanded["sandbox_policy"] = {"type": _POLICY_TYPES[_member(Sandbox, "sandbox", sandbox)]}
+    return expanded
+
+
+def _member(kind: Any, name: str, value: Any) -> Any:
+    try:
+        return kind(value)
+    except ValueError:
+        expected = ", ".join(repr(member.value) for member in kind)
+        raise InvalidInputError(f"{name} is {value!r}; expected one of {expected}") from None
