@@ -261,11 +261,14 @@ def test_64_turns_at_once_are_spread_and_threads_stay_where_they_are(shared: Sha
 
 
 def test_turns_beyond_the_places_wait_and_turns_of_a_thread_follow_each_other(shared: Shared, codex: Codex) -> None:
+    """Whoever starts them: two starts at once would be one turn to the app-server."""
     thread = codex.thread_start()
-    hanging = thread.turn(f"{token()} [[hang]]")
+    thread.run("first")
     text = token()
-    with ThreadPoolExecutor(1) as executor:
-        second = executor.submit(thread.run, f'[[text "{text}"]]')
+    with shared.pool.connect() as other, ThreadPoolExecutor(1) as executor:
+        same = other.thread_resume(thread.id)
+        hanging = thread.turn(f"{token()} [[hang]]")
+        second = executor.submit(same.run, f'[[text "{text}"]]')
         wait_until(lambda: status(codex)["turns"]["queued"] == 1 or second.done(), "the second waits")
         assert not second.done()
         assert not any(text in record.prompt for record in shared.model.requests)
