@@ -15,8 +15,6 @@ import pytest
 from codex_pool import processes
 from codex_pool.processes import ProcessId
 
-pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-
 SLEEP = [sys.executable, "-c", "import time; time.sleep(1000)"]
 
 
@@ -164,3 +162,25 @@ def test_orphans_that_have_ended_are_reaped_and_own_children_are_not(tmp_path: P
     processes.reap_orphans(frozenset({own.pid}))
     assert not exists(orphan) and exists(own.pid)
     assert own.wait() == 0
+
+
+def test_a_process_whose_first_thread_has_ended_is_swept_whole() -> None:
+    """Its leader is a zombie already, while another thread holds its files and their locks."""
+    code = (
+        "import ctypes, platform, threading, time\n"
+        "threading.Thread(target=time.sleep, args=(60,)).start()\n"
+        "print('up', flush=True)\n"
+        "ctypes.CDLL(None).syscall({'x86_64': 60, 'aarch64': 93}[platform.machine()], 0)\n"
+    )
+    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    assert child.stdout is not None
+    with child.stdout:
+        assert child.stdout.readline() == b"up\n"
+        stat = Path(f"/proc/{child.pid}/stat")
+        deadline = time.monotonic() + 10
+        while b") Z" not in stat.read_bytes():
+            assert time.monotonic() < deadline
+        swept = processes.sweep(os.getpid())
+    assert child.pid in [process.pid for process in swept]
+    assert not stat.exists()
+    child.wait()

@@ -34,13 +34,14 @@ def become_subreaper() -> bool:
 
 
 def _read_stat(pid: int) -> tuple[bytes, int, int] | None:
-    """(state, parent pid, start ticks)."""
+    """(state, parent pid, start ticks) of a process; a zombie whose other threads still live is none yet."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             fields = file.read().rpartition(b") ")[2].split()
     except OSError:
         return None
-    return fields[0], int(fields[1]), int(fields[19])
+    state = b"S" if fields[0] == b"Z" and int(fields[17]) > 1 else fields[0]
+    return state, int(fields[1]), int(fields[19])
 
 
 def _stat(pid: int) -> tuple[int, int] | None:
@@ -89,9 +90,10 @@ def sweep(root: int, *, spare: frozenset[int] = frozenset(), timeout_s: float = 
     while time.monotonic() < deadline:
         # One look tells both what is to go and what is spared: of two, the later would find more below the spared.
         left = descendants(root, spare=spare)
-        # Who was killed in the round before has become a zombie since, and a child of this process.
+        # Who was killed in the round before has become a zombie since, and a child of this process. It is not gone before
+        # it can be reaped: until then its other threads may still be exiting, and hold its files and their locks.
         _reap(process.pid for process in swept)
-        if not left:
+        if not left and not any(_lingers(process) for process in swept):
             break
         for process in left:
             if process not in swept:
@@ -99,6 +101,12 @@ def sweep(root: int, *, spare: frozenset[int] = frozenset(), timeout_s: float = 
             kill(process)
         time.sleep(0.01)
     return swept
+
+
+def _lingers(process: ProcessId) -> bool:
+    """Whether anything is left of a process, be it a zombie."""
+    stat = _read_stat(process.pid)
+    return stat is not None and stat[2] == process.start_ticks
 
 
 def reap_orphans(known: frozenset[int]) -> None:
