@@ -6,6 +6,7 @@ the message that it needs; what came meanwhile is kept. After the last step it r
     ["answer", METHOD, RESULT]   answer the oldest open request of METHOD; a string "$1" in RESULT is its id
     ["error", METHOD, ERROR]     the same with an error object
     ["take", METHOD]             wait for a message of METHOD and leave it unanswered
+    ["seen", METHOD]             wait for a message of METHOD and keep it for a later step
     ["told", ID]                 wait for the answer to our own request ID, and send it on as notification fake/told
     ["send", MESSAGE]            write a message
     ["raw", TEXT]                write a line as it is (latin-1)
@@ -114,6 +115,9 @@ class Server:
 
     def do_take(self, method: str) -> None:
         self.wait("method", method)
+
+    def do_seen(self, method: str) -> None:
+        self.kept.insert(0, self.wait("method", method))
 
     def do_told(self, id: Any) -> None:
         answer = self.wait("id", id)

@@ -347,8 +347,7 @@ def test_early_lines_in_reads_of_their_own(pump: str) -> None:
         delta("th", "tu", "c"),
         completed("th", "tu"),
     ]
-    with connected(["take", "turn/steer"], *steps) as client:
-        client.notify("turn/steer")
+    with connected(["seen", "turn/start"], *steps) as client:
         assert start_turn(client) == "tu"
         assert texts(client.turn_notifications("tu")) == "abc"
 
