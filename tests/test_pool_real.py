@@ -40,7 +40,7 @@ from codex_app_server.operations import TurnCollector
 from codex_pool import Pool, PoolStartError, aconnect, connect, processes, wire
 from codex_pool.loopback import LoopbackModel, write_loopback_home
 
-pytestmark = [pytest.mark.real, pytest.mark.skipif(sys.platform == "win32", reason="the pool needs POSIX")]
+pytestmark = pytest.mark.real
 
 LIMIT_S = 20.0
 GONE_LIMIT_S = 10.0
