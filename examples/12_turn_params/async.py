@@ -1,0 +1,37 @@
+"""The parameters of a turn, for asyncio. Each keyword is a field of the protocol in snake_case; none is required."""
+
+import asyncio
+import tempfile
+
+from codex_app_server import AsyncCodex, Sandbox
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"title": {"type": "string"}, "steps": {"type": "array", "items": {"type": "string"}}},
+    "required": ["title", "steps"],
+    "additionalProperties": False,
+}
+
+
+async def main() -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        async with AsyncCodex() as codex:
+            thread = await codex.thread_start(
+                ephemeral=True,  # never stored
+                developer_instructions="Answer briefly.",  # beside the model's own instructions
+            )
+            result = await thread.run(
+                "Plan a walk of one hour.",
+                cwd=directory,  # where its commands run, from this turn on; on the app-server's machine
+                sandbox=Sandbox.read_only,  # what its commands may do
+                approval_mode="deny_all",  # what the sandbox does not allow is not asked for
+                effort="low",  # of the model's reasoning
+                summary="concise",  # of that reasoning, as reasoning items
+                personality="pragmatic",
+                output_schema=SCHEMA,  # the answer is JSON; 17_structured_output makes a type of it
+                timeout=120,  # of the SDK: seconds, then the turn is interrupted
+            )
+            print(result.final_response)
+
+
+asyncio.run(main())

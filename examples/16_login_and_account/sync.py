@@ -1,0 +1,25 @@
+"""Who is logged in; and a log-in by a code, if nobody is and the model provider wants somebody."""
+
+from codex_app_server import Codex
+
+LIMIT_S = 300
+
+with Codex() as codex:
+    response = codex.account()
+    if response.account is not None:
+        print("logged in:", response.account.type)
+    elif not response.requires_openai_auth:
+        print("nobody is logged in, and the model provider does not ask for it")
+    else:
+        # `login_chatgpt` is the same by browser, `login_api_key` needs no user.
+        login = codex.login_chatgpt_device_code()
+        print(f"open {login.verification_url} and enter {login.user_code}")
+        try:
+            ended = login.wait(timeout_s=LIMIT_S)
+        except TimeoutError:
+            login.cancel()
+            raise SystemExit(f"nobody entered the code within {LIMIT_S} s") from None
+        if not ended.success:
+            raise SystemExit(f"the log-in failed: {ended.error}")
+
+    print(codex.thread_start(ephemeral=True).run("Say hello in one sentence.").final_response)
