@@ -17,7 +17,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from codex_app_server.generated.routing import REQUESTS
 from codex_pool import wire
 from codex_pool.broker import core as broker
-from codex_pool.broker.core import BrokerCore, Effect, Note, Registered, Suspect, ToClient, ToWorker
+from codex_pool.broker import records
+from codex_pool.broker.core import BrokerCore
+from codex_pool.broker.records import Effect, Note, Registered, Suspect, ToClient, ToWorker
 
 THREAD_LOST, TURN_LOST = -32010, -32011
 
@@ -433,7 +435,7 @@ def test_turns_of_one_thread_do_not_overlap_and_let_others_pass(bench: Bench) ->
     assert worker.load == 1, "a start under way counts"
     turn_id = bench.answer(worker, next(iter(worker.open)))
     assert turn_id is not None and worker.load == 1 and len(bench.answers[first]) == 1
-    bench.core._threads["t2"] = broker._Thread(wire.ThreadRecord("t2", False, turns=1), worker.name)
+    bench.core._threads["t2"] = records.Thread(wire.ThreadRecord("t2", False, turns=1), worker.name)
     bench.call("turn/start", {"threadId": "t2"})
     assert worker.load == 2
     bench.end(worker, turn_id)

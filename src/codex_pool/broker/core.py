@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -28,6 +28,21 @@ import msgspec
 from codex_app_server import envelope, errors
 from codex_app_server.generated.routing import REQUESTS
 from codex_pool import rpc, wire
+from codex_pool.broker.records import (
+    Call,
+    Effect,
+    Gather,
+    Note,
+    Registered,
+    Session,
+    Suspect,
+    Thread,
+    ToClient,
+    ToWorker,
+    Turn,
+    Worker,
+)
+from codex_pool.broker.status import slot_rows
 
 SESSION_GRACE_S = 30.0
 WORKER_SILENT_S = 10.0
@@ -42,119 +57,6 @@ INVALID_REQUEST = -32600
 METHOD_NOT_FOUND = -32601
 
 
-@dataclass(frozen=True, slots=True)
-class ToPeer:
-    """Send to a client (by the identity of its connection) or to a worker (by name)."""
-
-    peer: bytes
-    frames: list[bytes]
-
-
-@dataclass(frozen=True, slots=True)
-class ToClient(ToPeer):
-    pass
-
-
-@dataclass(frozen=True, slots=True)
-class ToWorker(ToPeer):
-    pass
-
-
-@dataclass(frozen=True, slots=True)
-class Registered:
-    """Tell the supervisor that this worker gets requests from now on."""
-
-    worker: str
-
-
-@dataclass(frozen=True, slots=True)
-class Suspect:
-    """Tell the supervisor that this worker does not answer."""
-
-    worker: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Note:
-    """Something for the log."""
-
-    message: str
-
-
-Effect = ToClient | ToWorker | Registered | Suspect | Note
-
-
-@dataclass(slots=True)
-class _Session:
-    id: str
-    client: str
-    identity: bytes
-    seen_at: float
-
-
-@dataclass(slots=True)
-class _Worker:
-    name: str
-    slot: int
-    pid: int
-    app_server_pid: int
-    identity: bytes
-    seen_at: float
-    turns: set[str] = field(default_factory=set)
-    calls: set[int] = field(default_factory=set)
-    # Those of the calls that start a turn.
-    starting: set[int] = field(default_factory=set)
-    waiting: deque[_Call] = field(default_factory=deque)
-    threads: set[str] = field(default_factory=set)
-    progress: wire.Progress | None = None
-    suspected: bool = False
-
-    @property
-    def load(self) -> int:
-        return len(self.turns) + len(self.starting)
-
-
-@dataclass(slots=True)
-class _Thread:
-    record: wire.ThreadRecord
-    worker: str | None
-    followers: dict[str, None] = field(default_factory=dict)
-    starting: set[int] = field(default_factory=set)
-    turns: set[str] = field(default_factory=set)
-
-
-@dataclass(slots=True)
-class _Turn:
-    thread_id: str
-    worker: str
-    sessions: list[str]
-
-
-@dataclass(slots=True, eq=False)
-class _Call:
-    """A request of a session: waiting with a worker, or under way there."""
-
-    session: str
-    request_id: envelope.RequestId
-    method: str
-    thread_id: str | None
-    line: bytes
-    interest: wire.Interest
-    came_at: float
-    worker: str = ""
-    gather: _Gather | None = None
-    told: bool = False
-
-
-@dataclass(slots=True)
-class _Gather:
-    """A request that every worker answers: one answer goes back, an error if there was any."""
-
-    left: int
-    failed: bool = False
-
-
 class BrokerCore:
     """See the module's docstring. `slots` is how many workers there are to be."""
 
@@ -165,17 +67,17 @@ class BrokerCore:
         self._started_at = now
         self._next_beat = now + wire.BEAT_S
         self._initialize: bytes | None = None
-        self._sessions: dict[str, _Session] = {}
+        self._sessions: dict[str, Session] = {}
         self._session_of: dict[bytes, str] = {}
-        self._workers: dict[str, _Worker] = {}
+        self._workers: dict[str, Worker] = {}
         # Names of workers that are dead: what they sent last may come after the news of it.
         self._lost: dict[str, None] = {}
-        self._threads: dict[str, _Thread] = {}
-        self._turns: dict[str, _Turn] = {}
-        self._calls: dict[int, _Call] = {}
+        self._threads: dict[str, Thread] = {}
+        self._turns: dict[str, Turn] = {}
+        self._calls: dict[int, Call] = {}
         self._next_call = 0
         # Requests that came while no worker was ready.
-        self._homeless: deque[_Call] = deque()
+        self._homeless: deque[Call] = deque()
         self._slot_states: list[dict[str, Any]] = []
         self._ended = {"completed": 0, "failed": 0, "interrupted": 0, "lost": 0}
 
@@ -244,14 +146,14 @@ class BrokerCore:
         elif self._initialize is None:
             refusal = "no worker is ready yet; try again in a moment"
         else:
-            self._sessions[hello.session] = _Session(hello.session, hello.client, identity, now)
+            self._sessions[hello.session] = Session(hello.session, hello.client, identity, now)
             self._session_of[identity] = hello.session
             welcome = wire.encode(wire.Welcome(len(self._workers)))
             out.append(ToClient(identity, [welcome, self._initialize]))
             return
         out.append(ToClient(identity, [wire.encode(wire.Refused(refusal))]))
 
-    def _end_session(self, session: _Session, out: list[Effect]) -> None:
+    def _end_session(self, session: Session, out: list[Effect]) -> None:
         del self._sessions[session.id]
         self._session_of.pop(session.identity, None)
         for thread in self._threads.values():
@@ -263,7 +165,7 @@ class BrokerCore:
 
     # Requests.
 
-    def _on_call(self, session: _Session, head: wire.Call, line: bytes, now: float, out: list[Effect]) -> None:
+    def _on_call(self, session: Session, head: wire.Call, line: bytes, now: float, out: list[Effect]) -> None:
         try:
             header = envelope.scan(line)
         except ValueError as error:
@@ -284,7 +186,7 @@ class BrokerCore:
         if header.id is None:
             return  # The only notification that clients send is `initialized`, which the pool has sent already.
         entry = REQUESTS.get(header.method)
-        call = _Call(session.id, header.id, header.method, header.thread_id, line, head.interest, now)
+        call = Call(session.id, header.id, header.method, header.thread_id, line, head.interest, now)
         if header.method == "initialize":
             assert self._initialize is not None
             self._say(session.id, b'{"id":%s,"result":%s}' % (rpc.encode(header.id), self._initialize), out)
@@ -299,13 +201,13 @@ class BrokerCore:
             self._route(call, entry.scope, out, now)
 
     def _on_client_answer(
-        self, session: _Session, request_id: envelope.RequestId | None, line: bytes, out: list[Effect]
+        self, session: Session, request_id: envelope.RequestId | None, line: bytes, out: list[Effect]
     ) -> None:
         worker = self._workers.get(str(request_id).rpartition("/")[0])
         if worker is not None:
             out.append(ToWorker(worker.identity, [wire.encode(wire.Tell(session.id)), line]))
 
-    def _route(self, call: _Call, scope: str, out: list[Effect], now: float) -> None:
+    def _route(self, call: Call, scope: str, out: list[Effect], now: float) -> None:
         if not self._workers:
             if len(self._homeless) >= MAX_HOMELESS:
                 self._fail(call, errors.SERVER_OVERLOADED, "no worker is ready; retry later", None, out)
@@ -313,7 +215,7 @@ class BrokerCore:
                 self._homeless.append(call)
             return
         if scope == "all":
-            call.gather = _Gather(len(self._workers))
+            call.gather = Gather(len(self._workers))
             for worker in list(self._workers.values()):
                 self._dispatch(call, worker, None, now, out)
             return
@@ -333,14 +235,14 @@ class BrokerCore:
         else:
             self._send_to_owner(call, worker, now, out)
 
-    def _least_busy(self) -> _Worker:
+    def _least_busy(self) -> Worker:
         # Calls count beside threads, so that new threads are spread before any of them is answered.
         workers = self._workers.values()
         return min(workers, key=lambda w: (w.load + len(w.waiting), len(w.threads) + len(w.calls), w.slot))
 
-    def _start_waiting(self, worker: _Worker, now: float, out: list[Effect]) -> None:
+    def _start_waiting(self, worker: Worker, now: float, out: list[Effect]) -> None:
         """Start what waits with this worker, as far as there is room; a busy thread lets others pass."""
-        kept: deque[_Call] = deque()
+        kept: deque[Call] = deque()
         while worker.waiting and worker.load < self._turns_per_worker:
             call = worker.waiting.popleft()
             thread = self._threads.get(call.thread_id or "")
@@ -356,7 +258,7 @@ class BrokerCore:
             self._send_to_owner(call, worker, now, out)
         worker.waiting.extendleft(reversed(kept))
 
-    def _send_to_owner(self, call: _Call, worker: _Worker, now: float, out: list[Effect]) -> None:
+    def _send_to_owner(self, call: Call, worker: Worker, now: float, out: list[Effect]) -> None:
         """Dispatch; a thread that lost its worker is adopted by this one first."""
         thread = self._threads.get(call.thread_id) if call.thread_id is not None else None
         adopt = None
@@ -379,7 +281,7 @@ class BrokerCore:
                 out.append(ToWorker(worker.identity, [wire.encode(follow)]))
 
     def _dispatch(
-        self, call: _Call, worker: _Worker, adopt: wire.ThreadRecord | None, now: float, out: list[Effect]
+        self, call: Call, worker: Worker, adopt: wire.ThreadRecord | None, now: float, out: list[Effect]
     ) -> None:
         self._next_call += 1
         # Each worker of a gathered request has a call of its own.
@@ -394,7 +296,7 @@ class BrokerCore:
         head = wire.Dispatch(self._next_call, call.session, call.interest, adopt, queued_ms)
         out.append(ToWorker(worker.identity, [wire.encode(head), call.line]))
 
-    def _unsubscribe(self, call: _Call, out: list[Effect]) -> None:
+    def _unsubscribe(self, call: Call, out: list[Effect]) -> None:
         """Kept per session here: passed down, it would silence the thread for everybody on its app-server."""
         thread = self._threads.get(call.thread_id or "")
         status = "notLoaded" if thread is None else "notSubscribed"
@@ -465,19 +367,19 @@ class BrokerCore:
         if identity != name.encode() or name in self._workers or name in self._lost:
             out.append(Note(f"worker {name} was not registered: it is known, or dead, or not the one who says so"))
             return
-        worker = _Worker(name, register.slot, register.pid, register.app_server_pid, identity, seen_at=now)
+        worker = Worker(name, register.slot, register.pid, register.app_server_pid, identity, seen_at=now)
         self._workers[name] = worker
         self._initialize = initialize
         out.append(Registered(name))
         for record in records:
-            self._threads[record.thread_id] = _Thread(record, name)
+            self._threads[record.thread_id] = Thread(record, name)
             worker.threads.add(record.thread_id)
         homeless, self._homeless = self._homeless, deque()
         for call in homeless:
             self._route(call, REQUESTS[call.method].scope, out, now)
 
     def _on_answered(
-        self, answered: wire.Answered, worker: _Worker, frames: list[bytes], now: float, out: list[Effect]
+        self, answered: wire.Answered, worker: Worker, frames: list[bytes], now: float, out: list[Effect]
     ) -> None:
         call = self._calls.get(answered.call)
         if call is None or call.worker != worker.name:
@@ -495,7 +397,7 @@ class BrokerCore:
                 self._pass_on([call.session], frames, out)
         self._start_waiting(worker, now, out)
 
-    def _close_call(self, number: int, call: _Call, worker: _Worker) -> None:
+    def _close_call(self, number: int, call: Call, worker: Worker) -> None:
         del self._calls[number]
         worker.calls.discard(number)
         worker.starting.discard(number)
@@ -503,10 +405,10 @@ class BrokerCore:
         if thread is not None:
             thread.starting.discard(number)
 
-    def _hold_thread(self, record: wire.ThreadRecord, worker: _Worker, session: str) -> None:
+    def _hold_thread(self, record: wire.ThreadRecord, worker: Worker, session: str) -> None:
         thread = self._threads.get(record.thread_id)
         if thread is None:
-            thread = self._threads[record.thread_id] = _Thread(record, worker.name)
+            thread = self._threads[record.thread_id] = Thread(record, worker.name)
             if len(self._threads) > MAX_THREADS:
                 self._forget_oldest_idle_thread()
         thread.record, thread.worker = record, worker.name
@@ -525,7 +427,7 @@ class BrokerCore:
         if thread is not None and thread.worker in self._workers:
             self._workers[thread.worker].threads.discard(thread_id)
 
-    def _on_thread_gone(self, gone: wire.ThreadGone, worker: _Worker) -> None:
+    def _on_thread_gone(self, gone: wire.ThreadGone, worker: Worker) -> None:
         worker.threads.discard(gone.thread_id)
         thread = self._threads.get(gone.thread_id)
         if thread is None or thread.worker not in (None, worker.name):
@@ -535,15 +437,15 @@ class BrokerCore:
         else:
             self._drop_thread(gone.thread_id)
 
-    def _on_turn_started(self, started: wire.TurnStarted, worker: _Worker) -> None:
+    def _on_turn_started(self, started: wire.TurnStarted, worker: Worker) -> None:
         worker.turns.add(started.turn_id)
-        self._turns[started.turn_id] = _Turn(started.thread_id, worker.name, list(started.sessions))
+        self._turns[started.turn_id] = Turn(started.thread_id, worker.name, list(started.sessions))
         thread = self._threads.get(started.thread_id)
         if thread is not None:
             thread.turns.add(started.turn_id)
             thread.record = msgspec.structs.replace(thread.record, turns=thread.record.turns + 1)
 
-    def _on_turn_ended(self, ended: wire.TurnEnded, worker: _Worker, now: float, out: list[Effect]) -> None:
+    def _on_turn_ended(self, ended: wire.TurnEnded, worker: Worker, now: float, out: list[Effect]) -> None:
         worker.turns.discard(ended.turn_id)
         if self._turns.pop(ended.turn_id, None) is None:
             return
@@ -585,7 +487,7 @@ class BrokerCore:
             self._route(call, REQUESTS[call.method].scope, out, now)
         return out
 
-    def _lose_call(self, call: _Call, reason: str, out: list[Effect]) -> None:
+    def _lose_call(self, call: Call, reason: str, out: list[Effect]) -> None:
         gather = call.gather
         if gather is not None:
             gather.left -= 1
@@ -594,7 +496,7 @@ class BrokerCore:
         message = f"worker {call.worker} died before it answered {call.method}: {reason}"
         self._fail(call, errors.TURN_LOST, message, {"kind": "lost", "safeToRetry": False}, out)
 
-    def _lose_turn(self, turn_id: str, turn: _Turn, message: str, out: list[Effect]) -> None:
+    def _lose_turn(self, turn_id: str, turn: Turn, message: str, out: list[Effect]) -> None:
         self._ended["lost"] += 1
         thread = self._threads.get(turn.thread_id)
         if thread is not None:
@@ -637,40 +539,19 @@ class BrokerCore:
     def _say(self, session_id: str, line: bytes, out: list[Effect]) -> None:
         self._pass_on([session_id], [_LINES, line], out)
 
-    def _fail(self, call: _Call, code: int, message: str, data: Any, out: list[Effect]) -> None:
+    def _fail(self, call: Call, code: int, message: str, data: Any, out: list[Effect]) -> None:
         self._say(call.session, rpc.error_line(rpc.encode(call.request_id), code, message, data), out)
 
-    def _tell_queue(self, call: _Call, method: str, out: list[Effect]) -> None:
+    def _tell_queue(self, call: Call, method: str, out: list[Effect]) -> None:
         params = {"requestId": call.request_id, "threadId": call.thread_id}
         self._say(call.session, rpc.encode({"method": method, "params": params}), out)
 
     def status(self, now: float) -> dict[str, Any]:
         """The result of pool/status: plain JSON values, times in milliseconds."""
-        by_slot = {worker.slot: worker for worker in self._workers.values()}
-        workers = []
-        for slot in range(self._slots):
-            known = next((state for state in self._slot_states if state["slot"] == slot), {})
-            row: dict[str, Any] = {"state": "starting", "restarts": 0, **known, "slot": slot}
-            worker = by_slot.get(slot)
-            if worker is not None:
-                progress = worker.progress
-                row |= {
-                    "state": "silent" if worker.suspected else "ready",
-                    "worker": worker.name,
-                    "pid": worker.pid,
-                    "appServerPid": worker.app_server_pid,
-                    "turns": len(worker.turns),
-                    "queued": len(worker.waiting),
-                    "threads": len(worker.threads),
-                    "inFlight": progress.in_flight if progress is not None else 0,
-                    "lines": progress.lines if progress is not None else 0,
-                    "beatAgeMs": round((now - worker.seen_at) * 1000),
-                }
-            workers.append(row)
         return {
             "uptimeMs": round((now - self._started_at) * 1000),
             "turnsPerWorker": self._turns_per_worker,
-            "workers": workers,
+            "workers": slot_rows(self._slots, self._slot_states, self._workers.values(), now),
             "clients": [session.client for session in self._sessions.values()],
             "threads": len(self._threads),
             "turns": {

@@ -23,7 +23,8 @@ import zmq
 from codex_app_server.lines import LineSplitter, LongLine
 from codex_pool import endpoints, sockets, start
 from codex_pool.broker.arguments import BrokerArguments
-from codex_pool.broker.core import BrokerCore, Effect, Note, Registered, Suspect, ToClient, ToWorker
+from codex_pool.broker.core import BrokerCore
+from codex_pool.broker.records import Effect, Note, Registered, Suspect, ToClient, ToWorker
 
 MESSAGES_PER_PHASE = 500
 MAX_OUTBOX_BYTES = 64 * 1024 * 1024
