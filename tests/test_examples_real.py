@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from programs import environment
@@ -18,8 +21,9 @@ from codex_pool.loopback import Attempts, Failed, Json, LoopbackModel, Rule, Scr
 ROOT = Path(__file__).parent.parent
 EXAMPLES = sorted(path.relative_to(ROOT) for path in ROOT.glob("examples/[0-9]*/*.py"))
 NOTEBOOK = Path("notebooks/sdk_walkthrough.ipynb")
+RUNNER = Path(__file__).with_name("run_examples.py")
 AT_ONCE = 3
-LIMIT_S = 100
+LIMIT_S = 150
 
 # What comes back, none of which stands in a prompt.
 SCRIPT = Script(
@@ -75,57 +79,49 @@ PRINTED: dict[str, tuple[str, ...]] = {
 }
 STDIN = "Hello there.\n\n/new\nAnd hello again.\n"
 
-# Runs the code cells of a notebook as Jupyter does: in one namespace, on one running event loop.
-CELLS = """
-import ast, asyncio, inspect, json, sys
 
-
-async def run(path):
-    names = {"__name__": "__main__"}
-    with open(path, encoding="utf-8") as file:
-        cells = json.load(file)["cells"]
-    for number, cell in enumerate(cells):
-        if cell["cell_type"] == "code":
-            source = "".join(cell["source"])
-            code = compile(source, f"<cell {number}>", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
-            result = eval(code, names)
-            if inspect.isawaitable(result):
-                await result
-
-
-asyncio.run(run(sys.argv[1]))
-"""
-
-
-def run(path: Path, work: Path) -> subprocess.CompletedProcess[str]:
-    """One program in a directory, with a home and a model of its own: attempts are counted by prompt."""
-    work.mkdir()
-    program = ["-c", CELLS, str(ROOT / path)] if path == NOTEBOOK else [str(ROOT / path)]
-    with LoopbackModel(SCRIPT) as model:
-        return subprocess.run(
-            [sys.executable, "-W", "error", *program],
-            env=environment(write_loopback_home(work / "home", model.base_url)),
-            cwd=work,
-            input=STDIN,
-            capture_output=True,
-            text=True,
-            timeout=LIMIT_S,
-        )
+class Outcome(NamedTuple):
+    code: str
+    stdout: str
+    stderr: str
 
 
 @pytest.fixture(scope="module")
-def outcomes(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> dict[Path, subprocess.CompletedProcess[str]]:
+def outcomes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[Path, Outcome]:
     """Every chosen program, run to its end, a few at a time: one by one they would take minutes."""
     module = request.node
     chosen = [item.callspec.params["path"] for item in request.session.items if _is_example(item, module)]
     directory = tmp_path_factory.mktemp("examples")
-    with ThreadPoolExecutor(AT_ONCE) as executor:
-        works = [directory / str(number) for number in range(len(chosen))]
-        done = dict(zip(chosen, executor.map(run, chosen, works), strict=True))
+    with ExitStack() as stack:
+        jobs = []
+        for number, path in enumerate(chosen):
+            work = directory / str(number)
+            work.mkdir()
+            (work / "stdin").write_text(STDIN)
+            # Each with a model of its own: attempts are counted by prompt.
+            model = stack.enter_context(LoopbackModel(SCRIPT))
+            environ = environment(write_loopback_home(work / "home", model.base_url))
+            jobs.append({"path": str(ROOT / path), "cwd": str(work), "environ": environ})
+        (directory / "jobs").write_text(json.dumps(jobs))
+        command = [sys.executable, "-W", "error", str(RUNNER), str(directory / "jobs"), str(AT_ONCE)]
+        _run(command)
+    done = {}
+    for path, job in zip(chosen, jobs, strict=True):
+        work = Path(str(job["cwd"]))
+        done[path] = Outcome(*((work / name).read_text() for name in ("code", "stdout", "stderr")))
     shutil.rmtree(directory)
     return done
+
+
+def _run(command: list[str]) -> None:
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
+    try:
+        assert process.wait(LIMIT_S) == 0
+    except BaseException:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        raise
 
 
 def _is_example(item: pytest.Item, module: pytest.Module) -> bool:
@@ -133,11 +129,11 @@ def _is_example(item: pytest.Item, module: pytest.Module) -> bool:
 
 
 @pytest.mark.real
-@pytest.mark.timeout(150)
+@pytest.mark.timeout(LIMIT_S + 30)
 @pytest.mark.parametrize("path", [*EXAMPLES, NOTEBOOK], ids=str)
-def test_it_runs(path: Path, outcomes: dict[Path, subprocess.CompletedProcess[str]]) -> None:
+def test_it_runs(path: Path, outcomes: dict[Path, Outcome]) -> None:
     done = outcomes[path]
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.code == "0", done.stdout + done.stderr
     # In this order.
     patterns = PRINTED.get(path.parent.name, (ANSWERED,))
     assert re.search(".*".join(patterns), done.stdout, re.DOTALL), done.stdout + done.stderr
@@ -145,7 +141,7 @@ def test_it_runs(path: Path, outcomes: dict[Path, subprocess.CompletedProcess[st
 
 
 @pytest.mark.generate
-@pytest.mark.timeout(150)
+@pytest.mark.timeout(LIMIT_S + 30)
 def test_they_are_typed(tmp_path: Path) -> None:
     # All are called sync.py and async.py, which mypy takes for one module each.
     for path in EXAMPLES:
