@@ -63,6 +63,12 @@ _THREAD_PATH = {name: entry.thread for name, entry in _INCOMING.items()}
 _TURN_PATH = {name: entry.turn for name, entry in _INCOMING.items()}
 _FAST_PATHS = {None, "threadId", "turnId", "thread.id", "turn.id"}
 _SLOW_METHODS = frozenset(name for name in _THREAD_PATH if not {_THREAD_PATH[name], _TURN_PATH[name]} <= _FAST_PATHS)
+# Most methods, and by assumption the unknown ones, carry both ids at the top of their params: they need no look-up.
+_ELSEWHERE = {
+    name: (_THREAD_PATH[name], _TURN_PATH[name])
+    for name in _THREAD_PATH
+    if (_THREAD_PATH[name], _TURN_PATH[name]) != ("threadId", "turnId")
+}
 
 
 def scan(line: bytes) -> Envelope:
@@ -78,13 +84,15 @@ def scan(line: bytes) -> Envelope:
         if header.id is None:
             raise ValueError("neither a method nor an id")
         return Envelope(header.id, None, None, None, bytes(header.error) != b"null")
-    if method in _SLOW_METHODS:
-        return _scan_loosely(line)
     params = header.params
     if params is None:
         return Envelope(header.id, method, None, None, False)
-    thread_path = _THREAD_PATH.get(method, "threadId")
-    turn_path = _TURN_PATH.get(method, "turnId")
+    paths = _ELSEWHERE.get(method)
+    if paths is None:
+        return Envelope(header.id, method, params.threadId, params.turnId, False)
+    if method in _SLOW_METHODS:
+        return _scan_loosely(line)
+    thread_path, turn_path = paths
     thread_id = turn_id = None
     if thread_path == "threadId":
         thread_id = params.threadId
