@@ -37,14 +37,13 @@ from codex_app_server._message_router import (
 from codex_app_server.generated.routing import NOTIFICATIONS, REQUESTS
 from codex_app_server.lines import LongLine
 from codex_pool import rpc, wire
+from codex_pool.worker.latest import Latest
+from codex_pool.worker.turns import Turn
 
 MAX_IN_FLIGHT = 64
 CONTROL_PLACES = 8
 CONTROL_METHODS = frozenset({"turn/interrupt", "turn/steer"})
-GLOBAL_INTERVAL_S = 1.0
 
-_DROPPABLE = frozenset(name for name, entry in NOTIFICATIONS.items() if entry.droppable)
-_FINAL = frozenset({"item/completed", "thread/tokenUsage/updated", "error", "turn/started", "turn/completed"})
 _RELEASES_THREAD = frozenset({"thread/archive", "thread/delete"})
 
 
@@ -105,25 +104,9 @@ class _Adoption:
 
 
 @dataclass(slots=True)
-class _Turn:
-    thread_id: str
-    last: int = 0
-    # The number up to which the subscribers of each interest are served.
-    served: dict[wire.Interest, int] = field(default_factory=dict)
-    interest: dict[str, wire.Interest] = field(default_factory=dict)
-
-
-@dataclass(slots=True)
 class _Thread:
     record: wire.ThreadRecord
     restore_sandbox: bool = False
-
-
-@dataclass(slots=True)
-class _Global:
-    line: bytes
-    sent_at: float
-    waiting: bytes | None = None
 
 
 class WorkerCore:
@@ -142,12 +125,12 @@ class WorkerCore:
         self._waiting_control: deque[_Request] = deque()
         self._sent: set[_Request] = set()
         self._adopting: dict[str, _Adoption] = {}
-        self._turns: dict[str, _Turn] = {}
+        self._turns: dict[str, Turn] = {}
         # Turns to interrupt that the app-server did not know yet.
         self._too_early: set[str] = set()
         self._threads: dict[str, _Thread] = {}
         self._asks: dict[str, tuple[str, Ask]] = {}
-        self._globals: dict[str, _Global] = {}
+        self._globals = Latest()
         self.lines_read = 0
 
     @property
@@ -241,15 +224,12 @@ class WorkerCore:
         too_early, self._too_early = self._too_early, set()
         for turn_id in too_early:
             self._interrupt(turn_id, self._turns[turn_id].thread_id, out)
-        for latest in self._globals.values():
-            if latest.waiting is not None and now - latest.sent_at >= GLOBAL_INTERVAL_S:
-                self._send_global(latest, latest.waiting, now, out)
-        return out
+        return out + [_to_everybody(line) for line in self._globals.due(now)]
 
     @property
     def wants_tick(self) -> bool:
         """Whether something waits for the time to pass."""
-        return bool(self._too_early) or any(latest.waiting is not None for latest in self._globals.values())
+        return bool(self._too_early) or self._globals.waits
 
     # Events from the app-server.
 
@@ -429,7 +409,7 @@ class WorkerCore:
         if thread is not None and request.method == "turn/start":
             thread.restore_sandbox = False
         if turn is None:
-            turn = self._turns[turn_id] = _Turn(thread_id)
+            turn = self._turns[turn_id] = Turn(thread_id)
             out.append(ToBroker([wire.encode(wire.TurnStarted(thread_id, turn_id, [request.session]))]))
             if thread is not None:
                 thread.record = msgspec.structs.replace(thread.record, turns=thread.record.turns + 1)
@@ -437,8 +417,7 @@ class WorkerCore:
             if not turn.interest:
                 self._interrupt(turn_id, thread_id, out)
             return
-        turn.interest.setdefault(request.session, request.interest)
-        turn.served.setdefault(request.interest, turn.last)
+        turn.join(request.session, request.interest)
 
     def _announce_turn(self, turn_id: str, request: _Request, out: list[Effect]) -> None:
         """The turn's first notification says who runs it."""
@@ -486,20 +465,7 @@ class WorkerCore:
     def _send_events(
         self, turn_id: str, lines: list[bytes], methods: list[str], *, ended: bool, out: list[Effect]
     ) -> None:
-        """Number a run of notifications and send it, once for each interest that anybody has in this turn."""
-        turn = self._turns[turn_id]
-        turn.last += len(lines)
-        wanted: dict[wire.Interest, list[str]] = {}
-        for session, interest in turn.interest.items():
-            wanted.setdefault(interest, []).append(session)
-        for interest, sessions in wanted.items():
-            runs, bodies = _split_runs(lines, methods, interest)
-            if not runs and not ended:
-                continue
-            after = turn.served.get(interest, 0)
-            turn.served[interest] = turn.last
-            head = wire.Events(turn.thread_id, turn_id, after, turn.last, runs, ended)
-            out.append(ToBroker([wire.encode(wire.ToSessions(sessions)), wire.encode(head), *bodies]))
+        out += [ToBroker(frames) for frames in self._turns[turn_id].events(turn_id, lines, methods, ended=ended)]
 
     # Everything else that the app-server says.
 
@@ -514,19 +480,9 @@ class WorkerCore:
             if entry is None or entry.thread is not None:
                 # Of a thread that no session follows: nobody to tell.
                 continue
-            latest = self._globals.get(method)
-            if latest is None:
-                latest = self._globals[method] = _Global(b"", now - GLOBAL_INTERVAL_S)
-            if line == latest.line:
-                latest.waiting = None
-            elif now - latest.sent_at >= GLOBAL_INTERVAL_S:
-                self._send_global(latest, line, now, out)
-            else:
-                latest.waiting = line
-
-    def _send_global(self, latest: _Global, line: bytes, now: float, out: list[Effect]) -> None:
-        latest.line, latest.sent_at, latest.waiting = line, now, None
-        out.append(ToBroker([wire.encode(wire.ToSessions([])), _LINES, line]))
+            ready = self._globals.offer(method, line, now)
+            if ready is not None:
+                out.append(_to_everybody(ready))
 
     def _heed(self, thread_id: str | None, lines: list[bytes], methods: list[str], out: list[Effect]) -> None:
         """What notifications say about the worker's own books: settings, names, threads that were unloaded."""
@@ -560,34 +516,8 @@ class WorkerCore:
 _LINES = wire.encode(wire.Lines())
 
 
-def _split_runs(lines: list[bytes], methods: list[str], interest: wire.Interest) -> tuple[list[wire.Run], list[bytes]]:
-    """Runs of one class each, and their bodies; what the interest leaves out is left out."""
-    runs: list[wire.Run] = []
-    bodies: list[bytes] = []
-    current: list[bytes] = []
-    current_class: wire.Class = "kept"
-
-    def finish() -> None:
-        if current:
-            runs.append(wire.Run(len(current), current_class))
-            bodies.append(b"\n".join(current))
-            current.clear()
-
-    for line, method in zip(lines, methods, strict=True):
-        droppable = method in _DROPPABLE
-        if interest != "full" and (droppable or (interest == "final" and not _is_final(method))):
-            continue
-        cls: wire.Class = "droppable" if droppable else "kept"
-        if cls != current_class:
-            finish()
-            current_class = cls
-        current.append(line)
-    finish()
-    return runs, bodies
-
-
-def _is_final(method: str) -> bool:
-    return method in _FINAL or method.startswith("pool/")
+def _to_everybody(line: bytes) -> ToBroker:
+    return ToBroker([wire.encode(wire.ToSessions([])), _LINES, line])
 
 
 def _decline(ask: Ask) -> ToAppServer:
