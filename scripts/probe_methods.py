@@ -27,7 +27,7 @@ from unittest import mock
 from codex_app_server import AppServerClient, AppServerConfig, AppServerError, JsonRpcError, Notification
 from codex_app_server.generated import models
 from codex_app_server.generated.routing import REQUESTS, RUNTIME_VERSION
-from codex_pool.loopback import LoopbackModel, write_loopback_home
+from codex_app_server.testing.loopback import LoopbackModel, write_loopback_home
 
 TABLE = Path(__file__).resolve().parent.parent / "docs" / "reference" / "methods.md"
 STABLE = sorted(method for method, request in REQUESTS.items() if not request.experimental)

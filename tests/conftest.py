@@ -14,8 +14,8 @@ from hypothesis import settings
 from samples import Schema, flat_definitions
 
 from codex_app_server import AppServerConfig
+from codex_app_server.testing.loopback import LoopbackModel, write_loopback_home
 from codex_pool import processes
-from codex_pool.loopback import LoopbackModel, write_loopback_home
 
 SETTLE_S = 5.0
 

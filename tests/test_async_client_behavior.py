@@ -42,7 +42,7 @@ from codex_app_server import (
 )
 from codex_app_server import transport as transport_module
 from codex_app_server.async_client import AsyncMailbox
-from codex_pool.loopback import LoopbackModel
+from codex_app_server.testing.loopback import LoopbackModel
 
 T = TypeVar("T")
 WAIT_S = 30.0

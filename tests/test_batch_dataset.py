@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from codex_app_server.testing.loopback.demo import demo_jsonl
 from codex_pool.batch import dataset
 from codex_pool.batch.dataset import DatasetError, Sample
-from codex_pool.loopback.demo import demo_jsonl
 
 HERE = Path("/data")
 

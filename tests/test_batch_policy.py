@@ -17,11 +17,11 @@ from codex_app_server import (
 )
 from codex_app_server.errors import map_jsonrpc_error
 from codex_app_server.generated.models import Turn
+from codex_app_server.testing.loopback import write_loopback_home
 from codex_pool.batch import display, home, policy, report
 from codex_pool.batch.dataset import Sample
 from codex_pool.batch.policy import Outcome
 from codex_pool.batch.progress import Progress, duration
-from codex_pool.loopback import write_loopback_home
 
 
 def failed_turn(info: Any) -> TurnFailedError:

@@ -18,8 +18,8 @@ import pytest
 from programs import Program, codex_pool, running
 
 from codex_app_server import AppServerConfig
+from codex_app_server.testing.loopback import LoopbackModel
 from codex_pool import Pool, processes
-from codex_pool.loopback import LoopbackModel
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "batch" / "prompts.jsonl"
 LIMIT_S = 30.0

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from programs import codex_pool, environment, running
 
-from codex_pool.loopback import LoopbackModel
+from codex_app_server.testing.loopback import LoopbackModel
 
 pytestmark = pytest.mark.real
 

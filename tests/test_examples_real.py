@@ -16,7 +16,17 @@ from typing import NamedTuple
 import pytest
 from programs import environment
 
-from codex_pool.loopback import Attempts, Failed, Json, LoopbackModel, Rule, Script, Text, ToolCall, write_loopback_home
+from codex_app_server.testing.loopback import (
+    Attempts,
+    Failed,
+    Json,
+    LoopbackModel,
+    Rule,
+    Script,
+    Text,
+    ToolCall,
+    write_loopback_home,
+)
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = sorted(path.relative_to(ROOT) for path in ROOT.glob("examples/[0-9]*/*.py"))

@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 
-from codex_pool.loopback import (
+from codex_app_server.testing.loopback import (
     Attempts,
     Drop,
     Failed,
@@ -40,12 +40,12 @@ from codex_pool.loopback import (
     loopback_config_toml,
     write_loopback_home,
 )
-from codex_pool.loopback.demo import DEMO_DATASET, DEMO_SCRIPT, demo_jsonl
-from codex_pool.loopback.directives import DirectiveError
-from codex_pool.loopback.request import RequestError, read_request
-from codex_pool.loopback.schema import minimal_instance
-from codex_pool.loopback.script import answer_of_directives
-from codex_pool.loopback.stream import plan, split_text
+from codex_app_server.testing.loopback.demo import DEMO_DATASET, DEMO_SCRIPT, demo_jsonl
+from codex_app_server.testing.loopback.directives import DirectiveError
+from codex_app_server.testing.loopback.request import RequestError, read_request
+from codex_app_server.testing.loopback.schema import minimal_instance
+from codex_app_server.testing.loopback.script import answer_of_directives
+from codex_app_server.testing.loopback.stream import plan, split_text
 
 WAIT_S = 20.0
 
@@ -534,7 +534,7 @@ def test_a_home_is_rewritten_but_never_taken_over(tmp_path: Path) -> None:
 
 def child(config: str) -> tuple[subprocess.Popen[bytes], dict[str, Any]]:
     process = subprocess.Popen(
-        [sys.executable, "-m", "codex_pool.loopback"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, "-m", "codex_app_server.testing.loopback"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
     assert process.stdin is not None and process.stdout is not None
     process.stdin.write(config.encode() + b"\n")

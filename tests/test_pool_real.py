@@ -37,8 +37,8 @@ from codex_app_server import (
     TurnHandle,
 )
 from codex_app_server.operations import TurnCollector
+from codex_app_server.testing.loopback import LoopbackModel, write_loopback_home
 from codex_pool import Pool, PoolStartError, aconnect, connect, processes, wire
-from codex_pool.loopback import LoopbackModel, write_loopback_home
 
 pytestmark = pytest.mark.real
 

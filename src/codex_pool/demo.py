@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from codex_pool.loopback.home import write_loopback_home
+from codex_app_server.testing.loopback.home import write_loopback_home
 
 STOP_LIMIT_S = 5.0
 
@@ -23,7 +23,7 @@ def demo_home(home: Path, script: str | None = "demo") -> Iterator[Path]:
     """
     # Its own session: Ctrl-C must not end the model while turns are being interrupted.
     child = subprocess.Popen(
-        [sys.executable, "-m", "codex_pool.loopback"],
+        [sys.executable, "-m", "codex_app_server.testing.loopback"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         start_new_session=True,

@@ -90,8 +90,8 @@ def sweep(root: int, *, spare: frozenset[int] = frozenset(), timeout_s: float = 
     while time.monotonic() < deadline:
         # One look tells both what is to go and what is spared: of two, the later would find more below the spared.
         left = descendants(root, spare=spare)
-        # Who was killed in the round before has become a zombie since, and a child of this process. It is not gone before
-        # it can be reaped: until then its other threads may still be exiting, and hold its files and their locks.
+        # Who was killed in the round before has become a zombie since, and a child of this process. It is not gone
+        # before it can be reaped: until then its other threads may still exit, and hold its files and their locks.
         _reap(process.pid for process in swept)
         if not left and not any(_lingers(process) for process in swept):
             break

@@ -6,7 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
-from codex_pool.loopback.home import MARK
+from codex_app_server.testing.loopback.home import MARK
 
 RUN, USER = "run", "user"
 

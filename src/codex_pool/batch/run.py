@@ -94,7 +94,7 @@ def run_batch(settings: Settings) -> int:
 
 def _read(settings: Settings) -> list[Sample]:
     if settings.dataset is None:
-        from codex_pool.loopback.demo import demo_jsonl
+        from codex_app_server.testing.loopback.demo import demo_jsonl
 
         return dataset.parse(demo_jsonl().encode(), settings.dataset_name, Path.cwd())
     if str(settings.dataset) == "-":

@@ -9,7 +9,7 @@ import click
 from codex_pool.cli.errors import fail
 
 if TYPE_CHECKING:
-    from codex_pool.loopback import LoopbackModel
+    from codex_app_server.testing.loopback import LoopbackModel
 
 
 @click.command("loopback-model", short_help="Run the built-in scripted model server on loopback.")
@@ -23,7 +23,7 @@ def loopback_model(port: int, script: str | None, write_home: str | None) -> Non
 
     It speaks the Responses API and answers by script, so that codex runs real turns without account or network.
     """
-    from codex_pool.loopback import serve_forever, write_loopback_home
+    from codex_app_server.testing.loopback import serve_forever, write_loopback_home
 
     def on_ready(model: LoopbackModel) -> None:
         click.echo(f"codex-pool: loopback model ready at {model.base_url}", err=True)

@@ -1,4 +1,4 @@
-"""`python -m codex_pool.loopback`: the model as a child process.
+"""`python -m codex_app_server.testing.loopback`: the model as a child process.
 
 stdin: one JSON line `{"script": PATH | "demo" | null, "port": 0, "host": "127.0.0.1"}`; it then stays open as long as
 the parent lives. stdout: one JSON line, `{"event": "ready", "base_url": ..., "pid": ...}` or

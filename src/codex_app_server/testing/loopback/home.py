@@ -9,7 +9,7 @@ from typing import Literal
 SandboxMode = Literal["read-only", "workspace-write", "danger-full-access"]
 ApprovalPolicy = Literal["untrusted", "on-request", "never"]
 
-MARK = "# Written by codex_pool.loopback; it will be overwritten.\n"
+MARK = "# Written by codex_app_server.testing.loopback; it will be overwritten.\n"
 _FEATURES_OFF = (
     # A login shell per thread: at 8 threads at once it takes the whole machine.
     "shell_snapshot",
@@ -73,7 +73,9 @@ def write_loopback_home(
     config = home / "config.toml"
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
     if config.exists() and not config.read_text(encoding="utf-8", errors="replace").startswith(MARK):
-        raise FileExistsError(f"{config} exists and was not written by codex_pool.loopback; give an empty directory")
+        raise FileExistsError(
+            f"{config} exists and was not written by codex_app_server.testing.loopback; give an empty directory"
+        )
     text = loopback_config_toml(
         base_url,
         sandbox_mode=sandbox_mode,

@@ -23,7 +23,7 @@ class _Stop(BaseException):
 
 
 class ChildConfig(msgspec.Struct, forbid_unknown_fields=True):
-    """The one line on stdin of `python -m codex_pool.loopback`."""
+    """The one line on stdin of `python -m codex_app_server.testing.loopback`."""
 
     script: str | None = None
     """Path of a script file, `demo`, or null."""

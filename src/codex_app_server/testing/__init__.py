@@ -1,0 +1,36 @@
+"""For tests of programs that use the SDK: real turns without an account, and an app-server that does as it is told.
+
+`LoopbackModel` is a scripted model server: the real codex binary completes real turns against it, on loopback. The null
+app-server is a script in place of the binary, for what the real one will not do on demand. As pytest fixtures:
+
+    pytest_plugins = ["codex_app_server.testing.fixtures"]
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from codex_app_server.testing.loopback import LoopbackModel, Script, write_loopback_home
+
+if TYPE_CHECKING:
+    from codex_app_server import AppServerConfig
+
+__all__ = ["LoopbackModel", "Script", "null_app_server", "write_loopback_home"]
+
+_NULL_APP_SERVER = Path(__file__).with_name("null_app_server.py")
+
+
+def null_app_server(**scenario: Any) -> AppServerConfig:
+    """The configuration of a null app-server; the scenario's members stand at the top of `null_app_server.py`.
+
+    `Codex(null_app_server(on={"thread/list": {"error": {"code": -32001, "message": "busy"}}}))` is overloaded for ever.
+    """
+    from codex_app_server import AppServerConfig
+
+    # -S and -E: nothing of the environment is loaded, so it is up in milliseconds.
+    return AppServerConfig(
+        launch_args_override=(sys.executable, "-S", "-E", str(_NULL_APP_SERVER), json.dumps(scenario))
+    )

@@ -1,0 +1,91 @@
+"""The fixtures that users of the SDK get, and the null app-server behind some of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from codex_app_server import (
+    AppServerConfig,
+    AsyncCodex,
+    Codex,
+    ServerBusyError,
+    TransportClosedError,
+    retry_on_overload,
+)
+from codex_app_server.testing import null_app_server
+from codex_app_server.testing.loopback import LoopbackModel, Rule, Script, Text
+
+pytest_plugins = ["codex_app_server.testing.fixtures"]
+
+NullCodex = Callable[..., Codex]
+
+
+@pytest.mark.real
+def test_a_users_test_runs_a_real_turn(loopback_codex: Codex, loopback_model: LoopbackModel) -> None:
+    loopback_model.script = Script((Rule(Text("Paris."), contains="capital of France"),))
+    assert loopback_codex.thread_start().run("What is the capital of France?").final_response == "Paris."
+    assert loopback_model.requests[-1].prompt == "What is the capital of France?"
+
+
+def test_a_null_turn_has_the_form_of_a_real_one(null_codex: NullCodex) -> None:
+    turn = null_codex(deltas=4, text="word ").thread_start().turn("anything")
+    seen = list(turn.stream())
+    assert [notification.method for notification in seen] == [
+        "turn/started",
+        "item/started",
+        *["item/agentMessage/delta"] * 4,
+        "item/completed",
+        "thread/tokenUsage/updated",
+        "turn/completed",
+    ]
+    assert all(type(notification.payload).__name__ != "UnknownNotification" for notification in seen)
+    assert "".join(n.payload.delta for n in seen if n.method == "item/agentMessage/delta") == "word " * 4
+
+
+def test_a_turn_that_comes_before_its_answer(null_codex: NullCodex) -> None:
+    assert null_codex(order="early", text="early ").thread_start().run("x").final_response == "early early early "
+
+
+def test_scripted_answers(null_codex: NullCodex) -> None:
+    busy = {"error": {"code": -32001, "message": "Server overloaded; retry later.", "data": None}}
+    codex = null_codex(on={"model/list": [busy, busy, {"result": {"data": []}}], "thread/list": busy})
+    with pytest.raises(ServerBusyError):
+        codex.thread_list()
+    assert retry_on_overload(codex.models, initial_delay_s=0.001).data == []
+
+
+def test_lines_that_are_no_lines_and_an_end(null_codex: NullCodex) -> None:
+    codex = null_codex(
+        on={"model/list": {"raw": ["no json", '{"neither": 1}'], "result": {"data": []}}, "thread/list": {"exit": 3}}
+    )
+    assert codex.models().data == []
+    with pytest.raises(TransportClosedError, match="exit code 3"):
+        codex.thread_list()
+
+
+def test_a_question_during_the_turn(null_codex: NullCodex) -> None:
+    params = {"itemId": "i", "startedAtMs": 1, "command": "ls"}
+    ask = {"method": "item/commandExecution/requestApproval", "params": params}
+    assert null_codex(ask=ask).thread_start().run("x").final_response == '{"decision": "decline"}'
+
+
+def test_a_paced_turn_can_be_interrupted(null_codex: NullCodex) -> None:
+    turn = null_codex(deltas=10_000, pace_ms=5).thread_start().turn("x")
+    for notification in turn.stream():
+        if notification.method == "item/agentMessage/delta":
+            turn.interrupt()
+            break
+    assert turn.run(timeout=20).status == "interrupted"
+
+
+def test_it_serves_asyncio_too() -> None:
+    import asyncio
+
+    async def main(config: AppServerConfig) -> Any:
+        async with AsyncCodex(config) as codex:
+            return (await (await codex.thread_start()).run("x")).final_response
+
+    assert asyncio.run(main(null_app_server(deltas=2))) == "null null "
