@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import itertools
+import json
 import logging
 import os
 import pickle
@@ -424,6 +426,32 @@ def test_notifications_of_no_turn_are_a_bounded_ring(monkeypatch: pytest.MonkeyP
 def test_next_notification_has_a_deadline() -> None:
     with connected() as client, pytest.raises(TimeoutError, match=r"no notification within 0\.01 s"):
         client.next_notification(0.01)
+
+
+def test_what_nobody_reads_is_bounded_deltas_give_way_and_items_never(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("codex_app_server._mailbox.MAX_WAITING_BYTES", 1000)
+    params = {"threadId": "th", "turnId": "tu", "itemId": "item", "delta": "x" * 100}
+    piece = json.dumps({"method": "item/agentMessage/delta", "params": params}).encode()
+    item = json.dumps({"method": "item/completed", "params": {"threadId": "th", "turnId": "tu"}}).encode()
+    mailbox = SyncMailbox()
+    mailbox.put([piece] * 3)
+    for _ in range(50):
+        mailbox.put([piece, piece, item, piece])
+    mailbox.close()
+    seen = []
+    while (notification := mailbox.get()) is not None:
+        seen.append(notification)
+    methods = [notification.method for notification in seen]
+    dropped = sum(n.params["count"] for n in seen if n.method == "sdk/deltas/dropped")
+    assert methods.count("item/completed") == 50
+    assert dropped > 100 and methods.count("item/agentMessage/delta") + dropped == 153
+    # A marker stands where the deltas stood: never two of them in a row.
+    assert ("sdk/deltas/dropped", "sdk/deltas/dropped") not in itertools.pairwise(methods)
+    # A reader that keeps up loses nothing.
+    mailbox = SyncMailbox()
+    for _ in range(50):
+        mailbox.put([piece, item])
+        assert [mailbox.get(0).method, mailbox.get(0).method] == ["item/agentMessage/delta", "item/completed"]  # type: ignore[union-attr]
 
 
 def test_threads_that_share_a_mailbox_get_each_line_once() -> None:

@@ -2,6 +2,9 @@
 
 Batches go in on one side, single notifications come out on the other. A mailbox ends once: after what it holds has
 been read, it is over, or raises the error it was closed with - again and again, so that nobody waits for nothing.
+
+While more than MAX_WAITING_BYTES wait, further deltas are left out; where they stood comes a notification
+`sdk/deltas/dropped` with their `count`. Nothing else is ever left out.
 """
 
 from __future__ import annotations
@@ -11,7 +14,14 @@ import time
 import weakref
 from collections import deque
 
+from . import envelope
+from .generated.routing import NOTIFICATIONS
 from .notifications import Notification
+
+MAX_WAITING_BYTES = 64 * 1024 * 1024
+DELTAS_DROPPED = "sdk/deltas/dropped"
+
+_DROPPABLE = frozenset(name for name, entry in NOTIFICATIONS.items() if entry.droppable)
 
 
 class Mailbox:
@@ -20,11 +30,27 @@ class Mailbox:
     `max_lines` makes it a ring: the oldest lines give way, counted in `dropped`.
     """
 
-    __slots__ = ("__weakref__", "_closed", "_error", "_lines", "_max_lines", "dropped", "ref", "turn_id")
+    __slots__ = (
+        "__weakref__",
+        "_closed",
+        "_error",
+        "_left_out",
+        "_lines",
+        "_max_lines",
+        "_put_bytes",
+        "_taken_bytes",
+        "dropped",
+        "ref",
+        "turn_id",
+    )
 
     def __init__(self, *, max_lines: int | None = None) -> None:
         self._lines: deque[bytes] = deque()
         self._max_lines = max_lines
+        # Two counts, because they are written by different threads.
+        self._put_bytes = 0
+        self._taken_bytes = 0
+        self._left_out = 0
         self._closed = False
         self._error: Exception | None = None
         self.dropped = 0
@@ -37,7 +63,11 @@ class Mailbox:
     def put(self, lines: list[bytes]) -> None:
         if self._closed:
             return
-        self._lines.extend(lines)
+        self._put_bytes += sum(map(len, lines))
+        if self._put_bytes - self._taken_bytes > MAX_WAITING_BYTES or self._left_out:
+            self._put_without_deltas(lines)
+        else:
+            self._lines.extend(lines)
         if self._max_lines is not None:
             while len(self._lines) > self._max_lines:
                 self._lines.popleft()
@@ -47,8 +77,24 @@ class Mailbox:
     def close(self, error: Exception | None = None) -> None:
         """No more lines will come; the first reason counts."""
         if not self._closed:
+            self._note_left_out()
             self._closed, self._error = True, error
             self._wake()
+
+    def _put_without_deltas(self, lines: list[bytes]) -> None:
+        for line in lines:
+            too_much = self._put_bytes - self._taken_bytes > MAX_WAITING_BYTES
+            if too_much and envelope.scan(line).method in _DROPPABLE:
+                self._put_bytes -= len(line)
+                self._left_out += 1
+                continue
+            self._note_left_out()
+            self._lines.append(line)
+
+    def _note_left_out(self) -> None:
+        if self._left_out:
+            count, self._left_out = self._left_out, 0
+            self._lines.append(b'{"method":"%s","params":{"count":%d}}' % (DELTAS_DROPPED.encode(), count))
 
     @property
     def closed(self) -> bool:
@@ -62,10 +108,13 @@ class Mailbox:
     def _pop(self) -> Notification | None:
         """The next one; None at the end. Raises IndexError while there is nothing yet, or the closing error."""
         try:
-            return Notification(self._lines.popleft())
+            line = self._lines.popleft()
         except IndexError:
             if not self._closed:
                 raise
+        else:
+            self._taken_bytes += len(line)
+            return Notification(line)
         # Lines that came between the look and the close are there now.
         if self._lines:
             return Notification(self._lines.popleft())
