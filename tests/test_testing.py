@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +14,8 @@ from codex_app_server import (
     AsyncCodex,
     Codex,
     ServerBusyError,
+    StdioTransport,
+    TracingTransport,
     TransportClosedError,
     retry_on_overload,
 )
@@ -89,3 +93,23 @@ def test_it_serves_asyncio_too() -> None:
             return (await (await codex.thread_start()).run("x")).final_response
 
     assert asyncio.run(main(null_app_server(deltas=2))) == "null null "
+
+
+def test_an_unclosed_client_warns_and_its_process_ends() -> None:
+    codex = Codex(null_app_server())
+    with pytest.warns(ResourceWarning, match="unclosed"):
+        del codex
+        gc.collect()
+
+
+def test_a_trace_holds_every_line_and_no_secret(tmp_path: Path) -> None:
+    path = tmp_path / "trace.txt"
+    config = null_app_server(on={"account/login/start": {"result": {"type": "apiKey"}}})
+    with Codex(config, transport=TracingTransport(StdioTransport(config), path)) as codex:
+        codex.login_api_key("sk-very-secret")
+        assert codex.thread_start().run("Say sextant.").final_response is not None
+    text = path.read_text()
+    assert "sk-very-secret" not in text and '"apiKey":"***"' in text
+    assert "Say sextant." in text and '"turn/completed"' in text
+    assert {line.split(" ", 2)[1] for line in text.splitlines()} == {"<", ">"}
+    assert path.stat().st_mode & 0o077 == 0

@@ -67,6 +67,7 @@ if TYPE_CHECKING:
     from .operations import TurnResult
     from .presets import ApprovalMode, Sandbox
     from .retry import retry_on_overload
+    from .tracing import TracingTransport
     from .transport import StdioTransport, Transport
 
 _HOMES = {
@@ -120,6 +121,7 @@ _HOMES = {
     "notifications": ("Notification", "UnknownNotification"),
     "operations": ("TurnResult",),
     "retry": ("retry_on_overload",),
+    "tracing": ("TracingTransport",),
     "transport": ("StdioTransport", "Transport"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -168,6 +170,7 @@ __all__ = [
     "Thread",
     "ThreadBusyError",
     "ThreadLostError",
+    "TracingTransport",
     "Transport",
     "TransportClosedError",
     "TurnEndedError",

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 import time
+import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
@@ -48,6 +51,16 @@ class Codex:
         except BaseException:
             self._client.close()
             raise
+        self._closed = False
+
+    def __del__(self) -> None:
+        if getattr(self, "_closed", True) or sys.is_finalizing():
+            return
+        warnings.warn(
+            f"unclosed {self!r}: use it as a context manager, or close() it", ResourceWarning, stacklevel=2, source=self
+        )
+        with contextlib.suppress(Exception):
+            self._client.close()
 
     def __enter__(self) -> Codex:
         return self
@@ -67,6 +80,7 @@ class Codex:
 
     def close(self) -> None:
         """End the app-server and wait until it is gone. May be called twice."""
+        self._closed = True
         self._client.close()
 
     def thread_start(self, **options: Unpack[ThreadStartKeywords]) -> Thread:

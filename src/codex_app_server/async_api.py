@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import sys
+import warnings
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
@@ -43,6 +46,15 @@ class AsyncCodex:
         self._client = AsyncAppServerClient(config, transport=transport, approval_handler=approval_handler)
         self._starting: asyncio.Task[m.InitializeResponse] | None = None
         self._closed = False
+
+    def __del__(self) -> None:
+        if getattr(self, "_closed", True) or self._starting is None or sys.is_finalizing():
+            return
+        warnings.warn(
+            f"unclosed {self!r}: use it with `async with`, or close() it", ResourceWarning, stacklevel=2, source=self
+        )
+        with contextlib.suppress(Exception):
+            self._client._connection.close()
 
     async def __aenter__(self) -> AsyncCodex:
         try:

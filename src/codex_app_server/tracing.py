@@ -1,0 +1,66 @@
+"""A raw trace of what goes over a transport, with secrets left out."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from typing import IO
+
+from .errors import TransportClosedError
+from .lines import LongLine
+from .transport import Interest, Receiver, Transport, TurnLines
+
+_SECRET = re.compile(
+    rb'("(?:apiKey|api_key|accessToken|access_token|refreshToken|refresh_token|idToken|id_token|authToken|token|'
+    rb'secretAccessKey|sessionToken|password|authUrl|userCode)"\s*:\s*)"(?:[^"\\]|\\.)*"'
+)
+
+
+class TracingTransport:
+    """Writes every line that another transport carries to a file, as `SECONDS > LINE` (sent) or `SECONDS < LINE`.
+
+        config = AppServerConfig()
+        Codex(config, transport=TracingTransport(StdioTransport(config), "trace.txt"))
+
+    Values of members that are named like secrets are replaced by `"***"`; what prompts and answers say is not looked
+    at, so the file is made readable by its owner only. Raises OSError if it cannot be made.
+    """
+
+    def __init__(self, inner: Transport, path: str | os.PathLike[str]) -> None:
+        self._inner = inner
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        self._file: IO[bytes] = os.fdopen(descriptor, "ab", buffering=0)
+
+    def start(self, receiver: Receiver) -> None:
+        self._receiver = receiver
+        try:
+            self._inner.start(self)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def send(self, line: bytes, *, interest: Interest = "full") -> None:
+        self._write(b">", line)
+        self._inner.send(line, interest=interest)
+
+    def close(self) -> None:
+        self._inner.close()
+        self._file.close()
+
+    def on_batch(self, batch: list[bytes | LongLine | TurnLines]) -> None:
+        for entry in batch:
+            if isinstance(entry, TurnLines):
+                for line in entry.lines:
+                    self._write(b"<", line)
+            else:
+                self._write(b"<", entry.head + b" ... " + entry.tail if isinstance(entry, LongLine) else entry)
+        self._receiver.on_batch(batch)
+
+    def on_closed(self, error: TransportClosedError) -> None:
+        self._write(b"<", b"closed: " + str(error).encode("utf-8", "replace").replace(b"\n", b" "))
+        self._receiver.on_closed(error)
+
+    def _write(self, direction: bytes, line: bytes) -> None:
+        if not self._file.closed:
+            self._file.write(b"%.6f %s %s\n" % (time.monotonic(), direction, _SECRET.sub(rb'\1"***"', line)))
