@@ -18,19 +18,19 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import functools
 import itertools
-import json
 import os
-import platform
 import queue
-import statistics
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
+
+import common
 
 DELTAS = 20
 OVERRIDES = ("features.shell_snapshot=false",)
@@ -123,15 +123,6 @@ def check(number: int, response: str | None) -> None:
         raise AssertionError(f"turn {number} was answered {response!r}")
 
 
-def machine() -> dict[str, object]:
-    return {
-        "cpus": os.cpu_count(),
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        "load_1min": round(os.getloadavg()[0], 2),
-    }
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--turns", type=int, default=200, help="turns per run (default 200)")
@@ -144,50 +135,28 @@ def main() -> int:
     from codex_pool.demo import demo_home
 
     workers, concurrency = arguments.workers, arguments.concurrency
-    competitors: dict[str, Callable[[Path], object]] = {
+    competitors: dict[str, Callable[[Path], AbstractContextManager[Run]]] = {
         "published-1": lambda home: published(home, 1, concurrency),
         f"published-{workers}": lambda home: published(home, workers, concurrency),
         "pool": lambda home: pooled(home, workers, concurrency),
     }
-    rates: dict[str, list[float]] = {name: [] for name in competitors}
+
+    def measured(name: str, home: Path) -> float:
+        # Only the competitor under measurement has processes: idle peers would still cost memory and beats.
+        with competitors[name](home) as run:
+            run(concurrency * 2)
+            return arguments.turns / run(arguments.turns)
+
     with (
         tempfile.TemporaryDirectory(prefix="codex-pool-bench-") as directory,
         demo_home(Path(directory) / "home", script=None) as home,
     ):
-        for number in range(arguments.rounds):
-            names = list(competitors)
-            names = names[number % len(names) :] + names[: number % len(names)]
-            for name in names:
-                # Only the competitor under measurement has processes: idle peers would still cost memory and beats.
-                with competitors[name](home) as run:
-                    run(concurrency * 2)
-                    rate = arguments.turns / run(arguments.turns)
-                rates[name].append(rate)
-                print(f"round {number + 1}/{arguments.rounds}  {name:<12} {rate:6.1f} turns/s", file=sys.stderr)
-
-    medians = {name: statistics.median(values) for name, values in rates.items()}
-    ratios = {
-        name: statistics.median(pool / peer for pool, peer in zip(rates["pool"], rates[name], strict=True))
-        for name in rates
-    }
-    print(f"\n{arguments.turns} turns of {DELTAS} deltas, {concurrency} at once, median of {arguments.rounds} runs")
-    print(f"{'':<14}{'turns/s':>9}{'lowest':>9}{'highest':>9}{'pool against it':>18}")
-    for name, values in rates.items():
-        against = "" if name == "pool" else f"{ratios[name]:.2f} x"
-        print(f"{name:<14}{medians[name]:>9.1f}{min(values):>9.1f}{max(values):>9.1f}{against:>18}")
-    report = {
-        "machine": machine(),
-        "turns": arguments.turns,
-        "concurrency": concurrency,
-        "deltas": DELTAS,
-        "workers": workers,
-        "turns_per_s": rates,
-        "median_turns_per_s": medians,
-        "pool_ratio": ratios,
-    }
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(report, indent=2) + "\n")
-    print(f"\nwritten to {arguments.out}", file=sys.stderr)
+        runs = {name: functools.partial(measured, name, home) for name in competitors}
+        rates = common.alternate(runs, arguments.rounds, "turns/s")
+    title = f"{arguments.turns} turns of {DELTAS} deltas, {concurrency} at once, median of {arguments.rounds} runs"
+    ratios = common.table(title, rates, "pool", "turns/s")
+    settings = {"turns": arguments.turns, "concurrency": concurrency, "deltas": DELTAS, "workers": workers}
+    common.write(arguments.out, {**settings, "turns_per_s": rates, "pool_against": ratios})
     return 0
 
 

@@ -1,0 +1,58 @@
+"""What the benches share: the machine's description, alternating runs, medians, a table, a JSON report."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+Figures = dict[str, list[float]]
+
+
+def machine() -> dict[str, object]:
+    """What the figures were measured on."""
+    return {
+        "cpus": os.cpu_count(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "load_1min": round(os.getloadavg()[0], 2),
+    }
+
+
+def alternate(competitors: dict[str, Callable[[], float]], rounds: int, unit: str) -> Figures:
+    """`rounds` runs of each, taking turns in an order that rotates, so that a drift of the machine hits all alike."""
+    figures: Figures = {name: [] for name in competitors}
+    for number in range(rounds):
+        names = list(competitors)
+        for name in names[number % len(names) :] + names[: number % len(names)]:
+            figures[name].append(competitors[name]())
+            print(f"round {number + 1}/{rounds}  {name:<14} {figures[name][-1]:>12,.1f} {unit}", file=sys.stderr)
+    return figures
+
+
+def ratio(figures: Figures, name: str, peer: str) -> float:
+    """The median over rounds of how many times the peer's figure this one is."""
+    return statistics.median(a / b for a, b in zip(figures[name], figures[peer], strict=True))
+
+
+def table(title: str, figures: Figures, subject: str, unit: str) -> dict[str, float]:
+    """Print the figures and the subject's ratio to each peer; returns the ratios."""
+    ratios = {peer: ratio(figures, subject, peer) for peer in figures if peer != subject}
+    print(f"\n{title}")
+    print(f"{'':<16}{unit:>14}{'lowest':>12}{'highest':>12}{subject + ' against it':>26}")
+    for name, values in figures.items():
+        against = f"{ratios[name]:.2f} x" if name in ratios else ""
+        median = statistics.median(values)
+        print(f"{name:<16}{median:>14,.1f}{min(values):>12,.1f}{max(values):>12,.1f}{against:>26}")
+    return ratios
+
+
+def write(path: Path, report: dict[str, object]) -> None:
+    """The report as JSON, with the machine's description."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"machine": machine(), **report}, indent=2) + "\n")
+    print(f"\nwritten to {path}", file=sys.stderr)

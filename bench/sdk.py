@@ -1,0 +1,150 @@
+"""The cost of the SDK against the published one, side by side in one run, on the null app-server.
+
+    python bench/sdk.py [--rounds 5]
+
+    import         CPU seconds of `import codex_app_server`, and of `import openai_codex`
+    first turn     CPU and wall seconds from the start of the interpreter to the first completed turn
+    typed          notifications/s on one client, a field of every payload read from a pydantic instance
+    open turns     asyncio turns open at once on one client, all streamed to their end
+
+Every figure is taken in a process of its own; competitors take turns, figures are medians, ratios are medians of the
+ratios of the rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import common
+
+DELTAS = 50_000
+OPEN_TURNS = 1_000
+
+PROGRAMS = {
+    "import": {
+        "ours": "import codex_app_server",
+        "published": "import openai_codex",
+    },
+    "first turn": {
+        "ours": (
+            "from codex_app_server import Codex, AppServerConfig\n"
+            "with Codex(AppServerConfig(launch_args_override=ARGV)) as codex:\n"
+            "    assert codex.thread_start().run('x').final_response"
+        ),
+        "published": (
+            "from openai_codex import Codex, CodexConfig\n"
+            "with Codex(CodexConfig(launch_args_override=ARGV)) as codex:\n"
+            "    assert codex.thread_start().run('x').final_response"
+        ),
+    },
+    "typed": {
+        "ours": (
+            "from codex_app_server import Codex, AppServerConfig\n"
+            "with Codex(AppServerConfig(launch_args_override=ARGV)) as codex:\n"
+            "    thread = codex.thread_start()\n"
+            "    measure(thread)"
+        ),
+        "published": (
+            "from openai_codex import Codex, CodexConfig\n"
+            "with Codex(CodexConfig(launch_args_override=ARGV)) as codex:\n"
+            "    thread = codex.thread_start()\n"
+            "    measure(thread)"
+        ),
+    },
+}
+# The first turn warms up types; of the second every delta's text is read.
+MEASURE = """
+import time
+def measure(thread):
+    thread.run("warm-up")
+    began, seen, length = time.perf_counter(), 0, 0
+    for event in thread.turn("x").stream():
+        if event.method == "item/agentMessage/delta":
+            length += len(event.payload.delta)
+        seen += 1
+    assert length > 0
+    print(seen / (time.perf_counter() - began))
+"""
+OPEN = """
+import asyncio
+from codex_app_server import AsyncCodex, AppServerConfig
+async def main():
+    async with AsyncCodex(AppServerConfig(launch_args_override=ARGV)) as codex:
+        threads = await asyncio.gather(*(codex.thread_start() for _ in range(COUNT)))
+        turns = await asyncio.gather(*(thread.turn("x") for thread in threads))
+        results = await asyncio.gather(*(turn.run() for turn in turns))
+        assert len(results) == COUNT and all(result.final_response for result in results)
+asyncio.run(main())
+"""
+
+
+def program(code: str, **scenario: object) -> str:
+    from codex_app_server.testing import null_app_server
+
+    argv = null_app_server(**scenario).launch_args_override
+    return f"ARGV = {argv!r}\nCOUNT = {OPEN_TURNS}\n{MEASURE}\n{code}"
+
+
+def cpu_s(code: str) -> float:
+    """CPU seconds of an interpreter that runs the code, its children included."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return (after.ru_utime - before.ru_utime) + (after.ru_stime - before.ru_stime)
+
+
+def printed(code: str) -> float:
+    done = subprocess.run([sys.executable, "-c", code], check=True, timeout=120, capture_output=True, text=True)
+    return float(done.stdout)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5, help="runs of each competitor (default 5)")
+    parser.add_argument("--out", type=Path, default=Path("out/bench/sdk.json"), help="where the JSON goes")
+    arguments = parser.parse_args()
+    rounds = arguments.rounds
+
+    bare = cpu_s("pass")
+    report: dict[str, object] = {"bare_interpreter_cpu_s": bare}
+
+    runs = {
+        name: functools.partial(lambda code: (cpu_s(code) - bare) * 1000, code)
+        for name, code in PROGRAMS["import"].items()
+    }
+    figures = common.alternate(runs, rounds, "ms")
+    report["import_cpu_ms"] = figures
+    report["import_against"] = common.table("import, CPU without the bare interpreter's", figures, "ours", "ms")
+
+    runs = {
+        name: functools.partial(lambda code: (cpu_s(code) - bare) * 1000, program(code, deltas=3))
+        for name, code in PROGRAMS["first turn"].items()
+    }
+    figures = common.alternate(runs, rounds, "ms")
+    report["first_turn_cpu_ms"] = figures
+    title = "process start to first completed turn, CPU without the bare interpreter's"
+    report["first_turn_against"] = common.table(title, figures, "ours", "ms")
+
+    runs = {name: functools.partial(printed, program(code, deltas=DELTAS)) for name, code in PROGRAMS["typed"].items()}
+    figures = common.alternate(runs, rounds, "notifications/s")
+    report["typed_notifications_per_s"] = figures
+    report["typed_against"] = common.table("typed streaming, one client", figures, "ours", "per s")
+
+    began = time.perf_counter()
+    subprocess.run([sys.executable, "-c", program(OPEN, deltas=20)], check=True, timeout=120)
+    report["open_turns"] = {"count": OPEN_TURNS, "seconds": time.perf_counter() - began}
+    print(f"\n{OPEN_TURNS} asyncio turns open at once on one client: all ended, in {time.perf_counter() - began:.1f} s")
+    common.write(arguments.out, report)
+    print(json.dumps({key: report[key] for key in report if key.endswith("against")}), file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
