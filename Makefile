@@ -18,6 +18,7 @@ lint: $(VENV)/.installed-test
 	$(BIN)/mypy
 
 bench: $(VENV)/.installed-bench
+	$(BIN)/python bench/sdk.py
 	$(BIN)/python bench/throughput.py
 
 # The wire types, from the schema of the pinned codex binary.
