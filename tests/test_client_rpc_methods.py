@@ -5,6 +5,7 @@ The app-server is the scripted one where the real one does not do it on demand.
 
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures
 import contextlib
 import itertools
@@ -53,6 +54,7 @@ from codex_app_server import (
     TurnFailedError,
     TurnLostError,
     UnknownNotification,
+    aretry_on_overload,
     is_retryable_error,
     retry_on_overload,
 )
@@ -296,6 +298,29 @@ def test_retry_on_overload(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(waits) == 3
     with pytest.raises(ValueError, match="max_attempts is 0; it must be at least 1"):
         retry_on_overload(lambda: 1, max_attempts=0)
+
+
+def test_a_servers_hint_makes_the_wait_longer_and_asyncio_waits_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr("codex_app_server.retry.time", SimpleNamespace(sleep=waits.append))
+    answers = [ServerBusyError(-32001, "busy", {"retryAfterMs": hint}) for hint in (1500, 10, "soon")]
+
+    def op() -> str:
+        if answers:
+            raise answers.pop(0)
+        return "served"
+
+    assert retry_on_overload(op, max_attempts=4, jitter_ratio=0) == "served"
+    assert waits == [1.5, 0.5, 1.0]
+
+    async def aop() -> str:
+        return op()
+
+    answers.append(ServerBusyError(-32001, "busy"))
+    assert asyncio.run(aretry_on_overload(aop, initial_delay_s=0.001)) == "served"
+    answers.extend([ServerBusyError(-32001, "busy")] * 2)
+    with pytest.raises(ServerBusyError):
+        asyncio.run(aretry_on_overload(aop, max_attempts=2, initial_delay_s=0.001))
 
 
 # Turns: each stream holds its own turn.

@@ -9,10 +9,9 @@ from codex_app_server import (
     InvalidInputError,
     JsonRpcError,
     RequestTimeoutError,
-    ServerBusyError,
     TurnFailedError,
     TurnResult,
-    is_retryable_error,
+    aretry_on_overload,
 )
 
 ATTEMPTS = 3
@@ -22,12 +21,7 @@ async def ask(thread: AsyncThread, question: str) -> TurnResult:
     """Ask until there is an answer. A question may be asked twice; of a turn that acts, first look at what it did."""
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            return await thread.run(question, timeout=120)
-        except ServerBusyError as error:
-            print(f"attempt {attempt}: the app-server is overloaded")
-            if attempt == ATTEMPTS or not is_retryable_error(error):
-                raise
-            await asyncio.sleep(0.25 * 2**attempt)
+            return await aretry_on_overload(lambda: thread.run(question, timeout=120))
         except TurnFailedError as error:
             print(f"attempt {attempt} failed: {error} ({error.codex_error_info})")
             if attempt == ATTEMPTS:

@@ -66,7 +66,7 @@ if TYPE_CHECKING:
     from .notifications import Notification, UnknownNotification
     from .operations import TurnResult
     from .presets import ApprovalMode, Sandbox
-    from .retry import retry_on_overload
+    from .retry import aretry_on_overload, retry_on_overload
     from .tracing import TracingTransport
     from .transport import StdioTransport, Transport
 
@@ -120,7 +120,7 @@ _HOMES = {
     "presets": ("ApprovalMode", "Sandbox"),
     "notifications": ("Notification", "UnknownNotification"),
     "operations": ("TurnResult",),
-    "retry": ("retry_on_overload",),
+    "retry": ("aretry_on_overload", "retry_on_overload"),
     "tracing": ("TracingTransport",),
     "transport": ("StdioTransport", "Transport"),
 }
@@ -181,6 +181,7 @@ __all__ = [
     "TurnStream",
     "UnknownNotification",
     "__version__",
+    "aretry_on_overload",
     "astream_text",
     "is_retryable_error",
     "retry_on_overload",
