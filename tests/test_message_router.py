@@ -226,6 +226,27 @@ def test_a_joined_turn_that_ended_before_the_answer_does_not_hang_its_follower()
     assert router.held == NOTHING_HELD
 
 
+def test_a_review_makes_the_thread_that_it_runs_on_busy() -> None:
+    router = MessageRouter()
+    for request_id, review_thread in ((1, "th"), (2, "other")):
+        router.expect(request_id, "request", starts_turn=True, turn="reader")
+        result = {"turn": {"id": f"tu{request_id}"}, "reviewThreadId": review_thread}
+        router.receive([line(id=request_id, result=result)])
+        assert router.running_turn(review_thread) == (True, f"tu{request_id}")
+        router.receive([completed(review_thread, f"tu{request_id}")])
+        assert router.running_turn(review_thread) == (False, None)
+
+
+def test_a_turn_that_was_followed_before_a_start_joined_it_does_not_keep_its_thread_busy() -> None:
+    router = MessageRouter()
+    router.follow("tu", "first")
+    router.expect(1, "request", thread_id="th", starts_turn=True, turn="second")
+    router.receive([started(1, "tu")])
+    assert router.running_turn("th") == (True, "tu")
+    router.receive([completed("th", "tu")])
+    assert router.running_turn("th") == (False, None)
+
+
 def test_a_forgotten_request_is_recognised_and_its_turn_is_not_followed() -> None:
     router = MessageRouter()
     start(router, 1)

@@ -319,6 +319,17 @@ def test_the_turns_of_a_gone_session_are_interrupted(bench: Bench) -> None:
     assert bench.core.running_turns == 1 and bench.open == {}
 
 
+def test_what_is_interrupted_of_a_review_is_the_turn_inside_of_it(bench: Bench) -> None:
+    bench.thread()
+    bench.dispatch("review/start", {"threadId": "t1"})
+    bench.answer(bench.request("review/start"), {"turn": {"id": "u1"}, "reviewThreadId": "t1"})
+    bench.notify("turn/started", threadId="t1", turn={"id": "inner", "rootTurnId": "u1"})
+    bench.gone("s1")
+    assert bench.open[bench.request("turn/interrupt")]["params"] == {"threadId": "t1", "turnId": "inner"}
+    bench.complete("u1", status="interrupted")
+    assert bench.core.held["turns"] == 0
+
+
 def test_an_interrupt_that_came_too_early_is_tried_again(bench: Bench) -> None:
     """Right after its start the app-server says that there is no active turn."""
     bench.thread()
@@ -383,6 +394,33 @@ def test_a_question_goes_to_one_follower_and_only_its_answer_counts(bench: Bench
     bench.say({**ask, "id": 1})
     bench.complete("u1")
     assert bench.core.held["asks"] == 0, "a turn that is over asks nothing"
+
+
+def test_a_question_that_is_resolved_otherwise_is_withdrawn_under_the_id_it_was_asked_under(bench: Bench) -> None:
+    bench.thread()
+    bench.turn("u1")
+    params = {"threadId": "t1", "turnId": "u1"}
+    bench.say({"id": 7, "method": "item/commandExecution/requestApproval", "params": params})
+    public_id = bench.lines[-1][1][0]["id"]
+    bench.notify("serverRequest/resolved", threadId="t1", requestId=7)
+    sessions, (resolved,) = bench.lines[-1]
+    assert (sessions, resolved["params"]) == (["s1"], {"threadId": "t1", "requestId": public_id})
+    sent = len(bench.sent)
+    bench.apply(bench.core.tell(wire.Tell("s1"), encode({"id": public_id, "result": {"decision": "accept"}})))
+    assert (len(bench.sent), bench.core.held["asks"]) == (sent, 0)
+    bench.notify("serverRequest/resolved", threadId="t1")
+    assert bench.lines[-1][1][0]["params"] == {"threadId": "t1"}
+
+
+def test_the_ends_of_log_ins_go_to_who_began_them_and_none_gives_way(bench: Bench) -> None:
+    for session, login_id in (("s1", "a"), ("s2", "b"), ("s3", "c")):
+        bench.dispatch("account/login/start", session=session)
+        bench.answer(bench.request("account/login/start"), {"type": "chatgpt", "loginId": login_id})
+    bench.gone("s3")
+    for login_id in ("a", "b", "c", None):
+        bench.notify("account/login/completed", loginId=login_id, success=True)
+    ends = [(sessions, lines[0]["params"]["loginId"]) for sessions, lines in bench.lines]
+    assert ends == [(["s1"], "a"), (["s2"], "b"), ([], "c"), ([], None)]
 
 
 def test_questions_with_nobody_to_answer_are_declined(bench: Bench) -> None:

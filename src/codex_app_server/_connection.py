@@ -40,6 +40,7 @@ log = logging.getLogger("codex_app_server")
 GLOBAL_NOTIFICATIONS = 10_000
 UNCLAIMED_TURNS = 256
 LOGINS = 64
+INNER_TURNS = 256
 
 
 class Future(Protocol):
@@ -102,6 +103,19 @@ class _ResolvedLine(msgspec.Struct):
     params: _Resolved
 
 
+class _Turn(msgspec.Struct):
+    id: str
+    rootTurnId: str | None = None
+
+
+class _TurnParams(msgspec.Struct):
+    turn: _Turn
+
+
+class _StartedLine(msgspec.Struct):
+    params: _TurnParams
+
+
 class _Login(msgspec.Struct):
     loginId: str | None = None
 
@@ -111,6 +125,7 @@ class _LoginLine(msgspec.Struct):
 
 
 _decode_resolved = msgspec.json.Decoder(_ResolvedLine).decode
+_decode_started = msgspec.json.Decoder(_StartedLine).decode
 _decode_login = msgspec.json.Decoder(_LoginLine).decode
 _decode_response = msgspec.json.Decoder(_Response).decode
 _decode_queue_line = msgspec.json.Decoder(_QueueLine).decode
@@ -146,6 +161,7 @@ class Connection:
         self._calls: dict[int, Call] = {}
         # Turns started through a plain request, whose mailbox nobody has asked for yet.
         self._unclaimed: OrderedDict[str, Mailbox] = OrderedDict()
+        self._inner: OrderedDict[str, str] = OrderedDict()
         self._logins: OrderedDict[str, Mailbox] = OrderedDict()
         self._error: TransportClosedError | None = None
 
@@ -359,9 +375,22 @@ class Connection:
             elif b'"serverRequest/resolved"' in head:
                 with contextlib.suppress(msgspec.DecodeError):
                     self._on_resolved(_decode_resolved(line).params.requestId)
+            elif b'"turn/started"' in head and b'"rootTurnId"' in line:
+                with contextlib.suppress(msgspec.DecodeError):
+                    self._on_turn_started(_decode_started(line).params.turn)
             elif b'"account/login/completed"' in head:
                 with contextlib.suppress(msgspec.DecodeError):
                     self._on_login(_decode_login(line).params.loginId or "", line)
+
+    def _on_turn_started(self, turn: _Turn) -> None:
+        if turn.rootTurnId not in (None, turn.id):
+            self._inner[turn.rootTurnId or ""] = turn.id
+            if len(self._inner) > INNER_TURNS:
+                self._inner.popitem(last=False)
+
+    def active_turn(self, turn_id: str) -> str:
+        """What an interrupt must name: a review works in a turn of its own inside of the one that was started."""
+        return self._inner.get(turn_id, turn_id)
 
     def _on_queue(self, line: bytes) -> None:
         """Queue time in the pool is not a request's deadline."""

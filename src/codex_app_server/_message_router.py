@@ -115,6 +115,8 @@ class _Request:
     thread_id: str | None
     turn: Token | None
     starts_turn: bool
+    # Known once it is answered.
+    thread_of_turn: str | None = None
 
 
 @dataclass(slots=True)
@@ -158,6 +160,8 @@ class _StartedTurn(msgspec.Struct):
 
 class _StartResult(msgspec.Struct):
     turn: _StartedTurn
+    # Of a review: the thread it runs on.
+    reviewThreadId: str | None = None
 
 
 class _StartResponse(msgspec.Struct):
@@ -369,7 +373,9 @@ class MessageRouter:
         read.cut()
         if not header.is_error:
             try:
-                reply.turn_id = _decode_start(line).result.turn.id
+                result = _decode_start(line).result
+                reply.turn_id = result.turn.id
+                request.thread_of_turn = result.reviewThreadId or request.thread_id
             except msgspec.DecodeError:
                 reply.turn_id = None
         if reply.turn_id is not None and request.turn is not None and not forgotten:
@@ -384,11 +390,13 @@ class MessageRouter:
             reason = "it ended before the answer that names it"
             out.append(TurnBroken([token], request.thread_id, turn_id, reason, ended=True))
             return
-        turn = self._turns.setdefault(turn_id, _Turn(request.thread_id))
+        thread_id = request.thread_of_turn
+        turn = self._turns.setdefault(turn_id, _Turn(thread_id))
+        turn.thread_id = turn.thread_id or thread_id
         if token not in turn.followers:
             turn.followers.append(token)
-        if request.thread_id is not None:
-            self._running[request.thread_id] = turn_id
+        if thread_id is not None:
+            self._running[thread_id] = turn_id
         if early is None:
             return
         if early.broken is not None:

@@ -7,7 +7,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, overload
 
 from . import operations
 from ._mailbox import SyncMailbox
@@ -29,6 +29,15 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 OnBusy = Literal["error", "queue", "steer"]
+
+
+def check_on_busy(on_busy: str) -> None:
+    if on_busy not in get_args(OnBusy):
+        raise InvalidInputError(f"on_busy is {on_busy!r}; expected 'error', 'queue' or 'steer'")
+
+
+def _left_s(deadline: float | None) -> float | None:
+    return None if deadline is None else max(0.0, deadline - time.monotonic())
 
 
 class Codex:
@@ -193,12 +202,18 @@ class Thread:
     ) -> Any:
         """Run one turn to its end. With `output_type` its answer is asked for, and returned, as that type.
 
-        `timeout` in seconds, `on_busy` and `detach` as in `turn`. Whatever ends the wait early - the timeout, Ctrl-C -
-        interrupts the turn, unless `detach`.
+        `timeout` in seconds, all waiting included; `on_busy` and `detach` as in `turn`. Whatever ends the wait early -
+        the timeout, Ctrl-C - interrupts the turn, unless `detach`.
         Raises TurnFailedError, RequestTimeoutError, OutputTypeError, ThreadBusyError.
         """
-        turn = self._turn(input, "items", options, output_type, on_busy, detach)
-        result = turn.run(timeout=timeout)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        try:
+            turn = self._turn(input, "items", options, output_type, on_busy, detach, deadline)
+            result = turn.run(timeout=_left_s(deadline))
+        except TimeoutError:
+            if deadline is None or time.monotonic() < deadline:
+                raise
+            raise RequestTimeoutError(f"the turn did not end within {timeout} s") from None
         return result if output_type is None else operations.parse_output(output_type, result)
 
     def turn(
@@ -220,8 +235,16 @@ class Thread:
         return self._turn(input, interest, options, None, on_busy, detach)
 
     def _turn(
-        self, input: RunInput, interest: Interest, options: Any, output_type: Any, on_busy: OnBusy, detach: bool
+        self,
+        input: RunInput,
+        interest: Interest,
+        options: Any,
+        output_type: Any,
+        on_busy: OnBusy,
+        detach: bool,
+        deadline: float | None = None,
     ) -> TurnHandle:
+        check_on_busy(on_busy)
         operation = operations.turn_start(self.id, input, options, interest, output_type)
         while True:
             busy, running = self._client.running_turn(self.id)
@@ -237,11 +260,9 @@ class Thread:
                 handle = TurnHandle(self._client, self.id, running, mailbox, detach)
                 handle.steer(input)
                 return handle
-            if on_busy != "queue":
-                raise InvalidInputError(f"on_busy is {on_busy!r}; expected 'error', 'queue' or 'steer'")
-            while mailbox.get() is not None:
+            while mailbox.get(_left_s(deadline)) is not None:
                 pass
-        response, mailbox = self._client.start_turn(operation, detach=detach)
+        response, mailbox = self._client.start_turn(operation, detach=detach, deadline=deadline)
         return TurnHandle(self._client, self.id, response.turn.id, mailbox, detach)
 
     def follow(self, turn_id: str) -> TurnHandle:
@@ -351,8 +372,7 @@ class TurnHandle:
         deadline = None if timeout is None else time.monotonic() + timeout
         try:
             while True:
-                left_s = None if deadline is None else max(0.0, deadline - time.monotonic())
-                notification = self._mailbox.get(left_s)
+                notification = self._mailbox.get(_left_s(deadline))
                 if notification is None:
                     return collector.result()
                 collector.add(notification)

@@ -10,10 +10,10 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from . import operations
-from .api import OnBusy
+from .api import OnBusy, check_on_busy
 from .async_client import AsyncApprovalHandler, AsyncAppServerClient, AsyncMailbox
 from .config import AppServerConfig
-from .errors import InvalidInputError, RequestTimeoutError, ThreadBusyError, TransportClosedError, TurnEndedError
+from .errors import RequestTimeoutError, ThreadBusyError, TransportClosedError, TurnEndedError
 from .inputs import RunInput
 from .notifications import Notification
 from .operations import TurnCollector, TurnResult
@@ -228,12 +228,21 @@ class AsyncThread:
     ) -> Any:
         """Run one turn to its end. With `output_type` its answer is asked for, and returned, as that type.
 
-        `timeout` in seconds, `on_busy` and `detach` as in `turn`. Whatever ends the wait early - the timeout,
-        cancellation - interrupts the turn, unless `detach`.
+        `timeout` in seconds, all waiting included; `on_busy` and `detach` as in `turn`. Whatever ends the wait early -
+        the timeout, cancellation - interrupts the turn, unless `detach`.
         Raises TurnFailedError, RequestTimeoutError, OutputTypeError, ThreadBusyError.
         """
-        turn = await self._turn(input, "items", options, output_type, on_busy, detach)
-        result = await turn.run(timeout=timeout)
+
+        async def turn_and_wait() -> TurnResult:
+            turn = await self._turn(input, "items", options, output_type, on_busy, detach)
+            return await turn.run()
+
+        try:
+            result = await asyncio.wait_for(turn_and_wait(), timeout)
+        except RequestTimeoutError:
+            raise
+        except (asyncio.TimeoutError, TimeoutError):
+            raise RequestTimeoutError(f"the turn did not end within {timeout} s") from None
         return result if output_type is None else operations.parse_output(output_type, result)
 
     async def turn(
@@ -257,6 +266,7 @@ class AsyncThread:
     async def _turn(
         self, input: RunInput, interest: Interest, options: Any, output_type: Any, on_busy: OnBusy, detach: bool
     ) -> AsyncTurnHandle:
+        check_on_busy(on_busy)
         operation = operations.turn_start(self.id, input, options, interest, output_type)
         while True:
             busy, running = self._client.running_turn(self.id)
@@ -272,8 +282,6 @@ class AsyncThread:
                 handle = AsyncTurnHandle(self._client, self.id, running, mailbox, detach)
                 await handle.steer(input)
                 return handle
-            if on_busy != "queue":
-                raise InvalidInputError(f"on_busy is {on_busy!r}; expected 'error', 'queue' or 'steer'")
             while await mailbox.get() is not None:
                 pass
         response, mailbox = await self._client.start_turn(operation, detach=detach)

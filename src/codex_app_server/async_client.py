@@ -325,7 +325,7 @@ class AsyncAppServerClient:
         deadline = time.monotonic() + INTERRUPT_LIMIT_S
         while not is_over():
             try:
-                await self.perform(operations.turn_interrupt(thread_id, turn_id))
+                await self.perform(operations.turn_interrupt(thread_id, self._connection.active_turn(turn_id)))
                 return
             except InvalidRequestError as error:
                 if is_over():

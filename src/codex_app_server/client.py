@@ -128,14 +128,16 @@ class AppServerClient:
         *,
         timeout_s: float | None = ...,  # type: ignore[assignment]
         detach: bool = False,
+        deadline: float | None = None,
     ) -> tuple[T, SyncMailbox]:
         """Send an operation that starts a turn; the mailbox gets everything that the turn sends.
 
-        Should the caller give up before the answer comes, the turn is interrupted, unless `detach`.
+        Should the caller give up before the answer comes, the turn is interrupted, unless `detach`. `deadline`, on the
+        monotonic clock, also counts while the request waits in a queue of the pool, where `timeout_s` does not.
         """
         mailbox = SyncMailbox()
         call = self._begin(operation, mailbox, timeout_s, detach)
-        return operation.finish(self._wait(call)), mailbox
+        return operation.finish(self._wait(call, deadline)), mailbox
 
     def turn_notifications(self, turn_id: str) -> Iterator[Notification]:
         """What a turn sends, to its end: all of it if this client started it, else from now on.
@@ -216,17 +218,22 @@ class AppServerClient:
             detach=detach,
         )
 
-    def _wait(self, call: Call) -> bytes:
+    def _wait(self, call: Call, limit: float | None = None) -> bytes:
         future: concurrent.futures.Future[bytes] = call.future  # type: ignore[assignment]
         while True:
             deadline = call.deadline
-            wait_s = _QUEUE_POLL_S if deadline is None else deadline - time.monotonic()
+            now = time.monotonic()
+            # A call in a queue gets a new deadline when it leaves it.
+            wait_s = _QUEUE_POLL_S if deadline is None and call.timeout_s is not None else None
+            for end in (deadline, limit):
+                if end is not None:
+                    wait_s = max(0.0, end - now) if wait_s is None else min(wait_s, max(0.0, end - now))
             try:
-                return future.result(None if call.timeout_s is None else max(0.0, wait_s))
+                return future.result(wait_s)
             except concurrent.futures.TimeoutError:
                 if future.done():
                     return future.result()
-                if deadline is None or deadline != call.deadline:
+                if (limit is None or time.monotonic() < limit) and (deadline is None or deadline != call.deadline):
                     continue
             except BaseException:
                 self._connection.give_up(call)
@@ -272,7 +279,7 @@ class AppServerClient:
         deadline = time.monotonic() + INTERRUPT_LIMIT_S
         while not is_over():
             try:
-                self.perform(operations.turn_interrupt(thread_id, turn_id))
+                self.perform(operations.turn_interrupt(thread_id, self._connection.active_turn(turn_id)))
                 return
             except InvalidRequestError as error:
                 if is_over():

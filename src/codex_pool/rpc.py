@@ -78,6 +78,28 @@ class _Completed(msgspec.Struct):
     params: _CompletedParams
 
 
+class _StartedTurn(msgspec.Struct, rename="camel"):
+    id: str = ""
+    root_turn_id: str | None = None
+
+
+class _StartedParams(msgspec.Struct):
+    turn: _StartedTurn
+
+
+class _Started(msgspec.Struct):
+    params: _StartedParams
+
+
+class _Login(msgspec.Struct, rename="camel"):
+    login_id: str | None = None
+
+
+class _LoginLine(msgspec.Struct):
+    result: _Login | None = None
+    params: _Login | None = None
+
+
 class _PolicyType(msgspec.Struct):
     type: str = ""
 
@@ -88,6 +110,8 @@ _decode_result = msgspec.json.Decoder(_Result).decode
 _decode_thread_result = msgspec.json.Decoder(_ThreadResult).decode
 _decode_notification = msgspec.json.Decoder(_Notification).decode
 _decode_completed = msgspec.json.Decoder(_Completed).decode
+_decode_started = msgspec.json.Decoder(_Started).decode
+_decode_login = msgspec.json.Decoder(_LoginLine).decode
 _decode_policy = msgspec.json.Decoder(_PolicyType).decode
 
 
@@ -141,6 +165,25 @@ def error_of(line: bytes) -> str:
     """The message of an error response."""
     error = _decode_result(line).error
     return str(error.get("message")) if isinstance(error, dict) else str(error)
+
+
+def turns_of(line: bytes) -> tuple[str, str]:
+    """The turn that a turn/started line is about, and the turn that it is part of; of itself, if of no other."""
+    try:
+        turn = _decode_started(line).params.turn
+    except msgspec.MsgspecError:
+        return "", ""
+    return turn.id, turn.root_turn_id or turn.id
+
+
+def login_id_of(line: bytes) -> str | None:
+    """The id of the log-in that an answer or a notification names; None if it names none."""
+    try:
+        login = _decode_login(line)
+    except msgspec.MsgspecError:
+        return None
+    named = login.result or login.params
+    return named.login_id if named is not None else None
 
 
 def error_line(request_id: bytes, code: int, message: str, data: Any = None) -> bytes:

@@ -34,6 +34,7 @@ from codex_app_server._message_router import (
     TurnBroken,
     TurnRun,
 )
+from codex_app_server.envelope import RequestId
 from codex_app_server.generated.routing import NOTIFICATIONS, REQUESTS
 from codex_app_server.lines import LongLine
 from codex_pool import rpc, wire
@@ -44,6 +45,8 @@ MAX_IN_FLIGHT = 64
 CONTROL_PLACES = 8
 CONTROL_METHODS = frozenset({"turn/interrupt", "turn/steer"})
 
+_LOGGED_IN = "account/login/completed"
+_RESOLVED = "serverRequest/resolved"
 _RELEASES_THREAD = frozenset({"thread/archive", "thread/delete"})
 
 
@@ -130,6 +133,10 @@ class WorkerCore:
         self._too_early: set[str] = set()
         self._threads: dict[str, _Thread] = {}
         self._asks: dict[str, tuple[str, Ask]] = {}
+        # The turn inside of a review, which is the one to interrupt.
+        self._inner: dict[str, str] = {}
+        # Log-ins under way, and who began them.
+        self._logins: dict[str, str] = {}
         self._globals = Latest()
         self.lines_read = 0
 
@@ -207,6 +214,7 @@ class WorkerCore:
                 self._refuse(request, errors.TURN_LOST, "its session is over", out)
         for request in self._sent:
             request.gone = request.gone or request.session == session
+        self._logins = {login: owner for login, owner in self._logins.items() if owner != session}
         for thread_id in (*self._threads, *self._adopting):
             self._router.unfollow_thread(thread_id, session)
         for turn_id, turn in self._turns.items():
@@ -311,6 +319,10 @@ class WorkerCore:
                 record = self._hold_thread(rpc.result_of(reply.line), request)
             if request.method in _RELEASES_THREAD and request.thread_id is not None:
                 self._release_thread(request.thread_id, out, keep=False)
+            if request.method == "account/login/start":
+                login_id = rpc.login_id_of(reply.line)
+                if login_id is not None and not request.gone:
+                    self._logins[login_id] = request.session
         if reply.turn_id is not None and request.thread_id is not None:
             self._turn_started(reply.turn_id, request.thread_id, request, out)
         answered = wire.Answered(request.call, not reply.is_error, record, reply.turn_id)
@@ -443,6 +455,7 @@ class WorkerCore:
     def _turn_ended(self, turn_id: str, status: str, out: list[Effect]) -> None:
         turn = self._turns.pop(turn_id)
         self._too_early.discard(turn_id)
+        self._inner.pop(turn_id, None)
         for public_id in [public_id for public_id, (_, ask) in self._asks.items() if ask.turn_id == turn_id]:
             del self._asks[public_id]
         out.append(ToBroker([wire.encode(wire.TurnEnded(turn.thread_id, turn_id, status))]))
@@ -458,7 +471,7 @@ class WorkerCore:
         self._interrupt(broken.turn_id, thread_id, out)
 
     def _interrupt(self, turn_id: str, thread_id: str, out: list[Effect]) -> None:
-        params = _raw({"threadId": thread_id, "turnId": turn_id})
+        params = _raw({"threadId": thread_id, "turnId": self._inner.get(turn_id, turn_id)})
         line = rpc.RequestLine("turn/interrupt", params=params)
         self._submit(_Request("turn/interrupt", thread_id, line, interrupts=turn_id), out)
 
@@ -472,6 +485,9 @@ class WorkerCore:
     def _on_other_run(self, run: ThreadRun | GlobalRun, now: float, out: list[Effect]) -> None:
         if isinstance(run, ThreadRun):
             self._heed(run.thread_id, run.lines, run.methods, out)
+            if _RESOLVED in run.methods:
+                pairs = zip(run.lines, run.methods, strict=True)
+                run.lines = [self._resolved(line) if method == _RESOLVED else line for line, method in pairs]
             route = wire.ToSessions([str(session) for session in run.tokens])
             out.append(ToBroker([wire.encode(route), _LINES, b"\n".join(run.lines)]))
             return
@@ -479,6 +495,12 @@ class WorkerCore:
             entry = NOTIFICATIONS.get(method)
             if entry is None or entry.thread is not None:
                 # Of a thread that no session follows: nobody to tell.
+                continue
+            if method == _LOGGED_IN:
+                # Each says something of its own, so none gives way to a later one.
+                starter = self._logins.pop(rpc.login_id_of(line) or "", None)
+                route = wire.ToSessions([starter] if starter is not None else [])
+                out.append(ToBroker([wire.encode(route), _LINES, line]))
                 continue
             ready = self._globals.offer(method, line, now)
             if ready is not None:
@@ -495,6 +517,10 @@ class WorkerCore:
                 if record != thread.record:
                     thread.record = record
                     out.append(ToBroker([wire.encode(wire.ThreadChanged(record))]))
+            elif method == "turn/started":
+                inner, root = rpc.turns_of(line)
+                if root in self._turns and root != inner:
+                    self._inner[root] = inner
             elif method == "thread/closed":
                 self._release_thread(thread.record.thread_id, out, keep=True)
 
@@ -506,11 +532,25 @@ class WorkerCore:
             out.append(_decline(ask))
             return
         session = str(candidates[0])
-        public_id = f"{self._worker}/{ask.id}"
+        public_id = self._public_id(ask.id)
         self._asks[public_id] = (session, ask)
         line = rpc.decode_request(ask.line)
         line.id = msgspec.Raw(rpc.encode(public_id))
         out.append(ToBroker([wire.encode(wire.ToSessions([session])), _LINES, rpc.encode(line)]))
+
+    def _public_id(self, request_id: RequestId) -> str:
+        """The id under which clients know a request of this app-server."""
+        return f"{self._worker}/{request_id}"
+
+    def _resolved(self, line: bytes) -> bytes:
+        """A question needs no answer any more: told under the id that it was asked under."""
+        message = rpc.decode_request(line)
+        if message.params is None or "requestId" not in message.params:
+            return line
+        public_id = self._public_id(msgspec.json.decode(message.params["requestId"]))
+        self._asks.pop(public_id, None)
+        message.params["requestId"] = msgspec.Raw(rpc.encode(public_id))
+        return rpc.encode(message)
 
 
 _LINES = wire.encode(wire.Lines())
