@@ -1,1 +1,0 @@
-from codex_app_server.testing.loopback import *  # noqa: F403
