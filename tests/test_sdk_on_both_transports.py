@@ -234,6 +234,19 @@ def side(way: Side) -> Iterator[Side]:
         way.codex.models()
 
 
+def wait_ended(side: Side, thread_id: str, statuses: list[str]) -> None:
+    """Wait until the stored turns of a thread have ended like this, and none runs."""
+    deadline = time.monotonic() + WAIT_S
+    while True:
+        thread = side.codex.client.request("thread/read", {"thread_id": thread_id, "include_turns": True}).thread
+        # While a turn runs, what is stored of it may look as if it had been interrupted.
+        found = [turn.status for turn in thread.turns], thread.status.type
+        if found == (statuses, "idle"):
+            return
+        assert time.monotonic() < deadline, found
+        time.sleep(0.02)
+
+
 def token(name: str = "token") -> str:
     return f"{name}-{secrets.token_hex(4)}"
 
@@ -377,12 +390,13 @@ def test_approval_presets(side: Side) -> None:
         ApprovalMode.auto_review: ("on-request", "auto_review"),
         "ask": ("on-request", "user"),
     }
-    turned = side.thread(ephemeral=False)
     for mode, found in expected.items():
         thread = side.thread(approval_mode=mode, ephemeral=False)
         thread.run("hello")
-        turned.run("hello", approval_mode=mode)
-        assert settings(thread) == settings(turned) == found
+        assert settings(thread) == found
+    for mode, found in expected.items():
+        thread.run("hello", approval_mode=mode)
+        assert settings(thread) == found
 
 
 def test_presets_that_contradict_are_refused_before_anything_is_sent(side: Side) -> None:
@@ -493,16 +507,19 @@ def test_a_timeout_counts_while_a_turn_waits_in_the_pool(side: Side) -> None:
             side.codex.thread_resume(thread.id).run("[[hang 1]]", timeout=0.3)
         first.interrupt()
         assert first.run().status == "interrupted"
-        assert side.notified("turn/completed", thread.id).turn.status == "interrupted"
+        wait_ended(side, thread.id, ["completed", "interrupted", "interrupted"])
 
 
 def test_a_start_nobody_waits_for_is_interrupted(side: Side) -> None:
-    thread, prompt = side.thread(), f"{token()} [[hang 1]]"
+    thread, prompt = side.thread(ephemeral=False), f"{token()} [[hang 1]]"
+    thread.run("hello")
     params = {"thread_id": thread.id, "input": [{"type": "text", "text": prompt}]}
     with pytest.raises(RequestTimeoutError):
         side.codex.client.request("turn/start", params, timeout_s=0)
-    assert side.notified("turn/completed", thread.id).turn.status == "interrupted"
-    assert not [record for record in side.model.active if record.prompt == prompt]
+    wait_ended(side, thread.id, ["completed", "interrupted"])
+    # The model was asked and left, or not asked at all.
+    if any(record.prompt == prompt for record in side.model.requests):
+        side.seen(prompt, "disconnected")
 
 
 def test_a_stream_that_is_closed_interrupts(side: Side) -> None:
@@ -524,7 +541,7 @@ def test_a_loop_that_is_broken_off_does_not(side: Side) -> None:
         assert piece == " b"
         break
     assert turn.run().status == "completed"
-    assert side.seen(prompt).outcome == "completed"
+    side.seen(prompt, "completed")
 
 
 def test_a_detached_turn_goes_on(side: Side) -> None:
@@ -538,16 +555,17 @@ def test_a_detached_turn_goes_on(side: Side) -> None:
         thread.run(f"timeout {mark} {text}", timeout=0.1, detach=True)
     assert thread.run("next", on_busy="queue").status == "completed"
     for each in ("closed", "timeout"):
-        assert side.seen(f"{each} {mark}").outcome == "completed"
+        side.seen(f"{each} {mark}", "completed")
 
 
 def test_a_detached_start_nobody_waits_for_goes_on(side: Side) -> None:
-    thread, mark = side.thread(), token()
+    thread, mark = side.thread(ephemeral=False), token()
+    thread.run("hello")
     operation = operations.turn_start(thread.id, f'{mark} [[text "a b c" deltas=3]]', {}, "full")
     with pytest.raises(RequestTimeoutError):
         side.codex.client.start_turn(operation, timeout_s=0, detach=True)
-    assert side.notified("turn/completed", thread.id).turn.status == "completed"
-    assert side.seen(mark).outcome == "completed"
+    wait_ended(side, thread.id, ["completed", "completed"])
+    side.seen(mark, "completed")
 
 
 def test_a_second_handle_on_a_running_turn(side: Side) -> None:
@@ -601,7 +619,8 @@ def test_cancelling_a_run_interrupts_it(side: Side, tasks: Any, detach: bool) ->
 
 def test_cancelling_a_start_under_way_interrupts_it_once_it_is_answered(side: Side, tasks: Any) -> None:
     async def main(codex: AsyncCodex) -> str:
-        thread = await codex.thread_start(ephemeral=True)
+        thread = await codex.thread_start()
+        await thread.run("hello")
         starting = asyncio.ensure_future(thread.turn("[[hang 1]]"))
         # One step of the task sends the request; the answer is not looked at before the next one.
         await asyncio.sleep(0)
@@ -611,7 +630,7 @@ def test_cancelling_a_start_under_way_interrupts_it_once_it_is_answered(side: Si
             await starting
         return thread.id
 
-    assert side.notified("turn/completed", tasks(main)).turn.status == "interrupted"
+    wait_ended(side, tasks(main), ["completed", "interrupted"])
 
 
 # Approvals.
@@ -761,13 +780,15 @@ def test_the_life_of_a_thread(side: Side) -> None:
         codex.thread_resume(thread.id)
 
 
-def test_an_archived_thread_comes_back(side: Side, request: pytest.FixtureRequest) -> None:
-    if side.transport == "pool":
-        # Each worker keeps its own notes on which threads are archived.
-        reason = "unarchive may go to another worker than archive did"
-        request.node.add_marker(pytest.mark.xfail(reason=reason, strict=False))
+@pytest.mark.parametrize("forked", [False, True], ids=["alone", "forked"])
+def test_an_archived_thread_comes_back(side: Side, forked: bool, request: pytest.FixtureRequest) -> None:
     codex, thread = side.codex, side.thread(ephemeral=False)
     thread.run("hello")
+    if forked:
+        codex.thread_fork(thread.id)
+    if forked and side.transport == "pool":
+        reason = "the unarchive of a thread with forks fails on another worker than the one that archived it"
+        request.node.add_marker(pytest.mark.xfail(reason=reason, raises=InvalidRequestError, strict=False))
 
     def listed(archived: bool) -> bool:
         return thread.id in {each.id for each in codex.thread_list(limit=100, archived=archived).data}
@@ -798,7 +819,7 @@ def test_a_review(side: Side) -> None:
     result = review.run()
     assert result.status == "completed"
     assert {"enteredReviewMode", "exitedReviewMode"} <= {item.type for item in result.items}
-    assert side.seen(mark).outcome == "completed"
+    side.seen(mark, "completed")
 
 
 def test_a_review_makes_its_thread_busy_and_can_be_interrupted(side: Side) -> None:
