@@ -867,3 +867,22 @@ TestBrokerMachine = BrokerMachine.TestCase
 TestBrokerMachine.settings = settings(
     max_examples=100, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
 )
+
+
+def test_an_archived_thread_is_brought_back_by_the_worker_that_put_it_away(bench: Bench) -> None:
+    holder = bench.thread("t1")
+    bench.call("thread/archive", {"threadId": "t1"})
+    bench.answer(holder, next(iter(holder.open)))
+    bench.from_worker(holder, wire.ThreadGone("t1"))
+    # It is the busiest one by now.
+    bench.core._workers[holder.name].threads.update(f"t{number}" for number in range(10, 20))
+
+    def asked() -> list[str]:
+        return [worker.name for worker in bench.workers.values() if worker.open and not worker.lost]
+
+    bench.call("thread/unarchive", {"threadId": "t1"})
+    assert asked() == [holder.name]
+    # Without that worker any other has to try.
+    bench.lose(holder)
+    bench.call("thread/unarchive", {"threadId": "t1"})
+    assert len(asked()) == 1

@@ -13,10 +13,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from codex_app_server.testing.loopback import LoopbackModel, Script, write_loopback_home
+from .loopback import LoopbackModel, Script, write_loopback_home
 
 if TYPE_CHECKING:
-    from codex_app_server import AppServerConfig
+    from .. import AppServerConfig
 
 __all__ = ["LoopbackModel", "Script", "null_app_server", "write_loopback_home"]
 
@@ -28,7 +28,7 @@ def null_app_server(**scenario: Any) -> AppServerConfig:
 
     `Codex(null_app_server(on={"thread/list": {"error": {"code": -32001, "message": "busy"}}}))` is overloaded for ever.
     """
-    from codex_app_server import AppServerConfig
+    from .. import AppServerConfig
 
     # -S and -E: nothing of the environment is loaded, so it is up in milliseconds.
     return AppServerConfig(

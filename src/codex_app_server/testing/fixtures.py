@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from codex_app_server import AppServerConfig, Codex
-from codex_app_server.testing import LoopbackModel, null_app_server, write_loopback_home
+from .. import AppServerConfig, Codex
+from . import LoopbackModel, null_app_server, write_loopback_home
 
 
 @pytest.fixture

@@ -50,6 +50,7 @@ MAX_CLIENTS = 1024
 MAX_THREADS = 100_000
 MAX_HOMELESS = 10_000
 MAX_LOST = 10_000
+MAX_ARCHIVED = 10_000
 MAX_SESSION_CHARS = 256
 
 PARSE_ERROR = -32700
@@ -73,6 +74,8 @@ class BrokerCore:
         # Names of workers that are dead: what they sent last may come after the news of it.
         self._lost: dict[str, None] = {}
         self._threads: dict[str, Thread] = {}
+        # Threads that were put away, and by which worker.
+        self._archived: dict[str, str] = {}
         self._turns: dict[str, Turn] = {}
         self._calls: dict[int, Call] = {}
         self._next_call = 0
@@ -223,8 +226,9 @@ class BrokerCore:
             self._dispatch(call, min(self._workers.values(), key=lambda worker: worker.slot), None, now, out)
             return
         thread = self._threads.get(call.thread_id) if call.thread_id is not None else None
-        holder = self._workers.get(thread.worker or "") if thread is not None else None
-        worker = holder or self._least_busy()
+        # An archived thread is known best to the worker that archived it.
+        name = thread.worker if thread is not None else self._archived.get(call.thread_id or "")
+        worker = self._workers.get(name or "") or self._least_busy()
         if REQUESTS[call.method].result_turn:
             call.worker = worker.name
             worker.waiting.append(call)
@@ -407,6 +411,7 @@ class BrokerCore:
 
     def _hold_thread(self, record: wire.ThreadRecord, worker: Worker, session: str) -> None:
         thread = self._threads.get(record.thread_id)
+        self._archived.pop(record.thread_id, None)
         if thread is None:
             thread = self._threads[record.thread_id] = Thread(record, worker.name)
             if len(self._threads) > MAX_THREADS:
@@ -436,6 +441,9 @@ class BrokerCore:
             thread.worker = None
         else:
             self._drop_thread(gone.thread_id)
+            self._archived[gone.thread_id] = worker.name
+            if len(self._archived) > MAX_ARCHIVED:
+                del self._archived[next(iter(self._archived))]
 
     def _on_turn_started(self, started: wire.TurnStarted, worker: Worker) -> None:
         worker.turns.add(started.turn_id)
