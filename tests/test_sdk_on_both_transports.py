@@ -13,7 +13,6 @@ import itertools
 import json
 import secrets
 import shutil
-import sys
 import tempfile
 import threading
 import time
@@ -54,16 +53,15 @@ from codex_app_server.testing.loopback import LoopbackModel, write_loopback_home
 from codex_pool import Pool, processes
 from codex_pool.client.transport import PoolTransport
 
-pytestmark = [
-    pytest.mark.real,
-    pytest.mark.timeout(30),
-    pytest.mark.skipif(sys.platform == "win32", reason="the pool needs POSIX"),
-]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(30)]
 
 WAIT_S = 20.0
 SETTLE_S = 5.0
 APPROVAL = "item/commandExecution/requestApproval"
 SIDES = [(transport, kind) for transport in ("stdio", "pool") for kind in ("sync", "async")]
+# For what only a pool has, and what only tasks can do.
+of_a_pool = pytest.mark.parametrize("way", [way for way in SIDES if way[0] == "pool"], indirect=True, ids="-".join)
+of_tasks = pytest.mark.parametrize("way", [way for way in SIDES if way[1] == "async"], indirect=True, ids="-".join)
 
 
 class Blocking:
@@ -495,10 +493,9 @@ def test_a_timeout_counts_while_the_thread_is_busy(side: Side) -> None:
     assert not [record for record in side.model.requests if mark in record.prompt]
 
 
+@of_a_pool
 def test_a_timeout_counts_while_a_turn_waits_in_the_pool(side: Side) -> None:
     """Another client's turn runs on the thread, of which only the pool knows; what comes to start late is stopped."""
-    if side.transport == "stdio":
-        pytest.skip("an app-server of one's own has no other clients")
     with side.world.client("sync", side.world.pool) as other:
         thread = other.thread_start()
         thread.run("hello")
@@ -590,8 +587,6 @@ def test_a_second_handle_on_a_running_turn(side: Side) -> None:
 @pytest.fixture
 def tasks(side: Side) -> Callable[[Callable[[AsyncCodex], Coroutine[Any, Any, Any]]], Any]:
     """Runs `main(codex)` on the event loop of an async client."""
-    if side.kind == "sync":
-        pytest.skip("threads cannot be cancelled")
     blocking: Any = side.codex
 
     def run(main: Callable[[AsyncCodex], Coroutine[Any, Any, Any]]) -> Any:
@@ -600,6 +595,7 @@ def tasks(side: Side) -> Callable[[Callable[[AsyncCodex], Coroutine[Any, Any, An
     return run
 
 
+@of_tasks
 @pytest.mark.parametrize("detach", [False, True], ids=["attached", "detached"])
 def test_cancelling_a_run_interrupts_it(side: Side, tasks: Any, detach: bool) -> None:
     prompt = f'{token()} [[text "a b c d e f" deltas=6 pace_ms=60]]'
@@ -617,6 +613,7 @@ def test_cancelling_a_run_interrupts_it(side: Side, tasks: Any, detach: bool) ->
     assert side.seen(prompt).outcome == ("completed" if detach else "disconnected")
 
 
+@of_tasks
 def test_cancelling_a_start_under_way_interrupts_it_once_it_is_answered(side: Side, tasks: Any) -> None:
     async def main(codex: AsyncCodex) -> str:
         thread = await codex.thread_start()
@@ -647,17 +644,22 @@ def command_of(result: Any) -> Any:
     return command
 
 
-@pytest.mark.parametrize("form", ["model", "dict", "later"])
+@pytest.mark.parametrize("form", ["model", "dict"])
 def test_an_approval_lets_the_command_run(side: Side, tmp_path: Path, form: str) -> None:
     accept = models.CommandExecutionRequestApprovalResponse(decision="accept")
+    answered_with_yes(side, tmp_path, {"model": accept, "dict": {"decision": "accept"}}[form])
 
+
+@of_tasks
+def test_an_approval_may_be_awaited(side: Side, tmp_path: Path) -> None:
     async def later() -> Any:
-        return accept
+        return {"decision": "accept"}
 
-    wanted = {"model": lambda: accept, "dict": lambda: {"decision": "accept"}, "later": later}[form]
-    if form == "later" and side.kind == "sync":
-        pytest.skip("sync handlers answer at once")
-    side.handler = lambda method, params: wanted()
+    answered_with_yes(side, tmp_path, later())
+
+
+def answered_with_yes(side: Side, tmp_path: Path, answer: Any) -> None:
+    side.handler = lambda method, params: answer
     result = escalate(side, tmp_path / "file").run()
     assert (tmp_path / "file").read_text() == "hi\n"
     assert (result.final_response, command_of(result).status) == ("so be it", "completed")
@@ -781,14 +783,11 @@ def test_the_life_of_a_thread(side: Side) -> None:
 
 
 @pytest.mark.parametrize("forked", [False, True], ids=["alone", "forked"])
-def test_an_archived_thread_comes_back(side: Side, forked: bool, request: pytest.FixtureRequest) -> None:
+def test_an_archived_thread_comes_back(side: Side, forked: bool) -> None:
     codex, thread = side.codex, side.thread(ephemeral=False)
     thread.run("hello")
     if forked:
         codex.thread_fork(thread.id)
-    if forked and side.transport == "pool":
-        reason = "the unarchive of a thread with forks fails on another worker than the one that archived it"
-        request.node.add_marker(pytest.mark.xfail(reason=reason, raises=InvalidRequestError, strict=False))
 
     def listed(archived: bool) -> bool:
         return thread.id in {each.id for each in codex.thread_list(limit=100, archived=archived).data}

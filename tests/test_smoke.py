@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,3 +33,17 @@ def test_one_real_turn_through_the_pool(config: AppServerConfig) -> None:
     with Pool(workers=1, config=config) as pool, pool.connect() as codex:
         result = codex.thread_start().run("Say astrolabe-19.")
     assert result.final_response is not None and "astrolabe-19" in result.final_response
+
+
+def test_a_client_of_the_pool_is_asked(config: AppServerConfig, work: Path) -> None:
+    asked: list[str] = []
+
+    def decide(method: str, params: Any) -> dict[str, str]:
+        asked.append(method)
+        return {"decision": "decline"}
+
+    with Pool(workers=1, config=config) as pool, pool.connect(approval_handler=decide) as codex:
+        thread = codex.thread_start(approval_mode="ask", sandbox="read-only")
+        thread.run(f'[[tool_call "echo hi > {work}/file" escalate=true]] [[text "so be it"]]')
+    assert asked == ["item/commandExecution/requestApproval"]
+    assert not (work / "file").exists()

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from codex_app_server import AppServerConfig, AsyncCodex, Codex, InvalidInputError, TransportClosedError
+from codex_app_server.async_client import AsyncApprovalHandler
+from codex_app_server.client import ApprovalHandler
 from codex_pool import defaults, endpoints
 from codex_pool.client.transport import PoolTransport
 
@@ -170,13 +172,13 @@ class Pool:
                 shutil.rmtree(self._own_directory, ignore_errors=True)
                 self._own_directory = self._endpoint = None
 
-    def connect(self, *, name: str = "") -> Codex:
-        """A client of this pool; any number may be connected at once."""
-        return connect(self.endpoint, name=name)
+    def connect(self, *, name: str = "", approval_handler: ApprovalHandler | None = None) -> Codex:
+        """A client of this pool; any number may be connected at once. `approval_handler` as for `Codex`."""
+        return connect(self.endpoint, name=name, approval_handler=approval_handler)
 
-    async def aconnect(self, *, name: str = "") -> AsyncCodex:
-        """An asyncio client of this pool, connected."""
-        return await aconnect(self.endpoint, name=name)
+    async def aconnect(self, *, name: str = "", approval_handler: AsyncApprovalHandler | None = None) -> AsyncCodex:
+        """An asyncio client of this pool, connected. `approval_handler` as for `AsyncCodex`."""
+        return await aconnect(self.endpoint, name=name, approval_handler=approval_handler)
 
     def wait_ended(self, timeout_s: float) -> bool:
         """Wait until the pool has ended by itself; whether it has. `failure` then says why."""
@@ -203,17 +205,21 @@ class Pool:
         self._started.set()
 
 
-def connect(endpoint: str | None = None, *, name: str = "") -> Codex:
-    """A client of the pool at `endpoint`, by default the user's own daemon.
+def connect(endpoint: str | None = None, *, name: str = "", approval_handler: ApprovalHandler | None = None) -> Codex:
+    """A client of the pool at `endpoint`, by default the user's own daemon. `approval_handler` as for `Codex`.
 
     Raises EndpointError, and TransportClosedError when there is no pool.
     """
-    return Codex(transport=PoolTransport(endpoint or endpoints.default_endpoint(), client=name))
+    transport = PoolTransport(endpoint or endpoints.default_endpoint(), client=name)
+    return Codex(transport=transport, approval_handler=approval_handler)
 
 
-async def aconnect(endpoint: str | None = None, *, name: str = "") -> AsyncCodex:
+async def aconnect(
+    endpoint: str | None = None, *, name: str = "", approval_handler: AsyncApprovalHandler | None = None
+) -> AsyncCodex:
     """An asyncio client of the pool at `endpoint`, connected. Raises as `connect`."""
-    codex = AsyncCodex(transport=PoolTransport(endpoint or endpoints.default_endpoint(), client=name))
+    transport = PoolTransport(endpoint or endpoints.default_endpoint(), client=name)
+    codex = AsyncCodex(transport=transport, approval_handler=approval_handler)
     await codex.start()
     return codex
 
