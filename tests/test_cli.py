@@ -95,3 +95,13 @@ def test_a_missing_binary_is_named(tmp_path: Path) -> None:
     done = command("serve", "--codex-bin", str(tmp_path / "codex"), home=tmp_path)
     assert done.returncode == 3
     assert f"codex binary not found at {tmp_path}/codex" in done.stderr
+
+
+def test_a_home_that_is_not_a_demos_is_left_alone(runtime_directory: Path) -> None:
+    home = runtime_directory / "codex-pool" / "default.demo"
+    home.mkdir(parents=True, mode=0o700)
+    (home / "config.toml").write_text("model = 'mine'\n")
+    done = command("serve", "--demo")
+    assert done.returncode == 3
+    assert f"{home}/config.toml exists" in done.stderr and "Traceback" not in done.stderr
+    assert (home / "config.toml").read_text() == "model = 'mine'\n"

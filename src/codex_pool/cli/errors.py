@@ -35,7 +35,7 @@ def reported() -> Iterator[None]:
         fail(str(error), options.SOME_FAILED)
     except KeyboardInterrupt:
         fail("interrupted", options.INTERRUPTED)
-    except RuntimeError as error:
+    except (RuntimeError, OSError) as error:
         fail(str(error), options.CANNOT_START)
 
 
