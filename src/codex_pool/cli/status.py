@@ -31,7 +31,7 @@ def status(context: click.Context, connect: str | None, as_json: bool) -> None:
     from codex_pool.daemon import status as view
 
     console = Console(highlight=False)
-    console.print(view.summary(result))
+    console.print(view.summary(result), soft_wrap=True)
     table = Table(box=None, pad_edge=False, header_style="dim")
     for number, title in enumerate(view.HEADER):
         table.add_column(title, justify="right" if 2 <= number <= 5 else "left", no_wrap=True)
