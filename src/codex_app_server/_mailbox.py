@@ -150,11 +150,6 @@ class SyncMailbox(Mailbox):
                 if not self._ready.wait_for(lambda: self._lines or self._closed, left_s):
                     raise TimeoutError(f"no notification within {timeout_s} s")
 
-    def wait_closed(self, timeout_s: float) -> bool:
-        """Wait until no more lines will come; whether that is so."""
-        with self._ready:
-            return self._ready.wait_for(lambda: self._closed, timeout_s)
-
     def _wake(self) -> None:
         with self._ready:
             self._ready.notify_all()

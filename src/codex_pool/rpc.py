@@ -192,10 +192,6 @@ def error_line(request_id: bytes, code: int, message: str, data: Any = None) -> 
     return b'{"id":%s,"error":%s}' % (request_id, encode(error))
 
 
-def request_line(request_id: RequestId, method: str, params: Any) -> bytes:
-    return encode({"id": request_id, "method": method, "params": params})
-
-
 def record_of(result: bytes, turns: int) -> ThreadRecord | None:
     """The record of the thread that thread/start, resume or fork answered with; None if there is none to read."""
     try:

@@ -30,7 +30,6 @@ MAX_HEAD_BYTES = 64 * 1024
 MAX_BODY_BYTES = 128 * 1024 * 1024
 
 BEAT_S = 1.0
-BEATS_MISSED = 3
 
 Interest = Literal["full", "items", "final"]
 Class = Literal["kept", "droppable"]

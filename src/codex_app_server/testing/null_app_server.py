@@ -61,7 +61,6 @@ SETTINGS: dict[str, Any] = {
     "sandbox": {"type": "readOnly", "networkAccess": False},
     "reasoningEffort": None,
 }
-TURN: dict[str, Any] = {"id": "", "items": [], "itemsView": "notLoaded", "status": "inProgress", "error": None}
 # Placeholders of the length of real ids, so that the lines of a turn are made once and only the ids replaced.
 THREAD_MARK = "T" * 36
 TURN_MARK = "U" * 36
