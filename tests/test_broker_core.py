@@ -23,6 +23,8 @@ from codex_pool.broker.records import Effect, Note, Registered, Suspect, ToClien
 
 THREAD_LOST, TURN_LOST = -32010, -32011
 
+NOTHING_HELD = wire.encode_holdings(wire.Holdings([]))
+
 
 def encode(message: Any) -> bytes:
     return msgspec.json.encode(message)
@@ -126,7 +128,7 @@ class Bench:
 
     def register(self, name: str = "w0", slot: int = 0) -> FakeWorker:
         worker = self.workers[name] = FakeWorker(name)
-        self.from_worker(worker, wire.Register(slot, name, 10, 11), b'{"userAgent":"x"}', wire.encode_records([]))
+        self.from_worker(worker, wire.Register(slot, name, 10, 11), b'{"userAgent":"x"}', NOTHING_HELD)
         return worker
 
     def from_worker(self, worker: FakeWorker, route: Any, *frames: bytes) -> list[Effect]:
@@ -564,7 +566,7 @@ def test_a_worker_is_ready_only_between_register_and_loss(bench: Bench) -> None:
     worker = bench.workers["w0"]
     bench.lose(worker)
     for route, *frames in (
-        (wire.Register(0, "w0", 10, 11), b"{}", wire.encode_records([])),
+        (wire.Register(0, "w0", 10, 11), b"{}", NOTHING_HELD),
         (wire.TurnStarted("t1", "u1", ["s1"]),),
         (wire.Answered(1, True), wire.encode(wire.Lines()), b"{}"),
         (wire.Progress("w0", 1, 1, 1),),
@@ -588,7 +590,7 @@ def test_a_worker_that_died_before_it_registered_stays_away() -> None:
 def test_registering_twice_changes_nothing(bench: Bench) -> None:
     worker = bench.thread("t1")
     bench.call("turn/start", {"threadId": "t1"})
-    bench.from_worker(worker, wire.Register(0, worker.name, 10, 11), b"{}", wire.encode_records([]))
+    bench.from_worker(worker, wire.Register(0, worker.name, 10, 11), b"{}", NOTHING_HELD)
     bench.call("turn/start", {"threadId": "t1"})
     assert worker.load == 1
 
@@ -604,7 +606,7 @@ def test_strangers_on_the_workers_socket_are_tolerated(bench: Bench) -> None:
             [wire.encode(wire.Register(0, "w9", 1, 1))],
             [wire.encode(wire.Register(0, "w9", 1, 1)), b"{}"],
             [wire.encode(wire.Register(0, "w9", 1, 1)), b"{}", b"\xff"],
-            [wire.encode(wire.Register(0, "not the identity", 1, 1)), b"{}", wire.encode_records([])],
+            [wire.encode(wire.Register(0, "not the identity", 1, 1)), b"{}", NOTHING_HELD],
             [wire.encode(wire.Answered(999, True)), lines, b"{}"],
             [wire.encode(wire.Answered(999, True))],
             [wire.encode(wire.TurnEnded("t1", "u99", "completed"))],
@@ -756,7 +758,7 @@ class BrokerMachine(RuleBasedStateMachine):
         assert told == expected
         self.finished |= expected
         if registered:
-            self.bench.from_worker(worker, wire.Register(slot, worker.name, 1, 1), b"{}", wire.encode_records([]))
+            self.bench.from_worker(worker, wire.Register(slot, worker.name, 1, 1), b"{}", NOTHING_HELD)
             for turn_id, (thread_id, _) in worker.running.items():
                 self.bench.from_worker(worker, wire.TurnEnded(thread_id, turn_id, "completed"))
 

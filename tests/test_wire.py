@@ -35,6 +35,8 @@ def values(annotation: Any) -> st.SearchStrategy[Any]:
         return st.sampled_from(args)
     if origin is list:
         return st.lists(values(args[0]), max_size=4)
+    if origin is dict:
+        return st.dictionaries(*map(values, args), max_size=4)
     if annotation is type(None):
         return st.none()
     if isinstance(annotation, type) and issubclass(annotation, msgspec.Struct):
@@ -136,13 +138,19 @@ def test_a_record_that_a_client_made_long_still_passes_between_worker_and_broker
     assert wire.decode_to_worker(wire.encode(dispatch)) == dispatch
 
 
-@given(st.lists(structs(wire.ThreadRecord), max_size=5))
-def test_thread_records_come_back(records: list[wire.ThreadRecord]) -> None:
-    assert wire.decode_records(wire.encode_records(records)) == records
+@given(structs(wire.Holdings))
+def test_holdings_come_back(holdings: wire.Holdings) -> None:
+    assert wire.decode_holdings(wire.encode_holdings(holdings)) == holdings
+
+
+@given(st.lists(structs(wire.Position), max_size=5))
+def test_positions_come_back(positions: list[wire.Position]) -> None:
+    assert wire.decode_positions(wire.encode_positions(positions)) == positions
 
 
 @given(st.binary(max_size=100))
-def test_damaged_records_are_a_wire_error(garbage: bytes) -> None:
+def test_damaged_bodies_of_the_pools_own_are_a_wire_error(garbage: bytes) -> None:
     for body in (garbage, struct.pack(">BI", 0xDD, 1) + garbage, b"\x91\x92\xa1\xff\xc2"):
-        with contextlib.suppress(wire.WireError):
-            wire.decode_records(body)
+        for decode in (wire.decode_holdings, wire.decode_positions):
+            with contextlib.suppress(wire.WireError):
+                decode(body)

@@ -16,7 +16,12 @@ thread records stand in them, which a client can make long; refused, they would 
 Numbers. A worker numbers the notifications of a turn from 1. An `Events` message says which numbers it covers:
 (`after`, `last`]. It is made of runs, one body each and one class each - `kept`, or `droppable` (deltas) - so that
 whoever is short of room can leave a whole droppable run out and say so, without looking inside. A subscriber checks
-that `after` is the `last` that it saw before; numbers that its interest leaves out are covered all the same.
+that `after` is the `last` that it saw before; numbers that its interest leaves out are covered all the same. A run
+of class `dropped` has an empty body: so many lines stood there.
+
+Receipt. A subscriber tells the worker how far it has come (`Ack`, passed on as `Acked`); the worker keeps what it has
+sent until then. Who comes back on a new connection says in its Hello how far it came in each turn, and sends its
+unanswered calls again, marked so: the worker knows what it has seen, and answers it without doing it twice.
 """
 
 from __future__ import annotations
@@ -32,7 +37,9 @@ MAX_BODY_BYTES = 128 * 1024 * 1024
 BEAT_S = 1.0
 
 Interest = Literal["full", "items", "final"]
-Class = Literal["kept", "droppable"]
+Class = Literal["kept", "droppable", "dropped"]
+Priority = Literal["interactive", "batch"]
+WhenGone = Literal["interrupt", "keep"]
 
 
 class WireError(ValueError):
@@ -69,25 +76,76 @@ class ThreadRecord(msgspec.Struct, array_like=True, frozen=True):
     model_provider: str | None = None
     sandbox: str = ""
     approval_policy: str = ""
+    # The identity of the client that made it; "" is the pool's own user.
+    owner: str = ""
+
+
+class Position(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """How far a subscriber has come in a turn: the highest number that it got."""
+
+    turn_id: str
+    last: int
+
+
+class TurnHeld(msgspec.Struct, array_like=True, frozen=True):
+    """A turn that a worker runs, and the sessions that follow it."""
+
+    thread_id: str
+    turn_id: str
+    sessions: list[str]
+
+
+class CallSeen(msgspec.Struct, array_like=True, frozen=True):
+    """A request of a session, by its id in JSON, that a worker has taken: it is under way or was answered."""
+
+    session: str
+    request_id: str
+
+
+class Holdings(msgspec.Struct, array_like=True, frozen=True):
+    """What a worker holds when it registers: all that a broker which has just started must know of it.
+
+    `followers` are the sessions that follow each thread; `calls` those that may be sent again.
+    """
+
+    records: list[ThreadRecord]
+    followers: dict[str, list[str]] = {}
+    turns: list[TurnHeld] = []
+    calls: list[CallSeen] = []
 
 
 # client -> broker
 
 
 class Hello(_Head, frozen=True):
-    """The first message: who I am. Answered by Welcome or Refused."""
+    """The first message of a connection: who I am. Answered by Welcome or Refused.
+
+    Body: nothing for a new session; for one that comes back, `encode_positions` of the turns that it follows.
+    `when_gone` says what is to become of its turns should it stay away; `priority` is that of its turns in the queue.
+    """
 
     session: str
     client: str
+    priority: Priority = "interactive"
+    when_gone: WhenGone = "interrupt"
 
 
 class Call(_Head, frozen=True):
     """Body: one line - a request, a notification, or the answer to a request of the app-server.
 
-    `interest` says which notifications of a turn that this starts are wanted.
+    `interest` says which notifications of a turn that this starts are wanted. `again` marks a request that was sent
+    before, on a connection that is gone, and has not been answered.
     """
 
     interest: Interest = "full"
+    again: bool = False
+
+
+class Ack(_Head, frozen=True):
+    """I have got this much of the turns that this worker runs."""
+
+    worker: str
+    positions: list[Position]
 
 
 class Beat(_Head, frozen=True):
@@ -102,9 +160,13 @@ class Bye(_Head, frozen=True):
 
 
 class Welcome(_Head, frozen=True):
-    """Body: the result of `initialize`, as JSON. `workers` is how many app-servers are ready."""
+    """Body: the result of `initialize`, as JSON. `workers` is how many app-servers are ready.
+
+    `resumed` says that the session was known, here or to a worker: its turns go on where they were.
+    """
 
     workers: int
+    resumed: bool = False
 
 
 class Refused(_Head, frozen=True):
@@ -126,6 +188,8 @@ class Events(_Head, frozen=True):
     last: int
     runs: list[Run]
     ended: bool = False
+    # Who runs the turn, for `Ack`.
+    worker: str = ""
 
 
 class Ended(_Head, frozen=True):
@@ -147,7 +211,7 @@ class Closed(_Head, frozen=True):
 class Register(_Head, frozen=True):
     """The first message of a worker, and its answer to WhoAreYou.
 
-    Bodies: the result of `initialize` as JSON; the records of the threads it holds (`encode_records`).
+    Bodies: the result of `initialize` as JSON; what it holds (`encode_holdings`).
     """
 
     slot: int
@@ -203,6 +267,13 @@ class ThreadGone(_Head, frozen=True):
     keep: bool = False
 
 
+class Limited(_Head, frozen=True):
+    """The account's rate limit was met. `resets_at` is when it ends, in Unix seconds, where that is known."""
+
+    kind: str
+    resets_at: int | None = None
+
+
 class Progress(_Head, frozen=True):
     """A worker's beat, from a thread and socket of its own.
 
@@ -222,8 +293,8 @@ class Progress(_Head, frozen=True):
 class Dispatch(_Head, frozen=True):
     """Body: one request line of a session. Answered by Answered with the same `call`.
 
-    `adopt` is the record of a thread that this app-server must resume first. `queued_ms` is how long the request
-    waited in the broker.
+    `adopt` is the record of a thread that this app-server must resume first; `archived` says that it must be taken
+    out of the archive before. `queued_ms` is how long the request waited in the broker. `again` as in Call.
     """
 
     call: int
@@ -231,6 +302,32 @@ class Dispatch(_Head, frozen=True):
     interest: Interest = "full"
     adopt: ThreadRecord | None = None
     queued_ms: int = 0
+    again: bool = False
+    archived: bool = False
+
+
+class Release(_Head, frozen=True):
+    """Put this idle thread away (archive it), so that another worker can take it. Answered by Answered."""
+
+    call: int
+    thread_id: str
+
+
+class Acked(_Head, frozen=True):
+    """This session has got so much of these turns."""
+
+    session: str
+    positions: list[Position]
+
+
+class Back(_Head, frozen=True):
+    """This session has come back on a new connection: send what it has not got, and what it was asked.
+
+    Turns of it that are not named here it knows nothing of yet: they begin anew.
+    """
+
+    session: str
+    positions: list[Position]
 
 
 class Tell(_Head, frozen=True):
@@ -257,17 +354,20 @@ class WhoAreYou(_Head, frozen=True):
     """The broker does not know this worker: register."""
 
 
-FromClient = Hello | Call | Beat | Bye
+FromClient = Hello | Call | Ack | Beat | Bye
 ToClient = Welcome | Refused | Lines | Events | Ended | Beat | Closed
-FromWorker = Register | ToSessions | Answered | TurnStarted | TurnEnded | ThreadChanged | ThreadGone | Progress
-ToWorker = Dispatch | Tell | Follow | Gone | WhoAreYou
+FromWorker = (
+    Register | ToSessions | Answered | TurnStarted | TurnEnded | ThreadChanged | ThreadGone | Limited | Progress
+)
+ToWorker = Dispatch | Release | Tell | Follow | Acked | Back | Gone | WhoAreYou
 Head = FromClient | ToClient | FromWorker | ToWorker
 
 _VERSION_BYTE = bytes([VERSION])
 _encode = msgspec.msgpack.Encoder().encode
 # msgspec lets the second pass through for text that is not UTF-8, the third for endless nesting.
 _UNDECODABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
-_decode_records = msgspec.msgpack.Decoder(list[ThreadRecord]).decode
+_decode_holdings = msgspec.msgpack.Decoder(Holdings).decode
+_decode_positions = msgspec.msgpack.Decoder(list[Position]).decode
 
 
 def encode(head: Head) -> bytes:
@@ -275,17 +375,30 @@ def encode(head: Head) -> bytes:
     return _VERSION_BYTE + _encode(head)
 
 
-def encode_records(records: list[ThreadRecord]) -> bytes:
-    """Thread records as one body."""
-    return _encode(records)
+def encode_holdings(holdings: Holdings) -> bytes:
+    """What a worker holds as one body."""
+    return _encode(holdings)
 
 
-def decode_records(body: bytes) -> list[ThreadRecord]:
-    """The opposite of `encode_records`. Raises WireError."""
+def decode_holdings(body: bytes) -> Holdings:
+    """The opposite of `encode_holdings`. Raises WireError."""
     try:
-        return _decode_records(body)
+        return _decode_holdings(body)
     except _UNDECODABLE as error:
-        raise WireError(f"thread records that do not fit: {error}") from None
+        raise WireError(f"a worker's holdings that do not fit: {error}") from None
+
+
+def encode_positions(positions: list[Position]) -> bytes:
+    """Positions as one body."""
+    return _encode(positions)
+
+
+def decode_positions(body: bytes) -> list[Position]:
+    """The opposite of `encode_positions`. Raises WireError."""
+    try:
+        return _decode_positions(body)
+    except _UNDECODABLE as error:
+        raise WireError(f"positions that do not fit: {error}") from None
 
 
 class _Decoder:

@@ -122,6 +122,11 @@ class BrokerCore:
         session.seen_at = now
         if isinstance(head, wire.Call):
             self._on_call(session, head, frames[1], now, out)
+        elif isinstance(head, wire.Ack):
+            worker = self._workers.get(head.worker)
+            if worker is not None:
+                acked = wire.Acked(session.id, head.positions)
+                out.append(ToWorker(worker.identity, [wire.encode(acked)]))
         elif isinstance(head, wire.Bye):
             self._end_session(session, out)
         return out
@@ -364,7 +369,7 @@ class BrokerCore:
         name = register.worker
         try:
             _, initialize, body = frames
-            records = wire.decode_records(body)
+            records = wire.decode_holdings(body).records
         except ValueError as error:
             out.append(Note(f"worker {name} was not registered: {error}"))
             return

@@ -154,6 +154,7 @@ class PoolTransport:
         """All messages that are there, as one batch."""
         batch: list[bytes | LongLine | TurnLines] = []
         closed: TransportClosedError | None = None
+        got: dict[str, dict[str, int]] = {}
         for _ in range(MESSAGES_PER_BATCH):
             try:
                 frame, *bodies = socket.recv_multipart(zmq.NOBLOCK)
@@ -166,6 +167,7 @@ class PoolTransport:
                         batch += body.split(b"\n")
                 case wire.Events():
                     batch.append(self._on_events(head, bodies))
+                    got.setdefault(head.worker, {})[head.turn_id] = head.last
                 case wire.Ended():
                     self._last.pop(head.turn_id, None)
                     batch.append(TurnLines(head.thread_id, head.turn_id, _split(bodies), True))
@@ -173,6 +175,9 @@ class PoolTransport:
                     self._welcome.set()
                 case wire.Refused() | wire.Closed():
                     closed = TransportClosedError(f"the pool at {self._endpoint}: {head.message}")
+        for worker, turns in got.items():
+            positions = [wire.Position(turn_id, last) for turn_id, last in turns.items()]
+            self._outgoing.append([wire.encode(wire.Ack(worker, positions))])
         if batch:
             self._receiver.on_batch(batch)
         if closed is not None:

@@ -204,6 +204,18 @@ class WorkerCore:
             self._router.follow_thread(head.thread_id, head.session)
         return []
 
+    def acked(self, head: wire.Acked) -> list[Effect]:
+        """A session has got so much of these turns."""
+        return []
+
+    def back(self, head: wire.Back) -> list[Effect]:
+        """A session has come back on a new connection."""
+        return []
+
+    def release(self, head: wire.Release) -> list[Effect]:
+        """Put a thread away, so that another worker can take it."""
+        return []
+
     def gone(self, session: str) -> list[Effect]:
         """A session is over: what it alone followed is interrupted, what it was asked is declined."""
         out: list[Effect] = []
@@ -346,8 +358,15 @@ class WorkerCore:
     def _register(self) -> ToBroker:
         assert self._initialized is not None
         head = wire.Register(self._slot, self._worker, self._pid, self._app_server_pid)
-        records = wire.encode_records([thread.record for thread in self._threads.values()])
-        return ToBroker([wire.encode(head), self._initialized, records])
+        holdings = wire.Holdings(
+            records=[thread.record for thread in self._threads.values()],
+            followers={
+                thread_id: [str(session) for session in self._router.thread_followers(thread_id)]
+                for thread_id in self._threads
+            },
+            turns=[wire.TurnHeld(turn.thread_id, turn_id, [*turn.interest]) for turn_id, turn in self._turns.items()],
+        )
+        return ToBroker([wire.encode(head), self._initialized, wire.encode_holdings(holdings)])
 
     # Threads.
 
@@ -478,7 +497,8 @@ class WorkerCore:
     def _send_events(
         self, turn_id: str, lines: list[bytes], methods: list[str], *, ended: bool, out: list[Effect]
     ) -> None:
-        out += [ToBroker(frames) for frames in self._turns[turn_id].events(turn_id, lines, methods, ended=ended)]
+        turn = self._turns[turn_id]
+        out += [ToBroker(frames) for frames in turn.events(self._worker, turn_id, lines, methods, ended=ended)]
 
     # Everything else that the app-server says.
 

@@ -198,6 +198,12 @@ class Worker:
                 return self._core.tell(head, frames[1])
             case wire.Follow():
                 return self._core.follow(head)
+            case wire.Acked():
+                return self._core.acked(head)
+            case wire.Back():
+                return self._core.back(head)
+            case wire.Release():
+                return self._core.release(head)
             case wire.Gone():
                 return self._core.gone(head.session)
             case wire.WhoAreYou():

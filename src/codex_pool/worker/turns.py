@@ -26,7 +26,9 @@ class Turn:
         self.interest.setdefault(session, interest)
         self._served.setdefault(interest, self.last)
 
-    def events(self, turn_id: str, lines: list[bytes], methods: list[str], *, ended: bool) -> list[list[bytes]]:
+    def events(
+        self, worker: str, turn_id: str, lines: list[bytes], methods: list[str], *, ended: bool
+    ) -> list[list[bytes]]:
         """Number a run of notifications; one message for each interest that anybody has in them."""
         self.last += len(lines)
         wanted: dict[wire.Interest, list[str]] = {}
@@ -39,7 +41,7 @@ class Turn:
                 continue
             after = self._served.get(interest, 0)
             self._served[interest] = self.last
-            head = wire.Events(self.thread_id, turn_id, after, self.last, runs, ended)
+            head = wire.Events(self.thread_id, turn_id, after, self.last, runs, ended, worker)
             messages.append([wire.encode(wire.ToSessions(sessions)), wire.encode(head), *bodies])
         return messages
 
