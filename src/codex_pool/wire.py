@@ -200,9 +200,13 @@ class Ended(_Head, frozen=True):
 
 
 class Closed(_Head, frozen=True):
-    """The session is over, and not by its own wish. `message` says why."""
+    """The session is over, and not by its own wish. `message` says why.
+
+    With `again` only this connection is: say Hello on a new one.
+    """
 
     message: str
+    again: bool = False
 
 
 # worker -> broker: routes

@@ -117,7 +117,7 @@ class BrokerCore:
         session = self._sessions.get(self._session_of.get(identity, ""))
         if session is None:
             return [
-                ToClient(identity, [wire.encode(wire.Closed("the pool does not know this session; connect again"))])
+                ToClient(identity, [wire.encode(wire.Closed("the pool does not know this session", again=True))])
             ]
         session.seen_at = now
         if isinstance(head, wire.Call):
