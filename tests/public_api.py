@@ -51,7 +51,7 @@ def signature(name: str, function: Any) -> str:
 
 def _made_for_the_user(cls: type) -> bool:
     """Whether the SDK makes the objects of a class, and users get them."""
-    names = {"Thread", "TurnHandle", "TurnStream", "ChatgptLoginHandle", "DeviceCodeLoginHandle"}
+    names = {"Thread", "TurnHandle", "TurnStream", "TurnText", "ChatgptLoginHandle", "DeviceCodeLoginHandle"}
     made = {*names, *(f"Async{name}" for name in names), "Notification", "UnknownNotification", "TurnResult"}
     return cls.__name__ in made or getattr(cls, "_is_protocol", False)
 

@@ -608,9 +608,11 @@ def test_a_client_that_was_never_used_is_closed() -> None:
 
 def test_a_killed_process_fails_every_waiter_and_every_later_call(pump: str) -> None:
     async def main() -> None:
-        steps = [["stderr", "last words"], started("tu"), ["take", "fake/never"], ["take", "fake/ready"]]
+        foreign = delta("th", "foreign", "x")
+        steps = [["stderr", "last words"], started("tu"), foreign, ["take", "fake/never"], ["take", "fake/ready"]]
         async with connected(*steps) as client:
             turn = await start(client)
+            await next_of(client, "item/agentMessage/delta")
             waiting = [
                 asyncio.create_task(client.request("fake/never")),
                 asyncio.create_task(text_of(turn.stream())),

@@ -63,6 +63,8 @@ from codex_app_server._mailbox import SyncMailbox
 from codex_app_server.errors import map_jsonrpc_error
 
 WAIT_S = 20.0
+# Of a turn that this client did not start.
+FOREIGN = delta("th", "foreign", "x")
 
 
 @contextlib.contextmanager
@@ -765,19 +767,20 @@ def wait_in_every_way(
         return run
 
     turn = start_turn(client)
+    next_of(client, "item/agentMessage/delta")
     streams = [client.turn_notifications(turn), client.turn_notifications("foreign")]
     futures = [
         pool.submit(waiting(lambda: client.request("fake/never"))),
         pool.submit(waiting(lambda: list(streams[0]))),
         pool.submit(waiting(lambda: list(streams[1]))),
-        pool.submit(waiting(lambda: next_of(client, "never"))),
+        pool.submit(waiting(lambda: client.next_notification(WAIT_S))),
     ]
     entered.wait(WAIT_S)
     return futures
 
 
 def test_a_killed_process_fails_every_waiter_and_every_later_call(pump: str) -> None:
-    steps = [["stderr", "first words"], ["stderr", "last words"], started("tu"), ["take", "fake/never"]]
+    steps = [["stderr", "first words"], ["stderr", "last words"], started("tu"), FOREIGN, ["take", "fake/never"]]
     with connected(*steps) as client, concurrent.futures.ThreadPoolExecutor(4) as pool:
         futures = wait_in_every_way(client, pool)
         os.kill(pid_of(client), signal.SIGKILL)
@@ -890,14 +893,17 @@ def test_close_ends_a_process_that_ignores_everything(pump: str, monkeypatch: py
 
 
 def test_close_fails_who_still_waits(pump: str) -> None:
-    with connected(started("tu"), ["take", "fake/never"]) as client:
+    with connected(started("tu"), FOREIGN, ["take", "fake/never"]) as client:
         with concurrent.futures.ThreadPoolExecutor(4) as pool:
-            futures = wait_in_every_way(client, pool)
+            *futures, notifications = wait_in_every_way(client, pool)
             client.close()
             client.close()
             for future in futures:
                 with pytest.raises(TransportClosedError, match="the client was closed"):
                     future.result(WAIT_S)
+            # They have come to their end, which is nothing to complain of.
+            assert notifications.result(WAIT_S) is None
+            assert client.next_notification(WAIT_S) is None
         with pytest.raises(TransportClosedError):
             client.request("fake/x")
         with pytest.raises(TransportClosedError):

@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from codex_app_server._message_router import (
     MAX_FORGOTTEN_REQUESTS,
     Ask,
     Delivery,
     GlobalRun,
+    LongAsk,
     Malformed,
     MessageRouter,
     Reply,
@@ -24,7 +25,7 @@ from codex_app_server._message_router import (
     TurnBroken,
     TurnRun,
 )
-from codex_app_server.errors import TransportClosedError, TurnEndedError
+from codex_app_server.errors import TransportClosedError, TurnEndedError, UnknownTurnError
 from codex_app_server.lines import LongLine
 
 NOTHING_HELD = {"requests": 0, "turns": 0, "early": 0, "starting": 0}
@@ -55,6 +56,11 @@ def numbers(lines: list[bytes]) -> list[int]:
 
 def start(router: MessageRouter, id: int, thread: str | None = "th", turn: Token = "turn token") -> None:
     router.expect(id, f"call {id}", thread_id=thread, starts_turn=True, turn=turn)
+
+
+def seen(router: MessageRouter, *turns: str) -> None:
+    """Turns that were begun by nobody here are seen running."""
+    router.receive([note("th", turn, -1) for turn in turns])
 
 
 # What one thing does.
@@ -175,6 +181,7 @@ def test_a_line_that_names_only_its_turn_may_be_early_too() -> None:
 
 def test_what_comes_after_the_end_of_a_turn_is_not_the_turns() -> None:
     router = MessageRouter()
+    seen(router, "tu")
     router.follow("tu", "a")
     start(router, 1)
     got = router.receive([note("th", "tu", 0), completed("th", "tu", 1), note("th", "tu", 2)])
@@ -239,6 +246,7 @@ def test_a_review_makes_the_thread_that_it_runs_on_busy() -> None:
 
 def test_a_turn_that_was_followed_before_a_start_joined_it_does_not_keep_its_thread_busy() -> None:
     router = MessageRouter()
+    seen(router, "tu")
     router.follow("tu", "first")
     router.expect(1, "request", thread_id="th", starts_turn=True, turn="second")
     router.receive([started(1, "tu")])
@@ -280,6 +288,7 @@ def test_a_start_that_is_never_answered_keeps_nothing_for_ever() -> None:
 def test_turn_then_thread_then_everybody() -> None:
     router = MessageRouter()
     router.follow_thread("th", "thread token")
+    seen(router, "tu")
     router.follow("tu", "turn token")
     got = router.receive([note("th", "tu", 0), note("th", None, 1), note("th", "unfollowed", 2), note("x", None, 3)])
     turn_run, thread_run, global_run = got
@@ -296,6 +305,7 @@ def test_turn_then_thread_then_everybody() -> None:
 
 def test_a_turn_and_a_thread_of_the_same_id_are_two_things() -> None:
     router = MessageRouter()
+    seen(router, "same")
     router.follow("same", "turn token")
     got = router.receive([note("th", "same", 0), note("same", None, 1), note("th", "same", 2)])
     assert by_token(got) == {"turn token": [0, 2], "everybody": [1]}
@@ -303,6 +313,7 @@ def test_a_turn_and_a_thread_of_the_same_id_are_two_things() -> None:
 
 def test_following_and_unfollowing() -> None:
     router = MessageRouter()
+    seen(router, "tu")
     router.follow("tu", "a")
     router.follow("tu", "a")
     router.follow("tu", "b")
@@ -322,12 +333,117 @@ def test_turns_nobody_follows_leave_nothing_behind() -> None:
     router = MessageRouter()
     for number in range(10_000):
         router.receive([note("th", f"tu{number}", number), completed("th", f"tu{number}")])
+        router.receive([note("th", f"endless{number}", number)])
     assert router.held == NOTHING_HELD
-    assert len(router._ended) <= 4096
+    assert (len(router._ended), len(router._unfollowed)) == (4096, 4096)
+
+
+def test_only_turns_that_run_can_be_followed() -> None:
+    """On any other id its follower would wait for ever."""
+    router = MessageRouter()
+    with pytest.raises(UnknownTurnError, match=r"turn tu is not known .* thread\.read\(include_turns=True\)") as caught:
+        router.follow("tu", "a")
+    assert caught.value.turn_id == "tu"
+    seen(router, "tu")
+    router.follow("tu", "a")
+    router.unfollow("tu", "a")
+    router.follow("tu", "b")
+    assert by_token(router.receive([note("th", "tu", 1), completed("th", "tu", 2)])) == {"b": [1, 2]}
+    with pytest.raises(TurnEndedError, match="tu has already ended"):
+        router.follow("tu", "c")
+    # A start in flight holds back what another turn of the thread sends, but not that it ran, or ended.
+    start(router, 1)
+    router.receive([note("th", "over", 0), completed("th", "over"), note("th", "runs", 0)])
+    with pytest.raises(TurnEndedError):
+        router.follow("over", "d")
+    router.receive([started(1, "another")])
+    router.follow("runs", "d")
+    assert router.held["turns"] == 2
+
+
+def test_a_follower_of_an_early_turn_and_its_starter_have_it_all() -> None:
+    router = MessageRouter()
+    start(router, 1)
+    got = router.receive([note("th", "tu", 0)])
+    router.follow("tu", "a")
+    got += router.receive([note("th", "tu", 1)]) + router.receive([])
+    # The follower does not wait for the answer, which may be long in coming.
+    assert by_token(got) == {"a": [1]}
+    got += router.receive([note("th", "tu", 2), started(1, "tu"), note("th", "tu", 3), completed("th", "tu", 4)])
+    assert by_token(got) == {"turn token": [0, 1, 2, 3, 4], "a": [1, 2, 3, 4]}
+    assert router.held == NOTHING_HELD
+
+
+def test_a_follower_of_a_turn_that_a_start_held_back_in_vain() -> None:
+    router = MessageRouter()
+    start(router, 1)
+    got = router.receive([note("th", "foreign", 0)])
+    router.follow("foreign", "a")
+    got += router.receive([note("th", "foreign", 1), started(1, "tu"), note("th", "foreign", 2)])
+    assert by_token(got) == {"everybody": [0], "a": [1, 2]}
+    # What is too much to keep for the start is not too much for who has it already.
+    router = MessageRouter(max_early_bytes=150)
+    start(router, 1)
+    router.receive([note("th", "tu", 0)])
+    router.follow("tu", "a")
+    got = router.receive([note("th", "tu", 1), note("th", "tu", 2), started(1, "tu"), note("th", "tu", 3)])
+    assert by_token(got) == {"a": [1, 2, 3]}
+    assert [each.tokens for each in got if isinstance(each, TurnBroken)] == [["turn token"]]
+    assert router.receive([LongLine(note("th", "tu", 4)[:-1], b"", 5)])[0] == TurnBroken(
+        ["a"], "th", "tu", "a line of 5 bytes (item/completed) is beyond the size cap"
+    )
+    assert router.held == NOTHING_HELD
+
+
+def test_a_long_line_breaks_an_early_turn_for_its_follower_too() -> None:
+    router = MessageRouter()
+    start(router, 1)
+    router.receive([note("th", "tu", 0)])
+    router.follow("tu", "a")
+    got = router.receive([note("th", "tu", 1), LongLine(note("th", "tu", 2)[:-1], b"", 5), started(1, "tu")])
+    assert by_token(got) == {"a": [1]}
+    assert [each.tokens for each in got if isinstance(each, TurnBroken)] == [["a"], ["turn token"]]
+    assert router.held == NOTHING_HELD
+    start(router, 2, turn="second")
+    router.receive([note("th", "next", 0)])
+    router.follow("next", "b")
+    assert set(router.fail(TransportClosedError("gone"))) == {"call 2", "second", "b"}
+
+
+def test_a_question_too_long_to_keep_is_to_be_declined() -> None:
+    router = MessageRouter()
+    raw = line(id=7, method="item/tool/call", params={"threadId": "th", "turnId": "tu", "arguments": "x" * 100})
+    [got] = router.receive([LongLine(raw[:80], raw[-20:], len(raw))])
+    assert isinstance(got, LongAsk)
+    assert (got.ask.id, got.ask.method, got.ask.thread_id, got.ask.turn_id) == (7, "item/tool/call", "th", "tu")
+    assert f"a line of {len(raw)} bytes" in got.reason
+
+
+def test_an_unreadable_answer_fails_its_request_as_far_as_it_can_be_told() -> None:
+    router = MessageRouter()
+    start(router, 1)
+    router.expect("two", "call two")
+    for raw in (
+        b'{"id":1',
+        b'{"id":1,"res',
+        b'{"id":1,"method":"x","params":{',
+        b'{"id":9,"result":{',
+        b'{"method":"x"',
+    ):
+        assert router.receive_unreadable(raw, "cut") == []
+    router.receive([note("th", "tu", 0)])
+    reply, let_go = router.receive_unreadable(b'{"id":1,"result":{"turn":{"id":"t', "cut")
+    assert isinstance(reply, Reply) and isinstance(let_go, GlobalRun)
+    assert (reply.token, reply.is_error, reply.turn_id) == ("call 1", True, None)
+    assert json.loads(reply.line)["error"] == {"code": -32603, "message": "the answer is unreadable: cut"}
+    [reply] = router.receive_unreadable(b' { "jsonrpc": "2.0", "id": "two", "error": {', "cut")
+    assert isinstance(reply, Reply) and reply.token == "call two"
+    assert router.held == NOTHING_HELD
 
 
 def test_a_question_stands_between_what_came_before_and_after() -> None:
     router = MessageRouter()
+    seen(router, "tu")
     router.follow("tu", "turn token")
     ask = line(method="item/commandExecution/requestApproval", id=0, params={"threadId": "th", "turnId": "tu"})
     before, question, after = router.receive([note("th", "tu", 0), ask, note("th", "tu", 1)])
@@ -351,6 +467,7 @@ def test_failure_is_sticky_and_names_everybody_once() -> None:
     router = MessageRouter()
     router.expect(1, "call")
     start(router, 2, turn="starting")
+    seen(router, "tu", "tv")
     router.follow("tu", "follower")
     router.follow("tv", "follower")
     router.follow_thread("th", "thread token")
@@ -384,6 +501,7 @@ def long_line(raw: bytes, size: int = 10**8) -> LongLine:
 
 def test_a_long_line_fails_its_turn_and_no_other() -> None:
     router = MessageRouter()
+    seen(router, "tu", "other")
     router.follow("tu", "a")
     router.follow("other", "b")
     got = router.receive(
@@ -400,6 +518,7 @@ def test_a_long_line_fails_its_turn_and_no_other() -> None:
 def test_a_long_completion_ends_its_turn() -> None:
     """`turn/completed` carries the answer, so it is long when the answer is."""
     router = MessageRouter()
+    seen(router, "tu")
     router.follow("tu", "a")
     raw = line(method="turn/completed", params={"threadId": "th", "turn": {"id": "tu", "items": []}})
     [broken] = router.receive([long_line(raw)])
@@ -583,15 +702,22 @@ class Interleavings(RuleBasedStateMachine):
         self.router.forget(chosen.id)
 
     @rule(data=st.data())
-    @precondition(lambda self: self.router.held["starting"] == 0)
     def follow(self, data: st.DataObject) -> None:
-        candidates = [turn for turn in self.turns if not (turn.over and self.received.get(turn.id) == len(turn.sent))]
-        if not candidates:
+        if not self.turns:
             return
-        turn = data.draw(st.sampled_from(candidates))
+        turn = data.draw(st.sampled_from(self.turns))
         token = ("follower", self.number())
-        self.router.follow(turn.id, token)
-        self.followers.append(Follower(token, turn, self.received.get(turn.id, 0)))
+        seen = self.received.get(turn.id, 0)
+        try:
+            self.router.follow(turn.id, token)
+        except UnknownTurnError:
+            assert not seen
+            assert not [each for each in self.starts if each.turn is turn and each.bound]
+        except TurnEndedError:
+            assert turn.over and seen == len(turn.sent)
+        else:
+            assert not (turn.over and seen == len(turn.sent))
+            self.followers.append(Follower(token, turn, seen))
 
     @rule(data=st.data())
     def unfollow(self, data: st.DataObject) -> None:
@@ -695,6 +821,7 @@ class Interleavings(RuleBasedStateMachine):
             self.heed(self.router.receive_run(turn.thread, turn.id, lines, ended))
         else:
             self.heed(self.router.receive([raw for raw, _ in batch]))
+        self.heed(self.router.receive([]))
 
     def heed(self, deliveries: list[Delivery]) -> None:
         for token, got in by_token(deliveries).items():

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 from .generated.routing import RUNTIME_VERSION as __version__
 
 if TYPE_CHECKING:
-    from .api import Codex, Thread, TurnHandle, TurnStream, stream_text, wait_for_turn_completed
-    from .async_api import AsyncCodex, AsyncThread, AsyncTurnHandle, AsyncTurnStream, astream_text
+    from .api import Codex, Thread, TurnHandle, TurnStream, TurnText, stream_text, wait_for_turn_completed
+    from .async_api import AsyncCodex, AsyncThread, AsyncTurnHandle, AsyncTurnStream, AsyncTurnText, astream_text
     from .async_client import AsyncAppServerClient
     from .client import AppServerClient
     from .config import AppServerConfig
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
         TurnEndedError,
         TurnFailedError,
         TurnLostError,
+        UnknownTurnError,
         is_retryable_error,
     )
     from .inputs import (
@@ -71,8 +72,8 @@ if TYPE_CHECKING:
     from .transport import StdioTransport, Transport
 
 _HOMES = {
-    "api": ("Codex", "Thread", "TurnHandle", "TurnStream", "stream_text", "wait_for_turn_completed"),
-    "async_api": ("AsyncCodex", "AsyncThread", "AsyncTurnHandle", "AsyncTurnStream", "astream_text"),
+    "api": ("Codex", "Thread", "TurnHandle", "TurnStream", "TurnText", "stream_text", "wait_for_turn_completed"),
+    "async_api": ("AsyncCodex", "AsyncThread", "AsyncTurnHandle", "AsyncTurnStream", "AsyncTurnText", "astream_text"),
     "async_client": ("AsyncAppServerClient",),
     "client": ("AppServerClient",),
     "config": ("AppServerConfig",),
@@ -98,6 +99,7 @@ _HOMES = {
         "TurnEndedError",
         "TurnFailedError",
         "TurnLostError",
+        "UnknownTurnError",
         "is_retryable_error",
     ),
     "inputs": (
@@ -139,6 +141,7 @@ __all__ = [
     "AsyncThread",
     "AsyncTurnHandle",
     "AsyncTurnStream",
+    "AsyncTurnText",
     "BinaryNotFoundError",
     "ChatgptLoginHandle",
     "Codex",
@@ -179,7 +182,9 @@ __all__ = [
     "TurnLostError",
     "TurnResult",
     "TurnStream",
+    "TurnText",
     "UnknownNotification",
+    "UnknownTurnError",
     "__version__",
     "aretry_on_overload",
     "astream_text",

@@ -17,11 +17,13 @@ from typing import Any, Protocol
 
 import msgspec
 
+from . import _asks
 from ._mailbox import Mailbox
 from ._message_router import (
     Ask,
     Delivery,
     GlobalRun,
+    LongAsk,
     Malformed,
     MessageRouter,
     Reply,
@@ -30,7 +32,14 @@ from ._message_router import (
     TurnRun,
 )
 from .envelope import RequestId
-from .errors import InternalRpcError, LineTooLongError, TransportClosedError, TurnEndedError, map_jsonrpc_error
+from .errors import (
+    InternalRpcError,
+    LineTooLongError,
+    ThreadBusyError,
+    TransportClosedError,
+    TurnEndedError,
+    map_jsonrpc_error,
+)
 from .generated.routing import REQUESTS
 from .lines import LongLine
 from .transport import Interest, Transport, TurnLines
@@ -163,12 +172,14 @@ class Connection:
         self._unclaimed: OrderedDict[str, Mailbox] = OrderedDict()
         self._inner: OrderedDict[str, str] = OrderedDict()
         self._logins: OrderedDict[str, Mailbox] = OrderedDict()
+        self._closing = False
         self._error: TransportClosedError | None = None
 
     def start(self) -> None:
         self._transport.start(self)
 
     def close(self) -> None:
+        self._closing = True
         self._transport.close()
 
     # Out.
@@ -184,17 +195,23 @@ class Connection:
         interest: Interest = "full",
         timeout_s: float | None,
         detach: bool = False,
+        if_idle: bool = False,
     ) -> Call:
         """Send a request; its answer resolves `future` with the raw bytes of the result.
 
         `turn` is the mailbox of the turn that the request starts; with `detach` that turn goes on even when nobody
-        waits for the answer any more. Raises TransportClosedError.
+        waits for the answer any more. Raises TransportClosedError; with `if_idle` ThreadBusyError, for a thread on
+        which this client runs a turn.
         """
         call = Call(next(self._ids), method, future, turn, timeout_s, thread_id, detach)
         starts_turn = method in REQUESTS and REQUESTS[method].result_turn
         # Any other start, such as a detached review, may run on a thread of its own.
         thread_of_turn = thread_id if method == "turn/start" else None
         with self._lock:
+            if if_idle and thread_id is not None:
+                busy, running = self._router.running_turn(thread_id)
+                if busy:
+                    raise ThreadBusyError(thread_id, running)
             self._router.expect(
                 call.id,
                 call,
@@ -241,13 +258,22 @@ class Connection:
         with self._lock:
             return self._router.running_turn(thread_id)
 
+    def turn_starts(self, thread_id: str) -> list[Any]:
+        """The futures of the answers to the starts under way on a thread."""
+        with self._lock:
+            calls = list(self._calls.values())
+        return [call.future for call in calls if call.method == "turn/start" and call.thread_id == thread_id]
+
     def has_ended(self, turn_id: str) -> bool:
         """Whether the turn is known to have ended."""
         with self._lock:
             return self._router.has_ended(turn_id)
 
     def follow(self, turn_id: str, mailbox: Mailbox) -> None:
-        """`mailbox` gets what the turn sends from now on. Raises TurnEndedError, TransportClosedError."""
+        """`mailbox` gets what the turn sends from now on.
+
+        Raises TurnEndedError, UnknownTurnError, TransportClosedError.
+        """
         mailbox.turn_id = turn_id
         with self._lock:
             self._router.follow(turn_id, mailbox.ref)
@@ -290,8 +316,8 @@ class Connection:
                     deliveries += self._router.receive_run(*entry)
                 else:
                     loose.append(entry)
-            if loose:
-                deliveries += self._router.receive(loose)
+            # Of no lines too: what else is due must not wait for the next read.
+            deliveries += self._router.receive(loose)
         if deliveries:
             self._post(self._deliver, deliveries)
 
@@ -302,18 +328,20 @@ class Connection:
             self._error = error
             tokens = self._router.fail(error)
             self._calls.clear()
-        self._post(self._fail, tokens, error)
+            closing = self._closing
+        self._post(self._fail, tokens, error, closing)
 
     # In: where the waiters live.
 
-    def _fail(self, tokens: list[Any], error: TransportClosedError) -> None:
+    def _fail(self, tokens: list[Any], error: TransportClosedError, closing: bool) -> None:
         for token in tokens:
             if isinstance(token, Call):
                 if not token.future.done():
                     token.future.set_exception(error)
             else:
                 _close(token, error)
-        self.notifications.close(error)
+        # They have no end of their own: a client that closes has them end.
+        self.notifications.close(None if closing else error)
         for mailbox in list(self._logins.values()):
             mailbox.close(error)
 
@@ -334,12 +362,18 @@ class Connection:
                     self.notifications.put(delivery.lines)
                 case Ask():
                     self._on_ask(delivery)
+                case LongAsk():
+                    log.warning("%s is declined: %s", delivery.ask.method, delivery.reason)
+                    self.answer(_asks.refusal(delivery.ask))
                 case TurnBroken():
                     kind = TurnEndedError if delivery.ended else LineTooLongError
                     for token in delivery.tokens:
                         _close(token, kind(f"turn {delivery.turn_id}: {delivery.reason}"))
                 case Malformed():
                     log.warning("ignored a line from the app-server: %s: %r", delivery.reason, delivery.line[:200])
+                    with self._lock:
+                        failed = [] if self._error else self._router.receive_unreadable(delivery.line, delivery.reason)
+                    self._deliver(failed)
 
     def _resolve(self, reply: Reply) -> None:
         call = reply.token

@@ -11,12 +11,14 @@ Invariants
    response names the turn. What the turn sent before its own response is kept while the start is in flight and is
    delivered right after the response, in order. So nothing can be lost between an answer and a registration.
  - A turn has one end, `turn/completed`. After it nothing is held for it but its id, in a bounded memory, so that
-   who asks later is told at once.
+   who asks later is told at once. So are the ids of turns that run and that nobody follows: who asks for one that
+   was never seen is told at once as well.
  - Failure is sticky: after `fail` every call raises the same error.
 """
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
@@ -25,13 +27,14 @@ import msgspec
 
 from . import envelope
 from .envelope import RequestId
-from .errors import TurnEndedError
+from .errors import TurnEndedError, UnknownTurnError
 from .lines import LongLine
 
 Token = Hashable
 
 MAX_EARLY_BYTES = 16 * 1024 * 1024
 MAX_ENDED_TURNS = 4096
+MAX_UNFOLLOWED_TURNS = 4096
 MAX_FORGOTTEN_REQUESTS = 4096
 
 
@@ -88,6 +91,14 @@ class Ask:
 
 
 @dataclass(slots=True)
+class LongAsk:
+    """A request of the app-server that was too long to keep, so nobody can be asked; it must be declined."""
+
+    ask: Ask
+    reason: str
+
+
+@dataclass(slots=True)
 class TurnBroken:
     """This turn cannot be followed any further: a line was too long to keep, or, with `ended`, it is over already."""
 
@@ -106,7 +117,7 @@ class Malformed:
     reason: str
 
 
-Delivery = Reply | TurnRun | ThreadRun | GlobalRun | Ask | TurnBroken | Malformed
+Delivery = Reply | TurnRun | ThreadRun | GlobalRun | Ask | LongAsk | TurnBroken | Malformed
 
 
 @dataclass(slots=True)
@@ -135,6 +146,9 @@ class _Early:
     size_bytes: int = 0
     ended: bool = False
     broken: str | None = None
+    # Who follows the turn without waiting for that answer gets its lines as they come; `heard` is parallel to `lines`.
+    followers: list[Token] = field(default_factory=list)
+    heard: list[bool] = field(default_factory=list)
 
 
 class _Read:
@@ -170,6 +184,11 @@ class _StartResponse(msgspec.Struct):
 
 _decode_start = msgspec.json.Decoder(_StartResponse).decode
 
+# The start of a response: enough of a line that is no JSON further on to tell whose answer it was.
+_RESPONSE = re.compile(
+    rb'\s*\{\s*(?:"jsonrpc"\s*:\s*"2\.0"\s*,\s*)?"id"\s*:\s*(-?\d{1,18}|"[^"\\]*")\s*,\s*"(?:result|error)"\s*:'
+)
+
 
 class MessageRouter:
     """See the module's docstring. Not thread-safe: the caller serialises."""
@@ -185,7 +204,9 @@ class MessageRouter:
         self._early: dict[str, _Early] = {}
         self._starting: dict[str | None, int] = {}
         self._ended: OrderedDict[str, None] = OrderedDict()
-        # Early lines that nobody can claim any more, until the next read.
+        # Turns that run, as their lines say, and that nobody follows.
+        self._unfollowed: OrderedDict[str, None] = OrderedDict()
+        # Deliveries that did not come out of a read; the next one has them, be it of no lines.
         self._let_go: list[Delivery] = []
         self._error: Exception | None = None
 
@@ -225,22 +246,39 @@ class MessageRouter:
             self._start_is_over(request.thread_id, self._let_go)
 
     def follow(self, turn_id: str, token: Token, *, thread_id: str | None = None) -> None:
-        """`token` gets what the turn sends from now on. Raises TurnEndedError for a turn known to have ended."""
+        """`token` gets what the turn sends from now on.
+
+        Raises TurnEndedError for a turn known to have ended, UnknownTurnError for one that was never seen running.
+        """
         self._check()
-        if turn_id in self._ended:
+        early = self._early.get(turn_id)
+        if turn_id in self._ended or (early is not None and early.ended):
             raise TurnEndedError(f"turn {turn_id} has already ended")
-        followers = self._turns.setdefault(turn_id, _Turn(thread_id)).followers
+        if early is not None:
+            # It stays early: the start that it may belong to must not lose what comes from now on.
+            followers = early.followers
+        elif turn_id in self._turns:
+            followers = self._turns[turn_id].followers
+        elif turn_id in self._unfollowed:
+            del self._unfollowed[turn_id]
+            followers = self._turns.setdefault(turn_id, _Turn(thread_id)).followers
+        else:
+            raise UnknownTurnError(turn_id)
         if token not in followers:
             followers.append(token)
 
     def unfollow(self, turn_id: str, token: Token) -> None:
         """The opposite of `follow`; unknown turns and tokens are fine."""
+        early = self._early.get(turn_id)
+        if early is not None and token in early.followers:
+            early.followers.remove(token)
         turn = self._turns.get(turn_id)
         if turn is None or token not in turn.followers:
             return
         turn.followers.remove(token)
         if not turn.followers:
             del self._turns[turn_id]
+            self._remember_unfollowed(turn_id)
             if self._running.get(turn.thread_id or "") == turn_id:
                 del self._running[turn.thread_id or ""]
 
@@ -329,6 +367,17 @@ class MessageRouter:
             out.append(self._unclaimed(thread_id, lines, [""] * len(lines)))
         return out
 
+    def receive_unreadable(self, line: bytes, reason: str) -> list[Delivery]:
+        """A line that is no JSON: if it begins as the response to a request under way, that one fails."""
+        self._check()
+        found = _RESPONSE.match(line)
+        id = msgspec.json.decode(found[1], type=RequestId) if found is not None else None
+        if id is None or (id not in self._requests and id not in self._forgotten):
+            return []
+        read = _Read([])
+        self._receive_response_unread(id, f"the answer is unreadable: {reason}", read)
+        return read.out
+
     def fail(self, error: Exception) -> list[Token]:
         """Everybody who waits, each once, to be failed with `error`; from now on every call raises it."""
         if self._error is not None:
@@ -341,6 +390,8 @@ class MessageRouter:
                 tokens[request.turn] = None
         for turn in self._turns.values():
             tokens.update(dict.fromkeys(turn.followers))
+        for early in self._early.values():
+            tokens.update(dict.fromkeys(early.followers))
         for followers in self._threads.values():
             tokens.update(dict.fromkeys(followers))
         for table in (self._requests, self._forgotten, self._turns, self._threads, self._early, self._starting):
@@ -371,6 +422,7 @@ class MessageRouter:
             return
         # The early lines of a turn, bound or let go, stand after everything that came before.
         read.cut()
+        read.out += self._take_let_go()
         if not header.is_error:
             try:
                 result = _decode_start(line).result
@@ -391,19 +443,24 @@ class MessageRouter:
             out.append(TurnBroken([token], request.thread_id, turn_id, reason, ended=True))
             return
         thread_id = request.thread_of_turn
+        self._unfollowed.pop(turn_id, None)
+        if early is not None and early.broken is not None:
+            out.append(TurnBroken([token], early.thread_id, turn_id, early.broken))
+            if not early.followers:
+                self._remember_end(turn_id)
+                return
         turn = self._turns.setdefault(turn_id, _Turn(thread_id))
         turn.thread_id = turn.thread_id or thread_id
-        if token not in turn.followers:
+        if early is not None:
+            turn.followers += early.followers
+        if token not in turn.followers and (early is None or early.broken is None):
             turn.followers.append(token)
         if thread_id is not None:
             self._running[thread_id] = turn_id
         if early is None:
             return
-        if early.broken is not None:
-            out.append(TurnBroken(list(turn.followers), early.thread_id, turn_id, early.broken))
-            self._end(turn_id)
-            return
-        out.append(TurnRun([token], early.thread_id, turn_id, early.lines, early.methods, early.ended))
+        if early.broken is None:
+            out.append(TurnRun([token], early.thread_id, turn_id, early.lines, early.methods, early.ended))
         if early.ended:
             self._end(turn_id)
 
@@ -424,8 +481,15 @@ class MessageRouter:
             del self._early[turn_id]
             if early.ended:
                 self._remember_end(turn_id)
-            if early.lines:
-                out.append(self._unclaimed(early.thread_id, early.lines, early.methods))
+            elif early.followers:
+                self._turns[turn_id] = _Turn(early.thread_id, early.followers)
+            else:
+                self._remember_unfollowed(turn_id)
+            unheard = [number for number, heard in enumerate(early.heard) if not heard]
+            if unheard:
+                lines = [early.lines[number] for number in unheard]
+                methods = [early.methods[number] for number in unheard]
+                out.append(self._unclaimed(early.thread_id, lines, methods))
 
     def _may_be_claimed(self, thread_id: str | None) -> bool:
         return bool(self._starting) and (None in self._starting or thread_id is None or thread_id in self._starting)
@@ -467,23 +531,32 @@ class MessageRouter:
         self, thread_id: str | None, turn_id: str, lines: list[bytes], methods: list[str], ended: bool
     ) -> bool:
         """Keep what may belong to a turn whose start is still in flight; whether it was kept."""
-        if turn_id in self._ended or not self._may_be_claimed(thread_id):
-            if ended:
-                self._remember_end(turn_id)
-            return False
-        early = self._early.setdefault(turn_id, _Early(thread_id))
+        early = self._early.get(turn_id)
+        if early is None:
+            if turn_id in self._ended:
+                return False
+            if not self._may_be_claimed(thread_id):
+                if ended:
+                    self._remember_end(turn_id)
+                else:
+                    self._remember_unfollowed(turn_id)
+                return False
+            early = self._early[turn_id] = _Early(thread_id)
         early.ended = early.ended or ended
+        if early.followers and lines:
+            self._let_go.append(TurnRun(list(early.followers), thread_id, turn_id, lines, methods, ended))
         early.size_bytes += sum(map(len, lines))
         if early.size_bytes > self._max_early_bytes:
             self._break_early(early, f"more than {self._max_early_bytes} bytes came before the answer that names it")
         if early.broken is None:
             early.lines += lines
             early.methods += methods
+            early.heard += [bool(early.followers)] * len(lines)
         return True
 
     def _break_early(self, early: _Early, reason: str) -> None:
         early.broken = early.broken or reason
-        early.lines, early.methods = [], []
+        early.lines, early.methods, early.heard = [], [], []
 
     def _end(self, turn_id: str) -> None:
         turn = self._turns.pop(turn_id, None)
@@ -492,17 +565,31 @@ class MessageRouter:
         self._remember_end(turn_id)
 
     def _remember_end(self, turn_id: str) -> None:
+        self._unfollowed.pop(turn_id, None)
         self._ended[turn_id] = None
         if len(self._ended) > MAX_ENDED_TURNS:
             self._ended.popitem(last=False)
+
+    def _remember_unfollowed(self, turn_id: str) -> None:
+        self._unfollowed[turn_id] = None
+        if len(self._unfollowed) > MAX_UNFOLLOWED_TURNS:
+            self._unfollowed.popitem(last=False)
+
+    def _receive_response_unread(self, id: RequestId, why: str, read: _Read) -> None:
+        """Fail a request whose answer came and cannot be used."""
+        line = msgspec.json.encode({"id": id, "error": {"code": -32603, "message": why}})
+        self._receive_response(envelope.scan(line), line, read)
 
     def _receive_long(self, line: LongLine, read: _Read) -> None:
         header = envelope.scan_truncated(line.head, line.tail)
         reason = f"a line of {line.size_bytes} bytes ({header.method or 'a response'}) is beyond the size cap"
         if header.method is None and header.id is not None:
-            error = {"code": -32603, "message": f"the answer was too long: {reason}"}
-            synthesized = msgspec.json.encode({"id": header.id, "error": error})
-            self._receive_response(envelope.scan(synthesized), synthesized, read)
+            self._receive_response_unread(header.id, f"the answer was too long: {reason}", read)
+            return
+        if header.method is not None and header.id is not None:
+            ask = Ask(header.id, header.method, header.thread_id, header.turn_id, line.head)
+            read.out.append(LongAsk(ask, reason))
+            read.cut()
             return
         turn_id, ended = header.turn_id, header.method == "turn/completed"
         followers = self.turn_followers(turn_id) if turn_id is not None else []
@@ -512,5 +599,11 @@ class MessageRouter:
             read.out.append(TurnBroken(followers, header.thread_id, turn_id, reason))
             return
         if turn_id is not None and self._keep_early(header.thread_id, turn_id, [], [], ended):
-            self._break_early(self._early[turn_id], reason)
+            early = self._early[turn_id]
+            self._break_early(early, reason)
+            if early.followers:
+                read.out += self._take_let_go()
+                read.out.append(TurnBroken(early.followers, header.thread_id, turn_id, reason))
+                early.followers = []
+                return
         read.out.append(Malformed(line.head, reason))

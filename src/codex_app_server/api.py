@@ -156,7 +156,10 @@ class Codex:
         self._client.request("account/logout")
 
     def notifications(self) -> Iterator[Notification]:
-        """What belongs to no turn of this client, until it is closed. The newest 10,000 are kept for who reads late."""
+        """What belongs to no turn of this client; it ends when the client is closed. The newest 10,000 are kept.
+
+        Raises TransportClosedError when the app-server dies.
+        """
         while (notification := self._client.next_notification()) is not None:
             yield notification
 
@@ -247,11 +250,16 @@ class Thread:
         check_on_busy(on_busy)
         operation = operations.turn_start(self.id, input, options, interest, output_type)
         while True:
-            busy, running = self._client.running_turn(self.id)
-            if not busy:
-                break
-            if on_busy == "error" or running is None:
-                raise ThreadBusyError(self.id, running)
+            try:
+                response, mailbox = self._client.start_turn(operation, detach=detach, deadline=deadline, if_idle=True)
+                return TurnHandle(self._client, self.id, response.turn.id, mailbox, detach)
+            except ThreadBusyError as busy:
+                if on_busy == "error":
+                    raise
+                running = busy.turn_id
+            if running is None:
+                self._client._wait_started(self.id, _left_s(deadline))
+                continue
             try:
                 mailbox = self._client.follow_turn(running)
             except TurnEndedError:
@@ -262,13 +270,11 @@ class Thread:
                 return handle
             while mailbox.get(_left_s(deadline)) is not None:
                 pass
-        response, mailbox = self._client.start_turn(operation, detach=detach, deadline=deadline)
-        return TurnHandle(self._client, self.id, response.turn.id, mailbox, detach)
 
     def follow(self, turn_id: str) -> TurnHandle:
         """A second handle on a running turn: what it sends from now on. It does not interrupt when it is closed.
 
-        Raises TurnEndedError for a turn known to have ended.
+        Raises at once TurnEndedError for a turn known to have ended, UnknownTurnError for one that was never seen.
         """
         return TurnHandle(self._client, self.id, turn_id, self._client.follow_turn(turn_id), True)
 
@@ -337,6 +343,41 @@ class TurnStream(Iterator[Notification]):
         self._turn.abandon()
 
 
+class TurnText(Iterator[str]):
+    """The text of a turn alone, each piece given out once.
+
+    Breaking off a loop leaves the turn alone; Ctrl-C while it waits, `close`, or leaving it as a context manager
+    interrupts a turn that has not ended, unless its handle is detached.
+    """
+
+    def __init__(self, turn: TurnHandle, mailbox: SyncMailbox) -> None:
+        self._turn = turn
+        self._mailbox = mailbox
+        self._collector = TurnCollector(turn.id)
+
+    def __next__(self) -> str:
+        try:
+            while (notification := self._mailbox.get()) is not None:
+                if notification.method == "item/agentMessage/delta":
+                    return str(notification.payload.delta)
+                self._collector.add(notification)
+        except KeyboardInterrupt:
+            self.close()
+            raise
+        self._collector.result()
+        raise StopIteration
+
+    def __enter__(self) -> TurnText:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Interrupt the turn if it has not ended."""
+        self._turn.abandon()
+
+
 class TurnHandle:
     """A turn under way. Its notifications are kept for this handle until they are read."""
 
@@ -353,15 +394,9 @@ class TurnHandle:
         """The notifications of this turn, and only of this one, to its end."""
         return TurnStream(self, self._mailbox)
 
-    def text(self) -> Iterator[str]:
+    def text(self) -> TurnText:
         """The text of the turn alone, as it comes. Raises TurnFailedError at its end if it failed."""
-        collector = TurnCollector(self.id)
-        for notification in self.stream():
-            if notification.method == "item/agentMessage/delta":
-                yield notification.payload.delta
-            else:
-                collector.add(notification)
-        collector.result()
+        return TurnText(self, self._mailbox)
 
     def run(self, *, timeout: float | None = None) -> TurnResult:
         """Read the turn to its end. `timeout` in seconds; whatever ends the wait early interrupts the turn.
@@ -409,6 +444,6 @@ def wait_for_turn_completed(turn: TurnHandle) -> m.TurnCompletedNotification:
     return operations.ended(turn.id, last)
 
 
-def stream_text(thread: Thread, input: RunInput, **options: Unpack[TurnKeywords]) -> Iterator[str]:
-    """Run one turn and yield its text as it comes. Raises TurnFailedError."""
+def stream_text(thread: Thread, input: RunInput, **options: Unpack[TurnKeywords]) -> TurnText:
+    """Start one turn and iterate over its text as it comes. Raises TurnFailedError at its end."""
     return thread.turn(input, **options).text()

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import sys
 import warnings
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from . import operations
@@ -161,8 +161,12 @@ class AsyncCodex:
         await self._perform(operations.request("account/logout"))
 
     async def notifications(self) -> AsyncIterator[Notification]:
-        """What belongs to no turn of this client, until it is closed. The newest 10,000 are kept for who reads late."""
-        await self._ready()
+        """What belongs to no turn of this client; it ends when the client is closed. The newest 10,000 are kept.
+
+        Raises TransportClosedError when the app-server dies.
+        """
+        if not self._closed:
+            await self._ready()
         while (notification := await self._client.next_notification()) is not None:
             yield notification
 
@@ -269,11 +273,16 @@ class AsyncThread:
         check_on_busy(on_busy)
         operation = operations.turn_start(self.id, input, options, interest, output_type)
         while True:
-            busy, running = self._client.running_turn(self.id)
-            if not busy:
-                break
-            if on_busy == "error" or running is None:
-                raise ThreadBusyError(self.id, running)
+            try:
+                response, mailbox = await self._client.start_turn(operation, detach=detach, if_idle=True)
+                return AsyncTurnHandle(self._client, self.id, response.turn.id, mailbox, detach)
+            except ThreadBusyError as busy:
+                if on_busy == "error":
+                    raise
+                running = busy.turn_id
+            if running is None:
+                await self._client._wait_started(self.id)
+                continue
             try:
                 mailbox = self._client.follow_turn(running)
             except TurnEndedError:
@@ -284,13 +293,11 @@ class AsyncThread:
                 return handle
             while await mailbox.get() is not None:
                 pass
-        response, mailbox = await self._client.start_turn(operation, detach=detach)
-        return AsyncTurnHandle(self._client, self.id, response.turn.id, mailbox, detach)
 
     def follow(self, turn_id: str) -> AsyncTurnHandle:
         """A second handle on a running turn: what it sends from now on. It does not interrupt when it is closed.
 
-        Raises TurnEndedError for a turn known to have ended.
+        Raises at once TurnEndedError for a turn known to have ended, UnknownTurnError for one that was never seen.
         """
         return AsyncTurnHandle(self._client, self.id, turn_id, self._client.follow_turn(turn_id), True)
 
@@ -364,6 +371,52 @@ class AsyncTurnStream(AsyncIterator[Notification]):
         self._turn.abandon()
 
 
+class AsyncTurnText(AsyncIterator[str]):
+    """The text of a turn alone, each piece given out once. Without a turn `start` begins it at the first read.
+
+    Breaking off a loop leaves the turn alone; cancelling the task that waits for the next piece, `aclose`, or leaving
+    it as a context manager interrupts a turn that has not ended, unless its handle is detached.
+    """
+
+    def __init__(
+        self, turn: AsyncTurnHandle | None = None, start: Callable[[], Awaitable[AsyncTurnHandle]] | None = None
+    ) -> None:
+        self._turn = turn
+        self._start = start
+        self._collector = TurnCollector(turn.id if turn is not None else "")
+
+    async def __anext__(self) -> str:
+        if self._start is not None:
+            # Once only, also when it fails.
+            start, self._start = self._start, None
+            self._turn = await start()
+            self._collector.turn_id = self._turn.id
+        if self._turn is None:
+            raise StopAsyncIteration
+        try:
+            while (notification := await self._turn._mailbox.get()) is not None:
+                if notification.method == "item/agentMessage/delta":
+                    return str(notification.payload.delta)
+                self._collector.add(notification)
+        except asyncio.CancelledError:
+            self._turn.abandon()
+            raise
+        self._collector.result()
+        raise StopAsyncIteration
+
+    async def __aenter__(self) -> AsyncTurnText:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Interrupt the turn if it has not ended; one that was not begun never will be."""
+        self._start = None
+        if self._turn is not None:
+            self._turn.abandon()
+
+
 class AsyncTurnHandle:
     """A turn under way. Its notifications are kept for this handle until they are read."""
 
@@ -380,15 +433,9 @@ class AsyncTurnHandle:
         """The notifications of this turn, and only of this one, to its end."""
         return AsyncTurnStream(self, self._mailbox)
 
-    async def text(self) -> AsyncIterator[str]:
+    def text(self) -> AsyncTurnText:
         """The text of the turn alone, as it comes. Raises TurnFailedError at its end if it failed."""
-        collector = TurnCollector(self.id)
-        async for notification in self.stream():
-            if notification.method == "item/agentMessage/delta":
-                yield notification.payload.delta
-            else:
-                collector.add(notification)
-        collector.result()
+        return AsyncTurnText(self)
 
     async def run(self, *, timeout: float | None = None) -> TurnResult:
         """Read the turn to its end. `timeout` in seconds; whatever ends the wait early interrupts the turn.
@@ -428,8 +475,6 @@ class AsyncTurnHandle:
         await self._client.interrupt_turn(self.thread_id, self.id, lambda: self._mailbox.ended)
 
 
-async def astream_text(thread: AsyncThread, input: RunInput, **options: Unpack[TurnKeywords]) -> AsyncIterator[str]:
-    """Run one turn and yield its text as it comes. Raises TurnFailedError."""
-    turn = await thread.turn(input, **options)
-    async for text in turn.text():
-        yield text
+def astream_text(thread: AsyncThread, input: RunInput, **options: Unpack[TurnKeywords]) -> AsyncTurnText:
+    """Start one turn, when it is first read, and iterate over its text. Raises TurnFailedError at its end."""
+    return AsyncTurnText(start=lambda: thread.turn(input, **options))

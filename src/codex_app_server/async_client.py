@@ -124,9 +124,10 @@ class AsyncAppServerClient:
 
     async def close(self) -> None:
         """End the connection; whoever still waits gets TransportClosedError. May be called twice."""
-        if self._loop is None:
-            return
-        await asyncio.to_thread(self._connection.close)
+        if self._loop is not None:
+            await asyncio.to_thread(self._connection.close)
+        # One that was never started has nobody else to do it.
+        self._connection.notifications.close()
         for task in self._tasks:
             task.cancel()
 
@@ -178,19 +179,22 @@ class AsyncAppServerClient:
         *,
         timeout_s: float | None = ...,  # type: ignore[assignment]
         detach: bool = False,
+        if_idle: bool = False,
     ) -> tuple[T, AsyncMailbox]:
         """Send an operation that starts a turn; the mailbox gets everything that the turn sends.
 
-        Should the caller give up before the answer comes, the turn is interrupted, unless `detach`.
+        Should the caller give up before the answer comes, the turn is interrupted, unless `detach`. With `if_idle`
+        raises ThreadBusyError, and sends nothing, when a turn that this client started runs on the thread.
         """
         mailbox = AsyncMailbox()
-        call = self._begin(operation, mailbox, timeout_s, detach)
+        call = self._begin(operation, mailbox, timeout_s, detach, if_idle)
         return operation.finish(await self._wait(call)), mailbox
 
     def turn_notifications(self, turn_id: str) -> AsyncIterator[Notification]:
         """What a turn sends, to its end: all of it if this client started it, else from now on.
 
-        Raises TurnEndedError at once for a turn that has ended and been read or dropped.
+        Raises at once TurnEndedError for a turn that has ended and been read or dropped, UnknownTurnError for one that
+        was never seen.
         """
         mailbox = self._connection.claim(turn_id)
         if not isinstance(mailbox, AsyncMailbox):
@@ -209,7 +213,7 @@ class AsyncAppServerClient:
     async def stream_text(
         self, thread_id: str, input: Input, **options: Any
     ) -> AsyncIterator[models.AgentMessageDeltaNotification]:
-        """Start a turn and yield the pieces of its text as they come."""
+        """Start a turn, at the first read, and yield the pieces of its text. Breaking it off leaves the turn alone."""
         operation = operations.turn_start(thread_id, input, options, "full")
         _, mailbox = await self.start_turn(operation)
         async for notification in read(mailbox):
@@ -217,9 +221,9 @@ class AsyncAppServerClient:
                 yield notification.payload
 
     async def next_notification(self) -> Notification | None:
-        """The next notification that belongs to no turn of this client. Raises TransportClosedError.
+        """The next notification that belongs to no turn of this client, None after `close`. The newest 10,000 are kept.
 
-        The newest 10,000 are kept.
+        Raises TransportClosedError when the app-server dies.
         """
         mailbox = self._connection.notifications
         assert isinstance(mailbox, AsyncMailbox)
@@ -229,8 +233,17 @@ class AsyncAppServerClient:
         """Whether a turn that this client started runs on the thread, and its id once it is known."""
         return self._connection.running_turn(thread_id)
 
+    async def _wait_started(self, thread_id: str) -> None:
+        """Wait until the turn starts under way on a thread are answered."""
+        starts = self._connection.turn_starts(thread_id)
+        if starts:
+            await asyncio.wait(starts)
+
     def follow_turn(self, turn_id: str) -> AsyncMailbox:
-        """A mailbox that gets what the turn sends from now on. Raises TurnEndedError, TransportClosedError."""
+        """A mailbox that gets what the turn sends from now on.
+
+        Raises TurnEndedError, UnknownTurnError, TransportClosedError.
+        """
         mailbox = AsyncMailbox()
         self._connection.follow(turn_id, mailbox)
         return mailbox
@@ -257,7 +270,12 @@ class AsyncAppServerClient:
             self._loop.call_soon_threadsafe(function, *args)
 
     def _begin(
-        self, operation: Operation[Any], mailbox: AsyncMailbox | None, timeout_s: Any, detach: bool = False
+        self,
+        operation: Operation[Any],
+        mailbox: AsyncMailbox | None,
+        timeout_s: Any,
+        detach: bool = False,
+        if_idle: bool = False,
     ) -> Call:
         return self._connection.begin(
             operation.method,
@@ -268,6 +286,7 @@ class AsyncAppServerClient:
             interest=operation.interest,
             timeout_s=operation.timeout_s if timeout_s is ... else timeout_s,
             detach=detach,
+            if_idle=if_idle,
         )
 
     async def _wait(self, call: Call) -> bytes:

@@ -79,6 +79,8 @@ class AppServerClient:
     def close(self) -> None:
         """End the connection; whoever still waits gets TransportClosedError. May be called twice."""
         self._connection.close()
+        # One that was never started has nobody else to do it.
+        self._connection.notifications.close()
 
     def initialize(self) -> models.InitializeResponse:
         """The handshake; the first request of a connection."""
@@ -129,20 +131,23 @@ class AppServerClient:
         timeout_s: float | None = ...,  # type: ignore[assignment]
         detach: bool = False,
         deadline: float | None = None,
+        if_idle: bool = False,
     ) -> tuple[T, SyncMailbox]:
         """Send an operation that starts a turn; the mailbox gets everything that the turn sends.
 
         Should the caller give up before the answer comes, the turn is interrupted, unless `detach`. `deadline`, on the
-        monotonic clock, also counts while the request waits in a queue of the pool, where `timeout_s` does not.
+        monotonic clock, also counts while the request waits in a queue of the pool, where `timeout_s` does not. With
+        `if_idle` raises ThreadBusyError, and sends nothing, when a turn that this client started runs on the thread.
         """
         mailbox = SyncMailbox()
-        call = self._begin(operation, mailbox, timeout_s, detach)
+        call = self._begin(operation, mailbox, timeout_s, detach, if_idle)
         return operation.finish(self._wait(call, deadline)), mailbox
 
     def turn_notifications(self, turn_id: str) -> Iterator[Notification]:
         """What a turn sends, to its end: all of it if this client started it, else from now on.
 
-        Raises TurnEndedError at once for a turn that has ended and been read or dropped.
+        Raises at once TurnEndedError for a turn that has ended and been read or dropped, UnknownTurnError for one that
+        was never seen.
         """
         mailbox = self._connection.claim(turn_id)
         if not isinstance(mailbox, SyncMailbox):
@@ -161,7 +166,7 @@ class AppServerClient:
     def stream_text(
         self, thread_id: str, input: Input, **options: Any
     ) -> Iterator[models.AgentMessageDeltaNotification]:
-        """Start a turn and yield the pieces of its text as they come."""
+        """Start a turn, at the first read, and yield the pieces of its text. Breaking it off leaves the turn alone."""
         operation = operations.turn_start(thread_id, input, options, "full")
         _, mailbox = self.start_turn(operation)
         for notification in read(mailbox):
@@ -169,9 +174,9 @@ class AppServerClient:
                 yield notification.payload
 
     def next_notification(self, timeout_s: float | None = None) -> Notification | None:
-        """The next notification that belongs to no turn of this client. Raises TimeoutError, TransportClosedError.
+        """The next notification that belongs to no turn of this client, None after `close`. The newest 10,000 are kept.
 
-        The newest 10,000 are kept.
+        Raises TimeoutError; TransportClosedError when the app-server dies.
         """
         mailbox = self._connection.notifications
         assert isinstance(mailbox, SyncMailbox)
@@ -181,8 +186,17 @@ class AppServerClient:
         """Whether a turn that this client started runs on the thread, and its id once it is known."""
         return self._connection.running_turn(thread_id)
 
+    def _wait_started(self, thread_id: str, timeout_s: float | None) -> None:
+        """Wait until the turn starts under way on a thread are answered. Raises TimeoutError."""
+        starts = self._connection.turn_starts(thread_id)
+        if concurrent.futures.wait(starts, timeout_s).not_done:
+            raise TimeoutError(f"a turn start on thread {thread_id} was not answered within {timeout_s} s")
+
     def follow_turn(self, turn_id: str) -> SyncMailbox:
-        """A mailbox that gets what the turn sends from now on. Raises TurnEndedError, TransportClosedError."""
+        """A mailbox that gets what the turn sends from now on.
+
+        Raises TurnEndedError, UnknownTurnError, TransportClosedError.
+        """
         mailbox = SyncMailbox()
         self._connection.follow(turn_id, mailbox)
         return mailbox
@@ -205,7 +219,12 @@ class AppServerClient:
         return self._connection.held
 
     def _begin(
-        self, operation: Operation[Any], mailbox: SyncMailbox | None, timeout_s: Any, detach: bool = False
+        self,
+        operation: Operation[Any],
+        mailbox: SyncMailbox | None,
+        timeout_s: Any,
+        detach: bool = False,
+        if_idle: bool = False,
     ) -> Call:
         return self._connection.begin(
             operation.method,
@@ -216,6 +235,7 @@ class AppServerClient:
             interest=operation.interest,
             timeout_s=operation.timeout_s if timeout_s is ... else timeout_s,
             detach=detach,
+            if_idle=if_idle,
         )
 
     def _wait(self, call: Call, limit: float | None = None) -> bytes:

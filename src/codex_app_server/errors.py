@@ -46,6 +46,20 @@ class TurnEndedError(AppServerError):
     """The turn asked for has already ended, and its notifications are no longer kept."""
 
 
+class UnknownTurnError(AppServerError):
+    """The turn asked for was never seen by this client, or long ago: nothing would ever come. `turn_id` names it."""
+
+    def __init__(self, turn_id: str) -> None:
+        super().__init__(
+            f"turn {turn_id} is not known to this client: it does not run on this app-server, or ended long ago; "
+            "check the id, and read what is stored of its thread with thread.read(include_turns=True)"
+        )
+        self.turn_id = turn_id
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.turn_id,)
+
+
 class ThreadBusyError(AppServerError):
     """The thread runs a turn already; `turn_id` names it (None while its start is not answered yet)."""
 
