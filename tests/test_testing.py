@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import gc
+import itertools
+import os
+import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +17,7 @@ from codex_app_server import (
     AppServerConfig,
     AsyncCodex,
     Codex,
+    LineTooLongError,
     ServerBusyError,
     StdioTransport,
     TracingTransport,
@@ -21,6 +26,7 @@ from codex_app_server import (
 )
 from codex_app_server.testing import null_app_server
 from codex_app_server.testing.loopback import LoopbackModel, Rule, Script, Text
+from codex_pool import processes
 
 pytest_plugins = ["codex_app_server.testing.fixtures"]
 
@@ -83,6 +89,115 @@ def test_a_paced_turn_can_be_interrupted(null_codex: NullCodex) -> None:
             turn.interrupt()
             break
     assert turn.run(timeout=20).status == "interrupted"
+
+
+def test_a_turn_that_waits_to_be_let_go(null_codex: NullCodex, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    turn = null_codex(hold=str(gate), open_item=True, deltas=2).thread_start().turn("x")
+    methods = [notification.method for notification in itertools.islice(turn.stream(), 4)]
+    assert methods == ["turn/started", "item/started", *["item/agentMessage/delta"] * 2]
+    gate.touch()
+    assert turn.run(timeout=20).final_response == "null null "
+
+
+def test_a_turn_that_ends_only_by_an_interrupt(null_codex: NullCodex) -> None:
+    turn = null_codex(end="interrupted").thread_start().turn("x")
+    assert [notification.method for notification in itertools.islice(turn.stream(), 7)][
+        -1
+    ] == "thread/tokenUsage/updated"
+    turn.interrupt()
+    assert turn.run(timeout=20).status == "interrupted"
+
+
+def test_a_turn_that_never_ends(null_codex: NullCodex) -> None:
+    turn = null_codex(end="never").thread_start().turn("x")
+    turn.interrupt()
+    with pytest.raises(TimeoutError):
+        turn.run(timeout=0.2)
+
+
+def test_an_answer_that_comes_twice_is_given_once(null_codex: NullCodex) -> None:
+    codex = null_codex(on={"*": {"twice": True}})
+    assert codex.thread_start().run("x").final_response == "null null null "
+    assert not any(codex.client.held.values())
+
+
+def test_all_methods_at_once_can_be_overloaded_or_silent(null_codex: NullCodex) -> None:
+    busy = {"error": {"code": -32001, "message": "Server overloaded; retry later.", "data": None}}
+    codex = null_codex(on={"*": [busy, busy, {}, {"silent": True}]})
+    for _ in range(2):
+        with pytest.raises(ServerBusyError):
+            codex.thread_start()
+    thread = codex.thread_start()
+    with pytest.raises(TimeoutError):
+        codex.client.request("thread/read", {"threadId": thread.id}, timeout_s=0.2)
+
+
+@pytest.mark.parametrize(
+    ("steps", "seen"),
+    [
+        ([{"stderr": 300_000}], "completed"),
+        ([{"bytes": '{"method":"item/agentMessage/delta","params":{"delta":"\xff"}}\n'}], "completed"),
+        ([{"half": True}, {"bytes": "\n"}], "completed"),
+        ([{"half": True}, {"exit": 0}], "exit code 0"),
+        ([{"close": True}], "is gone: "),
+        ([{"long": 70_000_000}], "a line of 70000000 bytes"),
+    ],
+    ids=str,
+)
+def test_faults_on_demand(null_codex: NullCodex, tmp_path: Path, steps: list[Any], seen: str) -> None:
+    gate = tmp_path / "gate"
+    done = {"bytes": '{"method":"warning","params":{"message":"done"}}\n'}
+    codex = null_codex(hold=str(gate), signal=[*steps, done])
+    turn = codex.thread_start().turn("x")
+    os.kill(app_server_pid(), signal.SIGUSR1)
+    if seen == "completed":
+        while codex.client.next_notification(timeout_s=20).method != "warning":
+            pass
+        gate.touch()
+        assert turn.run(timeout=20).status == "completed"
+    else:
+        with pytest.raises((TransportClosedError, LineTooLongError), match=seen):
+            turn.run(timeout=20)
+        gate.touch()
+
+
+def test_it_can_stop_itself_and_change_its_mind(null_codex: NullCodex) -> None:
+    codex = null_codex(
+        signal=[{"become": {"on": {"model/list": {"result": {"data": [], "nextCursor": "new"}}}}}, {"stop": True}]
+    )
+    codex.thread_start()
+    os.kill(app_server_pid(), signal.SIGUSR1)
+    status = Path(f"/proc/{app_server_pid()}/status")
+    deadline = time.monotonic() + 20
+    while "T (stopped)" not in status.read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.kill(app_server_pid(), signal.SIGCONT)
+    assert codex.models().next_cursor == "new"
+
+
+def test_one_that_does_not_want_to_end_is_ended() -> None:
+    config = null_app_server(ignore=["stdin", "SIGTERM"])
+    with Codex(config) as codex:
+        codex.thread_start()
+        pid = app_server_pid()
+    assert not Path(f"/proc/{pid}").exists()
+
+
+def test_the_first_of_them_may_be_another(tmp_path: Path) -> None:
+    starts = tmp_path / "starts"
+    config = null_app_server(generations=str(starts), scenarios=[{"start": [{"exit": 7}]}, {"text": "second "}])
+    with pytest.raises(TransportClosedError, match="exit code 7"), Codex(config) as codex:
+        codex.thread_start()
+    with Codex(config) as codex:
+        assert codex.thread_start().run("x").final_response == "second second second "
+        assert starts.read_text().split()[1:] == [str(app_server_pid())]
+
+
+def app_server_pid() -> int:
+    (process,) = processes.descendants(os.getpid())
+    return process.pid
 
 
 def test_it_serves_asyncio_too() -> None:

@@ -16,15 +16,38 @@ The scenario, a JSON object; everything is optional:
                     {"result": ...}   {"error": {"code": ..., "message": ..., "data": ...}}
                     {"silent": true}              no answer
                     {"raw": ["line", ...]}        these lines, and then the usual answer
+                    {"do": [STEP, ...]}           these steps, and then the usual answer
+                    {"twice": true}               the usual answer, and the same once more
                     {"exit": CODE}                the process ends
-                  or a list of them, one for each call in turn; the last one stays
+                  or a list of them, one for each call in turn; the last one stays. Method "*" stands for every one that
+                  is not named, but initialize
     ask           a request of the server to the client during each turn: {"method": ..., "params": {...}}; its answer
                   becomes the turn's text
+    hold          path: each turn waits before its end until this file exists, or it is interrupted
+    end           "completed", "interrupted": turns end only by an interrupt, or "never"      (default "completed")
+    open_item     true: the turn's message is not completed before the turn waits             (default false)
+    start         steps before anything is read
+    signal        steps when SIGUSR1 comes, whatever is going on
+    ignore        what does not end the process, of "stdin" (its end) and "SIGTERM"           (default none)
+    generations   path: a file in which each start leaves its pid as a line; and "scenarios": a list, of which the n-th
+                  process takes the n-th over its own members, the last one for all that follow
+
+A step is an object with one member:
+
+    {"stderr": N}       N bytes to stderr, in lines           {"bytes": TEXT}    these bytes (latin-1), no newline
+    {"long": N}         a notification of N bytes             {"exit": CODE}     the process ends
+    {"half": true}      half of a notification, no newline    {"close": true}    stdout is closed
+    {"stop": true}      SIGSTOP to itself                     {"wait": PATH}     until this file exists
+    {"become": {...}}   these members of the scenario are others from now on
+
+$THREAD and $TURN in `bytes` are the ids of the turn that was started last; `long` and `half` belong to it.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 import threading
 import time
@@ -64,6 +87,7 @@ SETTINGS: dict[str, Any] = {
 # Placeholders of the length of real ids, so that the lines of a turn are made once and only the ids replaced.
 THREAD_MARK = "T" * 36
 TURN_MARK = "U" * 36
+POLL_S = 0.01
 USAGE = {
     "totalTokens": 27,
     "inputTokens": 6,
@@ -78,6 +102,8 @@ class NullAppServer:
     """See the module's docstring."""
 
     def __init__(self, scenario: dict[str, Any]) -> None:
+        if "generations" in scenario:
+            scenario = _of_this_generation(scenario)
         self._scenario = scenario
         self._deltas = int(scenario.get("deltas", 3))
         self._pace_s = float(scenario.get("pace_ms", 0)) / 1000
@@ -87,12 +113,28 @@ class NullAppServer:
         self._count = 0
         self._write_lock = threading.Lock()
         self._interrupted: set[str] = set()
+        self._latest = ("", "")
         self._waiting: dict[str, tuple[str, str]] = {}
         self._turn_lines = [self._encode(message) for message in self._turn(self._text)]
         self._turn_bytes = b"".join(self._turn_lines)
 
     def serve(self) -> None:
         """Answer stdin until it ends."""
+        ignored = self._scenario.get("ignore", ())
+        if "SIGTERM" in ignored:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        if "signal" in self._scenario:
+            # In a thread: the signal may come in the middle of a write.
+            steps = self._scenario["signal"]
+            signal.signal(
+                signal.SIGUSR1, lambda *_: threading.Thread(target=self._do, args=(steps,), daemon=True).start()
+            )
+        self._do(self._scenario.get("start", ()))
+        self._read()
+        if "stdin" in ignored:
+            threading.Event().wait()
+
+    def _read(self) -> None:
         for line in sys.stdin.buffer:
             message = json.loads(line)
             if "method" not in message:
@@ -100,10 +142,53 @@ class NullAppServer:
             elif "id" in message:
                 self._on_request(message["id"], message["method"], message.get("params") or {})
 
+    def _do(self, steps: Any) -> None:
+        for step in steps:
+            ((name, value),) = step.items()
+            getattr(self, f"_do_{name}")(value)
+
+    def _do_stderr(self, size: int) -> None:
+        line = b"e" * 99 + b"\n"
+        for _ in range(size // len(line) + 1):
+            sys.stderr.buffer.write(line)
+        sys.stderr.buffer.flush()
+
+    def _do_long(self, size: int) -> None:
+        head, tail = self._delta().split(b"$")
+        self._write(head + b"x" * (size - len(head) - len(tail.rstrip())) + tail)
+
+    def _do_half(self, _: Any) -> None:
+        self._write(self._delta().split(b"$")[0])
+
+    def _do_bytes(self, text: str) -> None:
+        self._write(self._with_ids(text.encode("latin-1"), *self._latest, b"$THREAD", b"$TURN"))
+
+    def _do_exit(self, code: int) -> None:
+        os._exit(code)
+
+    def _do_close(self, _: Any) -> None:
+        # What other threads still write goes nowhere, instead of into whatever is opened next.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+    def _do_stop(self, _: Any) -> None:
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+    def _do_wait(self, path: str) -> None:
+        _wait_for(path)
+
+    def _do_become(self, members: dict[str, Any]) -> None:
+        self._calls = {}
+        self._scenario = {**self._scenario, **members}
+
+    def _delta(self) -> bytes:
+        params = {"threadId": THREAD_MARK, "turnId": TURN_MARK, "itemId": "msg_null", "delta": "$"}
+        return self._with_ids(self._encode({"method": "item/agentMessage/delta", "params": params}), *self._latest)
+
     def _on_request(self, request_id: Any, method: str, params: dict[str, Any]) -> None:
-        for line in self._scripted(method).get("raw", ()):
+        action = self._scripted(method)
+        for line in action.get("raw", ()):
             self._write(str(line).encode() + b"\n")
-        action = self._action
+        self._do(action.get("do", ()))
         if "exit" in action:
             sys.exit(int(action["exit"]))
         if "silent" in action:
@@ -115,11 +200,14 @@ class NullAppServer:
         elif method == "turn/start":
             self._start_turn(request_id, params)
         else:
-            self._write(self._encode({"id": request_id, "result": self._result(method, params)}))
+            answer = self._encode({"id": request_id, "result": self._result(method, params)})
+            self._write(answer * 2 if "twice" in action else answer)
 
     def _scripted(self, method: str) -> dict[str, Any]:
-        number = self._calls[method] = self._calls.get(method, 0) + 1
-        action: Any = self._scenario.get("on", {}).get(method, {})
+        on = self._scenario.get("on", {})
+        key = method if method in on or method == "initialize" else "*"
+        number = self._calls[key] = self._calls.get(key, 0) + 1
+        action: Any = on.get(key, {})
         if isinstance(action, list):
             action = action[min(number, len(action)) - 1] if action else {}
         self._action = dict(action)
@@ -151,14 +239,17 @@ class NullAppServer:
             "error": None,
         }
         answer = self._encode({"id": request_id, "result": {"turn": turn}})
+        if "twice" in self._action:
+            answer *= 2
+        self._latest = (thread_id, turn_id)
         ask = self._scenario.get("ask")
         if ask is not None:
             self._waiting[turn_id] = (thread_id, turn_id)
             ask_params = {"threadId": thread_id, "turnId": turn_id, **ask.get("params", {})}
             self._write(answer + self._encode({"id": turn_id, "method": ask["method"], "params": ask_params}))
-        elif self._pace_s:
+        elif self._pace_s or any(self._scenario.get(key) for key in ("hold", "end", "open_item")):
             self._write(answer)
-            threading.Thread(target=self._paced, args=(thread_id, turn_id), daemon=True).start()
+            threading.Thread(target=self._slowly, args=(thread_id, turn_id), daemon=True).start()
         else:
             events = self._with_ids(self._turn_bytes, thread_id, turn_id)
             early = self._scenario.get("order") == "early"
@@ -170,16 +261,25 @@ class NullAppServer:
             outcome = json.dumps(message.get("result", message.get("error")))
             self._write(self._with_ids(b"".join(map(self._encode, self._turn(outcome))), *waiting))
 
-    def _paced(self, thread_id: str, turn_id: str) -> None:
-        for line in self._turn_lines[:-1]:
+    def _slowly(self, thread_id: str, turn_id: str) -> None:
+        open_item, hold = self._scenario.get("open_item"), self._scenario.get("hold")
+        wanted_end = self._scenario.get("end", "completed")
+        first, rest = self._turn_lines[: -3 if open_item else -1], self._turn_lines[-3 if open_item else -1 : -1]
+        for line in first:
             if turn_id in self._interrupted:
                 break
             self._write(self._with_ids(line, thread_id, turn_id))
             time.sleep(self._pace_s)
+        while wanted_end != "completed" or (hold is not None and not os.path.exists(hold)):
+            if wanted_end == "never":
+                return
+            if turn_id in self._interrupted:
+                break
+            time.sleep(POLL_S)
         end = self._turn_lines[-1]
         if turn_id in self._interrupted:
-            end = end.replace(b'"status":"completed"', b'"status":"interrupted"')
-        self._write(self._with_ids(end, thread_id, turn_id))
+            end, rest = end.replace(b'"status":"completed"', b'"status":"interrupted"'), []
+        self._write(self._with_ids(b"".join([*rest, end]), thread_id, turn_id))
 
     def _turn(self, text: str) -> list[dict[str, Any]]:
         """The notifications of one turn, with placeholders for its ids."""
@@ -207,12 +307,19 @@ class NullAppServer:
         return [{"method": method, "params": params, "emittedAtMs": 1700000000000} for method, params in messages]
 
     def _new_id(self, kind: str) -> str:
+        # With the pid: several of them in a pool must not make the same.
         self._count += 1
-        return f"00000000-000{kind}-7000-8000-{self._count:012x}"
+        return f"00000000-000{kind}-7000-8000-{os.getpid():06x}{self._count:06x}"
 
     @staticmethod
-    def _with_ids(data: bytes, thread_id: str, turn_id: str) -> bytes:
-        return data.replace(THREAD_MARK.encode(), thread_id.encode()).replace(TURN_MARK.encode(), turn_id.encode())
+    def _with_ids(
+        data: bytes,
+        thread_id: str,
+        turn_id: str,
+        thread_mark: bytes = THREAD_MARK.encode(),
+        turn_mark: bytes = TURN_MARK.encode(),
+    ) -> bytes:
+        return data.replace(thread_mark, thread_id.encode()).replace(turn_mark, turn_id.encode())
 
     @staticmethod
     def _encode(message: dict[str, Any]) -> bytes:
@@ -222,6 +329,22 @@ class NullAppServer:
         with self._write_lock:
             sys.stdout.buffer.write(data)
             sys.stdout.buffer.flush()
+
+
+def _of_this_generation(scenario: dict[str, Any]) -> dict[str, Any]:
+    """The scenario with the members for a process that is started as this one was: first, second, ..."""
+    with open(scenario["generations"], "a+") as starts:
+        starts.write(f"{os.getpid()}\n")
+        starts.flush()
+        starts.seek(0)
+        number = starts.read().split().index(str(os.getpid()))
+    scenarios = scenario.get("scenarios") or [{}]
+    return {**scenario, **scenarios[min(number, len(scenarios) - 1)]}
+
+
+def _wait_for(path: str) -> None:
+    while not os.path.exists(path):
+        time.sleep(POLL_S)
 
 
 if __name__ == "__main__":
