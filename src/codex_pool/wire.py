@@ -81,10 +81,14 @@ class ThreadRecord(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Position(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """How far a subscriber has come in a turn: the highest number that it got."""
+    """How far a subscriber has come in a turn: the highest number that it got.
+
+    In a Hello `thread_id` says whose turn it is: should nobody know the turn any more, it is ended under that name.
+    """
 
     turn_id: str
     last: int
+    thread_id: str = ""
 
 
 class TurnHeld(msgspec.Struct, array_like=True, frozen=True):
@@ -105,13 +109,15 @@ class CallSeen(msgspec.Struct, array_like=True, frozen=True):
 class Holdings(msgspec.Struct, array_like=True, frozen=True):
     """What a worker holds when it registers: all that a broker which has just started must know of it.
 
-    `followers` are the sessions that follow each thread; `calls` those that may be sent again.
+    `followers` are the sessions that follow each thread; `calls` those that may be sent again; `ended` the turns that
+    are over, but kept for those who come back.
     """
 
     records: list[ThreadRecord]
     followers: dict[str, list[str]] = {}
     turns: list[TurnHeld] = []
     calls: list[CallSeen] = []
+    ended: list[str] = []
 
 
 # client -> broker
@@ -349,7 +355,14 @@ class Follow(_Head, frozen=True):
 
 
 class Gone(_Head, frozen=True):
-    """This session is over: interrupt its turns, forget it."""
+    """This session is over: interrupt its turns, forget it. With `keep` they go on to their end, unfollowed."""
+
+    session: str
+    keep: bool = False
+
+
+class Holder(_Head, frozen=True):
+    """From now on questions of the app-server that belong to no thread go to this session; "" is nobody."""
 
     session: str
 
@@ -363,7 +376,7 @@ ToClient = Welcome | Refused | Lines | Events | Ended | Beat | Closed
 FromWorker = (
     Register | ToSessions | Answered | TurnStarted | TurnEnded | ThreadChanged | ThreadGone | Limited | Progress
 )
-ToWorker = Dispatch | Release | Tell | Follow | Acked | Back | Gone | WhoAreYou
+ToWorker = Dispatch | Release | Tell | Follow | Acked | Back | Gone | Holder | WhoAreYou
 Head = FromClient | ToClient | FromWorker | ToWorker
 
 _VERSION_BYTE = bytes([VERSION])
