@@ -12,3 +12,5 @@ class BrokerArguments(msgspec.Struct, forbid_unknown_fields=True):
     workers_endpoint: str
     slots: int
     turns_per_worker: int
+    # Workers that were registered with the broker before this one, which died: to be waited for.
+    expect: list[str] = []

@@ -17,3 +17,6 @@ class WorkerArguments(msgspec.Struct, forbid_unknown_fields=True):
     cwd: str | None
     environ: dict[str, str]
     initialize: dict[str, Any]
+    # None: there is no limit.
+    turn_idle_limit_s: float | None = 600.0
+    turn_wall_limit_s: float | None = None
