@@ -39,6 +39,7 @@ A step is an object with one member:
     {"half": true}      half of a notification, no newline    {"close": true}    stdout is closed
     {"stop": true}      SIGSTOP to itself                     {"wait": PATH}     until this file exists
     {"become": {...}}   these members of the scenario are others from now on
+    {"touch": PATH}     this file exists from now on: the steps before are done
 
 $THREAD and $TURN in `bytes` are the ids of the turn that was started last; `long` and `half` belong to it.
 """
@@ -175,6 +176,9 @@ class NullAppServer:
 
     def _do_wait(self, path: str) -> None:
         _wait_for(path)
+
+    def _do_touch(self, path: str) -> None:
+        open(path, "w").close()
 
     def _do_become(self, members: dict[str, Any]) -> None:
         self._calls = {}
