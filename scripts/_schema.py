@@ -114,7 +114,10 @@ def dump_schema(codex: Path, out: Path, *, experimental: bool) -> None:
 
 def binary_version(codex: Path) -> str:
     """The version the binary gives itself: `codex-cli 0.163.0` -> `0.163.0`."""
-    done = subprocess.run([str(codex), "--version"], capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run([str(codex), "--version"], capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise SchemaError(f"{codex} cannot be run: {error}; give the path of a codex binary") from None
     found = re.search(r"\d+\.\d+\.\d+\S*", done.stdout)
     if done.returncode != 0 or found is None:
         raise SchemaError(f"{codex} --version gave {done.stdout.strip()!r}; expected a line like 'codex-cli 0.163.0'")

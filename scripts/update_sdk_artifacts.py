@@ -86,7 +86,8 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(description=__doc__)
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     types = commands.add_parser("generate-types", help="write the package codex_app_server.generated")
-    types.add_argument("--codex-bin", type=Path, help="the codex to ask (default: that of openai-codex-cli-bin)")
+    codex = "the codex to ask: a path, or a name to be found on PATH (default: that of openai-codex-cli-bin)"
+    types.add_argument("--codex-bin", type=Path, help=codex)
     types.add_argument("--schema-dir", type=Path, help="a stable schema dump, instead of asking codex")
     types.add_argument("--experimental-schema-dir", type=Path, help="an experimental dump, to go with --schema-dir")
     types.add_argument("--out", type=Path, default=GENERATED, help="the package directory (default: %(default)s)")
@@ -115,7 +116,9 @@ def run_generate_types(arguments: argparse.Namespace) -> None:
     if (stable is None) != (experimental is None):
         raise SchemaError("--schema-dir and --experimental-schema-dir go together; give both or neither")
     schemas = (stable, experimental) if stable is not None else None
-    generate_types(arguments.out, arguments.codex_bin or bundled_codex(), schemas)
+    codex = arguments.codex_bin or bundled_codex()
+    # A bare name would only be looked for on PATH.
+    generate_types(arguments.out, codex.absolute() if codex.is_file() else codex, schemas)
 
 
 def run_stage_sdk(arguments: argparse.Namespace) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from maintainer import program
 from pydantic import ValidationError
 from samples import BUNDLE, Samples, Schema
 
@@ -55,6 +57,26 @@ def generate(out: Path, schemas: tuple[Path, Path]) -> subprocess.CompletedProce
     flags = ["--schema-dir", str(schemas[0]), "--experimental-schema-dir", str(schemas[1]), "--out", str(out)]
     command = [sys.executable, str(SCRIPT), "generate-types", *flags]
     return subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
+
+
+@pytest.mark.parametrize("where", ["here", "path"])
+def test_a_codex_by_its_bare_name(where: str, tmp_path: Path, dumps: tuple[Path, Path]) -> None:
+    """The file of that name in the current directory, and without one the program on PATH."""
+    here, path = tmp_path / "here", tmp_path / "path"
+    for directory in (here, path):
+        directory.mkdir()
+        if where in (directory.name, "here"):
+            program(directory / "my-codex", f"#!/bin/sh\necho asked {directory.name}; exit 3\n")
+    flags = ["--schema-dir", str(dumps[0]), "--experimental-schema-dir", str(dumps[1]), "--out", str(tmp_path / "out")]
+    command = [sys.executable, str(SCRIPT), "generate-types", "--codex-bin", "my-codex", *flags]
+    environ = {**os.environ, "PATH": f"{path}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False, cwd=here, env=environ)
+    assert done.returncode == 1
+    assert f"gave 'asked {where}'" in done.stderr
+    command[command.index("my-codex")] = "no-codex"
+    done = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False, cwd=here, env=environ)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert done.stderr.startswith("error: no-codex cannot be run: ")
 
 
 def files(package: Path) -> dict[str, bytes]:

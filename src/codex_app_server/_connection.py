@@ -34,6 +34,7 @@ from ._message_router import (
 from .envelope import RequestId
 from .errors import (
     InternalRpcError,
+    InvalidInputError,
     LineTooLongError,
     ThreadBusyError,
     TransportClosedError,
@@ -203,6 +204,7 @@ class Connection:
         waits for the answer any more. Raises TransportClosedError; with `if_idle` ThreadBusyError, for a thread on
         which this client runs a turn.
         """
+        encoded = _encode_method(method)
         call = Call(next(self._ids), method, future, turn, timeout_s, thread_id, detach)
         starts_turn = method in REQUESTS and REQUESTS[method].result_turn
         # Any other start, such as a detached review, may run on a thread of its own.
@@ -220,7 +222,7 @@ class Connection:
                 turn=turn.ref if turn is not None else None,
             )
             self._calls[call.id] = call
-        head = b'{"id":%d,"method":%s' % (call.id, msgspec.json.encode(method))
+        head = b'{"id":%d,"method":%s' % (call.id, encoded)
         try:
             self._transport.send(head + (b',"params":%s}' % params if params is not None else b"}"), interest=interest)
         except BaseException:
@@ -229,7 +231,7 @@ class Connection:
         return call
 
     def notify(self, method: str, params: bytes | None) -> None:
-        head = b'{"method":%s' % msgspec.json.encode(method)
+        head = b'{"method":%s' % _encode_method(method)
         self._transport.send(head + (b',"params":%s}' % params if params is not None else b"}"))
 
     def answer(self, line: bytes) -> None:
@@ -454,6 +456,13 @@ class Connection:
         mailbox = self.login_mailbox(login_id, type(self.notifications))
         mailbox.put([line])
         mailbox.close()
+
+
+def _encode_method(method: str) -> bytes:
+    try:
+        return msgspec.json.encode(method)
+    except UnicodeEncodeError as error:
+        raise InvalidInputError(f"method {method!r} cannot be sent as UTF-8: {error}") from None
 
 
 def _close(token: Any, error: Exception) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
+import os.path
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar, overload
@@ -20,7 +21,14 @@ from ._message_router import Ask
 from .client import INTERRUPT_LIMIT_S, INTERRUPT_RETRY_S
 from .config import AppServerConfig
 from .envelope import RequestId
-from .errors import AppServerError, InvalidRequestError, RequestTimeoutError, TurnEndedError
+from .errors import (
+    AppServerError,
+    InternalRpcError,
+    InvalidRequestError,
+    JsonRpcError,
+    RequestTimeoutError,
+    TurnEndedError,
+)
 from .generated.routing import REQUESTS
 from .inputs import Input
 from .notifications import Notification
@@ -84,6 +92,8 @@ class AsyncAppServerClient:
         approval_handler: AsyncApprovalHandler | None = None,
     ) -> None:
         self.config = config or AppServerConfig()
+        # Whose directory relative paths are in is known of a process of our own.
+        self._base = os.path.abspath(self.config.cwd or ".") if transport is None else None
         self._transport = transport or StdioTransport(self.config)
         self._approval_handler = approval_handler
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -171,6 +181,8 @@ class AsyncAppServerClient:
 
     async def perform(self, operation: Operation[T], *, timeout_s: float | None = ...) -> T:  # type: ignore[assignment]
         """Send an operation and wait for its result."""
+        if operation.paths:
+            await self._check_paths(operation)
         return operation.finish(await self._wait(self._begin(operation, None, timeout_s)))
 
     async def start_turn(
@@ -186,9 +198,26 @@ class AsyncAppServerClient:
         Should the caller give up before the answer comes, the turn is interrupted, unless `detach`. With `if_idle`
         raises ThreadBusyError, and sends nothing, when a turn that this client started runs on the thread.
         """
+        if operation.paths:
+            await self._check_paths(operation)
         mailbox = AsyncMailbox()
         call = self._begin(operation, mailbox, timeout_s, detach, if_idle)
         return operation.finish(await self._wait(call)), mailbox
+
+    async def _check_paths(self, operation: Operation[Any]) -> None:
+        """Raises InvalidInputError for a path that is not there."""
+        for given in operation.paths:
+            look = given.look(self._base)
+            if look is None:
+                continue
+            try:
+                found = await self.perform(look)
+            except InternalRpcError as error:
+                raise given.refused(error.message) from None
+            except JsonRpcError:
+                # It cannot be asked: what comes of the path is the app-server's to say.
+                continue
+            given.check(found)
 
     def turn_notifications(self, turn_id: str) -> AsyncIterator[Notification]:
         """What a turn sends, to its end: all of it if this client started it, else from now on.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import os.path
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -15,7 +16,14 @@ from ._mailbox import SyncMailbox
 from ._message_router import Ask
 from .config import AppServerConfig
 from .envelope import RequestId
-from .errors import AppServerError, InvalidRequestError, RequestTimeoutError, TurnEndedError
+from .errors import (
+    AppServerError,
+    InternalRpcError,
+    InvalidRequestError,
+    JsonRpcError,
+    RequestTimeoutError,
+    TurnEndedError,
+)
 from .generated.routing import REQUESTS
 from .inputs import Input
 from .notifications import Notification
@@ -51,6 +59,8 @@ class AppServerClient:
         approval_handler: ApprovalHandler | None = None,
     ) -> None:
         self.config = config or AppServerConfig()
+        # Whose directory relative paths are in is known of a process of our own.
+        self._base = os.path.abspath(self.config.cwd or ".") if transport is None else None
         self._approval_handler = approval_handler
         self._connection = Connection(
             transport or StdioTransport(self.config),
@@ -122,6 +132,8 @@ class AppServerClient:
 
     def perform(self, operation: Operation[T], *, timeout_s: float | None = ...) -> T:  # type: ignore[assignment]
         """Send an operation and wait for its result."""
+        if operation.paths:
+            self._check_paths(operation)
         return operation.finish(self._wait(self._begin(operation, None, timeout_s)))
 
     def start_turn(
@@ -139,9 +151,26 @@ class AppServerClient:
         monotonic clock, also counts while the request waits in a queue of the pool, where `timeout_s` does not. With
         `if_idle` raises ThreadBusyError, and sends nothing, when a turn that this client started runs on the thread.
         """
+        if operation.paths:
+            self._check_paths(operation, deadline)
         mailbox = SyncMailbox()
         call = self._begin(operation, mailbox, timeout_s, detach, if_idle)
         return operation.finish(self._wait(call, deadline)), mailbox
+
+    def _check_paths(self, operation: Operation[Any], limit: float | None = None) -> None:
+        """Raises InvalidInputError for a path that is not there."""
+        for given in operation.paths:
+            look = given.look(self._base)
+            if look is None:
+                continue
+            try:
+                found = look.finish(self._wait(self._begin(look, None, ...), limit))
+            except InternalRpcError as error:
+                raise given.refused(error.message) from None
+            except JsonRpcError:
+                # It cannot be asked: what comes of the path is the app-server's to say.
+                continue
+            given.check(found)
 
     def turn_notifications(self, turn_id: str) -> Iterator[Notification]:
         """What a turn sends, to its end: all of it if this client started it, else from now on.

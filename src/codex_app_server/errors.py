@@ -19,7 +19,7 @@ class BinaryNotFoundError(AppServerError, FileNotFoundError):
 
 
 class InvalidInputError(AppServerError, ValueError):
-    """An argument that the app-server would refuse, or never answer; nothing was sent."""
+    """An argument that the app-server would refuse, never answer, or silently do without; nothing was started."""
 
 
 class TransportClosedError(AppServerError):

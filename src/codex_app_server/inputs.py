@@ -79,8 +79,8 @@ def to_wire_turn(value: RunInput) -> dict[str, Any]:
 def to_wire_input(value: Input) -> list[dict[str, Any]]:
     """The `input` list of turn/start and turn/steer.
 
-    Raises InvalidInputError for empty input, for text with lone surrogates (the app-server would never answer it)
-    and for anything that is not an input item.
+    Raises InvalidInputError for empty input, for text with lone surrogates (the app-server would never answer it),
+    for what is no URL of an image and for anything that is not an input item.
     """
     items: Sequence[Any] = [value] if isinstance(value, str | InputItem) else value
     if not isinstance(items, list | tuple):
@@ -96,7 +96,12 @@ def _to_wire_item(item: Any) -> dict[str, Any]:
             text = item if isinstance(item, str) else item.text
             return {"type": "text", "text": _checked(text)}
         case ImageInput():
-            return {"type": "image", "url": _checked(item.url)}
+            # The app-server leaves out what it cannot fetch, without a word.
+            if not _checked(item.url).lower().startswith(("data:", "http://", "https://")):
+                raise InvalidInputError(
+                    f"image url is {item.url[:80]!r}; expected a data, http or https URL; a file is a LocalImageInput"
+                )
+            return {"type": "image", "url": item.url}
         case LocalImageInput():
             return {"type": "localImage", "path": _checked(item.path)}
         case SkillInput():

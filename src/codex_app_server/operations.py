@@ -6,8 +6,9 @@ The sync and the async client are thin drivers over the same values, so the two 
 from __future__ import annotations
 
 import difflib
+import os.path
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
@@ -32,6 +33,40 @@ NO_DEADLINE = frozenset({"command/exec", "mcpServer/tool/call", "account/login/s
 
 
 @dataclass(frozen=True, slots=True)
+class GivenPath:
+    """A path that an argument names. Whether it is there is asked of the app-server, whose machine it is on."""
+
+    what: str
+    path: str
+    is_directory: bool
+
+    def look(self, base: str | None) -> Operation[Any] | None:
+        """The request that asks for it. A relative path means what it does to the app-server in the directory `base`.
+
+        None where nobody can tell.
+        """
+        path = self.path if base is None else os.path.join(base, self.path)
+        if not os.path.isabs(path):
+            return None
+        return Operation("fs/getMetadata", encode_plain("fs/getMetadata", {"path": path}), msgspec.json.decode)
+
+    def check(self, found: Any) -> None:
+        """Raises InvalidInputError when it is something else."""
+        if isinstance(found, dict) and found.get("isDirectory" if self.is_directory else "isFile") is False:
+            raise self.refused(f"it is no {self._kind}")
+
+    def refused(self, why: object) -> InvalidInputError:
+        return InvalidInputError(
+            f"{self.what} {self.path!r} cannot be used: {why}; "
+            f"expected a {self._kind} on the machine of the app-server, best by its absolute path"
+        )
+
+    @property
+    def _kind(self) -> str:
+        return "directory" if self.is_directory else "file"
+
+
+@dataclass(frozen=True, slots=True)
 class Operation(Generic[T]):
     """A request: `params` is the JSON to send, `finish` turns the JSON of the result into what the caller gets."""
 
@@ -40,10 +75,20 @@ class Operation(Generic[T]):
     finish: Callable[[bytes], T]
     thread_id: str | None = None
     interest: Interest = "full"
+    paths: tuple[GivenPath, ...] = ()
+    """What must exist where the app-server runs. It would go on without: only commands, or the model, would notice."""
 
     @property
     def timeout_s(self) -> float | None:
         return None if self.method in NO_DEADLINE else DEFAULT_TIMEOUT_S
+
+
+def _with_paths(operation: Operation[T], fields: Mapping[str, Any]) -> Operation[T]:
+    """The operation, with the paths among its fields."""
+    cwd, input = fields.get("cwd"), fields.get("input", ())
+    paths = [GivenPath("cwd", str(cwd), True)] if cwd else []
+    paths += [GivenPath("image", item["path"], False) for item in input if item["type"] == "localImage"]
+    return replace(operation, paths=tuple(paths)) if paths else operation
 
 
 def request(method: str | Asks[Any], fields: Mapping[str, Any] | None = None) -> Operation[Any]:
@@ -170,15 +215,19 @@ def initialize(config: AppServerConfig) -> Operation[models.InitializeResponse]:
 
 
 def thread_start(options: Mapping[str, Any]) -> Operation[models.ThreadStartResponse]:
-    return request("thread/start", check_options("ThreadStartOptions", options))
+    return _with_paths(request("thread/start", check_options("ThreadStartOptions", options)), options)
 
 
 def thread_resume(thread_id: str, options: Mapping[str, Any]) -> Operation[models.ThreadResumeResponse]:
-    return request("thread/resume", {"thread_id": thread_id, **check_options("ThreadResumeOptions", options)})
+    return _with_paths(
+        request("thread/resume", {"thread_id": thread_id, **check_options("ThreadResumeOptions", options)}), options
+    )
 
 
 def thread_fork(thread_id: str, options: Mapping[str, Any]) -> Operation[models.ThreadForkResponse]:
-    return request("thread/fork", {"thread_id": thread_id, **check_options("ThreadForkOptions", options)})
+    return _with_paths(
+        request("thread/fork", {"thread_id": thread_id, **check_options("ThreadForkOptions", options)}), options
+    )
 
 
 def thread_list(options: Mapping[str, Any]) -> Operation[models.ThreadListResponse]:
@@ -198,7 +247,8 @@ def turn_start(
             raise InvalidInputError("output_type says what output_schema says too; give one of them")
         fields["output_schema"] = schema_of(output_type)
     params = encode_params("TurnStartParams", fields)
-    return Operation("turn/start", params, _finish_with("turn/start", "TurnStartResponse"), thread_id, interest)
+    finish = _finish_with("turn/start", "TurnStartResponse")
+    return _with_paths(Operation("turn/start", params, finish, thread_id, interest), fields)
 
 
 def schema_of(output_type: Any) -> dict[str, Any]:
@@ -243,7 +293,8 @@ def parse_output(output_type: Any, result: TurnResult) -> Any:
 def turn_steer(thread_id: str, turn_id: str, input: RunInput) -> Operation[models.TurnSteerResponse]:
     if isinstance(input, ExternalMessage):
         raise InvalidInputError("an ExternalMessage cannot steer a turn; give it as the input of a turn of its own")
-    return request("turn/steer", {"thread_id": thread_id, "expected_turn_id": turn_id, "input": to_wire_input(input)})
+    fields = {"thread_id": thread_id, "expected_turn_id": turn_id, "input": to_wire_input(input)}
+    return _with_paths(request("turn/steer", fields), fields)
 
 
 def turn_interrupt(thread_id: str, turn_id: str) -> Operation[models.TurnInterruptResponse]:
