@@ -1,0 +1,216 @@
+"""What an identity may do. Pure, but for the real paths of directories, which come from a function passed in.
+
+An identity is who stands behind a key; "" is the pool's own user, who comes over ipc and may do everything. Everybody
+else may do what is written here, as far as their entry on the allow-list says; what cannot be read is refused.
+
+How the broker's core calls it, for a session of `identity`:
+
+    on hello      text = doors.admit(identity, sessions_of_identity)           a text: Refused
+    on a request  verdict = doors.check(identity, method, line, record, Counts(threads, turns))
+                  a Refusal: answer with its code, message and data; else the line to go on with
+    on an answer  line = doors.check_answer(identity, line)                    to a question of the app-server
+    on a list     doors.may_touch(identity, record)                            leave out what it says no to
+
+`record` is that of the thread which the request names, None if the pool does not know it. What comes into being for an
+identity carries its name in `ThreadRecord.owner`. Where two identities could meet under one name - ids of sessions -
+the identity's name belongs in front.
+
+The line that goes on is written anew from what was judged: of two members with one name a reader takes the one or the
+other. Approvals: who may not leave the sandbox may not say yes to leaving it, so their threads never ask.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import msgspec
+
+from codex_app_server.errors import SERVER_OVERLOADED
+from codex_pool import rpc
+from codex_pool.broker.identity import FULL, LEVEL, NEEDS, Identity, granted
+from codex_pool.broker.judge import STARTS_TURN, Judge, Refused, short
+from codex_pool.wire import ThreadRecord
+
+NOT_ALLOWED = -32012
+RETRY_TURN_MS = 1000
+
+
+class Counts(NamedTuple):
+    """What an identity has now: threads in the books, turns running or waiting."""
+
+    threads: int = 0
+    turns: int = 0
+
+
+class Refusal(NamedTuple):
+    """A JSON-RPC error."""
+
+    code: int
+    message: str
+    data: dict[str, Any]
+
+
+_NEW_THREAD = frozenset({"thread/start", "thread/fork", "review/start"})
+
+
+class Doors:
+    """See the module's docstring. `default_cwd` is where a thread works that names no directory."""
+
+    def __init__(
+        self,
+        identities: Iterable[Identity] = (),
+        *,
+        default_cwd: str = "/",
+        realpath: Callable[[str], str] = os.path.realpath,
+    ) -> None:
+        self._default_cwd = default_cwd
+        self._realpath = realpath
+        self._identities: Mapping[str, Identity] = {}
+        self.replace(identities)
+
+    def replace(self, identities: Iterable[Identity]) -> None:
+        """The allow-list has changed."""
+        self._identities = {identity.name: identity for identity in identities}
+
+    def admit(self, identity: str, sessions: int) -> str | None:
+        """Why there is no new session for this identity, which has so many; None when it may have one."""
+        if identity == "":
+            return None
+        who = self._identities.get(identity)
+        if who is None:
+            return _unknown(identity)
+        if sessions >= who.max_sessions:
+            return (
+                f"identity {identity} has {sessions} sessions; its key allows {who.max_sessions}: close one, "
+                "or ask the pool's owner for a key with a higher --max-sessions"
+            )
+        return None
+
+    def may_touch(self, identity: str, record: ThreadRecord | None) -> bool:
+        """Whether this identity may see and use this thread."""
+        return identity == "" or (record is not None and record.owner == identity)
+
+    def check(
+        self, identity: str, method: str, line: bytes, record: ThreadRecord | None, counts: Counts
+    ) -> bytes | Refusal:
+        """A request: the line to go on with, or why not."""
+        if identity == "":
+            return line
+        who = self._identities.get(identity)
+        try:
+            if who is None:
+                raise Refused("identity", _unknown(identity))
+            if len(line) > who.max_message_bytes:
+                raise Refused(
+                    "message",
+                    f"a {method} of {len(line)} bytes; the key of {identity} allows {who.max_message_bytes} bytes a "
+                    "message: send less, or ask the pool's owner for a higher --max-message-bytes",
+                )
+            if not granted(who, method):
+                raise Refused(
+                    "method",
+                    f"{method} is not granted to {identity}: ask the pool's owner for a key with --allow {method}",
+                )
+            self._check_level(who, method)
+            request, params = _read(line, method)
+            self._check_thread(who, method, params, record)
+            Judge(who, method, record, self._default_cwd, self._realpath).judge(params)
+            bound = _check_bounds(who, method, counts)
+            if bound is not None:
+                return bound
+        except Refused as refused:
+            return Refusal(NOT_ALLOWED, str(refused), {"kind": "refused", "what": refused.what})
+        if params or "params" in request:
+            request["params"] = params
+        return rpc.encode(request)
+
+    def check_answer(self, identity: str, line: bytes) -> bytes:
+        """A client's answer to a question of the app-server: as it came, or a refusal in its place."""
+        who = self._identities.get(identity)
+        if identity == "" or (who is not None and who.sandbox == FULL):
+            return line
+        request_id = None
+        try:
+            answer = msgspec.json.decode(line)
+            request_id, result = answer.get("id"), answer.get("result")
+            if "error" in answer or _widens_nothing(result):
+                kept = {"id": request_id, **({"error": answer["error"]} if "error" in answer else {"result": result})}
+                return rpc.encode(kept)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, AttributeError):
+            pass  # What cannot be read is no consent.
+        message = f"{identity} may not approve what its sandbox denies; its key allows {who.sandbox if who else 'none'}"
+        return rpc.error_line(rpc.encode(request_id), NOT_ALLOWED, message)
+
+    def _check_level(self, who: Identity, method: str) -> None:
+        needed = NEEDS.get(method)
+        if needed is not None and LEVEL[who.sandbox] < LEVEL[needed]:
+            raise Refused(
+                "sandbox",
+                f"{method} acts outside of the sandbox and needs a key with --sandbox {needed}; that of {who.name} "
+                f"has {who.sandbox}",
+            )
+
+    def _check_thread(self, who: Identity, method: str, params: dict[str, Any], record: ThreadRecord | None) -> None:
+        thread_id = params.get("threadId")
+        if thread_id is None:
+            return
+        known = record is not None and record.thread_id == thread_id
+        if not known or not self.may_touch(who.name, record):
+            # The same words for what is another's and what is not there: else they would tell which.
+            raise Refused(
+                "thread",
+                f"{method}: thread {thread_id} is none of {who.name}'s that this pool knows; use one that a client "
+                "with this key has started since the pool began",
+            )
+
+
+def _read(line: bytes, method: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    try:
+        request = msgspec.json.decode(line)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise Refused("message", f"{method}: this cannot be read: {error}; send one JSON object") from None
+    if not isinstance(request, dict) or request.get("method") != method:
+        raise Refused("message", f"{method}: this is not one request of that method; send one JSON object")
+    params = request.get("params")
+    if params is None:
+        return request, {}
+    if not isinstance(params, dict):
+        raise Refused("params", f"{method}: params is {short(params)}; expected an object")
+    return request, params
+
+
+def _check_bounds(who: Identity, method: str, counts: Counts) -> Refusal | None:
+    if method in _NEW_THREAD and counts.threads >= who.max_threads:
+        raise Refused(
+            "threads",
+            f"{method}: {who.name} has {counts.threads} threads; its key allows {who.max_threads}: delete or archive "
+            "some, or ask the pool's owner for a higher --max-threads",
+        )
+    if method in STARTS_TURN and counts.turns >= who.max_turns:
+        message = (
+            f"{method}: {who.name} has {counts.turns} turns running or waiting; its key allows {who.max_turns}: "
+            "retry when one has ended, or ask the pool's owner for a higher --max-turns"
+        )
+        return Refusal(SERVER_OVERLOADED, message, {"retryAfterMs": RETRY_TURN_MS, "what": "turns"})
+    return None
+
+
+def _widens_nothing(result: Any) -> bool:
+    """Whether an answer declines, or only tells something to a tool that the client has brought itself."""
+    if not isinstance(result, dict):
+        return False
+    members = set(result)
+    if members <= {"answers"} or members <= {"contentItems", "success"}:
+        return True
+    if members == {"decision"}:
+        return result["decision"] in ("decline", "cancel", "denied", "abort", "timed_out")
+    return members <= {"action", "content", "_meta"} and result.get("action") in ("decline", "cancel")
+
+
+def _unknown(identity: str) -> str:
+    return (
+        f"the key of {identity} is not on the pool's allow-list any more; ask the pool's owner for a new one "
+        "(codex-pool keys new)"
+    )
