@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import gc
 import itertools
 import json
 import logging
@@ -48,15 +49,19 @@ from codex_app_server import (
     RetryLimitExceededError,
     ServerBusyError,
     StdioTransport,
+    Thread,
+    ThreadBusyError,
     ThreadLostError,
     TransportClosedError,
     TurnEndedError,
     TurnFailedError,
     TurnLostError,
     UnknownNotification,
+    UnknownTurnError,
     aretry_on_overload,
     is_retryable_error,
     retry_on_overload,
+    stream_text,
 )
 from codex_app_server import transport as transport_module
 from codex_app_server._mailbox import SyncMailbox
@@ -389,6 +394,149 @@ def test_waiting_for_the_end_of_a_turn() -> None:
             client.wait_for_turn_completed("tu")
 
 
+def test_a_turn_that_nobody_knows_is_not_waited_for() -> None:
+    steps = [FOREIGN, ["send", {"method": "warning", "params": {"message": "w"}}], ["take", "fake/go"]]
+    with connected(*steps, delta("th", "foreign", "y"), completed("th", "foreign")) as client:
+        thread = Thread(client, "th")
+        for ask in (client.turn_notifications, client.wait_for_turn_completed, client.follow_turn, thread.follow):
+            with pytest.raises(UnknownTurnError, match="turn nobody is not known to this client") as caught:
+                ask("nobody")
+            assert pickle.loads(pickle.dumps(caught.value)).turn_id == "nobody"
+        # One that the app-server began by itself was seen.
+        next_of(client, "warning")
+        followed = client.turn_notifications("foreign"), thread.follow("foreign").text()
+        client.notify("fake/go")
+        assert (texts(followed[0]), "".join(followed[1])) == ("y", "y")
+        for ask in (client.turn_notifications, client.wait_for_turn_completed, client.follow_turn, thread.follow):
+            with pytest.raises(TurnEndedError):
+                ask("foreign")
+
+
+@pytest.mark.parametrize("kind", ["failed", "lost", "stalled", "overflow"])
+@pytest.mark.parametrize("safe", [True, False])
+def test_why_a_turn_in_a_pool_failed(kind: str, safe: bool) -> None:
+    params = {"threadId": "th", "turnId": "tu$n", "kind": kind, "safeToRetry": safe}
+    ended = ["send", {"method": "pool/turn/ended", "params": params}]
+    failed = completed("th", "tu$n", "failed", error={"message": f"it was {kind}"})
+    turns = ["times", 3, [started("tu$n"), ended, failed]]
+    with connected(turns, started("plain"), completed("th", "plain", "failed")) as client:
+        thread = Thread(client, "th")
+        for read in (
+            lambda: thread.run("hi"),
+            lambda: list(stream_text(thread, "hi")),
+            lambda: thread.turn("hi").run(timeout=WAIT_S),
+        ):
+            with pytest.raises(TurnFailedError, match=f"it was {kind}") as caught:
+                read()
+            assert (caught.value.kind, caught.value.safe_to_retry) == (kind, safe)
+            assert caught.value.turn is not None
+        with pytest.raises(TurnFailedError) as caught:
+            thread.run("hi")
+        assert (caught.value.kind, caught.value.safe_to_retry) == ("failed", False)
+
+
+INTERRUPTED = [["answer", "turn/interrupt", {}], completed("th", "tu", "interrupted")]
+
+
+@pytest.mark.parametrize("how", ["close", "with", "error", "ctrl-c"])
+def test_text_that_is_closed_early_interrupts_its_turn(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with connected(started("tu"), delta("th", "tu", "a"), *INTERRUPTED) as client:
+        turn = Thread(client, "th").turn("hi")
+        text = turn.text()
+        assert next(text) == "a"
+        if how == "close":
+            text.close()
+        elif how == "with":
+            with text:
+                pass
+        elif how == "error":
+            with pytest.raises(ZeroDivisionError), text:
+                raise ZeroDivisionError
+        else:
+            with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+                patched.setattr(SyncMailbox, "get", interrupt_from_the_keyboard)
+                next(text)
+        assert turn.run(timeout=WAIT_S).status == "interrupted"
+        text.close()
+        assert nothing_is_held(client)
+
+
+def interrupt_from_the_keyboard(mailbox: SyncMailbox, timeout_s: float | None = None) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("how", ["detached", "dropped"])
+def test_text_that_is_dropped_or_detached_leaves_its_turn_alone(how: str) -> None:
+    steps = [started("tu"), delta("th", "tu", "a"), ["take", "fake/go"], delta("th", "tu", "b"), completed("th", "tu")]
+    with connected(*steps) as client:
+        turn = Thread(client, "th").turn("hi", detach=how == "detached")
+        text = turn.text()
+        assert next(text) == "a"
+        if how == "detached":
+            text.close()
+        del text
+        gc.collect()
+        assert client.held["requests"] == 0
+        client.notify("fake/go")
+        with turn.text() as text:
+            assert list(text) == ["b"]
+        assert nothing_is_held(client)
+
+
+def test_a_thread_whose_turn_is_being_started_is_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody knows the turn's id yet, and all the same a second turn must not join it."""
+    steps = [
+        ["seen", "turn/start"],
+        ["send", {"method": "warning", "params": {"message": "seen"}}],
+        ["take", "fake/go"],
+        started("tu1"),
+        ["answer", "turn/steer", {"turnId": "tu1"}],
+        completed("th", "tu1"),
+        started("tu2"),
+        completed("th", "tu2"),
+    ]
+    waiting = threading.Barrier(3)
+    wait = AppServerClient._wait_started
+
+    def noted(self: AppServerClient, thread_id: str, timeout_s: float | None) -> None:
+        waiting.wait(WAIT_S)
+        wait(self, thread_id, timeout_s)
+
+    with connected(*steps) as client, concurrent.futures.ThreadPoolExecutor(3) as pool:
+        thread = Thread(client, "th")
+        first = pool.submit(thread.run, "one")
+        next_of(client, "warning")
+        with pytest.raises(ThreadBusyError, match=r"\(being started\)") as caught:
+            thread.run("two")
+        assert caught.value.turn_id is None
+        assert pickle.loads(pickle.dumps(caught.value)).thread_id == "th"
+        with pytest.raises(RequestTimeoutError):
+            thread.run("two", on_busy="queue", timeout=0.05)
+        monkeypatch.setattr(AppServerClient, "_wait_started", noted)
+        second = pool.submit(thread.run, "two", on_busy="queue")
+        third = pool.submit(thread.run, "three", on_busy="steer")
+        waiting.wait(WAIT_S)
+        client.notify("fake/go")
+        assert [each.result(WAIT_S).id for each in (first, second, third)] == ["tu1", "tu2", "tu1"]
+
+
+def test_turns_that_are_started_at_the_same_moment_do_not_join() -> None:
+    """Looking whether the thread is busy and taking it are one."""
+    count = 8
+    turns = ["times", count, [started("tu$n"), completed("th", "tu$n")]]
+    with connected(turns) as client, concurrent.futures.ThreadPoolExecutor(count) as pool:
+        thread = Thread(client, "th")
+        at_once = threading.Barrier(count)
+
+        def run() -> str:
+            at_once.wait(WAIT_S)
+            return str(thread.run("hi", on_busy="queue", timeout=WAIT_S).id)
+
+        ids = [future.result(WAIT_S) for future in [pool.submit(run) for _ in range(count)]]
+        assert sorted(ids) == [f"tu{number}" for number in range(count)]
+        assert nothing_is_held(client)
+
+
 def test_a_completion_that_cannot_be_read_is_a_failed_turn() -> None:
     steps = [started("tu"), ["send", {"method": "turn/completed", "params": {"threadId": "th", "turn": {"id": "tu"}}}]]
     with connected(*steps) as client, pytest.raises(TurnFailedError, match="tu ended without a readable turn/complet"):
@@ -553,6 +701,42 @@ def test_an_unreadable_answer_fails_its_request_only() -> None:
         with pytest.raises(JsonRpcError):
             client.request("fake/x", timeout_s=WAIT_S)
         assert client.request("fake/y") == {}
+
+
+def test_an_answer_that_was_cut_fails_its_request_at_once(caplog: pytest.LogCaptureFixture) -> None:
+    steps = [
+        ["take", "fake/x"],
+        ["raw", '{"id":2,"result":{"data":["a'],
+        ["take", "turn/start"],
+        ["raw", '{"id":3,"result":{"turn":{"id":"tu"'],
+        ["answer", "fake/y", {}],
+    ]
+    with connected(*steps) as client:
+        with pytest.raises(InternalRpcError, match="the answer is unreadable: not a JSON object"):
+            client.request("fake/x", timeout_s=None)
+        with pytest.raises(InternalRpcError, match="the answer is unreadable"):
+            start_turn(client)
+        assert client.request("fake/y") == {}
+        assert nothing_is_held(client)
+    assert len([record for record in caplog.records if "ignored a line" in record.message]) == 2
+
+
+def test_a_question_beyond_the_cap_is_declined(caplog: pytest.LogCaptureFixture) -> None:
+    """Whoever would answer cannot read it, and the app-server must not wait for ever."""
+
+    def ask(id: int, method: str) -> list[Any]:
+        params = {"threadId": "th", "turnId": "tu", "arguments": "$big", "tool": "t", "callId": "c"}
+        return ["send", {"id": id, "method": method, "params": params}]
+
+    asked: list[str] = []
+    steps = [ask(7, "item/tool/call"), ["told", 7], ask(8, "fake/unknown"), ["told", 8], ["answer", "fake/x", {}]]
+    with connected(*steps, max_line_bytes=100_000, handler=lambda method, params: asked.append(method)) as client:
+        assert next_of(client, "fake/told").params["result"] == {"contentItems": [], "success": False}
+        assert next_of(client, "fake/told").params["error"]["code"] == -32601
+        assert client.request("fake/x") == {}
+    assert asked == []
+    declined = [record.message for record in caplog.records if "is declined: a line of 200" in record.message]
+    assert [message.split()[0] for message in declined] == ["item/tool/call", "fake/unknown"]
 
 
 def test_a_line_beyond_the_cap_fails_its_turn_and_no_other(pump: str) -> None:

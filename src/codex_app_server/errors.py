@@ -71,6 +71,9 @@ class ThreadBusyError(AppServerError):
         self.thread_id = thread_id
         self.turn_id = turn_id
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.thread_id, self.turn_id)
+
 
 class OutputTypeError(AppServerError, ValueError):
     """The turn completed, but its final response is not of the type that was asked for. `result` has it."""
@@ -78,6 +81,9 @@ class OutputTypeError(AppServerError, ValueError):
     def __init__(self, message: str, result: TurnResult) -> None:
         super().__init__(message)
         self.result = result
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (str(self), self.result)
 
 
 class TurnFailedError(AppServerError, RuntimeError):
