@@ -12,7 +12,7 @@ from programs import codex_pool as command
 
 import codex_pool
 
-VERBS = ("batch", "serve", "run", "status", "loopback-model")
+VERBS = ("batch", "serve", "run", "status", "keys", "loopback-model")
 
 
 def test_the_version_is_the_packages() -> None:

@@ -14,6 +14,7 @@ _VERBS = {
     "serve": ("serve", "serve", "Run a pool as a daemon that programs connect to."),
     "run": ("run", "run", "Run one turn; its text goes to stdout."),
     "status": ("status", "status", "Show what a daemon's workers and turns are doing."),
+    "keys": ("keys", "keys", "Say who may connect over TCP: new, list, revoke, show-server."),
     "loopback-model": ("loopback_model", "loopback_model", "Run the built-in scripted model server on loopback."),
 }
 

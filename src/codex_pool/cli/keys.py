@@ -1,0 +1,144 @@
+"""`codex-pool keys`: who may connect over TCP."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from codex_pool.cli.errors import reported
+
+_directory = click.option(
+    "--keys",
+    "directory",
+    metavar="DIR",
+    envvar="CODEX_POOL_KEYS",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where the keys are.  [default: $CODEX_POOL_KEYS, else codex-pool/keys in the user's configuration]",
+)
+
+
+@click.group(short_help="Say who may connect over TCP: new, list, revoke, show-server.")
+def keys() -> None:
+    """Say who may connect to `codex-pool serve --listen tcp://HOST:PORT`.
+
+    A running daemon sees a new or revoked key within a second; the sessions of a revoked one end.
+    """
+
+
+@keys.command(short_help="Make a key and allow it.")
+@click.argument("name")
+@click.option(
+    "-o", "--output", metavar="FILE", type=click.Path(dir_okay=False, path_type=Path), help="[default: NAME.key]"
+)
+@click.option(
+    "--allow",
+    "methods",
+    metavar="METHOD",
+    multiple=True,
+    help="Grant a method beside those of threads and turns, or all that begin alike, such as fs/*; may be repeated.",
+)
+@click.option(
+    "--sandbox",
+    type=click.Choice(["read-only", "workspace-write", "danger-full-access"]),
+    default="read-only",
+    show_default=True,
+    help="The widest sandbox of its threads.",
+)
+@click.option(
+    "--cwd-root",
+    "cwd_roots",
+    metavar="DIR",
+    multiple=True,
+    type=click.Path(file_okay=False, resolve_path=True),
+    help="Its threads work here or below; may be repeated.  [default: the current directory]",
+)
+@click.option("--max-message-bytes", type=click.IntRange(min=1), default=8 * 1024 * 1024, show_default=True)
+@click.option("--max-sessions", type=click.IntRange(min=1), default=16, show_default=True)
+@click.option("--max-threads", type=click.IntRange(min=1), default=10_000, show_default=True)
+@click.option(
+    "--max-turns", type=click.IntRange(min=1), default=256, show_default=True, help="Running and waiting ones together."
+)
+@_directory
+def new(
+    name: str,
+    output: Path | None,
+    methods: tuple[str, ...],
+    sandbox: str,
+    cwd_roots: tuple[str, ...],
+    max_message_bytes: int,
+    max_sessions: int,
+    max_threads: int,
+    max_turns: int,
+    directory: Path | None,
+) -> None:
+    """Make a key for NAME, allow it, and write the file to hand over."""
+    with reported():
+        from codex_pool.broker.identity import Identity
+        from codex_pool.keys import KeyStore, check_name
+
+        check_name(name)
+        file = output or Path(f"{name}.key")
+        roots = cwd_roots or (str(Path.cwd()),)
+        identity = Identity(
+            name=name,
+            methods=methods,
+            sandbox=sandbox,  # type: ignore[arg-type]
+            cwd_roots=roots,
+            max_message_bytes=max_message_bytes,
+            max_sessions=max_sessions,
+            max_threads=max_threads,
+            max_turns=max_turns,
+        )
+        KeyStore(directory).new(identity, file)
+    click.echo(f"codex-pool: {name} may connect: {sandbox} at most, in {', '.join(roots)}", err=True)
+    click.echo(f"  hand over  {file}  (a secret: who has it is {name})", err=True)
+    click.echo(f"  then       codex-pool run hello --connect tcp://HOST:PORT --key {file}", err=True)
+
+
+@keys.command("list", short_help="Show who is allowed.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON line per key.")
+@_directory
+def list_(as_json: bool, directory: Path | None) -> None:
+    """Show who is allowed, and what they may do."""
+    with reported():
+        from codex_pool.keys import KeyStore
+
+        store = KeyStore(directory)
+        allowed = store.allowed()
+    for public_key, identity in allowed.clients.items():
+        if as_json:
+            fields = {name: getattr(identity, name) for name in identity.__struct_fields__}
+            click.echo(json.dumps({**fields, "public_key": public_key}))
+            continue
+        granted = f", and {' '.join(identity.methods)}" if identity.methods else ""
+        click.echo(f"{identity.name}  {identity.sandbox} in {', '.join(identity.cwd_roots) or 'no directory'}{granted}")
+    for problem in allowed.problems:
+        click.echo(f"codex-pool: not allowed: {problem}", err=True)
+    if not allowed.clients:
+        click.echo(
+            f"codex-pool: nobody is allowed in {store.directory}; make a key: codex-pool keys new NAME", err=True
+        )
+
+
+@keys.command(short_help="Take a key off the allow-list.")
+@click.argument("name")
+@_directory
+def revoke(name: str, directory: Path | None) -> None:
+    """Take the key of NAME off the allow-list; a running daemon ends its sessions within a second."""
+    with reported():
+        from codex_pool.keys import KeyStore
+
+        KeyStore(directory).revoke(name)
+    click.echo(f"codex-pool: {name} may not connect any more", err=True)
+
+
+@keys.command("show-server", short_help="Print the server's public key.")
+@_directory
+def show_server(directory: Path | None) -> None:
+    """Print the server's public key, which every key file carries: what to compare when in doubt."""
+    with reported():
+        from codex_pool.keys import KeyStore
+
+        click.echo(KeyStore(directory).server().public_key)
