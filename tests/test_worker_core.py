@@ -155,7 +155,13 @@ class Bench:
         self.say(completed(turn_id, thread_id, status))
 
     def gone(self, session: str) -> None:
-        self.apply(self.core.gone(session))
+        self.apply(self.core.gone(wire.Gone(session)))
+
+    def ack(self) -> None:
+        """Every session has got all that it was sent."""
+        for (session, turn_id), messages in list(self.events.items()):
+            positions = [wire.Position(turn_id, messages[-1][0].last)]
+            self.apply(self.core.acked(wire.Acked(session, positions), self.now))
 
     def routed(self, kind: type) -> list[Any]:
         return [route for route in self.routes if isinstance(route, kind)]
@@ -572,7 +578,7 @@ def test_strange_lines_of_the_app_server_are_survived(bench: Bench, line: bytes)
 
 
 def test_unknown_sessions_threads_and_questions_are_tolerated(bench: Bench) -> None:
-    assert bench.core.gone("nobody") == []
+    assert bench.core.gone(wire.Gone("nobody")) == []
     assert bench.core.follow(wire.Follow("s", "nothing", on=False)) == []
     for line in (b"{}", b'{"id":null}', b'{"id":4,"result":1}', b'{"id":"w0/4","result":1}'):
         assert bench.core.tell(wire.Tell("s"), line) == []
@@ -753,6 +759,7 @@ class WorkerMachine(RuleBasedStateMachine):
         self.bench.tick(1)
         while self.bench.open:
             self._answer(next(iter(self.bench.open)), True)
+        self.bench.ack()
         assert set(self.bench.answered) == self.calls
         assert self.bench.core.running_turns == 0
         held = self.bench.core.held

@@ -39,6 +39,7 @@ from codex_app_server.generated.routing import NOTIFICATIONS, REQUESTS
 from codex_app_server.lines import LongLine
 from codex_pool import rpc, wire
 from codex_pool.worker.latest import Latest
+from codex_pool.worker.subscriptions import LIMITS, Limits, Subscriptions
 from codex_pool.worker.turns import Turn
 
 MAX_IN_FLIGHT = 64
@@ -115,7 +116,16 @@ class _Thread:
 class WorkerCore:
     """See the module's docstring. `worker` is this worker's name, `slot` the place it fills."""
 
-    def __init__(self, *, worker: str, slot: int, pid: int, app_server_pid: int, initialize: dict[str, object]) -> None:
+    def __init__(
+        self,
+        *,
+        worker: str,
+        slot: int,
+        pid: int,
+        app_server_pid: int,
+        initialize: dict[str, object],
+        limits: Limits = LIMITS,
+    ) -> None:
         self._worker = worker
         self._slot = slot
         self._pid = pid
@@ -129,15 +139,18 @@ class WorkerCore:
         self._sent: set[_Request] = set()
         self._adopting: dict[str, _Adoption] = {}
         self._turns: dict[str, Turn] = {}
+        self._subscriptions = Subscriptions(worker, limits)
         # Turns to interrupt that the app-server did not know yet.
         self._too_early: set[str] = set()
         self._threads: dict[str, _Thread] = {}
-        self._asks: dict[str, tuple[str, Ask]] = {}
+        # Open questions by the id that clients know: who was asked, what, and the line.
+        self._asks: dict[str, tuple[str, Ask, bytes]] = {}
         # The turn inside of a review, which is the one to interrupt.
         self._inner: dict[str, str] = {}
         # Log-ins under way, and who began them.
         self._logins: dict[str, str] = {}
         self._globals = Latest()
+        self._now = 0.0
         self.lines_read = 0
 
     @property
@@ -153,6 +166,7 @@ class WorkerCore:
         """What is kept, by kind; all of it returns to zero when nothing runs (leak checks)."""
         return {
             **self._router.held,
+            **self._subscriptions.held,
             "sent": len(self._sent),
             "waiting": len(self._waiting) + len(self._waiting_control),
             "adopting": len(self._adopting),
@@ -191,10 +205,11 @@ class WorkerCore:
     def tell(self, head: wire.Tell, line: bytes) -> list[Effect]:
         """An answer to a request of the app-server, under the id that clients see; only who was asked may give it."""
         public_id = rpc.decode_request_id(line)
-        session, ask = self._asks.get(public_id or "", ("", None))
-        if ask is None or session != head.session:
+        asked = self._asks.get(public_id or "")
+        if asked is None or asked[0] != head.session:
             return []
         del self._asks[public_id or ""]
+        ask = asked[1]
         return [ToAppServer(rpc.with_id(line, rpc.encode(ask.id)))]
 
     def follow(self, head: wire.Follow) -> list[Effect]:
@@ -204,21 +219,27 @@ class WorkerCore:
             self._router.follow_thread(head.thread_id, head.session)
         return []
 
-    def acked(self, head: wire.Acked) -> list[Effect]:
+    def acked(self, head: wire.Acked, now: float) -> list[Effect]:
         """A session has got so much of these turns."""
-        return []
+        return [ToBroker(frames) for frames in self._subscriptions.acked(head.session, head.positions, now)]
 
-    def back(self, head: wire.Back) -> list[Effect]:
-        """A session has come back on a new connection."""
-        return []
+    def back(self, head: wire.Back, now: float) -> list[Effect]:
+        """A session has come back on a new connection: it gets what it has not got, and is asked again."""
+        out: list[Effect] = []
+        out += [ToBroker(frames) for frames in self._subscriptions.back(head.session, head.positions, now)]
+        questions = [line for session, _, line in self._asks.values() if session == head.session]
+        if questions:
+            out.append(ToBroker([wire.encode(wire.ToSessions([head.session])), _LINES, b"\n".join(questions)]))
+        return out
 
     def release(self, head: wire.Release) -> list[Effect]:
         """Put a thread away, so that another worker can take it."""
         return []
 
-    def gone(self, session: str) -> list[Effect]:
-        """A session is over: what it alone followed is interrupted, what it was asked is declined."""
+    def gone(self, head: wire.Gone) -> list[Effect]:
+        """A session is over: what it alone followed is interrupted unless it is kept, what it was asked is declined."""
         out: list[Effect] = []
+        session = head.session
         for queue in (self._waiting, self._waiting_control, *(each.waiting for each in self._adopting.values())):
             for request in [request for request in queue if request.session == session]:
                 queue.remove(request)
@@ -229,10 +250,10 @@ class WorkerCore:
         self._logins = {login: owner for login, owner in self._logins.items() if owner != session}
         for thread_id in (*self._threads, *self._adopting):
             self._router.unfollow_thread(thread_id, session)
-        for turn_id, turn in self._turns.items():
-            if turn.interest.pop(session, None) is not None and not turn.interest:
-                self._interrupt(turn_id, turn.thread_id, out)
-        for public_id, (owner, ask) in list(self._asks.items()):
+        for turn in self._subscriptions.forget(session):
+            if not turn.subscribers and not head.keep:
+                self._interrupt(turn.id, turn.thread_id, out)
+        for public_id, (owner, ask, _) in list(self._asks.items()):
             if owner == session:
                 del self._asks[public_id]
                 out.append(_decline(ask))
@@ -244,18 +265,20 @@ class WorkerCore:
         too_early, self._too_early = self._too_early, set()
         for turn_id in too_early:
             self._interrupt(turn_id, self._turns[turn_id].thread_id, out)
+        out += [ToBroker(frames) for frames in self._subscriptions.expire(now)]
         return out + [_to_everybody(line) for line in self._globals.due(now)]
 
     @property
     def wants_tick(self) -> bool:
         """Whether something waits for the time to pass."""
-        return bool(self._too_early) or self._globals.waits
+        return bool(self._too_early) or self._globals.waits or self._subscriptions.waits
 
     # Events from the app-server.
 
     def lines(self, lines: list[bytes | LongLine], now: float) -> list[Effect]:
         """What was read from the app-server in one go."""
         out: list[Effect] = []
+        self._now = now
         self.lines_read += len(lines)
         for delivery in self._router.receive(lines):
             self._on_delivery(delivery, now, out)
@@ -364,7 +387,8 @@ class WorkerCore:
                 thread_id: [str(session) for session in self._router.thread_followers(thread_id)]
                 for thread_id in self._threads
             },
-            turns=[wire.TurnHeld(turn.thread_id, turn_id, [*turn.interest]) for turn_id, turn in self._turns.items()],
+            turns=[wire.TurnHeld(turn.thread_id, turn.id, [*turn.subscribers]) for turn in self._turns.values()],
+            ended=self._subscriptions.ended_turns,
         )
         return ToBroker([wire.encode(head), self._initialized, wire.encode_holdings(holdings)])
 
@@ -440,15 +464,15 @@ class WorkerCore:
         if thread is not None and request.method == "turn/start":
             thread.restore_sandbox = False
         if turn is None:
-            turn = self._turns[turn_id] = Turn(thread_id)
+            turn = self._turns[turn_id] = Turn(turn_id, thread_id)
             out.append(ToBroker([wire.encode(wire.TurnStarted(thread_id, turn_id, [request.session]))]))
             if thread is not None:
                 thread.record = msgspec.structs.replace(thread.record, turns=thread.record.turns + 1)
         if request.gone:
-            if not turn.interest:
+            if not turn.subscribers:
                 self._interrupt(turn_id, thread_id, out)
             return
-        turn.join(request.session, request.interest)
+        self._subscriptions.join(turn, request.session, request.interest)
 
     def _announce_turn(self, turn_id: str, request: _Request, out: list[Effect]) -> None:
         """The turn's first notification says who runs it."""
@@ -475,7 +499,7 @@ class WorkerCore:
         turn = self._turns.pop(turn_id)
         self._too_early.discard(turn_id)
         self._inner.pop(turn_id, None)
-        for public_id in [public_id for public_id, (_, ask) in self._asks.items() if ask.turn_id == turn_id]:
+        for public_id in [public_id for public_id, (_, ask, _) in self._asks.items() if ask.turn_id == turn_id]:
             del self._asks[public_id]
         out.append(ToBroker([wire.encode(wire.TurnEnded(turn.thread_id, turn_id, status))]))
 
@@ -498,7 +522,8 @@ class WorkerCore:
         self, turn_id: str, lines: list[bytes], methods: list[str], *, ended: bool, out: list[Effect]
     ) -> None:
         turn = self._turns[turn_id]
-        out += [ToBroker(frames) for frames in turn.events(self._worker, turn_id, lines, methods, ended=ended)]
+        messages = self._subscriptions.publish(turn, lines, methods, ended=ended, now=self._now)
+        out += [ToBroker(frames) for frames in messages]
 
     # Everything else that the app-server says.
 
@@ -547,16 +572,17 @@ class WorkerCore:
     def _on_ask(self, ask: Ask, out: list[Effect]) -> None:
         """A question goes to one who follows its turn, else its thread; with nobody there it is declined."""
         turn = self._turns.get(ask.turn_id or "")
-        candidates = [*turn.interest] if turn is not None else self._router.thread_followers(ask.thread_id or "")
+        candidates = [*turn.subscribers] if turn is not None else self._router.thread_followers(ask.thread_id or "")
         if not candidates:
             out.append(_decline(ask))
             return
         session = str(candidates[0])
         public_id = self._public_id(ask.id)
-        self._asks[public_id] = (session, ask)
-        line = rpc.decode_request(ask.line)
-        line.id = msgspec.Raw(rpc.encode(public_id))
-        out.append(ToBroker([wire.encode(wire.ToSessions([session])), _LINES, rpc.encode(line)]))
+        request = rpc.decode_request(ask.line)
+        request.id = msgspec.Raw(rpc.encode(public_id))
+        line = rpc.encode(request)
+        self._asks[public_id] = (session, ask, line)
+        out.append(ToBroker([wire.encode(wire.ToSessions([session])), _LINES, line]))
 
     def _public_id(self, request_id: RequestId) -> str:
         """The id under which clients know a request of this app-server."""

@@ -199,13 +199,15 @@ class Worker:
             case wire.Follow():
                 return self._core.follow(head)
             case wire.Acked():
-                return self._core.acked(head)
+                return self._core.acked(head, time.monotonic())
             case wire.Back():
-                return self._core.back(head)
+                return self._core.back(head, time.monotonic())
             case wire.Release():
                 return self._core.release(head)
             case wire.Gone():
-                return self._core.gone(head.session)
+                return self._core.gone(head)
+            case wire.Holder():
+                return []
             case wire.WhoAreYou():
                 return self._core.who_are_you()
         raise AssertionError(head)
