@@ -34,9 +34,11 @@ from codex_app_server import (
     Notification,
     RequestTimeoutError,
     StdioTransport,
+    ThreadBusyError,
     TransportClosedError,
     TurnEndedError,
     TurnFailedError,
+    UnknownTurnError,
     astream_text,
     operations,
 )
@@ -357,6 +359,153 @@ def test_a_cancelled_reader_loses_nothing() -> None:
                 await reading
             client.notify("fake/go")
             assert await text_of(turn.stream()) == "ab"
+
+    run(main())
+
+
+INTERRUPTED = [["answer", "turn/interrupt", {}], completed("th", "tu", "interrupted")]
+
+
+@pytest.mark.parametrize("how", ["aclose", "with", "cancelled", "unread"])
+@pytest.mark.parametrize("lazy", [False, True], ids=["text", "astream_text"])
+def test_text_that_is_closed_early_interrupts_its_turn(how: str, lazy: bool) -> None:
+    async def main() -> None:
+        async with connected(started("tu"), delta("th", "tu", "a"), *INTERRUPTED) as client:
+            if lazy and how == "unread":
+                await astream_text(AsyncThread(client, "th"), "hi").aclose()
+                assert nothing_is_held(client)
+                return
+            turn = None if lazy else await AsyncThread(client, "th").turn("hi")
+            text = astream_text(AsyncThread(client, "th"), "hi") if turn is None else turn.text()
+            if how != "unread":
+                assert await text.__anext__() == "a"
+            if how == "with":
+                async with text:
+                    pass
+            elif how == "cancelled":
+                reading = asyncio.ensure_future(text.__anext__())
+                await asyncio.sleep(0)
+                reading.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await reading
+            else:
+                await text.aclose()
+            stream = (turn or text._turn).stream()  # type: ignore[union-attr]
+            assert [n async for n in stream][-1].payload.turn.status == "interrupted"
+            # The answer to the interrupt came before the end of the turn.
+            await asyncio.sleep(0)
+            assert nothing_is_held(client)
+
+    run(main())
+
+
+@pytest.mark.parametrize("how", ["detached", "dropped"])
+def test_text_that_is_dropped_or_detached_leaves_its_turn_alone(how: str) -> None:
+    async def main() -> None:
+        later = [["take", "fake/go"], delta("th", "tu", "b"), completed("th", "tu")]
+        async with connected(started("tu"), delta("th", "tu", "a"), *later) as client:
+            turn = await AsyncThread(client, "th").turn("hi", detach=how == "detached")
+            text = turn.text()
+            async for piece in text:
+                assert piece == "a"
+                break
+            if how == "detached":
+                await text.aclose()
+            del text
+            gc.collect()
+            await asyncio.sleep(0)
+            assert client.held["requests"] == 0
+            client.notify("fake/go")
+            assert [piece async for piece in turn.text()] == ["b"]
+            assert nothing_is_held(client)
+
+    run(main())
+
+
+def test_text_that_cannot_be_started_is_over() -> None:
+    async def main() -> None:
+        refusal = {"code": -32600, "message": "no"}
+        async with connected(["error", "turn/start", refusal]) as client:
+            text = astream_text(AsyncThread(client, "th"), "hi")
+            with pytest.raises(InvalidRequestError):
+                await text.__anext__()
+            assert [piece async for piece in text] == []
+
+    run(main())
+
+
+def test_a_turn_that_nobody_knows_is_not_waited_for() -> None:
+    async def main() -> None:
+        steps = [delta("th", "foreign", "x"), ["take", "fake/go"], delta("th", "foreign", "y")]
+        async with connected(*steps, completed("th", "foreign")) as client:
+            thread = AsyncThread(client, "th")
+            for ask in (client.turn_notifications, client.follow_turn, thread.follow):
+                with pytest.raises(UnknownTurnError):
+                    ask("nobody")
+            with pytest.raises(UnknownTurnError):
+                await client.wait_for_turn_completed("nobody")
+            await next_of(client, "item/agentMessage/delta")
+            followed = thread.follow("foreign")
+            client.notify("fake/go")
+            assert [piece async for piece in followed.text()] == ["y"]
+            with pytest.raises(TurnEndedError):
+                thread.follow("foreign")
+
+    run(main())
+
+
+@pytest.mark.parametrize("kind", ["lost", "stalled"])
+def test_why_a_turn_in_a_pool_failed(kind: str) -> None:
+    async def main() -> None:
+        params = {"threadId": "th", "turnId": "tu", "kind": kind, "safeToRetry": True}
+        ended = ["send", {"method": "pool/turn/ended", "params": params}]
+        async with connected(started("tu"), ended, completed("th", "tu", "failed")) as client:
+            with pytest.raises(TurnFailedError) as caught:
+                await AsyncThread(client, "th").run("hi")
+            assert (caught.value.kind, caught.value.safe_to_retry) == (kind, True)
+
+    run(main())
+
+
+def test_a_thread_whose_turn_is_being_started_is_busy() -> None:
+    async def main() -> None:
+        turns = [started("tu1"), ["answer", "turn/steer", {"turnId": "tu1"}], completed("th", "tu1")]
+        async with connected(["take", "fake/go"], *turns, started("tu2"), completed("th", "tu2")) as client:
+            thread = AsyncThread(client, "th")
+            first = asyncio.ensure_future(thread.run("one"))
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            with pytest.raises(ThreadBusyError, match=r"\(being started\)"):
+                await thread.run("two")
+            steered = asyncio.ensure_future(thread.run("three", on_busy="steer"))
+            second = asyncio.ensure_future(thread.run("two", on_busy="queue"))
+            for _ in range(5):
+                await asyncio.sleep(0)
+            client.notify("fake/go")
+            assert [(await each).id for each in (first, steered, second)] == ["tu1", "tu1", "tu2"]
+
+    run(main())
+
+
+def test_notifications_end_with_their_client() -> None:
+    async def main() -> None:
+        note = ["send", {"method": "warning", "params": {"message": "w"}}]
+        codex = AsyncCodex(fake(note))
+        notifications = codex.notifications()
+        assert (await notifications.__anext__()).method == "warning"
+        rest = asyncio.ensure_future(text_of(notifications))
+        await asyncio.sleep(0)
+        await codex.close()
+        assert await rest == ""
+        assert [n async for n in codex.notifications()] == []
+        never = AsyncCodex(fake())
+        await never.close()
+        assert [n async for n in never.notifications()] == []
+        async with AsyncCodex(fake(["take", "initialized"], note, ["exit", 3])) as dying:
+            notifications = dying.notifications()
+            assert (await notifications.__anext__()).method == "warning"
+            with pytest.raises(TransportClosedError, match="3"):
+                await notifications.__anext__()
 
     run(main())
 

@@ -598,6 +598,27 @@ def test_notifications_of_no_turn_are_a_bounded_ring(monkeypatch: pytest.MonkeyP
         assert client._connection.notifications.dropped == 50
 
 
+def test_notifications_end_with_their_client() -> None:
+    note = ["send", {"method": "warning", "params": {"message": "w"}}]
+    with Codex(fake(note)) as codex, concurrent.futures.ThreadPoolExecutor(1) as pool:
+        notifications = codex.notifications()
+        assert next(notifications).method == "warning"
+        rest = pool.submit(list, notifications)
+        codex.close()
+        assert rest.result(WAIT_S) == list(codex.notifications()) == []
+    never = AppServerClient(fake())
+    never.close()
+    assert never.next_notification(WAIT_S) is None
+    with Codex(fake(["take", "initialized"], note, ["exit", 3])) as codex:
+        notifications = codex.notifications()
+        assert next(notifications).method == "warning"
+        with pytest.raises(TransportClosedError):
+            next(notifications)
+        codex.close()
+        with pytest.raises(TransportClosedError):
+            list(codex.notifications())
+
+
 def test_next_notification_has_a_deadline() -> None:
     with connected() as client, pytest.raises(TimeoutError, match=r"no notification within 0\.01 s"):
         client.next_notification(0.01)
