@@ -11,6 +11,7 @@ import contextlib
 import inspect
 import itertools
 import json
+import re
 import secrets
 import shutil
 import tempfile
@@ -19,6 +20,7 @@ import time
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,20 +34,27 @@ from codex_app_server import (
     AsyncCodex,
     Codex,
     ExternalMessage,
+    ImageInput,
     InvalidInputError,
     InvalidRequestError,
     JsonRpcError,
+    LocalImageInput,
     MethodNotFoundError,
+    Notification,
     OutputTypeError,
     RequestTimeoutError,
     Sandbox,
     ServerBusyError,
+    TextInput,
     ThreadBusyError,
     TransportClosedError,
     TurnEndedError,
     TurnFailedError,
+    UnknownTurnError,
+    astream_text,
     operations,
     retry_on_overload,
+    stream_text,
 )
 from codex_app_server.generated import models
 from codex_app_server.generated.routing import REQUESTS
@@ -57,6 +66,7 @@ pytestmark = [pytest.mark.real, pytest.mark.timeout(30)]
 
 WAIT_S = 20.0
 SETTLE_S = 5.0
+NOWHERE = "01a20254-f930-7bc3-a8cc-000000000000"
 APPROVAL = "item/commandExecution/requestApproval"
 SIDES = [(transport, kind) for transport in ("stdio", "pool") for kind in ("sync", "async")]
 # For what only a pool has, and what only tasks can do.
@@ -261,6 +271,28 @@ def until_delta(turn: Any) -> Any:
 
 
 @contextlib.contextmanager
+def nothing_comes(side: Side) -> Iterator[None]:
+    """What the app-server sends is looked at only when the block is left: no answer is in time."""
+    connection = side.codex.client._connection
+    look, lock = connection.on_batch, threading.Lock()
+    held: list[Any] | None = []
+
+    def hold(batch: Any) -> None:
+        with lock:
+            look(batch) if held is None else held.append(batch)
+
+    connection.on_batch = hold  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        with lock:
+            for batch in held:
+                look(batch)
+            held = None
+            del connection.on_batch
+
+
+@contextlib.contextmanager
 def beside(function: Callable[..., Any], *args: Any, **options: Any) -> Iterator[Any]:
     """The call runs on a thread of its own."""
     with ThreadPoolExecutor(1) as executor:
@@ -420,6 +452,105 @@ def test_presets_that_contradict_are_refused_before_anything_is_sent(side: Side)
     assert not [record for record in side.model.requests if mark in record.prompt]
 
 
+def test_bad_input_is_refused_before_the_turn(side: Side, tmp_path: Path) -> None:
+    thread, mark, file, nothing = side.thread(), token(), tmp_path / "file", str(tmp_path / "nothing")
+    file.write_text("no image, but a file")
+    stored = side.thread(ephemeral=False)
+    stored.run("hello")
+    running = side.thread().turn("[[hang 1]]")
+    until_delta(running)
+    refused: list[tuple[Callable[..., Any], dict[str, Any], str]] = [
+        (thread.run, {"input": ""}, "expected a non-empty string"),
+        (thread.run, {"input": []}, "give at least one item"),
+        (thread.turn, {"input": f"{mark} \ud800"}, "lone surrogate at position"),
+        (thread.run, {"input": [mark, TextInput("\udfff")]}, "lone surrogate"),
+        (thread.run, {"input": mark, "client_user_message_id": "\ud800"}, "cannot be sent as UTF-8"),
+        (thread.run, {"input": [mark, ImageInput(nothing)]}, "expected a data, http or https URL"),
+        (thread.run, {"input": [mark, LocalImageInput(nothing)]}, f"image '{nothing}' cannot be used: No such file"),
+        (thread.turn, {"input": LocalImageInput(str(tmp_path))}, "it is no file; expected a file on the machine of"),
+        (running.steer, {"input": [mark, LocalImageInput(nothing)]}, "No such file"),
+        (thread.run, {"input": mark, "cwd": nothing}, f"cwd '{nothing}' cannot be used: No such file or directory"),
+        (thread.turn, {"input": mark, "cwd": str(file)}, "it is no directory"),
+        (side.thread, {"cwd": nothing}, "No such file"),
+        (side.codex.thread_resume, {"thread_id": stored.id, "cwd": nothing}, "No such file"),
+        (side.codex.thread_fork, {"thread_id": stored.id, "cwd": nothing}, "No such file"),
+        (thread.set_name, {"name": "\ud800"}, "cannot be sent as UTF-8"),
+        (side.codex.client.request, {"method": "\ud800"}, "cannot be sent as UTF-8"),
+    ]
+    if side.transport == "stdio":
+        refused.append((thread.run, {"input": mark, "cwd": "nothing"}, "cwd 'nothing' cannot be used"))
+    for call, options, why in refused:
+        with pytest.raises(InvalidInputError, match=re.escape(why)):
+            call(**options)
+    running.interrupt()
+    assert running.run().status == "interrupted"
+    last = token()
+    result = thread.run([last, LocalImageInput(str(file))], cwd=str(tmp_path))
+    assert result.status == "completed"
+    assert side.seen(last).thread_id == thread.id
+    assert not [record for record in side.model.requests if mark in record.prompt]
+
+
+def test_a_text_that_an_enumeration_does_not_know_is_refused(side: Side) -> None:
+    thread, mark = side.thread(), token()
+    refused: list[tuple[Callable[..., Any], dict[str, Any]]] = [
+        (side.thread, {"sandbox": "read"}),
+        (side.thread, {"approval_policy": "sometimes"}),
+        (side.codex.thread_list, {"sort_key": "colour"}),
+        (thread.run, {"input": mark, "personality": "grumpy"}),
+        (thread.turn, {"input": mark, "summary": "long"}),
+        (thread.review, {"target": {"type": "everything"}}),
+    ]
+    for call, options in refused:
+        with pytest.raises(InvalidRequestError, match=r"unknown variant .* expected one of"):
+            call(**options)
+    thread.run("last")
+    assert not [record for record in side.model.requests if mark in record.prompt]
+
+
+def test_a_thread_or_turn_that_does_not_exist(side: Side) -> None:
+    thread = side.thread()
+    (thread._target if side.kind == "async" else thread).id = NOWHERE
+    codex = side.codex
+    by_id = ("resume", "fork", "archive", "unarchive", "delete")
+    calls: list[Callable[[], Any]] = [partial(getattr(codex, f"thread_{name}"), NOWHERE) for name in by_id]
+    calls += [partial(thread.run, "x"), partial(thread.turn, "x"), thread.read, partial(thread.set_name, "x")]
+    calls += [thread.compact, thread.review, thread.goal, thread.clear_goal, partial(thread.set_goal, "x")]
+    for call in calls:
+        with pytest.raises(InvalidRequestError, match=NOWHERE):
+            call()
+    with pytest.raises(InvalidRequestError):
+        codex.thread_resume("no id of a thread")
+    for ask in (thread.follow, codex.client.turn_notifications, codex.client.wait_for_turn_completed):
+        with pytest.raises(UnknownTurnError, match="turn nobody is not known to this client"):
+            ask("nobody")
+
+
+def test_a_thread_with_another_writer(side: Side) -> None:
+    """Two app-servers on one home; the other one is no worker of the pool."""
+    thread = side.thread(ephemeral=False)
+    thread.run("hello")
+    home = "pool" if side.transport == "pool" else f"stdio-{side.kind}"
+    with side.world.client("sync", side.world.config(home)) as other:
+        with pytest.raises(InvalidRequestError, match=f"{thread.id}.* active writer"):
+            other.thread_resume(thread.id)
+        theirs = other.thread_start()
+        theirs.run("hello")
+        with pytest.raises(InvalidRequestError, match=f"{theirs.id}.* active writer"):
+            side.codex.thread_resume(theirs.id)
+    assert side.codex.thread_resume(theirs.id).run('[[text "free"]]').final_response == "free"
+
+
+def test_notifications_end_when_the_client_is_closed(side: Side) -> None:
+    source = side.world.pool if side.transport == "pool" else side.world.config(f"stdio-{side.kind}")
+    with side.world.client(side.kind, source) as codex:
+        codex.thread_start(ephemeral=True)
+        with beside(list, codex.notifications()) as seen:
+            codex.close()
+            assert all(isinstance(notification, Notification) for notification in seen.result(WAIT_S))
+        assert list(codex.notifications()) == []
+
+
 def test_a_message_from_outside_is_not_the_users(side: Side) -> None:
     thread, mark = side.thread(), token("outside")
     thread.run("before")
@@ -511,7 +642,7 @@ def test_a_start_nobody_waits_for_is_interrupted(side: Side) -> None:
     thread, prompt = side.thread(ephemeral=False), f"{token()} [[hang 1]]"
     thread.run("hello")
     params = {"thread_id": thread.id, "input": [{"type": "text", "text": prompt}]}
-    with pytest.raises(RequestTimeoutError):
+    with nothing_comes(side), pytest.raises(RequestTimeoutError):
         side.codex.client.request("turn/start", params, timeout_s=0)
     wait_ended(side, thread.id, ["completed", "interrupted"])
     # The model was asked and left, or not asked at all.
@@ -526,6 +657,23 @@ def test_a_stream_that_is_closed_interrupts(side: Side) -> None:
         assert any(is_delta(notification) for notification in stream)
     side.seen(prompt, "disconnected")
     assert turn.run().status == "interrupted"
+
+
+def test_text_that_is_closed_interrupts(side: Side) -> None:
+    prompts = [f"{token()} [[hang 1]]" for _ in range(2)]
+    turn = side.thread().turn(prompts[0])
+    for text in (turn.text(), text_of(side, side.thread(), prompts[1])):
+        with text as pieces:
+            assert next(iter(pieces))
+    for prompt in prompts:
+        side.seen(prompt, "disconnected")
+    assert turn.run().status == "interrupted"
+
+
+def text_of(side: Side, thread: Any, prompt: str) -> Any:
+    if side.kind == "sync":
+        return stream_text(thread, prompt)
+    return Blocking(astream_text(thread._target, prompt), side.world.loop)
 
 
 def test_a_loop_that_is_broken_off_does_not(side: Side) -> None:
@@ -559,7 +707,7 @@ def test_a_detached_start_nobody_waits_for_goes_on(side: Side) -> None:
     thread, mark = side.thread(ephemeral=False), token()
     thread.run("hello")
     operation = operations.turn_start(thread.id, f'{mark} [[text "a b c" deltas=3]]', {}, "full")
-    with pytest.raises(RequestTimeoutError):
+    with nothing_comes(side), pytest.raises(RequestTimeoutError):
         side.codex.client.start_turn(operation, timeout_s=0, detach=True)
     wait_ended(side, thread.id, ["completed", "completed"])
     side.seen(mark, "completed")
@@ -607,6 +755,30 @@ def test_cancelling_a_run_interrupts_it(side: Side, tasks: Any, detach: bool) ->
         running.cancel()
         with pytest.raises(asyncio.CancelledError):
             await running
+
+    tasks(main)
+    side.model.wait_for(lambda record: record.prompt == prompt and not record.running, timeout_s=WAIT_S)
+    assert side.seen(prompt).outcome == ("completed" if detach else "disconnected")
+
+
+@of_tasks
+@pytest.mark.parametrize("detach", [False, True], ids=["attached", "detached"])
+def test_cancelling_who_reads_the_text_interrupts_it(side: Side, tasks: Any, detach: bool) -> None:
+    prompt = f'{token()} [[text "a b c d e f" deltas=6 pace_ms=60]]'
+
+    async def main(codex: AsyncCodex) -> None:
+        turn = await (await codex.thread_start(ephemeral=True)).turn(prompt, detach=detach)
+        first = asyncio.Event()
+
+        async def read() -> None:
+            async for _ in turn.text():
+                first.set()
+
+        reading = asyncio.ensure_future(read())
+        await first.wait()
+        reading.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await reading
 
     tasks(main)
     side.model.wait_for(lambda record: record.prompt == prompt and not record.running, timeout_s=WAIT_S)
