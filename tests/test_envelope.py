@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from codex_app_server.envelope import Envelope, scan, scan_truncated
+from codex_app_server.envelope import Envelope, Scanner, is_whole, scan, scan_truncated
 from codex_app_server.generated.routing import NOTIFICATIONS, SERVER_REQUESTS
 
 INCOMING = {**NOTIFICATIONS, **SERVER_REQUESTS}
@@ -100,6 +100,79 @@ def messages(draw: st.DrawFn) -> dict[str, Any]:
 def test_scan_equals_a_full_decode(message: dict[str, Any], ascii: bool) -> None:
     line = encoded(message, ascii)
     assert scanned(line) == reference(line)
+
+
+@st.composite
+def notification_lines(draw: st.DrawFn) -> bytes:
+    """Mostly as the app-server writes what belongs to a turn, so that beginnings come again."""
+    method = draw(st.sampled_from(["item/agentMessage/delta", "turn/completed", "item/completed", "new/delta", "x"]))
+    in_order = [("threadId", draw(ids)), ("turnId", draw(ids | st.none()))]
+    others = draw(st.lists(st.tuples(st.sampled_from(["delta", "turn", "emittedAtMs", "id"]) | texts, values)))
+    body = [("delta", draw(texts) * draw(st.sampled_from([1, 1, 5000])))]
+    members = draw(st.just([*in_order, *others, *body]) | st.permutations([*in_order, *others, *body]))
+    line: dict[str, Any] = {"method": method, "params": dict(members)}
+    for name, value in draw(
+        st.sampled_from([[("emittedAtMs", 1795335453103)], [("emittedAtMs", 5)], []])
+        | st.permutations([("emittedAtMs", draw(st.integers(0, 10**14))), ("id", draw(ids | st.integers())), ("x", 1)])
+    ):
+        line[name] = value
+    return encoded(line, draw(st.booleans()))
+
+
+@given(st.lists(notification_lines() | messages().map(encoded), max_size=12))
+@example([encoded({"method": "item/agentMessage/delta", "params": {"threadId": "t", "turnId": "u", "x": 1}})] * 2)
+def test_a_scan_that_remembers_says_the_same(lines: list[bytes]) -> None:
+    scanner = Scanner()
+    known: dict[bytes, Envelope] = {}
+    for line in lines:
+        expected = scanned(line)
+        for beginning, header in known.items():
+            if line.startswith(beginning) and is_whole(line):
+                assert header == expected
+        try:
+            header, common = scanner.scan(line)
+        except ValueError:
+            assert expected is None
+            continue
+        assert header == expected
+        if common is not None:
+            known[common] = header
+
+
+DELTA = b'{"method":"item/agentMessage/delta","params":{"threadId":"t","turnId":"u","delta":"%s"}%s'
+
+
+def test_lines_that_begin_alike_are_walked_once() -> None:
+    scanner = Scanner()
+    first, _ = scanner.scan(DELTA % (b"a", b',"emittedAtMs":1795335453103}'))
+    again, beginning = scanner.scan(DELTA % (b"b", b',"emittedAtMs":1795335453104}'))
+    assert again is first
+    assert beginning == b'{"method":"item/agentMessage/delta","params":{"threadId":"t","turnId":"u"'
+
+
+@pytest.mark.parametrize(
+    "end", [b',"emittedAtMs":1795335453104,"id":7}', b',"emittedAtMs":1,"id":123456}', b',"id":7}']
+)
+def test_what_follows_the_params_is_not_overlooked(end: bytes) -> None:
+    scanner = Scanner()
+    scanner.scan(DELTA % (b"a", b',"emittedAtMs":1795335453103}'))
+    header, _ = scanner.scan(DELTA % (b"b", end))
+    assert header == scan(DELTA % (b"b", end)) and header.id is not None
+
+
+@pytest.mark.parametrize("end", [b"", b',"emittedAtMs":1795335453104', b',"emittedAtMs":17953354531', b"}}"])
+def test_half_a_line_is_refused_however_it_begins(end: bytes) -> None:
+    scanner = Scanner()
+    scanner.scan(DELTA % (b"a", b',"emittedAtMs":1795335453103}'))
+    with pytest.raises(ValueError, match="JSON"):
+        scanner.scan(DELTA % (b"b", end))
+
+
+def test_what_is_remembered_is_bounded() -> None:
+    scanner = Scanner()
+    for number in range(2000):
+        scanner.scan(DELTA.replace(b'"u"', b'"%d"' % number) % (b"a", b',"emittedAtMs":1795335453103}'))
+        assert len(scanner._headers) <= 256
 
 
 @given(st.binary(max_size=60) | st.text(max_size=60).map(lambda text: text.encode("utf-8", "surrogatepass")))

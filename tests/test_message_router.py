@@ -41,6 +41,11 @@ def note(thread: str | None, turn: str | None, number: int) -> bytes:
     return line(method="item/completed" if turn else "thread/status/changed", params={"number": number, **ids})
 
 
+def delta(thread: str, turn: str, number: int, **members: Any) -> bytes:
+    params = {"threadId": thread, "turnId": turn, "number": number}
+    return line(method="item/agentMessage/delta", params=params, emittedAtMs=1795335453166, **members)
+
+
 def completed(thread: str, turn: str, number: int = -1) -> bytes:
     turn_value = {"id": turn, "status": "completed"}
     return line(method="turn/completed", params={"number": number, "threadId": thread, "turn": turn_value})
@@ -463,6 +468,33 @@ def test_bad_lines_do_not_stop_the_others() -> None:
     assert [type(each) for each in got] == [Malformed, Malformed, Malformed, Malformed, Reply]
 
 
+def test_lines_that_begin_alike_go_where_the_first_of_them_went() -> None:
+    router = MessageRouter()
+    start(router, 1)
+    router.receive([started(1, "tu")])
+    other = b'{"method":"item/reasoning/textDelta","params":{"threadId":"th","turnId":"tu","number":5}}'
+    lines = [delta("th", "tu", 1), delta("th", "tu", 2), other, delta("th", "tu", 6), delta("th", "other", 7)]
+    run, others = router.receive([*lines, delta("th", "tu", 8), completed("th", "tu", 9), delta("th", "tu", 10)])
+    assert isinstance(run, TurnRun) and isinstance(others, GlobalRun)
+    assert (numbers(run.lines), run.ended) == ([1, 2, 5, 6, 8, 9], True)
+    piece = "item/agentMessage/delta"
+    assert run.methods == [piece, piece, "item/reasoning/textDelta", piece, piece, "turn/completed"]
+    assert (numbers(others.lines), others.methods) == ([7, 10], [piece, piece])
+
+
+def test_a_line_is_not_taken_for_the_one_before_by_its_beginning_alone() -> None:
+    router = MessageRouter()
+    start(router, 1)
+    router.receive([started(1, "tu")])
+    half, question = delta("th", "tu", 2)[:-20], delta("th", "tu", 3, id=7)
+    deliveries = router.receive([delta("th", "tu", 1), half, question, delta("th", "tu", 4)])
+    before, bad, ask, after = deliveries
+    assert isinstance(before, TurnRun) and isinstance(after, TurnRun)
+    assert (numbers(before.lines), numbers(after.lines)) == ([1], [4])
+    assert isinstance(bad, Malformed) and bad.line == half
+    assert isinstance(ask, Ask) and ask.id == 7
+
+
 def test_failure_is_sticky_and_names_everybody_once() -> None:
     router = MessageRouter()
     router.expect(1, "call")
@@ -664,7 +696,10 @@ class Interleavings(RuleBasedStateMachine):
         if turn is not None:
             turn.sent.append(number)
             turn.over = turn.over or ends
-        raw = completed(thread or "", turn.id, number) if ends and turn else note(thread, turn and turn.id, number)
+        if turn is not None and (ends or number % 3):
+            raw = (completed if ends else delta)(thread or "", turn.id, number)
+        else:
+            raw = note(thread, turn and turn.id, number)
         self.unread.append((raw, turn))
 
     def running(self) -> list[Turn]:

@@ -354,14 +354,14 @@ class Connection:
                     for token in delivery.tokens:
                         mailbox = token()  # type: ignore[operator]
                         if mailbox is not None:
-                            mailbox.put(delivery.lines)
+                            mailbox.put(delivery.lines, delivery.methods)
                             if delivery.ended:
                                 mailbox.close()
                 case Reply():
                     self._resolve(delivery)
                 case ThreadRun() | GlobalRun():
                     self._heed(delivery.lines)
-                    self.notifications.put(delivery.lines)
+                    self.notifications.put(delivery.lines, delivery.methods)
                 case Ask():
                     self._on_ask(delivery)
                 case LongAsk():

@@ -13,8 +13,9 @@ import threading
 import time
 import weakref
 from collections import deque
+from collections.abc import Iterable
+from itertools import repeat
 
-from . import envelope
 from .generated.routing import NOTIFICATIONS
 from .notifications import Notification
 
@@ -35,17 +36,17 @@ class Mailbox:
         "_closed",
         "_error",
         "_left_out",
-        "_lines",
         "_max_lines",
         "_put_bytes",
         "_taken_bytes",
+        "_waiting",
         "dropped",
         "ref",
         "turn_id",
     )
 
     def __init__(self, *, max_lines: int | None = None) -> None:
-        self._lines: deque[bytes] = deque()
+        self._waiting: deque[Notification] = deque()
         self._max_lines = max_lines
         # Two counts, because they are written by different threads.
         self._put_bytes = 0
@@ -60,17 +61,19 @@ class Mailbox:
         self.ref = weakref.ref(self)
         hash(self.ref)
 
-    def put(self, lines: list[bytes]) -> None:
+    def put(self, lines: list[bytes], methods: Iterable[str] = ()) -> None:
+        """What has come; `methods` runs parallel to `lines`, or is empty."""
         if self._closed:
             return
+        came = map(Notification, lines, methods or repeat(""))
         self._put_bytes += sum(map(len, lines))
         if self._put_bytes - self._taken_bytes > MAX_WAITING_BYTES or self._left_out:
-            self._put_without_deltas(lines)
+            self._put_without_deltas(came)
         else:
-            self._lines.extend(lines)
+            self._waiting.extend(came)
         if self._max_lines is not None:
-            while len(self._lines) > self._max_lines:
-                self._lines.popleft()
+            while len(self._waiting) > self._max_lines:
+                self._waiting.popleft()
                 self.dropped += 1
         self._wake()
 
@@ -81,20 +84,21 @@ class Mailbox:
             self._closed, self._error = True, error
             self._wake()
 
-    def _put_without_deltas(self, lines: list[bytes]) -> None:
-        for line in lines:
+    def _put_without_deltas(self, came: Iterable[Notification]) -> None:
+        for notification in came:
             too_much = self._put_bytes - self._taken_bytes > MAX_WAITING_BYTES
-            if too_much and envelope.scan(line).method in _DROPPABLE:
-                self._put_bytes -= len(line)
+            if too_much and notification.method in _DROPPABLE:
+                self._put_bytes -= len(notification.raw)
                 self._left_out += 1
                 continue
             self._note_left_out()
-            self._lines.append(line)
+            self._waiting.append(notification)
 
     def _note_left_out(self) -> None:
         if self._left_out:
             count, self._left_out = self._left_out, 0
-            self._lines.append(b'{"method":"%s","params":{"count":%d}}' % (DELTAS_DROPPED.encode(), count))
+            line = b'{"method":"%s","params":{"count":%d}}' % (DELTAS_DROPPED.encode(), count)
+            self._waiting.append(Notification(line, DELTAS_DROPPED))
 
     @property
     def closed(self) -> bool:
@@ -108,16 +112,16 @@ class Mailbox:
     def _pop(self) -> Notification | None:
         """The next one; None at the end. Raises IndexError while there is nothing yet, or the closing error."""
         try:
-            line = self._lines.popleft()
+            notification = self._waiting.popleft()
         except IndexError:
             if not self._closed:
                 raise
         else:
-            self._taken_bytes += len(line)
-            return Notification(line)
-        # Lines that came between the look and the close are there now.
-        if self._lines:
-            return Notification(self._lines.popleft())
+            self._taken_bytes += len(notification.raw)
+            return notification
+        # What came between the look and the close is there now.
+        if self._waiting:
+            return self._waiting.popleft()
         if self._error is not None:
             # Raised again and again, one exception would gather the traces of all its raises.
             raise self._error.with_traceback(None)
@@ -138,6 +142,14 @@ class SyncMailbox(Mailbox):
 
     def get(self, timeout_s: float | None = None) -> Notification | None:
         """The next notification, None at the end. Raises TimeoutError, or the error the mailbox was closed with."""
+        try:
+            notification = self._waiting.popleft()
+        except IndexError:
+            return self._get(timeout_s)
+        self._taken_bytes += len(notification.raw)
+        return notification
+
+    def _get(self, timeout_s: float | None) -> Notification | None:
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         while True:
             try:
@@ -147,7 +159,7 @@ class SyncMailbox(Mailbox):
             # Another thread may take what this one was woken for.
             left_s = None if deadline is None else max(0.0, deadline - time.monotonic())
             with self._ready:
-                if not self._ready.wait_for(lambda: self._lines or self._closed, left_s):
+                if not self._ready.wait_for(lambda: self._waiting or self._closed, left_s):
                     raise TimeoutError(f"no notification within {timeout_s} s")
 
     def _wake(self) -> None:

@@ -195,6 +195,7 @@ class MessageRouter:
 
     def __init__(self, *, max_early_bytes: int = MAX_EARLY_BYTES) -> None:
         self._max_early_bytes = max_early_bytes
+        self._scanner = envelope.Scanner()
         self._requests: dict[RequestId, _Request] = {}
         self._forgotten: OrderedDict[RequestId, _Request] = OrderedDict()
         self._turns: dict[str, _Turn] = {}
@@ -334,13 +335,23 @@ class MessageRouter:
         """Route the lines of one read. The lines for one turn, thread, or everybody come out as one run."""
         self._check()
         read = _Read(self._take_let_go())
-        scan = envelope.scan
+        scan, is_whole = self._scanner.scan, envelope.is_whole
+        # Where the line before went, its method, and how a line must begin to go there too.
+        run: TurnRun | None = None
+        run_method, beginning = "", b""
         for line in lines:
             if isinstance(line, LongLine):
+                run = None
                 self._receive_long(line, read)
                 continue
+            if run is not None:
+                if line.startswith(beginning) and is_whole(line):
+                    run.lines.append(line)
+                    run.methods.append(run_method)
+                    continue
+                run = None
             try:
-                header = scan(line)
+                header, common_beginning = scan(line)
             except ValueError as error:
                 read.out.append(Malformed(line, str(error)))
                 continue
@@ -352,6 +363,9 @@ class MessageRouter:
                 read.cut()
             else:
                 self._receive_notification(header, method, line, read)
+                if common_beginning is not None and header.turn_id is not None:
+                    run = read.turns.get(header.turn_id)
+                    run_method, beginning = method, common_beginning
         return read.out
 
     def receive_run(self, thread_id: str, turn_id: str, lines: list[bytes], ended: bool) -> list[Delivery]:

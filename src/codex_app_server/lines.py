@@ -32,21 +32,15 @@ class LineSplitter:
 
     def feed(self, chunk: bytes) -> list[bytes | LongLine]:
         """The lines that `chunk` completes."""
-        first, *rest = chunk.split(b"\n")
-        if not rest:
-            self._hold(first)
-            return []
-        last = rest.pop()
+        pieces = chunk.split(b"\n")
+        last = pieces.pop()
         lines: list[bytes | LongLine] = []
-        if self._size:
-            self._hold(first)
+        if pieces and self._size:
+            self._hold(pieces[0])
+            pieces[0] = b""
             lines.append(self._release())
-        elif first:
-            lines.append(self._capped(first))
-        if len(chunk) > self._max:
-            lines += [self._capped(line) for line in rest if line]
-        else:
-            lines += [line for line in rest if line]
+        whole = filter(None, pieces)
+        lines += map(self._capped, whole) if len(chunk) > self._max else whole
         self._hold(last)
         return lines
 

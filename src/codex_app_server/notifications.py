@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -27,48 +26,53 @@ class UnknownNotification:
     params: Any
 
 
-class Notification:
+class Notification(msgspec.Struct, eq=False, gc=False, repr_omit_defaults=True):
     """A notification: `method`, and `payload`, a model of `generated.models` or an `UnknownNotification`.
 
     `raw` is the line as it came. Nothing is decoded before `method` or `payload` is read.
     """
 
-    __slots__ = ("_line", "_payload", "raw")
-
-    def __init__(self, raw: bytes) -> None:
-        self.raw = raw
-        self._line: _Line | None = None
-        self._payload: Any = None
+    raw: bytes
+    _method: str = ""
+    _payload: Any = None
 
     @property
     def method(self) -> str:
-        return _known_method(self.raw) or self._header().method
+        method = self._method
+        if not method:
+            method = self._method = _known_method(self.raw) or _decode_line(self.raw).method
+        return method
 
     @property
     def payload(self) -> Any:
-        if self._payload is None:
-            self._payload = self._decode()
-        return self._payload
+        payload = self._payload
+        if payload is not None:
+            return payload
+        raw = self.raw
+        try:
+            head, start, validate = _forms[self._method or self.method]
+            if raw.startswith(head):
+                # Should the params not end there, what is cut out is no JSON value.
+                payload = self._payload = validate(raw[start : raw.rfind(_EMITTED, start)])
+                return payload
+        except (ValueError, KeyError, RecursionError):
+            pass
+        payload = self._payload = self._decode()
+        return payload
 
     def _decode(self) -> Any:
-        method = _known_method(self.raw)
-        if method is not None:
-            try:
-                return _line_validator(method)(self.raw)["params"]
-            except (ValueError, RecursionError):
-                pass
-        line = self._header()
-        return decode_payload(line.method, bytes(line.params))
+        raw, method = self.raw, self.method
+        try:
+            params = bytes(_decode_line(raw).params)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            # Routed by how it begins, which says nothing of the rest.
+            return UnknownNotification(raw.decode("utf-8", "replace"))
+        return decode_payload(method, params)
 
     @property
     def params(self) -> Any:
         """The parameters as plain JSON values."""
-        return msgspec.json.decode(self._header().params)
-
-    def _header(self) -> _Line:
-        if self._line is None:
-            self._line = _decode_line(self.raw)
-        return self._line
+        return msgspec.json.decode(_decode_line(self.raw).params)
 
     def __repr__(self) -> str:
         return f"Notification({self.method!r}, {self.raw[:200]!r})"
@@ -76,10 +80,10 @@ class Notification:
 
 def decode_payload(method: str, params: bytes) -> Any:
     """The typed payload of a notification, or an UnknownNotification."""
-    validate = _validator(method)
-    if validate is not None:
+    form = _forms.get(method) or _new_form(method)
+    if form is not None:
         try:
-            return validate(params)
+            return form.validate(params)
         except (ValueError, RecursionError):
             pass
     try:
@@ -89,6 +93,7 @@ def decode_payload(method: str, params: bytes) -> Any:
         return UnknownNotification(params.decode("utf-8", "replace"))
 
 
+_EMITTED = b',"emittedAtMs":'
 _START = b'{"method":"'
 _KNOWN = {name.encode(): name for name in NOTIFICATIONS}
 
@@ -100,26 +105,24 @@ def _known_method(raw: bytes) -> str | None:
     return _KNOWN.get(raw[len(_START) : raw.find(b'"', len(_START))])
 
 
-@cache
-def _line_validator(method: str) -> Callable[[bytes], Any]:
-    """Validates a whole line of a known method in one pass, to a dict with the typed payload as `params`."""
-    from pydantic import TypeAdapter
-    from typing_extensions import TypedDict
+class _Form(NamedTuple):
+    """How lines of a method begin, up to their params, and what validates those."""
 
-    from .generated import models
-
-    payload = getattr(models, NOTIFICATIONS[method].payload)
-    adapter: TypeAdapter[Any] = TypeAdapter(TypedDict("Line", {"params": payload}))  # type: ignore[operator]
-    # The validator itself: the adapter's method is a wrapper that costs as much as a small payload.
-    validate: Callable[[bytes], Any] = adapter.validator.validate_json
-    return validate
+    head: bytes
+    size: int
+    validate: Callable[[bytes], Any]
 
 
-@cache
-def _validator(method: str) -> Callable[[bytes], Any] | None:
+_forms: dict[str, _Form] = {}
+
+
+def _new_form(method: str) -> _Form | None:
     entry = NOTIFICATIONS.get(method)
     if entry is None:
         return None
     from .generated import models
 
-    return models.adapter(entry.payload).validate_json
+    head = b'{"method":"%s","params":' % method.encode()
+    # The validator itself: the adapter's method is a wrapper that costs as much as a small payload.
+    form = _forms[method] = _Form(head, len(head), models.adapter(entry.payload).validator.validate_json)
+    return form

@@ -1202,9 +1202,14 @@ MODULES: dict[str, str] = {
 @cache
 def adapter(name: str) -> TypeAdapter[Any]:
     """What validates and dumps a type by its name; works for unions too, which are no classes. KeyError if unknown."""
-    from pydantic import TypeAdapter
+    from pydantic import BaseModel, TypeAdapter
 
-    return TypeAdapter(getattr(import_module(f"{__name__}.{MODULES[name]}"), name))
+    kind = getattr(import_module(f"{__name__}.{MODULES[name]}"), name)
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        kind.model_rebuild()  # or adapters of what it is a part of would build it again
+    made: TypeAdapter[Any] = TypeAdapter(kind)
+    made.rebuild()
+    return made
 
 
 if not TYPE_CHECKING:  # or a type checker would take any name
