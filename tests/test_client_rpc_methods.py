@@ -435,6 +435,33 @@ def test_why_a_turn_in_a_pool_failed(kind: str, safe: bool) -> None:
         assert (caught.value.kind, caught.value.safe_to_retry) == ("failed", False)
 
 
+def test_a_turn_that_was_read_has_not_failed() -> None:
+    with connected(started("tu"), completed("th", "tu")) as client:
+        turn = Thread(client, "th").turn("hi")
+        assert [each.method for each in turn.stream()] == ["turn/completed"]
+        for read in (turn.run, lambda: list(turn.text())):
+            with pytest.raises(TurnEndedError, match="turn tu has ended, and what it sent was read before"):
+                read()
+
+
+def test_a_detached_review_that_nobody_waits_for_is_interrupted_on_its_own_thread() -> None:
+    review = {"turn": {"id": "tu", "items": [], "status": "inProgress"}, "reviewThreadId": "own"}
+    steps = [["seen", "fake/go"], ["answer", "review/start", review], ["seen", "turn/interrupt"]]
+    told = ["send", {"method": "fake/interrupted", "params": {}}]
+    with connected(*steps, told, ["answer", "turn/interrupt", {}], completed("own", "tu", "interrupted")) as client:
+        sent: list[bytes] = []
+        transport = client._connection._transport
+        send = transport.send
+        transport.send = lambda line, **options: (sent.append(line), send(line, **options))  # type: ignore
+        params = {"thread_id": "th", "target": {"type": "uncommittedChanges"}, "delivery": "detached"}
+        with pytest.raises(RequestTimeoutError):
+            client.request("review/start", params, timeout_s=0)
+        client.notify("fake/go")
+        next_of(client, "fake/interrupted")
+        [interrupt] = [json.loads(line) for line in sent if b'"turn/interrupt"' in line]
+        assert interrupt["params"] == {"threadId": "own", "turnId": "tu"}
+
+
 INTERRUPTED = [["answer", "turn/interrupt", {}], completed("th", "tu", "interrupted")]
 
 

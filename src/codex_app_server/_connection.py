@@ -384,6 +384,7 @@ class Connection:
             self._calls.pop(call.id, None)
         if call.mailbox is not None:
             call.mailbox.turn_id = reply.turn_id
+        call.thread_id = reply.thread_id or call.thread_id
         if (reply.forgotten or call.given_up) and reply.turn_id is not None:
             self._abandon(call, reply.turn_id)
         if call.future.done():

@@ -40,12 +40,16 @@ MAX_FORGOTTEN_REQUESTS = 4096
 
 @dataclass(slots=True)
 class Reply:
-    """The answer to a request. `turn_id` is set when it started a turn; `forgotten` when nobody waits any more."""
+    """The answer to a request. `turn_id` is set when it started a turn; `forgotten` when nobody waits any more.
+
+    `thread_id` is the thread of that turn, which for a detached review is not that of the request.
+    """
 
     token: Token
     line: bytes
     is_error: bool
     turn_id: str | None = None
+    thread_id: str | None = None
     forgotten: bool = False
 
 
@@ -441,7 +445,7 @@ class MessageRouter:
             try:
                 result = _decode_start(line).result
                 reply.turn_id = result.turn.id
-                request.thread_of_turn = result.reviewThreadId or request.thread_id
+                reply.thread_id = request.thread_of_turn = result.reviewThreadId or request.thread_id
             except msgspec.DecodeError:
                 reply.turn_id = None
         if reply.turn_id is not None and request.turn is not None and not forgotten:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import msgspec
 
 from .config import AppServerConfig
-from .errors import AppServerError, InvalidInputError, OutputTypeError, TurnFailedError
+from .errors import AppServerError, InvalidInputError, OutputTypeError, TurnEndedError, TurnFailedError
 from .generated.options import OPTION_NAMES
 from .generated.routing import METHODS, REQUESTS
 from .inputs import ExternalMessage, RunInput, to_wire_input, to_wire_turn
@@ -351,8 +351,10 @@ class TurnCollector:
         self.turn: models.Turn | None = None
         self.kind: str | None = None
         self.safe_to_retry = False
+        self._is_empty = True
 
     def add(self, notification: Notification) -> None:
+        self._is_empty = False
         match notification.method:
             case "item/completed":
                 item = getattr(notification.payload, "item", None)
@@ -367,8 +369,16 @@ class TurnCollector:
                 self.safe_to_retry = notification.params.get("safeToRetry") is True
 
     def result(self) -> TurnResult:
-        """The result of the turn. Raises TurnFailedError for one that failed, or whose end never came."""
+        """The result of the turn.
+
+        Raises TurnFailedError for one that failed, or whose end never came, TurnEndedError when all was read before.
+        """
         turn = self.turn
+        if turn is None and self._is_empty:
+            raise TurnEndedError(
+                f"turn {self.turn_id} has ended, and what it sent was read before; "
+                "read what is stored of it with thread.read(include_turns=True)"
+            )
         if turn is None:
             raise TurnFailedError(f"turn {self.turn_id} ended without a readable turn/completed")
         if turn.status == "failed":
