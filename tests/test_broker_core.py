@@ -16,10 +16,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from codex_app_server.generated.routing import REQUESTS
 from codex_pool import wire
-from codex_pool.broker import core as broker
-from codex_pool.broker import records
+from codex_pool.broker import books, records, sessions, workers
 from codex_pool.broker.core import BrokerCore
-from codex_pool.broker.records import Effect, Note, Registered, Suspect, ToClient, ToWorker
+from codex_pool.broker.records import Drained, Effect, Forget, Note, Registered, Suspect, ToClient, ToWorker
 
 THREAD_LOST, TURN_LOST = -32010, -32011
 
@@ -53,6 +52,10 @@ class Bench:
         self.slots, self.turns_per_worker = slots, turns_per_worker
         self.core = BrokerCore(slots=slots, turns_per_worker=turns_per_worker, now=self.now, **options)
         self.workers: dict[str, FakeWorker] = {}
+        # By session, its connection; by connection, its session.
+        self.connections: dict[str, str] = {}
+        self.forgotten: list[bytes] = []
+        self.drained: list[str] = []
         self.answers: dict[tuple[str, Any], list[dict[str, Any]]] = {}
         self.notices: list[tuple[str, dict[str, Any]]] = []
         self.ended: list[tuple[str, str]] = []
@@ -74,12 +77,17 @@ class Bench:
                     self.registered.append(effect.worker)
                 case Suspect():
                     self.suspects.append(effect.worker)
+                case Forget():
+                    self.forgotten.append(effect.peer)
+                case Drained():
+                    self.drained.append(effect.worker)
                 case Note():
                     self.notes.append(effect.message)
         return effects
 
-    def _to_client(self, session: str, frames: list[bytes]) -> None:
+    def _to_client(self, connection: str, frames: list[bytes]) -> None:
         head = wire.decode_to_client(frames[0])
+        session = next((s for s, c in self.connections.items() if c == connection), connection)
         self.heads.append((session, head))
         if isinstance(head, wire.Ended):
             self.ended.append((session, head.turn_id))
@@ -106,18 +114,43 @@ class Bench:
 
     # Clients.
 
-    def hello(self, session: str = "s1") -> None:
-        self.apply(self.core.client_message(session.encode(), [wire.encode(wire.Hello(session, session))], self.now))
+    def hello(
+        self,
+        session: str = "s1",
+        *,
+        connection: str | None = None,
+        positions: list[wire.Position] | None = None,
+        priority: wire.Priority = "interactive",
+        when_gone: wire.WhenGone = "interrupt",
+    ) -> None:
+        connection = connection or session
+        self.connections[session] = connection
+        frames = [wire.encode(wire.Hello(session, session, priority, when_gone))]
+        frames += [wire.encode_positions(positions)] if positions is not None else []
+        self.apply(self.core.client_message(connection.encode(), frames, self.now))
+
+    def from_client(self, head: Any, *frames: bytes, session: str = "s1") -> None:
+        connection = self.connections.get(session, session).encode()
+        self.apply(self.core.client_message(connection, [wire.encode(head), *frames], self.now))
 
     def call(
-        self, method: str, params: dict[str, Any] | None = None, *, session: str = "s1", id: Any = None
+        self,
+        method: str,
+        params: dict[str, Any] | None = None,
+        *,
+        session: str = "s1",
+        id: Any = None,
+        again: bool = False,
     ) -> tuple[str, Any]:
         request_id = next(self._ids) if id is None else id
-        self.raw(encode({"id": request_id, "method": method, "params": params or {}}), session=session)
+        self.raw(encode({"id": request_id, "method": method, "params": params or {}}), session=session, again=again)
         return session, request_id
 
-    def raw(self, line: bytes, *, session: str = "s1") -> None:
-        self.apply(self.core.client_message(session.encode(), [wire.encode(wire.Call()), line], self.now))
+    def raw(self, line: bytes, *, session: str = "s1", again: bool = False) -> None:
+        self.from_client(wire.Call(again=again), line, session=session)
+
+    def cancel(self, call: tuple[str, Any]) -> None:
+        self.raw(encode({"method": "pool/cancel", "params": {"requestId": call[1]}}), session=call[0])
 
     def error(self, call: tuple[str, Any]) -> dict[str, Any]:
         (answer,) = self.answers[call]
@@ -212,8 +245,8 @@ def test_a_client_is_welcomed_once_a_worker_is_ready() -> None:
 
 
 @pytest.mark.parametrize("frames", [
-    [wire.encode(wire.Hello("s1", "again"))],
     [wire.encode(wire.Hello("", "nameless"))],
+    [wire.encode(wire.Hello("s2", "x")), b"no positions"],
     [wire.encode(wire.Hello("x" * 1000, "long"))],
     [b""], [b"junk"], [wire.encode(wire.Call())], [wire.encode(wire.Call()), b"{}", b"{}"],
     [wire.encode(wire.Hello("s2", "x"))[:-1]], [wire.encode(wire.Welcome(1))], [b"\x01\x92\xa5hello\xa1\xff"],
@@ -238,7 +271,7 @@ def test_a_session_that_is_not_known_is_told_so(bench: Bench) -> None:
     for head in (wire.Beat(), wire.Bye()):
         bench.apply(bench.core.client_message(b"ghost", [wire.encode(head)], bench.now))
         assert bench.heads[-1][0] == "ghost" and isinstance(bench.heads[-1][1], wire.Closed)
-    bench.apply(bench.core.client_unreachable(b"ghost"))
+    bench.apply(bench.core.client_unreachable(b"ghost", bench.now))
 
 
 def test_the_number_of_clients_is_bounded() -> None:
@@ -250,21 +283,31 @@ def test_the_number_of_clients_is_bounded() -> None:
     assert len(bench.status()["clients"]) == 2
 
 
+@pytest.mark.parametrize("when_gone", ["interrupt", "keep"])
 @pytest.mark.parametrize("how", ["bye", "unreachable", "silent", "overflow"])
-def test_the_end_of_a_session_is_told_to_all_workers_and_forgets_what_waited(bench: Bench, how: str) -> None:
+def test_the_end_of_a_session_is_told_to_all_workers_and_forgets_what_waited(
+    bench: Bench, how: str, when_gone: wire.WhenGone
+) -> None:
     worker = bench.thread("t1")
+    bench.hello(connection="s1/2", when_gone=when_gone)
     for _ in range(5):
         bench.call("turn/start", {"threadId": "t1"})
+    gone = wire.Gone("s1", keep=when_gone == "keep" and how != "bye")
     if how == "bye":
-        bench.apply(bench.core.client_message(b"s1", [wire.encode(wire.Bye())], bench.now))
+        bench.from_client(wire.Bye())
     elif how == "unreachable":
-        bench.apply(bench.core.client_unreachable(b"s1"))
+        bench.apply(bench.core.client_unreachable(b"s1/2", bench.now))
     elif how == "overflow":
-        bench.apply(bench.core.client_overflow(b"s1"))
-        assert isinstance(bench.heads[-1][1], wire.Closed)
+        bench.apply(bench.core.client_overflow(b"s1/2", bench.now))
+        assert isinstance(bench.heads[-1][1], wire.Closed) and bench.heads[-1][1].again
     else:
-        bench.tick(broker.SESSION_GRACE_S + 1)
-    assert all(wire.Gone("s1") in each.heads for each in bench.workers.values())
+        bench.tick(sessions.AWAY_S + 0.5)
+    if how != "bye":
+        assert bench.status()["sessions"][0]["state"] == "away"
+        bench.tick(sessions.SESSION_GRACE_S - 0.5)
+        assert gone not in worker.heads, "it has its time to come back"
+        bench.tick(1.0)
+    assert all(gone in each.heads for each in bench.workers.values())
     assert bench.status()["turns"]["queued"] == 0 and bench.status()["clients"] == []
     turn_id = bench.answer(worker, next(iter(worker.open)))
     assert turn_id is not None
@@ -437,7 +480,7 @@ def test_turns_of_one_thread_do_not_overlap_and_let_others_pass(bench: Bench) ->
     assert worker.load == 1, "a start under way counts"
     turn_id = bench.answer(worker, next(iter(worker.open)))
     assert turn_id is not None and worker.load == 1 and len(bench.answers[first]) == 1
-    bench.core._threads["t2"] = records.Thread(wire.ThreadRecord("t2", False, turns=1), worker.name)
+    bench.core.books.threads["t2"] = records.Thread(wire.ThreadRecord("t2", False, turns=1), worker.name)
     bench.call("turn/start", {"threadId": "t2"})
     assert worker.load == 2
     bench.end(worker, turn_id)
@@ -470,7 +513,7 @@ def test_requests_wait_for_the_first_worker() -> None:
     assert bench.core.held["homeless"] == 2 and turn not in bench.answers
     bench.hello("s2")
     bench.call("config/read", session="s2")
-    bench.apply(bench.core.client_unreachable(b"s2"))
+    bench.from_client(wire.Bye(), session="s2")
     other = bench.register("w1")
     assert [line["method"] for _, line in other.open.values()] == ["model/list", "turn/start"]
 
@@ -625,11 +668,12 @@ def test_strangers_on_the_workers_socket_are_tolerated(bench: Bench) -> None:
 
 
 def test_a_silent_worker_is_suspected_once(bench: Bench) -> None:
-    bench.tick(broker.WORKER_SILENT_S / 2)
+    bench.tick(workers.WORKER_SILENT_S / 2)
     bench.from_worker(bench.workers["w1"], wire.Progress("w1", 1, 1, 0))
-    bench.tick(broker.WORKER_SILENT_S / 2 + 1)
+    bench.tick(workers.WORKER_SILENT_S / 2 + 1)
     bench.tick(2)
     assert bench.suspects == ["w0"]
+    bench.from_worker(bench.workers["w1"], wire.Progress("w1", 2, 1, 0))
     assert [row["state"] for row in bench.status()["workers"]] == ["silent", "ready"]
 
 
@@ -656,7 +700,7 @@ def test_unsubscribing_is_kept_here(bench: Bench) -> None:
 
 
 def test_the_books_of_threads_are_bounded(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(broker, "MAX_THREADS", 5)
+    monkeypatch.setattr(books, "MAX_THREADS", 5)
     for number in range(9):
         bench.thread(f"t{number}")
     assert bench.status()["threads"] == 5
@@ -717,10 +761,12 @@ class BrokerMachine(RuleBasedStateMachine):
         if session not in self.sessions:
             return
         if how == "bye":
-            effects = self.bench.core.client_message(session.encode(), [wire.encode(wire.Bye())], self.bench.now)
+            self.bench.from_client(wire.Bye(), session=session)
         else:
-            effects = self.bench.core.client_unreachable(session.encode())
-        self.bench.apply(effects)
+            connection = self.bench.connections[session].encode()
+            self.bench.apply(self.bench.core.client_unreachable(connection, self.bench.now))
+            for _ in range(30):
+                self.time_passes(1.0, silent=session)
         self.sessions.discard(session)
         self.calls = [call for call in self.calls if call[0] != session]
         # The next session of that name begins anew.
@@ -773,14 +819,14 @@ class BrokerMachine(RuleBasedStateMachine):
         method, thread = line["method"], line["params"]["threadId"]
         record = None
         if ok and method in ("thread/start", "thread/resume") and thread != "unknown":
-            held = self.bench.core._threads.get(thread)
+            held = self.bench.core.books.threads.get(thread)
             if method == "thread/start" and held is not None:
                 ok = False  # An app-server gives every thread a new id.
             else:
                 record = wire.ThreadRecord(thread, thread == "t5", turns=held.record.turns if held else 1)
         if not ok and dispatch.adopt is not None:
             self.bench.from_worker(worker, wire.ThreadGone(thread, keep=True))
-        if REQUESTS[method].result_turn and thread not in self.bench.core._threads:
+        if REQUESTS[method].result_turn and thread not in self.bench.core.books.threads:
             ok = False
         turn_id = self.bench.answer(worker, call, ok=ok, record=record)
         if turn_id is not None and dispatch.session in self.sessions:
@@ -805,11 +851,9 @@ class BrokerMachine(RuleBasedStateMachine):
             self.bench.from_worker(worker, wire.ThreadGone(thread, keep))
 
     @rule(seconds=st.sampled_from([0.5, 1.5]))
-    def time_passes(self, seconds: float) -> None:
-        for session in self.sessions:
-            self.bench.apply(
-                self.bench.core.client_message(session.encode(), [wire.encode(wire.Beat())], self.bench.now)
-            )
+    def time_passes(self, seconds: float, silent: str = "") -> None:
+        for session in self.sessions - {silent}:
+            self.bench.from_client(wire.Beat(), session=session)
         self.bench.tick(seconds)
 
     @invariant()
@@ -824,7 +868,7 @@ class BrokerMachine(RuleBasedStateMachine):
                 line["params"]["threadId"] for _, line in worker.open.values() if REQUESTS[line["method"]].result_turn
             )
         busy.pop("unknown", None)
-        known = {thread: count for thread, count in busy.items() if thread in self.bench.core._threads}
+        known = {thread: count for thread, count in busy.items() if thread in self.bench.core.books.threads}
         assert all(count == 1 for count in known.values()), known
 
     @invariant()
@@ -838,12 +882,12 @@ class BrokerMachine(RuleBasedStateMachine):
         """Nothing waits with a worker that has room for it."""
         if not hasattr(self, "bench"):
             return
-        for worker in self.bench.core._workers.values():
+        for worker in self.bench.core.books.workers.values():
             fake = self.bench.workers[worker.name]
             assert worker.load == fake.load
             if worker.load < self.bench.turns_per_worker:
                 for call in worker.waiting:
-                    thread = self.bench.core._threads[call.thread_id or ""]
+                    thread = self.bench.core.books.threads[call.thread_id or ""]
                     assert thread.turns or thread.starting
 
     def teardown(self) -> None:
@@ -877,7 +921,7 @@ def test_an_archived_thread_is_brought_back_by_the_worker_that_put_it_away(bench
     bench.answer(holder, next(iter(holder.open)))
     bench.from_worker(holder, wire.ThreadGone("t1"))
     # It is the busiest one by now.
-    bench.core._workers[holder.name].threads.update(f"t{number}" for number in range(10, 20))
+    bench.core.books.workers[holder.name].threads.update(f"t{number}" for number in range(10, 20))
 
     def asked() -> list[str]:
         return [worker.name for worker in bench.workers.values() if worker.open and not worker.lost]

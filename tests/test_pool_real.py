@@ -593,7 +593,9 @@ def test_the_turns_of_a_killed_client_are_interrupted(shared: Shared, codex: Cod
         client.kill()
     for prompt in prompts:
         shared.model.wait_for(
-            lambda record, prompt=prompt: record.prompt == prompt and record.outcome == "disconnected"
+            # It has its time to come back.
+            lambda record, prompt=prompt: record.prompt == prompt and record.outcome == "disconnected",
+            timeout_s=40,
         )
     wait_until(lambda: status(codex)["turns"]["running"] == 0, "nothing runs any more")
     assert "doomed" not in status(codex)["clients"]
@@ -648,17 +650,6 @@ def test_an_app_server_that_dies_again_and_again_does_not_spin(config: AppServer
         assert codex.thread_start().run("well?").status == "completed"
         log = (tmp_path / "pool.log").read_text()
         assert len(re.findall(r"is ready \(pid", log)) == 4
-
-
-def test_a_pool_whose_broker_dies_ends_with_the_reason(config: AppServerConfig, tmp_path: Path) -> None:
-    with running_pool(config, tmp_path, workers=1) as pool:
-        path = Path(pool.endpoint.removeprefix("ipc://"))
-        with pool.connect() as codex:
-            worker = rows(codex)[0]["pid"]
-        os.kill(broker_of(pool), signal.SIGKILL)
-        assert pool.wait_ended(GONE_LIMIT_S)
-        assert pool.failure == "the broker has ended: killed by SIGKILL"
-        assert not path.exists() and processes.identify(worker) is None
 
 
 def test_a_pool_can_be_started_again(config: AppServerConfig) -> None:

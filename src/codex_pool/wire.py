@@ -304,7 +304,8 @@ class Dispatch(_Head, frozen=True):
     """Body: one request line of a session. Answered by Answered with the same `call`.
 
     `adopt` is the record of a thread that this app-server must resume first; `archived` says that it must be taken
-    out of the archive before. `queued_ms` is how long the request waited in the broker. `again` as in Call.
+    out of the archive before. `queued_ms` is how long the request waited in the broker. `again` as in Call. `owner`
+    is the identity of the client: that of a thread which comes into being.
     """
 
     call: int
@@ -314,6 +315,7 @@ class Dispatch(_Head, frozen=True):
     queued_ms: int = 0
     again: bool = False
     archived: bool = False
+    owner: str = ""
 
 
 class Release(_Head, frozen=True):

@@ -1,11 +1,11 @@
 """The broker process: one thread, two sockets, the supervisor's pipe, in named phases around `core`.
 
     python -m codex_pool.broker       start arguments: one JSON line on stdin; then JSON lines of the supervisor
-                                      (worker lost, slots); its end is the supervisor's death
-                                      stdout: JSON lines for the supervisor - ready, registered, suspect
+                                      (lost, slots, drain); its end is the supervisor's death
+                                      stdout: JSON lines for the supervisor - ready, registered, suspect, drained
                                       stderr: log
 
-What a peer cannot take now waits in its outbox, bounded in bytes; a client beyond the bound is told and let go.
+What a peer cannot take now waits in its outbox, bounded in bytes; a client beyond the bound has to connect anew.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from codex_app_server.lines import LineSplitter, LongLine
 from codex_pool import endpoints, sockets, start
 from codex_pool.broker.arguments import BrokerArguments
 from codex_pool.broker.core import BrokerCore
-from codex_pool.broker.records import Effect, Note, Registered, Suspect, ToClient, ToWorker
+from codex_pool.broker.records import Drained, Effect, Forget, Note, Registered, Suspect, ToClient, ToWorker
 
 MESSAGES_PER_PHASE = 500
 MAX_OUTBOX_BYTES = 64 * 1024 * 1024
@@ -41,7 +41,11 @@ class Broker:
         self._workers = sockets.router(self._context, arguments.workers_endpoint)
         self._clients = sockets.router(self._context, arguments.clients_endpoint)
         self._core = BrokerCore(
-            slots=arguments.slots, turns_per_worker=arguments.turns_per_worker, now=time.monotonic()
+            slots=arguments.slots,
+            turns_per_worker=arguments.turns_per_worker,
+            now=time.monotonic(),
+            expect=arguments.expect,
+            unix_offset=time.time() - time.monotonic(),
         )
         self._commands = LineSplitter()
         self._outboxes: dict[tuple[bool, bytes], deque[list[bytes]]] = {}
@@ -87,6 +91,8 @@ class Broker:
             now = time.monotonic()
             if "lost" in command:
                 self._apply(self._core.worker_lost(command["lost"], command.get("reason", "unknown"), now))
+            elif "drain" in command:
+                self._apply(self._core.drain(command["drain"], now))
             elif "slots" in command:
                 self._apply(self._core.slots(command["slots"]))
         return True
@@ -107,10 +113,14 @@ class Broker:
                     self._send(self._clients, effect.peer, effect.frames)
                 case ToWorker():
                     self._send(self._workers, effect.peer, effect.frames)
+                case Forget():
+                    self._drop_outbox((True, effect.peer))
                 case Registered():
                     report({"event": "registered", "worker": effect.worker})
                 case Suspect():
                     report({"event": "suspect", "worker": effect.worker, "reason": effect.reason})
+                case Drained():
+                    report({"event": "drained", "worker": effect.worker})
                 case Note():
                     log(effect.message)
 
@@ -131,8 +141,8 @@ class Broker:
         self._outbox_bytes[key] += sum(map(len, frames))
         if key[0] and self._outbox_bytes[key] > MAX_OUTBOX_BYTES:
             self._drop_outbox(key)
-            log(f"client {peer!r} has more than {MAX_OUTBOX_BYTES} bytes waiting: its session is over")
-            self._apply(self._core.client_overflow(peer))
+            log(f"client {peer!r} has more than {MAX_OUTBOX_BYTES} bytes waiting: its connection is over")
+            self._apply(self._core.client_overflow(peer, time.monotonic()))
 
     def _phase_outboxes(self) -> None:
         for key, outbox in list(self._outboxes.items()):
@@ -159,7 +169,7 @@ class Broker:
             raise error
         # A worker's death is the supervisor's to tell.
         if key[0]:
-            self._apply(self._core.client_unreachable(key[1]))
+            self._apply(self._core.client_unreachable(key[1], time.monotonic()))
 
 
 def report(record: dict[str, Any]) -> None:

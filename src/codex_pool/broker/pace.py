@@ -1,7 +1,7 @@
 """Pace: how many turns the whole pool may run, after the account's rate limit was met. Pure.
 
-Half as many at each sign of a limit, at most once in DECREASE_EVERY_S; one more for every INCREASE_EVERY_S in which turns
-completed and no sign came; none at all until the limit's reset, where that is known.
+Half as many at each sign of a limit, at most once in DECREASE_EVERY_S; one more for every INCREASE_EVERY_S in which
+turns completed and no sign came; none at all until the limit's reset, where that is known.
 """
 
 from __future__ import annotations

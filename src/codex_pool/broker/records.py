@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass, field
 
 from codex_app_server import envelope
-from codex_pool import wire
+from codex_pool import rpc, wire
+from codex_pool.broker.gather import Gather
+from codex_pool.broker.queue import FairQueue
+
+WEIGHTS: dict[wire.Priority, int] = {"interactive": 4, "batch": 1}
 
 
 @dataclass(frozen=True, slots=True)
 class ToPeer:
-    """Send to a client (by the identity of its connection) or to a worker (by name)."""
+    """Send to a client or to a worker, by the identity of its connection."""
 
     peer: bytes
     frames: list[bytes]
@@ -25,6 +28,13 @@ class ToClient(ToPeer):
 @dataclass(frozen=True, slots=True)
 class ToWorker(ToPeer):
     pass
+
+
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """This connection of a client is over: what waits for it is dropped."""
+
+    peer: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,21 +53,40 @@ class Suspect:
 
 
 @dataclass(frozen=True, slots=True)
+class Drained:
+    """Tell the supervisor that nothing is left on this worker, and nothing new will come to it."""
+
+    worker: str
+
+
+@dataclass(frozen=True, slots=True)
 class Note:
     """Something for the log."""
 
     message: str
 
 
-Effect = ToClient | ToWorker | Registered | Suspect | Note
+Effect = ToClient | ToWorker | Forget | Registered | Suspect | Drained | Note
 
 
 @dataclass(slots=True)
 class Session:
+    """`identity` is that of its connection, b"" when it has none; `who` that of the client, "" the pool's own user."""
+
     id: str
     client: str
     identity: bytes
     seen_at: float
+    who: str = ""
+    priority: wire.Priority = "interactive"
+    when_gone: wire.WhenGone = "interrupt"
+    away_since: float | None = None
+    # Something was not sent to it while it was away: only a new connection can make up for that.
+    missed: bool = False
+    # Its calls that are held here, by their ids in JSON.
+    waiting: dict[str, Call] = field(default_factory=dict)
+    # How the notifications begin that it does not want.
+    opted_out: tuple[bytes, ...] = ()
 
 
 @dataclass(slots=True)
@@ -72,14 +101,24 @@ class Worker:
     calls: set[int] = field(default_factory=set)
     # Those of the calls that start a turn.
     starting: set[int] = field(default_factory=set)
-    waiting: deque[Call] = field(default_factory=deque)
+    waiting: FairQueue[Call] = field(default_factory=FairQueue)
     threads: set[str] = field(default_factory=set)
     progress: wire.Progress | None = None
+    # When its loop was seen to turn last.
+    turned_at: float = 0.0
     suspected: bool = False
+    draining_since: float | None = None
+    drained: bool = False
+    # What came for its threads when it was drained: routed anew once it is gone.
+    parked: list[Call] = field(default_factory=list)
 
     @property
     def load(self) -> int:
         return len(self.turns) + len(self.starting)
+
+    @property
+    def draining(self) -> bool:
+        return self.draining_since is not None
 
 
 @dataclass(slots=True)
@@ -89,6 +128,23 @@ class Thread:
     followers: dict[str, None] = field(default_factory=dict)
     starting: set[int] = field(default_factory=set)
     turns: set[str] = field(default_factory=set)
+    used_at: float = 0.0
+    # The worker with which turns wait that are to bring it back, once it is with none.
+    chosen: str = ""
+    # On its way from one worker to another: the calls that wait for that.
+    moving: list[Call] | None = None
+    # Its worker would not let it go.
+    pinned: bool = False
+    archived: bool = False
+
+    @property
+    def busy(self) -> bool:
+        return bool(self.turns or self.starting or self.moving is not None)
+
+    @property
+    def stored(self) -> bool:
+        """Whether another app-server can take it up."""
+        return not self.record.ephemeral and self.record.turns > 0
 
 
 @dataclass(slots=True)
@@ -100,7 +156,7 @@ class Turn:
 
 @dataclass(slots=True, eq=False)
 class Call:
-    """A request of a session: waiting with a worker, or under way there."""
+    """A request of a session: held here, or under way in a worker."""
 
     session: str
     request_id: envelope.RequestId
@@ -109,14 +165,24 @@ class Call:
     line: bytes
     interest: wire.Interest
     came_at: float
+    scope: str = "owner"
+    starts_turn: bool = False
+    turn_id: str | None = None
+    who: str = ""
+    # It was sent to a worker before, and no answer was seen.
+    again: bool = False
+    tries: int = 0
+    # An answer that was given before: it starts nothing.
+    repeat: bool = False
     worker: str = ""
     gather: Gather | None = None
     told: bool = False
+    dropped: bool = False
 
+    @property
+    def id_json(self) -> str:
+        return rpc.encode(self.request_id).decode()
 
-@dataclass(slots=True)
-class Gather:
-    """A request that every worker answers: one answer goes back, an error if there was any."""
-
-    left: int
-    failed: bool = False
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.session, self.id_json

@@ -1,34 +1,81 @@
-"""What pool/status says of the slots."""
+"""What pool/status says: plain JSON values, times in milliseconds."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
+from codex_pool.broker.books import Books
+from codex_pool.broker.pace import Pace
 from codex_pool.broker.records import Worker
+from codex_pool.broker.workers import state_of
 
 
-def slot_rows(slots: int, states: list[dict[str, Any]], workers: Iterable[Worker], now: float) -> list[dict[str, Any]]:
-    """One row per slot: what the supervisor says of it (`states`), and of its worker if it has one. Times in ms."""
-    by_slot = {worker.slot: worker for worker in workers}
+def status_of(books: Books, pace: Pace, slot_states: list[dict[str, Any]], started_at: float) -> dict[str, Any]:
+    """The whole pool."""
+    return {
+        "uptimeMs": _ms(books.now - started_at),
+        "turnsPerWorker": books.turns_per_worker,
+        "workers": _slot_rows(books, slot_states),
+        "draining": [_worker_row(worker, books.now) for worker in books.workers.values() if worker.draining],
+        "clients": [session.client for session in books.sessions.values()],
+        "sessions": _session_rows(books),
+        "threads": len(books.threads),
+        "turns": {"running": len(books.turns), "queued": _queued(books), **books.ended},
+        "pace": pace.status(books.now),
+    }
+
+
+def _slot_rows(books: Books, states: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One row per slot: what the supervisor says of it (`states`), and of its worker if it has one that stays."""
+    by_slot = {worker.slot: worker for worker in sorted(books.workers.values(), key=lambda worker: not worker.draining)}
     rows = []
-    for slot in range(slots):
+    for slot in range(books.slots):
         known = next((state for state in states if state["slot"] == slot), {})
         row: dict[str, Any] = {"state": "starting", "restarts": 0, **known, "slot": slot}
         worker = by_slot.get(slot)
-        if worker is not None:
-            progress = worker.progress
-            row |= {
-                "state": "silent" if worker.suspected else "ready",
-                "worker": worker.name,
-                "pid": worker.pid,
-                "appServerPid": worker.app_server_pid,
-                "turns": len(worker.turns),
-                "queued": len(worker.waiting),
-                "threads": len(worker.threads),
-                "inFlight": progress.in_flight if progress is not None else 0,
-                "lines": progress.lines if progress is not None else 0,
-                "beatAgeMs": round((now - worker.seen_at) * 1000),
-            }
-        rows.append(row)
+        rows.append({**row, **_worker_row(worker, books.now)} if worker is not None else row)
     return rows
+
+
+def _worker_row(worker: Worker, now: float) -> dict[str, Any]:
+    progress = worker.progress
+    return {
+        "slot": worker.slot,
+        "state": state_of(worker, now),
+        "worker": worker.name,
+        "pid": worker.pid,
+        "appServerPid": worker.app_server_pid,
+        "turns": len(worker.turns),
+        "queued": len(worker.waiting),
+        "threads": len(worker.threads),
+        "inFlight": progress.in_flight if progress is not None else 0,
+        "lines": progress.lines if progress is not None else 0,
+        "beatAgeMs": _ms(now - worker.seen_at),
+    }
+
+
+def _session_rows(books: Books) -> list[dict[str, Any]]:
+    turns: dict[str, int] = {}
+    for turn in books.turns.values():
+        for session in turn.sessions:
+            turns[session] = turns.get(session, 0) + 1
+    return [
+        {
+            "client": session.client,
+            "identity": session.who,
+            "state": "connected" if session.away_since is None else "away",
+            "awayMs": _ms(books.now - session.away_since) if session.away_since is not None else 0,
+            "priority": session.priority,
+            "turns": turns.get(session.id, 0),
+            "queued": len(session.waiting),
+        }
+        for session in books.sessions.values()
+    ]
+
+
+def _queued(books: Books) -> int:
+    return sum(len(worker.waiting) for worker in books.workers.values()) + len(books.homeless)
+
+
+def _ms(seconds: float) -> int:
+    return round(seconds * 1000)

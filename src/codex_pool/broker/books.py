@@ -1,0 +1,292 @@
+"""What the broker knows, and the effects of the event at hand. Pure; each kind of entry has its bound."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import msgspec
+
+from codex_app_server import errors
+from codex_pool import rpc, wire
+from codex_pool.broker.doors import Doors
+from codex_pool.broker.records import Call, Effect, Note, Session, Thread, ToClient, ToWorker, Turn, Worker
+
+MAX_THREADS = 100_000
+MAX_LOST = 10_000
+MAX_ARCHIVED = 10_000
+# As many as a worker remembers of the calls that it has taken.
+MAX_SEEN_PER_WORKER = 4096
+MAX_ENDED_PER_WORKER = 4096
+MAX_HELD_PER_SESSION = 10_000
+MAX_HELD = 100_000
+RETRY_AFTER_MS = 1000
+
+LINES = wire.encode(wire.Lines())
+
+
+class Books:
+    """`now` is the time of the event at hand, `out` what is to be done about it."""
+
+    def __init__(self, *, slots: int, turns_per_worker: int, now: float, doors: Doors | None = None) -> None:
+        self.doors = doors
+        self.slots = slots
+        self.turns_per_worker = turns_per_worker
+        self.now = now
+        self.out: list[Effect] = []
+        self.initialize: bytes | None = None
+        self.sessions: dict[str, Session] = {}
+        self.session_of: dict[bytes, str] = {}
+        self.workers: dict[str, Worker] = {}
+        self.worker_of: dict[bytes, str] = {}
+        # Names of workers that are dead: what they sent last may come after the news of it.
+        self.lost: dict[str, None] = {}
+        self.threads: dict[str, Thread] = {}
+        self.owned: Counter[str] = Counter()
+        # Threads that were put away, and by which worker.
+        self.archived: dict[str, str] = {}
+        self.turns: dict[str, Turn] = {}
+        # Turns that have ended, and the worker that may still tell of it.
+        self.ended_turns: dict[str, str] = {}
+        self.calls: dict[int, Call] = {}
+        # The numbers that a request has with workers, by session and id; who was sent it last.
+        self.under_way: dict[tuple[str, str], list[int]] = {}
+        self.seen: dict[tuple[str, str], str] = {}
+        # Calls for which there is no worker.
+        self.homeless: list[Call] = []
+        self.held = 0
+        self.ended: Counter[str] = Counter(completed=0, failed=0, interrupted=0, lost=0)
+        self._next_call = 0
+
+    def take_effects(self) -> list[Effect]:
+        out, self.out = self.out, []
+        return out
+
+    # Messages.
+
+    def to_worker(self, worker: Worker, head: wire.Head, *bodies: bytes) -> None:
+        self.out.append(ToWorker(worker.identity, [wire.encode(head), *bodies]))
+
+    def to_all_workers(self, head: wire.Head) -> None:
+        for worker in self.workers.values():
+            self.to_worker(worker, head)
+
+    def note(self, message: str) -> None:
+        self.out.append(Note(message))
+
+    def pass_on(self, sessions: Iterable[str], frames: list[bytes]) -> None:
+        """Send to these sessions; one that is away gets nothing."""
+        for session_id in sessions:
+            session = self.sessions.get(session_id)
+            if session is None:
+                continue
+            if session.away_since is not None:
+                session.missed = True
+            elif session.opted_out:
+                wanted = without(frames, session.opted_out)
+                if wanted:
+                    self.out.append(ToClient(session.identity, wanted))
+            else:
+                self.out.append(ToClient(session.identity, frames))
+
+    def say(self, session_id: str, line: bytes) -> None:
+        self.pass_on([session_id], [LINES, line])
+
+    def fail(self, call: Call, code: int, message: str, data: Any = None) -> None:
+        self.release(call)
+        self.say(call.session, rpc.error_line(rpc.encode(call.request_id), code, message, data))
+
+    def overloaded(self, call: Call, message: str) -> None:
+        self.fail(call, errors.SERVER_OVERLOADED, f"{message}; retry later", {"retryAfterMs": RETRY_AFTER_MS})
+
+    # Calls that are held here, until a worker has room for them.
+
+    def hold(self, call: Call) -> bool:
+        """Keep a call here; when that would be too many, it fails."""
+        session = self.sessions.get(call.session)
+        if session is None:
+            return False
+        if session.waiting.get(call.id_json) is call:
+            return True
+        if not call.again:
+            if len(session.waiting) >= MAX_HELD_PER_SESSION:
+                self.overloaded(
+                    call, f"{MAX_HELD_PER_SESSION} requests of this client wait already, which is its limit"
+                )
+                return False
+            if self.held >= MAX_HELD:
+                self.overloaded(call, f"{MAX_HELD} requests wait already, which is the pool's limit")
+                return False
+        session.waiting[call.id_json] = call
+        self.held += 1
+        return True
+
+    def is_held(self, call: Call) -> bool:
+        session = self.sessions.get(call.session)
+        return session is not None and session.waiting.get(call.id_json) is call
+
+    def release(self, call: Call) -> None:
+        if self.is_held(call):
+            del self.sessions[call.session].waiting[call.id_json]
+            self.held -= 1
+
+    # Calls that are under way.
+
+    def open_call(self, call: Call, worker: Worker) -> int:
+        """A number under which the worker is to answer."""
+        self._next_call += 1
+        number = self._next_call
+        self.calls[number] = call
+        worker.calls.add(number)
+        if call.session:
+            self.under_way.setdefault(call.key, []).append(number)
+        if call.starts_turn and not call.repeat:
+            worker.starting.add(number)
+            thread = self.threads.get(call.thread_id or "")
+            if thread is not None:
+                thread.starting.add(number)
+        if call.session and call.gather is None:
+            self.saw(call.key, worker.name)
+        return number
+
+    def close_call(self, number: int) -> Call:
+        call = self.calls.pop(number)
+        numbers = self.under_way.get(call.key)
+        if numbers is not None:
+            numbers.remove(number)
+            if not numbers:
+                del self.under_way[call.key]
+        worker = self.workers.get(call.worker)
+        if worker is not None:
+            worker.calls.discard(number)
+            worker.starting.discard(number)
+        thread = self.threads.get(call.thread_id or "")
+        if thread is not None:
+            thread.starting.discard(number)
+        return call
+
+    def saw(self, key: tuple[str, str], worker: str) -> None:
+        self.seen.pop(key, None)
+        self.seen[key] = worker
+        _bound(self.seen, MAX_SEEN_PER_WORKER * max(self.slots, len(self.workers)))
+
+    # Turns.
+
+    def turn_ended(self, turn_id: str, worker: str) -> None:
+        self.ended_turns[turn_id] = worker
+        _bound(self.ended_turns, MAX_ENDED_PER_WORKER * max(self.slots, len(self.workers)))
+
+    def knows_turn(self, turn_id: str) -> bool:
+        """Whether a worker runs this turn, or may still tell how it ended."""
+        return turn_id in self.turns or self.ended_turns.get(turn_id) in self.workers
+
+    def end_turn_for(self, sessions: Iterable[str], thread_id: str, turn_id: str, message: str) -> None:
+        """The turn ends for these sessions, because nobody can tell them the rest of it."""
+        lines = rpc.ended_lines(thread_id, turn_id, "lost", message, safe_to_retry=False)
+        self.pass_on(sessions, [wire.encode(wire.Ended(thread_id, turn_id)), b"\n".join(lines)])
+
+    @property
+    def running(self) -> int:
+        return sum(worker.load for worker in self.workers.values())
+
+    # Threads.
+
+    def hold_thread(self, record: wire.ThreadRecord, worker: Worker, session: str, who: str) -> None:
+        """This worker has the thread now, and this session follows it."""
+        self.archived.pop(record.thread_id, None)
+        thread = self.threads.get(record.thread_id)
+        if thread is None:
+            thread = self.add_thread(msgspec.structs.replace(record, owner=who), worker)
+        self.change_thread(thread, record)
+        thread.worker, thread.used_at = worker.name, self.now
+        worker.threads.add(record.thread_id)
+        if session in self.sessions:
+            thread.followers[session] = None
+
+    def add_thread(self, record: wire.ThreadRecord, worker: Worker) -> Thread:
+        thread = self.threads[record.thread_id] = Thread(record, worker.name, used_at=self.now)
+        worker.threads.add(record.thread_id)
+        self.owned[record.owner] += 1
+        if len(self.threads) > MAX_THREADS:
+            self._forget_oldest_idle_thread()
+        return thread
+
+    def change_thread(self, thread: Thread, record: wire.ThreadRecord) -> None:
+        """What the worker says of a thread; whose it is, only the broker knows."""
+        thread.record = msgspec.structs.replace(record, owner=thread.record.owner)
+
+    def drop_thread(self, thread_id: str) -> None:
+        thread = self.threads.pop(thread_id, None)
+        if thread is None:
+            return
+        self.owned[thread.record.owner] -= 1
+        worker = self.workers.get(thread.worker or "")
+        if worker is not None:
+            worker.threads.discard(thread_id)
+
+    def put_away(self, thread_id: str, worker: str) -> None:
+        self.drop_thread(thread_id)
+        self.archived[thread_id] = worker
+        _bound(self.archived, MAX_ARCHIVED)
+
+    def _forget_oldest_idle_thread(self) -> None:
+        for thread_id, thread in self.threads.items():
+            if not thread.busy:
+                self.drop_thread(thread_id)
+                return
+
+    def may_touch(self, who: str, thread_id: str) -> bool:
+        return self.doors is None or self.doors.may_touch(who, self.record(thread_id))
+
+    def record(self, thread_id: str | None) -> wire.ThreadRecord | None:
+        thread = self.threads.get(thread_id or "")
+        return thread.record if thread is not None else None
+
+    # Workers.
+
+    def bury(self, name: str) -> Worker | None:
+        """This worker is dead; it may never have registered."""
+        self.lost[name] = None
+        _bound(self.lost, MAX_LOST)
+        worker = self.workers.pop(name, None)
+        if worker is not None:
+            self.worker_of.pop(worker.identity, None)
+        return worker
+
+    def ready(self) -> list[Worker]:
+        """The workers that take new work; those that are silent only if there are no others."""
+        ready = [worker for worker in self.workers.values() if not worker.draining]
+        return [worker for worker in ready if not is_silent(worker, self.now)] or ready
+
+    def open_calls_of(self, worker: Worker) -> Iterator[Call]:
+        return (self.calls[number] for number in worker.calls)
+
+
+WORKER_QUIET_S = 3 * wire.BEAT_S
+
+
+def is_silent(worker: Worker, now: float) -> bool:
+    return now - worker.seen_at > WORKER_QUIET_S
+
+
+def without(frames: list[bytes], beginnings: tuple[bytes, ...]) -> list[bytes]:
+    """A message to a client without the notifications that it does not want; told by how their lines begin."""
+    if not any(beginning in body for body in frames[1:] for beginning in beginnings):
+        return frames
+    bodies = [b"\n".join(line for line in body.split(b"\n") if not line.startswith(beginnings)) for body in frames[1:]]
+    head = wire.decode_to_client(frames[0])
+    if not isinstance(head, wire.Events):
+        kept = [body for body in bodies if body]
+        return [frames[0], *kept] if kept else []
+    runs = [
+        (wire.Run(body.count(b"\n") + 1, run.cls) if body else run, body)
+        for run, body in zip(head.runs, bodies, strict=True)
+        if body or run.cls == "dropped"
+    ]
+    return [wire.encode(msgspec.structs.replace(head, runs=[run for run, _ in runs])), *(body for _, body in runs)]
+
+
+def _bound(book: dict[Any, Any], limit: int) -> None:
+    while len(book) > limit:
+        del book[next(iter(book))]

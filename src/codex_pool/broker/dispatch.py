@@ -1,0 +1,362 @@
+"""Which worker gets a request, and when. Pure.
+
+A request waits here for room, for its thread (busy, or on its way to another worker), or for a worker at all. What
+starts a turn waits in its worker's fair queue and is told so at once (`pool/queued`, then `pool/dequeued`).
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import replace
+
+from codex_app_server import errors
+from codex_pool import rpc, wire
+from codex_pool.broker.books import LINES, Books
+from codex_pool.broker.gather import Gather, merge
+from codex_pool.broker.pace import Pace
+from codex_pool.broker.records import WEIGHTS, Call, Session, Thread, Worker
+
+FOLLOW = "pool/turn/follow"
+RELEASE = "pool/release"
+CANCELLED = -32800
+
+MAX_OUTSTANDING = 1024
+# Beyond it, for what must get through: interrupting and steering.
+MAX_CONTROL = 256
+# How many workers a start may lose before it is given up: it may be what they die of.
+MAX_TRIES = 0
+
+_CONTROL = frozenset({"turn/interrupt", "turn/steer"})
+# These do not bring a thread back to life: where it is going away, they go with it.
+_STAYS = _CONTROL | {"thread/archive", "thread/delete", FOLLOW}
+
+
+class Dispatcher:
+    """See the module's docstring."""
+
+    def __init__(self, books: Books, pace: Pace) -> None:
+        self._books = books
+        self._pace = pace
+
+    # Which worker.
+
+    def route(self, call: Call) -> None:
+        """Send this on, or keep it until that is possible."""
+        if call.dropped:
+            return
+        if call.scope in ("all", "merged"):
+            self._to_all(call)
+        elif call.scope == "account":
+            worker = min(self._books.ready(), key=lambda worker: worker.slot, default=None)
+            if worker is None:
+                self._keep_homeless(call)
+            else:
+                self._send(call, worker)
+        else:
+            self._to_owner(call)
+
+    def _to_all(self, call: Call) -> None:
+        workers = [worker for worker in self._books.workers.values() if not worker.drained]
+        if not workers:
+            self._keep_homeless(call)
+            return
+        self._books.release(call)
+        call.gather = Gather(len(workers), merged=call.scope == "merged")
+        for worker in workers:
+            self._dispatch(replace(call), worker)
+
+    def _to_owner(self, call: Call) -> None:
+        thread = self._books.threads.get(call.thread_id or "")
+        if thread is not None and thread.moving is not None:
+            if self._books.hold(call):
+                thread.moving.append(call)
+                self._tell_queued(call)
+            return
+        worker = self._owner(call, thread)
+        if worker is None:
+            self._keep_homeless(call)
+        elif worker.drained:
+            if self._books.hold(call):
+                worker.parked.append(call)
+                self._tell_queued(call)
+        elif call.starts_turn:
+            self._enqueue(call, worker)
+        elif thread is not None and call.method not in _STAYS and self._leaves(thread, worker):
+            self._hand_over(call, thread, worker)
+        else:
+            self._send(call, worker)
+
+    def _owner(self, call: Call, thread: Thread | None) -> Worker | None:
+        workers, turn = self._books.workers, self._books.turns.get(call.turn_id or "")
+        if thread is not None and thread.worker is None:
+            # All that wait for a thread to be adopted wait with the same worker.
+            owner = workers.get(thread.chosen)
+        elif thread is not None:
+            owner = workers.get(thread.worker or "")
+        elif turn is not None:
+            owner = workers.get(turn.worker)
+        else:
+            # An archived thread is known best to the worker that archived it.
+            owner = workers.get(self._books.archived.get(call.thread_id or "", ""))
+        if owner is not None and owner.draining and (turn is None and (thread is None or thread.worker is None)):
+            owner = None
+        return owner or self._least_busy()
+
+    def _least_busy(self) -> Worker | None:
+        # Calls count beside threads, so that new threads are spread before any of them is answered.
+        return min(
+            self._books.ready(),
+            key=lambda w: (w.load + len(w.waiting), len(w.threads) + len(w.calls), w.slot),
+            default=None,
+        )
+
+    def _keep_homeless(self, call: Call) -> None:
+        if self._books.hold(call):
+            self._books.homeless.append(call)
+            self._tell_queued(call)
+
+    def route_homeless(self) -> None:
+        homeless, self._books.homeless = self._books.homeless, []
+        for call in homeless:
+            self.route(call)
+
+    # When.
+
+    def _enqueue(self, call: Call, worker: Worker) -> None:
+        if not self._books.hold(call):
+            return
+        call.worker = worker.name
+        thread = self._books.threads.get(call.thread_id or "")
+        if thread is not None:
+            thread.chosen = worker.name
+        weight = WEIGHTS[self._books.sessions[call.session].priority]
+        worker.waiting.put(call.session, weight, call.thread_id or "", call)
+        self.start_waiting(worker)
+        self._tell_queued(call)
+
+    def start_waiting(self, worker: Worker) -> None:
+        """Start what waits with this worker, as far as there is room; a busy thread lets others pass."""
+
+        def is_free(thread_id: str) -> bool:
+            thread = self._books.threads.get(thread_id)
+            if thread is not None and thread.worker not in (None, worker.name):
+                return True
+            if thread is not None and thread.busy:
+                return False
+            return self._has_room(worker) or (thread is not None and self._leaves(thread, worker))
+
+        while worker.waiting and (call := worker.waiting.take(is_free)) is not None:
+            thread = self._books.threads.get(call.thread_id or "")
+            elsewhere = thread is not None and thread.worker not in (None, worker.name)
+            if elsewhere or (worker.draining and (thread is None or thread.worker is None)):
+                # While it waited here, another worker took the thread, or this one began to drain.
+                self.route(call)
+            elif thread is not None and self._leaves(thread, worker):
+                self._hand_over(call, thread, worker)
+            else:
+                self._send(call, worker)
+
+    def start_all_waiting(self) -> None:
+        """More turns may run than before."""
+        for worker in sorted(self._books.workers.values(), key=lambda worker: worker.load):
+            self.start_waiting(worker)
+
+    def room_again(self, worker: Worker) -> None:
+        """Something has ended on this worker."""
+        self.start_waiting(worker)
+        if self._pace.limit is not None:
+            self.start_all_waiting()
+
+    def _has_room(self, worker: Worker) -> bool:
+        books = self._books
+        return worker.load < books.turns_per_worker and self._pace.allows(books.running, books.now)
+
+    # Moving a thread while it lives.
+
+    def _leaves(self, thread: Thread, worker: Worker) -> bool:
+        """Whether this thread is to go elsewhere now: its worker drains, and it is stored and idle."""
+        if not worker.draining or thread.worker != worker.name or thread.pinned or not thread.stored or thread.busy:
+            return False
+        return all(call.thread_id != thread.record.thread_id for call in self._books.open_calls_of(worker))
+
+    def _hand_over(self, call: Call, thread: Thread, worker: Worker) -> None:
+        if not self._books.hold(call):
+            return
+        thread.moving = [call]
+        self._tell_queued(call)
+        self._release(thread.record.thread_id, worker)
+
+    def _release(self, thread_id: str, worker: Worker) -> None:
+        release = Call("", 0, RELEASE, thread_id, b"", "full", self._books.now, worker=worker.name)
+        number = self._books.open_call(release, worker)
+        self._books.to_worker(worker, wire.Release(number, thread_id))
+
+    def released(self, thread_id: str, *, ok: bool) -> None:
+        """The worker has put the thread away, or will not."""
+        thread = self._books.threads.get(thread_id)
+        if thread is None or thread.moving is None:
+            return
+        calls, thread.moving = thread.moving, None
+        if ok:
+            worker = self._books.workers.get(thread.worker or "")
+            if worker is not None:
+                worker.threads.discard(thread_id)
+            thread.worker, thread.archived = None, True
+        else:
+            thread.pinned = True
+        for call in calls:
+            self.route(call)
+
+    # Sending.
+
+    def _send(self, call: Call, worker: Worker) -> None:
+        """Dispatch; a thread that is with no worker is adopted by this one first."""
+        limit = MAX_OUTSTANDING + (MAX_CONTROL if call.method in _CONTROL else 0)
+        if not call.starts_turn and len(worker.calls) >= limit:
+            self._books.overloaded(call, f"worker {worker.name} has {len(worker.calls)} requests open, its limit")
+            return
+        thread = self._books.threads.get(call.thread_id or "")
+        adopt, archived = None, False
+        if thread is not None and thread.worker is None:
+            if not thread.stored:
+                self._fail_lost_thread(call, thread.record)
+                return
+            adopt, archived = thread.record, thread.archived
+            thread.worker, thread.archived = worker.name, False
+            worker.threads.add(adopt.thread_id)
+        if thread is not None:
+            thread.used_at = self._books.now
+            if call.method in rpc.LOADS_THREAD:
+                thread.followers[call.session] = None
+        self._dispatch(call, worker, adopt=adopt, archived=archived)
+        if adopt is not None and thread is not None:
+            for session in thread.followers:
+                self._books.to_worker(worker, wire.Follow(session, adopt.thread_id))
+
+    def _fail_lost_thread(self, call: Call, record: wire.ThreadRecord) -> None:
+        why = "it was ephemeral" if record.ephemeral else "it had no turn yet, so nothing of it was stored"
+        message = f"thread {record.thread_id} was lost with its worker: {why}; start a new one"
+        # What was sent to a worker before may have begun there.
+        self._books.fail(call, errors.THREAD_LOST, message, {"safeToRetry": not call.again})
+
+    def _dispatch(
+        self, call: Call, worker: Worker, *, adopt: wire.ThreadRecord | None = None, archived: bool = False
+    ) -> None:
+        self._books.release(call)
+        if call.told:
+            call.told = False
+            self._tell_queue(call, "pool/dequeued")
+        call.worker = worker.name
+        number = self._books.open_call(call, worker)
+        queued_ms = round((self._books.now - call.came_at) * 1000)
+        head = wire.Dispatch(
+            number, call.session, call.interest, adopt, queued_ms, again=call.again, archived=archived, owner=call.who
+        )
+        self._books.to_worker(worker, head, call.line)
+
+    def repeat(self, call: Call) -> bool:
+        """A request that was sent before: to the worker that has it, if one has, which does nothing twice."""
+        books = self._books
+        numbers = books.under_way.get(call.key)
+        call.again = call.again or bool(numbers)
+        if numbers:
+            before = [books.close_call(number) for number in list(numbers)]
+            worker = books.workers.get(before[-1].worker)
+            if before[-1].gather is not None or worker is None:
+                return False
+            call.repeat = before[-1].repeat
+        else:
+            worker = books.workers.get(books.seen.get(call.key, "")) if call.again else None
+            if worker is None:
+                return False
+            call.repeat = True
+        self._dispatch(call, worker)
+        return True
+
+    def send_again(self, worker: Worker) -> None:
+        """The worker has a new connection: what was on its way on the old one may be lost."""
+        for number in sorted(worker.calls):
+            call = self._books.close_call(number)
+            if call.method == RELEASE:
+                self._release(call.thread_id or "", worker)
+            else:
+                call.again = True
+                self._dispatch(call, worker)
+
+    def cancel(self, call: Call) -> None:
+        """Take a call out that is held here."""
+        self._books.release(call)
+        call.dropped = True
+        worker = self._books.workers.get(call.worker)
+        if worker is None or not worker.waiting.remove(call.session, call.thread_id or "", call):
+            self._books.homeless = [each for each in self._books.homeless if each is not call]
+        message = "cancelled before it was started"
+        self._books.say(call.session, rpc.error_line(rpc.encode(call.request_id), CANCELLED, message))
+
+    def forget_session(self, session: Session) -> None:
+        """Nobody wants what waits here for this session."""
+        for worker in self._books.workers.values():
+            worker.waiting.remove_session(session.id)
+        for call in list(session.waiting.values()):
+            self._books.release(call)
+            call.dropped = True
+        self._books.homeless = [call for call in self._books.homeless if not call.dropped]
+
+    # Answers, and workers that die before they give one.
+
+    def answered(self, call: Call, worker: Worker, frames: list[bytes], *, ok: bool) -> None:
+        """Tell the client."""
+        if call.gather is None:
+            self._books.pass_on([call.session], frames)
+        elif call.gather.add(worker.slot, frames[1] if len(frames) == 2 else None, ok=ok):
+            self._tell_outcome(call, call.gather)
+
+    def lose(self, call: Call, slot: int, reason: str) -> None:
+        """The worker of this call is dead."""
+        message = f"worker {call.worker} died before it answered {call.method}: {reason}"
+        if call.method == RELEASE:
+            self.released(call.thread_id or "", ok=True)
+        elif call.gather is not None:
+            if call.gather.add(slot, None, ok=False):
+                self._tell_outcome(call, call.gather, message)
+        elif call.session not in self._books.sessions:
+            return
+        elif call.method == "turn/start" and call.thread_id in self._books.threads and call.tries < MAX_TRIES:
+            # The next worker finds in the thread's history whether it has begun.
+            call.again, call.repeat = True, False
+            call.tries += 1
+            self.route(call)
+        else:
+            # A thread that nobody has heard of may be started again.
+            data = {"kind": "lost", "safeToRetry": call.method == "thread/start"}
+            self._books.fail(call, errors.TURN_LOST, message, data)
+
+    def _tell_outcome(self, call: Call, gather: Gather, message: str = "") -> None:
+        outcome = gather.outcome
+        if outcome is None:
+            self._books.fail(call, errors.TURN_LOST, message, {"kind": "lost", "safeToRetry": False})
+            return
+        if gather.merged:
+            visible = functools.partial(self._books.may_touch, call.who)
+            outcome = merge(call.method, gather.results, self._name_of, visible)
+        self._books.pass_on([call.session], [LINES, outcome])
+
+    def _name_of(self, thread_id: str) -> str | None:
+        record = self._books.record(thread_id)
+        return record.name if record is not None else None
+
+    # The queue, as clients see it.
+
+    def _tell_queued(self, call: Call) -> None:
+        if call.starts_turn and not call.told and self._books.is_held(call):
+            call.told = True
+            self._tell_queue(call, "pool/queued")
+
+    def tell_again(self, call: Call) -> None:
+        """Its session has come back and does not know whether it was told."""
+        if call.told:
+            self._tell_queue(call, "pool/queued")
+
+    def _tell_queue(self, call: Call, method: str) -> None:
+        params = {"requestId": call.request_id, "threadId": call.thread_id}
+        self._books.say(call.session, rpc.encode({"method": method, "params": params}))

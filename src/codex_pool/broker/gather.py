@@ -1,0 +1,110 @@
+"""Requests that every worker answers, and what becomes of their answers. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from codex_pool import rpc
+
+# Each app-server lists only what it has itself. Of others each lists all threads, from the histories they share.
+_UNITED = frozenset({"thread/loaded/list", "thread/attachmentOwner/list"})
+
+
+class Gather:
+    """A request that `left` workers have been sent.
+
+    When it is not `merged`, the first error is the answer, or else the last result. When it is, the results are put
+    together, and an error counts only if there is nothing else.
+    """
+
+    def __init__(self, left: int, *, merged: bool = False) -> None:
+        self._left = left
+        self._merged = merged
+        self._answered = False
+        self._results: list[tuple[int, bytes]] = []
+        self._error: bytes | None = None
+
+    def add(self, slot: int, line: bytes | None, *, ok: bool) -> bool:
+        """One worker's answer, None if it died; whether all is known now that the client is to be told."""
+        self._left -= 1
+        if line is not None and ok:
+            self._results.append((slot, line))
+        elif line is not None and self._error is None:
+            self._error = line
+        done = self._left == 0 or (self._error is not None and not self._merged)
+        if self._answered or not done:
+            return False
+        self._answered = True
+        return True
+
+    @property
+    def results(self) -> list[bytes]:
+        """What the workers answered, that of the first slot first."""
+        return [line for _, line in sorted(self._results)]
+
+    @property
+    def outcome(self) -> bytes | None:
+        """One answer for all; None if all have died."""
+        if self._error is not None and not (self._merged and self._results):
+            return self._error
+        return self._results[-1][1] if self._results else None
+
+    @property
+    def merged(self) -> bool:
+        return self._merged and bool(self._results)
+
+
+def merge(
+    method: str, lines: list[bytes], name_of: Callable[[str], str | None], visible: Callable[[str], bool]
+) -> bytes:
+    """Lists of threads as one: the first answer, with what only the others know.
+
+    A thread's name is known only where it was set: it comes from `name_of` or from any of the answers. Threads that
+    are not `visible` are left out.
+    """
+    answers: list[dict[str, Any]] = [msgspec.json.decode(line) for line in lines]
+    first = answers[0]
+    everything = [entry for answer in answers for entry in _data(answer)]
+    # By its text, because an entry that is an object has no hash.
+    united = {rpc.encode(entry): entry for entry in everything}
+    entries = united.values() if method in _UNITED else _data(first)
+    names: dict[str, str] = {}
+    for thread in map(_thread, everything):
+        if thread is not None and thread.get("name"):
+            names.setdefault(thread["id"], thread["name"])
+    kept = []
+    for entry in entries:
+        thread = _thread(entry)
+        thread_id = thread["id"] if thread is not None else _thread_id(entry)
+        if not visible(thread_id):
+            continue
+        if thread is not None and not thread.get("name"):
+            thread["name"] = name_of(thread_id) or names.get(thread_id)
+        kept.append(entry)
+    result = {**first["result"], "data": kept}
+    states = result.get("readStates")
+    if isinstance(states, dict):
+        result["readStates"] = {thread_id: state for thread_id, state in states.items() if visible(thread_id)}
+    return rpc.encode({**first, "result": result})
+
+
+def _data(answer: dict[str, Any]) -> list[Any]:
+    result = answer.get("result")
+    data = result.get("data") if isinstance(result, dict) else None
+    return data if isinstance(data, list) else []
+
+
+def _thread(entry: Any) -> dict[str, Any] | None:
+    """The thread that an entry of a list is, or is about."""
+    if not isinstance(entry, dict):
+        return None
+    inner = entry.get("thread", entry)
+    return inner if isinstance(inner, dict) and isinstance(inner.get("id"), str) else None
+
+
+def _thread_id(entry: Any) -> str:
+    value = entry.get("threadId") if isinstance(entry, dict) else entry
+    return value if isinstance(value, str) else ""

@@ -1,0 +1,168 @@
+"""What clients ask for: lines of theirs are read, judged and answered here, or routed. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from codex_app_server import envelope
+from codex_app_server.generated.routing import REQUESTS
+from codex_pool import rpc, wire
+from codex_pool.broker.books import Books
+from codex_pool.broker.dispatch import FOLLOW, Dispatcher
+from codex_pool.broker.doors import Counts, Refusal
+from codex_pool.broker.records import Call, Session
+
+PARSE_ERROR = -32700
+INVALID_REQUEST = -32600
+METHOD_NOT_FOUND = -32601
+MAX_OPT_OUTS = 256
+
+
+class _Capabilities(msgspec.Struct, rename="camel"):
+    opt_out_notification_methods: list[str] = []
+
+
+class _Params(msgspec.Struct, rename="camel"):
+    request_id: envelope.RequestId | None = None
+    interest: wire.Interest | None = None
+    capabilities: _Capabilities | None = None
+
+
+class _Line(msgspec.Struct):
+    params: _Params | None = None
+
+
+_decode = msgspec.json.Decoder(_Line).decode
+
+
+class Requests:
+    """See the module's docstring. `status` gives the result of pool/status."""
+
+    def __init__(self, books: Books, dispatcher: Dispatcher, status: Callable[[], dict[str, Any]]) -> None:
+        self._books = books
+        self._dispatcher = dispatcher
+        self._status = status
+
+    def line(self, session: Session, head: wire.Call, line: bytes) -> None:
+        """A line of a client: a request, a notification, or an answer."""
+        try:
+            header = envelope.scan(line)
+        except ValueError as error:
+            message = f"not a message of this protocol: {error}"
+            self._books.say(session.id, rpc.error_line(b"null", PARSE_ERROR, message))
+            return
+        try:
+            rpc.check_line(line)
+            if header.method is not None:
+                rpc.decode_request(line)
+        except (ValueError, RecursionError, msgspec.MsgspecError) as error:
+            message = f"not a request of this protocol: {error}"
+            self._books.say(session.id, rpc.error_line(rpc.encode(header.id), INVALID_REQUEST, message))
+            return
+        if header.method is None:
+            self._answer(session, header.id, line)
+        elif header.id is None:
+            # Of other notifications clients send only `initialized`, which the pool has sent already.
+            if header.method == "pool/cancel":
+                self._cancel(session, line)
+        else:
+            entry = REQUESTS.get(header.method)
+            call = Call(
+                session.id,
+                header.id,
+                header.method,
+                header.thread_id,
+                line,
+                head.interest,
+                self._books.now,
+                scope=entry.scope if entry is not None else "owner" if header.method == FOLLOW else "unassigned",
+                starts_turn=entry is not None and entry.result_turn,
+                turn_id=header.turn_id,
+                who=session.who,
+                again=head.again,
+            )
+            if self._may(session, call):
+                self._request(session, call)
+
+    def _may(self, session: Session, call: Call) -> bool:
+        books = self._books
+        if books.doors is None or not session.who:
+            return True
+        turns = 0
+        if call.starts_turn:
+            of_who = {each.id for each in books.sessions.values() if each.who == session.who}
+            turns = sum(len(books.sessions[each].waiting) for each in of_who)
+            turns += sum(not of_who.isdisjoint(turn.sessions) for turn in books.turns.values())
+        counts = Counts(books.owned[session.who], turns)
+        verdict = books.doors.check(session.who, call.method, call.line, books.record(call.thread_id), counts)
+        if isinstance(verdict, Refusal):
+            books.fail(call, verdict.code, verdict.message, verdict.data)
+            return False
+        call.line = verdict
+        return True
+
+    def _request(self, session: Session, call: Call) -> None:
+        books = self._books
+        if call.method == "initialize":
+            assert books.initialize is not None
+            capabilities = self._params(call).capabilities
+            methods = capabilities.opt_out_notification_methods[:MAX_OPT_OUTS] if capabilities is not None else []
+            session.opted_out = tuple(b'{"method":%s,' % rpc.encode(method) for method in methods)
+            books.say(session.id, b'{"id":%s,"result":%s}' % (rpc.encode(call.request_id), books.initialize))
+        elif call.method == "pool/status":
+            books.say(session.id, rpc.encode({"id": call.request_id, "result": self._status()}))
+        elif call.method == "thread/unsubscribe":
+            self._unsubscribe(call)
+        elif call.scope in ("refused", "session", "unassigned"):
+            message = f"{call.method} is not available through a pool; use a Codex client of its own for it"
+            books.fail(call, METHOD_NOT_FOUND, message)
+        elif (held := session.waiting.get(call.id_json)) is not None:
+            self._dispatcher.tell_again(held)
+        elif self._dispatcher.repeat(call):
+            return
+        elif call.method == FOLLOW and call.turn_id not in books.turns:
+            message = f"turn {call.turn_id} of thread {call.thread_id} is not running: it is not known, or has ended"
+            books.fail(call, INVALID_REQUEST, message)
+        else:
+            if call.method == FOLLOW:
+                call.interest = self._params(call).interest or call.interest
+            self._dispatcher.route(call)
+
+    def _answer(self, session: Session, request_id: envelope.RequestId | None, line: bytes) -> None:
+        """To a question of an app-server."""
+        worker = self._books.workers.get(str(request_id).rpartition("/")[0])
+        if worker is None:
+            return
+        if self._books.doors is not None:
+            line = self._books.doors.check_answer(session.who, line)
+        self._books.to_worker(worker, wire.Tell(session.id), line)
+
+    def _cancel(self, session: Session, line: bytes) -> None:
+        try:
+            params = _decode(line).params
+        except msgspec.MsgspecError:
+            return
+        # One that is under way is the client's to interrupt, once it is answered.
+        call = session.waiting.get(rpc.encode(params.request_id).decode()) if params is not None else None
+        if call is not None:
+            self._dispatcher.cancel(call)
+
+    def _unsubscribe(self, call: Call) -> None:
+        """Kept per session here: passed down, it would silence the thread for everybody on its app-server."""
+        thread = self._books.threads.get(call.thread_id or "")
+        status = "notLoaded" if thread is None else "notSubscribed"
+        if thread is not None and thread.followers.pop(call.session, 0) is None:
+            status = "unsubscribed"
+            worker = self._books.workers.get(thread.worker or "")
+            if worker is not None:
+                self._books.to_worker(worker, wire.Follow(call.session, thread.record.thread_id, on=False))
+        self._books.say(call.session, rpc.encode({"id": call.request_id, "result": {"status": status}}))
+
+    def _params(self, call: Call) -> _Params:
+        try:
+            return _decode(call.line).params or _Params()
+        except msgspec.MsgspecError:
+            return _Params()

@@ -1,0 +1,202 @@
+"""Sessions: clients come, fall silent, come back on a new connection, and go. Pure.
+
+A session that is silent for AWAY_S is away: nothing is sent to it. It has SESSION_GRACE_S to come back on a new
+connection; then its workers send again what it has not got. On its old connection it may go on only if nothing was
+kept from it meanwhile.
+
+After a broker has died, the next one answers nobody before every worker that lives has registered (the barrier): only
+then it knows which sessions there are, and what they have under way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from codex_pool import wire
+from codex_pool.broker.books import Books
+from codex_pool.broker.dispatch import Dispatcher
+from codex_pool.broker.records import Forget, Session, Suspect, ToClient
+
+AWAY_S = 3 * wire.BEAT_S
+SESSION_GRACE_S = 20.0
+BARRIER_S = 10.0
+MAX_SESSION_CHARS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class _Caller:
+    """One who has said Hello before the barrier was lifted."""
+
+    identity: bytes
+    hello: wire.Hello
+    positions: bytes
+    who: str
+
+
+class Sessions:
+    """See the module's docstring. `expect` names the workers that are to register first."""
+
+    def __init__(self, books: Books, dispatcher: Dispatcher, *, max_clients: int, expect: Iterable[str]) -> None:
+        self._books = books
+        self._dispatcher = dispatcher
+        self._max_clients = max_clients
+        self._expected = dict.fromkeys(expect)
+        self._resumes = bool(self._expected)
+        self._barrier_until = books.now + BARRIER_S
+        self._callers: dict[str, _Caller] = {}
+
+    # The barrier.
+
+    @property
+    def barred(self) -> bool:
+        return self._resumes
+
+    @property
+    def callers(self) -> int:
+        return len(self._callers)
+
+    def worker_settled(self, name: str) -> None:
+        """This worker has registered, or is dead."""
+        self._expected.pop(name, None)
+        if self._resumes and not self._expected and self._books.initialize is not None:
+            self._resumes = False
+            callers, self._callers = self._callers, {}
+            for caller in callers.values():
+                self.hello(caller.identity, caller.hello, caller.positions, caller.who)
+
+    # Events.
+
+    def hello(self, identity: bytes, hello: wire.Hello, positions: bytes, who: str) -> None:
+        """A client, on a connection that has no session yet."""
+        books = self._books
+        session_id = f"{who}/{hello.session}" if who else hello.session
+        known = books.sessions.get(session_id)
+        refusal = None
+        places: list[wire.Position] = []
+        try:
+            places = wire.decode_positions(positions) if positions else []
+        except wire.WireError as error:
+            refusal = str(error)
+        if not 0 < len(hello.session) <= MAX_SESSION_CHARS:
+            refusal = f"the session's id has {len(hello.session)} characters, expected 1 to {MAX_SESSION_CHARS}"
+        elif identity in books.session_of:
+            refusal = f"this connection has session {books.session_of[identity]} already; open another"
+        elif self._resumes:
+            self._keep_caller(session_id, _Caller(identity, hello, positions, who))
+            return
+        elif known is None and len(books.sessions) >= self._max_clients:
+            refusal = f"the pool has {self._max_clients} clients, which is its limit; try again later"
+        elif books.initialize is None:
+            refusal = "no worker is ready yet; try again in a moment"
+        elif known is None and books.doors is not None:
+            count = sum(session.who == who for session in books.sessions.values())
+            refusal = refusal or books.doors.admit(who, count)
+        if refusal is not None:
+            self._refuse(identity, refusal)
+        else:
+            self._welcome(identity, hello, places, session_id, who)
+
+    def _keep_caller(self, session_id: str, caller: _Caller) -> None:
+        if session_id not in self._callers and len(self._callers) >= self._max_clients:
+            self._refuse(caller.identity, f"{self._max_clients} clients wait for the pool already; try again later")
+        else:
+            # Who calls again has given its former connection up.
+            self._callers[session_id] = caller
+
+    def _refuse(self, identity: bytes, message: str) -> None:
+        self._books.out.append(ToClient(identity, [wire.encode(wire.Refused(message))]))
+
+    def _welcome(
+        self, identity: bytes, hello: wire.Hello, places: list[wire.Position], session_id: str, who: str
+    ) -> None:
+        books = self._books
+        session = books.sessions.get(session_id)
+        resumed = session is not None
+        if session is None:
+            session = books.sessions[session_id] = Session(session_id, hello.client, identity, books.now, who)
+        else:
+            self._cut(session)
+            session.identity, session.seen_at, session.client = identity, books.now, hello.client
+            session.away_since, session.missed = None, False
+            books.to_all_workers(wire.Back(session_id, places))
+        session.priority, session.when_gone = hello.priority, hello.when_gone
+        books.session_of[identity] = session_id
+        assert books.initialize is not None
+        welcome = wire.encode(wire.Welcome(len(books.ready()), resumed))
+        books.out.append(ToClient(identity, [welcome, books.initialize]))
+        for place in places:
+            if not resumed:
+                message = f"its session was away for more than {SESSION_GRACE_S:.0f} s"
+                books.end_turn_for([session_id], place.thread_id, place.turn_id, message)
+            elif not books.knows_turn(place.turn_id):
+                message = "its worker died while the client was away"
+                books.end_turn_for([session_id], place.thread_id, place.turn_id, message)
+
+    def placeholder(self, session_id: str) -> None:
+        """A session that a worker knows of, and nobody else yet: it may come back."""
+        books = self._books
+        if session_id and session_id not in books.sessions:
+            session = Session(session_id, "(not back yet)", b"", books.now, who=session_id.rpartition("/")[0])
+            session.away_since, session.missed = books.now, True
+            books.sessions[session_id] = session
+
+    def heard(self, identity: bytes) -> Session | None:
+        """The session of this connection, which has just said something; None if it has to connect anew."""
+        books = self._books
+        session = books.sessions.get(books.session_of.get(identity, ""))
+        if session is not None and session.missed:
+            self._cut(session)
+            session = None
+        if session is None:
+            if not any(caller.identity == identity for caller in self._callers.values()):
+                closed = wire.Closed("the pool does not know this connection", again=True)
+                books.out.append(ToClient(identity, [wire.encode(closed)]))
+            return None
+        session.seen_at, session.away_since = books.now, None
+        return session
+
+    def lose_connection(self, identity: bytes) -> None:
+        """What was to be sent on this connection is lost."""
+        session = self._books.sessions.get(self._books.session_of.get(identity, ""))
+        if session is not None:
+            session.missed = True
+            if session.away_since is None:
+                session.away_since = self._books.now
+            self._cut(session)
+
+    def _cut(self, session: Session) -> None:
+        """Its connection is not used any more."""
+        if session.identity:
+            self._books.session_of.pop(session.identity, None)
+            self._books.out.append(Forget(session.identity))
+            session.identity = b""
+
+    def end(self, session: Session, *, keep: bool = False) -> None:
+        """The session is over. With `keep` its turns go on."""
+        books = self._books
+        self._dispatcher.forget_session(session)
+        del books.sessions[session.id]
+        books.session_of.pop(session.identity, None)
+        for thread in books.threads.values():
+            thread.followers.pop(session.id, None)
+        books.to_all_workers(wire.Gone(session.id, keep))
+
+    def tick(self) -> None:
+        """Beats, and who has been silent for too long."""
+        books = self._books
+        beat = [wire.encode(wire.Beat())]
+        for session in list(books.sessions.values()):
+            if session.away_since is None and books.now - session.seen_at > AWAY_S:
+                session.away_since = books.now
+            if session.away_since is None:
+                books.out.append(ToClient(session.identity, beat))
+            elif books.now - session.away_since > SESSION_GRACE_S:
+                books.note(f"client {session.client} was away for {SESSION_GRACE_S:.0f} s: its session is over")
+                self.end(session, keep=session.when_gone == "keep")
+        for caller in self._callers.values():
+            books.out.append(ToClient(caller.identity, beat))
+        if self._resumes and books.now > self._barrier_until:
+            self._barrier_until = books.now + BARRIER_S
+            for name in self._expected:
+                books.out.append(Suspect(name, f"it has not come to the new broker within {BARRIER_S:.0f} s"))

@@ -1,0 +1,290 @@
+"""What workers tell: they register, answer, run turns, hold threads, drain, fall silent and die. Pure."""
+
+from __future__ import annotations
+
+import msgspec
+
+from codex_pool import wire
+from codex_pool.broker.books import Books, is_silent
+from codex_pool.broker.dispatch import FOLLOW, RELEASE, Dispatcher
+from codex_pool.broker.pace import Pace
+from codex_pool.broker.records import Drained, Registered, Suspect, Thread, ToWorker, Turn, Worker
+from codex_pool.broker.sessions import Sessions
+
+WORKER_SILENT_S = 10.0
+LEASE_IDLE_S = 60.0
+DRAIN_LIMIT_S = 600.0
+
+
+class Workers:
+    """See the module's docstring. `unix_offset` is what makes the time of events Unix time."""
+
+    def __init__(
+        self, books: Books, dispatcher: Dispatcher, sessions: Sessions, pace: Pace, *, unix_offset: float
+    ) -> None:
+        self._books = books
+        self._dispatcher = dispatcher
+        self._sessions = sessions
+        self._pace = pace
+        self._unix_offset = unix_offset
+        # Strangers that were asked who they are, until the next beat.
+        self._asked: set[bytes] = set()
+
+    def message(self, identity: bytes, frames: list[bytes]) -> None:
+        """A message on the workers' socket."""
+        books = self._books
+        try:
+            route = wire.decode_from_worker(frames[0])
+        except wire.WireError as error:
+            books.note(f"a worker's message was ignored: {error}")
+            return
+        if isinstance(route, wire.Progress):
+            self._on_progress(route)
+            return
+        if isinstance(route, wire.Register):
+            self._on_register(identity, route, frames)
+            return
+        worker = books.workers.get(books.worker_of.get(identity, ""))
+        if worker is None:
+            if identity not in self._asked and len(self._asked) < 1024:
+                self._asked.add(identity)
+                books.out.append(ToWorker(identity, [wire.encode(wire.WhoAreYou())]))
+            return
+        worker.seen_at = books.now
+        match route:
+            case wire.ToSessions():
+                if len(frames) > 1:
+                    books.pass_on(route.sessions or books.sessions, frames[1:])
+            case wire.Answered():
+                self._on_answered(route, worker, frames[1:])
+            case wire.TurnStarted():
+                self._on_turn_started(route, worker)
+            case wire.TurnEnded():
+                self._on_turn_ended(route, worker)
+            case wire.ThreadChanged():
+                thread = books.threads.get(route.record.thread_id)
+                if thread is not None:
+                    books.change_thread(thread, route.record)
+            case wire.ThreadGone():
+                self._on_thread_gone(route, worker)
+            case wire.Limited():
+                self._on_limited(route)
+
+    # Coming.
+
+    def _on_register(self, identity: bytes, register: wire.Register, frames: list[bytes]) -> None:
+        books, name = self._books, register.worker
+        try:
+            _, initialize, body = frames
+            holdings = wire.decode_holdings(body)
+        except ValueError as error:
+            books.note(f"worker {name} was not registered: {error}")
+            return
+        known = books.workers.get(name)
+        # It may have more than one connection in its life: the name stands before the slash.
+        foreign = identity.partition(b"/")[0] != name.encode()
+        if foreign or name in books.lost or (known is not None and known.identity == identity):
+            books.note(f"worker {name} was not registered: it is known, or dead, or not the one who says so")
+            return
+        if known is not None:
+            books.worker_of.pop(known.identity, None)
+            known.identity, known.seen_at = identity, books.now
+            books.worker_of[identity] = name
+            self._dispatcher.send_again(known)
+            return
+        worker = Worker(
+            name, register.slot, register.pid, register.app_server_pid, identity, seen_at=books.now, turned_at=books.now
+        )
+        books.workers[name] = worker
+        books.worker_of[identity] = name
+        books.initialize = initialize
+        self._asked.discard(identity)
+        books.out.append(Registered(name))
+        self._take_over(worker, holdings)
+        self._sessions.worker_settled(name)
+        self._dispatcher.route_homeless()
+        self._dispatcher.start_all_waiting()
+
+    def _take_over(self, worker: Worker, holdings: wire.Holdings) -> None:
+        """What the worker has from before this broker was there."""
+        books = self._books
+        for record in holdings.records:
+            known = books.threads.get(record.thread_id)
+            if known is not None and known.worker is not None:
+                continue
+            thread = known or books.add_thread(record, worker)
+            thread.record, thread.worker = record, worker.name
+            worker.threads.add(record.thread_id)
+        for thread_id, sessions in holdings.followers.items():
+            for session in sessions:
+                self._sessions.placeholder(session)
+                if thread_id in books.threads and session in books.sessions:
+                    books.threads[thread_id].followers[session] = None
+        for turn in holdings.turns:
+            for session in turn.sessions:
+                self._sessions.placeholder(session)
+            self._run(turn.turn_id, turn.thread_id, turn.sessions, worker)
+        for call in holdings.calls:
+            self._sessions.placeholder(call.session)
+            books.saw((call.session, call.request_id), worker.name)
+        for turn_id in holdings.ended:
+            books.turn_ended(turn_id, worker.name)
+
+    # Answers, turns and threads.
+
+    def _on_answered(self, answered: wire.Answered, worker: Worker, frames: list[bytes]) -> None:
+        books = self._books
+        call = books.calls.get(answered.call)
+        if call is None or call.worker != worker.name:
+            return
+        books.close_call(answered.call)
+        if call.method == RELEASE:
+            self._dispatcher.released(call.thread_id or "", ok=answered.ok)
+        else:
+            if answered.record is not None:
+                books.hold_thread(answered.record, worker, call.session, call.who)
+            if answered.ok and call.method == FOLLOW:
+                turn = books.turns.get(call.turn_id or "")
+                if turn is not None and call.session not in turn.sessions:
+                    turn.sessions.append(call.session)
+            self._dispatcher.answered(call, worker, frames, ok=answered.ok)
+        self._dispatcher.room_again(worker)
+        self._check_drained(worker)
+
+    def _run(self, turn_id: str, thread_id: str, sessions: list[str], worker: Worker) -> Thread | None:
+        worker.turns.add(turn_id)
+        self._books.turns[turn_id] = Turn(thread_id, worker.name, list(sessions))
+        thread = self._books.threads.get(thread_id)
+        if thread is not None:
+            thread.turns.add(turn_id)
+        return thread
+
+    def _on_turn_started(self, started: wire.TurnStarted, worker: Worker) -> None:
+        new = started.turn_id not in self._books.turns
+        thread = self._run(started.turn_id, started.thread_id, started.sessions, worker)
+        if thread is not None and new:
+            thread.record = msgspec.structs.replace(thread.record, turns=thread.record.turns + 1)
+
+    def _on_turn_ended(self, ended: wire.TurnEnded, worker: Worker) -> None:
+        books = self._books
+        worker.turns.discard(ended.turn_id)
+        if books.turns.pop(ended.turn_id, None) is None:
+            return
+        books.turn_ended(ended.turn_id, worker.name)
+        books.ended[ended.status] += 1
+        if ended.status == "completed":
+            self._pace.completed()
+        thread = books.threads.get(ended.thread_id)
+        if thread is not None:
+            thread.turns.discard(ended.turn_id)
+            thread.used_at = books.now
+        self._dispatcher.room_again(worker)
+        self._check_drained(worker)
+
+    def _on_thread_gone(self, gone: wire.ThreadGone, worker: Worker) -> None:
+        worker.threads.discard(gone.thread_id)
+        thread = self._books.threads.get(gone.thread_id)
+        if thread is None or thread.worker not in (None, worker.name) or thread.moving is not None:
+            return
+        if gone.keep:
+            thread.worker = None
+        else:
+            self._books.put_away(gone.thread_id, worker.name)
+
+    def _on_limited(self, limited: wire.Limited) -> None:
+        books = self._books
+        reset_in_s = limited.resets_at - (books.now + self._unix_offset) if limited.resets_at is not None else None
+        self._pace.limited(limited.kind, reset_in_s, books.running, books.now)
+
+    # Going.
+
+    def drain(self, name: str) -> None:
+        """This worker is to finish what it has, and to get nothing new but for threads that cannot leave it."""
+        books = self._books
+        worker = books.workers.get(name)
+        if worker is None:
+            books.out.append(Drained(name))
+        elif not worker.draining:
+            worker.draining_since = books.now
+            for call in worker.waiting.remove_all():
+                self._dispatcher.route(call)
+            self._check_drained(worker)
+
+    def _check_drained(self, worker: Worker) -> None:
+        if worker.draining_since is None or worker.drained:
+            return
+        busy = worker.turns or worker.calls or worker.waiting or any(map(self._leased, worker.threads))
+        if not busy or self._books.now - worker.draining_since > DRAIN_LIMIT_S:
+            worker.drained = True
+            self._books.out.append(Drained(worker.name))
+
+    def _leased(self, thread_id: str) -> bool:
+        """Whether somebody may still have turns for a thread that cannot leave its worker."""
+        thread = self._books.threads.get(thread_id)
+        if thread is None or thread.stored or not thread.followers:
+            return False
+        return self._books.now - thread.used_at <= LEASE_IDLE_S
+
+    def lost(self, name: str, reason: str) -> None:
+        """The worker and all that it ran are dead. May come for a worker that never registered."""
+        books = self._books
+        worker = books.bury(name)
+        if worker is not None:
+            self._scatter(worker, reason)
+        self._sessions.worker_settled(name)
+
+    def _scatter(self, worker: Worker, reason: str) -> None:
+        books = self._books
+        for thread_id in worker.threads:
+            thread = books.threads.get(thread_id)
+            if thread is not None:
+                thread.worker, thread.pinned = None, False
+        for turn_id in worker.turns:
+            turn = books.turns.pop(turn_id, None)
+            if turn is None:
+                continue
+            books.ended["lost"] += 1
+            thread = books.threads.get(turn.thread_id)
+            if thread is not None:
+                thread.turns.discard(turn_id)
+            message = f"worker {worker.name} died: {reason}"
+            books.end_turn_for(turn.sessions, turn.thread_id, turn_id, message)
+        # All are closed before any is routed anew: none is to wait for another that is gone as well.
+        calls = [books.close_call(number) for number in sorted(worker.calls)]
+        for call in calls:
+            self._dispatcher.lose(call, worker.slot, reason)
+        for call in [*worker.waiting.remove_all(), *worker.parked]:
+            self._dispatcher.route(call)
+
+    # The clock.
+
+    def _on_progress(self, progress: wire.Progress) -> None:
+        worker = self._books.workers.get(progress.worker)
+        if worker is not None:
+            if worker.progress is None or worker.progress.loops != progress.loops:
+                worker.turned_at = self._books.now
+            worker.seen_at, worker.progress = self._books.now, progress
+
+    def tick(self) -> None:
+        """Workers that say nothing, or do nothing; limits and leases that have run out."""
+        books = self._books
+        self._asked.clear()
+        if self._pace.tick(books.now):
+            self._dispatcher.start_all_waiting()
+        for worker in list(books.workers.values()):
+            self._check_drained(worker)
+            if worker.suspected:
+                continue
+            reason = None
+            if books.now - worker.seen_at > WORKER_SILENT_S:
+                reason = f"no beat for {WORKER_SILENT_S:.0f} s"
+            if reason is not None:
+                worker.suspected = True
+                books.out.append(Suspect(worker.name, reason))
+
+
+def state_of(worker: Worker, now: float) -> str:
+    """One word for status."""
+    if is_silent(worker, now):
+        return "silent"
+    return "draining" if worker.draining else "ready"
