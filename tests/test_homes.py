@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import sqlite3
 import stat
 from contextlib import closing
@@ -48,7 +50,7 @@ def test_a_cold_home_is_seeded_from_a_warm_one(tmp_path: Path) -> None:
     homes = SqliteHomes(tmp_path, 2)
     write(homes.paths[0] / "state_5.sqlite", "warm", wal=True)
     write(homes.paths[0] / "logs_2.sqlite", "logs")
-    homes.seed(1)
+    homes.take(1)
     assert read(homes.paths[1] / "state_5.sqlite") == ["warm"]
     assert read(homes.paths[1] / "logs_2.sqlite") == ["logs"]
     assert [path for path in homes.paths[1].iterdir() if path.suffix == ".partial"] == []
@@ -62,18 +64,18 @@ def test_seeding_copies_what_a_running_app_server_has_written(tmp_path: Path) ->
     with closing(sqlite3.connect(database)) as running:
         running.execute("insert into t values ('in the log')")
         running.commit()
-        homes.seed(1)
+        homes.take(1)
         assert read(homes.paths[1] / "state.sqlite") == ["old", "in the log"]
     homes.release()
 
 
 def test_a_warm_home_is_left_alone_and_the_first_of_all_starts_cold(tmp_path: Path) -> None:
     homes = SqliteHomes(tmp_path, 2)
-    homes.seed(0)
+    homes.take(0)
     assert list(homes.paths[0].glob("*.sqlite")) == []
     write(homes.paths[0] / "state.sqlite", "mine")
     write(homes.paths[1] / "state.sqlite", "other")
-    homes.seed(1)
+    homes.take(1)
     assert read(homes.paths[1] / "state.sqlite") == ["other"]
     homes.release()
 
@@ -82,7 +84,7 @@ def test_a_database_that_cannot_be_copied_only_means_a_cold_start(tmp_path: Path
     homes = SqliteHomes(tmp_path, 2)
     (homes.paths[0] / "state.sqlite").write_bytes(b"not a database, but long enough to look like one" * 100)
     (tmp_path / "a file").write_text("no directory")
-    homes.seed(1)
+    homes.take(1)
     assert [path.name for path in homes.paths[1].iterdir()] == ["codex-pool.lock"]
     homes.release()
 
@@ -92,6 +94,70 @@ def test_a_seed_that_breaks_off_leaves_no_half_warm_home(tmp_path: Path, monkeyp
     homes = SqliteHomes(tmp_path, 2)
     write(homes.paths[0] / "a.sqlite", "a")
     (homes.paths[0] / "b.sqlite").write_bytes(b"broken" * 1000)
-    homes.seed(1)
+    homes.take(1)
     assert list(homes.paths[1].glob("*.sqlite*")) == []
     homes.release()
+
+
+def test_a_slot_that_is_recycled_goes_on_with_a_copy_and_its_old_home_is_the_next_spare(tmp_path: Path) -> None:
+    homes = SqliteHomes(tmp_path, 2)
+    first, other = homes.take(0), homes.take(1)
+    write(first / "state.sqlite", "one", wal=True)
+    second = homes.take(0)
+    assert second not in (first, other) and read(second / "state.sqlite") == ["one"]
+    homes.give_back(first)
+    assert homes.paths == [second, other]
+    with closing(sqlite3.connect(second / "state.sqlite")) as running:
+        running.execute("insert into t values ('two')")
+        running.commit()
+        third = homes.take(0)
+    assert third == first and read(first / "state.sqlite") == ["one", "two"], "a stale spare is copied anew"
+    assert len([path for path in tmp_path.iterdir() if path.is_dir()]) == 3
+    homes.release()
+
+
+def test_a_spare_takes_nothing_over_from_its_last_use(tmp_path: Path) -> None:
+    """A log that is left of another database would be played into the copy."""
+    homes = SqliteHomes(tmp_path, 1)
+    first = homes.take(0)
+    write(first / "state.sqlite", "one")
+    second = homes.take(0)
+    (second / "state.sqlite-wal").write_bytes(b"of another")
+    (second / "state.sqlite-shm").write_bytes(b"of another")
+    homes.give_back(second)
+    assert homes.paths == [first], "the worker that goes on has the slot's home"
+    assert homes.take(0) == second and read(second / "state.sqlite") == ["one"]
+    assert not (second / "state.sqlite-shm").exists()
+    homes.release()
+
+
+def test_a_slot_whose_worker_has_died_keeps_its_home(tmp_path: Path) -> None:
+    homes = SqliteHomes(tmp_path, 1)
+    for _ in range(3):
+        path = homes.take(0)
+        assert path == tmp_path / "0"
+        homes.give_back(path)
+    homes.release()
+
+
+def test_the_next_pool_takes_the_homes_that_were_used_last(tmp_path: Path) -> None:
+    for number, used_at in enumerate((100, 300, 200)):
+        home = tmp_path / str(number)
+        home.mkdir()
+        write(home / "state.sqlite", str(number))
+        os.utime(home / "state.sqlite", (used_at, used_at))
+    homes = SqliteHomes(tmp_path, 2)
+    assert [path.name for path in homes.paths] == ["1", "2"]
+    homes.release()
+
+
+def test_a_home_stays_claimed_while_a_worker_holds_its_lock(tmp_path: Path) -> None:
+    """The worker of a pool that was killed may live a moment longer."""
+    homes = SqliteHomes(tmp_path, 1)
+    held = os.dup(homes.lock_of(homes.take(0)))
+    homes.release()
+    others = SqliteHomes(tmp_path, 1)
+    assert [path.name for path in others.paths] == ["1"]
+    others.release()
+    fcntl.flock(held, fcntl.LOCK_UN)
+    os.close(held)

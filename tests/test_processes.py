@@ -184,3 +184,35 @@ def test_a_process_whose_first_thread_has_ended_is_swept_whole() -> None:
     assert child.pid in [process.pid for process in swept]
     assert not stat.exists()
     child.wait()
+
+
+def test_a_tree_is_ended_from_outside_what_its_parts_start_meanwhile_included(tmp_path: Path) -> None:
+    """It is stopped first, or it would start the next while the last is looked for; then what it adopts is found."""
+    code = (
+        "from codex_pool import processes\nimport os, subprocess\n"
+        "processes.become_subreaper()\n"
+        "subprocess.Popen(['/bin/sh', '-c', '(setsid sleep 1000 &) ; echo $$ > up; sleep 1000'])\n"
+        "while True: subprocess.Popen(['sleep', '1000']); open('n', 'a').write('.'); __import__('time').sleep(0.002)\n"
+    )
+    child = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path)
+    wait_for(lambda: (tmp_path / "up").exists() and (tmp_path / "n").exists())
+    root = processes.identify(child.pid)
+    assert root is not None
+    assert processes.end_tree(root, 10.0)
+    assert child.wait(10) == -signal.SIGKILL
+    assert processes.descendants(os.getpid()) == []
+    assert not processes.end_tree(root, 10.0)
+
+
+def test_the_memory_of_a_process() -> None:
+    code = "import time; held = b'x' * 50_000_000; print('up', flush=True); time.sleep(1000)"
+    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    known = processes.identify(child.pid)
+    assert known is not None and child.stdout is not None
+    with child.stdout:
+        assert child.stdout.readline() == b"up\n"
+    assert 50_000_000 < (processes.resident_bytes(known) or 0) < 200_000_000
+    assert processes.resident_bytes(ProcessId(known.pid, known.start_ticks + 1)) is None
+    child.kill()
+    child.wait()
+    assert processes.resident_bytes(known) is None

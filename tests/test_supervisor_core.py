@@ -1,4 +1,4 @@
-"""The supervisor's state machine: slots that fail, come back, and are given up in the end."""
+"""The supervisor's state machine: slots that fail, come back, are recycled, and are given up in the end."""
 
 from __future__ import annotations
 
@@ -13,26 +13,35 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from codex_pool.supervisor.core import (
     BACKOFF_FIRST_S,
     BACKOFF_MAX_S,
+    DRAIN_LIMIT_S,
     FAILED_STARTS_AT_FIRST,
-    FAILED_STARTS_LATER,
+    FRUITLESS_DEATHS,
+    FRUITLESS_DEATHS_PER_SLOT,
+    FRUITLESS_WINDOW_S,
+    MEMORY_MIN_AGE_S,
     STABLE_S,
     START_LIMIT_S,
+    STOP_LIMIT_S,
     Changed,
+    Drain,
     Effect,
     GiveUp,
     Kill,
     PoolReady,
+    Recycle,
     Spawn,
+    Stop,
     SupervisorCore,
     TellLost,
 )
+from codex_pool.supervisor.restarts import MAX_DEATHS, SLOW_DELAY_S, WINDOW_S, BrokerRestarts
 
 
 class Bench:
-    """A supervisor core and the workers it has asked for. `alive`: worker -> slot."""
+    """A supervisor core and the workers it has asked for. `alive`: worker -> slot, oldest first."""
 
-    def __init__(self, slots: int = 2) -> None:
-        self.core = SupervisorCore(slots=slots, nonce="abc")
+    def __init__(self, slots: int = 2, recycle: Recycle | None = None) -> None:
+        self.core = SupervisorCore(slots=slots, nonce="abc", recycle=recycle)
         self.now = 50.0
         self.alive: dict[str, int] = {}
         self.effects: list[Effect] = []
@@ -41,9 +50,9 @@ class Bench:
     def apply(self, effects: list[Effect]) -> list[Effect]:
         for effect in effects:
             if isinstance(effect, Spawn):
-                assert effect.slot not in self.alive.values(), "one worker a slot"
+                assert list(self.alive.values()).count(effect.slot) < 2, "one worker a slot, and one that it replaces"
                 self.alive[effect.worker] = effect.slot
-            if isinstance(effect, Kill):
+            if isinstance(effect, Kill | Drain | Stop):
                 assert effect.worker in self.alive
         self.effects += effects
         return effects
@@ -52,15 +61,21 @@ class Bench:
         return [effect for effect in self.effects if isinstance(effect, kind)]
 
     def worker(self, slot: int) -> str:
-        return next(worker for worker, number in self.alive.items() if number == slot)
+        """The newest worker of a slot."""
+        return [worker for worker, number in self.alive.items() if number == slot][-1]
 
     def ready(self, slot: int) -> list[Effect]:
         return self.apply(self.core.ready(self.worker(slot), self.now))
 
     def die(self, slot: int, *, jitter: float = 0.5, stderr: tuple[str, ...] = ()) -> list[Effect]:
-        worker = self.worker(slot)
+        return self.end(self.worker(slot), jitter=jitter, stderr=stderr)
+
+    def end(self, worker: str, *, jitter: float = 0.5, stderr: tuple[str, ...] = ()) -> list[Effect]:
         del self.alive[worker]
         return self.apply(self.core.exited(worker, "killed", stderr, self.now, jitter=jitter))
+
+    def load(self, worker: str, turns: int = 1, threads: int = 0) -> list[Effect]:
+        return self.apply(self.core.load(worker, turns=turns, threads=threads, now=self.now))
 
     def wait(self) -> float:
         """Sleep to the next deadline and tick; how long that was."""
@@ -95,7 +110,14 @@ def test_a_worker_that_dies_is_told_lost_and_replaced_under_another_name() -> No
     name = bench.worker(0)
     effects = bench.die(0)
     assert effects == [TellLost(name, "killed"), Changed()]
-    assert bench.state(0) == {"slot": 0, "state": "waiting", "restarts": 1, "lastReason": "killed"}
+    assert bench.state(0) == {
+        "slot": 0,
+        "state": "waiting",
+        "restarts": 1,
+        "lastReason": "killed",
+        "recycles": 0,
+        "recycling": "",
+    }
     assert BACKOFF_FIRST_S / 2 <= bench.wait() <= BACKOFF_FIRST_S
     assert bench.worker(0) != name and bench.state(0)["state"] == "starting"
     names = [effect.worker for effect in bench.of(Spawn)]
@@ -108,6 +130,7 @@ def test_who_fails_again_and_again_waits_longer_each_time_up_to_a_limit(jitter: 
     waits = []
     for _ in range(12):
         bench.ready(0)
+        bench.load(bench.worker(0))
         bench.die(0, jitter=jitter)
         waits.append(bench.wait())
     assert all(later >= earlier - 1e-6 for earlier, later in itertools.pairwise(waits))
@@ -144,27 +167,46 @@ def test_at_the_start_a_binary_that_dies_is_given_up_soon() -> None:
     assert len(bench.of(GiveUp)) == 1
 
 
-def test_later_the_pool_has_more_patience_but_not_for_ever() -> None:
+@pytest.mark.parametrize("slots", [1, 4])
+def test_later_the_pool_has_more_patience_but_not_for_ever(slots: int) -> None:
+    """Workers that die before any turn has finished are given up as those are that never get ready."""
+    bench = Bench(slots)
+    for slot in range(slots):
+        bench.ready(slot)
+    limit = max(FRUITLESS_DEATHS, FRUITLESS_DEATHS_PER_SLOT * slots)
+    for count in range(limit):
+        assert bench.of(GiveUp) == []
+        bench.die(0, stderr=("last words",))
+        if count < limit - 1:
+            bench.wait()
+            if count % 2:
+                bench.ready(0)
+    (give_up,) = bench.of(GiveUp)
+    assert f"{limit} workers died within" in give_up.reason and "had finished a turn: killed" in give_up.reason
+    assert give_up.stderr == ("last words",) and bench.core.next_deadline is None
+
+
+def test_a_turn_that_finishes_anywhere_takes_back_the_deaths_before_it() -> None:
+    bench = Bench()
+    bench.ready(0)
+    bench.ready(1)
+    for turns in range(1, 6):
+        for _ in range(FRUITLESS_DEATHS - 1):
+            bench.die(0)
+            bench.wait()
+            bench.ready(0)
+        bench.load(bench.worker(1), turns=turns)
+    assert bench.of(GiveUp) == []
+
+
+def test_deaths_long_ago_do_not_count() -> None:
     bench = Bench(slots=1)
     bench.ready(0)
-    bench.die(0)
-    bench.wait()
-    for _ in range(FAILED_STARTS_LATER):
-        assert bench.of(GiveUp) == []
+    for _ in range(4 * FRUITLESS_DEATHS):
         bench.die(0)
-        if not bench.of(GiveUp):
-            bench.wait()
-    assert len(bench.of(GiveUp)) == 1
-
-
-def test_a_start_that_succeeds_takes_back_the_failures_before_it() -> None:
-    bench = Bench(slots=1)
-    for _ in range(10):
-        bench.die(0)
-        bench.wait()
+        bench.now += FRUITLESS_WINDOW_S / (FRUITLESS_DEATHS - 2)
+        bench.apply(bench.core.tick(bench.now))
         bench.ready(0)
-        bench.die(0)
-        bench.wait()
     assert bench.of(GiveUp) == []
 
 
@@ -186,7 +228,7 @@ def test_a_suspect_is_killed_once_and_its_successor_can_be_suspected_again() -> 
     for _ in range(2):
         bench.apply(bench.core.suspect(bench.worker(0), "no beat"))
     assert bench.of(Kill) == [Kill(bench.worker(0), "no beat")]
-    bench.die(0)
+    assert TellLost(bench.worker(0), "no beat; killed") in bench.die(0)
     bench.wait()
     bench.ready(0)
     bench.apply(bench.core.suspect(bench.worker(0), "no beat"))
@@ -202,29 +244,236 @@ def test_workers_that_are_not_known_are_tolerated(name: str) -> None:
     assert bench.core.ready(name, bench.now) == []
     assert bench.core.suspect(name, "x") == []
     assert bench.core.exited(name, "x", (), bench.now, jitter=0.5) == []
+    assert bench.core.load(name, turns=9, threads=9, now=bench.now) == []
+    assert bench.core.memory(name, 10**12, bench.now) == []
+    assert bench.core.drained(name, bench.now) == []
     assert bench.core.states() == before
 
 
-class SupervisorMachine(RuleBasedStateMachine):
-    """Any order of readiness, suspicion, death and time."""
+# Recycling.
 
-    @initialize(slots=st.integers(1, 4))
-    def begin(self, slots: int) -> None:
-        self.bench = Bench(slots)
+
+def ready_bench(recycle: Recycle, slots: int = 2) -> Bench:
+    bench = Bench(slots, recycle)
+    for slot in range(slots):
+        bench.ready(slot)
+    bench.effects.clear()
+    return bench
+
+
+def test_a_worn_worker_is_replaced_before_it_drains_and_nothing_failed() -> None:
+    bench = ready_bench(Recycle(turns=10))
+    old = bench.worker(0)
+    assert bench.load(old, turns=9) == []
+    (spawn, changed) = bench.load(old, turns=10)
+    assert isinstance(spawn, Spawn) and spawn.slot == 0 and changed == Changed()
+    assert bench.state(0)["recycling"] == "10 turns, the limit is 10" and bench.state(0)["state"] == "ready"
+    assert bench.core.registered == [old, bench.worker(1)]
+    assert bench.load(old, turns=11) == [], "once"
+    assert bench.ready(0) == [Drain(old), Changed()]
+    assert bench.core.registered == [spawn.worker, old, bench.worker(1)]
+    assert bench.apply(bench.core.drained(old, bench.now)) == [Stop(old)]
+    assert bench.core.drained(old, bench.now) == [], "once"
+    assert bench.end(old) == [TellLost(old, "recycled: 10 turns, the limit is 10"), Changed()]
+    assert bench.state(0) == {
+        "slot": 0,
+        "state": "ready",
+        "restarts": 0,
+        "lastReason": "",
+        "recycles": 1,
+        "recycling": "",
+    }
+    assert bench.core.next_deadline is None
+
+
+def test_one_slot_is_recycled_at_a_time_the_oldest_first() -> None:
+    bench = Bench(3, Recycle(turns=1))
+    for slot in (1, 2, 0):
+        bench.ready(slot)
+        bench.now += 1
+    workers = [bench.worker(slot) for slot in range(3)]
+    for slot in range(3):
+        bench.load(workers[slot])
+    order = []
+    for _ in range(3):
+        (slot,) = [slot for slot in range(3) if bench.state(slot)["recycling"]]
+        order.append(slot)
+        bench.ready(slot)
+        bench.apply(bench.core.drained(workers[slot], bench.now))
+        bench.end(workers[slot])
+    assert order == [0, 1, 2], "the first that was worn, then by age"
+    assert bench.of(Kill) == [] and all(bench.state(slot)["restarts"] == 0 for slot in range(3))
+
+
+@pytest.mark.parametrize(
+    ("recycle", "what"),
+    [
+        (Recycle(threads=3), "3 threads"),
+        (Recycle(age_s=60.0), "60 s"),
+        (Recycle(memory_bytes=1000), "1000 bytes"),
+    ],
+)
+def test_what_wears_a_worker(recycle: Recycle, what: str) -> None:
+    bench = ready_bench(recycle, slots=1)
+    worker = bench.worker(0)
+    bench.load(worker, turns=1000, threads=2)
+    bench.apply(bench.core.memory(worker, 999, bench.now))
+    bench.now += 59.9
+    bench.apply(bench.core.tick(bench.now))
+    assert bench.of(Spawn) == []
+    bench.load(worker, turns=1000, threads=3)
+    bench.apply(bench.core.memory(worker, 1000, bench.now))
+    bench.now += 0.1
+    bench.apply(bench.core.tick(bench.now))
+    assert len(bench.of(Spawn)) == 1 and what in str(bench.state(0)["recycling"])
+
+
+def test_age_is_waited_for() -> None:
+    bench = ready_bench(Recycle(age_s=60.0), slots=1)
+    assert bench.wait() == 60.0
+    assert len(bench.of(Spawn)) == 1
+
+
+def test_a_bound_that_a_fresh_app_server_is_beyond_does_not_spin() -> None:
+    bench = ready_bench(Recycle(memory_bytes=1000), slots=1)
+    bench.apply(bench.core.memory(bench.worker(0), 5000, bench.now))
+    assert bench.of(Spawn) == []
+    assert bench.wait() == MEMORY_MIN_AGE_S
+    assert len(bench.of(Spawn)) == 1
+
+
+def test_a_successor_that_dies_is_tried_again_after_a_while_and_the_old_one_goes_on() -> None:
+    bench = ready_bench(Recycle(turns=1), slots=1)
+    old = bench.worker(0)
+    bench.load(old)
+    bench.die(0)
+    assert bench.state(0)["state"] == "ready" and bench.state(0)["recycling"] == ""
+    assert bench.load(old, turns=2) == [], "not at once"
+    assert bench.wait() > 0
+    bench.ready(0)
+    assert bench.of(Drain) == [Drain(old)]
+
+
+def test_successors_that_never_start_are_given_up_like_others() -> None:
+    bench = ready_bench(Recycle(age_s=1.0), slots=1)
+    while not bench.of(GiveUp):
+        bench.wait()
+        if len(bench.alive) > 1:
+            bench.die(0)
+    assert len(bench.of(TellLost)) == FRUITLESS_DEATHS
+
+
+def test_a_worker_that_dies_while_its_successor_starts_is_followed_at_once() -> None:
+    bench = ready_bench(Recycle(turns=1), slots=1)
+    old = bench.worker(0)
+    bench.load(old)
+    successor = bench.worker(0)
+    assert bench.end(old) == [TellLost(old, "killed"), Changed()]
+    assert bench.state(0)["state"] == "starting" and bench.state(0)["recycling"] == ""
+    assert bench.ready(0) == [Changed()]
+    assert bench.worker(0) == successor and bench.of(Drain) == []
+
+
+def test_a_worker_that_dies_while_it_drains_is_lost_and_its_successor_stays() -> None:
+    bench = ready_bench(Recycle(turns=1), slots=1)
+    old = bench.worker(0)
+    bench.load(old)
+    bench.ready(0)
+    assert bench.end(old) == [TellLost(old, "killed"), Changed()]
+    assert bench.state(0)["state"] == "ready" and bench.state(0)["restarts"] == 0
+
+
+def test_a_successor_that_dies_while_the_old_one_drains_is_replaced() -> None:
+    bench = ready_bench(Recycle(turns=1), slots=1)
+    old = bench.worker(0)
+    bench.load(old)
+    bench.ready(0)
+    bench.die(0)
+    assert bench.state(0)["state"] == "waiting"
+    bench.wait()
+    assert bench.core.registered == [old]
+    bench.ready(0)
+    bench.apply(bench.core.drained(old, bench.now))
+    bench.end(old)
+    assert bench.state(0)["state"] == "ready" and list(bench.alive) == [bench.worker(0)]
+
+
+def test_who_drains_or_stops_for_too_long_is_ended() -> None:
+    bench = ready_bench(Recycle(turns=1), slots=1)
+    old = bench.worker(0)
+    bench.load(old)
+    bench.ready(0)
+    assert bench.wait() == DRAIN_LIMIT_S and bench.of(Stop) == [Stop(old)]
+    assert bench.wait() == STOP_LIMIT_S and [effect.worker for effect in bench.of(Kill)] == [old]
+    assert bench.core.next_deadline is None
+
+
+def test_a_new_broker_is_told_again_who_drains() -> None:
+    bench = ready_bench(Recycle(turns=1), slots=1)
+    old = bench.worker(0)
+    bench.load(old)
+    bench.ready(0)
+    assert bench.core.ready(bench.worker(0), bench.now) == []
+    assert bench.core.ready(old, bench.now) == [Drain(old)]
+
+
+def test_nobody_is_recycled_before_the_pool_is_ready() -> None:
+    bench = Bench(2, Recycle(turns=1))
+    bench.ready(0)
+    assert bench.load(bench.worker(0)) == []
+
+
+# The broker.
+
+
+def test_a_broker_is_replaced_at_once_and_given_up_when_it_never_works() -> None:
+    restarts = BrokerRestarts()
+    for count in range(MAX_DEATHS):
+        assert restarts.died(count * 0.1) == 0.0
+    assert restarts.died(1.0) is None
+
+
+def test_a_broker_that_dies_slowly_or_after_use_is_replaced_for_ever() -> None:
+    restarts = BrokerRestarts()
+    for count in range(100):
+        assert restarts.died(count * WINDOW_S / MAX_DEATHS * 1.01) == 0.0
+    delays = []
+    for count in range(100):
+        restarts.useful()
+        delays.append(restarts.died(2000 + count * 0.1))
+    assert set(delays[:MAX_DEATHS]) == {0.0} and set(delays[MAX_DEATHS:]) == {SLOW_DELAY_S}, "but it does not spin"
+
+
+class SupervisorMachine(RuleBasedStateMachine):
+    """Any order of readiness, suspicion, load, death and time."""
+
+    @initialize(slots=st.integers(1, 4), turns=st.integers(0, 5), age_s=st.sampled_from([0.0, 30.0]))
+    def begin(self, slots: int, turns: int, age_s: float) -> None:
+        self.bench = Bench(slots, Recycle(turns=turns, age_s=age_s))
         self.dead: list[str] = []
+
+    def one(self, data: st.DataObject) -> str:
+        return data.draw(st.sampled_from(sorted(self.bench.alive) or [""]))
 
     @rule(data=st.data())
     def ready(self, data: st.DataObject) -> None:
-        if self.bench.alive:
-            self.bench.ready(data.draw(st.sampled_from(sorted(self.bench.alive.values()))))
+        self.bench.apply(self.bench.core.ready(self.one(data), self.bench.now))
+
+    @rule(data=st.data(), turns=st.integers(0, 6))
+    def load(self, data: st.DataObject, turns: int) -> None:
+        self.bench.load(self.one(data), turns=turns)
+
+    @rule(data=st.data())
+    def drained(self, data: st.DataObject) -> None:
+        self.bench.apply(self.bench.core.drained(self.one(data), self.bench.now))
 
     @rule(data=st.data(), jitter=st.floats(0, 0.999))
     def die(self, data: st.DataObject, jitter: float) -> None:
-        if self.bench.alive:
-            slot = data.draw(st.sampled_from(sorted(self.bench.alive.values())))
-            self.dead.append(self.bench.worker(slot))
-            effects = self.bench.die(slot, jitter=jitter)
-            assert effects[0] == TellLost(self.dead[-1], "killed")
+        worker = self.one(data)
+        if worker:
+            self.dead.append(worker)
+            effects = self.bench.end(worker, jitter=jitter)
+            assert isinstance(effects[0], TellLost) and effects[0].worker == worker
 
     @rule(data=st.data())
     def suspect(self, data: st.DataObject) -> None:
@@ -236,9 +485,9 @@ class SupervisorMachine(RuleBasedStateMachine):
     def late_news(self, data: st.DataObject) -> None:
         if self.dead:
             name = data.draw(st.sampled_from(self.dead))
-            if not self.bench.of(GiveUp):
-                assert self.bench.core.ready(name, self.bench.now) == []
-                assert self.bench.core.exited(name, "again", (), self.bench.now, jitter=0.1) == []
+            assert self.bench.core.ready(name, self.bench.now) == []
+            assert self.bench.core.drained(name, self.bench.now) == []
+            assert self.bench.core.exited(name, "again", (), self.bench.now, jitter=0.1) == []
 
     @rule(seconds=st.floats(0.01, 20))
     def time_passes(self, seconds: float) -> None:
@@ -258,21 +507,32 @@ class SupervisorMachine(RuleBasedStateMachine):
             )
             return
         states = bench.core.states()
-        waiting = [state for state in states if state["state"] == "waiting"]
-        assert len(bench.alive) + len(waiting) == len(states)
-        if waiting:
-            assert bench.core.next_deadline is not None
-            assert bench.core.next_deadline <= bench.now + BACKOFF_MAX_S
+        for state in states:
+            if state["state"] == "waiting":
+                assert bench.core.next_deadline is not None
+                assert bench.core.next_deadline <= bench.now + BACKOFF_MAX_S
+            else:
+                assert state["slot"] in bench.alive.values()
+
+    @invariant()
+    def never_two_gaps(self) -> None:
+        """Of the slots that are recycled there is one; its old worker drains only once the new one was ready."""
+        if hasattr(self, "bench"):
+            assert sum(bool(state["recycling"]) for state in self.bench.core.states()) <= 1
+            for drained in self.bench.of(Stop):
+                assert Drain(drained.worker) in self.bench.effects
 
     @invariant()
     def no_storm(self) -> None:
-        """Starts are bounded by time: in a row, a slot waits at least half of the first wait."""
+        """Every start has its reason: a slot, a failure, a recycling."""
         if hasattr(self, "bench"):
-            restarts = sum(int(str(state["restarts"])) for state in self.bench.core.states())
-            assert len(self.bench.of(Spawn)) <= len(self.bench.core.states()) + restarts
+            states = self.bench.core.states()
+            reasons = sum(int(str(state["restarts"])) + int(str(state["recycles"])) for state in states)
+            recycling = sum(bool(state["recycling"]) for state in states)
+            assert len(self.bench.of(Spawn)) <= len(states) + reasons + recycling
 
 
 TestSupervisorMachine = SupervisorMachine.TestCase
 TestSupervisorMachine.settings = settings(
-    max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=60, stateful_step_count=60, deadline=None, suppress_health_check=list(HealthCheck)
 )

@@ -42,6 +42,10 @@ class Pool:
     `endpoint`: where clients connect, an ipc:// path; by default one of its own in the user's runtime directory.
     `log_file`: where the pool's processes log; stderr by default. `on_slots` is called with the slots' states, from
     a thread of the pool, whenever they change.
+    `recycle_turns`, `recycle_threads`, `recycle_age_s`, `recycle_memory_bytes`: a worker is replaced, without a failed
+    turn, once it has finished so many turns, loaded so many threads, run for so long, or once its app-server occupies
+    so much memory. `turn_idle_limit_s`: a turn from which nothing has been heard for so long, while no item and no
+    question is open, is ended as stalled. `turn_wall_limit_s`: the longest that a turn may run. None: no limit.
     Raises BinaryNotFoundError, EndpointError, PoolStartError (on start); nothing is left behind then.
     """
 
@@ -54,9 +58,27 @@ class Pool:
         endpoint: str | None = None,
         log_file: str | os.PathLike[str] | None = None,
         on_slots: Callable[[list[dict[str, Any]]], None] | None = None,
+        recycle_turns: int | None = None,
+        recycle_threads: int | None = None,
+        recycle_age_s: float | None = None,
+        recycle_memory_bytes: int | None = defaults.RECYCLE_MEMORY_BYTES,
+        turn_idle_limit_s: float | None = defaults.TURN_IDLE_LIMIT_S,
+        turn_wall_limit_s: float | None = None,
     ) -> None:
         if workers < 1 or turns_per_worker < 1:
             raise InvalidInputError(f"workers={workers}, turns_per_worker={turns_per_worker}: both must be at least 1")
+        recycle: dict[str, float | None] = {
+            "turns": recycle_turns,
+            "threads": recycle_threads,
+            "age_s": recycle_age_s,
+            "memory_bytes": recycle_memory_bytes,
+        }
+        limits = {"turn_idle_limit_s": turn_idle_limit_s, "turn_wall_limit_s": turn_wall_limit_s}
+        for name, value in ({f"recycle_{name}": value for name, value in recycle.items()} | limits).items():
+            if value is not None and value <= 0:
+                raise InvalidInputError(f"{name}={value}: must be more than 0, or None for no limit")
+        self._recycle = {name: value for name, value in recycle.items() if value is not None}
+        self._limits = limits
         self._workers = workers
         self._turns_per_worker = turns_per_worker
         self._config = config or AppServerConfig()
@@ -118,6 +140,8 @@ class Pool:
             "environ": {},
             "initialize": {"clientInfo": info, "capabilities": {"experimentalApi": config.experimental_api}},
             "sqlite_root": str(codex_home(config) / "codex-pool" / "sqlite"),
+            "recycle": self._recycle,
+            **self._limits,
         }
         with contextlib.ExitStack() as stack:
             log: IO[bytes] | None = None

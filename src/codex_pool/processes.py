@@ -75,9 +75,13 @@ def descendants(root: int, *, spare: frozenset[int] = frozenset()) -> list[Proce
 
 def kill(process: ProcessId) -> None:
     """SIGKILL, unless the pid belongs to another process by now."""
+    _signal(process, signal.SIGKILL)
+
+
+def _signal(process: ProcessId, number: int) -> None:
     if identify(process.pid) == process:
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.kill(process.pid, signal.SIGKILL)
+            os.kill(process.pid, number)
 
 
 def sweep(root: int, *, spare: frozenset[int] = frozenset(), timeout_s: float = 5.0) -> list[ProcessId]:
@@ -101,6 +105,36 @@ def sweep(root: int, *, spare: frozenset[int] = frozenset(), timeout_s: float = 
             kill(process)
         time.sleep(0.01)
     return swept
+
+
+def end_tree(root: ProcessId, timeout_s: float) -> bool:
+    """End a process that may be no child of this one, and all below it; whether it was running.
+
+    It is stopped first and killed last: it can then start nothing more, and if it is a subreaper, what loses its parent
+    meanwhile comes to it and is found below it.
+    """
+    if identify(root.pid) != root:
+        return False
+    deadline = time.monotonic() + timeout_s
+    _signal(root, signal.SIGSTOP)
+    while time.monotonic() < deadline and (below := descendants(root.pid)):
+        for process in below:
+            kill(process)
+        time.sleep(0.01)
+    kill(root)
+    while time.monotonic() < deadline and identify(root.pid) == root:
+        time.sleep(0.01)
+    return True
+
+
+def resident_bytes(process: ProcessId) -> int | None:
+    """What a process occupies in memory, None if it is gone or the platform does not say."""
+    try:
+        with open(f"/proc/{process.pid}/statm", "rb") as file:
+            pages = int(file.read().split()[1])
+    except OSError:
+        return None
+    return pages * os.sysconf("SC_PAGE_SIZE") if identify(process.pid) == process else None
 
 
 def _lingers(process: ProcessId) -> bool:

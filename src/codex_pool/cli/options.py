@@ -57,6 +57,42 @@ def pool_options(function: F) -> F:
     return function
 
 
+def limit_options(function: F) -> F:
+    """`--recycle-...`, `--turn-...`: when a worker is replaced, and when a turn has taken too long."""
+    count, seconds = click.IntRange(min=0), click.FloatRange(min=0)
+    for name, kind, default, text in (
+        ("turn-wall-limit-s", seconds, 0.0, "Seconds that a turn may run at most."),
+        (
+            "turn-idle-limit-s",
+            seconds,
+            defaults.TURN_IDLE_LIMIT_S,
+            "Seconds after which a turn without any event is stalled, unless an item or an approval is open.",
+        ),
+        (
+            "recycle-memory-bytes",
+            count,
+            defaults.RECYCLE_MEMORY_BYTES,
+            "Replace a worker whose app-server occupies so much memory.",
+        ),
+        ("recycle-age-s", seconds, 0.0, "Replace a worker that has run for so many seconds."),
+        ("recycle-threads", count, 0, "Replace a worker that has loaded so many threads."),
+        ("recycle-turns", count, 0, "Replace a worker that has finished so many turns."),
+    ):
+        function = click.option(
+            f"--{name}",
+            type=kind,
+            default=default,
+            show_default=bool(default),
+            callback=_none_for_zero,
+            help=f"{text}  [0: no limit]" if default else f"{text}  [default: no limit]",
+        )(function)
+    return function
+
+
+def _none_for_zero(context: click.Context, parameter: click.Parameter, value: float) -> float | None:
+    return value or None
+
+
 def connect_option(function: F) -> F:
     """`--connect ENDPOINT`: a running daemon instead of an own pool."""
     return click.option(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     help="Where clients connect.  [default: default.sock in the user's runtime directory]",
 )
 @options.pool_options
+@options.limit_options
 @options.demo_option
 @click.option(
     "--json", "as_json", is_flag=True, help="JSON lines on stdout: a launch record once ready, a done record last."
@@ -34,6 +35,7 @@ def serve(
     codex_bin: str | None,
     demo: bool,
     as_json: bool,
+    **limits: Any,
 ) -> None:
     """Run a pool as a daemon until Ctrl-C or SIGTERM.
 
@@ -42,7 +44,7 @@ def serve(
     from codex_pool.daemon.config import DaemonConfig
     from codex_pool.daemon.lifecycle import run_daemon
 
-    config = DaemonConfig(endpoint, workers, turns_per_worker, overrides, codex_bin, demo)
+    config = DaemonConfig(endpoint, workers, turns_per_worker, overrides, codex_bin, demo, **limits)
 
     def on_ready(pool: Pool) -> None:
         if as_json:

@@ -24,6 +24,13 @@ class DaemonConfig:
     codex_bin: str | None = None
     demo: bool = False
     env: dict[str, str] = field(default_factory=dict)
+    # As the parameters of Pool.
+    recycle_turns: int | None = None
+    recycle_threads: int | None = None
+    recycle_age_s: float | None = None
+    recycle_memory_bytes: int | None = defaults.RECYCLE_MEMORY_BYTES
+    turn_idle_limit_s: float | None = defaults.TURN_IDLE_LIMIT_S
+    turn_wall_limit_s: float | None = None
 
     @contextmanager
     def pool(self) -> Iterator[Pool]:
@@ -46,4 +53,15 @@ class DaemonConfig:
             client_name="codex_pool",
             client_title="codex-pool",
         )
-        return Pool(self.workers, config, turns_per_worker=self.turns_per_worker, endpoint=endpoint)
+        return Pool(
+            self.workers,
+            config,
+            turns_per_worker=self.turns_per_worker,
+            endpoint=endpoint,
+            recycle_turns=self.recycle_turns,
+            recycle_threads=self.recycle_threads,
+            recycle_age_s=self.recycle_age_s,
+            recycle_memory_bytes=self.recycle_memory_bytes,
+            turn_idle_limit_s=self.turn_idle_limit_s,
+            turn_wall_limit_s=self.turn_wall_limit_s,
+        )

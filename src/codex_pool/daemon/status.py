@@ -27,7 +27,7 @@ def rows(status: dict[str, Any]) -> list[Row]:
     return [
         (
             str(worker["slot"]),
-            worker["state"],
+            worker["state"] + (", recycling" if worker.get("recycling") else ""),
             f"{worker.get('turns', 0)}/{status['turnsPerWorker']}",
             str(worker.get("queued", 0)),
             str(worker.get("threads", 0)),

@@ -4,29 +4,55 @@
        `--exited, or not ready in time--> waiting
 
 A slot that fails again and again waits longer each time (exponential, with jitter passed in) and starts afresh after
-STABLE_S of readiness. When workers keep dying before they are ready, the pool gives up with the reason: a binary that
-cannot start must not spin.
+STABLE_S of readiness. When workers keep dying before they are ready, or before any turn has finished, the pool gives
+up with the reason: a binary that cannot work must not spin.
+
+A worker that is worn (`Recycle`) is replaced without a gap, one slot at a time:
+
+    its successor starting beside it --ready--> it drains, the successor has the slot --drained--> it stops --exited
+
+That is never counted as a failure, unless the successor dies before it is ready.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Literal
 
 START_LIMIT_S = 30.0
 STABLE_S = 30.0
 BACKOFF_FIRST_S = 0.1
 BACKOFF_MAX_S = 10.0
-# Deaths before ready, in a row over the whole pool, after which it gives up: at the pool's start, and later.
+# Deaths before ready after which a pool gives up that has never been ready.
 FAILED_STARTS_AT_FIRST = 2
-FAILED_STARTS_LATER = 8
+# Deaths before ready or before any finished turn, while no turn has finished anywhere, after which it gives up later.
+FRUITLESS_WINDOW_S = 300.0
+FRUITLESS_DEATHS = 8
+FRUITLESS_DEATHS_PER_SLOT = 3
+# The broker's own bound is 600 s; this is for one that has forgotten it.
+DRAIN_LIMIT_S = 630.0
+STOP_LIMIT_S = 15.0
+# A bound below what a fresh app-server takes must not spin.
+MEMORY_MIN_AGE_S = 10.0
 
-State = Literal["starting", "ready", "waiting"]
+State = Literal["starting", "ready", "draining", "stopping"]
+
+
+@dataclass(frozen=True, slots=True)
+class Recycle:
+    """When a worker is worn; 0 is never. `turns` finished, `threads` loaded, `memory_bytes` of its app-server."""
+
+    turns: int = 0
+    threads: int = 0
+    age_s: float = 0.0
+    memory_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Spawn:
-    """Start a worker for this slot."""
+    """Start a worker for this slot. Another one of the slot may be running."""
 
     slot: int
     worker: str
@@ -38,6 +64,20 @@ class Kill:
 
     worker: str
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """The broker is to give this worker nothing new, and to say when it is idle."""
+
+    worker: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Ask this worker to end; its exit comes as an event."""
+
+    worker: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,32 +106,55 @@ class GiveUp:
     stderr: tuple[str, ...]
 
 
-Effect = Spawn | Kill | TellLost | Changed | PoolReady | GiveUp
+Effect = Spawn | Kill | Drain | Stop | TellLost | Changed | PoolReady | GiveUp
+
+
+@dataclass(slots=True)
+class Worker:
+    """One process that fills a slot, or is about to, or did. `since` is when it came into its state."""
+
+    name: str
+    since: float
+    state: State = "starting"
+    ready_at: float = 0.0
+    turns: int = 0
+    threads: int = 0
+    memory_bytes: int = 0
+    # Why it is being killed, "" if it is not.
+    killing: str = ""
 
 
 @dataclass(slots=True)
 class Slot:
-    """One place of the pool."""
+    """One place of the pool. `due`: while it has no worker, when it gets one; else the earliest recycling."""
 
     number: int
-    state: State = "waiting"
-    worker: str = ""
-    since: float = 0.0
+    worker: Worker | None = None
+    successor: Worker | None = None
+    retired: Worker | None = None
+    due: float = 0.0
     failures: int = 0
     restarts: int = 0
+    recycles: int = 0
     generation: int = 0
     was_ready: bool = False
     last_reason: str = ""
-    killing: bool = field(default=False)
+    recycling: str = ""
+
+    @property
+    def workers(self) -> list[Worker]:
+        return [worker for worker in (self.worker, self.successor, self.retired) if worker is not None]
 
 
 class SupervisorCore:
     """See the module's docstring. `nonce` makes the names of workers unique across restarts of the pool."""
 
-    def __init__(self, *, slots: int, nonce: str) -> None:
+    def __init__(self, *, slots: int, nonce: str, recycle: Recycle | None = None) -> None:
         self._nonce = nonce
         self._slots = [Slot(number) for number in range(slots)]
-        self._failed_starts = 0
+        self._recycle = recycle or Recycle()
+        # When workers died that had done nothing, since a turn finished last.
+        self._fruitless: deque[float] = deque()
         self._pool_ready = False
         self._gave_up = False
 
@@ -99,51 +162,96 @@ class SupervisorCore:
         """Fill all slots."""
         out: list[Effect] = []
         for slot in self._slots:
-            self._spawn(slot, now, out)
+            slot.worker = self._spawn(slot, now, out)
         return out
 
-    def ready(self, worker: str, now: float) -> list[Effect]:
+    def ready(self, name: str, now: float) -> list[Effect]:
         """A worker's app-server has answered, and the broker knows it."""
-        slot = self._slot_of(worker)
-        if slot is None or slot.state != "starting":
+        slot, worker = self._find(name)
+        if worker is not None and worker.state == "draining":
+            # A new broker has just heard of it.
+            return [Drain(name)]
+        if slot is None or worker is None or worker.state != "starting":
             return []
-        slot.state, slot.since, slot.was_ready = "ready", now, True
-        self._failed_starts = 0
-        out: list[Effect] = [Changed()]
-        if not self._pool_ready and all(slot.was_ready for slot in self._slots):
-            self._pool_ready = True
-            out.append(PoolReady())
+        worker.state, worker.since, worker.ready_at = "ready", now, now
+        slot.was_ready = True
+        out: list[Effect] = []
+        if worker is slot.successor:
+            slot.retired, slot.worker, slot.successor = slot.worker, worker, None
+            if slot.retired is not None:
+                slot.retired.state, slot.retired.since = "draining", now
+                out.append(Drain(slot.retired.name))
+        out.append(Changed())
+        if not self._pool_ready:
+            self._fruitless.clear()
+            if all(slot.was_ready for slot in self._slots):
+                self._pool_ready = True
+                out.append(PoolReady())
         return out
 
-    def suspect(self, worker: str, reason: str) -> list[Effect]:
-        """The broker says that a worker does not answer."""
-        slot = self._slot_of(worker)
-        if slot is None or slot.killing:
+    def load(self, name: str, *, turns: int, threads: int, now: float) -> list[Effect]:
+        """A worker says how many turns have finished on it, and how many threads it has loaded."""
+        _, worker = self._find(name)
+        if worker is None:
             return []
-        slot.killing = True
-        return [Kill(worker, reason)]
+        if turns > worker.turns:
+            self._fruitless.clear()
+        worker.turns, worker.threads = turns, threads
+        return self._recycle_one(now)
 
-    def exited(self, worker: str, reason: str, stderr: tuple[str, ...], now: float, *, jitter: float) -> list[Effect]:
-        """A worker has ended and everything below it is gone. `jitter` in [0, 1)."""
-        slot = self._slot_of(worker)
-        if slot is None:
+    def memory(self, name: str, memory_bytes: int, now: float) -> list[Effect]:
+        """What a worker's app-server occupies."""
+        _, worker = self._find(name)
+        if worker is None:
             return []
-        out: list[Effect] = [TellLost(worker, reason), Changed()]
-        if slot.state == "starting":
-            self._failed_starts += 1
-            limit = FAILED_STARTS_LATER if self._pool_ready else FAILED_STARTS_AT_FIRST
-            if self._failed_starts >= limit and not self._gave_up:
-                self._gave_up = True
-                out.append(
-                    GiveUp(f"{self._failed_starts} workers in a row died before they were ready: {reason}", stderr)
-                )
-        if slot.state == "ready" and now - slot.since >= STABLE_S:
+        worker.memory_bytes = memory_bytes
+        return self._recycle_one(now)
+
+    def suspect(self, name: str, reason: str) -> list[Effect]:
+        """The broker says that a worker does not answer."""
+        _, worker = self._find(name)
+        if worker is None or worker.killing:
+            return []
+        worker.killing = reason
+        return [Kill(name, reason)]
+
+    def drained(self, name: str, now: float) -> list[Effect]:
+        """The broker says that a draining worker has nothing to do any more."""
+        _, worker = self._find(name)
+        if worker is None or worker.state != "draining":
+            return []
+        worker.state, worker.since = "stopping", now
+        return [Stop(name)]
+
+    def exited(self, name: str, reason: str, stderr: tuple[str, ...], now: float, *, jitter: float) -> list[Effect]:
+        """A worker has ended and everything below it is gone. `jitter` in [0, 1)."""
+        slot, worker = self._find(name)
+        if slot is None or worker is None:
+            return []
+        if worker.killing:
+            reason = f"{worker.killing}; {reason}"
+        if worker is slot.retired:
+            reason = f"recycled: {slot.recycling}" if worker.state == "stopping" else reason
+            slot.retired, slot.recycling = None, ""
+            slot.recycles += 1
+            return [TellLost(name, reason), Changed(), *self._recycle_one(now)]
+        out: list[Effect] = [TellLost(name, reason), Changed()]
+        if worker.state == "ready" and now - worker.ready_at >= STABLE_S:
             slot.failures = 0
         slot.failures += 1
-        delay_s = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2 ** (slot.failures - 1)) * (0.5 + jitter / 2)
-        slot.state, slot.since, slot.worker, slot.killing = "waiting", now + delay_s, "", False
         slot.restarts += 1
         slot.last_reason = reason
+        delay_s = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2 ** (slot.failures - 1)) * (0.5 + jitter / 2)
+        slot.due = now + delay_s
+        if worker is slot.worker:
+            # A successor that is on its way need not wait.
+            slot.worker, slot.successor = slot.successor, None
+        else:
+            slot.successor = None
+        if slot.retired is None:
+            slot.recycling = ""
+        if worker.state == "starting" or not worker.turns:
+            self._count_fruitless(worker, reason, stderr, now, out)
         return out
 
     def tick(self, now: float) -> list[Effect]:
@@ -152,33 +260,135 @@ class SupervisorCore:
         if self._gave_up:
             return out
         for slot in self._slots:
-            if slot.state == "waiting" and now >= slot.since:
-                self._spawn(slot, now, out)
-            elif slot.state == "starting" and now - slot.since >= START_LIMIT_S and not slot.killing:
-                slot.killing = True
-                out.append(Kill(slot.worker, f"not ready within {START_LIMIT_S:.0f} s"))
-        return out
+            if slot.worker is None and now >= slot.due:
+                slot.worker = self._spawn(slot, now, out)
+            for worker in slot.workers:
+                deadline = _deadline(worker)
+                if deadline is None or now < deadline or worker.killing:
+                    continue
+                if worker.state == "draining":
+                    worker.state, worker.since = "stopping", now
+                    out.append(Stop(worker.name))
+                    continue
+                verb, limit_s = ("ready", START_LIMIT_S) if worker.state == "starting" else ("gone", STOP_LIMIT_S)
+                worker.killing = f"not {verb} within {limit_s:.0f} s"
+                out.append(Kill(worker.name, worker.killing))
+        return out + self._recycle_one(now)
 
     @property
     def next_deadline(self) -> float | None:
-        deadlines = [slot.since for slot in self._slots if slot.state == "waiting"]
-        deadlines += [
-            slot.since + START_LIMIT_S for slot in self._slots if slot.state == "starting" and not slot.killing
-        ]
+        if self._gave_up:
+            return None
+        deadlines = [slot.due for slot in self._slots if slot.worker is None]
+        for slot in self._slots:
+            for worker in slot.workers:
+                deadline = None if worker.killing else _deadline(worker)
+                if deadline is not None:
+                    deadlines.append(deadline)
+        deadlines += [at for at, _, _ in self._worn()]
         return min(deadlines, default=None)
+
+    @property
+    def registered(self) -> list[str]:
+        """The workers that a broker must know."""
+        workers = [worker for slot in self._slots for worker in slot.workers]
+        return [worker.name for worker in workers if worker.state in ("ready", "draining")]
 
     def states(self) -> list[dict[str, object]]:
         """The slots as status shows them."""
         return [
-            {"slot": slot.number, "state": slot.state, "restarts": slot.restarts, "lastReason": slot.last_reason}
+            {
+                "slot": slot.number,
+                "state": slot.worker.state if slot.worker is not None else "waiting",
+                "restarts": slot.restarts,
+                "lastReason": slot.last_reason,
+                "recycles": slot.recycles,
+                # Why its worker is being replaced, "" if it is not.
+                "recycling": slot.recycling,
+            }
             for slot in self._slots
         ]
 
-    def _spawn(self, slot: Slot, now: float, out: list[Effect]) -> None:
-        slot.generation += 1
-        slot.worker = f"w{slot.number}.{slot.generation}-{self._nonce}"
-        slot.state, slot.since = "starting", now
-        out += [Spawn(slot.number, slot.worker), Changed()]
+    # Recycling.
 
-    def _slot_of(self, worker: str) -> Slot | None:
-        return next((slot for slot in self._slots if worker and slot.worker == worker), None)
+    def _recycle_one(self, now: float) -> list[Effect]:
+        """Replace the oldest worker that is worn, unless another slot is at it."""
+        out: list[Effect] = []
+        due = [
+            (worker.ready_at, slot.number, why)
+            for at, slot, why in self._worn()
+            if (worker := slot.worker) and now >= at
+        ]
+        if due:
+            _, number, why = min(due)
+            slot = self._slots[number]
+            slot.recycling = why
+            slot.successor = self._spawn(slot, now, out)
+        return out
+
+    def _worn(self) -> Iterator[tuple[float, Slot, str]]:
+        """From when on a slot is to be recycled, and why. None while one is being recycled, or the pool starts."""
+        if self._gave_up or not self._pool_ready or any(slot.successor or slot.retired for slot in self._slots):
+            return
+        recycle = self._recycle
+        for slot in self._slots:
+            worker = slot.worker
+            if worker is None or worker.state != "ready" or worker.killing:
+                continue
+            if recycle.turns and worker.turns >= recycle.turns:
+                yield slot.due, slot, f"{worker.turns} turns, the limit is {recycle.turns}"
+            elif recycle.threads and worker.threads >= recycle.threads:
+                yield slot.due, slot, f"{worker.threads} threads, the limit is {recycle.threads}"
+            elif recycle.memory_bytes and worker.memory_bytes >= recycle.memory_bytes:
+                why = f"{worker.memory_bytes} bytes of memory, the limit is {recycle.memory_bytes}"
+                yield max(slot.due, worker.ready_at + MEMORY_MIN_AGE_S), slot, why
+            elif recycle.age_s:
+                at = worker.ready_at + recycle.age_s
+                yield max(slot.due, at), slot, f"it has run for {recycle.age_s:g} s, the limit"
+
+    # The rest.
+
+    def _count_fruitless(
+        self, worker: Worker, reason: str, stderr: tuple[str, ...], now: float, out: list[Effect]
+    ) -> None:
+        if worker.state != "starting" and not self._pool_ready:
+            return
+        deaths = self._fruitless
+        deaths.append(now)
+        while deaths[0] < now - FRUITLESS_WINDOW_S:
+            deaths.popleft()
+        limit = max(FRUITLESS_DEATHS, FRUITLESS_DEATHS_PER_SLOT * len(self._slots))
+        if self._gave_up or len(deaths) < (limit if self._pool_ready else FAILED_STARTS_AT_FIRST):
+            return
+        self._gave_up = True
+        what = f"{len(deaths)} workers in a row died before they were ready"
+        if self._pool_ready:
+            seconds = now - deaths[0]
+            what = f"{len(deaths)} workers died within {seconds:.0f} s, before they were ready or had finished a turn"
+        out.append(GiveUp(f"{what}: {reason}", stderr))
+
+    def _spawn(self, slot: Slot, now: float, out: list[Effect]) -> Worker:
+        slot.generation += 1
+        worker = Worker(f"w{slot.number}.{slot.generation}-{self._nonce}", now)
+        out += [Spawn(slot.number, worker.name), Changed()]
+        return worker
+
+    def _find(self, name: str) -> tuple[Slot | None, Worker | None]:
+        for slot in self._slots:
+            for worker in slot.workers:
+                if worker.name == name:
+                    return slot, worker
+        return None, None
+
+
+def _deadline(worker: Worker) -> float | None:
+    """When a worker has been in its state for too long."""
+    match worker.state:
+        case "starting":
+            return worker.since + START_LIMIT_S
+        case "draining":
+            return worker.since + DRAIN_LIMIT_S
+        case "stopping":
+            return worker.since + STOP_LIMIT_S
+        case "ready":
+            return None

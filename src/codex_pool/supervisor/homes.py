@@ -1,7 +1,10 @@
-"""A SQLite home for each slot: app-servers may share a CODEX_HOME, but not its databases.
+"""A SQLite home for each app-server: they may share a CODEX_HOME, but not its databases.
 
 They live in `CODEX_HOME/codex-pool/sqlite/N`, are kept across recycles and pools, and a new one begins as a copy of a
 warm one, because a cold home is filled from all stored threads at its first start.
+
+While a slot is recycled its two workers run at the same time: the new one gets a spare home, a fresh copy of the
+slot's own, which is the slot's from then on; the old one's is the next spare.
 """
 
 from __future__ import annotations
@@ -17,52 +20,96 @@ LOCK_NAME = "codex-pool.lock"
 
 
 class SqliteHomes:
-    """Claims a directory per slot, so that two pools on one CODEX_HOME never share one. Holds them until `release`."""
+    """Claims a directory per slot, so that two pools on one CODEX_HOME never share one. Holds them until `release`.
+
+    `paths` are the homes of the slots; those that were used last are claimed first.
+    """
 
     def __init__(self, root: Path, slots: int) -> None:
-        self._locks: list[int] = []
-        self.paths: list[Path] = []
+        self._root = root
+        self._locks: dict[Path, int] = {}
+        # Home -> the slot whose worker uses it.
+        self._in_use: dict[Path, int] = {}
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for number in itertools.count():
-            if len(self.paths) == slots:
-                break
-            self._try_claim(root / str(number))
+        self.paths = [self._claim() for _ in range(slots)]
 
-    def seed(self, slot: int) -> None:
-        """Fill a cold home from a warm one, if there is any."""
+    def take(self, slot: int) -> Path:
+        """The home of a worker of this slot that is about to start: the slot's own, or a copy of it while in use."""
         path = self.paths[slot]
-        if any(path.glob("*.sqlite")):
-            return
-        for sibling in sorted(path.parent.iterdir()):
-            databases = sorted(sibling.glob("*.sqlite"))
-            if sibling != path and databases and _copy_databases(databases, path):
-                return
+        if path not in self._in_use:
+            self._seed_if_cold(path)
+        else:
+            source = path
+            spares = [path for path in self._locks if path not in self.paths and path not in self._in_use]
+            path = self.paths[slot] = spares[0] if spares else self._claim()
+            _copy_databases(source, path)
+        self._in_use[path] = slot
+        return path
+
+    def give_back(self, path: Path) -> None:
+        """The worker that has used this home, and all below it, is gone."""
+        slot = self._in_use.pop(path)
+        # The slot goes on with the home that is in use, else with the one that was used last.
+        self.paths[slot] = next((other for other, its in self._in_use.items() if its == slot), path)
+
+    def lock_of(self, path: Path) -> int:
+        """The descriptor that keeps the home claimed; whoever uses the home may hold it too."""
+        return self._locks[path]
 
     def release(self) -> None:
-        for lock in self._locks:
+        for lock in self._locks.values():
             os.close(lock)
-        self._locks = []
+        self._locks = {}
 
-    def _try_claim(self, path: Path) -> None:
+    def _claim(self) -> Path:
+        """The home that was used last of those that nobody holds, or a new one."""
+        existing = [path for path in self._root.iterdir() if path.name.isdigit() and path.is_dir()]
+        existing.sort(key=lambda path: (-_used_at(path), int(path.name)))
+        for path in itertools.chain(existing, (self._root / str(number) for number in itertools.count())):
+            if path not in self._locks and self._try_claim(path):
+                return path
+        raise AssertionError("unreachable")
+
+    def _try_claim(self, path: Path) -> bool:
         path.mkdir(mode=0o700, exist_ok=True)
         lock = os.open(path / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(lock)
+            return False
+        self._locks[path] = lock
+        return True
+
+    def _seed_if_cold(self, path: Path) -> None:
+        if any(path.glob("*.sqlite")):
             return
-        self._locks.append(lock)
-        self.paths.append(path)
+        for sibling in sorted(self._root.iterdir()):
+            if sibling != path and _copy_databases(sibling, path):
+                return
 
 
-def _copy_databases(sources: list[Path], target: Path) -> bool:
-    """Consistent copies of databases that may be in use; whether it worked. All or none: half of them would pass for
-    a warm home."""
-    copies = [(source, target / f"{source.stem}.partial") for source in sources]
+def _used_at(path: Path) -> int:
+    """When a home's databases were written last; 0 for a cold one."""
+    found = 0
+    for database in path.glob("*.sqlite*"):
+        try:
+            found = max(found, database.stat().st_mtime_ns)
+        except OSError:
+            # An app-server removes its logs when it ends.
+            continue
+    return found
+
+
+def _copy_databases(source: Path, target: Path) -> bool:
+    """Consistent copies of databases that may be in use, in place of what is there; whether there are any. All or none:
+    half of them would pass for a warm home."""
+    copies = [(database, target / f"{database.stem}.partial") for database in sorted(source.glob("*.sqlite"))]
     try:
-        for source, partial in copies:
+        for database, partial in copies:
+            partial.unlink(missing_ok=True)
             with (
-                closing(sqlite3.connect(f"file:{source}?mode=ro", uri=True, timeout=5)) as original,
+                closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=5)) as original,
                 closing(sqlite3.connect(partial)) as copy,
             ):
                 original.backup(copy)
@@ -71,6 +118,9 @@ def _copy_databases(sources: list[Path], target: Path) -> bool:
         for _, partial in copies:
             partial.unlink(missing_ok=True)
         return False
-    for source, partial in copies:
-        partial.replace(target / source.name)
-    return True
+    for database, partial in copies:
+        # A log that belongs to another database would be played into this one.
+        for log in ("-wal", "-shm"):
+            (target / (database.name + log)).unlink(missing_ok=True)
+        partial.replace(target / database.name)
+    return bool(copies)

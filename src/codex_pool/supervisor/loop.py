@@ -4,13 +4,18 @@
                                       stdout: JSON lines for its parent - ready, slots, failed
                                       stderr: log; the broker and the workers write there too
 
-It has no ZeroMQ: it talks to the broker over the broker's own pipes.
+It has no ZeroMQ: it talks to the broker and the workers over their own pipes.
+
+    to the broker        {"slots": [...]}  {"lost": worker, "reason"}  {"drain": worker}  {"ping": number}
+    from the broker      {"event": "ready" | "registered" | "suspect" | "drained" | "pong", "worker", "reason"}
+    to a worker          {"broker": "new"}: the broker that it is registered with has died and been replaced
+    from a worker        {"event": "ready", "app_server_pid"}  {"event": "load", "turns", "threads"}
+                         {"event": "exit", "reason", "stderr"}
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import random
 import secrets
@@ -26,23 +31,31 @@ import msgspec
 
 from codex_pool import endpoints, processes, start
 from codex_pool.broker.arguments import BrokerArguments
+from codex_pool.processes import ProcessId
 from codex_pool.supervisor.core import (
     Changed,
+    Drain,
     Effect,
     GiveUp,
     Kill,
     PoolReady,
+    Recycle,
     Spawn,
+    Stop,
     SupervisorCore,
     TellLost,
 )
 from codex_pool.supervisor.homes import SqliteHomes
 from codex_pool.supervisor.launchers import Launcher, LocalLauncher
-from codex_pool.supervisor.process import Child
+from codex_pool.supervisor.lock import EndpointLock, EndpointTakenError
+from codex_pool.supervisor.process import Child, Reports
+from codex_pool.supervisor.restarts import MAX_DEATHS, WINDOW_S, BrokerRestarts
 from codex_pool.worker.arguments import WorkerArguments
 
 STOP_LIMIT_S = 8.0
-LOCK_LIMIT_S = 3.0
+# Memory is looked at, and the broker is asked for a sign of life.
+SAMPLE_EVERY_S = 2.0
+BROKER_SILENT_S = 10.0
 
 
 class SupervisorArguments(msgspec.Struct, forbid_unknown_fields=True):
@@ -56,22 +69,29 @@ class SupervisorArguments(msgspec.Struct, forbid_unknown_fields=True):
     environ: dict[str, str]
     initialize: dict[str, Any]
     sqlite_root: str
-
-
-class StartError(Exception):
-    """The pool cannot start; the message says why and what to do."""
+    recycle: Recycle = Recycle()
+    turn_idle_limit_s: float | None = None
+    turn_wall_limit_s: float | None = None
 
 
 class Supervisor:
     """See the module's docstring."""
 
-    def __init__(self, arguments: SupervisorArguments, launcher: Launcher) -> None:
+    def __init__(self, arguments: SupervisorArguments, launcher: Launcher, reports: Reports) -> None:
         self._arguments = arguments
         self._launcher = launcher
-        self._core = SupervisorCore(slots=arguments.slots, nonce=secrets.token_hex(3))
+        self._reports = reports
+        self._core = SupervisorCore(slots=arguments.slots, nonce=secrets.token_hex(3), recycle=arguments.recycle)
         self._selector = selectors.DefaultSelector()
         self._workers: dict[str, Child] = {}
+        self._app_servers: dict[str, ProcessId] = {}
+        self._used_homes: dict[str, Path] = {}
         self._broker: Child | None = None
+        self._brokers = 0
+        self._broker_due = 0.0
+        self._broker_heard_at: float | None = None
+        self._restarts = BrokerRestarts()
+        self._sample_at = 0.0
         self._failure: GiveUp | None = None
         self._signals = start.signal_descriptor(signal.SIGTERM, signal.SIGINT)
 
@@ -80,7 +100,9 @@ class Supervisor:
         path = endpoints.ipc_path(self._arguments.endpoint)
         workers_path = endpoints.ipc_path(f"ipc://{path.with_suffix('.w')}")
         endpoints.make_private(path.parent)
-        self._lock = _lock(path)
+        self._lock = EndpointLock(path)
+        if self._lock.swept:
+            log(f"swept what an earlier pool on this endpoint has left: {', '.join(self._lock.swept)}")
         self._homes = SqliteHomes(Path(self._arguments.sqlite_root), self._arguments.slots)
         try:
             self._workers_endpoint = f"ipc://{workers_path}"
@@ -91,12 +113,12 @@ class Supervisor:
             self._stop()
             # The broker removes its sockets itself, unless it was killed.
             for leftover in (path, workers_path):
-                leftover.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):
+                    leftover.unlink(missing_ok=True)
             self._homes.release()
-            # The lock file stays: removing it would let two supervisors hold locks on different files.
-            os.close(self._lock)
+            self._lock.release()
         if self._failure is not None:
-            report({"event": "failed", "reason": self._failure.reason, "stderr": self._failure.stderr})
+            self._reports.last({"event": "failed", "reason": self._failure.reason, "stderr": self._failure.stderr})
             return 1
         return 0
 
@@ -104,9 +126,7 @@ class Supervisor:
         for fd in (0, self._signals):
             self._selector.register(fd, selectors.EVENT_READ)
         while self._failure is None:
-            deadline = self._core.next_deadline
-            timeout_s = None if deadline is None else max(0.0, deadline - time.monotonic())
-            for key, _ in self._selector.select(timeout_s):
+            for key, _ in self._selector.select(self._wait_s()):
                 if key.fileobj == self._signals:
                     return
                 if key.fileobj == 0:
@@ -114,12 +134,47 @@ class Supervisor:
                         return
                     continue
                 key.data()
-            self._apply(self._core.tick(time.monotonic()))
+            now = time.monotonic()
+            if self._broker is None and self._failure is None and now >= self._broker_due:
+                self._start_broker()
+            if now >= self._sample_at:
+                self._sample(now)
+            self._apply(self._core.tick(now))
+
+    def _wait_s(self) -> float:
+        deadlines = [self._sample_at, self._core.next_deadline, self._broker_due if self._broker is None else None]
+        return max(0.0, min(at for at in deadlines if at is not None) - time.monotonic())
+
+    def _sample(self, now: float) -> None:
+        """What nobody reports by itself."""
+        self._sample_at = now + SAMPLE_EVERY_S
+        for worker, app_server in list(self._app_servers.items()):
+            memory_bytes = processes.resident_bytes(app_server)
+            if memory_bytes is not None:
+                self._apply(self._core.memory(worker, memory_bytes, now))
+        for child in self._workers.values():
+            child.flush()
+        self._reports.flush()
+        broker = self._broker
+        if broker is None:
+            return
+        if self._broker_heard_at is not None and now - self._broker_heard_at > BROKER_SILENT_S:
+            log(f"killing the broker (pid {broker.pid}): it has not answered for {BROKER_SILENT_S:.0f} s")
+            broker.kill()
+        broker.tell({"ping": self._brokers})
 
     # Children.
 
     def _watch(self, child: Child, on_reports: Callable[[], None]) -> None:
         self._selector.register(child, selectors.EVENT_READ, on_reports)
+
+    def _remember(self) -> None:
+        """What a supervisor after this one has to end, should this one be killed."""
+        started = [(child.pid, f"worker {name}") for name, child in self._workers.items()]
+        started += [(process.pid, f"app-server of {name}") for name, process in self._app_servers.items()]
+        if self._broker is not None:
+            started.append((self._broker.pid, "broker"))
+        self._lock.remember(started)
 
     def _start_broker(self) -> None:
         arguments = BrokerArguments(
@@ -127,30 +182,55 @@ class Supervisor:
             workers_endpoint=self._workers_endpoint,
             slots=self._arguments.slots,
             turns_per_worker=self._arguments.turns_per_worker,
+            expect=self._core.registered,
         )
         # The broker holds the lock too: should this process be killed, nobody takes the endpoint before the broker has
         # removed its sockets.
-        self._broker = self._launcher.launch("codex_pool.broker", arguments, inherit=(self._lock,))
+        self._broker = self._launcher.launch("codex_pool.broker", arguments, inherit=(self._lock.fd,))
+        self._brokers += 1
+        self._broker_heard_at = None
         self._watch(self._broker, self._on_broker)
+        self._remember()
+        self._tell_broker({"slots": self._core.states()})
 
     def _on_broker(self) -> None:
         assert self._broker is not None
         records, ended = self._broker.reports()
+        now = time.monotonic()
         for record in records:
-            if record.get("event") == "registered":
-                # Not before: a client that comes at once is to find every worker.
-                self._apply(self._core.ready(record["worker"], time.monotonic()))
-            elif record.get("event") == "suspect":
-                self._apply(self._core.suspect(record["worker"], record["reason"]))
+            match record:
+                case {"event": "ready"} if self._brokers > 1:
+                    for child in self._workers.values():
+                        child.tell({"broker": "new"})
+                case {"event": "registered", "worker": str(worker)}:
+                    self._restarts.useful()
+                    # Not before: a client that comes at once is to find every worker.
+                    self._apply(self._core.ready(worker, now))
+                case {"event": "suspect", "worker": str(worker), "reason": str(reason)}:
+                    self._apply(self._core.suspect(worker, reason))
+                case {"event": "drained", "worker": str(worker)}:
+                    self._apply(self._core.drained(worker, now))
+                case {"event": "pong"}:
+                    self._broker_heard_at = now
         if ended:
-            self._selector.unregister(self._broker)
-            how = self._broker.reap(5.0)
-            self._failure = GiveUp(f"the broker has ended: {how}", ())
+            self._on_broker_ended(self._broker, now)
+
+    def _on_broker_ended(self, broker: Child, now: float) -> None:
+        self._selector.unregister(broker)
+        self._broker = None
+        how = _reap(broker)
+        delay_s = self._restarts.died(now)
+        if delay_s is None:
+            what = f"the broker has died more than {MAX_DEATHS} times within {WINDOW_S:.0f} s"
+            self._failure = GiveUp(f"{what}, before any worker could register with it: {how}", ())
+            log(f"giving up: {self._failure.reason}")
+            return
+        log(f"the broker has ended, noticed by its sentinel: {how}; it is replaced in {delay_s:g} s")
+        self._broker_due = now + delay_s
 
     def _spawn_worker(self, spawn: Spawn) -> None:
         arguments = self._arguments
-        self._homes.seed(spawn.slot)
-        environ = {**arguments.environ, "CODEX_SQLITE_HOME": str(self._homes.paths[spawn.slot])}
+        home = self._used_homes[spawn.worker] = self._homes.take(spawn.slot)
         child = self._launcher.launch(
             "codex_pool.worker",
             WorkerArguments(
@@ -159,29 +239,39 @@ class Supervisor:
                 endpoint=self._workers_endpoint,
                 argv=arguments.argv,
                 cwd=arguments.cwd,
-                environ=environ,
+                environ={**arguments.environ, "CODEX_SQLITE_HOME": str(home)},
                 initialize=arguments.initialize,
+                turn_idle_limit_s=arguments.turn_idle_limit_s,
+                turn_wall_limit_s=arguments.turn_wall_limit_s,
             ),
+            # Should this process be killed, no other pool takes the home before the worker is gone.
+            inherit=(self._homes.lock_of(home),),
         )
         self._workers[spawn.worker] = child
         self._watch(child, lambda: self._on_worker(spawn.worker))
+        self._remember()
 
     def _on_worker(self, worker: str) -> None:
         child = self._workers[worker]
         records, ended = child.reports()
         for record in records:
-            if record.get("event") == "ready":
-                log(f"{worker} is ready (pid {child.pid}, app-server {record.get('app_server_pid')})")
+            match record:
+                case {"event": "ready", "app_server_pid": int(pid)}:
+                    log(f"{worker} is ready (pid {child.pid}, app-server {pid})")
+                    if (process := processes.identify(pid)) is not None:
+                        self._app_servers[worker] = process
+                        self._remember()
+                case {"event": "load", "turns": int(turns), "threads": int(threads)}:
+                    now = time.monotonic()
+                    self._apply(self._core.load(worker, turns=turns, threads=threads, now=now))
         if ended:
             self._on_worker_ended(worker, child)
 
     def _on_worker_ended(self, worker: str, child: Child) -> None:
         self._selector.unregister(child)
         del self._workers[worker]
-        how = child.reap(1.0)
-        if how is None:
-            child.kill()
-            how = child.reap(5.0) or "it could not be reaped"
+        self._app_servers.pop(worker, None)
+        how = _reap(child)
         reported = child.last_report if child.last_report.get("event") == "exit" else {}
         reason = str(reported.get("reason", how))
         # Fence: what the worker could not end itself is ended before anybody hears of its death.
@@ -191,6 +281,7 @@ class Supervisor:
         stderr = tuple(str(line) for line in reported.get("stderr", ()))
         for line in stderr[-5:]:
             log(f"{worker} stderr: {line}")
+        self._homes.give_back(self._used_homes.pop(worker))
         self._apply(self._core.exited(worker, reason, stderr, time.monotonic(), jitter=random.random()))
 
     def _living(self) -> frozenset[int]:
@@ -207,14 +298,19 @@ class Supervisor:
                 case Kill():
                     log(f"killing {effect.worker}: {effect.reason}")
                     self._workers[effect.worker].kill()
+                case Drain():
+                    log(f"recycling: {effect.worker} finishes what it runs")
+                    self._tell_broker({"drain": effect.worker})
+                case Stop():
+                    self._workers[effect.worker].close_stdin()
                 case TellLost():
                     self._tell_broker({"lost": effect.worker, "reason": effect.reason})
                 case Changed():
                     states = self._core.states()
                     self._tell_broker({"slots": states})
-                    report({"event": "slots", "slots": states})
+                    self._reports.add({"event": "slots", "slots": states})
                 case PoolReady():
-                    report({"event": "ready", "endpoint": self._arguments.endpoint})
+                    self._reports.add({"event": "ready", "endpoint": self._arguments.endpoint})
                 case GiveUp():
                     log(f"giving up: {effect.reason}")
                     self._failure = effect
@@ -227,52 +323,39 @@ class Supervisor:
 
     def _stop(self) -> None:
         """In reverse order of the start: workers, then the broker, then whatever is left below this process."""
-        deadline = time.monotonic() + STOP_LIMIT_S
         for child in self._workers.values():
             child.close_stdin()
-        for child in self._workers.values():
-            if child.reap(max(0.1, deadline - time.monotonic())) is None:
-                child.kill()
-                child.reap(5.0)
+        _await_ends(list(self._workers.values()), STOP_LIMIT_S)
         if self._broker is not None:
             self._broker.close_stdin()
-            if self._broker.reap(1.0) is None:
-                self._broker.kill()
-                self._broker.reap(5.0)
+            _await_ends([self._broker], 1.0)
         processes.sweep(os.getpid())
         self._selector.close()
 
 
-def _lock(path: Path) -> int:
-    """Hold the endpoint: a second process that binds the same path would silently steal it. Raises StartError.
-
-    The broker of a supervisor that was killed lives on for a moment; that is waited for.
-    """
-    lock = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    deadline = time.monotonic() + LOCK_LIMIT_S
-    while True:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            break
-        except BlockingIOError:
-            holder = os.pread(lock, 32, 0).decode("ascii", "replace").strip()
-            if time.monotonic() < deadline and holder.isdigit() and processes.identify(int(holder)) is None:
-                time.sleep(0.05)
-                continue
-        os.close(lock)
-        raise StartError(
-            f"a pool is already running on ipc://{path} (supervisor pid {holder or 'unknown'}); "
-            "stop it or use another endpoint"
-        )
-    os.ftruncate(lock, 0)
-    os.pwrite(lock, b"%d\n" % os.getpid(), 0)
-    return lock
+def _reap(child: Child) -> str:
+    """How a child ended whose stdout has; killed if that was only closed."""
+    how = child.reap(1.0)
+    if how is None:
+        child.kill()
+        how = child.reap(5.0) or "it could not be reaped"
+    return how
 
 
-def report(record: dict[str, Any]) -> None:
-    """One JSON line for the parent."""
-    with contextlib.suppress(OSError):
-        os.write(1, msgspec.json.encode(record) + b"\n")
+def _await_ends(children: list[Child], timeout_s: float) -> None:
+    """Let children end that were asked to; what they have to say is read, so that it does not hold them up."""
+    deadline = time.monotonic() + timeout_s
+    with selectors.DefaultSelector() as selector:
+        for child in children:
+            selector.register(child, selectors.EVENT_READ, child)
+        while selector.get_map() and (left_s := deadline - time.monotonic()) > 0:
+            for key, _ in selector.select(left_s):
+                if key.data.reports()[1]:
+                    selector.unregister(key.fileobj)
+        for key in list(selector.get_map().values()):
+            key.data.kill()
+    for child in children:
+        _reap(child)
 
 
 def log(message: str) -> None:
@@ -284,9 +367,10 @@ def main() -> None:
     """Entry of the supervisor process."""
     processes.become_subreaper()
     arguments = msgspec.json.decode(start.read_line(0), type=SupervisorArguments)
+    reports = Reports()
     try:
-        code = Supervisor(arguments, LocalLauncher()).run()
-    except (StartError, endpoints.EndpointError, OSError) as error:
-        report({"event": "failed", "reason": str(error), "stderr": []})
+        code = Supervisor(arguments, LocalLauncher(), reports).run()
+    except (EndpointTakenError, endpoints.EndpointError, OSError) as error:
+        reports.last({"event": "failed", "reason": str(error), "stderr": []})
         code = 1
     sys.exit(code)

@@ -1,4 +1,4 @@
-"""A child of the supervisor: a Python process of the pool, its death pipe and its reports."""
+"""The supervisor's relatives: a child - a Python process of the pool, its death pipe, its reports - and the parent."""
 
 from __future__ import annotations
 
@@ -31,14 +31,29 @@ class Child:
         self._lines = LineSplitter()
         self.pid = self._process.pid
         self.last_report: dict[str, Any] = {}
-        self._write(msgspec.json.encode(arguments))
+        self._unsent = bytearray(msgspec.json.encode(arguments) + b"\n")
+        # A child that is stopped reads nothing, and must not stop its parent.
+        os.set_blocking(self._stdin.fileno(), False)
+        self.flush()
 
     def fileno(self) -> int:
         return self._stdout.fileno()
 
     def tell(self, record: dict[str, Any]) -> None:
-        """One JSON line on its stdin; a dead child is told nothing."""
-        self._write(msgspec.json.encode(record))
+        """One JSON line on its stdin, now or when it reads again; a dead child is told nothing."""
+        self._unsent += msgspec.json.encode(record) + b"\n"
+        self.flush()
+
+    def flush(self) -> bool:
+        """Write what waits for the child; whether nothing does any more."""
+        try:
+            while self._unsent:
+                del self._unsent[: os.write(self._stdin.fileno(), self._unsent)]
+        except BlockingIOError:
+            return False
+        except (OSError, ValueError):
+            self._unsent.clear()
+        return True
 
     def reports(self) -> tuple[list[dict[str, Any]], bool]:
         """What it has reported since the last call, and whether that was all: it is dead."""
@@ -51,8 +66,8 @@ class Child:
             for line in self._lines.feed(chunk):
                 if isinstance(line, LongLine):
                     continue
-                with contextlib.suppress(msgspec.DecodeError):
-                    record = msgspec.json.decode(line)
+                with contextlib.suppress(msgspec.MsgspecError):
+                    record = msgspec.json.decode(line, type=dict[str, Any])
                     self.last_report = record
                     records.append(record)
             if not chunk:
@@ -77,6 +92,35 @@ class Child:
         self._stdout.close()
         return _process.describe_exit(code)
 
-    def _write(self, line: bytes) -> None:
-        with contextlib.suppress(OSError, ValueError):
-            self._stdin.write(line + b"\n")
+
+class Reports:
+    """JSON lines for the parent, on stdout. It may be stopped, and must not stop the pool: of the states of the slots
+    only the last ones wait for it."""
+
+    def __init__(self) -> None:
+        os.set_blocking(1, False)
+        self._unsent = bytearray()
+        self._waiting: list[dict[str, Any]] = []
+
+    def add(self, record: dict[str, Any]) -> None:
+        """Report, now or once the parent reads again."""
+        self._waiting = [other for other in self._waiting if other["event"] != record["event"]]
+        self._waiting.append(record)
+        self.flush()
+
+    def flush(self) -> None:
+        """Write what can be written."""
+        with contextlib.suppress(BlockingIOError):
+            try:
+                while self._unsent or self._waiting:
+                    if not self._unsent:
+                        self._unsent += msgspec.json.encode(self._waiting.pop(0)) + b"\n"
+                    del self._unsent[: os.write(1, self._unsent)]
+            except BrokenPipeError:
+                self._unsent.clear()
+                self._waiting.clear()
+
+    def last(self, record: dict[str, Any]) -> None:
+        """Report, and wait until it is written: there is nothing else left to do."""
+        os.set_blocking(1, True)
+        self.add(record)
