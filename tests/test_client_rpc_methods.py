@@ -56,6 +56,8 @@ from codex_app_server import (
     TurnEndedError,
     TurnFailedError,
     TurnLostError,
+    TurnStream,
+    TurnText,
     UnknownNotification,
     UnknownTurnError,
     aretry_on_overload,
@@ -466,11 +468,13 @@ INTERRUPTED = [["answer", "turn/interrupt", {}], completed("th", "tu", "interrup
 
 
 @pytest.mark.parametrize("how", ["close", "with", "error", "ctrl-c"])
-def test_text_that_is_closed_early_interrupts_its_turn(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("what", ["text", "stream"])
+def test_text_that_is_closed_early_interrupts_its_turn(what: str, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with connected(started("tu"), delta("th", "tu", "a"), *INTERRUPTED) as client:
         turn = Thread(client, "th").turn("hi")
-        text = turn.text()
-        assert next(text) == "a"
+        text: TurnText | TurnStream = turn.text() if what == "text" else turn.stream()
+        first = next(text)
+        assert (first.payload.delta if isinstance(first, Notification) else first) == "a"
         if how == "close":
             text.close()
         elif how == "with":

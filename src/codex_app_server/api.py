@@ -318,8 +318,8 @@ class Thread:
 class TurnStream(Iterator[Notification]):
     """The notifications of a turn, each given out once.
 
-    Breaking off a loop leaves the turn alone; `close`, or leaving it as a context manager, interrupts a turn that has
-    not ended, unless its handle is detached.
+    Breaking off a loop leaves the turn alone; Ctrl-C while it waits, `close`, or leaving it as a context manager
+    interrupts a turn that has not ended, unless its handle is detached.
     """
 
     def __init__(self, turn: TurnHandle, mailbox: SyncMailbox) -> None:
@@ -327,7 +327,11 @@ class TurnStream(Iterator[Notification]):
         self._mailbox = mailbox
 
     def __next__(self) -> Notification:
-        notification = self._mailbox.get()
+        try:
+            notification = self._mailbox.get()
+        except KeyboardInterrupt:
+            self.close()
+            raise
         if notification is None:
             raise StopIteration
         return notification
