@@ -12,6 +12,7 @@ Files are written whole or not at all. One that others could read or change is r
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import secrets
@@ -22,9 +23,8 @@ from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
-from codex_pool.broker.identity import Identity, known_pattern
+from codex_pool.broker.identity import MAX_MESSAGE_BYTES, Identity, known_pattern
 from codex_pool.endpoints import EndpointError
-from codex_pool.wire import MAX_BODY_BYTES
 
 ENVIRONMENT = "CODEX_POOL_KEYS"
 MAX_FILE_BYTES = 1024 * 1024
@@ -32,6 +32,7 @@ MAX_CLIENTS = 10_000
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _KEY = re.compile(r"[!-~]{40}")
+_OUT_OF_MEANS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 _FILE_MODE, _DIRECTORY_MODE = 0o600, 0o700
 
 T = TypeVar("T")
@@ -99,7 +100,7 @@ def check_limits(identity: Identity) -> None:
             raise KeysError(f"directory {root!r} is not an absolute path without '..'")
     for name in ("max_message_bytes", "max_sessions", "max_threads", "max_turns"):
         value = getattr(identity, name)
-        most = MAX_BODY_BYTES if name == "max_message_bytes" else 1_000_000
+        most = MAX_MESSAGE_BYTES if name == "max_message_bytes" else 1_000_000
         if not 1 <= value <= most:
             raise KeysError(f"{name} is {value}; expected 1 to {most}")
 
@@ -162,7 +163,10 @@ class KeyStore:
             raise KeysError(f"there is no key for {name}; there are: {names}") from None
 
     def allowed(self) -> AllowList:
-        """The allow-list as it is now. A file that cannot be used lets nobody in, and keeps nobody else out."""
+        """The allow-list as it is now. A file that cannot be used lets nobody in, and keeps nobody else out.
+
+        Raises OSError when the system has nothing left to read files with.
+        """
         try:
             self._check_directories()
         except KeysError as error:
@@ -186,15 +190,15 @@ class KeyStore:
         return AllowList(clients, tuple(problems))
 
     def signature(self) -> object:
-        """Something that changes when the allow-list does. Costs a look at each file, and reads none."""
+        """Something that changes when the allow-list does; looks at each file, and reads none. Raises OSError."""
         seen: list[tuple[Any, ...]] = []
         try:
             seen.append((stat.S_IMODE(self.directory.stat().st_mode), stat.S_IMODE(self._clients.stat().st_mode)))
             for entry in os.scandir(self._clients):
                 status = entry.stat(follow_symlinks=False)
                 seen.append((entry.name, status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size))
-        except OSError as error:
-            seen.append((error.errno,))
+        except FileNotFoundError:
+            seen.append(())
         return sorted(seen, key=repr)
 
     def _entry(self, name: str) -> AllowedClient:
@@ -276,13 +280,15 @@ def _check_owner(path: Path, status: os.stat_result, mode: int) -> None:
 
 
 def _read(path: Path, type: type[T]) -> T:
-    """Raises FileNotFoundError, and KeysError for everything else that is wrong with it."""
+    """Raises FileNotFoundError, KeysError for what is wrong with the file, and OSError when the system is short."""
     try:
         # A symbolic link, or something that blocks when it is opened, is no key file.
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:
         raise
     except OSError as error:
+        if error.errno in _OUT_OF_MEANS:
+            raise
         raise KeysError(f"{path} cannot be opened: {error.strerror}; expected a file of this user") from None
     with open(fd, "rb") as file:
         _check_owner(path, os.fstat(fd), _FILE_MODE)

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import os
+import resource
 
 import zmq
 
 from codex_pool import wire
+from codex_pool.broker.identity import MAX_MESSAGE_BYTES
+from codex_pool.keys import ClientKey
 
 HIGH_WATER_MARK = 10_000
+# Off this machine: what waits to be read of one connection, and how long a stranger may take.
+TCP_RECEIVE_MESSAGES = 64
+TCP_HANDSHAKE_MS = 5000
+# -1 would drop what has come and was not read yet.
+NEVER_MS = 1_000_000_000
 
 
 def dealer(context: zmq.Context[zmq.Socket[bytes]], endpoint: str, identity: str) -> zmq.Socket[bytes]:
@@ -21,6 +29,23 @@ def dealer(context: zmq.Context[zmq.Socket[bytes]], endpoint: str, identity: str
     socket.setsockopt(zmq.CONNECT_TIMEOUT, 5000)
     socket.connect(endpoint)
     return socket
+
+
+def dealer_once(
+    context: zmq.Context[zmq.Socket[bytes]], endpoint: str, identity: str
+) -> tuple[zmq.Socket[bytes], zmq.Socket[bytes]]:
+    """A DEALER that connects to `endpoint` once, and its monitor, which has a message when that is over.
+
+    What came before the end can still be read. By itself ZeroMQ would connect again and hide what was lost meanwhile.
+    """
+    socket = context.socket(zmq.DEALER)
+    socket.setsockopt(zmq.IDENTITY, identity.encode())
+    _configure(socket)
+    socket.setsockopt(zmq.RECONNECT_IVL, NEVER_MS)
+    socket.setsockopt(zmq.CONNECT_TIMEOUT, 5000)
+    monitor: zmq.Socket[bytes] = socket.get_monitor_socket(zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED)
+    socket.connect(endpoint)
+    return socket, monitor
 
 
 def router(context: zmq.Context[zmq.Socket[bytes]], endpoint: str) -> zmq.Socket[bytes]:
@@ -43,3 +68,38 @@ def _configure(socket: zmq.Socket[bytes]) -> None:
     socket.setsockopt(zmq.RCVHWM, HIGH_WATER_MARK)
     socket.setsockopt(zmq.MAXMSGSIZE, wire.MAX_BODY_BYTES)
     socket.setsockopt(zmq.HANDSHAKE_IVL, 10_000)
+
+
+def curve_router(context: zmq.Context[zmq.Socket[bytes]], public_key: str, secret_key: str) -> zmq.Socket[bytes]:
+    """A ROUTER for strangers, not bound yet: it speaks CURVE only, asks the ZAP handler, and takes little at a time."""
+    socket = context.socket(zmq.ROUTER)
+    socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+    _configure(socket)
+    socket.setsockopt(zmq.CURVE_SERVER, 1)
+    socket.setsockopt_string(zmq.CURVE_PUBLICKEY, public_key)
+    socket.setsockopt_string(zmq.CURVE_SECRETKEY, secret_key)
+    socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
+    socket.setsockopt(zmq.RCVHWM, TCP_RECEIVE_MESSAGES)
+    socket.setsockopt(zmq.HANDSHAKE_IVL, TCP_HANDSHAKE_MS)
+    socket.setsockopt(zmq.BACKLOG, 1024)
+    socket.setsockopt(zmq.IPV6, 1)
+    # A peer that is gone without a word is noticed by TCP too.
+    socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
+    socket.setsockopt(zmq.TCP_KEEPALIVE_IDLE, 30)
+    return socket
+
+
+def use_key(socket: zmq.Socket[bytes], key: ClientKey) -> None:
+    """Make a client's socket, before it connects, speak CURVE with this key."""
+    socket.setsockopt_string(zmq.CURVE_PUBLICKEY, key.public_key)
+    socket.setsockopt_string(zmq.CURVE_SECRETKEY, key.secret_key)
+    socket.setsockopt(zmq.IPV6, 1)
+    socket.setsockopt_string(zmq.CURVE_SERVERKEY, key.server_public_key)
+
+
+def descriptors() -> int:
+    """Raise the number of descriptors that this process may have as far as it goes; how many that is."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard if hard != resource.RLIM_INFINITY else 1 << 20

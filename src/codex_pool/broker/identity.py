@@ -10,6 +10,8 @@ from codex_app_server.generated.routing import REQUESTS
 
 SandboxMode = Literal["read-only", "workspace-write", "danger-full-access"]
 SANDBOX_MODES: tuple[SandboxMode, ...] = ("read-only", "workspace-write", "danger-full-access")
+# A frame beyond it ends the connection that it comes on; below it each identity has its own bound.
+MAX_MESSAGE_BYTES = 32 * 1024 * 1024
 FULL = "danger-full-access"
 LEVEL: dict[str, int] = {mode: level for level, mode in enumerate(SANDBOX_MODES)}
 
