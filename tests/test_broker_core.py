@@ -5,11 +5,10 @@ from __future__ import annotations
 import itertools
 import json
 from collections import Counter
-from dataclasses import dataclass, field
 from typing import Any
 
-import msgspec
 import pytest
+from broker_bench import NOTHING_HELD, THREAD_LOST, TURN_LOST, Bench, FakeWorker, encode, total_held
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -17,203 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from codex_app_server.generated.routing import REQUESTS
 from codex_pool import wire
 from codex_pool.broker import books, records, sessions, workers
-from codex_pool.broker.core import BrokerCore
-from codex_pool.broker.records import Drained, Effect, Forget, Note, Registered, Suspect, ToClient, ToWorker
-
-THREAD_LOST, TURN_LOST = -32010, -32011
-
-NOTHING_HELD = wire.encode_holdings(wire.Holdings([]))
-
-
-def encode(message: Any) -> bytes:
-    return msgspec.json.encode(message)
-
-
-@dataclass
-class FakeWorker:
-    """What the broker believes of a worker, seen from the worker. `open`: calls not answered; `running`: its turns."""
-
-    name: str
-    open: dict[int, tuple[wire.Dispatch, dict[str, Any]]] = field(default_factory=dict)
-    running: dict[str, tuple[str, str]] = field(default_factory=dict)
-    heads: list[Any] = field(default_factory=list)
-    lost: bool = False
-
-    @property
-    def load(self) -> int:
-        return len(self.running) + sum(REQUESTS[line["method"]].result_turn for _, line in self.open.values())
-
-
-class Bench:
-    """A broker core with the workers and clients around it. `answers`: by session and request id, as they came."""
-
-    def __init__(self, slots: int = 2, turns_per_worker: int = 2, **options: Any) -> None:
-        self.now = 1000.0
-        self.slots, self.turns_per_worker = slots, turns_per_worker
-        self.core = BrokerCore(slots=slots, turns_per_worker=turns_per_worker, now=self.now, **options)
-        self.workers: dict[str, FakeWorker] = {}
-        # By session, its connection; by connection, its session.
-        self.connections: dict[str, str] = {}
-        self.forgotten: list[bytes] = []
-        self.drained: list[str] = []
-        self.answers: dict[tuple[str, Any], list[dict[str, Any]]] = {}
-        self.notices: list[tuple[str, dict[str, Any]]] = []
-        self.ended: list[tuple[str, str]] = []
-        self.heads: list[tuple[str, Any]] = []
-        self.registered: list[str] = []
-        self.suspects: list[str] = []
-        self.notes: list[str] = []
-        self._ids = itertools.count(1)
-        self._turn_numbers = itertools.count(1)
-
-    def apply(self, effects: list[Effect]) -> list[Effect]:
-        for effect in effects:
-            match effect:
-                case ToClient():
-                    self._to_client(effect.peer.decode("utf-8", "replace"), effect.frames)
-                case ToWorker():
-                    self._to_worker(effect.peer.decode("utf-8", "replace"), effect.frames)
-                case Registered():
-                    self.registered.append(effect.worker)
-                case Suspect():
-                    self.suspects.append(effect.worker)
-                case Forget():
-                    self.forgotten.append(effect.peer)
-                case Drained():
-                    self.drained.append(effect.worker)
-                case Note():
-                    self.notes.append(effect.message)
-        return effects
-
-    def _to_client(self, connection: str, frames: list[bytes]) -> None:
-        head = wire.decode_to_client(frames[0])
-        session = next((s for s, c in self.connections.items() if c == connection), connection)
-        self.heads.append((session, head))
-        if isinstance(head, wire.Ended):
-            self.ended.append((session, head.turn_id))
-        if not isinstance(head, wire.Lines):
-            return
-        for line in frames[1].split(b"\n"):
-            message = json.loads(line)
-            if "method" in message:
-                self.notices.append((session, message))
-            else:
-                self.answers.setdefault((session, message["id"]), []).append(message)
-
-    def _to_worker(self, name: str, frames: list[bytes]) -> None:
-        head = wire.decode_to_worker(frames[0])
-        if isinstance(head, wire.WhoAreYou):
-            return
-        worker = self.workers[name]
-        assert not worker.lost, "nothing is sent to a lost worker"
-        worker.heads.append(head)
-        if isinstance(head, wire.Dispatch):
-            line = json.loads(frames[1])
-            worker.open[head.call] = (head, line)
-            assert worker.load <= self.turns_per_worker or not REQUESTS[line["method"]].result_turn
-
-    # Clients.
-
-    def hello(
-        self,
-        session: str = "s1",
-        *,
-        connection: str | None = None,
-        positions: list[wire.Position] | None = None,
-        priority: wire.Priority = "interactive",
-        when_gone: wire.WhenGone = "interrupt",
-    ) -> None:
-        connection = connection or session
-        self.connections[session] = connection
-        frames = [wire.encode(wire.Hello(session, session, priority, when_gone))]
-        frames += [wire.encode_positions(positions)] if positions is not None else []
-        self.apply(self.core.client_message(connection.encode(), frames, self.now))
-
-    def from_client(self, head: Any, *frames: bytes, session: str = "s1") -> None:
-        connection = self.connections.get(session, session).encode()
-        self.apply(self.core.client_message(connection, [wire.encode(head), *frames], self.now))
-
-    def call(
-        self,
-        method: str,
-        params: dict[str, Any] | None = None,
-        *,
-        session: str = "s1",
-        id: Any = None,
-        again: bool = False,
-    ) -> tuple[str, Any]:
-        request_id = next(self._ids) if id is None else id
-        self.raw(encode({"id": request_id, "method": method, "params": params or {}}), session=session, again=again)
-        return session, request_id
-
-    def raw(self, line: bytes, *, session: str = "s1", again: bool = False) -> None:
-        self.from_client(wire.Call(again=again), line, session=session)
-
-    def cancel(self, call: tuple[str, Any]) -> None:
-        self.raw(encode({"method": "pool/cancel", "params": {"requestId": call[1]}}), session=call[0])
-
-    def error(self, call: tuple[str, Any]) -> dict[str, Any]:
-        (answer,) = self.answers[call]
-        error: dict[str, Any] = answer["error"]
-        return error
-
-    # Workers.
-
-    def register(self, name: str = "w0", slot: int = 0) -> FakeWorker:
-        worker = self.workers[name] = FakeWorker(name)
-        self.from_worker(worker, wire.Register(slot, name, 10, 11), b'{"userAgent":"x"}', NOTHING_HELD)
-        return worker
-
-    def from_worker(self, worker: FakeWorker, route: Any, *frames: bytes) -> list[Effect]:
-        return self.apply(self.core.worker_message(worker.name.encode(), [wire.encode(route), *frames], self.now))
-
-    def answer(
-        self, worker: FakeWorker, call: int, *, ok: bool = True, record: wire.ThreadRecord | None = None
-    ) -> str | None:
-        """Answer a call as a worker would; a turn that it starts is named."""
-        dispatch, line = worker.open.pop(call)
-        turn_id = None
-        if ok and REQUESTS[line["method"]].result_turn:
-            turn_id, thread_id = f"u{next(self._turn_numbers)}", line["params"]["threadId"]
-            worker.running[turn_id] = (thread_id, dispatch.session)
-            self.from_worker(worker, wire.TurnStarted(thread_id, turn_id, [dispatch.session]))
-        body = {"id": line["id"], **({"result": {}} if ok else {"error": {"code": -32600, "message": "no"}})}
-        lines = wire.encode(wire.Lines())
-        self.from_worker(worker, wire.Answered(call, ok, record, turn_id), lines, encode(body))
-        return turn_id
-
-    def answer_all(self, worker: FakeWorker) -> None:
-        for call in list(worker.open):
-            self.answer(worker, call)
-
-    def end(self, worker: FakeWorker, turn_id: str, status: str = "completed") -> None:
-        thread_id, _ = worker.running.pop(turn_id)
-        self.from_worker(worker, wire.TurnEnded(thread_id, turn_id, status))
-
-    def lose(self, worker: FakeWorker, reason: str = "killed") -> None:
-        worker.lost = True
-        self.apply(self.core.worker_lost(worker.name, reason, self.now))
-
-    def tick(self, seconds: float) -> None:
-        self.now += seconds
-        self.apply(self.core.tick(self.now))
-
-    # Whole exchanges.
-
-    def thread(self, thread_id: str, *, session: str = "s1", turns: int = 1, ephemeral: bool = False) -> FakeWorker:
-        """A thread, held by the worker that is returned."""
-        self.call("thread/start", session=session)
-        worker, call = next(
-            (worker, call)
-            for worker in self.workers.values()
-            for call, (_, line) in worker.open.items()
-            if line["method"] == "thread/start"
-        )
-        self.answer(worker, call, record=wire.ThreadRecord(thread_id, ephemeral, turns=turns))
-        return worker
-
-    def status(self) -> dict[str, Any]:
-        return self.core.status(self.now)
+from codex_pool.broker.records import Note, ToClient
 
 
 @pytest.fixture
@@ -224,11 +27,6 @@ def bench() -> Bench:
         bench.register(f"w{slot}", slot)
     bench.hello()
     return bench
-
-
-def total_held(bench: Bench) -> int:
-    held = bench.core.held
-    return held["calls"] + held["waiting"] + held["starting"] + held["turns"] + held["homeless"]
 
 
 # Sessions.

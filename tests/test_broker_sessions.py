@@ -1,0 +1,380 @@
+"""Sessions that go away and come back, requests that are sent again, and a broker that takes over from a dead one."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from broker_bench import THREAD_LOST, TURN_LOST, Bench, total_held
+
+from codex_pool import wire
+from codex_pool.broker import sessions
+from codex_pool.broker.records import ToClient
+
+LINES = wire.encode(wire.Lines())
+
+
+@pytest.fixture
+def bench() -> Bench:
+    """Two workers, one client."""
+    bench = Bench()
+    for slot in range(2):
+        bench.register(f"w{slot}", slot)
+    bench.hello()
+    return bench
+
+
+def lines_for(session: str, text: bytes = b'{"method":"x"}') -> tuple[bytes, ...]:
+    return wire.encode(wire.ToSessions([session])), LINES, text
+
+
+def to_clients(bench: Bench, *frames: bytes) -> list[ToClient]:
+    effects = bench.core.worker_message(b"w0", list(frames), bench.now)
+    return [effect for effect in effects if isinstance(effect, ToClient)]
+
+
+def away(bench: Bench, session: str = "s1") -> None:
+    bench.beat(sessions.AWAY_S + 1)
+    (row,) = [row for row in bench.status()["sessions"] if row["client"] == session]
+    assert row["state"] == "away"
+
+
+# Away and back.
+
+
+def test_nothing_is_sent_to_one_who_is_away(bench: Bench) -> None:
+    assert to_clients(bench, *lines_for("s1")) != []
+    away(bench)
+    assert to_clients(bench, *lines_for("s1")) == []
+    heads = len(bench.heads)
+    bench.beat(3)
+    assert len(bench.heads) == heads, "not even a beat"
+
+
+def test_one_who_missed_nothing_goes_on_where_it_was(bench: Bench) -> None:
+    away(bench)
+    call = bench.call("pool/status")
+    assert bench.answers[call][0]["result"]["sessions"][0]["state"] == "connected"
+
+
+def test_one_who_missed_something_has_to_come_back_on_a_new_connection(bench: Bench) -> None:
+    away(bench)
+    to_clients(bench, *lines_for("s1"))
+    for _ in range(2):
+        bench.from_client(wire.Beat())
+        closed = bench.heads[-1][1]
+        assert isinstance(closed, wire.Closed) and closed.again
+    bench.hello(connection="s1/2")
+    assert bench.heads[-1] == ("s1", wire.Welcome(2, resumed=True))
+    assert len(to_clients(bench, *lines_for("s1"))) == 1
+
+
+def test_who_comes_back_is_told_to_all_workers_with_how_far_it_came(bench: Bench) -> None:
+    bench.hello(connection="s1/2", positions=[wire.Position("u1", 7, "t1")])
+    for worker in bench.workers.values():
+        assert worker.heads[-1] == wire.Back("s1", [wire.Position("u1", 7, "t1")])
+    assert bench.forgotten == [b"s1"], "what waited for the old connection waits for nobody"
+    effects = bench.core.client_message(b"s1", [wire.encode(wire.Beat())], bench.now)
+    assert [wire.decode_to_client(e.frames[0]) for e in effects if isinstance(e, ToClient)] == [
+        wire.Closed("the pool does not know this connection", again=True)
+    ]
+    assert len(bench.status()["sessions"]) == 1
+
+
+def test_a_connection_that_breaks_leaves_the_session_its_time(bench: Bench) -> None:
+    bench.apply(bench.core.client_unreachable(b"s1", bench.now))
+    bench.beat(sessions.SESSION_GRACE_S - 1)
+    bench.hello(connection="s1/2")
+    assert bench.heads[-1] == ("s1", wire.Welcome(2, resumed=True))
+    assert not any(isinstance(head, wire.Gone) for worker in bench.workers.values() for head in worker.heads)
+
+
+def test_the_turns_of_one_who_came_too_late_end_for_it(bench: Bench) -> None:
+    worker, turn_id = bench.turn("t1") if bench.thread("t1") else (None, "")
+    assert worker is not None
+    bench.beat(sessions.AWAY_S + sessions.SESSION_GRACE_S + 3)
+    assert wire.Gone("s1") in worker.heads
+    bench.hello(connection="s1/2", positions=[wire.Position(turn_id, 3, "t1")])
+    assert ("s1", wire.Welcome(2, resumed=False)) in bench.heads
+    assert bench.ended == [("s1", turn_id)]
+
+
+def test_a_turn_that_was_lost_meanwhile_is_told_to_who_comes_back(bench: Bench) -> None:
+    bench.thread("t1")
+    worker, turn_id = bench.turn("t1")
+    away(bench)
+    bench.lose(worker)
+    assert bench.ended == []
+    bench.hello(connection="s1/2", positions=[wire.Position(turn_id, 3, "t1")])
+    assert bench.ended == [("s1", turn_id)]
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_a_turn_whose_worker_lives_is_left_to_that_worker(bench: Bench, ended: bool) -> None:
+    bench.thread("t1")
+    worker, turn_id = bench.turn("t1")
+    away(bench)
+    if ended:
+        bench.end(worker, turn_id)
+    bench.hello(connection="s1/2", positions=[wire.Position(turn_id, 3, "t1")])
+    assert bench.ended == []
+    if ended:
+        away(bench)
+        bench.lose(worker)
+        bench.hello(connection="s1/3", positions=[wire.Position(turn_id, 3, "t1")])
+        assert bench.ended == [("s1", turn_id)], "nobody is left who could tell"
+
+
+# Requests that are sent again.
+
+
+def test_a_request_under_way_goes_to_the_worker_that_has_it(bench: Bench) -> None:
+    worker = bench.thread("t1")
+    call = bench.call("turn/start", {"threadId": "t1"})
+    bench.hello(connection="s1/2")
+    bench.call("turn/start", {"threadId": "t1"}, id=call[1], again=True)
+    ((name, head),) = bench.dispatches(call)
+    assert name == worker.name and head.again and worker.load == 1
+    bench.answer(worker, head.call)
+    assert len(bench.answers[call]) == 1 and bench.core.held["calls"] == 0
+
+
+@pytest.mark.parametrize("method", ["turn/start", "model/list", "thread/start"])
+def test_an_answer_that_was_missed_comes_from_the_worker_that_gave_it(bench: Bench, method: str) -> None:
+    worker = bench.thread("t1")
+    for number in range(3):
+        bench.thread(f"o{number}")
+    call = bench.call(method, {"threadId": "t1"})
+    ((name, head),) = bench.dispatches(call)
+    answering = bench.workers[name]
+    away(bench)
+    bench.answer(answering, head.call)
+    assert call not in bench.answers
+    bench.hello(connection="s1/2")
+    bench.call(method, {"threadId": "t1"}, id=call[1], again=True)
+    ((again, head),) = bench.dispatches(call)
+    assert again == name and head.again
+    bench.answer(answering, head.call)
+    assert len(bench.answers[call]) == 1 and len(worker.running) == (method == "turn/start")
+    assert bench.core.held["starting"] == 0
+
+
+def test_a_request_that_waits_keeps_its_place(bench: Bench) -> None:
+    bench.thread("t1")
+    worker, turn_id = bench.turn("t1")
+    calls = [bench.call("turn/start", {"threadId": "t1"}) for _ in range(2)]
+    bench.hello(connection="s1/2")
+    told = len(bench.notices)
+    for call in reversed(calls):
+        bench.call("turn/start", {"threadId": "t1"}, id=call[1], again=True)
+    assert [notice["method"] for _, notice in bench.notices[told:]] == ["pool/queued"] * 2
+    assert bench.status()["turns"]["queued"] == 2
+    bench.end(worker, turn_id)
+    assert [line["id"] for _, line in worker.open.values()] == [calls[0][1]]
+
+
+def test_a_gathered_request_is_asked_of_all_again(bench: Bench) -> None:
+    call = bench.call("config/value/write", {"x": 1})
+    bench.answer(bench.workers["w0"], next(iter(bench.workers["w0"].open)))
+    bench.hello(connection="s1/2")
+    bench.call("config/value/write", {"x": 1}, id=call[1], again=True)
+    assert {head.again for _, head in bench.dispatches(call)} == {True}
+    for worker in bench.workers.values():
+        bench.answer_all(worker)
+    assert len(bench.answers[call]) == 1 and total_held(bench) == 0
+
+
+def test_a_request_whose_worker_died_is_sent_to_another_as_one_sent_before(bench: Bench) -> None:
+    worker = bench.thread("t1")
+    call = bench.call("model/list")
+    ((name, head),) = bench.dispatches(call)
+    away(bench)
+    bench.answer(bench.workers[name], head.call)
+    bench.lose(bench.workers[name])
+    bench.hello(connection="s1/2")
+    bench.call("model/list", id=call[1], again=True)
+    ((other, head),) = bench.dispatches(call)
+    assert other != name and head.again
+    assert worker.name in bench.workers
+
+
+def test_ids_may_be_used_anew_by_those_who_do_not_say_again(bench: Bench) -> None:
+    first = bench.call("model/list", id=1)
+    ((name, head),) = bench.dispatches(first)
+    bench.answer(bench.workers[name], head.call)
+    for worker in bench.workers.values():
+        worker.answered.clear()
+    bench.call("model/list", id=1)
+    assert [head.again for _, head in bench.dispatches(first)] == [False]
+
+
+# A broker that takes over.
+
+
+def holdings(**fields: Any) -> bytes:
+    return wire.encode_holdings(wire.Holdings(**{"records": [], **fields}))
+
+
+def heir(*expect: str, **options: Any) -> Bench:
+    """A broker that was started because the one before it died."""
+    return Bench(expect=expect, **options)
+
+
+def test_nobody_is_answered_before_every_worker_that_lives_is_there() -> None:
+    bench = heir("w0", "w1")
+    bench.hello("s1", connection="s1/2")
+    bench.register("w0", 0, connection="w0/2")
+    bench.hello("s1", connection="s1/3")
+    bench.hello("s2", connection="s2/2")
+    bench.beat(2)
+    assert {type(head) for _, head in bench.heads} == {wire.Beat}, "they are to know that somebody is there"
+    assert bench.core.held["callers"] == 2
+    bench.register("w1", 1, connection="w1/2")
+    welcomed = [session for session, head in bench.heads if isinstance(head, wire.Welcome)]
+    assert welcomed == ["s1", "s2"] and bench.core.held["callers"] == 0
+    bench.call("model/list")
+    assert sum(len(worker.open) for worker in bench.workers.values()) == 1
+
+
+def test_a_worker_that_is_dead_is_not_waited_for() -> None:
+    bench = heir("w0", "w1")
+    bench.register("w0")
+    bench.hello()
+    bench.apply(bench.core.worker_lost("w1", "killed", bench.now))
+    assert isinstance(bench.heads[-1][1], wire.Welcome)
+
+
+def test_when_all_are_dead_clients_wait_for_the_first_that_comes() -> None:
+    bench = heir("w0")
+    bench.hello()
+    bench.apply(bench.core.worker_lost("w0", "killed", bench.now))
+    assert bench.heads == []
+    bench.register("w0.2")
+    assert isinstance(bench.heads[-1][1], wire.Welcome)
+
+
+def test_a_worker_that_does_not_come_is_suspected() -> None:
+    bench = heir("w0", "w1")
+    bench.register("w0")
+    bench.beat(sessions.BARRIER_S)
+    assert bench.suspects == []
+    bench.beat(1)
+    assert bench.suspects == ["w1"]
+
+
+def test_those_who_wait_are_bounded() -> None:
+    bench = heir("w0", max_clients=2)
+    for number in range(4):
+        bench.hello(f"s{number}")
+    assert [type(head) for _, head in bench.heads] == [wire.Refused] * 2 and bench.core.held["callers"] == 2
+
+
+def test_what_a_worker_holds_goes_on() -> None:
+    """Its threads, who follows them, its turns, and what it has answered."""
+    bench = heir("w0")
+    bench.hello("s1", connection="s1/2", positions=[wire.Position("u1", 4, "t1")])
+    record = wire.ThreadRecord("t1", False, turns=3, owner="somebody")
+    worker = bench.register(
+        connection="w0/2",
+        holdings=holdings(
+            records=[record],
+            followers={"t1": ["s1"]},
+            turns=[wire.TurnHeld("t1", "u1", ["s1"])],
+            calls=[wire.CallSeen("s1", "5"), wire.CallSeen("s1", '"x"')],
+            ended=["u0"],
+        ),
+    )
+    worker.running["u1"] = ("t1", "s1")
+    assert wire.Back("s1", [wire.Position("u1", 4, "t1")]) in worker.heads
+    assert bench.heads[-1] == ("s1", wire.Welcome(1, resumed=True))
+    bench.register("w1", 1)
+    call = bench.call("turn/start", {"threadId": "t1"})
+    assert bench.dispatches(call) == [], "its turn still runs"
+    bench.end(worker, "u1")
+    ((name, head),) = bench.dispatches(call)
+    assert name == "w0" and head.adopt is None
+    for request_id in (5, "x"):
+        bench.call("model/list", id=request_id, again=True)
+        ((name, head),) = bench.dispatches(("s1", request_id))
+        assert name == "w0" and head.again
+    bench.lose(worker)
+    assert bench.core.books.threads["t1"].record.owner == "somebody"
+    assert bench.core.books.threads["t1"].record.turns == 4 - 1
+
+
+def test_sessions_that_do_not_come_back_to_the_new_broker_are_over() -> None:
+    bench = heir("w0")
+    turns = [wire.TurnHeld("t1", "u1", ["s1"])]
+    worker = bench.register(connection="w0/2", holdings=holdings(turns=turns, calls=[wire.CallSeen("s2", "1")]))
+    assert [row["state"] for row in bench.status()["sessions"]] == ["away", "away"]
+    bench.beat(sessions.SESSION_GRACE_S + 1)
+    assert wire.Gone("s1") in worker.heads and wire.Gone("s2") in worker.heads
+    assert bench.status()["sessions"] == []
+
+
+def test_a_turn_that_no_worker_knows_any_more_ends_for_who_followed_it() -> None:
+    bench = heir("w0", "w1")
+    places = [wire.Position(turn_id, 1, "t1") for turn_id in ("running", "over", "gone")]
+    bench.hello("s1", connection="s1/2", positions=places)
+    held = holdings(turns=[wire.TurnHeld("t1", "running", ["s1"])], ended=["over"])
+    bench.register("w0", holdings=held)
+    bench.apply(bench.core.worker_lost("w1", "killed", bench.now))
+    assert bench.ended == [("s1", "gone")]
+
+
+def test_a_worker_that_registers_on_a_new_connection_is_sent_again_what_is_open(bench: Bench) -> None:
+    worker = bench.thread("t1")
+    call = bench.call("turn/start", {"threadId": "t1"})
+    bench.register(worker.name, int(worker.name[1]), connection=f"{worker.name}/2")
+    ((name, head),) = bench.dispatches(call)
+    assert name == worker.name and head.again and worker.load == 1
+    bench.answer(worker, head.call)
+    assert len(bench.answers[call]) == 1
+    # What still comes on the old one is not heeded: it is asked who it is, once.
+    stale = [wire.encode(wire.TurnEnded("t1", "u1", "completed"))]
+    asked = [bench.core.worker_message(worker.name.encode(), stale, bench.now) for _ in range(3)]
+    assert [len(effects) for effects in asked] == [1, 0, 0]
+    assert bench.status()["turns"]["running"] == 1
+
+
+# Who holds the account.
+
+
+def test_an_ephemeral_thread_whose_start_was_under_way_may_have_begun(bench: Bench) -> None:
+    worker = bench.thread("t1", ephemeral=True)
+    call = bench.call("turn/start", {"threadId": "t1"})
+    waiting = bench.call("turn/start", {"threadId": "t1"})
+    bench.lose(worker)
+    assert bench.error(call)["code"] in (THREAD_LOST, TURN_LOST)
+    assert bench.error(call)["data"]["safeToRetry"] is False
+    assert bench.error(waiting)["code"] == THREAD_LOST and bench.error(waiting)["data"]["safeToRetry"] is True
+
+
+def test_a_thread_that_nobody_has_heard_of_may_be_started_again(bench: Bench) -> None:
+    call = bench.call("thread/start")
+    ((name, _),) = bench.dispatches(call)
+    bench.lose(bench.workers[name])
+    assert bench.error(call)["data"] == {"kind": "lost", "safeToRetry": True}
+
+
+def test_opted_out_notifications_do_not_come(bench: Bench) -> None:
+    bench.hello("s2")
+    capabilities = {"optOutNotificationMethods": ["item/agentMessage/delta", "thread/name/updated"]}
+    bench.call("initialize", {"clientInfo": {}, "capabilities": capabilities})
+    unwanted, wanted = b'{"method":"item/agentMessage/delta","params":{}}', b'{"method":"item/completed","params":{}}'
+    head = wire.Events("t1", "u1", 3, 8, [wire.Run(2, "droppable"), wire.Run(3, "kept"), wire.Run(4, "dropped")])
+    bodies = [unwanted + b"\n" + unwanted, wanted + b"\n" + unwanted + b"\n" + wanted, b""]
+    route = wire.encode(wire.ToSessions(["s1", "s2"]))
+    first, second = to_clients(bench, route, wire.encode(head), *bodies)
+    kept = wire.decode_to_client(first.frames[0])
+    assert isinstance(kept, wire.Events) and (kept.after, kept.last) == (3, 8), "numbers are covered all the same"
+    assert kept.runs == [wire.Run(2, "kept"), wire.Run(4, "dropped")]
+    assert first.frames[1:] == [wanted + b"\n" + wanted, b""]
+    assert second.frames == [wire.encode(head), *bodies]
+    renamed = b'{"method":"thread/name/updated","params":{}}'
+    assert len(to_clients(bench, route, LINES, renamed)) == 1
+    (one, _) = to_clients(bench, route, LINES, renamed + b"\n" + wanted)
+    assert one.frames == [LINES, wanted]
+    answer = json.dumps({"id": 1, "result": {"text": "thread/name/updated"}}).encode()
+    assert len(to_clients(bench, route, LINES, answer)) == 2
