@@ -127,3 +127,12 @@ def test_homes_stay_warm_and_are_no_more_than_are_needed(config: AppServerConfig
             assert codex.thread_start().run("hello").status == "completed"
     homes = sorted(path for path in (home / "codex-pool" / "sqlite").iterdir())
     assert [path.name for path in homes] == ["0", "1"] and all(list(path.glob("*.sqlite")) for path in homes)
+
+
+def test_a_broker_that_is_stopped_is_replaced(config: AppServerConfig, tmp_path: Path) -> None:
+    with running(config, tmp_path / "log", workers=1) as pool:
+        broker = broker_of(pool)
+        os.kill(broker, signal.SIGSTOP)
+        wait_until(lambda: broker_of(pool) not in (0, broker), "there is another broker", 30)
+        assert processes.identify(broker) is None
+        assert f"killing the broker (pid {broker}): it has not answered for 10 s" in (tmp_path / "log").read_text()

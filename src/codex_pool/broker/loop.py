@@ -1,8 +1,8 @@
 """The broker process: one thread, two sockets, the supervisor's pipe, in named phases around `core`.
 
     python -m codex_pool.broker       start arguments: one JSON line on stdin; then JSON lines of the supervisor
-                                      (lost, slots, drain); its end is the supervisor's death
-                                      stdout: JSON lines for the supervisor - ready, registered, suspect, drained
+                                      (lost, slots, drain, ping); its end is the supervisor's death
+                                      stdout: JSON lines for the supervisor - ready, registered, suspect, drained, pong
                                       stderr: log
 
 What a peer cannot take now waits in its outbox, bounded in bytes; a client beyond the bound has to connect anew.
@@ -95,6 +95,8 @@ class Broker:
                 self._apply(self._core.drain(command["drain"], now))
             elif "slots" in command:
                 self._apply(self._core.slots(command["slots"]))
+            elif "ping" in command:
+                report({"event": "pong"})
         return True
 
     def _phase_receive(self, socket: zmq.Socket[bytes], handle: Any) -> None:

@@ -55,7 +55,9 @@ from codex_pool.worker.arguments import WorkerArguments
 STOP_LIMIT_S = 8.0
 # Memory is looked at, and the broker is asked for a sign of life.
 SAMPLE_EVERY_S = 2.0
-BROKER_SILENT_S = 10.0
+# Counted, not timed: this process may have been stopped itself.
+UNANSWERED_PINGS = 5
+UNANSWERED_PINGS_AT_START = 15
 
 
 class SupervisorArguments(msgspec.Struct, forbid_unknown_fields=True):
@@ -89,7 +91,7 @@ class Supervisor:
         self._broker: Child | None = None
         self._brokers = 0
         self._broker_due = 0.0
-        self._broker_heard_at: float | None = None
+        self._unanswered_pings = 0
         self._restarts = BrokerRestarts()
         self._sample_at = 0.0
         self._failure: GiveUp | None = None
@@ -158,10 +160,12 @@ class Supervisor:
         broker = self._broker
         if broker is None:
             return
-        if self._broker_heard_at is not None and now - self._broker_heard_at > BROKER_SILENT_S:
-            log(f"killing the broker (pid {broker.pid}): it has not answered for {BROKER_SILENT_S:.0f} s")
+        if self._unanswered_pings >= (UNANSWERED_PINGS if broker.last_report else UNANSWERED_PINGS_AT_START):
+            silent_s = self._unanswered_pings * SAMPLE_EVERY_S
+            log(f"killing the broker (pid {broker.pid}): it has not answered for {silent_s:.0f} s")
             broker.kill()
-        broker.tell({"ping": self._brokers})
+        self._unanswered_pings += 1
+        broker.tell({"ping": self._unanswered_pings})
 
     # Children.
 
@@ -188,7 +192,7 @@ class Supervisor:
         # removed its sockets.
         self._broker = self._launcher.launch("codex_pool.broker", arguments, inherit=(self._lock.fd,))
         self._brokers += 1
-        self._broker_heard_at = None
+        self._unanswered_pings = 0
         self._watch(self._broker, self._on_broker)
         self._remember()
         self._tell_broker({"slots": self._core.states()})
@@ -197,6 +201,8 @@ class Supervisor:
         assert self._broker is not None
         records, ended = self._broker.reports()
         now = time.monotonic()
+        if records:
+            self._unanswered_pings = 0
         for record in records:
             match record:
                 case {"event": "ready"} if self._brokers > 1:
@@ -210,8 +216,6 @@ class Supervisor:
                     self._apply(self._core.suspect(worker, reason))
                 case {"event": "drained", "worker": str(worker)}:
                     self._apply(self._core.drained(worker, now))
-                case {"event": "pong"}:
-                    self._broker_heard_at = now
         if ended:
             self._on_broker_ended(self._broker, now)
 
