@@ -65,8 +65,10 @@ def merge(
     A thread's name is known only where it was set: it comes from `name_of` or from any of the answers. Threads that
     are not `visible` are left out.
     """
-    answers: list[dict[str, Any]] = [msgspec.json.decode(line) for line in lines]
+    answers = [_decode(line) for line in lines]
     first = answers[0]
+    if not isinstance(first.get("result"), dict):
+        return lines[0] if visible("") else rpc.encode({"id": first.get("id"), "result": {"data": []}})
     everything = [entry for answer in answers for entry in _data(answer)]
     # By its text, because an entry that is an object has no hash.
     united = {rpc.encode(entry): entry for entry in everything}
@@ -89,6 +91,14 @@ def merge(
     if isinstance(states, dict):
         result["readStates"] = {thread_id: state for thread_id, state in states.items() if visible(thread_id)}
     return rpc.encode({**first, "result": result})
+
+
+def _decode(line: bytes) -> dict[str, Any]:
+    try:
+        answer = msgspec.json.decode(line)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return {}
+    return answer if isinstance(answer, dict) else {}
 
 
 def _data(answer: dict[str, Any]) -> list[Any]:

@@ -1,0 +1,93 @@
+"""One answer of several, and lists that are put together."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from codex_pool.broker.gather import Gather, merge
+
+
+def listed(*entries: Any, **more: Any) -> bytes:
+    return json.dumps({"id": 1, "result": {"data": list(entries), "nextCursor": "c", **more}}).encode()
+
+
+def thread(thread_id: str, name: str | None = None) -> dict[str, Any]:
+    return {"id": thread_id, "name": name, "preview": "p"}
+
+
+def merged(method: str, *lines: bytes, hidden: str = "", names: dict[str, str] | None = None) -> dict[str, Any]:
+    line = merge(method, list(lines), (names or {}).get, lambda thread_id: thread_id != hidden)
+    result: dict[str, Any] = json.loads(line)["result"]
+    return result
+
+
+@pytest.mark.parametrize(("answers", "told_at", "outcome"), [
+    (["a", "b"], [1], "b"), (["!x", "a"], [0], "!x"), (["a", "!x"], [1], "!x"), (["!x", "!y"], [0], "!x"),
+    ([None, "a"], [1], "a"), (["a", None], [1], "a"), ([None, None], [1], None), (["!x", None], [0], "!x"),
+])  # fmt: skip
+def test_the_first_error_or_the_last_result(answers: list[str | None], told_at: list[int], outcome: str | None) -> None:
+    """An answer that begins with ! is an error; None is a worker that died."""
+    gather = Gather(len(answers))
+    told = []
+    for number, answer in enumerate(answers):
+        line = answer.encode() if answer is not None else None
+        if gather.add(number, line, ok=line is not None and not line.startswith(b"!")):
+            told.append(number)
+    assert told == told_at and gather.outcome == (outcome.encode() if outcome is not None else None)
+
+
+def test_a_list_does_not_fail_because_one_worker_does() -> None:
+    gather = Gather(3, merged=True)
+    assert not gather.add(2, b"late", ok=True) and not gather.add(0, b"no", ok=False)
+    assert gather.add(1, b"early", ok=True)
+    assert gather.merged and gather.results == [b"early", b"late"]
+    alone = Gather(2, merged=True)
+    assert not alone.add(0, b"no", ok=False) and alone.add(1, None, ok=False)
+    assert not alone.merged and alone.outcome == b"no"
+
+
+def test_names_come_from_wherever_they_were_set() -> None:
+    first = listed(thread("a", "own"), thread("b"), thread("c"), thread("d"))
+    second = listed(thread("a", "other"), thread("b", "from another"))
+    result = merged("thread/list", first, second, names={"c": "from the books"})
+    assert [entry["name"] for entry in result["data"]] == ["own", "from another", "from the books", None]
+    assert result["nextCursor"] == "c" and result["data"][0]["preview"] == "p"
+
+
+def test_entries_about_threads_are_named_as_well() -> None:
+    first = listed({"snippet": "s", "thread": thread("a")})
+    result = merged("thread/search", first, listed({"snippet": "s", "thread": thread("a", "found")}))
+    assert result["data"] == [{"snippet": "s", "thread": thread("a", "found")}]
+
+
+def test_what_each_has_of_its_own_is_united() -> None:
+    assert merged("thread/loaded/list", listed("a", "b"), listed("b", "c"))["data"] == ["a", "b", "c"]
+    owner = {"threadId": "a", "archived": False}
+    assert merged("thread/attachmentOwner/list", listed(owner), listed(owner))["data"] == [owner]
+
+
+def test_what_may_not_be_seen_is_left_out() -> None:
+    states = {"a": {}, "b": {}}
+    assert merged("thread/list", listed(thread("a"), thread("b"), readStates=states), hidden="a") == {
+        "data": [thread("b")],
+        "nextCursor": "c",
+        "readStates": {"b": {}},
+    }
+    assert merged("thread/loaded/list", listed("a", "b"), hidden="a")["data"] == ["b"]
+    assert merged("thread/search", listed({"thread": thread("a")}), hidden="a")["data"] == []
+
+
+@pytest.mark.parametrize("line", [
+    b'{"id":1,"result":null}', b'{"id":1,"result":[]}', b'{"id":1,"result":{"data":[7, null, {}]}}',
+    b"[]", b"{", b'"\xff"',
+])  # fmt: skip
+def test_answers_of_another_shape_upset_nobody(line: bytes) -> None:
+    """A newer app-server may answer in its own way; who may not see everything sees nothing of that."""
+    assert merge("thread/list", [line, line], lambda _: None, lambda _: True).replace(b" ", b"") == line.replace(
+        b" ", b""
+    )
+    hidden = json.loads(merge("thread/list", [line, listed(thread("a"))], lambda _: None, lambda _: False))
+    assert hidden["result"] == {"data": []}
