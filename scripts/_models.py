@@ -3,7 +3,8 @@
 datamodel-code-generator writes the classes. What it cannot know is added here: open enums, unions with a branch for
 what is not known yet, and the division into modules. A definition lives at the deepest common prefix of the methods
 that use it (`thread/realtime/start` and `thread/realtime/stop` -> `thread/realtime`); what it refers to is used by the
-same methods, so it lives there or further up, and imports between modules can only go up.
+same methods, so it lives there or further up, and imports between modules can only go up. What a first turn needs is
+kept apart from the rest, so that a start pays for nothing else.
 
 There are no postponed annotations in them: pydantic would compile each one at import, which takes 40 % longer.
 """
@@ -43,6 +44,18 @@ LIMITS = frozenset({"format", "minimum", "maximum", "minLength", "maxLength", "m
 LEFT_TO_RIGHT = 'Field(union_mode="left_to_right")'
 SPLIT_ABOVE = 60  # definitions in a module, before its larger branches become modules of their own
 SMALL = 12  # definitions below which a branch is not worth a module
+# What a client needs up to the end of its first turn; with all they refer to, a module of its own.
+FIRST_TURN = "_first_turn"
+FIRST_TURN_ROOTS = (
+    "InitializeResponse",
+    "ThreadStartParams",
+    "ThreadStartResponse",
+    "TurnStartParams",
+    "TurnStartResponse",
+    "ItemCompletedNotification",
+    "ThreadTokenUsageUpdatedNotification",
+    "TurnCompletedNotification",
+)
 
 PACKAGE = '''# ruff: noqa: F403
 """Wire types of the protocol: `models.Turn`, `models.ThreadItem`, ...
@@ -67,6 +80,9 @@ MODULES: dict[str, str] = {{
 {table}
 }}
 """Which module a name is in."""
+
+FIRST_TURN = ({first_turn})
+"""What a first turn needs. Built in this order, each finds its parts built, where more than one has the same."""
 
 
 @cache
@@ -193,7 +209,8 @@ def emit_models(protocol: Protocol) -> dict[str, str]:
     members: dict[str, list[str]] = {}
     for name in statements:  # in the generator's order: a name comes after what it needs
         members.setdefault(modules[name], []).append(name)
-    files = {"__init__.py": _package(modules), "_base.py": BASE + "".join(_tagged_bases(protocol).values())}
+    first_turn = _build_order(members[FIRST_TURN], statements, uses)
+    files = {"__init__.py": _package(modules, first_turn), "_base.py": BASE + "".join(_tagged_bases(protocol).values())}
     bases = ", ".join(_tagged_bases(protocol))
     for module, names in members.items():
         needed = sorted({use for name in names for use in uses[name] if modules[use] != module})
@@ -345,15 +362,32 @@ def _tagged_bases(protocol: Protocol) -> dict[str, str]:
     return {name: TAGGED.format(name=name, field=_field(tag)) for name, tag in names.items()}
 
 
-def _package(modules: dict[str, str]) -> str:
+def _build_order(names: list[str], statements: dict[str, str], uses: dict[str, set[str]]) -> list[str]:
+    """Of these names the roots and the models that are a part of several others, after their own parts."""
+    models = [n for n in names if re.match(r"class \w+\((?!OpenEnum\))", statements[n])]
+    users = Counter(part for name in models for part in _parts(name, set(models), uses))
+    return [name for name in models if name in FIRST_TURN_ROOTS or users[name] > 1]
+
+
+def _parts(name: str, models: set[str], uses: dict[str, set[str]]) -> set[str]:
+    """The models that a definition refers to, by itself or through aliases."""
+    return {part for used in uses[name] for part in ({used} if used in models else _parts(used, models, uses))}
+
+
+def _package(modules: dict[str, str], first_turn: list[str]) -> str:
     imports = "\n".join(f"    from .{module} import *" for module in sorted(set(modules.values())))
     table = "\n".join(f'    "{name}": "{modules[name]}",' for name in sorted(modules))
-    return PACKAGE.format(imports=imports, table=table)
+    return PACKAGE.format(imports=imports, table=table, first_turn=", ".join(map(json.dumps, first_turn)))
 
 
 def _modules(protocol: Protocol, uses: dict[str, set[str]]) -> dict[str, str]:
     """The module of every definition."""
     paths = _paths(protocol, uses)
+    if lost := set(FIRST_TURN_ROOTS) - uses.keys():
+        raise SchemaError(f"a first turn needs {sorted(lost)}, which are no definitions; correct FIRST_TURN_ROOTS")
+    first_turn = _reachable(uses, list(FIRST_TURN_ROOTS))
+    for name in first_turn:
+        del paths[name]
     sizes = Counter(path[:depth] for path in paths.values() for depth in range(1, len(path) + 1))
 
     def module(path: tuple[str, ...]) -> str:
@@ -365,7 +399,7 @@ def _modules(protocol: Protocol, uses: dict[str, set[str]]) -> dict[str, str]:
             return _module_name(path[:1])
         return _module_name(path[:2]) if sizes[path[:2]] >= SMALL else _module_name((path[0], "other"))
 
-    return {name: module(path) for name, path in paths.items()}
+    return dict.fromkeys(first_turn, FIRST_TURN) | {name: module(path) for name, path in paths.items()}
 
 
 def _module_name(path: tuple[str, ...]) -> str:

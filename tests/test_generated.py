@@ -315,6 +315,34 @@ def test_importing_models_loads_no_model() -> None:
     assert printed == "set() False"
 
 
+def test_a_first_turn_loads_one_module_in_which_all_is_built_from_built_parts() -> None:
+    printed = run(
+        "from codex_app_server import operations\n"
+        "operations.load_types()\n"
+        "from codex_app_server.generated import models\n"
+        "print(sorted(name for name in sys.modules if '.models._' in name))\n"
+        "print([name for name in models.FIRST_TURN if not getattr(models, name).__pydantic_complete__])",
+        ROOT / "src",
+    )
+    package = "codex_app_server.generated.models"
+    assert printed.splitlines() == [str([f"{package}._base", f"{package}._first_turn"]), "[]"]
+    needed = {"ThreadStartParams", "ThreadStartResponse", "TurnStartParams", "TurnStartResponse", "InitializeResponse"}
+    assert needed | {"Turn", "ItemCompletedNotification", "TurnCompletedNotification"} <= set(models.FIRST_TURN)
+    places = {name: place for place, name in enumerate(models.FIRST_TURN)}
+    assert places["AgentMessageThreadItem"] < places["Turn"] < places["TurnStartResponse"]
+
+
+@pytest.mark.generate
+def test_a_first_turn_that_is_not_in_the_schema_is_an_error_that_names_it(
+    changed: tuple[tuple[Path, Path], Schema, Schema], scripts: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import _models
+
+    monkeypatch.setattr(_models, "FIRST_TURN_ROOTS", ("Turn", "TurnOfTheTide"))
+    with pytest.raises(scripts.SchemaError, match="TurnOfTheTide"):
+        scripts.render(scripts.load("0", *save(changed)), {})
+
+
 def test_every_name_resolves_and_the_unknown_one_does_not() -> None:
     for name in models.MODULES:
         assert getattr(models, name) is not None

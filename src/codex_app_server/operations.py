@@ -174,23 +174,11 @@ def _finish_with(method: str, type_name: str | None) -> Callable[[bytes], Any]:
     return finish
 
 
-_OF_A_FIRST_TURN = (
-    "InitializeResponse",
-    "ThreadStartParams",
-    "ThreadStartResponse",
-    "TurnStartParams",
-    "TurnStartResponse",
-    "ItemCompletedNotification",
-    "ThreadTokenUsageUpdatedNotification",
-    "TurnCompletedNotification",
-)
-
-
 def load_types() -> None:
     """Load what a first turn needs, some tenths of a second of work; without this its first use does it."""
     from .generated import models
 
-    for name in _OF_A_FIRST_TURN:
+    for name in models.FIRST_TURN:
         getattr(models, name).model_rebuild()
 
 

@@ -4,16 +4,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 from pydantic import Field
 
 from ._base import OpenEnum, TypeTagged, Wire, unlisted
-from ._shared import (
-    AllowDenyRequirement,
-    ApprovalsReviewer,
-    AppToolApproval,
-    AskForApproval,
-    ForcedLoginMethod,
-    ReasoningSummary,
-    SandboxMode,
-    WebSearchMode,
-)
+from ._first_turn import ApprovalsReviewer, AskForApproval, ReasoningSummary, SandboxMode
+from ._shared import AllowDenyRequirement, AppToolApproval, ForcedLoginMethod, WebSearchMode
 
 
 class AnalyticsConfig(Wire):

@@ -4,14 +4,8 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import Field
 
 from ._base import OpenEnum, TypeTagged, Wire, unlisted
-from ._shared import (
-    AllowDenyRequirement,
-    ApprovalsReviewer,
-    AskForApproval,
-    ForcedLoginMethod,
-    SandboxMode,
-    WebSearchMode,
-)
+from ._first_turn import ApprovalsReviewer, AskForApproval, SandboxMode
+from ._shared import AllowDenyRequirement, ForcedLoginMethod, WebSearchMode
 
 
 class AutoReviewRequirements(Wire):

@@ -4,7 +4,8 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import Field
 
 from ._base import OpenEnum, TypeTagged, Wire, unlisted
-from ._shared import FileUpdateChange, NetworkApprovalProtocol, RequestPermissionProfile, ThreadItem
+from ._first_turn import FileUpdateChange, ThreadItem
+from ._shared import NetworkApprovalProtocol, RequestPermissionProfile
 
 
 class AgentMessageDeltaNotification(Wire):
@@ -172,13 +173,6 @@ class RequestPermissionsGuardianApprovalReviewAction(TypeTagged):
     permissions: RequestPermissionProfile
     reason: str | None = None
     type: Literal["requestPermissions"] = "requestPermissions"
-
-
-class ItemCompletedNotification(Wire):
-    completed_at_ms: int
-    item: ThreadItem
-    thread_id: str
-    turn_id: str
 
 
 class ItemStartedNotification(Wire):

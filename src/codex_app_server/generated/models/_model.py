@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from ._base import OpenEnum, Wire
-from ._shared import CyberAccessProgram
+from ._first_turn import CyberAccessProgram
 
 
 class InputModality(OpenEnum):

@@ -4,18 +4,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 from pydantic import Field
 
 from ._base import HandlerTypeTagged, OpenEnum, TypeTagged, Wire, unlisted
-from ._shared import (
-    HookEventName,
-    HookSource,
+from ._first_turn import (
+    InitializeResponse,
     ModeKind,
-    RequestId,
     SandboxPolicy,
     ThreadSection,
     ThreadSectionAppearance,
     Turn,
     TurnError,
-    UserVerificationUnavailableReason,
 )
+from ._shared import HookEventName, HookSource, RequestId, UserVerificationUnavailableReason
 
 
 class AuthRecoveryNotification(Wire):
@@ -253,13 +251,6 @@ class InitializeParams(Wire):
     if TYPE_CHECKING:
 
         def _answered_with(self) -> "InitializeResponse": ...
-
-
-class InitializeResponse(Wire):
-    codex_home: str
-    platform_family: str
-    platform_os: str
-    user_agent: str
 
 
 class MarketplaceAddParams(Wire):

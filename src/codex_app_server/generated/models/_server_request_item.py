@@ -4,12 +4,11 @@ from typing import Annotated, Any, TypeAlias
 from pydantic import Field
 
 from ._base import OpenEnum, Wire, unlisted
+from ._first_turn import CommandAction, DynamicToolCallOutputContentItem
 from ._server_request import NetworkPolicyAmendment
 from ._shared import (
     AdditionalFileSystemPermissions,
     AdditionalNetworkPermissions,
-    CommandAction,
-    DynamicToolCallOutputContentItem,
     NetworkApprovalProtocol,
     RequestPermissionProfile,
 )

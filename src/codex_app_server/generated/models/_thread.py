@@ -4,80 +4,6 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import Field
 
 from ._base import OpenEnum, TypeTagged, Wire, unlisted
-from ._shared import ThreadSection, Turn
-
-
-class ActivePermissionProfile(Wire):
-    extends: str | None = None
-    id: str
-
-
-class GitInfo(Wire):
-    branch: str | None = None
-    origin_url: str | None = None
-    sha: str | None = None
-
-
-class SessionSourceValue(OpenEnum):
-    cli = "cli"
-    vscode = "vscode"
-    exec = "exec"
-    app_server = "appServer"
-    unknown = "unknown"
-
-
-class CustomSessionSource(Wire):
-    custom: str
-
-
-class UnrecognizedSessionSource(Wire):
-    pass
-
-
-class SubAgentSourceValue(OpenEnum):
-    review = "review"
-    compact = "compact"
-    memory_consolidation = "memory_consolidation"
-
-
-class ThreadSpawnSubAgentSourceBody(Wire):
-    agent_nickname: str | None = Field(default=None, alias="agent_nickname")
-    agent_path: str | None = Field(default=None, alias="agent_path")
-    agent_role: str | None = Field(default=None, alias="agent_role")
-    depth: int
-    parent_thread_id: str = Field(..., alias="parent_thread_id")
-
-
-class ThreadSpawnSubAgentSource(Wire):
-    thread_spawn: ThreadSpawnSubAgentSourceBody = Field(..., alias="thread_spawn")
-
-
-class OtherSubAgentSource(Wire):
-    other: str
-
-
-class UnrecognizedSubAgentSource(Wire):
-    pass
-
-
-class ThreadActiveFlag(OpenEnum):
-    waiting_on_approval = "waitingOnApproval"
-    waiting_on_user_input = "waitingOnUserInput"
-
-
-class ThreadEnvironment(Wire):
-    cwd: str
-    environment_id: str
-    runtime_workspace_roots: list[str]
-
-
-class ThreadExtra(Wire):
-    pass
-
-
-class ThreadHistoryMode(OpenEnum):
-    legacy = "legacy"
-    paginated = "paginated"
 
 
 class WholeItemThreadRealtimeBemItemPresentation(TypeTagged):
@@ -132,27 +58,6 @@ class ThreadSourceKind(OpenEnum):
     unknown = "unknown"
 
 
-class NotLoadedThreadStatus(TypeTagged):
-    type: Literal["notLoaded"] = "notLoaded"
-
-
-class IdleThreadStatus(TypeTagged):
-    type: Literal["idle"] = "idle"
-
-
-class SystemErrorThreadStatus(TypeTagged):
-    type: Literal["systemError"] = "systemError"
-
-
-class ActiveThreadStatus(TypeTagged):
-    active_flags: list[ThreadActiveFlag]
-    type: Literal["active"] = "active"
-
-
-class UnrecognizedThreadStatus(Wire):
-    type: str
-
-
 class ThreadStartThreadUnreadPosition(TypeTagged):
     type: Literal["threadStart"] = "threadStart"
 
@@ -164,15 +69,6 @@ class TurnThreadUnreadPosition(TypeTagged):
 
 class UnrecognizedThreadUnreadPosition(Wire):
     type: str
-
-
-SubAgentSource: TypeAlias = Annotated[
-    SubAgentSourceValue
-    | ThreadSpawnSubAgentSource
-    | OtherSubAgentSource
-    | Annotated[UnrecognizedSubAgentSource, unlisted(None, "thread_spawn", "other")],
-    Field(union_mode="left_to_right"),
-]
 
 
 ThreadRealtimeBemItemPresentation: TypeAlias = Annotated[
@@ -190,25 +86,11 @@ ThreadRealtimeBemItemPresentation: TypeAlias = Annotated[
 ]
 
 
-ThreadStatus: TypeAlias = Annotated[
-    Annotated[
-        NotLoadedThreadStatus | IdleThreadStatus | SystemErrorThreadStatus | ActiveThreadStatus,
-        Field(discriminator="type"),
-    ]
-    | Annotated[UnrecognizedThreadStatus, unlisted("type", "notLoaded", "idle", "systemError", "active")],
-    Field(union_mode="left_to_right"),
-]
-
-
 ThreadUnreadPosition: TypeAlias = Annotated[
     Annotated[ThreadStartThreadUnreadPosition | TurnThreadUnreadPosition, Field(discriminator="type")]
     | Annotated[UnrecognizedThreadUnreadPosition, unlisted("type", "threadStart", "turn")],
     Field(union_mode="left_to_right"),
 ]
-
-
-class SubAgentSessionSource(Wire):
-    sub_agent: SubAgentSource
 
 
 class ThreadReadState(Wire):
@@ -240,15 +122,6 @@ class RealtimeSessionClosedThreadRealtimeItem(TypeTagged):
     type: Literal["realtimeSessionClosed"] = "realtimeSessionClosed"
 
 
-SessionSource: TypeAlias = Annotated[
-    SessionSourceValue
-    | CustomSessionSource
-    | SubAgentSessionSource
-    | Annotated[UnrecognizedSessionSource, unlisted(None, "custom", "subAgent")],
-    Field(union_mode="left_to_right"),
-]
-
-
 ThreadRealtimeItem: TypeAlias = Annotated[
     Annotated[
         RealtimeSessionStartedThreadRealtimeItem
@@ -263,38 +136,3 @@ ThreadRealtimeItem: TypeAlias = Annotated[
     ],
     Field(union_mode="left_to_right"),
 ]
-
-
-class Thread(Wire):
-    agent_nickname: str | None = None
-    agent_role: str | None = None
-    can_accept_direct_input: bool | None = None
-    cli_version: str
-    created_at: int
-    cwd: str
-    daybreak_enabled: bool | None = None
-    environments: list[ThreadEnvironment] | None = None
-    ephemeral: bool
-    extra: ThreadExtra | None = None
-    forked_from_id: str | None = None
-    git_info: GitInfo | None = None
-    history_mode: ThreadHistoryMode = ThreadHistoryMode.legacy
-    id: str
-    model: str | None = None
-    model_provider: str
-    name: str | None = None
-    originator: str | None = None
-    parent_thread_id: str | None = None
-    path: str | None = None
-    preview: str
-    project_id: str | None
-    reasoning_effort: str | None = None
-    recency_at: int | None = None
-    section: ThreadSection | None = None
-    section_entered_at: int | None = None
-    session_id: str
-    source: SessionSource
-    status: ThreadStatus
-    thread_source: str | None = None
-    turns: list[Turn]
-    updated_at: int

@@ -5,32 +5,26 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 from pydantic import Field
 
 from ._base import OpenEnum, TypeTagged, Wire, unlisted
-from ._shared import (
+from ._first_turn import (
+    ActivePermissionProfile,
     ApprovalsReviewer,
     AskForApproval,
     CollaborationMode,
     MultiAgentMode,
     Personality,
     ReasoningSummary,
-    ResponseItem,
     SandboxMode,
     SandboxPolicy,
-    SortDirection,
+    Thread,
     ThreadItem,
-    TokenUsageBreakdown,
+    ThreadStatus,
     Turn,
     TurnError,
     TurnItemsView,
     TurnStatus,
 )
-from ._thread import (
-    ActivePermissionProfile,
-    Thread,
-    ThreadReadState,
-    ThreadRealtimeItem,
-    ThreadSourceKind,
-    ThreadStatus,
-)
+from ._shared import ResponseItem, SortDirection
+from ._thread import ThreadReadState, ThreadRealtimeItem, ThreadSourceKind
 
 
 class ContextCompactedNotification(Wire):
@@ -814,18 +808,6 @@ class ThreadSettingsUpdatedNotification(Wire):
 class ThreadStatusChangedNotification(Wire):
     status: ThreadStatus
     thread_id: str
-
-
-class ThreadTokenUsage(Wire):
-    last: TokenUsageBreakdown
-    model_context_window: int | None = None
-    total: TokenUsageBreakdown
-
-
-class ThreadTokenUsageUpdatedNotification(Wire):
-    thread_id: str
-    token_usage: ThreadTokenUsage
-    turn_id: str
 
 
 class ThreadTurnsListParams(Wire):

@@ -2,7 +2,7 @@
 from typing import TYPE_CHECKING
 
 from ._base import Wire
-from ._shared import Turn, UserInput
+from ._first_turn import Turn, UserInput
 
 
 class ThreadQueueChangedNotification(Wire):

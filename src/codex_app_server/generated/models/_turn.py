@@ -2,25 +2,7 @@
 from typing import TYPE_CHECKING, Any
 
 from ._base import OpenEnum, Wire
-from ._shared import (
-    ApprovalsReviewer,
-    AskForApproval,
-    CollaborationMode,
-    CyberAccessProgram,
-    FunctionCallOutputBody,
-    MultiAgentMode,
-    Personality,
-    ReasoningSummary,
-    SandboxPolicy,
-    Turn,
-    TurnEnvironmentParams,
-    UserInput,
-)
-
-
-class AdditionalContextKind(OpenEnum):
-    untrusted = "untrusted"
-    application = "application"
+from ._first_turn import AdditionalContextEntry, ApprovalsReviewer, ReasoningSummary, Turn, UserInput
 
 
 class TurnDiffUpdatedNotification(Wire):
@@ -77,11 +59,6 @@ class TurnSteerResponse(Wire):
     turn_id: str
 
 
-class AdditionalContextEntry(Wire):
-    kind: AdditionalContextKind
-    value: str
-
-
 class TurnPlanStep(Wire):
     status: TurnPlanStepStatus
     step: str
@@ -109,56 +86,6 @@ class TurnSteerParams(Wire):
     if TYPE_CHECKING:
 
         def _answered_with(self) -> "TurnSteerResponse": ...
-
-
-class TurnToolOutput(Wire):
-    name: str
-    namespace: str | None = None
-    output: FunctionCallOutputBody
-    retain: bool | None = None
-
-
-class TurnCompletedNotification(Wire):
-    thread_id: str
-    turn: Turn
-
-
-class TurnStartParams(Wire):
-    additional_context: dict[str, AdditionalContextEntry] | None = None
-    approval_policy: AskForApproval | None = None
-    approvals_reviewer: ApprovalsReviewer | None = None
-    client_user_message_id: str | None = None
-    collaboration_mode: CollaborationMode | None = None
-    cwd: str | None = None
-    cyber_access_program: CyberAccessProgram | None = None
-    disabled_plugin_ids: list[str] | None = None
-    effort: str | None = None
-    environments: list[TurnEnvironmentParams] | None = None
-    input: list[UserInput]
-    model: str | None = None
-    multi_agent_mode: MultiAgentMode | None = None
-    output_schema: Any | None = None
-    parent_turn_id: str | None = None
-    permissions: str | None = None
-    personality: Personality | None = None
-    responsesapi_client_metadata: dict[str, str] | None = None
-    root_turn_id: str | None = None
-    runtime_workspace_roots: list[str] | None = None
-    sandbox_policy: SandboxPolicy | None = None
-    service_tier: str | None = None
-    service_tier_for_turn: str | None = None
-    summary: ReasoningSummary | None = None
-    thread_id: str
-    tool_output: TurnToolOutput | None = None
-    turn_trigger: str | None = None
-
-    if TYPE_CHECKING:
-
-        def _answered_with(self) -> "TurnStartResponse": ...
-
-
-class TurnStartResponse(Wire):
-    turn: Turn
 
 
 class TurnStartedNotification(Wire):

@@ -4,13 +4,8 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import Field
 
 from ._base import OpenEnum, TypeTagged, Wire, unlisted
-from ._shared import (
-    ApprovalsReviewer,
-    AppToolApproval,
-    ResponseItem,
-    TokenUsageBreakdown,
-    UserVerificationUnavailableReason,
-)
+from ._first_turn import ApprovalsReviewer, TokenUsageBreakdown
+from ._shared import AppToolApproval, ResponseItem, UserVerificationUnavailableReason
 
 
 class AppLinksConfig(Wire):
