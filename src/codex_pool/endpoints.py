@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import stat
 import tempfile
 from pathlib import Path
@@ -52,3 +53,31 @@ def ipc_path(endpoint: str) -> Path:
             "use a shorter directory, e.g. by setting XDG_RUNTIME_DIR"
         )
     return Path(path)
+
+
+def why_unreachable(path: Path) -> str | None:
+    """Why nobody can connect to this socket file; None if somebody listens there."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        # A listener that is stopped takes nobody in, and must not hold us up.
+        probe.setblocking(False)
+        try:
+            probe.connect(os.fspath(path))
+        except BlockingIOError:
+            return None
+        except (FileNotFoundError, ConnectionRefusedError):
+            return "nothing listens there"
+        except OSError as error:
+            return error.strerror or str(error)
+    return None
+
+
+def is_held(path: Path) -> bool:
+    """Whether the supervisor that took this endpoint lives: its broker may be on its way.
+
+    Looked at without the lock itself, which a supervisor that starts just now may want.
+    """
+    try:
+        holder = path.with_suffix(".lock").read_text("ascii").strip()
+        return holder.isdigit() and Path(f"/proc/{holder}").exists()
+    except (OSError, UnicodeDecodeError):
+        return False

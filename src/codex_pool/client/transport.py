@@ -1,60 +1,86 @@
-"""PoolTransport: carries lines between a client and a pool, over ZeroMQ. One I/O thread owns the socket and beats.
+"""PoolTransport: carries lines between a client and a pool, over ZeroMQ: a thin loop around `session`.
 
-To the client above it a pool looks like one big app-server.
+To the client above it a pool looks like one big app-server. One I/O thread owns the socket and beats.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import random
 import secrets
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 
 import zmq
 
+from codex_app_server.envelope import RequestId
 from codex_app_server.errors import TransportClosedError
-from codex_app_server.lines import LongLine
-from codex_app_server.transport import Interest, Receiver, TurnLines
-from codex_pool import endpoints, rpc, sockets, wire
+from codex_app_server.transport import Interest, Receiver
+from codex_pool import endpoints, sockets, wire
+from codex_pool.client import session as session_
+from codex_pool.client.session import Connect, Deliver, Disconnect, Effect, Failed, Send, Session, Welcomed
 
-WELCOME_LIMIT_S = 10.0
-BROKER_SILENT_S = 20.0
 MESSAGES_PER_BATCH = 500
+# How long after the news that a connection broke its last messages may come out of the socket.
+LAST_MESSAGES_MS = 10
 
 
 class PoolTransport:
     """A session on the pool at `endpoint`. `client` is the name that `codex-pool status` shows.
 
-    Raises EndpointError for an endpoint that cannot be one.
+    `priority` is that of its turns where they wait: four interactive ones start for one of a batch. `when_gone` says
+    what becomes of its turns when it is away for longer than the pool waits. Raises EndpointError for an endpoint that
+    cannot be one.
     """
 
-    def __init__(self, endpoint: str, *, client: str = "") -> None:
+    # Other clients run turns there, which can be joined.
+    shared = True
+
+    def __init__(
+        self,
+        endpoint: str,
+        *,
+        client: str = "",
+        priority: wire.Priority = "interactive",
+        when_gone: wire.WhenGone = "interrupt",
+    ) -> None:
         self._path = endpoints.ipc_path(endpoint)
         self._endpoint = endpoint
-        self._client = client or f"pid {os.getpid()}"
-        self._session = f"s{os.getpid()}-{secrets.token_hex(4)}"
+        self._session = Session(
+            f"s{os.getpid()}-{secrets.token_hex(4)}",
+            client or f"pid {os.getpid()}",
+            endpoint=endpoint,
+            no_pool=self._no_pool,
+            jitter=random.random,
+            priority=priority,
+            when_gone=when_gone,
+        )
+        # What other threads want done, in their order.
+        self._wanted: deque[Callable[[], list[Effect]]] = deque()
         self._outgoing: deque[list[bytes]] = deque()
-        self._last: dict[str, int] = {}
         self._closing = False
         self._welcome = threading.Event()
         self._error: TransportClosedError | None = None
         self._thread: threading.Thread | None = None
         self._wake_lock = threading.Lock()
         self._wake_r = self._wake_w = -1
+        self._connection: _Connection | None = None
 
     def start(self, receiver: Receiver) -> None:
         """Begin the session. Raises TransportClosedError, which says how to start a pool, if there is none."""
-        if not self._path.exists():
-            raise self._no_pool("nothing listens there")
+        why = endpoints.why_unreachable(self._path)
+        if why is not None and not endpoints.is_held(self._path):
+            raise TransportClosedError(self._no_pool(why))
         self._receiver = receiver
         self._wake_r, self._wake_w = os.pipe()
         os.set_blocking(self._wake_r, False)
         os.set_blocking(self._wake_w, False)
         self._thread = threading.Thread(target=self._run, name="codex-pool-io", daemon=True)
         self._thread.start()
-        self._welcome.wait(WELCOME_LIMIT_S + 1)
+        self._welcome.wait(session_.FIRST_LIMIT_S + 1)
         if self._error is not None:
             self.close()
             raise self._error
@@ -66,8 +92,11 @@ class PoolTransport:
             raise TransportClosedError("the client was closed or never started")
         if len(line) > wire.MAX_BODY_BYTES:
             raise TransportClosedError(f"a line of {len(line)} bytes; the limit is {wire.MAX_BODY_BYTES}")
-        self._outgoing.append([wire.encode(wire.Call(interest)), line])
-        self._wake()
+        self._want(lambda: self._session.line(line, interest))
+
+    def cancel(self, request_id: RequestId) -> None:
+        if self._thread is not None:
+            self._want(lambda: self._session.cancel(request_id))
 
     def close(self) -> None:
         self._closing = True
@@ -82,20 +111,26 @@ class PoolTransport:
                 os.close(self._wake_w)
                 self._wake_r = self._wake_w = -1
 
+    def _want(self, what: Callable[[], list[Effect]]) -> None:
+        self._wanted.append(what)
+        self._wake()
+
     def _wake(self) -> None:
         # Locked: a descriptor that was closed meanwhile may belong to somebody else by now.
         with self._wake_lock, contextlib.suppress(OSError):
             os.write(self._wake_w, b"\0")
 
-    def _no_pool(self, why: str) -> TransportClosedError:
+    def _no_pool(self, why: str) -> str:
         default = self._endpoint == endpoints.default_endpoint()
         command = "codex-pool serve" if default else f"codex-pool serve --endpoint {self._endpoint}"
-        return TransportClosedError(f"no pool at {self._endpoint}: {why}; start one with: {command}")
+        return f"no pool at {self._endpoint}: {why}; start one with: {command}"
+
+    # The I/O thread.
 
     def _run(self) -> None:
         error = TransportClosedError("the client was closed")
         try:
-            self._connect_and_pump()
+            self._pump()
         except TransportClosedError as reason:
             error = reason
         except BaseException as failure:
@@ -104,99 +139,91 @@ class PoolTransport:
         self._welcome.set()
         self._receiver.on_closed(error)
 
-    def _connect_and_pump(self) -> None:
+    def _pump(self) -> None:
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         try:
-            socket = sockets.dealer(context, self._endpoint, self._session)
-            try:
-                self._pump(socket)
-            finally:
-                with contextlib.suppress(zmq.ZMQError):
-                    socket.send(wire.encode(wire.Bye()), zmq.NOBLOCK)
-                socket.close(linger=500)
+            self._apply(self._session.start(time.monotonic()), context)
+            while not self._closing:
+                self._turn(context)
         finally:
+            if self._connection is not None:
+                with contextlib.suppress(zmq.ZMQError):
+                    self._connection.socket.send(wire.encode(wire.Bye()), zmq.NOBLOCK)
+                self._connection.close(linger_ms=500 if self._session.open else 0)
+                self._connection = None
             context.term()
 
-    def _pump(self, socket: zmq.Socket[bytes]) -> None:
+    def _turn(self, context: zmq.Context[zmq.Socket[bytes]]) -> None:
+        """One turn of the loop."""
+        connection = self._connection
+        self._flush()
         poller = zmq.Poller()
         poller.register(self._wake_r, zmq.POLLIN)
-        heard_at = beat_at = time.monotonic()
-        self._outgoing.appendleft([wire.encode(wire.Hello(self._session, self._client))])
-        while not self._closing:
-            self._flush(socket)
-            poller.register(socket, zmq.POLLIN | (zmq.POLLOUT if self._outgoing else 0))
-            ready = dict(poller.poll(int(wire.BEAT_S * 1000)))
-            now = time.monotonic()
-            if self._wake_r in ready:
-                os.read(self._wake_r, 4096)
-            if ready.get(socket, 0) & zmq.POLLIN:
-                heard_at = now
-                self._receive(socket)
-            if not self._welcome.is_set():
-                if now - heard_at > WELCOME_LIMIT_S:
-                    raise self._no_pool(f"no answer within {WELCOME_LIMIT_S:.0f} s")
-                continue
-            if now - heard_at > BROKER_SILENT_S:
-                raise TransportClosedError(f"the pool at {self._endpoint} was silent for {BROKER_SILENT_S:.0f} s")
-            if now - beat_at >= wire.BEAT_S:
-                beat_at = now
-                self._outgoing.append([wire.encode(wire.Beat())])
+        if connection is not None:
+            poller.register(connection.monitor, zmq.POLLIN)
+            poller.register(connection.socket, zmq.POLLIN | (zmq.POLLOUT if self._outgoing else 0))
+        left_s = max(0.0, self._session.next_deadline - time.monotonic())
+        ready = dict(poller.poll(int(left_s * 1000) + 1))
+        if self._wake_r in ready:
+            os.read(self._wake_r, 4096)
+        while self._wanted:
+            self._apply(self._wanted.popleft()(), context)
+        broken = connection is not None and connection.monitor in ready
+        if connection is not None and ready.get(connection.socket, 0) & zmq.POLLIN:
+            self._receive(connection, context)
+        if broken and connection is not None:
+            while connection is self._connection and connection.socket.poll(LAST_MESSAGES_MS):
+                self._receive(connection, context)
+            if connection is self._connection:
+                self._apply(self._session.lost("it was closed, or nothing listens", time.monotonic()), context)
+        self._apply(self._session.tick(time.monotonic()), context)
 
-    def _flush(self, socket: zmq.Socket[bytes]) -> None:
-        while self._outgoing:
+    def _receive(self, connection: _Connection, context: zmq.Context[zmq.Socket[bytes]]) -> None:
+        """All messages that are there, as one batch."""
+        messages: list[list[bytes]] = []
+        for _ in range(MESSAGES_PER_BATCH):
             try:
-                socket.send_multipart(self._outgoing[0], zmq.NOBLOCK)
+                messages.append(connection.socket.recv_multipart(zmq.NOBLOCK))
+            except zmq.Again:
+                break
+        if messages:
+            self._apply(self._session.messages(messages, time.monotonic()), context)
+
+    def _apply(self, effects: list[Effect], context: zmq.Context[zmq.Socket[bytes]]) -> None:
+        for effect in effects:
+            match effect:
+                case Send():
+                    self._outgoing.append(effect.frames)
+                case Deliver():
+                    self._receiver.on_batch(effect.batch)
+                case Connect():
+                    self._connection = _Connection(context, self._endpoint, effect.identity)
+                case Disconnect():
+                    if self._connection is not None:
+                        self._connection.close(linger_ms=0)
+                    self._connection = None
+                    self._outgoing.clear()
+                case Welcomed():
+                    self._welcome.set()
+                case Failed():
+                    raise TransportClosedError(effect.message)
+
+    def _flush(self) -> None:
+        while self._outgoing and self._connection is not None:
+            try:
+                self._connection.socket.send_multipart(self._outgoing[0], zmq.NOBLOCK)
             except zmq.Again:
                 return
             self._outgoing.popleft()
 
-    def _receive(self, socket: zmq.Socket[bytes]) -> None:
-        """All messages that are there, as one batch."""
-        batch: list[bytes | LongLine | TurnLines] = []
-        closed: TransportClosedError | None = None
-        got: dict[str, dict[str, int]] = {}
-        for _ in range(MESSAGES_PER_BATCH):
-            try:
-                frame, *bodies = socket.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
-                break
-            head = wire.decode_to_client(frame)
-            match head:
-                case wire.Lines():
-                    for body in bodies:
-                        batch += body.split(b"\n")
-                case wire.Events():
-                    batch.append(self._on_events(head, bodies))
-                    got.setdefault(head.worker, {})[head.turn_id] = head.last
-                case wire.Ended():
-                    self._last.pop(head.turn_id, None)
-                    batch.append(TurnLines(head.thread_id, head.turn_id, _split(bodies), True))
-                case wire.Welcome():
-                    self._welcome.set()
-                case wire.Refused() | wire.Closed():
-                    closed = TransportClosedError(f"the pool at {self._endpoint}: {head.message}")
-        for worker, turns in got.items():
-            positions = [wire.Position(turn_id, last) for turn_id, last in turns.items()]
-            self._outgoing.append([wire.encode(wire.Ack(worker, positions))])
-        if batch:
-            self._receiver.on_batch(batch)
-        if closed is not None:
-            raise closed
 
-    def _on_events(self, events: wire.Events, bodies: list[bytes]) -> TurnLines:
-        """A run of a turn; a hole in its numbers ends the turn loudly, because nothing may be lost in silence."""
-        last = self._last.get(events.turn_id, events.after)
-        self._last[events.turn_id] = events.last
-        ended = events.ended
-        lines = _split(bodies)
-        if last != events.after:
-            ended = True
-            message = f"notifications {last + 1} to {events.after} of this turn never came"
-            lines = rpc.ended_lines(events.thread_id, events.turn_id, "failed", message, safe_to_retry=False)
-        if ended:
-            self._last.pop(events.turn_id, None)
-        return TurnLines(events.thread_id, events.turn_id, lines, ended)
+class _Connection:
+    """A socket that connects once, and the one that tells when it is broken."""
 
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], endpoint: str, identity: str) -> None:
+        self.socket, self.monitor = sockets.dealer_once(context, endpoint, identity)
 
-def _split(bodies: list[bytes]) -> list[bytes]:
-    return [line for body in bodies for line in body.split(b"\n")]
+    def close(self, linger_ms: int) -> None:
+        self.socket.disable_monitor()
+        self.monitor.close(linger=0)
+        self.socket.close(linger=linger_ms)

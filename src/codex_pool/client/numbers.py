@@ -1,0 +1,105 @@
+"""Numbers: how far a session has come in each of its turns. Pure: what a turn sends comes out once and in order.
+
+What comes a second time is left out; what is missing ends the turn loudly, because nothing may be lost in silence.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from codex_app_server.transport import TurnLines
+from codex_pool import rpc, wire
+
+MAX_ENDED_TURNS = 4096
+
+
+@dataclass(slots=True)
+class _Turn:
+    """`last` is the highest number that came, None before the first one."""
+
+    thread_id: str
+    last: int | None = None
+
+
+class Numbers:
+    """See the module's docstring."""
+
+    def __init__(self) -> None:
+        self._turns: dict[str, _Turn] = {}
+        # Turns that are over: what still comes of them is a repeat.
+        self._over: OrderedDict[str, None] = OrderedDict()
+
+    @property
+    def turns(self) -> int:
+        """How many turns are followed."""
+        return len(self._turns)
+
+    def follow(self, thread_id: str, turn_id: str) -> None:
+        """A turn is known to run, though nothing of it has come."""
+        if turn_id not in self._over:
+            self._turns.setdefault(turn_id, _Turn(thread_id))
+
+    def positions(self) -> list[wire.Position]:
+        """How far each turn that has not ended has come."""
+        return [wire.Position(turn_id, turn.last) for turn_id, turn in self._turns.items() if turn.last is not None]
+
+    def events(self, head: wire.Events, bodies: list[bytes]) -> TurnLines | None:
+        """What is new in a message of a turn; None if nothing is. Raises WireError."""
+        if len(head.runs) != len(bodies):
+            raise wire.WireError(f"events with {len(head.runs)} runs and {len(bodies)} bodies; expected one a run")
+        if head.turn_id in self._over:
+            return None
+        turn = self._turns.setdefault(head.turn_id, _Turn(head.thread_id))
+        last = head.after if turn.last is None else turn.last
+        if last < head.after:
+            return self.end(head.turn_id, f"notifications {last + 1} to {head.after} of this turn never came")
+        if head.after < last and head.last <= last and not head.ended:
+            return None
+        skip = last - head.after
+        if skip > 0 and head.last > last and sum(run.count for run in head.runs) != head.last - head.after:
+            why = f"which of notifications {head.after + 1} to {head.last} of this turn are new cannot be told"
+            return self.end(head.turn_id, why)
+        turn.last = max(last, head.last)
+        if head.ended:
+            self._forget(head.turn_id)
+        return TurnLines(head.thread_id, head.turn_id, _lines(head, bodies, skip), head.ended)
+
+    def ended(self, head: wire.Ended, bodies: list[bytes]) -> TurnLines | None:
+        """The last lines of a turn whose worker cannot number them any more."""
+        if head.turn_id in self._over:
+            return None
+        self._forget(head.turn_id)
+        return TurnLines(head.thread_id, head.turn_id, [line for body in bodies for line in body.split(b"\n")], True)
+
+    def end(self, turn_id: str, why: str, kind: str = "failed") -> TurnLines:
+        """End a turn from here."""
+        thread_id = self._turns[turn_id].thread_id
+        self._forget(turn_id)
+        lines = rpc.ended_lines(thread_id, turn_id, kind, why, safe_to_retry=False)
+        return TurnLines(thread_id, turn_id, lines, True)
+
+    def end_all(self, why: str) -> list[TurnLines]:
+        """End all turns as lost: nothing will come of them any more."""
+        return [self.end(turn_id, why, "lost") for turn_id in [*self._turns]]
+
+    def _forget(self, turn_id: str) -> None:
+        self._turns.pop(turn_id, None)
+        self._over[turn_id] = None
+        if len(self._over) > MAX_ENDED_TURNS:
+            self._over.popitem(last=False)
+
+
+def _lines(head: wire.Events, bodies: list[bytes], skip: int) -> list[bytes]:
+    """The lines of a message but for the first `skip` numbers; for a dropped run one that says how many there were."""
+    lines: list[bytes] = []
+    for run, body in zip(head.runs, bodies, strict=True):
+        if run.cls == "dropped":
+            left = run.count - skip
+            if left > 0:
+                params = {"threadId": head.thread_id, "turnId": head.turn_id, "count": left}
+                lines.append(rpc.encode({"method": "sdk/deltas/dropped", "params": params}))
+        else:
+            lines += body.split(b"\n")[skip:] if skip else body.split(b"\n")
+        skip = max(0, skip - run.count)
+    return lines
