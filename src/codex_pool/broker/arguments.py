@@ -12,5 +12,10 @@ class BrokerArguments(msgspec.Struct, forbid_unknown_fields=True):
     workers_endpoint: str
     slots: int
     turns_per_worker: int
+    # Where threads work that name no directory; None is the broker's own.
+    cwd: str | None = None
+    # tcp://HOST:PORT for clients with a key; where the keys are.
+    listen: str | None = None
+    keys: str | None = None
     # Workers that were registered with the broker before this one, which died: to be waited for.
     expect: list[str] = []

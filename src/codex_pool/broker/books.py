@@ -56,6 +56,8 @@ class Books:
         # Calls for which there is no worker.
         self.homeless: list[Call] = []
         self.held = 0
+        # What clients with a key were refused, by reason.
+        self.refused: Counter[str] = Counter()
         self.ended: Counter[str] = Counter(completed=0, failed=0, interrupted=0, lost=0)
         self._next_call = 0
 
@@ -89,6 +91,10 @@ class Books:
                     self.out.append(ToClient(session.identity, wanted))
             else:
                 self.out.append(ToClient(session.identity, frames))
+
+    def own_sessions(self) -> list[str]:
+        """Those of the pool's own user, whom alone it concerns what is of no thread: the account, the configuration."""
+        return [session.id for session in self.sessions.values() if not session.who]
 
     def say(self, session_id: str, line: bytes) -> None:
         self.pass_on([session_id], [LINES, line])

@@ -23,7 +23,7 @@ Where what is: `books` what is known; `sessions`, `requests` the side of the cli
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from codex_pool import wire
@@ -38,6 +38,7 @@ from codex_pool.broker.status import status_of
 from codex_pool.broker.workers import Workers
 
 MAX_CLIENTS = 1024
+REVOKED = wire.encode(wire.Closed("the key of this client has been revoked; ask the pool's owner for a new one"))
 
 
 class BrokerCore:
@@ -122,6 +123,17 @@ class BrokerCore:
         """More waits for this client than may: what it did not get its workers send again, on a new connection."""
         closed = wire.Closed("overflow: more waits for this client than the broker keeps", again=True)
         return [*self.client_unreachable(identity, now), ToClient(identity, [wire.encode(closed)])]
+
+    def end_sessions(self, is_over: Callable[[str, bytes], bool], now: float) -> list[Effect]:
+        """The sessions of which this says so, by their identity and connection: their keys have been revoked."""
+        self.books.now = now
+        for session in list(self.books.sessions.values()):
+            if is_over(session.who, session.identity):
+                self.books.note(f"client {session.client} of {session.who}: its key has been revoked")
+                if session.identity:
+                    self.books.out.append(ToClient(session.identity, [REVOKED]))
+                self._sessions.end(session)
+        return self.books.take_effects()
 
     # Workers and the supervisor.
 

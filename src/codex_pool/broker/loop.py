@@ -1,9 +1,13 @@
-"""The broker process: one thread, two sockets, the supervisor's pipe, in named phases around `core`.
+"""The broker process: one thread, its sockets, the supervisor's pipe, in named phases around `core`.
 
     python -m codex_pool.broker       start arguments: one JSON line on stdin; then JSON lines of the supervisor
                                       (lost, slots, drain, ping); its end is the supervisor's death
-                                      stdout: JSON lines for the supervisor - ready, registered, suspect, drained, pong
+                                      stdout: JSON lines for the supervisor - ready, failed, registered, suspect,
+                                      drained, pong
                                       stderr: log
+
+The core knows a connection of a client by a name that no two can share: the public key that it came in with (nothing
+over ipc), NUL, its identity on its socket.
 
 What a peer cannot take now waits in its outbox, bounded in bytes; a client beyond the bound has to connect anew.
 """
@@ -23,12 +27,16 @@ import zmq
 from codex_app_server.lines import LineSplitter, LongLine
 from codex_pool import endpoints, sockets, start
 from codex_pool.broker.arguments import BrokerArguments
-from codex_pool.broker.core import BrokerCore
+from codex_pool.broker.core import REVOKED, BrokerCore
+from codex_pool.broker.doors import Doors
 from codex_pool.broker.records import Drained, Effect, Forget, Note, Registered, Suspect, ToClient, ToWorker
+from codex_pool.broker.tcp import TcpDoor, routing_id_of
+from codex_pool.keys import KeyStore
 
 MESSAGES_PER_PHASE = 500
 MAX_OUTBOX_BYTES = 64 * 1024 * 1024
 OUTBOX_RETRY_MS = 5
+TCP_RETRY_S = 1.0
 
 
 class Broker:
@@ -40,25 +48,35 @@ class Broker:
         # Workers first: once clients can see their socket, the pool is there.
         self._workers = sockets.router(self._context, arguments.workers_endpoint)
         self._clients = sockets.router(self._context, arguments.clients_endpoint)
+        self._doors = Doors(default_cwd=arguments.cwd or os.getcwd())
         self._core = BrokerCore(
             slots=arguments.slots,
             turns_per_worker=arguments.turns_per_worker,
             now=time.monotonic(),
             expect=arguments.expect,
+            doors=self._doors,
             unix_offset=time.time() - time.monotonic(),
         )
         self._commands = LineSplitter()
         self._outboxes: dict[tuple[bool, bytes], deque[list[bytes]]] = {}
         self._outbox_bytes: dict[tuple[bool, bytes], int] = {}
+        self._poller = zmq.Poller()
+        for source in (self._workers, self._clients, 0):
+            self._poller.register(source, zmq.POLLIN)
+        self._tcp: TcpDoor | None = None
+        self._tcp_due = time.monotonic()
+        if arguments.listen is not None:
+            try:
+                self._open_tcp(arguments.listen)
+            except BaseException:
+                self._close()
+                raise
 
     def run(self) -> None:
         """Work until the supervisor is gone."""
-        poller = zmq.Poller()
-        for source in (self._workers, self._clients, 0):
-            poller.register(source, zmq.POLLIN)
         try:
             while True:
-                ready = dict(poller.poll(self._wait_ms()))
+                ready = dict(self._poller.poll(self._wait_ms()))
                 # Workers first: what one has sent before it died comes before the news of its death.
                 if self._workers in ready:
                     self._phase_receive(self._workers, self._core.worker_message)
@@ -66,16 +84,23 @@ class Broker:
                     self._apply(self._core.shut_down())
                     return
                 if self._clients in ready:
-                    self._phase_receive(self._clients, self._core.client_message)
+                    self._phase_receive(self._clients, self._own_message)
+                if self._arguments.listen is not None:
+                    self._phase_tcp(self._arguments.listen)
                 if self._outboxes:
                     self._phase_outboxes()
                 self._apply(self._core.tick(time.monotonic()))
         finally:
-            self._clients.close(linger=200)
-            self._workers.close(linger=0)
-            self._context.term()
-            for endpoint in (self._arguments.clients_endpoint, self._arguments.workers_endpoint):
-                endpoints.ipc_path(endpoint).unlink(missing_ok=True)
+            self._close()
+
+    def _close(self) -> None:
+        if self._tcp is not None:
+            self._tcp.close()
+        self._clients.close(linger=200)
+        self._workers.close(linger=0)
+        self._context.term()
+        for endpoint in (self._arguments.clients_endpoint, self._arguments.workers_endpoint):
+            endpoints.ipc_path(endpoint).unlink(missing_ok=True)
 
     def _wait_ms(self) -> int:
         if self._outboxes:
@@ -108,13 +133,57 @@ class Broker:
                 return
             self._apply(handle(identity, frames or [b""], now))
 
+    def _own_message(self, routing_id: bytes, frames: list[bytes], now: float) -> list[Effect]:
+        return self._core.client_message(b"\0" + routing_id, frames, now)
+
+    # TCP.
+
+    def _open_tcp(self, endpoint: str) -> None:
+        """Listen. A broker in the place of one that died goes on without, and tries again."""
+        try:
+            self._tcp = TcpDoor(
+                self._context,
+                endpoint,
+                KeyStore(self._arguments.keys),
+                counts=self._core.books.refused,
+                on_allowed=self._doors.replace,
+                log=log,
+            )
+        except (endpoints.EndpointError, OSError) as error:
+            if not self._arguments.expect:
+                raise endpoints.EndpointError(f"cannot listen on {endpoint}: {error}") from None
+            log(f"cannot listen on {endpoint} yet: {error}")
+            self._tcp_due = time.monotonic() + TCP_RETRY_S
+            return
+        for source in (self._tcp.router, self._tcp.zap, self._tcp.monitor):
+            self._poller.register(source, zmq.POLLIN)
+
+    def _phase_tcp(self, endpoint: str) -> None:
+        now = time.monotonic()
+        door = self._tcp
+        if door is None:
+            if now >= self._tcp_due:
+                self._open_tcp(endpoint)
+            return
+        revoked = [door.phase_handshakes(), door.tick(now)]
+        if any(revoked):
+            self._apply(self._core.end_sessions(door.is_revoked, now))
+        door.phase_monitor()
+        messages, strangers = door.receive(MESSAGES_PER_PHASE)
+        for peer in strangers:
+            self._send(True, peer, [REVOKED])
+        for message in messages:
+            self._apply(self._core.client_message(message.peer, message.frames, now, message.who))
+
+    # Effects.
+
     def _apply(self, effects: list[Effect]) -> None:
         for effect in effects:
             match effect:
                 case ToClient():
-                    self._send(self._clients, effect.peer, effect.frames)
+                    self._send(True, effect.peer, effect.frames)
                 case ToWorker():
-                    self._send(self._workers, effect.peer, effect.frames)
+                    self._send(False, effect.peer, effect.frames)
                 case Forget():
                     self._drop_outbox((True, effect.peer))
                 case Registered():
@@ -126,12 +195,21 @@ class Broker:
                 case Note():
                     log(effect.message)
 
-    def _send(self, socket: zmq.Socket[bytes], peer: bytes, frames: list[bytes]) -> None:
-        key = (socket is self._clients, peer)
+    def _send_now(self, is_client: bool, peer: bytes, frames: list[bytes]) -> None:
+        """Raises Again, and ZMQError for one who is gone."""
+        if not is_client:
+            self._workers.send_multipart([peer, *frames], zmq.NOBLOCK)
+        elif peer.startswith(b"\0"):
+            self._clients.send_multipart([routing_id_of(peer), *frames], zmq.NOBLOCK)
+        elif self._tcp is not None:
+            self._tcp.send(peer, frames)
+
+    def _send(self, is_client: bool, peer: bytes, frames: list[bytes]) -> None:
+        key = (is_client, peer)
         outbox = self._outboxes.get(key)
         if outbox is None:
             try:
-                socket.send_multipart([peer, *frames], zmq.NOBLOCK)
+                self._send_now(is_client, peer, frames)
                 return
             except zmq.Again:
                 outbox = self._outboxes[key] = deque()
@@ -148,11 +226,9 @@ class Broker:
 
     def _phase_outboxes(self) -> None:
         for key, outbox in list(self._outboxes.items()):
-            is_client, peer = key
-            socket = self._clients if is_client else self._workers
             try:
                 while outbox:
-                    socket.send_multipart([peer, *outbox[0]], zmq.NOBLOCK)
+                    self._send_now(*key, outbox[0])
                     self._outbox_bytes[key] -= sum(map(len, outbox.popleft()))
             except zmq.Again:
                 continue
@@ -187,6 +263,10 @@ def main() -> None:
     """Entry of the broker process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     arguments = msgspec.json.decode(start.read_line(0), type=BrokerArguments)
-    broker = Broker(arguments)
+    try:
+        broker = Broker(arguments)
+    except endpoints.EndpointError as error:
+        report({"event": "failed", "reason": str(error)})
+        sys.exit(1)
     report({"event": "ready"})
     broker.run()

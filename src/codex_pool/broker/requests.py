@@ -89,16 +89,21 @@ class Requests:
 
     def _may(self, session: Session, call: Call) -> bool:
         books = self._books
-        if books.doors is None or not session.who:
+        if not session.who:
             return True
+        assert books.doors is not None, "an identity came in where no doors are"
         turns = 0
         if call.starts_turn:
             of_who = {each.id for each in books.sessions.values() if each.who == session.who}
             turns = sum(len(books.sessions[each].waiting) for each in of_who)
             turns += sum(not of_who.isdisjoint(turn.sessions) for turn in books.turns.values())
         counts = Counts(books.owned[session.who], turns)
+        if call.again and (call.key in books.seen or call.id_json in session.waiting):
+            # What it asks for has been counted already.
+            counts = Counts()
         verdict = books.doors.check(session.who, call.method, call.line, books.record(call.thread_id), counts)
         if isinstance(verdict, Refusal):
+            books.refused[verdict.data["what"]] += 1
             books.fail(call, verdict.code, verdict.message, verdict.data)
             return False
         call.line = verdict
@@ -136,7 +141,8 @@ class Requests:
         worker = self._books.workers.get(str(request_id).rpartition("/")[0])
         if worker is None:
             return
-        if self._books.doors is not None:
+        if session.who:
+            assert self._books.doors is not None
             line = self._books.doors.check_answer(session.who, line)
         self._books.to_worker(worker, wire.Tell(session.id), line)
 

@@ -21,6 +21,7 @@ def status_of(books: Books, pace: Pace, slot_states: list[dict[str, Any]], start
         "sessions": _session_rows(books),
         "threads": len(books.threads),
         "turns": {"running": len(books.turns), "queued": _queued(books), **books.ended},
+        "refused": dict(books.refused),
         "pace": pace.status(books.now),
     }
 

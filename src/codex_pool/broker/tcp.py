@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -46,7 +47,9 @@ class Message(NamedTuple):
 
 
 class TcpDoor:
-    """See the module's docstring. `on_allowed` is called with the identities whenever the allow-list has changed.
+    """See the module's docstring. Refusals are counted in `counts`.
+
+    `on_allowed` is called with the identities whenever the allow-list has changed.
 
     Raises KeysError, OSError, and ZMQError when the endpoint cannot be bound.
     """
@@ -57,6 +60,7 @@ class TcpDoor:
         endpoint: str,
         store: KeyStore,
         *,
+        counts: Counter[str],
         on_allowed: Callable[[list[Identity]], None],
         log: Callable[[str], None],
         max_connections: int = MAX_CONNECTIONS,
@@ -65,7 +69,7 @@ class TcpDoor:
         self._on_allowed = on_allowed
         self._log = log
         self._max_connections = min(max_connections, sockets.descriptors() - SPARE_DESCRIPTORS)
-        self._refusals = Refusals()
+        self._refusals = Refusals(counts)
         self._allowed: Mapping[str, Identity] = {}
         self._signature: object = None
         self._look_at = 0.0
@@ -84,11 +88,6 @@ class TcpDoor:
             self.close()
             raise
         self.endpoint = self.router.getsockopt_string(zmq.LAST_ENDPOINT)
-
-    @property
-    def refused(self) -> dict[str, int]:
-        """How many were refused, by reason."""
-        return dict(self._refusals.counts)
 
     def close(self) -> None:
         self.router.disable_monitor()

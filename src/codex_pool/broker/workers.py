@@ -54,7 +54,7 @@ class Workers:
         match route:
             case wire.ToSessions():
                 if len(frames) > 1:
-                    books.pass_on(route.sessions or books.sessions, frames[1:])
+                    books.pass_on(route.sessions or books.own_sessions(), frames[1:])
             case wire.Answered():
                 self._on_answered(route, worker, frames[1:])
             case wire.TurnStarted():

@@ -39,10 +39,10 @@ def _answer(request_id: bytes, code: bytes, text: bytes, user_id: bytes = b"") -
 
 
 class Refusals:
-    """Counts refusals by reason; now and then it has a line for the log."""
+    """Counts refusals by reason, in `counts` where others may count too; now and then it has a line for the log."""
 
-    def __init__(self) -> None:
-        self.counts: Counter[str] = Counter()
+    def __init__(self, counts: Counter[str]) -> None:
+        self.counts = counts
         self._told: Counter[str] = Counter()
         self._told_at: dict[str, float] = {}
 
