@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from codex_app_server.generated.routing import REQUESTS
 from codex_pool import wire
-from codex_pool.broker import books, records, sessions, workers
+from codex_pool.broker import books, dispatch, records, sessions, workers
 from codex_pool.broker.records import Note, ToClient
 
 
@@ -239,7 +239,8 @@ def test_account_requests_go_to_the_first_slot_and_gathered_ones_to_all(bench: B
 
 def test_answers_to_questions_go_to_the_worker_that_asked_with_their_session(bench: Bench) -> None:
     bench.raw(encode({"id": "w1/5", "result": {}}))
-    assert bench.workers["w1"].heads == [wire.Tell("s1")]
+    assert bench.workers["w1"].heads[-1] == wire.Tell("s1")
+    assert sum(isinstance(head, wire.Tell) for worker in bench.workers.values() for head in worker.heads) == 1
     for request_id in ("w7/5", "nonsense", 5):
         bench.raw(encode({"id": request_id, "result": {}}))
 
@@ -296,6 +297,196 @@ def test_steer_and_interrupt_do_not_wait_for_a_place() -> None:
     bench.call("turn/steer", {"threadId": "t1"})
     bench.call("turn/interrupt", {"threadId": "t1"})
     assert [line["method"] for _, line in worker.open.values()] == ["turn/steer", "turn/interrupt"]
+
+
+def test_a_turn_that_waits_can_be_cancelled(bench: Bench) -> None:
+    worker = bench.thread("t1")
+    calls = [bench.call("turn/start", {"threadId": "t1"}) for _ in range(3)]
+    for line in ({}, {"requestId": None}, {"requestId": 99}, {"requestId": str(calls[1][1])}, {"requestId": {}}):
+        bench.raw(encode({"method": "pool/cancel", "params": line}))
+    bench.raw(encode({"method": "pool/cancel"}))
+    bench.hello("s2")
+    bench.raw(encode({"method": "pool/cancel", "params": {"requestId": calls[1][1]}}), session="s2")
+    assert bench.status()["turns"]["queued"] == 2, "only its own client can"
+    bench.cancel(calls[1])
+    bench.cancel(calls[1])
+    bench.cancel(calls[0])
+    assert bench.error(calls[1])["code"] == -32800 and calls[0] not in bench.answers
+    turn_id = bench.answer(worker, next(iter(worker.open)))
+    assert turn_id is not None
+    bench.end(worker, turn_id)
+    assert [line["id"] for _, line in worker.open.values()] == [calls[2][1]]
+
+
+def test_a_request_that_waits_for_any_worker_can_be_cancelled() -> None:
+    bench = Bench()
+    worker = bench.register()
+    bench.hello()
+    bench.lose(worker)
+    call = bench.call("model/list")
+    bench.cancel(call)
+    assert bench.error(call)["code"] == -32800 and total_held(bench) == 0
+    assert bench.register("w1").open == {}
+
+
+@pytest.mark.parametrize("bound", ["MAX_HELD_PER_SESSION", "MAX_HELD"])
+def test_what_waits_is_bounded(bench: Bench, monkeypatch: pytest.MonkeyPatch, bound: str) -> None:
+    monkeypatch.setattr(books, bound, 3)
+    bench.thread("t1")
+    bench.hello("s2")
+    calls = [bench.call("turn/start", {"threadId": "t1"}) for _ in range(6)]
+    other = bench.call("turn/start", {"threadId": "t1"}, session="s2")
+    assert bench.status()["turns"]["queued"] == (4 if bound == "MAX_HELD_PER_SESSION" else 3)
+    refused = [call for call in [*calls, other] if call in bench.answers]
+    assert refused == (calls[4:] if bound == "MAX_HELD_PER_SESSION" else [*calls[4:], other])
+    error = bench.error(refused[0])
+    assert error["code"] == -32001 and error["data"]["retryAfterMs"] > 0
+
+
+def test_requests_that_start_no_turn_are_bounded_but_for_control(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "MAX_OUTSTANDING", 3)
+    monkeypatch.setattr(dispatch, "MAX_CONTROL", 2)
+    bench = Bench(slots=1)
+    worker = bench.register()
+    bench.hello()
+    calls = [bench.call("model/list") for _ in range(4)]
+    assert bench.error(calls[3])["code"] == -32001 and len(worker.open) == 3
+    control = [bench.call("turn/interrupt", {"threadId": "t", "turnId": "u"}) for _ in range(3)]
+    assert bench.error(control[2])["code"] == -32001 and len(worker.open) == 5
+
+
+def test_batch_gets_its_share_and_interactive_more() -> None:
+    bench = Bench(slots=1, turns_per_worker=1)
+    worker = bench.register()
+    bench.hello("s1", priority="batch")
+    bench.hello("s2")
+    for number in range(40):
+        bench.thread(f"b{number}", session="s1")
+        bench.thread(f"i{number}", session="s2")
+    for number in range(40):
+        bench.call("turn/start", {"threadId": f"b{number}"}, session="s1")
+    for number in range(40):
+        bench.call("turn/start", {"threadId": f"i{number}"}, session="s2")
+    served: list[str] = []
+    for _ in range(40):
+        turn_id = bench.answer(worker, next(iter(worker.open)))
+        assert turn_id is not None
+        served.append(worker.running[turn_id][1])
+        bench.end(worker, turn_id)
+    assert 30 <= served.count("s2") <= 33 and served[:10].count("s1") >= 1
+
+
+def test_another_client_joins_a_running_turn(bench: Bench) -> None:
+    worker = bench.thread("t1")
+    _, turn_id = bench.turn("t1")
+    bench.hello("s2")
+    params = {"threadId": "t1", "turnId": turn_id, "interest": "items"}
+    call = bench.call("pool/turn/follow", params, session="s2")
+    ((name, head),) = bench.dispatches(call)
+    assert name == worker.name and head.interest == "items"
+    bench.answer_with(worker, head.call, {"id": call[1], "result": {}})
+    bench.lose(worker)
+    assert bench.ended == [("s1", turn_id), ("s2", turn_id)]
+
+
+def test_a_turn_that_does_not_run_cannot_be_joined(bench: Bench) -> None:
+    bench.thread("t1")
+    worker, turn_id = bench.turn("t1")
+    bench.end(worker, turn_id)
+    for params in ({"threadId": "t1", "turnId": turn_id}, {"threadId": "t1", "turnId": "never"}, {"threadId": "t1"}):
+        error = bench.error(bench.call("pool/turn/follow", params))
+        assert error["code"] == -32600 and str(params.get("turnId")) in error["message"]
+
+
+def test_turns_that_the_app_server_starts_itself_count(bench: Bench) -> None:
+    worker = bench.thread("t1")
+    bench.from_worker(worker, wire.TurnStarted("t1", "own", ["s1"]))
+    worker.running["own"] = ("t1", "s1")
+    waiting = bench.call("turn/start", {"threadId": "t1"})
+    assert bench.dispatches(waiting) == [] and bench.status()["turns"]["running"] == 1
+    bench.end(worker, "own")
+    assert len(bench.dispatches(waiting)) == 1
+
+
+def test_a_turn_that_is_known_by_itself_finds_its_worker(bench: Bench) -> None:
+    """The thread of a sub-agent is in nobody's books."""
+    worker = bench.workers["w1"]
+    bench.from_worker(worker, wire.TurnStarted("child", "own", ["s1"]))
+    call = bench.call("turn/interrupt", {"threadId": "child", "turnId": "own"})
+    assert [name for name, _ in bench.dispatches(call)] == ["w1"]
+
+
+def test_lists_of_threads_are_put_together(bench: Bench) -> None:
+    call = bench.call("thread/list")
+    first, second = bench.workers.values()
+    entry = {"id": "t1", "name": None}
+    for worker, name in ((second, "named"), (first, None)):
+        ((number, _),) = worker.open.items()
+        bench.answer_with(worker, number, {"id": call[1], "result": {"data": [{**entry, "name": name}]}})
+    assert bench.answers[call] == [{"id": call[1], "result": {"data": [{**entry, "name": "named"}]}}]
+    again = bench.call("thread/list")
+    bench.lose(first)
+    ((number, _),) = second.open.items()
+    bench.answer_with(second, number, {"id": again[1], "result": {"data": []}})
+    assert bench.answers[again][0]["result"] == {"data": []} and total_held(bench) == 0
+
+
+# The account.
+
+
+def test_fewer_turns_run_once_the_rate_limit_was_met() -> None:
+    bench = Bench(slots=2, turns_per_worker=4)
+    fakes = [bench.register(f"w{slot}", slot) for slot in range(2)]
+    bench.hello()
+    for number in range(12):
+        bench.thread(f"t{number}")
+    for number in range(8):
+        bench.call("turn/start", {"threadId": f"t{number}"})
+    for worker in fakes:
+        bench.answer_all(worker)
+    bench.from_worker(fakes[0], wire.Limited("usageLimitExceeded"))
+    assert bench.status()["pace"] == {"limit": 4, "pausedMs": 0, "reason": "usageLimitExceeded"}
+    late = [bench.call("turn/start", {"threadId": f"t{number}"}) for number in range(8, 12)]
+    assert [notice["params"]["requestId"] for _, notice in bench.notices] == [call[1] for call in late]
+    for worker in fakes:
+        for turn_id in list(worker.running)[:2]:
+            bench.end(worker, turn_id)
+    assert not any(bench.dispatches(call) for call in late), "four still run"
+    for _ in range(2):
+        bench.end(fakes[0], next(iter(fakes[0].running)))
+    assert sum(bool(bench.dispatches(call)) for call in late) == 2, "room on one worker is room on the other"
+    bench.beat(11, "s1")
+    assert sum(bool(bench.dispatches(call)) for call in late) == 3, "one more after ten seconds of success"
+
+
+def test_nothing_starts_until_the_limit_is_reset() -> None:
+    bench = Bench(slots=1, unix_offset=5000.0)
+    worker = bench.register()
+    bench.hello()
+    bench.thread("t1")
+    bench.from_worker(worker, wire.Limited("usageLimitExceeded", resets_at=int(bench.now + 5000 + 30)))
+    call = bench.call("turn/start", {"threadId": "t1"})
+    assert bench.status()["pace"]["pausedMs"] == 30_000
+    bench.beat(29, "s1")
+    assert bench.dispatches(call) == []
+    bench.beat(2, "s1")
+    assert len(bench.dispatches(call)) == 1
+
+
+def test_questions_without_a_thread_go_to_who_holds_the_account(bench: Bench) -> None:
+    worker = bench.workers["w0"]
+    assert worker.heads[-1] == wire.Holder("s1")
+    bench.hello("s2")
+    call = bench.call("account/login/start", session="s2")
+    ((number, _),) = worker.open.items()
+    bench.answer_with(worker, number, {"id": call[1], "result": {}})
+    assert worker.heads[-1] == wire.Holder("s2")
+    late = bench.register("w2", 2)
+    assert late.heads == [wire.Holder("s2")]
+    bench.from_client(wire.Bye(), session="s2")
+    assert worker.heads[-2:] == [wire.Holder("s1"), wire.Gone("s2")]
+    bench.from_client(wire.Bye())
+    assert worker.heads[-2:] == [wire.Holder(""), wire.Gone("s1")]
 
 
 # Workers.

@@ -58,6 +58,9 @@ class Books:
         self.held = 0
         # What clients with a key were refused, by reason.
         self.refused: Counter[str] = Counter()
+        # Sessions that have logged in, the last one last: who is asked what belongs to no thread.
+        self.logged_in: dict[str, None] = {}
+        self.holder = ""
         self.ended: Counter[str] = Counter(completed=0, failed=0, interrupted=0, lost=0)
         self._next_call = 0
 
@@ -106,6 +109,14 @@ class Books:
     def overloaded(self, call: Call, message: str) -> None:
         self.fail(call, errors.SERVER_OVERLOADED, f"{message}; retry later", {"retryAfterMs": RETRY_AFTER_MS})
 
+    def choose_holder(self) -> None:
+        """Who holds the account: who has logged in last, else the first of the pool's own user's clients."""
+        own = (session.id for session in self.sessions.values() if not session.who)
+        holder = next(reversed(self.logged_in), "") or next(own, "")
+        if holder != self.holder:
+            self.holder = holder
+            self.to_all_workers(wire.Holder(holder))
+
     # Calls that are held here, until a worker has room for them.
 
     def hold(self, call: Call) -> bool:
@@ -147,7 +158,7 @@ class Books:
         worker.calls.add(number)
         if call.session:
             self.under_way.setdefault(call.key, []).append(number)
-        if call.starts_turn and not call.repeat:
+        if call.starts_turn:
             worker.starting.add(number)
             thread = self.threads.get(call.thread_id or "")
             if thread is not None:

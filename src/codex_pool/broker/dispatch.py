@@ -264,12 +264,10 @@ class Dispatcher:
             worker = books.workers.get(before[-1].worker)
             if before[-1].gather is not None or worker is None:
                 return False
-            call.repeat = before[-1].repeat
         else:
             worker = books.workers.get(books.seen.get(call.key, "")) if call.again else None
             if worker is None:
                 return False
-            call.repeat = True
         self._dispatch(call, worker)
         return True
 
@@ -323,7 +321,7 @@ class Dispatcher:
             return
         elif call.method == "turn/start" and call.thread_id in self._books.threads and call.tries < MAX_TRIES:
             # The next worker finds in the thread's history whether it has begun.
-            call.again, call.repeat = True, False
+            call.again = True
             call.tries += 1
             self.route(call)
         else:

@@ -172,8 +172,6 @@ class Call:
     # It was sent to a worker before, and no answer was seen.
     again: bool = False
     tries: int = 0
-    # An answer that was given before: it starts nothing.
-    repeat: bool = False
     worker: str = ""
     gather: Gather | None = None
     told: bool = False

@@ -122,6 +122,7 @@ class Sessions:
             books.to_all_workers(wire.Back(session_id, places))
         session.priority, session.when_gone = hello.priority, hello.when_gone
         books.session_of[identity] = session_id
+        books.choose_holder()
         assert books.initialize is not None
         welcome = wire.encode(wire.Welcome(len(books.ready()), resumed))
         books.out.append(ToClient(identity, [welcome, books.initialize]))
@@ -180,6 +181,8 @@ class Sessions:
         books.session_of.pop(session.identity, None)
         for thread in books.threads.values():
             thread.followers.pop(session.id, None)
+        books.logged_in.pop(session.id, None)
+        books.choose_holder()
         books.to_all_workers(wire.Gone(session.id, keep))
 
     def tick(self) -> None:

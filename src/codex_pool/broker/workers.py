@@ -100,6 +100,8 @@ class Workers:
         books.initialize = initialize
         self._asked.discard(identity)
         books.out.append(Registered(name))
+        if books.holder:
+            books.to_worker(worker, wire.Holder(books.holder))
         self._take_over(worker, holdings)
         self._sessions.worker_settled(name)
         self._dispatcher.route_homeless()
@@ -147,6 +149,10 @@ class Workers:
                 turn = books.turns.get(call.turn_id or "")
                 if turn is not None and call.session not in turn.sessions:
                     turn.sessions.append(call.session)
+            if answered.ok and call.method == "account/login/start" and call.session in books.sessions:
+                books.logged_in.pop(call.session, None)
+                books.logged_in[call.session] = None
+                books.choose_holder()
             self._dispatcher.answered(call, worker, frames, ok=answered.ok)
         self._dispatcher.room_again(worker)
         self._check_drained(worker)
