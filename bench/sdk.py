@@ -2,13 +2,14 @@
 
     python bench/sdk.py [--rounds 5]
 
-    import         CPU seconds of `import codex_app_server`, and of `import openai_codex`
-    first turn     CPU and wall seconds from the start of the interpreter to the first completed turn
+    import         CPU seconds of `import codex_app_server`, and of `import openai_codex`, without a bare interpreter's
+    first turn     CPU seconds of a whole process that does one turn, its app-server and the interpreter included
     typed          notifications/s on one client, a field of every payload read from a pydantic instance
     open turns     asyncio turns open at once on one client, all streamed to their end
 
 Every figure is taken in a process of its own; competitors take turns, figures are medians, ratios are medians of the
-ratios of the rounds.
+ratios of the rounds. Each program is run once before it counts, with bytecode kept in a directory of this run: whether
+a package was compiled when it was installed, or lies in a source tree, makes no difference.
 """
 
 from __future__ import annotations
@@ -16,10 +17,14 @@ from __future__ import annotations
 import argparse
 import functools
 import json
+import os
 import resource
+import statistics
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import common
@@ -95,14 +100,37 @@ def program(code: str, **scenario: object) -> str:
 def cpu_s(code: str) -> float:
     """CPU seconds of an interpreter that runs the code, its children included."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120, env=environment())
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return (after.ru_utime - before.ru_utime) + (after.ru_stime - before.ru_stime)
 
 
 def printed(code: str) -> float:
-    done = subprocess.run([sys.executable, "-c", code], check=True, timeout=120, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=True, timeout=120, capture_output=True, text=True, env=environment()
+    )
     return float(done.stdout)
+
+
+@functools.cache
+def bytecode_directory() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="bench-bytecode-")
+
+
+def environment() -> dict[str, str]:
+    """Of the measured processes: all write their bytecode, and find what an earlier one wrote."""
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return {**kept, "PYTHONPYCACHEPREFIX": bytecode_directory().name}
+
+
+def measured(
+    programs: dict[str, str], measure: Callable[[str], float], rounds: int, unit: str, **scenario: object
+) -> common.Figures:
+    """Figures of each program, after a run of each that does not count."""
+    codes = {name: program(code, **scenario) for name, code in programs.items()}
+    for code in codes.values():
+        measure(code)
+    return common.alternate({name: functools.partial(measure, code) for name, code in codes.items()}, rounds, unit)
 
 
 def main() -> int:
@@ -112,33 +140,25 @@ def main() -> int:
     arguments = parser.parse_args()
     rounds = arguments.rounds
 
-    bare = cpu_s("pass")
+    # The same prelude as the others have.
+    bare = statistics.median(cpu_s(program("")) for _ in range(5))
     report: dict[str, object] = {"bare_interpreter_cpu_s": bare}
 
-    runs = {
-        name: functools.partial(lambda code: (cpu_s(code) - bare) * 1000, code)
-        for name, code in PROGRAMS["import"].items()
-    }
-    figures = common.alternate(runs, rounds, "ms")
+    figures = measured(PROGRAMS["import"], lambda code: (cpu_s(code) - bare) * 1000, rounds, "ms")
     report["import_cpu_ms"] = figures
     report["import_against"] = common.table("import, CPU without the bare interpreter's", figures, "ours", "ms")
 
-    runs = {
-        name: functools.partial(lambda code: (cpu_s(code) - bare) * 1000, program(code, deltas=3))
-        for name, code in PROGRAMS["first turn"].items()
-    }
-    figures = common.alternate(runs, rounds, "ms")
+    figures = measured(PROGRAMS["first turn"], lambda code: cpu_s(code) * 1000, rounds, "ms", deltas=3)
     report["first_turn_cpu_ms"] = figures
-    title = "process start to first completed turn, CPU without the bare interpreter's"
+    title = "a process that does one turn, CPU with its app-server's"
     report["first_turn_against"] = common.table(title, figures, "ours", "ms")
 
-    runs = {name: functools.partial(printed, program(code, deltas=DELTAS)) for name, code in PROGRAMS["typed"].items()}
-    figures = common.alternate(runs, rounds, "notifications/s")
+    figures = measured(PROGRAMS["typed"], printed, rounds, "notifications/s", deltas=DELTAS)
     report["typed_notifications_per_s"] = figures
     report["typed_against"] = common.table("typed streaming, one client", figures, "ours", "per s")
 
     began = time.perf_counter()
-    subprocess.run([sys.executable, "-c", program(OPEN, deltas=20)], check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", program(OPEN, deltas=20)], check=True, timeout=120, env=environment())
     report["open_turns"] = {"count": OPEN_TURNS, "seconds": time.perf_counter() - began}
     print(f"\n{OPEN_TURNS} asyncio turns open at once on one client: all ended, in {time.perf_counter() - began:.1f} s")
     common.write(arguments.out, report)
