@@ -11,12 +11,12 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import struct
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import zmq
-import zmq.utils.monitor
 
 from codex_pool import sockets
 from codex_pool.broker.identity import Identity
@@ -29,6 +29,8 @@ HANDSHAKES_PER_PHASE = 200
 MAX_CONNECTIONS = 4096
 SPARE_DESCRIPTORS = 512
 
+# zmq.utils.monitor would bring asyncio with it.
+_EVENT = struct.Struct("=Hi")
 _EVENTS = (
     zmq.EVENT_ACCEPTED
     | zmq.EVENT_ACCEPT_FAILED
@@ -175,8 +177,8 @@ class TcpDoor:
     def phase_monitor(self) -> None:
         """Count; beyond the limit newcomers are turned away."""
         while self.monitor.poll(0):
-            event = zmq.utils.monitor.recv_monitor_message(self.monitor, zmq.NOBLOCK)
-            kind, value = event["event"], event["value"]
+            event, _ = self.monitor.recv_multipart(zmq.NOBLOCK)
+            kind, value = _EVENT.unpack(event)
             if kind == zmq.EVENT_ACCEPTED and len(self._connections) >= self._max_connections:
                 self._refusals.add("too many connections")
                 _hang_up(value)
