@@ -14,17 +14,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from codex_pool import wire
-from codex_pool.worker.core import (
-    CONTROL_METHODS,
-    CONTROL_PLACES,
-    MAX_IN_FLIGHT,
-    Effect,
-    Note,
-    Ready,
-    ToAppServer,
-    ToBroker,
-    WorkerCore,
-)
+from codex_pool.worker.core import WorkerCore
+from codex_pool.worker.effects import Effect, Fail, Note, Ready, ToAppServer, ToBroker
+from codex_pool.worker.requests import CONTROL_METHODS, CONTROL_PLACES, MAX_IN_FLIGHT
 
 WORKSPACE_WRITE = '{"type":"workspaceWrite","writableRoots":["/data"],"networkAccess":false}'
 
@@ -51,10 +43,11 @@ class Bench:
         self.lines: list[tuple[list[str], list[dict[str, Any]]]] = []
         self.ready = False
         self.notes: list[str] = []
+        self.failed = ""
         self._calls = itertools.count(1)
 
     def start(self) -> Bench:
-        self.apply(self.core.start())
+        self.apply(self.core.start(self.now))
         (request_id,) = self.open
         self.answer(request_id, {"userAgent": "codex/0"})
         return self
@@ -70,6 +63,8 @@ class Bench:
                     self.ready = True
                 case Note():
                     self.notes.append(effect.message)
+                case Fail():
+                    self.failed = effect.reason
         return effects
 
     def _to_app_server(self, line: bytes) -> None:
@@ -110,7 +105,7 @@ class Bench:
     ) -> int:
         call = next(self._calls)
         line = encode({"id": f"c{call}", "method": method, "params": params or {}})
-        self.apply(self.core.dispatch(wire.Dispatch(call, session, interest, adopt), line))
+        self.apply(self.core.dispatch(wire.Dispatch(call, session, interest, adopt), line, self.now))
         return call
 
     def request(self, method: str) -> int:
@@ -155,7 +150,7 @@ class Bench:
         self.say(completed(turn_id, thread_id, status))
 
     def gone(self, session: str) -> None:
-        self.apply(self.core.gone(wire.Gone(session)))
+        self.apply(self.core.gone(wire.Gone(session), self.now))
 
     def ack(self) -> None:
         """Every session has got all that it was sent."""
@@ -206,7 +201,7 @@ def bench() -> Bench:
 
 def test_registers_once_the_app_server_has_answered() -> None:
     bench = Bench()
-    bench.apply(bench.core.start())
+    bench.apply(bench.core.start(bench.now))
     assert not bench.ready and bench.apply(bench.core.who_are_you()) == []
     bench.answer(bench.request("initialize"), {"userAgent": "codex/0"})
     assert bench.ready and bench.sent[-1] == {"method": "initialized"}
@@ -300,7 +295,7 @@ def test_never_more_than_64_in_flight_and_8_places_for_control(bench: Bench) -> 
 def test_a_turn_start_gets_an_idempotency_key(bench: Bench) -> None:
     bench.thread()
     call = bench.turn("u1", session="s7")
-    assert bench.sent[-1]["params"]["clientUserMessageId"] == f"s7/{call}"
+    assert bench.sent[-1]["params"]["clientUserMessageId"] == f's7/"c{call}"'
     bench.dispatch("turn/start", {"threadId": "t1", "clientUserMessageId": "mine"})
     assert bench.sent[-1]["params"]["clientUserMessageId"] == "mine"
 
@@ -578,7 +573,7 @@ def test_strange_lines_of_the_app_server_are_survived(bench: Bench, line: bytes)
 
 
 def test_unknown_sessions_threads_and_questions_are_tolerated(bench: Bench) -> None:
-    assert bench.core.gone(wire.Gone("nobody")) == []
+    assert bench.core.gone(wire.Gone("nobody"), 0) == []
     assert bench.core.follow(wire.Follow("s", "nothing", on=False)) == []
     for line in (b"{}", b'{"id":null}', b'{"id":4,"result":1}', b'{"id":"w0/4","result":1}'):
         assert bench.core.tell(wire.Tell("s"), line) == []
@@ -721,8 +716,8 @@ class WorkerMachine(RuleBasedStateMachine):
         waiting = {
             request.thread_id
             for request in [
-                *self.bench.core._waiting,
-                *(request for adoption in self.bench.core._adopting.values() for request in adoption.waiting),
+                *self.bench.core._requests._waiting,
+                *(r for adoption in self.bench.core._threads._adopting.values() for r in adoption.waiting),
             ]
         }
         self.busy &= starting | waiting | set(self.running.values())

@@ -2,31 +2,32 @@
 
     event                      from           what follows
     start                      the loop       `initialize` to the app-server, then Register to the broker
-    dispatch, tell, follow,    the broker     lines for the app-server's stdin
-      gone, who_are_you
+    dispatch, tell, follow,    the broker     lines for the app-server's stdin; what a session has not got
+      acked, back, release,
+      gone, holder
+    who_are_you, new_broker    the broker,    Register, with all that it holds
+                               the supervisor
     lines                      app-server     answers and numbered events for the broker
-    tick                       the clock      threadless notifications that waited for their second
+    tick                       the clock      what waited for its time; deadlines, watchdogs, the probe
 
-Who owns what: the worker owns the ids of requests to its app-server, the numbers of each turn's notifications, and
-which session follows which turn and thread. Rules that hold throughout:
- - At most MAX_IN_FLIGHT requests are open towards the app-server, CONTROL_PLACES of them only for control methods:
-   beyond its ingress queue it drops requests without an answer.
- - A turn's TurnStarted precedes its TurnEnded, and TurnEnded comes after its last events; each is sent once.
- - A thread that is being adopted (resumed after the death of its worker) takes no request until it is as it was.
+Who owns what: `requests` the ids and places of requests to the app-server; `seen` which calls were taken; `running` the
+turns, their numbers and - in `subscriptions` - who has got which of them; `threads` the records and who follows them;
+`questions` what the app-server asks. Rules that hold throughout:
+ - A call of a session is done once, however often it is sent; its answer is sent under its latest number.
+ - A turn's TurnStarted precedes its TurnEnded; each is sent once.
+ - A thread that is being adopted takes no request until it is as it was.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from dataclasses import dataclass, field
-
 import msgspec
 
-from codex_app_server import _asks, errors
+from codex_app_server import envelope, errors
 from codex_app_server._message_router import (
     Ask,
     Delivery,
     GlobalRun,
+    LongAsk,
     Malformed,
     MessageRouter,
     Reply,
@@ -34,83 +35,30 @@ from codex_app_server._message_router import (
     TurnBroken,
     TurnRun,
 )
-from codex_app_server.envelope import RequestId
-from codex_app_server.generated.routing import NOTIFICATIONS, REQUESTS
+from codex_app_server.generated.routing import NOTIFICATIONS
 from codex_app_server.lines import LongLine
 from codex_pool import rpc, wire
+from codex_pool.worker import reading
+from codex_pool.worker.effects import LINES, Effect, Fail, Outbox, Ready
 from codex_pool.worker.latest import Latest
-from codex_pool.worker.subscriptions import LIMITS, Limits, Subscriptions
-from codex_pool.worker.turns import Turn
+from codex_pool.worker.questions import Questions
+from codex_pool.worker.requests import PROBE, REQUEST_LIMIT_S, Request, Requests
+from codex_pool.worker.running import RunningTurns
+from codex_pool.worker.seen import Answer, Seen
+from codex_pool.worker.subscriptions import LIMITS, Limits
+from codex_pool.worker.threads import Threads
+from codex_pool.worker.watchdog import IDLE_LIMIT_S, PROBE_LIMIT_S, Probe, TurnWatchdog
 
-MAX_IN_FLIGHT = 64
-CONTROL_PLACES = 8
-CONTROL_METHODS = frozenset({"turn/interrupt", "turn/steer"})
+INVALID_REQUEST = -32600
+INTERNAL_ERROR = -32603
+
+FOLLOW_TURN = "pool/turn/follow"
 
 _LOGGED_IN = "account/login/completed"
+_LIMITS_UPDATED = "account/rateLimits/updated"
 _RESOLVED = "serverRequest/resolved"
 _RELEASES_THREAD = frozenset({"thread/archive", "thread/delete"})
-
-
-@dataclass(frozen=True, slots=True)
-class ToAppServer:
-    """Write this line to the app-server's stdin."""
-
-    line: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class ToBroker:
-    """Send these frames."""
-
-    frames: list[bytes]
-
-
-@dataclass(frozen=True, slots=True)
-class Ready:
-    """The app-server has answered `initialize`: the worker may register."""
-
-
-@dataclass(frozen=True, slots=True)
-class Note:
-    """Something for the log."""
-
-    message: str
-
-
-Effect = ToAppServer | ToBroker | Ready | Note
-
-
-@dataclass(slots=True)
-class _Request:
-    """A request of a session on its way through the app-server. `call` is None for the worker's own."""
-
-    method: str
-    thread_id: str | None
-    line: rpc.RequestLine
-    call: int | None = None
-    session: str = ""
-    interest: wire.Interest = "full"
-    queued_ms: int = 0
-    # Its session went while it was under way; of the worker's own: the turn that it interrupts.
-    gone: bool = False
-    interrupts: str | None = None
-
-    __hash__ = object.__hash__
-    __eq__ = object.__eq__
-
-
-@dataclass(slots=True)
-class _Adoption:
-    """A thread on its way back: the record to restore, and the requests that wait for it."""
-
-    record: wire.ThreadRecord
-    waiting: list[_Request] = field(default_factory=list)
-
-
-@dataclass(slots=True)
-class _Thread:
-    record: wire.ThreadRecord
-    restore_sandbox: bool = False
+_LOST = {"kind": "lost", "safeToRetry": False}
 
 
 class WorkerCore:
@@ -124,6 +72,8 @@ class WorkerCore:
         pid: int,
         app_server_pid: int,
         initialize: dict[str, object],
+        turn_idle_limit_s: float | None = IDLE_LIMIT_S,
+        turn_wall_limit_s: float | None = None,
         limits: Limits = LIMITS,
     ) -> None:
         self._worker = worker
@@ -132,489 +82,442 @@ class WorkerCore:
         self._app_server_pid = app_server_pid
         self._initialize = initialize
         self._initialized: bytes | None = None
+        self._outbox = Outbox()
         self._router = MessageRouter()
-        self._next_id = 0
-        self._waiting: deque[_Request] = deque()
-        self._waiting_control: deque[_Request] = deque()
-        self._sent: set[_Request] = set()
-        self._adopting: dict[str, _Adoption] = {}
-        self._turns: dict[str, Turn] = {}
-        self._subscriptions = Subscriptions(worker, limits)
-        # Turns to interrupt that the app-server did not know yet.
-        self._too_early: set[str] = set()
-        self._threads: dict[str, _Thread] = {}
-        # Open questions by the id that clients know: who was asked, what, and the line.
-        self._asks: dict[str, tuple[str, Ask, bytes]] = {}
-        # The turn inside of a review, which is the one to interrupt.
-        self._inner: dict[str, str] = {}
+        self._requests = Requests(self._router, self._outbox)
+        self._seen = Seen()
+        self._threads = Threads(
+            router=self._router,
+            requests=self._requests,
+            outbox=self._outbox,
+            refuse=self._refuse,
+            go_on=self._go_on,
+        )
+        self._running = RunningTurns(
+            worker=worker,
+            slot=slot,
+            router=self._router,
+            requests=self._requests,
+            threads=self._threads,
+            outbox=self._outbox,
+            watchdog=TurnWatchdog(turn_idle_limit_s, turn_wall_limit_s),
+            limits=limits,
+        )
+        self._questions = Questions(worker, self._outbox, self._candidates)
+        self._probe = Probe()
         # Log-ins under way, and who began them.
         self._logins: dict[str, str] = {}
+        # Who is asked what belongs to no thread.
+        self._holder = ""
         self._globals = Latest()
-        self._now = 0.0
+        # Which broker this is, counted: call numbers of one mean nothing to the next.
+        self._broker = 0
+        # The random number in [0, 1) of the event that is being handled.
+        self._jitter = 0.5
+        # Turns that the app-server began by itself within the lines that are being handled.
+        self._begun: set[str] = set()
         self.lines_read = 0
 
     @property
     def in_flight(self) -> int:
-        return self._router.in_flight
+        return self._requests.in_flight
 
     @property
     def running_turns(self) -> int:
-        return len(self._turns)
+        return len(self._running)
+
+    @property
+    def finished_turns(self) -> int:
+        return self._running.finished
+
+    @property
+    def loaded_threads(self) -> int:
+        return len(self._threads)
 
     @property
     def held(self) -> dict[str, int]:
         """What is kept, by kind; all of it returns to zero when nothing runs (leak checks)."""
         return {
             **self._router.held,
-            **self._subscriptions.held,
-            "sent": len(self._sent),
-            "waiting": len(self._waiting) + len(self._waiting_control),
-            "adopting": len(self._adopting),
-            "turns": len(self._turns),
-            "too_early": len(self._too_early),
-            "asks": len(self._asks),
+            **self._requests.held,
+            **self._seen.held,
+            **self._threads.held,
+            **self._running.held,
+            **self._questions.held,
         }
 
     # Events from the loop and the broker.
 
-    def start(self) -> list[Effect]:
+    def start(self, now: float) -> list[Effect]:
         """The handshake with the app-server."""
-        out: list[Effect] = []
-        self._send(_Request("initialize", None, rpc.RequestLine("initialize", params=_raw(self._initialize))), out)
-        return out
+        self._outbox.now = now
+        self._requests.ask("initialize", self._initialize, self._on_initialized)
+        return self._outbox.take()
 
     def who_are_you(self) -> list[Effect]:
-        return [self._register()] if self._initialized is not None else []
+        self._register()
+        return self._outbox.take()
 
-    def dispatch(self, head: wire.Dispatch, line: bytes) -> list[Effect]:
+    def new_broker(self) -> list[Effect]:
+        """Another broker is there, that knows nothing: sessions come back and send their calls again by themselves."""
+        self._broker += 1
+        for request in self._seen.under_way():
+            request.call = None
+        self._register()
+        return self._outbox.take()
+
+    def dispatch(self, head: wire.Dispatch, line: bytes, now: float) -> list[Effect]:
         """A request of a session."""
-        out: list[Effect] = []
+        self._outbox.now = now
         parsed = rpc.decode_request(line)
-        thread_id = _thread_of(parsed)
-        request = _Request(parsed.method, thread_id, parsed, head.call, head.session, head.interest, head.queued_ms)
-        if thread_id is not None:
-            adoption = self._adopting.get(thread_id)
-            if adoption is None and head.adopt is not None and thread_id not in self._threads:
-                adoption = self._begin_adoption(head.adopt, out)
-            if adoption is not None:
-                adoption.waiting.append(request)
-                return out
-        self._submit(request, out)
-        return out
+        known = self._seen.find(head.session, bytes(parsed.id))
+        if isinstance(known, Request):
+            known.call = head.call
+        elif known is not None:
+            self._answer_again(known, head.call)
+        else:
+            thread_id = _text_of(parsed, "threadId")
+            request = Request(
+                parsed.method,
+                thread_id,
+                parsed,
+                head.call,
+                head.session,
+                head.interest,
+                head.queued_ms,
+                again=head.again,
+                owner=head.owner,
+            )
+            self._seen.take(request)
+            if parsed.method == FOLLOW_TURN:
+                self._follow_turn(request)
+            elif not self._threads.wait(request, head):
+                self._go_on(request)
+        return self._outbox.take()
 
     def tell(self, head: wire.Tell, line: bytes) -> list[Effect]:
-        """An answer to a request of the app-server, under the id that clients see; only who was asked may give it."""
-        public_id = rpc.decode_request_id(line)
-        asked = self._asks.get(public_id or "")
-        if asked is None or asked[0] != head.session:
-            return []
-        del self._asks[public_id or ""]
-        ask = asked[1]
-        return [ToAppServer(rpc.with_id(line, rpc.encode(ask.id)))]
+        """An answer to a request of the app-server, under the id that clients see."""
+        self._questions.answer(head.session, line)
+        return self._outbox.take()
 
     def follow(self, head: wire.Follow) -> list[Effect]:
-        if not head.on:
-            self._router.unfollow_thread(head.thread_id, head.session)
-        elif head.thread_id in self._threads or head.thread_id in self._adopting:
-            self._router.follow_thread(head.thread_id, head.session)
+        self._threads.follow(head)
+        return self._outbox.take()
+
+    def holder(self, head: wire.Holder) -> list[Effect]:
+        """Who is asked what belongs to no thread."""
+        self._holder = head.session
         return []
 
     def acked(self, head: wire.Acked, now: float) -> list[Effect]:
         """A session has got so much of these turns."""
-        return [ToBroker(frames) for frames in self._subscriptions.acked(head.session, head.positions, now)]
+        self._outbox.messages(self._running.subscriptions.acked(head.session, head.positions, now))
+        return self._outbox.take()
 
     def back(self, head: wire.Back, now: float) -> list[Effect]:
         """A session has come back on a new connection: it gets what it has not got, and is asked again."""
-        out: list[Effect] = []
-        out += [ToBroker(frames) for frames in self._subscriptions.back(head.session, head.positions, now)]
-        questions = [line for session, _, line in self._asks.values() if session == head.session]
-        if questions:
-            out.append(ToBroker([wire.encode(wire.ToSessions([head.session])), _LINES, b"\n".join(questions)]))
-        return out
+        self._outbox.messages(self._running.subscriptions.back(head.session, head.positions, now))
+        self._questions.ask_again(head.session)
+        return self._outbox.take()
 
-    def release(self, head: wire.Release) -> list[Effect]:
-        """Put a thread away, so that another worker can take it."""
-        return []
+    def release(self, head: wire.Release, now: float) -> list[Effect]:
+        """Put an idle thread away, so that another worker can take it."""
+        self._outbox.now = now
+        broker = self._broker
 
-    def gone(self, head: wire.Gone) -> list[Effect]:
+        def answered(ok: bool, line: bytes) -> None:
+            if broker == self._broker:
+                self._outbox.broker(wire.encode(wire.Answered(head.call, ok)), LINES, line)
+
+        if self._running.runs_on(head.thread_id):
+            message = f"thread {head.thread_id} runs a turn and cannot be put away"
+            answered(False, rpc.error_line(b"null", INVALID_REQUEST, message))
+        else:
+            self._threads.put_away(head.thread_id, answered)
+        return self._outbox.take()
+
+    def gone(self, head: wire.Gone, now: float) -> list[Effect]:
         """A session is over: what it alone followed is interrupted unless it is kept, what it was asked is declined."""
-        out: list[Effect] = []
+        self._outbox.now = now
         session = head.session
-        for queue in (self._waiting, self._waiting_control, *(each.waiting for each in self._adopting.values())):
-            for request in [request for request in queue if request.session == session]:
-                queue.remove(request)
+        for request in self._seen.under_way(session):
+            request.gone, request.kept = True, head.keep
+        if not head.keep:
+            for request in (*self._requests.withdraw(session), *self._threads.withdraw(session)):
                 # Nobody reads it, but the broker counts by answers.
-                self._refuse(request, errors.TURN_LOST, "its session is over", out)
-        for request in self._sent:
-            request.gone = request.gone or request.session == session
+                self._refuse(request, errors.TURN_LOST, "its session is over", {"safeToRetry": True})
+        self._seen.forget(session)
         self._logins = {login: owner for login, owner in self._logins.items() if owner != session}
-        for thread_id in (*self._threads, *self._adopting):
-            self._router.unfollow_thread(thread_id, session)
-        for turn in self._subscriptions.forget(session):
-            if not turn.subscribers and not head.keep:
-                self._interrupt(turn.id, turn.thread_id, out)
-        for public_id, (owner, ask, _) in list(self._asks.items()):
-            if owner == session:
-                del self._asks[public_id]
-                out.append(_decline(ask))
-        return out
+        self._holder = "" if self._holder == session else self._holder
+        self._threads.forget_session(session)
+        self._running.forget_session(session, keep=head.keep)
+        self._questions.forget_session(session)
+        return self._outbox.take()
 
     def tick(self, now: float) -> list[Effect]:
-        """Send the threadless notifications whose second has passed, and interrupts that came too early."""
-        out: list[Effect] = []
-        too_early, self._too_early = self._too_early, set()
-        for turn_id in too_early:
-            self._interrupt(turn_id, self._turns[turn_id].thread_id, out)
-        out += [ToBroker(frames) for frames in self._subscriptions.expire(now)]
-        return out + [_to_everybody(line) for line in self._globals.due(now)]
+        """What waited for its time. Call it every second, and ten times as often while `wants_tick`."""
+        self._outbox.now = now
+        self._requests.due()
+        for request in self._requests.expired():
+            self._on_expired(request)
+        for turn_id in self._running.tick(self._questions.turns):
+            self._questions.turn_ended(turn_id)
+        for line in self._globals.due(now):
+            self._outbox.sessions([], line)
+        if self._probe.look(now):
+            self._requests.ask(PROBE, {"limit": 1}, lambda *_: None, control=True)
+        if self._probe.is_dead(now):
+            self._outbox.put(Fail(f"the app-server has not answered a probe for {PROBE_LIMIT_S:.0f} s"))
+        self._requests.refill()
+        return self._outbox.take()
 
     @property
     def wants_tick(self) -> bool:
-        """Whether something waits for the time to pass."""
-        return bool(self._too_early) or self._globals.waits or self._subscriptions.waits
+        """Whether something waits for a fraction of a second."""
+        return self._running.waits or self._globals.waits or self._requests.waits
 
     # Events from the app-server.
 
-    def lines(self, lines: list[bytes | LongLine], now: float) -> list[Effect]:
+    def lines(self, lines: list[bytes | LongLine], now: float, jitter: float = 0.5) -> list[Effect]:
         """What was read from the app-server in one go."""
-        out: list[Effect] = []
-        self._now = now
+        self._outbox.now, self._jitter = now, jitter
         self.lines_read += len(lines)
+        self._probe.heard(now)
+        self._begun.clear()
         for delivery in self._router.receive(lines):
-            self._on_delivery(delivery, now, out)
-        while self._waiting_control and self._router.in_flight < MAX_IN_FLIGHT:
-            self._send(self._waiting_control.popleft(), out)
-        while self._waiting and self._router.in_flight < MAX_IN_FLIGHT - CONTROL_PLACES:
-            self._send(self._waiting.popleft(), out)
-        return out
+            self._on_delivery(delivery)
+        self._requests.refill()
+        return self._outbox.take()
 
-    def _on_delivery(self, delivery: Delivery, now: float, out: list[Effect]) -> None:
+    def _on_delivery(self, delivery: Delivery) -> None:
         match delivery:
             case TurnRun():
-                self._on_turn_run(delivery, out)
+                self._running.said(delivery.turn_id, delivery.lines, delivery.methods, ended=delivery.ended)
+                if delivery.ended:
+                    self._questions.turn_ended(delivery.turn_id)
             case Reply():
-                self._on_reply(delivery, out)
+                self._on_reply(delivery)
             case ThreadRun() | GlobalRun():
-                self._on_other_run(delivery, now, out)
+                self._on_other_run(delivery)
             case Ask():
-                self._on_ask(delivery, out)
+                self._questions.ask(delivery)
+            case LongAsk():
+                self._outbox.note(f"declined a request of the app-server: {delivery.reason}")
+                self._questions.decline(delivery.ask)
             case TurnBroken():
-                self._on_turn_broken(delivery, out)
+                self._running.broken(delivery.turn_id, delivery.reason)
+                self._questions.turn_ended(delivery.turn_id)
             case Malformed():
-                out.append(Note(f"ignored a line of the app-server: {delivery.reason}: {delivery.line[:200]!r}"))
+                self._outbox.note(f"ignored a line of the app-server: {delivery.reason}: {delivery.line[:200]!r}")
 
-    # Requests.
+    # Requests and answers.
 
-    def _submit(self, request: _Request, out: list[Effect]) -> None:
-        control = request.method in CONTROL_METHODS
-        limit = MAX_IN_FLIGHT if control else MAX_IN_FLIGHT - CONTROL_PLACES
-        queue = self._waiting_control if control else self._waiting
-        if queue or self._router.in_flight >= limit:
-            queue.append(request)
-        else:
-            self._send(request, out)
-
-    def _send(self, request: _Request, out: list[Effect]) -> None:
-        self._next_id += 1
-        entry = REQUESTS.get(request.method)
-        starts_turn = entry is not None and entry.result_turn
-        params = request.line.params
-        if request.method == "turn/start" and params is not None:
-            self._complete_turn_start(request, params)
-        self._router.expect(
-            self._next_id,
-            request,
-            thread_id=request.thread_id,
-            starts_turn=starts_turn,
-            turn=request.session if starts_turn and request.session else None,
-        )
-        self._sent.add(request)
-        line = rpc.RequestLine(request.method, msgspec.Raw(b"%d" % self._next_id), params)
-        out.append(ToAppServer(rpc.encode(line)))
-
-    def _complete_turn_start(self, request: _Request, params: dict[str, msgspec.Raw]) -> None:
-        """An idempotency key for every turn, and for the first one after a resume the sandbox in full."""
-        if "clientUserMessageId" not in params:
-            params["clientUserMessageId"] = msgspec.Raw(rpc.encode(f"{request.session}/{request.call}"))
-        thread = self._threads.get(request.thread_id or "")
+    def _go_on(self, request: Request) -> None:
+        """Its thread, if it has one, is here."""
+        if request.method != "turn/start":
+            self._requests.submit(request)
+            return
+        params = request.line.params = request.line.params or {}
+        # The same when it is sent again, by whichever way.
+        key = f"{request.session}/{bytes(request.line.id).decode()}"
+        params.setdefault("clientUserMessageId", msgspec.Raw(rpc.encode(key)))
+        thread = self._threads.get(request.thread_id)
         given = bytes(params.get("sandboxPolicy", b"null")) != b"null"
         if thread is not None and thread.restore_sandbox and thread.record.sandbox and not given:
             params["sandboxPolicy"] = msgspec.Raw(thread.record.sandbox.encode())
+        if request.again and thread is not None and thread.record.turns and not thread.record.ephemeral:
+            self._look_through(request, required=thread.adopted)
+        else:
+            self._requests.submit(request)
 
-    def _on_reply(self, reply: Reply, out: list[Effect]) -> None:
+    def _look_through(self, request: Request, *, required: bool) -> None:
+        """It may have begun elsewhere, or before this worker forgot it: then its thread's history has its key."""
+        key = _text_of(request.line, "clientUserMessageId") or ""
+
+        def then(line: bytes, is_error: bool) -> None:
+            readable, turn_id = reading.turn_with_key(line, key)
+            if turn_id is not None:
+                message = f"turn {turn_id} had begun when its worker was lost; it was not started again"
+                self._refuse(request, errors.TURN_LOST, message, {**_LOST, "turnId": turn_id})
+            elif required and not readable:
+                why = rpc.error_of(line) if is_error else "it is not readable"
+                message = f"whether this turn had begun when its worker was lost cannot be told from its thread: {why}"
+                self._refuse(request, errors.TURN_LOST, message, _LOST)
+            elif request.gone and not request.kept:
+                self._refuse(request, errors.TURN_LOST, "its session is over", {"safeToRetry": True})
+            else:
+                self._requests.submit(request)
+
+        params: dict[str, object] = {"threadId": request.thread_id, "includeTurns": True}
+        self._requests.ask("thread/read", params, then, thread_id=request.thread_id)
+
+    def _on_reply(self, reply: Reply) -> None:
         request = reply.token
-        assert isinstance(request, _Request)
-        self._sent.discard(request)
-        if request.call is None:
-            self._on_own_reply(request, reply, out)
+        assert isinstance(request, Request)
+        self._requests.answered(request)
+        if reply.forgotten:
+            if reply.turn_id is not None and request.thread_id is not None:
+                # Who asked for it was told that it failed.
+                self._running.interrupt(reply.turn_id, request.thread_id)
             return
-        record = None
-        if not reply.is_error:
-            if request.method in rpc.LOADS_THREAD:
-                record = self._hold_thread(rpc.result_of(reply.line), request)
-            if request.method in _RELEASES_THREAD and request.thread_id is not None:
-                self._release_thread(request.thread_id, out, keep=False)
-            if request.method == "account/login/start":
-                login_id = rpc.login_id_of(reply.line)
-                if login_id is not None and not request.gone:
-                    self._logins[login_id] = request.session
-        if reply.turn_id is not None and request.thread_id is not None:
-            self._turn_started(reply.turn_id, request.thread_id, request, out)
-        answered = wire.Answered(request.call, not reply.is_error, record, reply.turn_id)
-        line = rpc.with_id(reply.line, bytes(request.line.id))
-        out.append(ToBroker([wire.encode(answered), _LINES, line]))
-        if reply.turn_id is not None and reply.turn_id in self._turns and self._turns[reply.turn_id].last == 0:
-            self._announce_turn(reply.turn_id, request, out)
-
-    def _on_own_reply(self, request: _Request, reply: Reply, out: list[Effect]) -> None:
-        if request.method == "initialize":
-            if reply.is_error:
-                out.append(Note(f"the app-server refused initialize: {rpc.error_of(reply.line)}"))
+        line, ok = reply.line, not reply.is_error
+        if not ok and reading.error_code_of(line) == errors.SERVER_OVERLOADED:
+            retry_after_ms = self._requests.try_again(request, self._jitter)
+            if not retry_after_ms:
                 return
-            self._initialized = rpc.result_of(reply.line)
-            out += [ToAppServer(b'{"method":"initialized"}'), self._register(), Ready()]
-        elif request.method == "thread/resume":
-            self._on_resumed(request, reply, out)
-        elif request.interrupts in self._turns and reply.is_error:
-            self._too_early.add(request.interrupts)
-
-    def _register(self) -> ToBroker:
-        assert self._initialized is not None
-        head = wire.Register(self._slot, self._worker, self._pid, self._app_server_pid)
-        holdings = wire.Holdings(
-            records=[thread.record for thread in self._threads.values()],
-            followers={
-                thread_id: [str(session) for session in self._router.thread_followers(thread_id)]
-                for thread_id in self._threads
-            },
-            turns=[wire.TurnHeld(turn.thread_id, turn.id, [*turn.subscribers]) for turn in self._turns.values()],
-            ended=self._subscriptions.ended_turns,
-        )
-        return ToBroker([wire.encode(head), self._initialized, wire.encode_holdings(holdings)])
-
-    # Threads.
-
-    def _hold_thread(self, result: bytes, request: _Request) -> wire.ThreadRecord | None:
-        known = self._threads.get(request.thread_id or "")
-        # A thread that was resumed or forked has a history; a new one is not on disk before its first turn.
-        record = rpc.record_of(result, turns=0 if request.method == "thread/start" else 1)
-        if record is None:
-            return None
-        if known is not None and known.record.thread_id == record.thread_id:
-            record = msgspec.structs.replace(record, name=record.name or known.record.name, turns=known.record.turns)
-            if known.restore_sandbox:
-                record = msgspec.structs.replace(record, sandbox=known.record.sandbox)
-            known.record = record
-        else:
-            self._threads[record.thread_id] = _Thread(record)
-        if not request.gone:
-            self._router.follow_thread(record.thread_id, request.session)
-        return record
-
-    def _release_thread(self, thread_id: str, out: list[Effect], *, keep: bool) -> None:
-        self._threads.pop(thread_id, None)
-        for session in self._router.thread_followers(thread_id):
-            self._router.unfollow_thread(thread_id, session)
-        out.append(ToBroker([wire.encode(wire.ThreadGone(thread_id, keep))]))
-
-    def _begin_adoption(self, record: wire.ThreadRecord, out: list[Effect]) -> _Adoption:
-        adoption = self._adopting[record.thread_id] = _Adoption(record)
-        params = _raw(rpc.resume_params(record))
-        self._submit(_Request("thread/resume", record.thread_id, rpc.RequestLine("thread/resume", params=params)), out)
-        return adoption
-
-    def _on_resumed(self, request: _Request, reply: Reply, out: list[Effect]) -> None:
-        assert request.thread_id is not None
-        adoption = self._adopting.pop(request.thread_id)
-        wanted = adoption.record
-        problem = None
-        if reply.is_error:
-            problem = rpc.error_of(reply.line)
-        else:
-            resumed = rpc.record_of(rpc.result_of(reply.line), wanted.turns)
-            if resumed is None or rpc.sandbox_type(resumed.sandbox) != rpc.sandbox_type(wanted.sandbox):
-                problem = f"its sandbox {wanted.sandbox} could not be restored, and it is never widened"
-        if problem is not None:
-            # Kept in the broker's books, so that the next request cannot have it with another sandbox either.
-            self._release_thread(wanted.thread_id, out, keep=True)
-            message = f"thread {wanted.thread_id} was lost with its worker and could not be resumed: {problem}"
-            for waiting in adoption.waiting:
-                self._refuse(waiting, errors.THREAD_LOST, message, out)
+            message = f"{request.method}: the app-server was overloaded all the time"
+            line = rpc.error_line(b"0", errors.SERVER_OVERLOADED, message, {"retryAfterMs": retry_after_ms})
+        if request.then is not None:
+            request.then(line, not ok)
             return
-        self._threads[wanted.thread_id] = _Thread(wanted, restore_sandbox=True)
-        if wanted.name is not None:
-            params = _raw({"threadId": wanted.thread_id, "name": wanted.name})
-            self._submit(
-                _Request("thread/name/set", wanted.thread_id, rpc.RequestLine("thread/name/set", params=params)), out
+        if reply.turn_id is not None and self._running.is_stalled(reply.turn_id):
+            message = (
+                f"thread {request.thread_id} still runs turn {reply.turn_id}, which was given up; start a new thread"
             )
-        for waiting in adoption.waiting:
-            self._submit(waiting, out)
-
-    def _refuse(self, request: _Request, code: int, message: str, out: list[Effect]) -> None:
-        assert request.call is not None
-        line = rpc.error_line(bytes(request.line.id), code, message, {"safeToRetry": True})
-        out.append(ToBroker([wire.encode(wire.Answered(request.call, False)), _LINES, line]))
-
-    # Turns.
-
-    def _turn_started(self, turn_id: str, thread_id: str, request: _Request, out: list[Effect]) -> None:
-        """From now on the turn counts. A start that joined a running turn adds its session to it."""
-        turn = self._turns.get(turn_id)
-        thread = self._threads.get(thread_id)
-        if thread is not None and request.method == "turn/start":
-            thread.restore_sandbox = False
-        if turn is None:
-            turn = self._turns[turn_id] = Turn(turn_id, thread_id)
-            out.append(ToBroker([wire.encode(wire.TurnStarted(thread_id, turn_id, [request.session]))]))
-            if thread is not None:
-                thread.record = msgspec.structs.replace(thread.record, turns=thread.record.turns + 1)
-        if request.gone:
-            if not turn.subscribers:
-                self._interrupt(turn_id, thread_id, out)
+            self._refuse(request, INTERNAL_ERROR, message, {"safeToRetry": False})
             return
-        self._subscriptions.join(turn, request.session, request.interest)
+        record = self._after(request, line) if ok else None
+        if reply.turn_id is not None and request.thread_id is not None:
+            self._running.started(reply.turn_id, request.thread_id, request)
+        self._answer(request, ok, rpc.with_id(line, bytes(request.line.id)), record, reply.turn_id)
+        if reply.turn_id is not None:
+            self._running.announce(reply.turn_id, request.queued_ms)
 
-    def _announce_turn(self, turn_id: str, request: _Request, out: list[Effect]) -> None:
-        """The turn's first notification says who runs it."""
-        params = {
-            "threadId": request.thread_id,
-            "turnId": turn_id,
-            "worker": self._worker,
-            "slot": self._slot,
-            "queuedMs": request.queued_ms,
-        }
-        line = rpc.encode({"method": "pool/turn/assigned", "params": params})
-        self._send_events(turn_id, [line], ["pool/turn/assigned"], ended=False, out=out)
+    def _after(self, request: Request, line: bytes) -> wire.ThreadRecord | None:
+        """What the success of this request means for the books; the record of a thread that it brought here."""
+        if request.method in rpc.LOADS_THREAD:
+            return self._threads.hold(rpc.result_of(line), request)
+        if request.method in _RELEASES_THREAD and request.thread_id is not None:
+            self._threads.release(request.thread_id, keep=False)
+        elif request.method == "account/login/start":
+            login_id = rpc.login_id_of(line)
+            if login_id is not None and not request.gone:
+                self._logins[login_id] = request.session
+        return None
 
-    def _on_turn_run(self, run: TurnRun, out: list[Effect]) -> None:
-        turn = self._turns.get(run.turn_id)
-        if turn is None:
-            return
-        self._heed(run.thread_id, run.lines, run.methods, out)
-        self._send_events(run.turn_id, run.lines, run.methods, ended=run.ended, out=out)
-        if run.ended:
-            self._turn_ended(run.turn_id, rpc.status_of(run.lines[-1]), out)
+    def _on_expired(self, request: Request) -> None:
+        message = f"the app-server has not answered {request.method} within {REQUEST_LIMIT_S:.0f} s"
+        if request.method == "initialize":
+            self._outbox.put(Fail(message))
+        elif request.then is not None:
+            request.then(rpc.error_line(b"0", INTERNAL_ERROR, message), True)
+        else:
+            self._refuse(request, INTERNAL_ERROR, message, None)
 
-    def _turn_ended(self, turn_id: str, status: str, out: list[Effect]) -> None:
-        turn = self._turns.pop(turn_id)
-        self._too_early.discard(turn_id)
-        self._inner.pop(turn_id, None)
-        for public_id in [public_id for public_id, (_, ask, _) in self._asks.items() if ask.turn_id == turn_id]:
-            del self._asks[public_id]
-        out.append(ToBroker([wire.encode(wire.TurnEnded(turn.thread_id, turn_id, status))]))
+    def _refuse(self, request: Request, code: int, message: str, data: dict[str, object] | None) -> None:
+        self._answer(request, False, rpc.error_line(bytes(request.line.id), code, message, data))
 
-    def _on_turn_broken(self, broken: TurnBroken, out: list[Effect]) -> None:
-        turn = self._turns.get(broken.turn_id)
-        if turn is None:
-            return
-        thread_id = turn.thread_id
-        lines = rpc.ended_lines(thread_id, broken.turn_id, "failed", broken.reason, safe_to_retry=False)
-        self._send_events(broken.turn_id, lines, ["pool/turn/ended", "turn/completed"], ended=True, out=out)
-        self._turn_ended(broken.turn_id, "failed", out)
-        self._interrupt(broken.turn_id, thread_id, out)
-
-    def _interrupt(self, turn_id: str, thread_id: str, out: list[Effect]) -> None:
-        params = _raw({"threadId": thread_id, "turnId": self._inner.get(turn_id, turn_id)})
-        line = rpc.RequestLine("turn/interrupt", params=params)
-        self._submit(_Request("turn/interrupt", thread_id, line, interrupts=turn_id), out)
-
-    def _send_events(
-        self, turn_id: str, lines: list[bytes], methods: list[str], *, ended: bool, out: list[Effect]
+    def _answer(
+        self,
+        request: Request,
+        ok: bool,
+        line: bytes,
+        record: wire.ThreadRecord | None = None,
+        turn_id: str | None = None,
     ) -> None:
-        turn = self._turns[turn_id]
-        messages = self._subscriptions.publish(turn, lines, methods, ended=ended, now=self._now)
-        out += [ToBroker(frames) for frames in messages]
+        self._seen.answered(request, Answer(ok, line, turn_id, record.thread_id if record is not None else None))
+        if request.call is not None:
+            self._outbox.broker(wire.encode(wire.Answered(request.call, ok, record, turn_id)), LINES, line)
+
+    def _answer_again(self, answer: Answer, call: int) -> None:
+        thread = self._threads.get(answer.thread_id)
+        record = thread.record if thread is not None else None
+        answered = wire.Answered(call, answer.ok, record, answer.turn_id)
+        self._outbox.broker(wire.encode(answered), LINES, answer.line)
+
+    def _follow_turn(self, request: Request) -> None:
+        """Another session joins a running turn, from here on."""
+        turn = self._running.get(_text_of(request.line, "turnId"))
+        if turn is None or turn.thread_id != request.thread_id:
+            named = _text_of(request.line, "turnId")
+            message = f"turn {named} of thread {request.thread_id} does not run here: it has ended, or never was"
+            self._refuse(request, INVALID_REQUEST, message, None)
+            return
+        wanted = _text_of(request.line, "interest")
+        interests: dict[str | None, wire.Interest] = {"full": "full", "items": "items", "final": "final"}
+        self._running.subscriptions.join(turn, request.session, interests.get(wanted, request.interest))
+        self._answer(request, True, b'{"id":%s,"result":{}}' % bytes(request.line.id))
 
     # Everything else that the app-server says.
 
-    def _on_other_run(self, run: ThreadRun | GlobalRun, now: float, out: list[Effect]) -> None:
-        if isinstance(run, ThreadRun):
-            self._heed(run.thread_id, run.lines, run.methods, out)
-            if _RESOLVED in run.methods:
-                pairs = zip(run.lines, run.methods, strict=True)
-                run.lines = [self._resolved(line) if method == _RESOLVED else line for line, method in pairs]
-            route = wire.ToSessions([str(session) for session in run.tokens])
-            out.append(ToBroker([wire.encode(route), _LINES, b"\n".join(run.lines)]))
+    def _on_initialized(self, line: bytes, is_error: bool) -> None:
+        if is_error:
+            self._outbox.put(Fail(f"the app-server refused initialize: {rpc.error_of(line)}"))
             return
-        for line, method in zip(run.lines, run.methods, strict=True):
+        self._initialized = rpc.result_of(line)
+        self._outbox.app_server(b'{"method":"initialized"}')
+        self._register()
+        self._outbox.put(Ready())
+
+    def _register(self) -> None:
+        if self._initialized is None:
+            return
+        head = wire.Register(self._slot, self._worker, self._pid, self._app_server_pid)
+        holdings = wire.Holdings(
+            records=self._threads.records,
+            followers=self._threads.followers,
+            turns=self._running.holdings,
+            calls=self._seen.calls,
+            ended=self._running.subscriptions.ended_turns,
+        )
+        self._outbox.broker(wire.encode(head), self._initialized, wire.encode_holdings(holdings))
+
+    def _on_other_run(self, run: ThreadRun | GlobalRun) -> None:
+        lines, methods = run.lines, run.methods
+        if self._begun or "turn/started" in methods:
+            taken = self._running.take_own(lines, methods, self._begun)
+            if taken:
+                lines = [line for place, line in enumerate(lines) if place not in taken]
+                methods = [method for place, method in enumerate(methods) if place not in taken]
+        if isinstance(run, ThreadRun):
+            self._on_thread_lines(run.thread_id, [str(session) for session in run.tokens], lines, methods)
+        else:
+            self._on_global_lines(lines, methods)
+
+    def _on_thread_lines(self, thread_id: str, sessions: list[str], lines: list[bytes], methods: list[str]) -> None:
+        self._running.heed(thread_id, lines, methods)
+        told = [
+            self._questions.resolved(line) if method == _RESOLVED else line
+            for line, method in zip(lines, methods, strict=True)
+            if not self._threads.is_moving(thread_id, method)
+        ]
+        if told:
+            self._outbox.sessions(sessions, b"\n".join(told))
+
+    def _on_global_lines(self, lines: list[bytes], methods: list[str]) -> None:
+        for line, method in zip(lines, methods, strict=True):
             entry = NOTIFICATIONS.get(method)
-            if entry is None or entry.thread is not None:
-                # Of a thread that no session follows: nobody to tell.
+            if method == "thread/started":
+                followers = self._threads.begun(line)
+                if followers:
+                    self._outbox.sessions(followers, line)
+            elif entry is None:
                 continue
-            if method == _LOGGED_IN:
+            elif entry.thread is not None:
+                # Of a thread that no session follows: nobody to tell.
+                self._running.heed(envelope.scan(line).thread_id, [line], [method])
+            elif method == _LOGGED_IN:
                 # Each says something of its own, so none gives way to a later one.
                 starter = self._logins.pop(rpc.login_id_of(line) or "", None)
-                route = wire.ToSessions([starter] if starter is not None else [])
-                out.append(ToBroker([wire.encode(route), _LINES, line]))
-                continue
-            ready = self._globals.offer(method, line, now)
-            if ready is not None:
-                out.append(_to_everybody(ready))
+                self._outbox.sessions([starter] if starter is not None else [], line)
+            else:
+                if method == _LIMITS_UPDATED:
+                    self._running.heed_limit(method, line)
+                ready = self._globals.offer(method, line, self._outbox.now)
+                if ready is not None:
+                    self._outbox.sessions([], ready)
 
-    def _heed(self, thread_id: str | None, lines: list[bytes], methods: list[str], out: list[Effect]) -> None:
-        """What notifications say about the worker's own books: settings, names, threads that were unloaded."""
-        thread = self._threads.get(thread_id or "")
-        if thread is None:
-            return
-        for line, method in zip(lines, methods, strict=True):
-            if method in ("thread/settings/updated", "thread/name/updated"):
-                record = rpc.updated_record(thread.record, method, line)
-                if record != thread.record:
-                    thread.record = record
-                    out.append(ToBroker([wire.encode(wire.ThreadChanged(record))]))
-            elif method == "turn/started":
-                inner, root = rpc.turns_of(line)
-                if root in self._turns and root != inner:
-                    self._inner[root] = inner
-            elif method == "thread/closed":
-                self._release_thread(thread.record.thread_id, out, keep=True)
-
-    def _on_ask(self, ask: Ask, out: list[Effect]) -> None:
-        """A question goes to one who follows its turn, else its thread; with nobody there it is declined."""
-        turn = self._turns.get(ask.turn_id or "")
-        candidates = [*turn.subscribers] if turn is not None else self._router.thread_followers(ask.thread_id or "")
-        if not candidates:
-            out.append(_decline(ask))
-            return
-        session = str(candidates[0])
-        public_id = self._public_id(ask.id)
-        request = rpc.decode_request(ask.line)
-        request.id = msgspec.Raw(rpc.encode(public_id))
-        line = rpc.encode(request)
-        self._asks[public_id] = (session, ask, line)
-        out.append(ToBroker([wire.encode(wire.ToSessions([session])), _LINES, line]))
-
-    def _public_id(self, request_id: RequestId) -> str:
-        """The id under which clients know a request of this app-server."""
-        return f"{self._worker}/{request_id}"
-
-    def _resolved(self, line: bytes) -> bytes:
-        """A question needs no answer any more: told under the id that it was asked under."""
-        message = rpc.decode_request(line)
-        if message.params is None or "requestId" not in message.params:
-            return line
-        public_id = self._public_id(msgspec.json.decode(message.params["requestId"]))
-        self._asks.pop(public_id, None)
-        message.params["requestId"] = msgspec.Raw(rpc.encode(public_id))
-        return rpc.encode(message)
+    def _candidates(self, ask: Ask) -> list[str]:
+        """Who may be asked: those who follow the turn, else the thread; without a thread, the account's holder."""
+        turn = self._running.get(ask.turn_id)
+        if turn is not None:
+            return [*turn.subscribers]
+        if ask.thread_id is not None:
+            return self._threads.followers_of(ask.thread_id)
+        return [self._holder] if self._holder else []
 
 
-_LINES = wire.encode(wire.Lines())
-
-
-def _to_everybody(line: bytes) -> ToBroker:
-    return ToBroker([wire.encode(wire.ToSessions([])), _LINES, line])
-
-
-def _decline(ask: Ask) -> ToAppServer:
-    return ToAppServer(rpc.encode({"id": ask.id, **_asks.declined(ask.method)}))
-
-
-def _raw(params: dict[str, object]) -> dict[str, msgspec.Raw]:
-    return {key: msgspec.Raw(rpc.encode(value)) for key, value in params.items()}
-
-
-def _thread_of(line: rpc.RequestLine) -> str | None:
-    raw = (line.params or {}).get("threadId")
+def _text_of(line: rpc.RequestLine, name: str) -> str | None:
+    raw = (line.params or {}).get(name)
     value = msgspec.json.decode(raw) if raw is not None else None
     return value if isinstance(value, str) else None

@@ -1,20 +1,22 @@
 """The worker process: one poll loop over broker, app-server and death pipe, around `core`.
 
-    python -m codex_pool.worker       start arguments: one JSON line on stdin, which then stays open as death pipe
-                                      stdout: JSON lines for the supervisor - ready, exit
+    python -m codex_pool.worker       start arguments: one JSON line on stdin, which then stays open as death pipe and
+                                      says in further lines {"broker": "new"} when there is another broker
+                                      stdout: JSON lines for the supervisor - ready, load, exit
                                       stderr: log
 
 The loop drains the app-server's stdout whatever else is down, because a reader that stops stalls the whole
-app-server. A second thread with a socket of its own only beats.
+app-server. It turns at least once a second, so that a beat that says it did not is a sign of being wedged.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import random
+import select
 import signal
 import sys
-import threading
 import time
 from collections import deque
 from typing import Any, NoReturn
@@ -25,14 +27,18 @@ import zmq
 from codex_app_server import _process
 from codex_app_server.errors import AppServerError
 from codex_app_server.lines import LineSplitter, LongLine
-from codex_pool import processes, sockets, start, wire
+from codex_pool import processes, start, wire
 from codex_pool.worker.arguments import WorkerArguments
-from codex_pool.worker.core import Effect, Note, Ready, ToAppServer, ToBroker, WorkerCore
+from codex_pool.worker.core import WorkerCore
+from codex_pool.worker.effects import Effect, Fail, Note, Ready, ToAppServer, ToBroker
+from codex_pool.worker.link import BrokerLink
 
 READ_BYTES = 256 * 1024
 READS_PER_TURN = 8
 STDERR_LINES = 40
 REAP_EVERY_S = 10.0
+TICK_S = 1.0
+QUICK_TICK_S = 0.1
 MAX_LINE_BYTES = 64 * 1024 * 1024
 # Beyond this much unsent towards the broker the worker stops reading commands, never reading its app-server.
 MAX_UNSENT_BYTES = 256 * 1024 * 1024
@@ -52,10 +58,10 @@ class Worker:
         self._stderr = LineSplitter(64 * 1024)
         self._stderr_lines: deque[str] = deque(maxlen=STDERR_LINES)
         self._to_app_server: deque[memoryview] = deque()
-        self._to_broker: deque[list[bytes]] = deque()
-        self._unsent_bytes = 0
+        self._from_supervisor = LineSplitter(64 * 1024)
+        self._load = (0, 0)
+        self._load_at = 0.0
         self._loops = 0
-        self._beating = threading.Event()
         self._signals = start.signal_descriptor(signal.SIGTERM)
 
     def run(self) -> str:
@@ -69,10 +75,10 @@ class Worker:
             pid=os.getpid(),
             app_server_pid=self._process.pid,
             initialize=arguments.initialize,
+            turn_idle_limit_s=arguments.turn_idle_limit_s,
+            turn_wall_limit_s=arguments.turn_wall_limit_s,
         )
-        self._broker = sockets.dealer(self._context, arguments.endpoint, arguments.worker)
-        beat = threading.Thread(target=self._beat, name="beat", daemon=True)
-        beat.start()
+        self._broker = BrokerLink(self._context, arguments.endpoint, arguments.worker, self._progress)
         try:
             self._loop()
         except Stop as stop:
@@ -81,9 +87,7 @@ class Worker:
             code = _process.stop(self._process)
             self._drain_stderr()
             processes.sweep(os.getpid())
-            self._beating.set()
-            beat.join()
-            self._broker.close(linger=200)
+            self._broker.close()
             self._context.term()
             self._exit_code = code
         raise AssertionError("unreachable")
@@ -99,39 +103,42 @@ class Worker:
         stdout, stderr = process.stdout.fileno(), process.stderr.fileno()
         for fd in (self._stdin, stdout, stderr):
             os.set_blocking(fd, False)
-        poller = zmq.Poller()
-        poller.register(self._broker, zmq.POLLIN)
+        self._poller = poller = zmq.Poller()
         for fd in (0, stdout, stderr, self._signals):
             poller.register(fd, zmq.POLLIN)
-        self._apply(self._core.start())
-        reaped_at = time.monotonic()
+        self._apply(self._core.start(time.monotonic()))
+        reaped_at = ticked_at = time.monotonic()
         while True:
-            wants = zmq.POLLIN if self._unsent_bytes < MAX_UNSENT_BYTES else 0
-            poller.register(self._broker, wants | (zmq.POLLOUT if self._to_broker else 0))
+            broker = self._broker.socket
+            wants = zmq.POLLIN if self._broker.unsent_bytes < MAX_UNSENT_BYTES else 0
+            poller.register(broker, wants | (zmq.POLLOUT if self._broker.has_unsent else 0))
             if self._to_app_server:
                 poller.register(self._stdin, zmq.POLLOUT)
             elif self._stdin in poller:
                 poller.unregister(self._stdin)
-            timeout_ms = 100 if self._core.wants_tick else None
-            ready = dict(poller.poll(timeout_ms))
+            tick_s = QUICK_TICK_S if self._core.wants_tick else TICK_S
+            ready = dict(poller.poll(int(tick_s * 1000)))
             self._loops += 1
-            if 0 in ready and not os.read(0, 4096):
-                raise Stop("the supervisor is gone or wants this worker to stop")
             if self._signals in ready:
                 raise Stop("the supervisor asked this worker to stop by SIGTERM")
             if stderr in ready and not self._read_stderr(stderr):
                 poller.unregister(stderr)
             if stdout in ready:
                 self._read_stdout(stdout)
-            if ready.get(self._broker, 0) & zmq.POLLIN:
+            if ready.get(broker, 0) & zmq.POLLIN:
                 self._read_broker()
-            if self._core.wants_tick:
-                self._apply(self._core.tick(time.monotonic()))
+            if 0 in ready:
+                self._read_supervisor()
+            now = time.monotonic()
+            if now - ticked_at >= tick_s:
+                ticked_at = now
+                self._apply(self._core.tick(now))
+                self._report_load()
             self._flush_app_server()
-            self._flush_broker()
-            if time.monotonic() - reaped_at > REAP_EVERY_S:
+            self._broker.flush()
+            if now - reaped_at > REAP_EVERY_S:
                 # Background commands of tools end as orphans, and so as children of this process.
-                reaped_at = time.monotonic()
+                reaped_at = now
                 processes.reap_orphans(frozenset({process.pid}))
 
     # Reading.
@@ -151,10 +158,22 @@ class Worker:
             if len(chunk) < READ_BYTES:
                 break
         if lines:
-            self._apply(self._core.lines(lines, time.monotonic()))
+            self._apply(self._core.lines(lines, time.monotonic(), random.random()))
         if ended:
-            self._flush_broker()
+            self._broker.flush()
             raise Stop("the app-server has ended")
+
+    def _read_supervisor(self) -> None:
+        chunk = os.read(0, 4096)
+        if not chunk:
+            raise Stop("the supervisor is gone or wants this worker to stop")
+        for line in self._from_supervisor.feed(chunk):
+            if isinstance(line, bytes) and _told(line) == "new":
+                self._poller.unregister(self._broker.socket)
+                self._broker.renew()
+                self._apply(self._core.new_broker())
+            else:
+                log(f'ignored a line of the supervisor: {line!r}; expected {{"broker": "new"}}')
 
     def _read_stderr(self, stderr: int) -> bool:
         try:
@@ -180,9 +199,8 @@ class Worker:
 
     def _read_broker(self) -> None:
         for _ in range(1000):
-            try:
-                frames = self._broker.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
+            frames = self._broker.receive()
+            if frames is None:
                 return
             try:
                 self._apply(self._on_broker(frames))
@@ -193,7 +211,7 @@ class Worker:
         head = wire.decode_to_worker(frames[0])
         match head:
             case wire.Dispatch():
-                return self._core.dispatch(head, frames[1])
+                return self._core.dispatch(head, frames[1], time.monotonic())
             case wire.Tell():
                 return self._core.tell(head, frames[1])
             case wire.Follow():
@@ -203,11 +221,11 @@ class Worker:
             case wire.Back():
                 return self._core.back(head, time.monotonic())
             case wire.Release():
-                return self._core.release(head)
+                return self._core.release(head, time.monotonic())
             case wire.Gone():
-                return self._core.gone(head)
+                return self._core.gone(head, time.monotonic())
             case wire.Holder():
-                return []
+                return self._core.holder(head)
             case wire.WhoAreYou():
                 return self._core.who_are_you()
         raise AssertionError(head)
@@ -218,14 +236,15 @@ class Worker:
         for effect in effects:
             match effect:
                 case ToBroker():
-                    self._to_broker.append(effect.frames)
-                    self._unsent_bytes += sum(map(len, effect.frames))
+                    self._broker.send(effect.frames)
                 case ToAppServer():
                     self._to_app_server.append(memoryview(effect.line + b"\n"))
                 case Ready():
                     report({"event": "ready", "app_server_pid": self._process.pid})
                 case Note():
                     log(effect.message)
+                case Fail():
+                    raise Stop(effect.reason)
 
     def _flush_app_server(self) -> None:
         while self._to_app_server:
@@ -243,29 +262,35 @@ class Worker:
                 return
             self._to_app_server.popleft()
 
-    def _flush_broker(self) -> None:
-        while self._to_broker:
-            try:
-                self._broker.send_multipart(self._to_broker[0], zmq.NOBLOCK)
-            except zmq.Again:
-                return
-            self._unsent_bytes -= sum(map(len, self._to_broker.popleft()))
+    def _report_load(self) -> None:
+        load = self._core.finished_turns, self._core.loaded_threads
+        # A supervisor that does not read must not stop this loop.
+        if load != self._load and time.monotonic() - self._load_at >= TICK_S and _writable(1):
+            self._load, self._load_at = load, time.monotonic()
+            report({"event": "load", "turns": load[0], "threads": load[1]})
 
-    def _beat(self) -> None:
-        socket = sockets.dealer(self._context, self._arguments.endpoint, f"beat-{self._arguments.worker}")
-        try:
-            while not self._beating.wait(wire.BEAT_S):
-                core = self._core
-                beat = wire.Progress(self._arguments.worker, self._loops, core.lines_read, core.in_flight)
-                with contextlib.suppress(zmq.Again):
-                    socket.send(wire.encode(beat), zmq.NOBLOCK)
-        finally:
-            socket.close(linger=0)
+    def _progress(self) -> wire.Progress:
+        return wire.Progress(self._arguments.worker, self._loops, self._core.lines_read, self._core.in_flight)
+
+
+def _told(line: bytes) -> str | None:
+    """What a line of the supervisor says of the broker."""
+    try:
+        told: str | None = msgspec.json.decode(line, type=dict[str, str]).get("broker")
+    except msgspec.MsgspecError:
+        return None
+    return told
 
 
 def _readable(fd: int) -> bool:
     poller = zmq.Poller()
     poller.register(fd, zmq.POLLIN)
+    return bool(poller.poll(0))
+
+
+def _writable(fd: int) -> bool:
+    poller = select.poll()
+    poller.register(fd, select.POLLOUT)
     return bool(poller.poll(0))
 
 

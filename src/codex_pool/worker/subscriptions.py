@@ -168,17 +168,17 @@ class Subscriptions:
         session = self._sessions.get(session_id)
         if session is None:
             return []
-        moved: list[Subscription] = []
+        moved: dict[Subscription, None] = {}
         for position in positions:
             subscription = session.subscriptions.get(position.turn_id)
             if subscription is None:
                 continue
             while subscription.sent and subscription.sent[0].last <= position.last:
                 self._forget_sent(subscription, subscription.sent.popleft())
-            moved.append(subscription)
+            moved[subscription] = None
             if subscription.ended and not (subscription.given_up and position.last < subscription.covered):
                 self._touch(subscription, now)
-        return self._send_waiting(session, [*session.subscriptions.values()] if session.full else moved, now)
+        return self._send_waiting(session, session.subscriptions.values() if session.full else moved, now)
 
     def back(self, session_id: str, positions: Iterable[wire.Position], now: float) -> list[list[bytes]]:
         """The session has come back: nothing is on the way to it any more, and it is sent what it has not got."""
@@ -206,7 +206,7 @@ class Subscriptions:
                 )
             if subscription.ended:
                 self._touch(subscription, now)
-        return self._send_waiting(session, [*session.subscriptions.values()], now)
+        return self._send_waiting(session, session.subscriptions.values(), now)
 
     def forget(self, session_id: str) -> list[Turn]:
         """The session is over; the turns that it was a subscriber of until now."""
@@ -229,7 +229,7 @@ class Subscriptions:
             self._clear(subscription)
             self._touch(subscription, now)
             session = subscription.session
-            messages += self._send_waiting(session, [*session.subscriptions.values()], now)
+            messages += self._send_waiting(session, session.subscriptions.values(), now)
         return messages
 
     # Inside.
@@ -248,7 +248,7 @@ class Subscriptions:
             return False
         return not subscription.sent_bytes or subscription.sent_bytes + piece.size_bytes <= limits.window
 
-    def _send_waiting(self, session: _Session, candidates: list[Subscription], now: float) -> list[list[bytes]]:
+    def _send_waiting(self, session: _Session, candidates: Iterable[Subscription], now: float) -> list[list[bytes]]:
         """As far as there is credit, a piece of each in turn."""
         messages: list[list[bytes]] = []
         session.full = False
@@ -305,7 +305,7 @@ class Subscriptions:
             largest.overflowed = largest.given_up = True
         else:
             self._overflow(largest, f"all that is kept for clients is beyond {self._limits.total} bytes", now)
-        messages += self._send_waiting(largest.session, [*largest.session.subscriptions.values()], now)
+        messages += self._send_waiting(largest.session, largest.session.subscriptions.values(), now)
         return True
 
     def _overflow(self, subscription: Subscription, why: str, now: float, *, after: int | None = None) -> None:

@@ -1,0 +1,90 @@
+"""The worker's link to the broker: a socket for messages, and a second one, with a thread of its own, that only beats.
+
+A broker that has died takes what was sent to it along. To the next one the link is renewed: with sockets of new
+identities - `worker/1`, `worker/2`, ... - and nothing of what was queued for the old one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections import deque
+from collections.abc import Callable
+
+import zmq
+
+from codex_pool import sockets, wire
+
+
+class BrokerLink:
+    """See the module's docstring. `progress` is what a beat says; it is called on the beat's thread."""
+
+    def __init__(
+        self, context: zmq.Context[zmq.Socket[bytes]], endpoint: str, worker: str, progress: Callable[[], wire.Progress]
+    ) -> None:
+        self._context = context
+        self._endpoint = endpoint
+        self._worker = worker
+        self._progress = progress
+        self._number = 0
+        self._queue: deque[list[bytes]] = deque()
+        self.unsent_bytes = 0
+        self.socket = self._connect(worker)
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="beat", daemon=True)
+        self._thread.start()
+
+    def renew(self) -> None:
+        """There is a new broker."""
+        self._number += 1
+        self._queue.clear()
+        self.unsent_bytes = 0
+        self.socket.close(linger=0)
+        self.socket = self._connect(self._worker)
+
+    def close(self) -> None:
+        self._closing.set()
+        self._thread.join()
+        self.socket.close(linger=200)
+
+    @property
+    def has_unsent(self) -> bool:
+        return bool(self._queue)
+
+    def send(self, frames: list[bytes]) -> None:
+        """Send this as soon as the socket takes it."""
+        self._queue.append(frames)
+        self.unsent_bytes += sum(map(len, frames))
+
+    def flush(self) -> None:
+        """As far as the socket takes it."""
+        while self._queue:
+            try:
+                self.socket.send_multipart(self._queue[0], zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            self.unsent_bytes -= sum(map(len, self._queue.popleft()))
+
+    def receive(self) -> list[bytes] | None:
+        """A message, if one is there."""
+        try:
+            return self.socket.recv_multipart(zmq.NOBLOCK)
+        except zmq.Again:
+            return None
+
+    def _connect(self, name: str) -> zmq.Socket[bytes]:
+        identity = f"{name}/{self._number}" if self._number else name
+        return sockets.dealer(self._context, self._endpoint, identity)
+
+    def _beat(self) -> None:
+        number, socket = self._number, self._connect(f"beat-{self._worker}")
+        try:
+            while not self._closing.wait(wire.BEAT_S):
+                if number != self._number:
+                    number = self._number
+                    socket.close(linger=0)
+                    socket = self._connect(f"beat-{self._worker}")
+                with contextlib.suppress(zmq.Again):
+                    socket.send(wire.encode(self._progress()), zmq.NOBLOCK)
+        finally:
+            socket.close(linger=0)

@@ -1,0 +1,177 @@
+"""What the worker reads inside lines of its app-server; only the parts that it needs are decoded. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from codex_pool import wire
+
+TOO_MANY_REQUESTS = 429
+USED_UP_PERCENT = 100
+_LIMIT_ERRORS = frozenset({"usageLimitExceeded", "rateLimitExceeded"})
+
+
+class _Item(msgspec.Struct):
+    id: str = ""
+
+
+class _ItemParams(msgspec.Struct):
+    item: _Item
+
+
+class _ItemLine(msgspec.Struct):
+    params: _ItemParams
+
+
+class _Thread(msgspec.Struct, rename="camel"):
+    id: str = ""
+    parent_thread_id: str | None = None
+
+
+class _ThreadParams(msgspec.Struct):
+    thread: _Thread
+
+
+class _ThreadLine(msgspec.Struct):
+    params: _ThreadParams
+
+
+class _Error(msgspec.Struct, rename="camel"):
+    codex_error_info: Any = None
+
+
+class _FailedTurn(msgspec.Struct):
+    error: _Error | None = None
+
+
+class _ErrorParams(msgspec.Struct):
+    error: _Error | None = None
+    turn: _FailedTurn | None = None
+
+
+class _ErrorLine(msgspec.Struct):
+    params: _ErrorParams
+
+
+class _Window(msgspec.Struct, rename="camel"):
+    used_percent: float = 0
+    resets_at: int | None = None
+
+
+class _Limits(msgspec.Struct, rename="camel"):
+    limit_id: str | None = None
+    primary: _Window | None = None
+    secondary: _Window | None = None
+
+
+class _LimitsParams(msgspec.Struct, rename="camel"):
+    rate_limits: _Limits
+
+
+class _LimitsLine(msgspec.Struct):
+    params: _LimitsParams
+
+
+class _UserItem(msgspec.Struct, rename="camel"):
+    client_id: str | None = None
+
+
+class _ReadTurn(msgspec.Struct):
+    id: str = ""
+    items: list[_UserItem] = []
+
+
+class _ReadThread(msgspec.Struct):
+    turns: list[_ReadTurn]
+
+
+class _ReadResult(msgspec.Struct):
+    thread: _ReadThread
+
+
+class _ReadLine(msgspec.Struct):
+    result: _ReadResult
+
+
+class _Code(msgspec.Struct):
+    code: int = 0
+
+
+class _FailedLine(msgspec.Struct):
+    error: _Code | None = None
+
+
+_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+
+_decode_item = msgspec.json.Decoder(_ItemLine).decode
+_decode_thread = msgspec.json.Decoder(_ThreadLine).decode
+_decode_error = msgspec.json.Decoder(_ErrorLine).decode
+_decode_limits = msgspec.json.Decoder(_LimitsLine).decode
+_decode_read = msgspec.json.Decoder(_ReadLine).decode
+_decode_failed = msgspec.json.Decoder(_FailedLine).decode
+
+
+def item_of(line: bytes) -> str:
+    """The id of the item in an item/started or item/completed line; "" if there is none to read."""
+    try:
+        return _decode_item(line).params.item.id
+    except _UNREADABLE:
+        return ""
+
+
+def parent_of(line: bytes) -> tuple[str, str | None]:
+    """The thread in a thread/started line, and the thread whose sub-agent it is."""
+    try:
+        thread = _decode_thread(line).params.thread
+    except _UNREADABLE:
+        return "", None
+    return thread.id, thread.parent_thread_id
+
+
+def error_code_of(line: bytes) -> int | None:
+    """The code of an error response."""
+    try:
+        error = _decode_failed(line).error
+    except _UNREADABLE:
+        return None
+    return error.code if error is not None else None
+
+
+def limit_of(method: str, line: bytes) -> wire.Limited | None:
+    """What a notification says about the account's rate limit having been met."""
+    try:
+        if method == "account/rateLimits/updated":
+            return _used_up(_decode_limits(line).params.rate_limits)
+        params = _decode_error(line).params
+    except _UNREADABLE:
+        return None
+    error = params.turn.error if params.turn is not None else params.error
+    info = error.codex_error_info if error is not None else None
+    if isinstance(info, str):
+        return wire.Limited(info) if info in _LIMIT_ERRORS else None
+    if isinstance(info, dict):
+        for kind, details in info.items():
+            if isinstance(details, dict) and details.get("httpStatusCode") == TOO_MANY_REQUESTS:
+                return wire.Limited(f"{kind} {TOO_MANY_REQUESTS}")
+    return None
+
+
+def _used_up(limits: _Limits) -> wire.Limited | None:
+    windows = [window for window in (limits.primary, limits.secondary) if window is not None]
+    used = [window for window in windows if window.used_percent >= USED_UP_PERCENT]
+    if not used:
+        return None
+    # With two windows used up the later one counts.
+    resets = [window.resets_at for window in used if window.resets_at is not None]
+    return wire.Limited(f"rate limit {limits.limit_id or 'of the account'}", max(resets, default=None))
+
+
+def turn_with_key(line: bytes, key: str) -> tuple[bool, str | None]:
+    """Whether the history in a thread/read response could be read, and the turn that was started under this key."""
+    try:
+        turns = _decode_read(line).result.thread.turns
+    except _UNREADABLE:
+        return False, None
+    return True, next((turn.id for turn in turns if any(item.client_id == key for item in turn.items)), None)

@@ -1,0 +1,254 @@
+"""Running turns: begun, numbered, watched, interrupted, ended - each once. Pure.
+
+A turn's TurnStarted precedes its TurnEnded, and TurnEnded comes after its last events were published. Turns that the
+app-server starts by itself - goals, compaction, sub-agents - are owned from their turn/started on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import OrderedDict
+from collections.abc import Collection
+from typing import Any
+
+from codex_app_server import envelope
+from codex_app_server._message_router import MessageRouter
+from codex_app_server.errors import AppServerError
+from codex_pool import rpc, wire
+from codex_pool.worker import reading
+from codex_pool.worker.effects import Outbox
+from codex_pool.worker.requests import Request, Requests
+from codex_pool.worker.subscriptions import Limits, Subscriptions
+from codex_pool.worker.threads import Threads
+from codex_pool.worker.turns import Turn
+from codex_pool.worker.watchdog import TurnWatchdog
+
+MAX_STALLED = 4096
+
+_TELLS_LIMIT = frozenset({"error", "turn/completed"})
+_HEEDED = frozenset({"thread/settings/updated", "thread/name/updated", "thread/closed"})
+
+
+class RunningTurns:
+    """See the module's docstring."""
+
+    def __init__(
+        self,
+        *,
+        worker: str,
+        slot: int,
+        router: MessageRouter,
+        requests: Requests,
+        threads: Threads,
+        outbox: Outbox,
+        watchdog: TurnWatchdog,
+        limits: Limits,
+    ) -> None:
+        self._worker = worker
+        self._slot = slot
+        self._router = router
+        self._requests = requests
+        self._threads = threads
+        self._outbox = outbox
+        self._watchdog = watchdog
+        self.subscriptions = Subscriptions(worker, limits)
+        self._turns: dict[str, Turn] = {}
+        # Turns to interrupt that the app-server did not know yet.
+        self._too_early: set[str] = set()
+        # The turn inside of a review, which is the one to interrupt.
+        self._inner: dict[str, str] = {}
+        # Turns that were ended here while the app-server still runs them.
+        self._stalled: OrderedDict[str, None] = OrderedDict()
+        self.finished = 0
+
+    def __len__(self) -> int:
+        return len(self._turns)
+
+    def get(self, turn_id: str | None) -> Turn | None:
+        return self._turns.get(turn_id or "")
+
+    @property
+    def waits(self) -> bool:
+        return bool(self._too_early)
+
+    @property
+    def held(self) -> dict[str, int]:
+        turns = {"turns": len(self._turns), "too_early": len(self._too_early), "inner": len(self._inner)}
+        return {**turns, **self.subscriptions.held}
+
+    @property
+    def holdings(self) -> list[wire.TurnHeld]:
+        return [wire.TurnHeld(turn.thread_id, turn.id, [*turn.subscribers]) for turn in self._turns.values()]
+
+    def runs_on(self, thread_id: str) -> bool:
+        return any(turn.thread_id == thread_id for turn in self._turns.values())
+
+    def is_stalled(self, turn_id: str) -> bool:
+        return turn_id in self._stalled
+
+    # From the beginning to the end.
+
+    def started(self, turn_id: str, thread_id: str, request: Request) -> None:
+        """The answer to this request named the turn. A start that joined a running turn adds its session to it."""
+        thread = self._threads.get(thread_id)
+        if thread is not None and request.method == "turn/start":
+            thread.restore_sandbox = False
+        turn = self._turns.get(turn_id)
+        if turn is None:
+            sessions = [] if request.gone else [request.session]
+            turn = self._begin(turn_id, thread_id, sessions)
+            self._threads.turn_started(thread_id, request.session, request.interest)
+        if not request.gone:
+            self.subscriptions.join(turn, request.session, request.interest)
+        elif not turn.subscribers and not request.kept:
+            self.interrupt(turn_id, thread_id)
+
+    def announce(self, turn_id: str, queued_ms: int = 0) -> None:
+        """The turn's first notification says who runs it."""
+        turn = self._turns.get(turn_id)
+        if turn is None or turn.last > 0:
+            return
+        params: dict[str, Any] = {"threadId": turn.thread_id, "turnId": turn_id}
+        params |= {"worker": self._worker, "slot": self._slot, "queuedMs": queued_ms}
+        line = rpc.encode({"method": "pool/turn/assigned", "params": params})
+        self._publish(turn, [line], ["pool/turn/assigned"], ended=False)
+
+    def said(self, turn_id: str, lines: list[bytes], methods: list[str], *, ended: bool) -> None:
+        """Notifications of one turn."""
+        turn = self._turns.get(turn_id)
+        if turn is None:
+            return
+        self._watchdog.heard(turn_id, lines, methods, self._outbox.now)
+        self.heed(turn.thread_id, lines, methods)
+        self._publish(turn, lines, methods, ended=ended)
+        if ended:
+            self._end(turn, rpc.status_of(lines[-1]))
+
+    def broken(self, turn_id: str, reason: str) -> None:
+        """The turn cannot be followed any further."""
+        turn = self._turns.get(turn_id)
+        if turn is not None:
+            self._end_here(turn, "failed", reason)
+            self.interrupt(turn_id, turn.thread_id)
+
+    def heed(self, thread_id: str | None, lines: list[bytes], methods: list[str]) -> None:
+        """What notifications say about the books: threads, turns inside of reviews, the account's limit."""
+        for line, method in zip(lines, methods, strict=True):
+            if method in _HEEDED:
+                self._threads.heed(thread_id, line, method)
+            elif method == "turn/started":
+                inner, root = rpc.turns_of(line)
+                if root in self._turns and root != inner:
+                    self._inner[root] = inner
+            elif method in _TELLS_LIMIT:
+                self.heed_limit(method, line)
+
+    def heed_limit(self, method: str, line: bytes) -> None:
+        limited = reading.limit_of(method, line)
+        if limited is not None:
+            self._outbox.broker(wire.encode(limited))
+
+    def _begin(self, turn_id: str, thread_id: str, sessions: list[str]) -> Turn:
+        turn = self._turns[turn_id] = Turn(turn_id, thread_id)
+        self._watchdog.started(turn_id, self._outbox.now)
+        self._outbox.broker(wire.encode(wire.TurnStarted(thread_id, turn_id, sessions)))
+        return turn
+
+    def _publish(self, turn: Turn, lines: list[bytes], methods: list[str], *, ended: bool) -> None:
+        self._outbox.messages(self.subscriptions.publish(turn, lines, methods, ended=ended, now=self._outbox.now))
+
+    def _end_here(self, turn: Turn, kind: str, reason: str) -> None:
+        """The worker ends it, whatever the app-server does."""
+        lines = rpc.ended_lines(turn.thread_id, turn.id, kind, reason, safe_to_retry=False)
+        self._publish(turn, lines, ["pool/turn/ended", "turn/completed"], ended=True)
+        self._stalled[turn.id] = None
+        if len(self._stalled) > MAX_STALLED:
+            self._stalled.popitem(last=False)
+        self._end(turn, "failed")
+
+    def _end(self, turn: Turn, status: str) -> None:
+        del self._turns[turn.id]
+        self._too_early.discard(turn.id)
+        self._inner.pop(turn.id, None)
+        self._watchdog.ended(turn.id)
+        self.finished += 1
+        self._outbox.broker(wire.encode(wire.TurnEnded(turn.thread_id, turn.id, status)))
+
+    # Turns of its own accord.
+
+    def take_own(self, lines: list[bytes], methods: list[str], begun: set[str]) -> set[int]:
+        """Own what the app-server starts by itself; the places of the lines that belong to it.
+
+        `begun` are such turns of the same read: only from the next one on does the router know that they are followed.
+        """
+        taken: set[int] = set()
+        runs: dict[str, tuple[list[bytes], list[str]]] = {}
+        for place, (line, method) in enumerate(zip(lines, methods, strict=True)):
+            header = envelope.scan(line)
+            turn_id = header.turn_id
+            if turn_id is None:
+                continue
+            if method == "turn/started" and header.thread_id is not None and self._is_new(line):
+                self._begin_own(turn_id, header.thread_id)
+                begun.add(turn_id)
+            if turn_id in begun:
+                taken.add(place)
+                run = runs.setdefault(turn_id, ([], []))
+                run[0].append(line)
+                run[1].append(method)
+        for turn_id, (own_lines, own_methods) in runs.items():
+            self.said(turn_id, own_lines, own_methods, ended="turn/completed" in own_methods)
+        return taken
+
+    def _is_new(self, line: bytes) -> bool:
+        inner, root = rpc.turns_of(line)
+        return inner not in self._turns and inner not in self._stalled and (root == inner or root not in self._turns)
+
+    def _begin_own(self, turn_id: str, thread_id: str) -> None:
+        followers = self._threads.followers_of(thread_id)
+        turn = self._begin(turn_id, thread_id, followers)
+        self._threads.turn_started(thread_id, "", "full")
+        for session in followers:
+            self.subscriptions.join(turn, session, self._threads.interest_of(thread_id, session))
+        # It may be over already, with all of it in this read.
+        with contextlib.suppress(AppServerError):
+            self._router.follow(turn_id, "", thread_id=thread_id)
+        self.announce(turn_id)
+
+    # Who follows them.
+
+    def forget_session(self, session: str, *, keep: bool) -> None:
+        """What it alone followed is interrupted, unless its turns are kept."""
+        for turn in self.subscriptions.forget(session):
+            if not turn.subscribers and not keep:
+                self.interrupt(turn.id, turn.thread_id)
+
+    def interrupt(self, turn_id: str, thread_id: str) -> None:
+        params: dict[str, object] = {"threadId": thread_id, "turnId": self._inner.get(turn_id, turn_id)}
+
+        def then(_: bytes, is_error: bool) -> None:
+            if is_error and turn_id in self._turns:
+                self._too_early.add(turn_id)
+
+        self._requests.ask("turn/interrupt", params, then, thread_id=thread_id)
+
+    # The clock.
+
+    def tick(self, asking: Collection[str]) -> list[str]:
+        """Interrupts that came too early, turns whose time is over; the turns that were ended here."""
+        too_early, self._too_early = self._too_early, set()
+        for turn_id in too_early:
+            self.interrupt(turn_id, self._turns[turn_id].thread_id)
+        ended: list[str] = []
+        for turn_id, reason, stalled in self._watchdog.due(self._outbox.now, asking):
+            turn = self._turns[turn_id]
+            if stalled:
+                self._end_here(
+                    turn, "stalled", f"turn {turn_id} was stalled: {reason}, and it could not be interrupted"
+                )
+                ended.append(turn_id)
+            else:
+                self._outbox.note(f"turn {turn_id} is interrupted: {reason}")
+                self.interrupt(turn_id, turn.thread_id)
+        self._outbox.messages(self.subscriptions.expire(self._outbox.now))
+        return ended

@@ -1,0 +1,75 @@
+"""Seen: which calls of which session this worker has taken, so that one sent again is not done twice. Pure."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import NamedTuple
+
+from codex_pool import wire
+from codex_pool.worker.requests import Request
+
+MAX_ANSWERS = 4096
+MAX_ANSWER_BYTES = 16 * 1024 * 1024
+
+
+class Answer(NamedTuple):
+    """How a call was answered. `thread_id` is the thread that it brought here."""
+
+    ok: bool
+    line: bytes
+    turn_id: str | None = None
+    thread_id: str | None = None
+
+
+class Seen:
+    """Calls by session and request id (in JSON): those under way, and the latest answers, oldest forgotten first."""
+
+    def __init__(self, *, max_answers: int = MAX_ANSWERS, max_bytes: int = MAX_ANSWER_BYTES) -> None:
+        self._max_answers = max_answers
+        self._max_bytes = max_bytes
+        self._under_way: dict[tuple[str, bytes], Request] = {}
+        self._answers: OrderedDict[tuple[str, bytes], Answer] = OrderedDict()
+        self._bytes = 0
+
+    def find(self, session: str, request_id: bytes) -> Request | Answer | None:
+        """What became of this call so far, if it was taken."""
+        key = (session, request_id)
+        return self._under_way.get(key) or self._answers.get(key)
+
+    def take(self, request: Request) -> None:
+        """It is under way from now on."""
+        self._under_way[_key(request)] = request
+
+    def answered(self, request: Request, answer: Answer) -> None:
+        """It is under way no longer; unless its session is over, the answer is kept."""
+        key = _key(request)
+        self._under_way.pop(key, None)
+        if request.gone:
+            return
+        self._answers[key] = answer
+        self._bytes += len(answer.line)
+        while len(self._answers) > self._max_answers or self._bytes > self._max_bytes:
+            _, oldest = self._answers.popitem(last=False)
+            self._bytes -= len(oldest.line)
+
+    def under_way(self, session: str | None = None) -> list[Request]:
+        """The calls under way, of one session or of all."""
+        return [request for request in self._under_way.values() if session in (None, request.session)]
+
+    def forget(self, session: str) -> None:
+        """The session is over: nobody sends its calls again."""
+        for key in [key for key in self._answers if key[0] == session]:
+            self._bytes -= len(self._answers.pop(key).line)
+
+    @property
+    def calls(self) -> list[wire.CallSeen]:
+        """All that are known."""
+        return [wire.CallSeen(session, id.decode()) for session, id in (*self._answers, *self._under_way)]
+
+    @property
+    def held(self) -> dict[str, int]:
+        return {"calls": len(self._under_way)}
+
+
+def _key(request: Request) -> tuple[str, bytes]:
+    return request.session, bytes(request.line.id)

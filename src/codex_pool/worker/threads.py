@@ -1,0 +1,284 @@
+"""Threads: those that this app-server holds, with their records; how they come from another worker, and leave. Pure.
+
+A thread that is adopted takes no request until it is as it was: taken out of the archive if it was put away for this,
+resumed with its settings, refused if its sandbox did not come back, and named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import msgspec
+
+from codex_app_server import errors
+from codex_app_server._message_router import MessageRouter
+from codex_pool import rpc, wire
+from codex_pool.worker import reading
+from codex_pool.worker.effects import Outbox
+from codex_pool.worker.requests import Request, Requests
+
+MAX_CHILDREN = 10_000
+
+# What a thread says of being carried from one worker to another is no news to its followers.
+_OF_MOVING = frozenset({"thread/archived", "thread/unarchived", "thread/closed"})
+
+Refuse = Callable[[Request, int, str, dict[str, object]], None]
+
+
+@dataclass(slots=True)
+class Thread:
+    """A thread that is held. `adopted` says that it was another worker's, `interests` what its sessions wanted last."""
+
+    record: wire.ThreadRecord
+    restore_sandbox: bool = False
+    adopted: bool = False
+    interests: dict[str, wire.Interest] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Adoption:
+    """A thread on its way here: the record to restore, and the requests that wait for it."""
+
+    record: wire.ThreadRecord
+    waiting: list[Request] = field(default_factory=list)
+
+
+class Threads:
+    """See the module's docstring. `go_on` takes the requests that waited for an adopted thread."""
+
+    def __init__(
+        self,
+        *,
+        router: MessageRouter,
+        requests: Requests,
+        outbox: Outbox,
+        refuse: Refuse,
+        go_on: Callable[[Request], None],
+    ) -> None:
+        self._router = router
+        self._requests = requests
+        self._outbox = outbox
+        self._refuse = refuse
+        self._go_on = go_on
+        self._threads: dict[str, Thread] = {}
+        self._adopting: dict[str, _Adoption] = {}
+        self._leaving: set[str] = set()
+        # Sub-agents' threads, and whose they are.
+        self._parents: dict[str, str] = {}
+
+    def __len__(self) -> int:
+        return len(self._threads) + len(self._parents)
+
+    def get(self, thread_id: str | None) -> Thread | None:
+        return self._threads.get(thread_id or "")
+
+    @property
+    def held(self) -> dict[str, int]:
+        return {"adopting": len(self._adopting), "leaving": len(self._leaving)}
+
+    @property
+    def records(self) -> list[wire.ThreadRecord]:
+        return [thread.record for thread in self._threads.values()]
+
+    # Who follows them.
+
+    @property
+    def followers(self) -> dict[str, list[str]]:
+        return {thread_id: self.followers_of(thread_id) for thread_id in self._threads}
+
+    def followers_of(self, thread_id: str) -> list[str]:
+        return [str(session) for session in self._router.thread_followers(thread_id)]
+
+    def follow(self, head: wire.Follow) -> None:
+        """A session follows a thread, and its sub-agents', or no longer."""
+        if head.on and head.thread_id not in self._threads and head.thread_id not in self._adopting:
+            return
+        family = [head.thread_id, *(child for child, parent in self._parents.items() if parent == head.thread_id)]
+        for thread_id in family:
+            if head.on:
+                self._router.follow_thread(thread_id, head.session)
+            else:
+                self._router.unfollow_thread(thread_id, head.session)
+
+    def forget_session(self, session: str) -> None:
+        """It follows nothing any more."""
+        for thread_id in (*self._threads, *self._adopting, *self._parents):
+            self._router.unfollow_thread(thread_id, session)
+        for thread in self._threads.values():
+            thread.interests.pop(session, None)
+
+    def begun(self, line: bytes) -> list[str]:
+        """A thread/started line: a sub-agent's thread is followed by those of its parent's, who are told."""
+        thread_id, parent = reading.parent_of(line)
+        followers = self.followers_of(parent) if parent is not None else []
+        if parent is None or not thread_id or thread_id in self._threads or not followers:
+            return []
+        self._parents[thread_id] = parent
+        if len(self._parents) > MAX_CHILDREN:
+            self._drop_child(next(iter(self._parents)))
+        for session in followers:
+            self._router.follow_thread(thread_id, session)
+        return followers
+
+    def interest_of(self, thread_id: str, session: str) -> wire.Interest:
+        """What this session wanted of the thread's last turn, or of its parent's."""
+        thread = self.get(thread_id) or self.get(self._parents.get(thread_id))
+        return thread.interests.get(session, "full") if thread is not None else "full"
+
+    # What answers and notifications say about them.
+
+    def hold(self, result: bytes, request: Request) -> wire.ThreadRecord | None:
+        """The thread in this result is held from now on."""
+        known = self.get(request.thread_id)
+        # A thread that was resumed or forked has a history; a new one is not on disk before its first turn.
+        record = rpc.record_of(result, turns=0 if request.method == "thread/start" else 1)
+        if record is None:
+            return None
+        if known is not None and known.record.thread_id == record.thread_id:
+            before = known.record
+            record = msgspec.structs.replace(
+                record, name=record.name or before.name, turns=before.turns, owner=before.owner
+            )
+            if known.restore_sandbox:
+                record = msgspec.structs.replace(record, sandbox=known.record.sandbox)
+            known.record = record
+        else:
+            record = msgspec.structs.replace(record, owner=request.owner)
+            self._threads[record.thread_id] = Thread(record)
+        if not request.gone:
+            self._router.follow_thread(record.thread_id, request.session)
+        return record
+
+    def release(self, thread_id: str, *, keep: bool) -> None:
+        """The app-server no longer holds it."""
+        self._drop(thread_id)
+        self._outbox.broker(wire.encode(wire.ThreadGone(thread_id, keep)))
+
+    def heed(self, thread_id: str | None, line: bytes, method: str) -> None:
+        """What a notification says about the books: settings, names, threads that were unloaded."""
+        if method == "thread/closed" and thread_id in self._parents:
+            self._drop_child(thread_id)
+            return
+        thread = self.get(thread_id)
+        if thread is None:
+            return
+        if method in ("thread/settings/updated", "thread/name/updated"):
+            record = rpc.updated_record(thread.record, method, line)
+            if record != thread.record:
+                thread.record = record
+                self._outbox.broker(wire.encode(wire.ThreadChanged(record)))
+        elif method == "thread/closed" and thread_id not in self._leaving:
+            self.release(thread.record.thread_id, keep=True)
+
+    def is_moving(self, thread_id: str, method: str) -> bool:
+        """Whether this notification comes only of the thread's being carried from one worker to another."""
+        return method in _OF_MOVING and (thread_id in self._leaving or thread_id in self._adopting)
+
+    def turn_started(self, thread_id: str, session: str, interest: wire.Interest) -> None:
+        """A turn runs on it, of this session unless the app-server started it itself."""
+        thread = self.get(thread_id)
+        if thread is not None:
+            thread.record = msgspec.structs.replace(thread.record, turns=thread.record.turns + 1)
+            if session:
+                thread.interests[session] = interest
+
+    # Coming.
+
+    def wait(self, request: Request, head: wire.Dispatch) -> bool:
+        """Whether this request must wait for its thread to be adopted; if so it will."""
+        if request.thread_id is None:
+            return False
+        adoption = self._adopting.get(request.thread_id)
+        if adoption is None and head.adopt is not None and request.thread_id not in self._threads:
+            adoption = self._adopting[request.thread_id] = _Adoption(head.adopt)
+            if head.archived:
+                # If it is in no archive after all, the resume says so.
+                self._ask("thread/unarchive", head.adopt, {}, lambda *_: self._resume(head.adopt))
+            else:
+                self._resume(head.adopt)
+        if adoption is None:
+            return False
+        adoption.waiting.append(request)
+        return True
+
+    def withdraw(self, session: str) -> list[Request]:
+        """Take out the requests of this session that wait for a thread."""
+        taken: list[Request] = []
+        for adoption in self._adopting.values():
+            taken += [request for request in adoption.waiting if request.session == session]
+            adoption.waiting = [request for request in adoption.waiting if request.session != session]
+        return taken
+
+    def _resume(self, record: wire.ThreadRecord | None) -> None:
+        assert record is not None
+        self._ask("thread/resume", record, rpc.resume_params(record), lambda *answer: self._resumed(record, *answer))
+
+    def _resumed(self, wanted: wire.ThreadRecord, line: bytes, is_error: bool) -> None:
+        adoption = self._adopting.pop(wanted.thread_id)
+        problem = None
+        if is_error:
+            problem = rpc.error_of(line)
+        else:
+            resumed = rpc.record_of(rpc.result_of(line), wanted.turns)
+            if resumed is None or rpc.sandbox_type(resumed.sandbox) != rpc.sandbox_type(wanted.sandbox):
+                problem = f"its sandbox {wanted.sandbox} could not be restored, and it is never widened"
+        if problem is not None:
+            # Kept in the broker's books, so that the next request cannot have it with another sandbox either.
+            self.release(wanted.thread_id, keep=True)
+            message = f"thread {wanted.thread_id} was lost with its worker and could not be resumed: {problem}"
+            for waiting in adoption.waiting:
+                self._refuse(waiting, errors.THREAD_LOST, message, {"safeToRetry": True})
+            return
+        self._threads[wanted.thread_id] = Thread(wanted, restore_sandbox=True, adopted=True)
+        if wanted.name is not None:
+            self._ask("thread/name/set", wanted, {"name": wanted.name}, lambda *_: None)
+        for waiting in adoption.waiting:
+            self._go_on(waiting)
+
+    def _ask(
+        self, method: str, record: wire.ThreadRecord, params: dict[str, object], then: Callable[[bytes, bool], None]
+    ) -> None:
+        params = {"threadId": record.thread_id, **params}
+        self._requests.ask(method, params, then, thread_id=record.thread_id)
+
+    # Leaving.
+
+    def put_away(self, thread_id: str, answered: Callable[[bool, bytes], None]) -> None:
+        """Let go of a thread, so that another worker can take it; `answered` gets what came of it, as a line.
+
+        Only archiving lets go of it. It is taken out of the archive here too: another app-server would look for it in
+        its own database, and find it where it was before, if it knows it at all.
+        """
+        if thread_id not in self._threads:
+            # It was unloaded meanwhile: who wants it can have it.
+            answered(True, b'{"id":null,"result":{}}')
+            return
+        self._leaving.add(thread_id)
+
+        def then(line: bytes, is_error: bool) -> None:
+            if is_error:
+                self._leaving.discard(thread_id)
+                answered(False, rpc.with_id(line, b"null"))
+                return
+            self._drop(thread_id)
+            self._requests.ask("thread/unarchive", {"threadId": thread_id}, back, thread_id=thread_id)
+
+        def back(line: bytes, is_error: bool) -> None:
+            # If that failed it is in the archive, where the next worker looks for it first.
+            self._leaving.discard(thread_id)
+            answered(True, b'{"id":null,"result":{}}')
+
+        self._requests.ask("thread/archive", {"threadId": thread_id}, then, thread_id=thread_id)
+
+    def _drop(self, thread_id: str) -> None:
+        self._threads.pop(thread_id, None)
+        for session in self._router.thread_followers(thread_id):
+            self._router.unfollow_thread(thread_id, session)
+        for child in [child for child, parent in self._parents.items() if parent == thread_id]:
+            self._drop_child(child)
+
+    def _drop_child(self, thread_id: str) -> None:
+        del self._parents[thread_id]
+        for session in self._router.thread_followers(thread_id):
+            self._router.unfollow_thread(thread_id, session)
