@@ -6,6 +6,7 @@ import contextlib
 import os
 import secrets
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -136,3 +137,79 @@ def test_a_broker_that_is_stopped_is_replaced(config: AppServerConfig, tmp_path:
         wait_until(lambda: broker_of(pool) not in (0, broker), "there is another broker", 30)
         assert processes.identify(broker) is None
         assert f"killing the broker (pid {broker}): it has not answered for 10 s" in (tmp_path / "log").read_text()
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("options", [{"recycle_age_s": 1.0}, {"recycle_turns": 10}], ids=["age", "turns"])
+def test_workers_are_recycled_under_load_and_no_turn_fails(
+    options: dict[str, Any], config: AppServerConfig, tmp_path: Path
+) -> None:
+    """Threads on disk move, those in memory cannot: they stay with the old worker until their client has gone."""
+    enough = threading.Event()
+    done: list[int] = []
+
+    def client(pool: Pool, number: int) -> None:
+        with pool.connect(name=f"client {number}") as codex:
+            stored = codex.thread_start()
+            count = 0
+            while not enough.is_set():
+                with pool.connect(name=f"short {number}") as short:
+                    ephemeral = short.thread_start(ephemeral=True)
+                    for thread in (stored, ephemeral, stored, ephemeral):
+                        mark = f"{number}-{count}-{secrets.token_hex(4)}"
+                        result = thread.run(f'[[text "{mark}" deltas=3 pace_ms=20]]', timeout=60)
+                        assert result.final_response == mark
+                        count += 1
+            turns = stored.read(include_turns=True).thread.turns
+            assert len(turns) == count // 2, "the history has come along"
+            done.append(count)
+
+    with running(config, tmp_path / "log", turns_per_worker=4, **options) as pool, pool.connect() as codex:
+        failures: list[BaseException] = []
+
+        def guarded(number: int) -> None:
+            try:
+                client(pool, number)
+            except BaseException as error:
+                failures.append(error)
+
+        threads = [threading.Thread(target=guarded, args=(number,)) for number in range(4)]
+        for thread in threads:
+            thread.start()
+        try:
+            wait_until(
+                lambda: failures or all(row["recycles"] >= 2 for row in rows(codex)), "all are recycled twice", 90
+            )
+        finally:
+            enough.set()
+            for thread in threads:
+                thread.join(60)
+        if failures:
+            raise failures[0]
+        assert len(done) == 4
+        status = codex.client.request("pool/status")
+        ended = {kind: status["turns"][kind] for kind in ("completed", "failed", "interrupted", "lost")}
+        assert ended == {"completed": sum(done), "failed": 0, "interrupted": 0, "lost": 0}
+        assert all(row["restarts"] == 0 for row in status["workers"])
+
+
+def test_a_worker_whose_app_server_grows_too_large_is_recycled(
+    config: AppServerConfig, home: Path, tmp_path: Path
+) -> None:
+    """The thread that it holds lives on with its name, and the databases stay warm."""
+    with (
+        running(config, tmp_path / "log", workers=1, recycle_memory_bytes=1024**2) as pool,
+        pool.connect() as codex,
+    ):
+        thread = codex.thread_start()
+        thread.run("hello")
+        thread.set_name("my name")
+        before = rows(codex)[0]["worker"]
+        row = wait_until(lambda: [row for row in rows(codex) if row["recycles"]], "it is recycled", 30)[0]
+        assert row["worker"] != before and row["restarts"] == 0
+        assert thread.read().thread.name == "my name"
+        assert thread.run("again").status == "completed"
+        homes = sorted((home / "codex-pool" / "sqlite").iterdir())
+        assert len(homes) == 2 and all(list(path.glob("*.sqlite")) for path in homes)
+    said = (tmp_path / "log").read_text()
+    assert f"recycling {before}, " in said and "the limit is 1048576" in said

@@ -68,9 +68,10 @@ class Kill:
 
 @dataclass(frozen=True, slots=True)
 class Drain:
-    """The broker is to give this worker nothing new, and to say when it is idle."""
+    """The broker is to give this worker nothing new, and to say when it is idle. `reason`: of the recycling."""
 
     worker: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,9 +169,9 @@ class SupervisorCore:
     def ready(self, name: str, now: float) -> list[Effect]:
         """A worker's app-server has answered, and the broker knows it."""
         slot, worker = self._find(name)
-        if worker is not None and worker.state == "draining":
+        if slot is not None and worker is not None and worker.state == "draining":
             # A new broker has just heard of it.
-            return [Drain(name)]
+            return [Drain(name, slot.recycling)]
         if slot is None or worker is None or worker.state != "starting":
             return []
         worker.state, worker.since, worker.ready_at = "ready", now, now
@@ -180,7 +181,7 @@ class SupervisorCore:
             slot.retired, slot.worker, slot.successor = slot.worker, worker, None
             if slot.retired is not None:
                 slot.retired.state, slot.retired.since = "draining", now
-                out.append(Drain(slot.retired.name))
+                out.append(Drain(slot.retired.name, slot.recycling))
         out.append(Changed())
         if not self._pool_ready:
             self._fruitless.clear()

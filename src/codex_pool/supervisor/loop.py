@@ -303,7 +303,7 @@ class Supervisor:
                     log(f"killing {effect.worker}: {effect.reason}")
                     self._workers[effect.worker].kill()
                 case Drain():
-                    log(f"recycling: {effect.worker} finishes what it runs")
+                    log(f"recycling {effect.worker}, which finishes what it runs: {effect.reason}")
                     self._tell_broker({"drain": effect.worker})
                 case Stop():
                     self._workers[effect.worker].close_stdin()
