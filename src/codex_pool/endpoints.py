@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import stat
 import tempfile
 from pathlib import Path
 
 MAX_IPC_PATH_BYTES = 107
+
+_TCP = re.compile(r"tcp://(\[[0-9A-Fa-f:.]+(%\w+)?\]|[^\s:/\[\]]+):(?P<port>[0-9]{1,5})")
 
 
 class EndpointError(ValueError):
@@ -53,6 +56,37 @@ def ipc_path(endpoint: str) -> Path:
             "use a shorter directory, e.g. by setting XDG_RUNTIME_DIR"
         )
     return Path(path)
+
+
+def is_tcp(endpoint: str) -> bool:
+    """Whether this is for clients with a key."""
+    return endpoint.startswith("tcp://")
+
+
+def check_tcp(endpoint: str) -> str:
+    """A TCP endpoint as it was given. Raises EndpointError for what is none."""
+    match = _TCP.fullmatch(endpoint)
+    if match is None or not 1 <= int(match["port"]) <= 65535:
+        raise EndpointError(
+            f"endpoint {endpoint!r} is not of the form tcp://HOST:PORT, with a port from 1 to 65535, such as "
+            "tcp://127.0.0.1:7601 or tcp://[::1]:7601"
+        )
+    return endpoint
+
+
+def check_client(endpoint: str, key: object) -> None:
+    """Raises EndpointError for an endpoint that cannot be one, or that does not go with this key (None for no key)."""
+    if not is_tcp(endpoint):
+        ipc_path(endpoint)
+        if key is not None:
+            raise EndpointError(f"{endpoint} takes no key; a key is for an endpoint of the form tcp://HOST:PORT")
+        return
+    check_tcp(endpoint)
+    if key is None:
+        raise EndpointError(
+            f"{endpoint} lets in only clients with a key: give the file that the pool's owner has made with "
+            "codex-pool keys new NAME, as --key FILE or connect(..., key=FILE)"
+        )
 
 
 def why_unreachable(path: Path) -> str | None:

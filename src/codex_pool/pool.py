@@ -21,6 +21,7 @@ from codex_app_server.async_client import AsyncApprovalHandler
 from codex_app_server.client import ApprovalHandler
 from codex_pool import defaults, endpoints
 from codex_pool.client.transport import PoolTransport
+from codex_pool.keys import KeyStore
 
 START_LIMIT_S = 90.0
 STOP_LIMIT_S = 20.0
@@ -40,6 +41,8 @@ class Pool:
     `config`: how each app-server is started; the pool adds only switches that the model cannot see
     (see docs/guides/pool.md). `turns_per_worker`: turns that run at once on one app-server; further ones wait.
     `endpoint`: where clients connect, an ipc:// path; by default one of its own in the user's runtime directory.
+    `listen`: tcp://HOST:PORT, where clients with a key connect as well; `keys`: the directory of the keys (see
+    `codex-pool keys` and docs/security.md), by default the user's own.
     `log_file`: where the pool's processes log; stderr by default. `on_slots` is called with the slots' states, from
     a thread of the pool, whenever they change.
     `recycle_turns`, `recycle_threads`, `recycle_age_s`, `recycle_memory_bytes`: a worker is replaced, without a failed
@@ -56,6 +59,8 @@ class Pool:
         *,
         turns_per_worker: int = defaults.TURNS_PER_WORKER,
         endpoint: str | None = None,
+        listen: str | None = None,
+        keys: str | os.PathLike[str] | None = None,
         log_file: str | os.PathLike[str] | None = None,
         on_slots: Callable[[list[dict[str, Any]]], None] | None = None,
         recycle_turns: int | None = None,
@@ -86,6 +91,8 @@ class Pool:
         self._on_slots = on_slots
         self._own_directory: Path | None = None
         self._endpoint = endpoint
+        self._listen = listen
+        self._keys = keys
         self._supervisor: subprocess.Popen[bytes] | None = None
         self._started = threading.Event()
         self._failure: dict[str, Any] | None = None
@@ -130,6 +137,13 @@ class Pool:
             self._own_directory = endpoints.runtime_directory() / name
             self._endpoint = f"ipc://{self._own_directory / 's.sock'}"
         endpoints.ipc_path(self._endpoint)
+        keys = None
+        if self._listen is not None:
+            endpoints.check_tcp(self._listen)
+            store = KeyStore(self._keys)
+            # Here, because here it can be said what is wrong with them.
+            store.server()
+            keys = os.path.abspath(store.directory)
         info = {"name": config.client_name, "title": config.client_title, "version": config.client_version}
         arguments = {
             "endpoint": self._endpoint,
@@ -141,6 +155,8 @@ class Pool:
             "initialize": {"clientInfo": info, "capabilities": {"experimentalApi": config.experimental_api}},
             "sqlite_root": str(codex_home(config) / "codex-pool" / "sqlite"),
             "recycle": self._recycle,
+            "listen": self._listen,
+            "keys": keys,
             **self._limits,
         }
         with contextlib.ExitStack() as stack:
@@ -229,20 +245,31 @@ class Pool:
         self._started.set()
 
 
-def connect(endpoint: str | None = None, *, name: str = "", approval_handler: ApprovalHandler | None = None) -> Codex:
+def connect(
+    endpoint: str | None = None,
+    *,
+    name: str = "",
+    key: str | os.PathLike[str] | None = None,
+    approval_handler: ApprovalHandler | None = None,
+) -> Codex:
     """A client of the pool at `endpoint`, by default the user's own daemon. `approval_handler` as for `Codex`.
 
+    `key`: for an endpoint of the form tcp://HOST:PORT, the file that its owner has made with `codex-pool keys new`.
     Raises EndpointError, and TransportClosedError when there is no pool.
     """
-    transport = PoolTransport(endpoint or endpoints.default_endpoint(), client=name)
+    transport = PoolTransport(endpoint or endpoints.default_endpoint(), client=name, key=key)
     return Codex(transport=transport, approval_handler=approval_handler)
 
 
 async def aconnect(
-    endpoint: str | None = None, *, name: str = "", approval_handler: AsyncApprovalHandler | None = None
+    endpoint: str | None = None,
+    *,
+    name: str = "",
+    key: str | os.PathLike[str] | None = None,
+    approval_handler: AsyncApprovalHandler | None = None,
 ) -> AsyncCodex:
-    """An asyncio client of the pool at `endpoint`, connected. Raises as `connect`."""
-    transport = PoolTransport(endpoint or endpoints.default_endpoint(), client=name)
+    """An asyncio client of the pool at `endpoint`, connected. `key` and what it raises as for `connect`."""
+    transport = PoolTransport(endpoint or endpoints.default_endpoint(), client=name, key=key)
     codex = AsyncCodex(transport=transport, approval_handler=approval_handler)
     await codex.start()
     return codex

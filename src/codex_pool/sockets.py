@@ -32,17 +32,19 @@ def dealer(context: zmq.Context[zmq.Socket[bytes]], endpoint: str, identity: str
 
 
 def dealer_once(
-    context: zmq.Context[zmq.Socket[bytes]], endpoint: str, identity: str
+    context: zmq.Context[zmq.Socket[bytes]], endpoint: str, identity: str, key: ClientKey | None = None
 ) -> tuple[zmq.Socket[bytes], zmq.Socket[bytes]]:
-    """A DEALER that connects to `endpoint` once, and its monitor, which has a message when that is over.
+    """A DEALER that connects to `endpoint` once, with CURVE if there is a key, and its monitor.
 
-    What came before the end can still be read. By itself ZeroMQ would connect again and hide what was lost meanwhile.
+    The monitor has a message when the connection is over. What came before the end can still be read. By itself ZeroMQ would connect again and hide what was lost meanwhile.
     """
     socket = context.socket(zmq.DEALER)
     socket.setsockopt(zmq.IDENTITY, identity.encode())
     _configure(socket)
     socket.setsockopt(zmq.RECONNECT_IVL, NEVER_MS)
     socket.setsockopt(zmq.CONNECT_TIMEOUT, 5000)
+    if key is not None:
+        use_key(socket, key)
     monitor: zmq.Socket[bytes] = socket.get_monitor_socket(zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED)
     socket.connect(endpoint)
     return socket, monitor
@@ -54,7 +56,7 @@ def router(context: zmq.Context[zmq.Socket[bytes]], endpoint: str) -> zmq.Socket
     socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
     _configure(socket)
     # The socket file of an ipc endpoint follows the umask; only its owner may connect.
-    before = os.umask(0o077)
+    before = os.umask(0o177)
     try:
         socket.bind(endpoint)
     finally:

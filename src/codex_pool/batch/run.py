@@ -53,6 +53,7 @@ class Settings:
     fresh: bool = False
     as_json: bool = False
     endpoint: str | None = None
+    key: str | None = None
     overrides: tuple[str, ...] = ()
     codex_bin: str | None = None
     demo: bool = False
@@ -229,7 +230,7 @@ class _Batch:
         deadline = time.monotonic() + (CONNECT_LIMIT_S if self._settings.endpoint is None else 0.0)
         while True:
             try:
-                return await aconnect(endpoint, name=f"batch {self._directory.path.name}")
+                return await aconnect(endpoint, name=f"batch {self._directory.path.name}", key=self._settings.key)
             except AppServerError as error:
                 if time.monotonic() >= deadline:
                     raise NotStartedError(str(error)) from None

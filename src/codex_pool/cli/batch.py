@@ -54,6 +54,7 @@ def batch(
     codex_bin: str | None,
     home: str,
     connect: str | None,
+    key: str | None,
     demo: bool,
 ) -> None:
     """Run every prompt of DATASET, each in a thread of its own, and keep the results in DIR.
@@ -79,7 +80,7 @@ def batch(
       codex-pool batch prompts.jsonl --workers 4 -o runs/monday
       codex-pool batch prompts.jsonl --connect default --json -o runs/tuesday
     """
-    endpoint = options.endpoint_of(context, connect)
+    endpoint, key = options.endpoint_of(context, connect, key)
     if dataset is None and not demo:
         raise click.UsageError("DATASET is missing; name a file of JSON lines, or try --demo", context)
     if demo and context.get_parameter_source("home") is click.core.ParameterSource.COMMANDLINE:
@@ -99,6 +100,7 @@ def batch(
         fresh=fresh,
         as_json=as_json,
         endpoint=endpoint,
+        key=key,
         overrides=overrides,
         codex_bin=codex_bin,
         demo=demo,

@@ -94,11 +94,29 @@ def _none_for_zero(context: click.Context, parameter: click.Parameter, value: fl
 
 
 def connect_option(function: F) -> F:
-    """`--connect ENDPOINT`: a running daemon instead of an own pool."""
+    """`--connect ENDPOINT`, `--key FILE`: a running daemon instead of an own pool."""
+    function = click.option(
+        "--key",
+        metavar="FILE",
+        envvar="CODEX_POOL_KEY",
+        type=click.Path(dir_okay=False),
+        help="The key file for --connect tcp://HOST:PORT.  [default: $CODEX_POOL_KEY]",
+    )(function)
     return click.option(
         "--connect",
         metavar="ENDPOINT",
         help="Use the daemon at this endpoint instead of an own pool; `default` is the one of `codex-pool serve`.",
+    )(function)
+
+
+def keys_option(function: F) -> F:
+    """`--keys DIR`: where the keys are of those who may connect over TCP."""
+    return click.option(
+        "--keys",
+        metavar="DIR",
+        envvar="CODEX_POOL_KEYS",
+        type=click.Path(file_okay=False),
+        help="Where the keys are.  [default: $CODEX_POOL_KEYS, else codex-pool/keys in the user's configuration]",
     )(function)
 
 
@@ -109,13 +127,22 @@ def demo_option(function: F) -> F:
     )
 
 
-def endpoint_of(context: click.Context, connect: str | None) -> str | None:
-    """The endpoint that `--connect` means, None for an own pool.
+def endpoint_of(context: click.Context, connect: str | None, key: str | None) -> tuple[str | None, str | None]:
+    """The endpoint that `--connect` means, None for an own pool, and the key that goes with it.
 
     Raises UsageError when options that make an own pool are given besides it, or when it cannot be an endpoint.
     """
+    from codex_pool import endpoints
+
+    if context.get_parameter_source("key") is not click.core.ParameterSource.COMMANDLINE and not (
+        connect is not None and endpoints.is_tcp(connect)
+    ):
+        # One in the environment is for the endpoints that want it.
+        key = None
     if connect is None:
-        return None
+        if key is not None:
+            raise click.UsageError("--key goes with --connect tcp://HOST:PORT")
+        return None, None
     given = [
         parameter
         for parameter in context.command.params
@@ -125,15 +152,12 @@ def endpoint_of(context: click.Context, connect: str | None) -> str | None:
     if given:
         names = ", ".join(parameter.opts[-1] for parameter in given)
         raise click.UsageError(f"{names} makes an own pool and cannot go with --connect; give it to codex-pool serve")
-    from codex_pool import endpoints
-
-    if connect == "default":
-        return endpoints.default_endpoint()
+    endpoint = endpoints.default_endpoint() if connect == "default" else connect
     try:
-        endpoints.ipc_path(connect)
+        endpoints.check_client(endpoint, key)
     except endpoints.EndpointError as error:
         raise click.UsageError(str(error)) from None
-    return connect
+    return endpoint, key
 
 
 def _check_overrides(context: click.Context, parameter: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:

@@ -32,6 +32,7 @@ def run(
     context: click.Context,
     prompt: str,
     connect: str | None,
+    key: str | None,
     demo: bool,
     overrides: tuple[str, ...],
     codex_bin: str | None,
@@ -45,16 +46,18 @@ def run(
     Uses the daemon at the default endpoint if one is running there, else an app-server of its own; --connect names a
     daemon, and -c, --codex-bin or --demo ask for an own app-server.
     """
-    endpoint = options.endpoint_of(context, connect)
+    endpoint, key = options.endpoint_of(context, connect, key)
     if prompt == "-":
         prompt = sys.stdin.read()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with reported(), _codex(endpoint, overrides, codex_bin, demo) as codex:
+    with reported(), _codex(endpoint, key, overrides, codex_bin, demo) as codex:
         _run_turn(codex, prompt, {"model": model, "sandbox": sandbox, "cwd": cwd}, {"effort": effort})
 
 
 @contextlib.contextmanager
-def _codex(endpoint: str | None, overrides: tuple[str, ...], codex_bin: str | None, demo: bool) -> Iterator[Codex]:
+def _codex(
+    endpoint: str | None, key: str | None, overrides: tuple[str, ...], codex_bin: str | None, demo: bool
+) -> Iterator[Codex]:
     from codex_app_server import AppServerConfig, Codex
     from codex_pool import endpoints
     from codex_pool.pool import connect, running_daemon
@@ -65,7 +68,7 @@ def _codex(endpoint: str | None, overrides: tuple[str, ...], codex_bin: str | No
             click.echo(f"codex-pool: using the daemon at {endpoint}", err=True)
     with contextlib.ExitStack() as stack:
         if endpoint is not None:
-            yield stack.enter_context(connect(endpoint, name="codex-pool run"))
+            yield stack.enter_context(connect(endpoint, name="codex-pool run", key=key))
             return
         env = {}
         if demo:

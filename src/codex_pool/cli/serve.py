@@ -21,6 +21,12 @@ if TYPE_CHECKING:
     metavar="ipc:///PATH",
     help="Where clients connect.  [default: default.sock in the user's runtime directory]",
 )
+@click.option(
+    "--listen",
+    metavar="tcp://HOST:PORT",
+    help="Where clients with a key connect as well; `codex-pool keys new NAME` makes one.",
+)
+@options.keys_option
 @options.pool_options
 @options.limit_options
 @options.demo_option
@@ -29,6 +35,8 @@ if TYPE_CHECKING:
 )
 def serve(
     endpoint: str | None,
+    listen: str | None,
+    keys: str | None,
     workers: int,
     turns_per_worker: int,
     overrides: tuple[str, ...],
@@ -39,16 +47,22 @@ def serve(
 ) -> None:
     """Run a pool as a daemon until Ctrl-C or SIGTERM.
 
-    Programs connect with codex_pool.connect(), the command line with --connect. Only the same user can connect.
+    Programs connect with codex_pool.connect(), the command line with --connect. Only the same user can connect,
+    and with --listen who has a key.
     """
     from codex_pool.daemon.config import DaemonConfig
     from codex_pool.daemon.lifecycle import run_daemon
 
-    config = DaemonConfig(endpoint, workers, turns_per_worker, overrides, codex_bin, demo, **limits)
+    config = DaemonConfig(
+        endpoint, workers, turns_per_worker, overrides, codex_bin, demo, listen=listen, keys=keys, **limits
+    )
 
     def on_ready(pool: Pool) -> None:
         if as_json:
-            _say({"record": "launch", "endpoint": pool.endpoint, "workers": workers, "pid": pool.supervisor_pid})
+            tcp = {} if listen is None else {"listen": listen}
+            _say({"record": "launch", "endpoint": pool.endpoint, **tcp, "workers": workers, "pid": pool.supervisor_pid})
+        if listen is not None:
+            click.echo(f"  also  {listen}, for clients with a key (codex-pool keys list)", err=True)
         where = "" if endpoint is None else f" --connect {pool.endpoint}"
         click.echo(
             f"codex-pool: {workers} {'worker' if workers == 1 else 'workers'} ready on {pool.endpoint}", err=True

@@ -14,13 +14,13 @@ from codex_pool.cli.errors import reported
 @options.connect_option
 @click.option("--json", "as_json", is_flag=True, help="The result of pool/status as one JSON line.")
 @click.pass_context
-def status(context: click.Context, connect: str | None, as_json: bool) -> None:
+def status(context: click.Context, connect: str | None, key: str | None, as_json: bool) -> None:
     """Show what the workers and turns of a daemon are doing."""
-    endpoint = options.endpoint_of(context, connect)
+    endpoint, key = options.endpoint_of(context, connect, key)
     with reported():
         from codex_pool.pool import connect as connect_to
 
-        with connect_to(endpoint, name="codex-pool status") as codex:
+        with connect_to(endpoint, name="codex-pool status", key=key) as codex:
             result = codex.client.request("pool/status")
     if as_json:
         click.echo(json.dumps(result))

@@ -19,7 +19,8 @@ import zmq
 from codex_app_server.envelope import RequestId
 from codex_app_server.errors import TransportClosedError
 from codex_app_server.transport import Interest, Receiver
-from codex_pool import endpoints, sockets, wire
+from codex_pool import endpoints, keys, sockets, wire
+from codex_pool.broker.identity import MAX_MESSAGE_BYTES
 from codex_pool.client import session as session_
 from codex_pool.client.session import Connect, Deliver, Disconnect, Effect, Failed, Send, Session, Welcomed
 
@@ -31,6 +32,7 @@ LAST_MESSAGES_MS = 10
 class PoolTransport:
     """A session on the pool at `endpoint`. `client` is the name that `codex-pool status` shows.
 
+    `key`: the key file for an endpoint of the form tcp://HOST:PORT.
     `priority` is that of its turns where they wait: four interactive ones start for one of a batch. `when_gone` says
     what becomes of its turns when it is away for longer than the pool waits. Raises EndpointError for an endpoint that
     cannot be one.
@@ -44,10 +46,14 @@ class PoolTransport:
         endpoint: str,
         *,
         client: str = "",
+        key: str | os.PathLike[str] | None = None,
         priority: wire.Priority = "interactive",
         when_gone: wire.WhenGone = "interrupt",
     ) -> None:
-        self._path = endpoints.ipc_path(endpoint)
+        endpoints.check_client(endpoint, key)
+        self._key = keys.read_client_key(key) if key is not None else None
+        self._path = endpoints.ipc_path(endpoint) if key is None else None
+        self._max_line_bytes = wire.MAX_BODY_BYTES if key is None else MAX_MESSAGE_BYTES
         self._endpoint = endpoint
         self._session = Session(
             f"s{os.getpid()}-{secrets.token_hex(4)}",
@@ -71,8 +77,8 @@ class PoolTransport:
 
     def start(self, receiver: Receiver) -> None:
         """Begin the session. Raises TransportClosedError, which says how to start a pool, if there is none."""
-        why = endpoints.why_unreachable(self._path)
-        if why is not None and not endpoints.is_held(self._path):
+        why = endpoints.why_unreachable(self._path) if self._path is not None else None
+        if self._path is not None and why is not None and not endpoints.is_held(self._path):
             raise TransportClosedError(self._no_pool(why))
         self._receiver = receiver
         self._wake_r, self._wake_w = os.pipe()
@@ -90,8 +96,8 @@ class PoolTransport:
             raise self._error
         if self._closing or self._thread is None:
             raise TransportClosedError("the client was closed or never started")
-        if len(line) > wire.MAX_BODY_BYTES:
-            raise TransportClosedError(f"a line of {len(line)} bytes; the limit is {wire.MAX_BODY_BYTES}")
+        if len(line) > self._max_line_bytes:
+            raise TransportClosedError(f"a line of {len(line)} bytes; the limit is {self._max_line_bytes}")
         self._want(lambda: self._session.line(line, interest))
 
     def cancel(self, request_id: RequestId) -> None:
@@ -121,6 +127,11 @@ class PoolTransport:
             os.write(self._wake_w, b"\0")
 
     def _no_pool(self, why: str) -> str:
+        if self._key is not None:
+            return (
+                f"no pool at {self._endpoint}: {why}; see that codex-pool serve --listen runs there, and that the key "
+                f"of {self._key.name} is on its allow-list: codex-pool keys list"
+            )
         default = self._endpoint == endpoints.default_endpoint()
         command = "codex-pool serve" if default else f"codex-pool serve --endpoint {self._endpoint}"
         return f"no pool at {self._endpoint}: {why}; start one with: {command}"
@@ -197,7 +208,7 @@ class PoolTransport:
                 case Deliver():
                     self._receiver.on_batch(effect.batch)
                 case Connect():
-                    self._connection = _Connection(context, self._endpoint, effect.identity)
+                    self._connection = _Connection(context, self._endpoint, effect.identity, self._key)
                 case Disconnect():
                     if self._connection is not None:
                         self._connection.close(linger_ms=0)
@@ -220,8 +231,10 @@ class PoolTransport:
 class _Connection:
     """A socket that connects once, and the one that tells when it is broken."""
 
-    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], endpoint: str, identity: str) -> None:
-        self.socket, self.monitor = sockets.dealer_once(context, endpoint, identity)
+    def __init__(
+        self, context: zmq.Context[zmq.Socket[bytes]], endpoint: str, identity: str, key: keys.ClientKey | None
+    ) -> None:
+        self.socket, self.monitor = sockets.dealer_once(context, endpoint, identity, key)
 
     def close(self, linger_ms: int) -> None:
         self.socket.disable_monitor()

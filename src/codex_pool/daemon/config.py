@@ -24,6 +24,8 @@ class DaemonConfig:
     codex_bin: str | None = None
     demo: bool = False
     env: dict[str, str] = field(default_factory=dict)
+    listen: str | None = None
+    keys: str | None = None
     # As the parameters of Pool.
     recycle_turns: int | None = None
     recycle_threads: int | None = None
@@ -58,6 +60,8 @@ class DaemonConfig:
             config,
             turns_per_worker=self.turns_per_worker,
             endpoint=endpoint,
+            listen=self.listen,
+            keys=self.keys,
             recycle_turns=self.recycle_turns,
             recycle_threads=self.recycle_threads,
             recycle_age_s=self.recycle_age_s,

@@ -74,6 +74,9 @@ class SupervisorArguments(msgspec.Struct, forbid_unknown_fields=True):
     recycle: Recycle = Recycle()
     turn_idle_limit_s: float | None = None
     turn_wall_limit_s: float | None = None
+    # tcp://HOST:PORT for clients with a key; where the keys are.
+    listen: str | None = None
+    keys: str | None = None
 
 
 class Supervisor:
@@ -187,6 +190,9 @@ class Supervisor:
             slots=self._arguments.slots,
             turns_per_worker=self._arguments.turns_per_worker,
             expect=self._core.registered,
+            cwd=self._arguments.cwd,
+            listen=self._arguments.listen,
+            keys=self._arguments.keys,
         )
         # The broker holds the lock too: should this process be killed, nobody takes the endpoint before the broker has
         # removed its sockets.
@@ -205,6 +211,8 @@ class Supervisor:
             self._unanswered_pings = 0
         for record in records:
             match record:
+                case {"event": "failed", "reason": str(reason)} if self._brokers == 1:
+                    self._failure = GiveUp(reason, ())
                 case {"event": "ready"} if self._brokers > 1:
                     for child in self._workers.values():
                         child.tell({"broker": "new"})
