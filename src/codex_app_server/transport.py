@@ -19,7 +19,7 @@ from .config import AppServerConfig
 from .errors import TransportClosedError
 from .lines import MAX_LINE_BYTES, LineSplitter, LongLine
 
-READ_BYTES = 256 * 1024
+READ_BYTES = 512 * 1024
 STDERR_LINES = 40
 QUIET_S = 1.0
 

@@ -4,7 +4,7 @@
 
 Stands by itself, stdlib only, so that it starts in milliseconds: run it by path. For what the real one will not do on
 demand - answers that never come, errors, lines that are no lines - and as a load generator: a turn's notifications,
-with the sizes of real ones, are written in one go, a thousand at a time.
+with the sizes of real ones, are written in one go.
 
 The scenario, a JSON object; everything is optional:
 
@@ -46,6 +46,7 @@ $THREAD and $TURN in `bytes` are the ids of the turn that was started last; `lon
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -88,7 +89,6 @@ SETTINGS: dict[str, Any] = {
 # Placeholders of the length of real ids, so that the lines of a turn are made once and only the ids replaced.
 THREAD_MARK = "T" * 36
 TURN_MARK = "U" * 36
-LINES_OF_A_PIECE = 1000
 POLL_S = 0.01
 USAGE = {
     "totalTokens": 27,
@@ -118,11 +118,8 @@ class NullAppServer:
         self._latest = ("", "")
         self._waiting: dict[str, tuple[str, str]] = {}
         self._turn_lines = [self._encode(message) for message in self._turn(self._text)]
-        # A long turn in pieces: its reader must not wait until the ids of all its lines are replaced.
-        self._turn_pieces = [
-            b"".join(self._turn_lines[at : at + LINES_OF_A_PIECE])
-            for at in range(0, len(self._turn_lines), LINES_OF_A_PIECE)
-        ]
+        # Equal lines once, so that making a long turn costs its reader no time.
+        self._turn_runs = [(line, len(list(run))) for line, run in itertools.groupby(self._turn_lines)]
 
     def serve(self) -> None:
         """Answer stdin until it ends."""
@@ -261,11 +258,8 @@ class NullAppServer:
             threading.Thread(target=self._slowly, args=(thread_id, turn_id), daemon=True).start()
         else:
             early = self._scenario.get("order") == "early"
-            before, after = (b"", answer) if early else (answer, b"")
-            for piece in self._turn_pieces[:-1]:
-                self._write(before + self._with_ids(piece, thread_id, turn_id))
-                before = b""
-            self._write(before + self._with_ids(self._turn_pieces[-1], thread_id, turn_id) + after)
+            events = [self._with_ids(line, thread_id, turn_id) * count for line, count in self._turn_runs]
+            self._write(b"".join([*events, answer] if early else [answer, *events]))
 
     def _on_answer(self, message: dict[str, Any]) -> None:
         waiting = self._waiting.pop(str(message.get("id")), None)
