@@ -36,7 +36,8 @@ def dealer_once(
 ) -> tuple[zmq.Socket[bytes], zmq.Socket[bytes]]:
     """A DEALER that connects to `endpoint` once, with CURVE if there is a key, and its monitor.
 
-    The monitor has a message when the connection is over. What came before the end can still be read. By itself ZeroMQ would connect again and hide what was lost meanwhile.
+    The monitor has a message when that is over. What came before the end can still be read. By itself ZeroMQ would
+    connect again and hide what was lost meanwhile.
     """
     socket = context.socket(zmq.DEALER)
     socket.setsockopt(zmq.IDENTITY, identity.encode())

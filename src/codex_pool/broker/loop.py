@@ -149,7 +149,7 @@ class Broker:
                 on_allowed=self._doors.replace,
                 log=log,
             )
-        except (endpoints.EndpointError, OSError) as error:
+        except (endpoints.EndpointError, OSError, zmq.ZMQError) as error:
             if not self._arguments.expect:
                 raise endpoints.EndpointError(f"cannot listen on {endpoint}: {error}") from None
             log(f"cannot listen on {endpoint} yet: {error}")
