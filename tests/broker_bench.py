@@ -16,6 +16,7 @@ from codex_pool.broker.records import Drained, Effect, Forget, Note, Registered,
 
 THREAD_LOST, TURN_LOST = -32010, -32011
 
+NEW_WORK = {"thread/start", "model/list", "account/read"}
 NOTHING_HELD = wire.encode_holdings(wire.Holdings([]))
 
 
@@ -43,6 +44,7 @@ class FakeWorker:
     releases: dict[int, str] = field(default_factory=dict)
     heads: list[Any] = field(default_factory=list)
     lost: bool = False
+    draining: bool = False
 
     @property
     def load(self) -> int:
@@ -132,8 +134,10 @@ class Bench:
         assert not worker.lost, "nothing is sent to a lost worker"
         worker.heads.append(head)
         if isinstance(head, wire.Dispatch):
-            assert worker.name not in self.drained, "nothing is sent to a drained worker"
+            assert head.again or worker.name not in self.drained, "nothing new is sent to a drained worker"
             line = json.loads(frames[1])
+            if worker.draining and not head.again:
+                assert head.adopt is None and line["method"] not in NEW_WORK, "a draining worker gets nothing new"
             worker.take(head, line)
             assert worker.load <= self.turns_per_worker or not starts_turn(line["method"])
         elif isinstance(head, wire.Release):
@@ -283,11 +287,13 @@ class Bench:
         return [
             (worker.name, head)
             for worker in self.workers.values()
+            if not worker.lost
             for head, line in worker.open.values()
             if (head.session, line["id"]) == call
         ]
 
     def drain(self, worker: FakeWorker) -> None:
+        worker.draining = True
         self.apply(self.core.drain(worker.name, self.now))
 
     def beat(self, seconds: float, *sessions: str) -> None:

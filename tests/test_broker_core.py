@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections import Counter
 from typing import Any
 
 import pytest
-from broker_bench import NOTHING_HELD, THREAD_LOST, TURN_LOST, Bench, FakeWorker, encode, total_held
-from hypothesis import HealthCheck, given, settings
+from broker_bench import NOTHING_HELD, THREAD_LOST, TURN_LOST, Bench, encode, total_held
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from codex_app_server.generated.routing import REQUESTS
 from codex_pool import wire
@@ -711,197 +709,6 @@ def test_the_end_of_the_pool_is_told_to_everybody(bench: Bench) -> None:
     bench.hello("s2")
     bench.apply(bench.core.shut_down())
     assert [session for session, head in bench.heads if isinstance(head, wire.Closed)] == ["s1", "s2"]
-
-
-# Everything at once.
-
-THREADS = ["t1", "t2", "t3", "t4", "t5"]
-SESSIONS = ["s1", "s2", "s3"]
-METHODS = ["turn/start", "turn/start", "turn/start", "thread/read", "thread/resume", "turn/steer", "review/start",
-           "model/list", "config/value/write", "account/read", "thread/unsubscribe", "thread/start"]  # fmt: skip
-
-
-class BrokerMachine(RuleBasedStateMachine):
-    """Any order of clients, workers, deaths and ends."""
-
-    @initialize(slots=st.integers(1, 3), turns=st.integers(1, 2))
-    def begin(self, slots: int, turns: int) -> None:
-        self.bench = Bench(slots=slots, turns_per_worker=turns)
-        self.generations = itertools.count()
-        self.live: dict[int, FakeWorker] = {}
-        self.calls: list[tuple[str, Any]] = []
-        self.sessions: set[str] = set()
-        self.over: set[str] = set()
-        self.started: dict[str, tuple[str, str]] = {}
-        self.finished: set[str] = set()
-        self.register(0)
-        for session in SESSIONS:
-            self.hello(session)
-
-    @rule(session=st.sampled_from(SESSIONS))
-    def hello(self, session: str) -> None:
-        if session in self.sessions or not self.live:
-            return
-        self.bench.hello(session)
-        self.sessions.add(session)
-
-    @rule(session=st.sampled_from(SESSIONS), how=st.sampled_from(["bye", "unreachable"]))
-    def leave(self, session: str, how: str) -> None:
-        if session not in self.sessions:
-            return
-        if how == "bye":
-            self.bench.from_client(wire.Bye(), session=session)
-        else:
-            connection = self.bench.connections[session].encode()
-            self.bench.apply(self.bench.core.client_unreachable(connection, self.bench.now))
-            for _ in range(30):
-                self.time_passes(1.0, silent=session)
-        self.sessions.discard(session)
-        self.calls = [call for call in self.calls if call[0] != session]
-        # The next session of that name begins anew.
-        for key in [key for key in self.bench.answers if key[0] == session]:
-            del self.bench.answers[key]
-        self.started = {turn: value for turn, value in self.started.items() if value[1] != session}
-        self.over.add(session)
-
-    @rule(
-        session=st.sampled_from(SESSIONS),
-        method=st.sampled_from(METHODS),
-        thread=st.sampled_from([*THREADS, "unknown"]),
-        count=st.integers(1, 3),
-    )
-    def call(self, session: str, method: str, thread: str, count: int) -> None:
-        if session not in self.sessions:
-            return
-        for _ in range(count):
-            self.calls.append(self.bench.call(method, {"threadId": thread}, session=session))
-
-    @rule(slot=st.integers(0, 2))
-    def register(self, slot: int) -> None:
-        if slot not in self.live and slot < self.bench.slots:
-            self.live[slot] = self.bench.register(f"w{slot}.{next(self.generations)}", slot)
-
-    @rule(slot=st.integers(0, 2), registered=st.booleans())
-    def lose(self, slot: int, registered: bool) -> None:
-        worker = self.live.pop(slot, None)
-        if worker is None:
-            return
-        ended = len(self.bench.ended)
-        self.bench.lose(worker)
-        told = {turn for _, turn in self.bench.ended[ended:]}
-        expected = {turn for turn, (_, session) in worker.running.items() if turn in self.started}
-        assert told == expected
-        self.finished |= expected
-        if registered:
-            self.bench.from_worker(worker, wire.Register(slot, worker.name, 1, 1), b"{}", NOTHING_HELD)
-            for turn_id, (thread_id, _) in worker.running.items():
-                self.bench.from_worker(worker, wire.TurnEnded(thread_id, turn_id, "completed"))
-
-    @rule(data=st.data(), ok=st.booleans())
-    def answer(self, data: st.DataObject, ok: bool) -> None:
-        pending = [(worker, call) for worker in self.live.values() for call in worker.open]
-        if pending:
-            self._answer(*data.draw(st.sampled_from(pending)), ok)
-
-    def _answer(self, worker: FakeWorker, call: int, ok: bool) -> None:
-        dispatch, line = worker.open[call]
-        method, thread = line["method"], line["params"]["threadId"]
-        record = None
-        if ok and method in ("thread/start", "thread/resume") and thread != "unknown":
-            held = self.bench.core.books.threads.get(thread)
-            if method == "thread/start" and held is not None:
-                ok = False  # An app-server gives every thread a new id.
-            else:
-                record = wire.ThreadRecord(thread, thread == "t5", turns=held.record.turns if held else 1)
-        if not ok and dispatch.adopt is not None:
-            self.bench.from_worker(worker, wire.ThreadGone(thread, keep=True))
-        if REQUESTS[method].result_turn and thread not in self.bench.core.books.threads:
-            ok = False
-        turn_id = self.bench.answer(worker, call, ok=ok, record=record)
-        if turn_id is not None and dispatch.session in self.sessions:
-            self.started[turn_id] = (worker.name, dispatch.session)
-
-    @rule(data=st.data())
-    def end(self, data: st.DataObject) -> None:
-        running = [(worker, turn) for worker in self.live.values() for turn in worker.running]
-        if running:
-            self._end(*data.draw(st.sampled_from(running)))
-
-    def _end(self, worker: FakeWorker, turn_id: str) -> None:
-        self.bench.end(worker, turn_id)
-        self.finished.add(turn_id)
-
-    @rule(thread=st.sampled_from(THREADS), keep=st.booleans(), data=st.data())
-    def thread_gone(self, thread: str, keep: bool, data: st.DataObject) -> None:
-        busy = {t for worker in self.live.values() for t, _ in worker.running.values()}
-        busy |= {line["params"]["threadId"] for worker in self.live.values() for _, line in worker.open.values()}
-        if self.live and thread not in busy:
-            worker = data.draw(st.sampled_from([self.live[slot] for slot in sorted(self.live)]))
-            self.bench.from_worker(worker, wire.ThreadGone(thread, keep))
-
-    @rule(seconds=st.sampled_from([0.5, 1.5]))
-    def time_passes(self, seconds: float, silent: str = "") -> None:
-        for session in self.sessions - {silent}:
-            self.bench.from_client(wire.Beat(), session=session)
-        self.bench.tick(seconds)
-
-    @invariant()
-    def within_bounds(self) -> None:
-        if not hasattr(self, "bench"):
-            return
-        busy: Counter[str] = Counter()
-        for worker in self.live.values():
-            assert worker.load <= self.bench.turns_per_worker
-            busy.update(thread for thread, _ in worker.running.values())
-            busy.update(
-                line["params"]["threadId"] for _, line in worker.open.values() if REQUESTS[line["method"]].result_turn
-            )
-        busy.pop("unknown", None)
-        known = {thread: count for thread, count in busy.items() if thread in self.bench.core.books.threads}
-        assert all(count == 1 for count in known.values()), known
-
-    @invariant()
-    def answered_at_most_once(self) -> None:
-        if hasattr(self, "bench"):
-            assert all(len(answers) == 1 for answers in self.bench.answers.values())
-            assert len(set(self.bench.ended)) == len(self.bench.ended)
-
-    @invariant()
-    def work_goes_on(self) -> None:
-        """Nothing waits with a worker that has room for it."""
-        if not hasattr(self, "bench"):
-            return
-        for worker in self.bench.core.books.workers.values():
-            fake = self.bench.workers[worker.name]
-            assert worker.load == fake.load
-            if worker.load < self.bench.turns_per_worker:
-                for call in worker.waiting:
-                    thread = self.bench.core.books.threads[call.thread_id or ""]
-                    assert thread.turns or thread.starting
-
-    def teardown(self) -> None:
-        """When everything has been answered and ended, every call has one answer and nothing is kept."""
-        if not hasattr(self, "bench"):
-            return
-        self.register(0)
-        for _ in range(10_000):
-            pending = [(worker, call) for worker in self.live.values() for call in worker.open]
-            running = [(worker, turn) for worker in self.live.values() for turn in worker.running]
-            if pending:
-                self._answer(*pending[0], True)
-            elif running:
-                self._end(*running[0])
-            else:
-                break
-        assert set(self.calls) <= set(self.bench.answers)
-        assert total_held(self.bench) == 0, self.bench.core.held
-        assert set(self.started) <= self.finished
-
-
-TestBrokerMachine = BrokerMachine.TestCase
-TestBrokerMachine.settings = settings(
-    max_examples=100, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
-)
 
 
 def test_an_archived_thread_is_brought_back_by_the_worker_that_put_it_away(bench: Bench) -> None:

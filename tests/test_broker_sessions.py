@@ -9,7 +9,7 @@ import pytest
 from broker_bench import THREAD_LOST, TURN_LOST, Bench, total_held
 
 from codex_pool import wire
-from codex_pool.broker import sessions
+from codex_pool.broker import dispatch, sessions
 from codex_pool.broker.records import ToClient
 
 LINES = wire.encode(wire.Lines())
@@ -338,7 +338,49 @@ def test_a_worker_that_registers_on_a_new_connection_is_sent_again_what_is_open(
     assert bench.status()["turns"]["running"] == 1
 
 
-# Who holds the account.
+# Starts whose worker died before it answered.
+
+
+def test_a_start_whose_worker_died_is_looked_up_by_the_next(bench: Bench) -> None:
+    """It finds in the thread's history whether the turn has begun."""
+    worker = bench.thread("t1")
+    call = bench.call("turn/start", {"threadId": "t1"})
+    waiting = bench.call("turn/start", {"threadId": "t1"})
+    bench.lose(worker)
+    assert call not in bench.answers
+    ((name, head),) = bench.dispatches(call)
+    assert name != worker.name and head.again and head.adopt is not None
+    assert bench.dispatches(waiting) == []
+    bench.answer(bench.workers[name], head.call, ok=False)
+    ((name, head),) = bench.dispatches(waiting)
+    assert not head.again, "it was never sent"
+
+
+def test_a_start_that_workers_die_of_is_given_up() -> None:
+    bench = Bench(slots=1)
+    worker = bench.register()
+    bench.hello()
+    bench.thread("t1")
+    call = bench.call("turn/start", {"threadId": "t1"})
+    for number in range(1, dispatch.MAX_TRIES + 1):
+        bench.lose(worker)
+        worker = bench.register(f"w0.{number}")
+        assert len(bench.dispatches(call)) == 1
+    bench.lose(worker)
+    assert bench.error(call)["code"] == TURN_LOST and bench.error(call)["data"] == {
+        "kind": "lost",
+        "safeToRetry": False,
+    }
+    assert total_held(bench) == 0
+
+
+def test_other_requests_are_not_sent_twice(bench: Bench) -> None:
+    worker = bench.thread("t1")
+    calls = [
+        bench.call(method, {"threadId": "t1"}) for method in ("review/start", "thread/compact/start", "thread/read")
+    ]
+    bench.lose(worker)
+    assert [bench.error(call)["data"]["safeToRetry"] for call in calls] == [False] * 3
 
 
 def test_an_ephemeral_thread_whose_start_was_under_way_may_have_begun(bench: Bench) -> None:

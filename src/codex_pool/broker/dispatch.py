@@ -24,7 +24,7 @@ MAX_OUTSTANDING = 1024
 # Beyond it, for what must get through: interrupting and steering.
 MAX_CONTROL = 256
 # How many workers a start may lose before it is given up: it may be what they die of.
-MAX_TRIES = 0
+MAX_TRIES = 3
 
 _CONTROL = frozenset({"turn/interrupt", "turn/steer"})
 # These do not bring a thread back to life: where it is going away, they go with it.
