@@ -296,15 +296,16 @@ class Bench:
         worker.draining = True
         self.apply(self.core.drain(worker.name, self.now))
 
-    def beat(self, seconds: float, *sessions: str) -> None:
-        """Time passes; all workers beat, and of the clients these."""
+    def beat(self, seconds: float, *sessions: str, wedged: str = "") -> None:
+        """Time passes; all workers beat, and of the clients these. The loop of a wedged worker does not turn."""
         for _ in range(int(seconds)):
             for session in sessions:
                 self.from_client(wire.Beat(), session=session)
             for worker in self.workers.values():
                 if not worker.lost:
                     self.loops += 1
-                    self.from_worker(worker, wire.Progress(worker.name, self.loops, 1, 0))
+                    loops = 7 if worker.name == wedged else self.loops + 100
+                    self.from_worker(worker, wire.Progress(worker.name, loops, 1, 0))
             self.tick(1.0)
 
     def status(self) -> dict[str, Any]:

@@ -664,6 +664,23 @@ def test_a_silent_worker_is_suspected_once(bench: Bench) -> None:
     assert [row["state"] for row in bench.status()["workers"]] == ["silent", "ready"]
 
 
+def test_a_worker_that_beats_but_does_not_turn_is_wedged(bench: Bench) -> None:
+    bench.beat(2, "s1", wedged="w1")
+    assert [row["state"] for row in bench.status()["workers"]] == ["ready", "ready"]
+    bench.beat(3, "s1", wedged="w1")
+    assert [row["state"] for row in bench.status()["workers"]] == ["ready", "wedged"] and bench.suspects == []
+    bench.beat(8, "s1", wedged="w1")
+    assert bench.suspects == ["w1"]
+
+
+def test_new_work_goes_to_those_who_are_heard_of(bench: Bench) -> None:
+    bench.tick(4)
+    bench.from_worker(bench.workers["w1"], wire.Progress("w1", 1, 1, 0))
+    for method in ("thread/start", "thread/start", "model/list", "account/read"):
+        bench.call(method)
+    assert bench.workers["w0"].open == {} and len(bench.workers["w1"].open) == 4
+
+
 def test_a_thread_that_only_its_former_worker_gives_up_stays_where_it_is(bench: Bench) -> None:
     owner = bench.thread("t1")
     (other,) = [worker for worker in bench.workers.values() if worker is not owner]

@@ -5,13 +5,14 @@ from __future__ import annotations
 import msgspec
 
 from codex_pool import wire
-from codex_pool.broker.books import Books, is_silent
+from codex_pool.broker.books import WORKER_QUIET_S, Books, is_silent
 from codex_pool.broker.dispatch import FOLLOW, RELEASE, Dispatcher
 from codex_pool.broker.pace import Pace
 from codex_pool.broker.records import Drained, Registered, Suspect, Thread, ToWorker, Turn, Worker
 from codex_pool.broker.sessions import Sessions
 
 WORKER_SILENT_S = 10.0
+WORKER_WEDGED_S = 10.0
 LEASE_IDLE_S = 60.0
 DRAIN_LIMIT_S = 600.0
 
@@ -284,6 +285,9 @@ class Workers:
             reason = None
             if books.now - worker.seen_at > WORKER_SILENT_S:
                 reason = f"no beat for {WORKER_SILENT_S:.0f} s"
+            elif worker.progress is not None and books.now - worker.turned_at > WORKER_WEDGED_S:
+                # The beat has a thread of its own.
+                reason = f"its loop has not turned for {WORKER_WEDGED_S:.0f} s: wedged"
             if reason is not None:
                 worker.suspected = True
                 books.out.append(Suspect(worker.name, reason))
@@ -293,4 +297,6 @@ def state_of(worker: Worker, now: float) -> str:
     """One word for status."""
     if is_silent(worker, now):
         return "silent"
+    if worker.progress is not None and now - worker.turned_at > WORKER_QUIET_S:
+        return "wedged"
     return "draining" if worker.draining else "ready"
