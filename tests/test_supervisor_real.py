@@ -130,6 +130,49 @@ def test_homes_stay_warm_and_are_no_more_than_are_needed(config: AppServerConfig
     assert [path.name for path in homes] == ["0", "1"] and all(list(path.glob("*.sqlite")) for path in homes)
 
 
+@pytest.mark.parametrize("kills", [1, 3])
+def test_a_broker_is_killed_and_its_turns_end_by_themselves(
+    kills: int, config: AppServerConfig, model: LoopbackModel, tmp_path: Path
+) -> None:
+    """Every delta arrives once, turns that waited for room run, and nothing was replaced but the broker."""
+    with running(config, tmp_path / "log", turns_per_worker=4) as pool:
+        clients = [pool.connect(name=f"client {number}") for number in range(3)]
+        try:
+            before = rows(clients[0])
+            texts = {number: " ".join([secrets.token_hex(4)] * 40) for number in range(12)}
+            collected: dict[int, str] = {}
+
+            def read(number: int) -> None:
+                thread, parts = clients[number % 3].thread_start(), []
+                # Eight run at once, the others wait.
+                for notification in thread.turn(f'[[text "{texts[number]}" deltas=40 pace_ms=100]]').stream():
+                    if notification.method == "item/agentMessage/delta":
+                        parts.append(notification.params["delta"])
+                    if notification.method == "turn/completed":
+                        parts.append(f" {notification.params['turn']['status']}")
+                collected[number] = "".join(parts)
+
+            readers = [threading.Thread(target=read, args=(number,)) for number in texts]
+            for reader in readers:
+                reader.start()
+            for _ in range(kills):
+                broker = wait_until(lambda: broker_of(pool), "there is a broker")
+                wait_until(lambda: sum(record.deltas_sent > 0 for record in model.active) > 3, "turns run")
+                os.kill(broker, signal.SIGKILL)
+                wait_until(lambda broker=broker: broker_of(pool) not in (0, broker), "there is another")
+                wait_until(lambda: all(row["state"] == "ready" for row in rows(clients[0])), "all have registered", 40)
+            for reader in readers:
+                reader.join(60)
+            assert collected == {number: f"{text} completed" for number, text in texts.items()}
+            after = rows(clients[0])
+            assert [row["worker"] for row in after] == [row["worker"] for row in before]
+            assert all(row["restarts"] == 0 for row in after) and pool.failure is None
+            assert clients[1].thread_start().run("and on").status == "completed"
+        finally:
+            for client in clients:
+                client.close()
+
+
 def test_a_broker_that_is_stopped_is_replaced(config: AppServerConfig, tmp_path: Path) -> None:
     with running(config, tmp_path / "log", workers=1) as pool:
         broker = broker_of(pool)
