@@ -96,6 +96,37 @@ def test_a_broker_that_cannot_start_is_given_up_with_the_reason(
     assert (tmp_path / "log").read_text().count("Address already in use") <= 6, "no storm of restarts"
 
 
+def test_nothing_outlives_a_killed_supervisor_by_more_than_10_s(
+    danger: AppServerConfig, endpoint: str, tmp_path: Path
+) -> None:
+    """Not its broker, its workers, an old worker that drains, their app-servers, nor what tools have started."""
+    marks = [f"300.{secrets.randbelow(10**9):09}" for _ in range(3)]
+    command = f"setsid sleep {marks[0]} & (sleep {marks[1]} &) ; sleep {marks[2]}"
+    pool = Pool(2, danger, endpoint=endpoint, log_file=tmp_path / "log", recycle_turns=1)
+    with pool, pool.connect() as codex:
+        thread = codex.thread_start()
+        other = codex.thread_start()
+        other.turn(f'[[tool_call "{command}"]] [[text "never"]]')
+        wait_until(lambda: all(map(sleeping, marks)), "the commands run")
+        # A turn on the same worker wears it.
+        thread.run("hello")
+        extra = [codex.thread_start() for _ in range(3)]
+        for each in extra:
+            each.run("hello")
+        wait_until(lambda: codex.client.request("pool/status")["draining"], "a worker drains, the commands below it")
+        assert pool.supervisor_pid is not None
+        below = processes.descendants(pool.supervisor_pid)
+        assert len(below) >= 1 + 2 * 3 + 3
+        os.kill(pool.supervisor_pid, signal.SIGKILL)
+        wait_until(
+            lambda: not [process for process in below if processes.identify(process.pid) == process],
+            "all are gone",
+            GONE_LIMIT_S,
+        )
+        assert not any(map(sleeping, marks))
+        assert pool.wait_ended(LIMIT_S) and pool.failure == "its supervisor died"
+
+
 def test_what_a_killed_supervisor_could_not_take_along_is_swept_by_the_next_start(
     danger: AppServerConfig, endpoint: str, tmp_path: Path
 ) -> None:
