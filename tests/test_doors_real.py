@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import zmq
 
 from codex_app_server import AppServerConfig, Codex
 from codex_app_server.errors import AppServerError, JsonRpcError, TransportClosedError
-from codex_pool import connect
+from codex_pool import connect, processes, sockets, wire
 from codex_pool.broker.doors import NOT_ALLOWED
 from codex_pool.broker.identity import Identity
+from codex_pool.client.transport import PoolTransport
 from codex_pool.endpoints import EndpointError
-from codex_pool.keys import KeyStore
+from codex_pool.keys import KeyStore, read_client_key
 from codex_pool.pool import Pool
 
 pytestmark = pytest.mark.real
@@ -214,6 +219,105 @@ def test_raw_bytes_at_both_sockets_change_nothing_for_others(house: House) -> No
             over_ipc.sendall(content)
             for codex in (alice, own):
                 assert codex.thread_start(cwd=str(house.work), ephemeral=True).run("hello").final_response
+
+
+class Everything:
+    """A receiver that keeps whatever comes."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+        self.closed = False
+
+    def on_batch(self, batch: Any) -> None:
+        self.seen.append(repr(batch))
+
+    def on_closed(self, error: BaseException) -> None:
+        self.closed = True
+
+
+def test_nothing_of_anothers_threads_comes_to_a_client(house: House) -> None:
+    key = house.key("mallory")
+    everything = Everything()
+    transport = PoolTransport(house.address, key=key)
+    transport.start(everything)
+    try:
+        with house.connect(house.key("alice")) as alice, house.pool.connect() as own:
+            ids = []
+            for codex in (alice, own):
+                thread = codex.thread_start(cwd=str(house.work))
+                thread.run("hello")
+                thread.set_name("a name of hers")
+                ids.append(thread.id)
+                codex.client.request("thread/archive", {"thread_id": thread.id})
+        # What was sent before this answer has come before it.
+        transport.send(b'{"id":1,"method":"model/list","params":{}}')
+        until(lambda: [text for text in everything.seen if '"id":1' in text])
+    finally:
+        transport.close()
+    assert not [text for text in everything.seen if any(thread_id in text for thread_id in ids) or "of hers" in text]
+    assert not [text for text in everything.seen if "account/" in text]
+
+
+def test_who_owns_what_is_known_to_the_next_broker(house: House) -> None:
+    with house.connect(house.key("alice")) as alice, house.connect(house.key("mallory")) as mallory:
+        thread = alice.thread_start(cwd=str(house.work))
+        assert thread.run("hello").final_response
+        assert house.pool.supervisor_pid is not None
+        broker = next(
+            process
+            for process in processes.descendants(house.pool.supervisor_pid)
+            if b"codex_pool.broker" in Path(f"/proc/{process.pid}/cmdline").read_bytes()
+        )
+        os.kill(broker.pid, signal.SIGKILL)
+        assert thread.run("and again").final_response
+        denied("thread", lambda: mallory.client.request("thread/read", {"thread_id": thread.id}))
+        assert [each.id for each in alice.thread_list().data] == [thread.id]
+
+
+def test_two_identities_with_one_session_id_do_not_meet(house: House) -> None:
+    """The id of a session is the client's to choose: another's must not open his session."""
+    context: zmq.Context[Any] = zmq.Context()
+    opened = []
+    try:
+        for name in ("alice", "mallory"):
+            key = read_client_key(house.key(name))
+            dealer, monitor = sockets.dealer_once(context, house.address, f"connection of {name}", key)
+            opened += [dealer, monitor]
+            dealer.send(wire.encode(wire.Hello("the-same", name)))
+            assert dealer.poll(int(LIMIT_S * 1000))
+            assert wire.decode_to_client(dealer.recv_multipart()[0]) == wire.Welcome(2, resumed=False)
+        with house.pool.connect() as own:
+            rows = own.client.request("pool/status")["sessions"]
+        assert {row["identity"] for row in rows if row["identity"]} == {"alice", "mallory"}
+    finally:
+        opened[0].disable_monitor()
+        for each in opened:
+            each.close(linger=0)
+        context.term()
+
+
+def test_the_command_line_over_tcp(house: House) -> None:
+    key = house.key("alice")
+    environ = {**os.environ, "CODEX_POOL_KEY": str(key)}
+    command = [sys.executable, "-m", "codex_pool.cli"]
+
+    def run(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=LIMIT_S, env=env)
+
+    done = run("run", "hello", "--connect", house.address, "--key", str(key), "--cwd", str(house.work))
+    assert done.returncode == 0 and done.stdout.strip(), done.stderr
+    done = run("run", "hello", "--connect", house.address, "--cwd", str(house.work), env=environ)
+    assert done.returncode == 0, done.stderr
+    done = run("run", "hello", "--connect", house.address, "--cwd", "/", env=environ)
+    assert done.returncode == 1 and "give one in or below" in done.stderr
+    done = run("run", "hello", "--connect", house.address)
+    assert done.returncode == 2 and "--key FILE" in done.stderr
+    done = run("run", "hello", "--key", str(key))
+    assert done.returncode == 2 and "--connect tcp://HOST:PORT" in done.stderr
+    done = run("status", "--connect", house.address, "--key", str(key))
+    assert done.returncode == 1 and "--allow pool/status" in done.stderr
+    status = run("status", "--connect", house.pool.endpoint, "--json", env=environ)
+    assert status.returncode == 0, status.stderr
 
 
 def test_a_port_that_is_taken_is_said_at_the_start(config: AppServerConfig, tmp_path: Path) -> None:
