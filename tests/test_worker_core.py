@@ -4,194 +4,16 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections import defaultdict
-from typing import Any
 
 import msgspec
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from worker_bench import WORKSPACE_WRITE, Bench, completed, delta, encode, item, record, thread_result
 
 from codex_pool import wire
-from codex_pool.worker.core import WorkerCore
-from codex_pool.worker.effects import Effect, Fail, Note, Ready, ToAppServer, ToBroker
 from codex_pool.worker.requests import CONTROL_METHODS, CONTROL_PLACES, MAX_IN_FLIGHT
-
-WORKSPACE_WRITE = '{"type":"workspaceWrite","writableRoots":["/data"],"networkAccess":false}'
-
-
-def encode(message: Any) -> bytes:
-    return msgspec.json.encode(message)
-
-
-class Bench:
-    """A worker core between an app-server and a broker that are written down here.
-
-    `open` are the requests that the app-server has not answered, by its id; `answered` what the broker was told of
-    its calls, `events` what each session got of each turn.
-    """
-
-    def __init__(self) -> None:
-        self.core = WorkerCore(worker="w0", slot=0, pid=10, app_server_pid=11, initialize={"clientInfo": {"name": "x"}})
-        self.now = 100.0
-        self.open: dict[int, dict[str, Any]] = {}
-        self.sent: list[dict[str, Any]] = []
-        self.answered: dict[int, tuple[wire.Answered, dict[str, Any]]] = {}
-        self.routes: list[Any] = []
-        self.events: dict[tuple[str, str], list[tuple[wire.Events, list[dict[str, Any]]]]] = defaultdict(list)
-        self.lines: list[tuple[list[str], list[dict[str, Any]]]] = []
-        self.ready = False
-        self.notes: list[str] = []
-        self.failed = ""
-        self._calls = itertools.count(1)
-
-    def start(self) -> Bench:
-        self.apply(self.core.start(self.now))
-        (request_id,) = self.open
-        self.answer(request_id, {"userAgent": "codex/0"})
-        return self
-
-    def apply(self, effects: list[Effect]) -> list[Effect]:
-        for effect in effects:
-            match effect:
-                case ToAppServer():
-                    self._to_app_server(effect.line)
-                case ToBroker():
-                    self._to_broker(effect.frames)
-                case Ready():
-                    self.ready = True
-                case Note():
-                    self.notes.append(effect.message)
-                case Fail():
-                    self.failed = effect.reason
-        return effects
-
-    def _to_app_server(self, line: bytes) -> None:
-        assert b"\n" not in line
-        message = json.loads(line)
-        self.sent.append(message)
-        if "id" in message and "method" in message:
-            assert message["id"] not in self.open
-            self.open[message["id"]] = message
-
-    def _to_broker(self, frames: list[bytes]) -> None:
-        route = wire.decode_from_worker(frames[0])
-        self.routes.append(route)
-        if isinstance(route, wire.Answered):
-            assert route.call not in self.answered, "a call is answered once"
-            assert wire.decode_to_client(frames[1]) == wire.Lines()
-            (body,) = frames[2:]
-            self.answered[route.call] = (route, json.loads(body))
-        elif isinstance(route, wire.ToSessions):
-            head = wire.decode_to_client(frames[1])
-            if isinstance(head, wire.Lines):
-                self.lines.append((route.sessions, [json.loads(line) for line in frames[2].split(b"\n")]))
-                return
-            assert isinstance(head, wire.Events) and route.sessions
-            assert [run.count for run in head.runs] == [body.count(b"\n") + 1 for body in frames[2:]]
-            lines = [json.loads(line) for body in frames[2:] for line in body.split(b"\n")]
-            for session in route.sessions:
-                self.events[session, head.turn_id].append((head, lines))
-
-    def dispatch(
-        self,
-        method: str,
-        params: dict[str, Any] | None = None,
-        *,
-        session: str = "s1",
-        interest: wire.Interest = "full",
-        adopt: wire.ThreadRecord | None = None,
-    ) -> int:
-        call = next(self._calls)
-        line = encode({"id": f"c{call}", "method": method, "params": params or {}})
-        self.apply(self.core.dispatch(wire.Dispatch(call, session, interest, adopt), line, self.now))
-        return call
-
-    def request(self, method: str) -> int:
-        """The app-server's id of the oldest open request of this method."""
-        return next(number for number, message in self.open.items() if message["method"] == method)
-
-    def answer(self, request_id: int, result: Any = None, *, error: str | None = None) -> None:
-        del self.open[request_id]
-        answer = {"id": request_id, "error": {"code": -32600, "message": error}} if error else {"id": request_id}
-        if error is None:
-            answer["result"] = result
-        self.say(answer)
-
-    def say(self, *messages: Any) -> None:
-        """Lines of the app-server, in one read."""
-        self.apply(self.core.lines([encode(message) for message in messages], self.now))
-
-    def notify(self, method: str, **params: Any) -> None:
-        self.say({"method": method, "params": params})
-
-    def tick(self, seconds: float) -> None:
-        self.now += seconds
-        self.apply(self.core.tick(self.now))
-
-    # Whole exchanges.
-
-    def thread(self, thread_id: str = "t1", session: str = "s1", **fields: Any) -> None:
-        self.dispatch("thread/start", session=session)
-        self.answer(self.request("thread/start"), thread_result(thread_id, **fields))
-
-    def turn(
-        self, turn_id: str, thread_id: str = "t1", *, session: str = "s1", interest: wire.Interest = "full"
-    ) -> int:
-        call = self.dispatch("turn/start", {"threadId": thread_id}, session=session, interest=interest)
-        self.answer(self.request("turn/start"), {"turn": {"id": turn_id}})
-        return call
-
-    def delta(self, turn_id: str, thread_id: str = "t1", text: str = "x") -> None:
-        self.say(delta(turn_id, thread_id, text))
-
-    def complete(self, turn_id: str, thread_id: str = "t1", status: str = "completed") -> None:
-        self.say(completed(turn_id, thread_id, status))
-
-    def gone(self, session: str) -> None:
-        self.apply(self.core.gone(wire.Gone(session), self.now))
-
-    def ack(self) -> None:
-        """Every session has got all that it was sent."""
-        for (session, turn_id), messages in list(self.events.items()):
-            positions = [wire.Position(turn_id, messages[-1][0].last)]
-            self.apply(self.core.acked(wire.Acked(session, positions), self.now))
-
-    def routed(self, kind: type) -> list[Any]:
-        return [route for route in self.routes if isinstance(route, kind)]
-
-    def methods(self, session: str, turn_id: str) -> list[str]:
-        return [line["method"] for _, lines in self.events[session, turn_id] for line in lines]
-
-    def check_numbers(self, session: str, turn_id: str) -> int:
-        """The numbers of this subscriber have no hole; the last of them."""
-        heads = [head for head, _ in self.events[session, turn_id]]
-        for before, head in itertools.pairwise(heads):
-            assert head.after == before.last and not before.ended
-        for head, lines in self.events[session, turn_id]:
-            assert head.last - head.after >= len(lines)
-        return heads[-1].last if heads else 0
-
-
-def thread_result(thread_id: str, sandbox: str = '{"type":"readOnly"}', **fields: Any) -> dict[str, Any]:
-    thread = {"id": thread_id, "ephemeral": False, **fields}
-    return {"thread": thread, "cwd": "/w", "model": "m", "sandbox": json.loads(sandbox), "approvalPolicy": "never"}
-
-
-def delta(turn_id: str, thread_id: str = "t1", text: str = "x") -> dict[str, Any]:
-    params = {"threadId": thread_id, "turnId": turn_id, "itemId": "i", "delta": text}
-    return {"method": "item/agentMessage/delta", "params": params}
-
-
-def completed(turn_id: str, thread_id: str = "t1", status: str = "completed") -> dict[str, Any]:
-    params = {"threadId": thread_id, "turn": {"id": turn_id, "status": status, "items": []}}
-    return {"method": "turn/completed", "params": params}
-
-
-def item(turn_id: str, thread_id: str = "t1") -> dict[str, Any]:
-    params = {"item": {"type": "agentMessage", "id": "i", "text": "x"}, "threadId": thread_id, "turnId": turn_id}
-    return {"method": "item/completed", "params": params}
 
 
 @pytest.fixture
@@ -440,11 +262,6 @@ def test_questions_with_nobody_to_answer_are_declined(bench: Bench) -> None:
 
 
 # Adoption.
-
-
-def record(**fields: Any) -> wire.ThreadRecord:
-    known: dict[str, Any] = {"turns": 1, "sandbox": WORKSPACE_WRITE, "approval_policy": '"never"', "cwd": "/w"}
-    return wire.ThreadRecord("t9", False, **{**known, "model": "m", "name": "N", **fields})
 
 
 def test_an_adopted_thread_takes_nothing_until_it_is_as_it_was(bench: Bench) -> None:

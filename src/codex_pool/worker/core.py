@@ -10,9 +10,9 @@
     lines                      app-server     answers and numbered events for the broker
     tick                       the clock      what waited for its time; deadlines, watchdogs, the probe
 
-Who owns what: `requests` the ids and places of requests to the app-server; `seen` which calls were taken; `running` the
-turns, their numbers and - in `subscriptions` - who has got which of them; `threads` the records and who follows them;
-`questions` what the app-server asks. Rules that hold throughout:
+Who owns what: `requests` the ids and places of requests to the app-server; `calls` what sessions ask, and - in `seen` -
+what was taken; `running` the turns, their numbers and - in `subscriptions` - who has got which of them; `threads` the
+records and who follows them; `questions` what the app-server asks. Rules that hold throughout:
  - A call of a session is done once, however often it is sent; its answer is sent under its latest number.
  - A turn's TurnStarted precedes its TurnEnded; each is sent once.
  - A thread that is being adopted takes no request until it is as it was.
@@ -20,9 +20,7 @@ turns, their numbers and - in `subscriptions` - who has got which of them; `thre
 
 from __future__ import annotations
 
-import msgspec
-
-from codex_app_server import envelope, errors
+from codex_app_server import envelope
 from codex_app_server._message_router import (
     Ask,
     Delivery,
@@ -38,27 +36,19 @@ from codex_app_server._message_router import (
 from codex_app_server.generated.routing import NOTIFICATIONS
 from codex_app_server.lines import LongLine
 from codex_pool import rpc, wire
-from codex_pool.worker import reading
+from codex_pool.worker.calls import INVALID_REQUEST, Calls
 from codex_pool.worker.effects import LINES, Effect, Fail, Outbox, Ready
 from codex_pool.worker.latest import Latest
 from codex_pool.worker.questions import Questions
-from codex_pool.worker.requests import PROBE, REQUEST_LIMIT_S, Request, Requests
+from codex_pool.worker.requests import PROBE, Requests
 from codex_pool.worker.running import RunningTurns
-from codex_pool.worker.seen import Answer, Seen
 from codex_pool.worker.subscriptions import LIMITS, Limits
 from codex_pool.worker.threads import Threads
 from codex_pool.worker.watchdog import IDLE_LIMIT_S, PROBE_LIMIT_S, Probe, TurnWatchdog
 
-INVALID_REQUEST = -32600
-INTERNAL_ERROR = -32603
-
-FOLLOW_TURN = "pool/turn/follow"
-
 _LOGGED_IN = "account/login/completed"
 _LIMITS_UPDATED = "account/rateLimits/updated"
 _RESOLVED = "serverRequest/resolved"
-_RELEASES_THREAD = frozenset({"thread/archive", "thread/delete"})
-_LOST = {"kind": "lost", "safeToRetry": False}
 
 
 class WorkerCore:
@@ -85,14 +75,7 @@ class WorkerCore:
         self._outbox = Outbox()
         self._router = MessageRouter()
         self._requests = Requests(self._router, self._outbox)
-        self._seen = Seen()
-        self._threads = Threads(
-            router=self._router,
-            requests=self._requests,
-            outbox=self._outbox,
-            refuse=self._refuse,
-            go_on=self._go_on,
-        )
+        self._threads = Threads(router=self._router, requests=self._requests, outbox=self._outbox)
         self._running = RunningTurns(
             worker=worker,
             slot=slot,
@@ -103,17 +86,14 @@ class WorkerCore:
             watchdog=TurnWatchdog(turn_idle_limit_s, turn_wall_limit_s),
             limits=limits,
         )
+        self._calls = Calls(requests=self._requests, threads=self._threads, running=self._running, outbox=self._outbox)
         self._questions = Questions(worker, self._outbox, self._candidates)
         self._probe = Probe()
-        # Log-ins under way, and who began them.
-        self._logins: dict[str, str] = {}
         # Who is asked what belongs to no thread.
         self._holder = ""
         self._globals = Latest()
         # Which broker this is, counted: call numbers of one mean nothing to the next.
         self._broker = 0
-        # The random number in [0, 1) of the event that is being handled.
-        self._jitter = 0.5
         # Turns that the app-server began by itself within the lines that are being handled.
         self._begun: set[str] = set()
         self.lines_read = 0
@@ -140,7 +120,7 @@ class WorkerCore:
         return {
             **self._router.held,
             **self._requests.held,
-            **self._seen.held,
+            **self._calls.held,
             **self._threads.held,
             **self._running.held,
             **self._questions.held,
@@ -161,38 +141,14 @@ class WorkerCore:
     def new_broker(self) -> list[Effect]:
         """Another broker is there, that knows nothing: sessions come back and send their calls again by themselves."""
         self._broker += 1
-        for request in self._seen.under_way():
-            request.call = None
+        self._calls.new_broker()
         self._register()
         return self._outbox.take()
 
     def dispatch(self, head: wire.Dispatch, line: bytes, now: float) -> list[Effect]:
         """A request of a session."""
         self._outbox.now = now
-        parsed = rpc.decode_request(line)
-        known = self._seen.find(head.session, bytes(parsed.id))
-        if isinstance(known, Request):
-            known.call = head.call
-        elif known is not None:
-            self._answer_again(known, head.call)
-        else:
-            thread_id = _text_of(parsed, "threadId")
-            request = Request(
-                parsed.method,
-                thread_id,
-                parsed,
-                head.call,
-                head.session,
-                head.interest,
-                head.queued_ms,
-                again=head.again,
-                owner=head.owner,
-            )
-            self._seen.take(request)
-            if parsed.method == FOLLOW_TURN:
-                self._follow_turn(request)
-            elif not self._threads.wait(request, head):
-                self._go_on(request)
+        self._calls.take(head, line)
         return self._outbox.take()
 
     def tell(self, head: wire.Tell, line: bytes) -> list[Effect]:
@@ -228,6 +184,9 @@ class WorkerCore:
         def answered(ok: bool, line: bytes) -> None:
             if broker == self._broker:
                 self._outbox.broker(wire.encode(wire.Answered(head.call, ok)), LINES, line)
+            elif ok:
+                # The broker that wanted it is gone, and the next one was told that the thread is here.
+                self._outbox.broker(wire.encode(wire.ThreadGone(head.thread_id, keep=True)))
 
         if self._running.runs_on(head.thread_id):
             message = f"thread {head.thread_id} runs a turn and cannot be put away"
@@ -240,14 +199,7 @@ class WorkerCore:
         """A session is over: what it alone followed is interrupted unless it is kept, what it was asked is declined."""
         self._outbox.now = now
         session = head.session
-        for request in self._seen.under_way(session):
-            request.gone, request.kept = True, head.keep
-        if not head.keep:
-            for request in (*self._requests.withdraw(session), *self._threads.withdraw(session)):
-                # Nobody reads it, but the broker counts by answers.
-                self._refuse(request, errors.TURN_LOST, "its session is over", {"safeToRetry": True})
-        self._seen.forget(session)
-        self._logins = {login: owner for login, owner in self._logins.items() if owner != session}
+        self._calls.forget_session(session, keep=head.keep)
         self._holder = "" if self._holder == session else self._holder
         self._threads.forget_session(session)
         self._running.forget_session(session, keep=head.keep)
@@ -259,7 +211,7 @@ class WorkerCore:
         self._outbox.now = now
         self._requests.due()
         for request in self._requests.expired():
-            self._on_expired(request)
+            self._calls.on_expired(request)
         for turn_id in self._running.tick(self._questions.turns):
             self._questions.turn_ended(turn_id)
         for line in self._globals.due(now):
@@ -279,24 +231,24 @@ class WorkerCore:
     # Events from the app-server.
 
     def lines(self, lines: list[bytes | LongLine], now: float, jitter: float = 0.5) -> list[Effect]:
-        """What was read from the app-server in one go."""
-        self._outbox.now, self._jitter = now, jitter
+        """What was read from the app-server in one go. `jitter` is a random number in [0, 1)."""
+        self._outbox.now = now
         self.lines_read += len(lines)
         self._probe.heard(now)
         self._begun.clear()
         for delivery in self._router.receive(lines):
-            self._on_delivery(delivery)
+            self._on_delivery(delivery, jitter)
         self._requests.refill()
         return self._outbox.take()
 
-    def _on_delivery(self, delivery: Delivery) -> None:
+    def _on_delivery(self, delivery: Delivery, jitter: float) -> None:
         match delivery:
             case TurnRun():
                 self._running.said(delivery.turn_id, delivery.lines, delivery.methods, ended=delivery.ended)
                 if delivery.ended:
                     self._questions.turn_ended(delivery.turn_id)
             case Reply():
-                self._on_reply(delivery)
+                self._calls.on_reply(delivery, jitter)
             case ThreadRun() | GlobalRun():
                 self._on_other_run(delivery)
             case Ask():
@@ -310,139 +262,11 @@ class WorkerCore:
             case Malformed():
                 self._outbox.note(f"ignored a line of the app-server: {delivery.reason}: {delivery.line[:200]!r}")
 
-    # Requests and answers.
-
-    def _go_on(self, request: Request) -> None:
-        """Its thread, if it has one, is here."""
-        if request.method != "turn/start":
-            self._requests.submit(request)
-            return
-        params = request.line.params = request.line.params or {}
-        # The same when it is sent again, by whichever way.
-        key = f"{request.session}/{bytes(request.line.id).decode()}"
-        params.setdefault("clientUserMessageId", msgspec.Raw(rpc.encode(key)))
-        thread = self._threads.get(request.thread_id)
-        given = bytes(params.get("sandboxPolicy", b"null")) != b"null"
-        if thread is not None and thread.restore_sandbox and thread.record.sandbox and not given:
-            params["sandboxPolicy"] = msgspec.Raw(thread.record.sandbox.encode())
-        if request.again and thread is not None and thread.record.turns and not thread.record.ephemeral:
-            self._look_through(request, required=thread.adopted)
-        else:
-            self._requests.submit(request)
-
-    def _look_through(self, request: Request, *, required: bool) -> None:
-        """It may have begun elsewhere, or before this worker forgot it: then its thread's history has its key."""
-        key = _text_of(request.line, "clientUserMessageId") or ""
-
-        def then(line: bytes, is_error: bool) -> None:
-            readable, turn_id = reading.turn_with_key(line, key)
-            if turn_id is not None:
-                message = f"turn {turn_id} had begun when its worker was lost; it was not started again"
-                self._refuse(request, errors.TURN_LOST, message, {**_LOST, "turnId": turn_id})
-            elif required and not readable:
-                why = rpc.error_of(line) if is_error else "it is not readable"
-                message = f"whether this turn had begun when its worker was lost cannot be told from its thread: {why}"
-                self._refuse(request, errors.TURN_LOST, message, _LOST)
-            elif request.gone and not request.kept:
-                self._refuse(request, errors.TURN_LOST, "its session is over", {"safeToRetry": True})
-            else:
-                self._requests.submit(request)
-
-        params: dict[str, object] = {"threadId": request.thread_id, "includeTurns": True}
-        self._requests.ask("thread/read", params, then, thread_id=request.thread_id)
-
-    def _on_reply(self, reply: Reply) -> None:
-        request = reply.token
-        assert isinstance(request, Request)
-        self._requests.answered(request)
-        if reply.forgotten:
-            if reply.turn_id is not None and request.thread_id is not None:
-                # Who asked for it was told that it failed.
-                self._running.interrupt(reply.turn_id, request.thread_id)
-            return
-        line, ok = reply.line, not reply.is_error
-        if not ok and reading.error_code_of(line) == errors.SERVER_OVERLOADED:
-            retry_after_ms = self._requests.try_again(request, self._jitter)
-            if not retry_after_ms:
-                return
-            message = f"{request.method}: the app-server was overloaded all the time"
-            line = rpc.error_line(b"0", errors.SERVER_OVERLOADED, message, {"retryAfterMs": retry_after_ms})
-        if request.then is not None:
-            request.then(line, not ok)
-            return
-        if reply.turn_id is not None and self._running.is_stalled(reply.turn_id):
-            message = (
-                f"thread {request.thread_id} still runs turn {reply.turn_id}, which was given up; start a new thread"
-            )
-            self._refuse(request, INTERNAL_ERROR, message, {"safeToRetry": False})
-            return
-        record = self._after(request, line) if ok else None
-        if reply.turn_id is not None and request.thread_id is not None:
-            self._running.started(reply.turn_id, request.thread_id, request)
-        self._answer(request, ok, rpc.with_id(line, bytes(request.line.id)), record, reply.turn_id)
-        if reply.turn_id is not None:
-            self._running.announce(reply.turn_id, request.queued_ms)
-
-    def _after(self, request: Request, line: bytes) -> wire.ThreadRecord | None:
-        """What the success of this request means for the books; the record of a thread that it brought here."""
-        if request.method in rpc.LOADS_THREAD:
-            return self._threads.hold(rpc.result_of(line), request)
-        if request.method in _RELEASES_THREAD and request.thread_id is not None:
-            self._threads.release(request.thread_id, keep=False)
-        elif request.method == "account/login/start":
-            login_id = rpc.login_id_of(line)
-            if login_id is not None and not request.gone:
-                self._logins[login_id] = request.session
-        return None
-
-    def _on_expired(self, request: Request) -> None:
-        message = f"the app-server has not answered {request.method} within {REQUEST_LIMIT_S:.0f} s"
-        if request.method == "initialize":
-            self._outbox.put(Fail(message))
-        elif request.then is not None:
-            request.then(rpc.error_line(b"0", INTERNAL_ERROR, message), True)
-        else:
-            self._refuse(request, INTERNAL_ERROR, message, None)
-
-    def _refuse(self, request: Request, code: int, message: str, data: dict[str, object] | None) -> None:
-        self._answer(request, False, rpc.error_line(bytes(request.line.id), code, message, data))
-
-    def _answer(
-        self,
-        request: Request,
-        ok: bool,
-        line: bytes,
-        record: wire.ThreadRecord | None = None,
-        turn_id: str | None = None,
-    ) -> None:
-        self._seen.answered(request, Answer(ok, line, turn_id, record.thread_id if record is not None else None))
-        if request.call is not None:
-            self._outbox.broker(wire.encode(wire.Answered(request.call, ok, record, turn_id)), LINES, line)
-
-    def _answer_again(self, answer: Answer, call: int) -> None:
-        thread = self._threads.get(answer.thread_id)
-        record = thread.record if thread is not None else None
-        answered = wire.Answered(call, answer.ok, record, answer.turn_id)
-        self._outbox.broker(wire.encode(answered), LINES, answer.line)
-
-    def _follow_turn(self, request: Request) -> None:
-        """Another session joins a running turn, from here on."""
-        turn = self._running.get(_text_of(request.line, "turnId"))
-        if turn is None or turn.thread_id != request.thread_id:
-            named = _text_of(request.line, "turnId")
-            message = f"turn {named} of thread {request.thread_id} does not run here: it has ended, or never was"
-            self._refuse(request, INVALID_REQUEST, message, None)
-            return
-        wanted = _text_of(request.line, "interest")
-        interests: dict[str | None, wire.Interest] = {"full": "full", "items": "items", "final": "final"}
-        self._running.subscriptions.join(turn, request.session, interests.get(wanted, request.interest))
-        self._answer(request, True, b'{"id":%s,"result":{}}' % bytes(request.line.id))
-
     # Everything else that the app-server says.
 
     def _on_initialized(self, line: bytes, is_error: bool) -> None:
         if is_error:
-            self._outbox.put(Fail(f"the app-server refused initialize: {rpc.error_of(line)}"))
+            self._outbox.put(Fail(f"initialize failed: {rpc.error_of(line)}"))
             return
         self._initialized = rpc.result_of(line)
         self._outbox.app_server(b'{"method":"initialized"}')
@@ -457,7 +281,7 @@ class WorkerCore:
             records=self._threads.records,
             followers=self._threads.followers,
             turns=self._running.holdings,
-            calls=self._seen.calls,
+            calls=self._calls.seen,
             ended=self._running.subscriptions.ended_turns,
         )
         self._outbox.broker(wire.encode(head), self._initialized, wire.encode_holdings(holdings))
@@ -498,7 +322,7 @@ class WorkerCore:
                 self._running.heed(envelope.scan(line).thread_id, [line], [method])
             elif method == _LOGGED_IN:
                 # Each says something of its own, so none gives way to a later one.
-                starter = self._logins.pop(rpc.login_id_of(line) or "", None)
+                starter = self._calls.who_began(rpc.login_id_of(line))
                 self._outbox.sessions([starter] if starter is not None else [], line)
             else:
                 if method == _LIMITS_UPDATED:
@@ -515,9 +339,3 @@ class WorkerCore:
         if ask.thread_id is not None:
             return self._threads.followers_of(ask.thread_id)
         return [self._holder] if self._holder else []
-
-
-def _text_of(line: rpc.RequestLine, name: str) -> str | None:
-    raw = (line.params or {}).get(name)
-    value = msgspec.json.decode(raw) if raw is not None else None
-    return value if isinstance(value, str) else None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import msgspec
 
@@ -23,7 +24,13 @@ MAX_CHILDREN = 10_000
 # What a thread says of being carried from one worker to another is no news to its followers.
 _OF_MOVING = frozenset({"thread/archived", "thread/unarchived", "thread/closed"})
 
-Refuse = Callable[[Request, int, str, dict[str, object]], None]
+
+class Waiter(Protocol):
+    """Who gets the requests back that waited for a thread."""
+
+    def go_on(self, request: Request) -> None: ...
+
+    def refuse(self, request: Request, code: int, message: str, data: dict[str, object] | None) -> None: ...
 
 
 @dataclass(slots=True)
@@ -41,26 +48,17 @@ class _Adoption:
     """A thread on its way here: the record to restore, and the requests that wait for it."""
 
     record: wire.ThreadRecord
+    waiter: Waiter
     waiting: list[Request] = field(default_factory=list)
 
 
 class Threads:
-    """See the module's docstring. `go_on` takes the requests that waited for an adopted thread."""
+    """See the module's docstring."""
 
-    def __init__(
-        self,
-        *,
-        router: MessageRouter,
-        requests: Requests,
-        outbox: Outbox,
-        refuse: Refuse,
-        go_on: Callable[[Request], None],
-    ) -> None:
+    def __init__(self, *, router: MessageRouter, requests: Requests, outbox: Outbox) -> None:
         self._router = router
         self._requests = requests
         self._outbox = outbox
-        self._refuse = refuse
-        self._go_on = go_on
         self._threads: dict[str, Thread] = {}
         self._adopting: dict[str, _Adoption] = {}
         self._leaving: set[str] = set()
@@ -79,13 +77,15 @@ class Threads:
 
     @property
     def records(self) -> list[wire.ThreadRecord]:
-        return [thread.record for thread in self._threads.values()]
+        """Of those that are here or on their way here."""
+        here = [thread.record for thread in self._threads.values()]
+        return here + [adoption.record for adoption in self._adopting.values()]
 
     # Who follows them.
 
     @property
     def followers(self) -> dict[str, list[str]]:
-        return {thread_id: self.followers_of(thread_id) for thread_id in self._threads}
+        return {thread_id: self.followers_of(thread_id) for thread_id in (*self._threads, *self._adopting)}
 
     def followers_of(self, thread_id: str) -> list[str]:
         return [str(session) for session in self._router.thread_followers(thread_id)]
@@ -185,13 +185,13 @@ class Threads:
 
     # Coming.
 
-    def wait(self, request: Request, head: wire.Dispatch) -> bool:
+    def wait(self, request: Request, head: wire.Dispatch, waiter: Waiter) -> bool:
         """Whether this request must wait for its thread to be adopted; if so it will."""
         if request.thread_id is None:
             return False
         adoption = self._adopting.get(request.thread_id)
         if adoption is None and head.adopt is not None and request.thread_id not in self._threads:
-            adoption = self._adopting[request.thread_id] = _Adoption(head.adopt)
+            adoption = self._adopting[request.thread_id] = _Adoption(head.adopt, waiter)
             if head.archived:
                 # If it is in no archive after all, the resume says so.
                 self._ask("thread/unarchive", head.adopt, {}, lambda *_: self._resume(head.adopt))
@@ -228,13 +228,13 @@ class Threads:
             self.release(wanted.thread_id, keep=True)
             message = f"thread {wanted.thread_id} was lost with its worker and could not be resumed: {problem}"
             for waiting in adoption.waiting:
-                self._refuse(waiting, errors.THREAD_LOST, message, {"safeToRetry": True})
+                adoption.waiter.refuse(waiting, errors.THREAD_LOST, message, {"safeToRetry": True})
             return
         self._threads[wanted.thread_id] = Thread(wanted, restore_sandbox=True, adopted=True)
         if wanted.name is not None:
             self._ask("thread/name/set", wanted, {"name": wanted.name}, lambda *_: None)
         for waiting in adoption.waiting:
-            self._go_on(waiting)
+            adoption.waiter.go_on(waiting)
 
     def _ask(
         self, method: str, record: wire.ThreadRecord, params: dict[str, object], then: Callable[[bytes, bool], None]

@@ -1,0 +1,226 @@
+"""Calls of sessions: each is done once, however often it is sent, and answered under its latest number. Pure.
+
+A call whose thread is being adopted waits for it. A turn/start that was sent before, to a worker that may have died, is
+looked for in its thread's history by its key, and started only if it is not there.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from codex_app_server import errors
+from codex_app_server._message_router import Reply
+from codex_pool import rpc, wire
+from codex_pool.worker import reading
+from codex_pool.worker.effects import LINES, Outbox
+from codex_pool.worker.requests import REQUEST_LIMIT_S, Request, Requests
+from codex_pool.worker.running import RunningTurns
+from codex_pool.worker.seen import Answer, Seen
+from codex_pool.worker.threads import Threads
+
+INVALID_REQUEST = -32600
+INTERNAL_ERROR = -32603
+
+FOLLOW_TURN = "pool/turn/follow"
+
+_RELEASES_THREAD = frozenset({"thread/archive", "thread/delete"})
+_LOST = {"kind": "lost", "safeToRetry": False}
+
+
+class Calls:
+    """See the module's docstring."""
+
+    def __init__(self, *, requests: Requests, threads: Threads, running: RunningTurns, outbox: Outbox) -> None:
+        self._requests = requests
+        self._threads = threads
+        self._running = running
+        self._outbox = outbox
+        self._seen = Seen()
+        # Log-ins under way, and who began them.
+        self._logins: dict[str, str] = {}
+
+    @property
+    def held(self) -> dict[str, int]:
+        return self._seen.held
+
+    @property
+    def seen(self) -> list[wire.CallSeen]:
+        """What may be sent again."""
+        return self._seen.calls
+
+    def take(self, head: wire.Dispatch, line: bytes) -> None:
+        """A call comes from the broker."""
+        parsed = rpc.decode_request(line)
+        known = self._seen.find(head.session, bytes(parsed.id))
+        if isinstance(known, Request):
+            known.call = head.call
+            return
+        if known is not None:
+            self._answer_again(known, head.call)
+            return
+        request = Request(
+            parsed.method,
+            _text_of(parsed, "threadId"),
+            parsed,
+            head.call,
+            head.session,
+            head.interest,
+            head.queued_ms,
+            again=head.again,
+            owner=head.owner,
+        )
+        self._seen.take(request)
+        if parsed.method == FOLLOW_TURN:
+            self._follow_turn(request)
+        elif not self._threads.wait(request, head, self):
+            self.go_on(request)
+
+    def new_broker(self) -> None:
+        """Nobody waits for an answer until the call is sent again."""
+        for request in self._seen.under_way():
+            request.call = None
+
+    def forget_session(self, session: str, *, keep: bool) -> None:
+        """What was not sent yet of this session is refused, unless its turns are kept."""
+        for request in self._seen.under_way(session):
+            request.gone, request.kept = True, keep
+        if not keep:
+            for request in (*self._requests.withdraw(session), *self._threads.withdraw(session)):
+                # Nobody reads it, but the broker counts by answers.
+                self.refuse(request, errors.TURN_LOST, "its session is over", {"safeToRetry": True})
+        self._seen.forget(session)
+        self._logins = {login: owner for login, owner in self._logins.items() if owner != session}
+
+    def who_began(self, login_id: str | None) -> str | None:
+        """The session that began this log-in, which is over."""
+        return self._logins.pop(login_id or "", None)
+
+    def go_on(self, request: Request) -> None:
+        """Its thread, if it has one, is here."""
+        if request.method != "turn/start":
+            self._requests.submit(request)
+            return
+        params = request.line.params = request.line.params or {}
+        # The same when it is sent again, by whichever way.
+        key = f"{request.session}/{bytes(request.line.id).decode()}"
+        params.setdefault("clientUserMessageId", msgspec.Raw(rpc.encode(key)))
+        thread = self._threads.get(request.thread_id)
+        given = bytes(params.get("sandboxPolicy", b"null")) != b"null"
+        if thread is not None and thread.restore_sandbox and thread.record.sandbox and not given:
+            params["sandboxPolicy"] = msgspec.Raw(thread.record.sandbox.encode())
+        if request.again and thread is not None and thread.record.turns and not thread.record.ephemeral:
+            self._look_through(request, required=thread.adopted)
+        else:
+            self._requests.submit(request)
+
+    def _look_through(self, request: Request, *, required: bool) -> None:
+        """It may have begun elsewhere, or before this worker forgot it: then its thread's history has its key."""
+        key = _text_of(request.line, "clientUserMessageId") or ""
+
+        def then(line: bytes, is_error: bool) -> None:
+            readable, turn_id = reading.turn_with_key(line, key)
+            if turn_id is not None:
+                message = f"turn {turn_id} had begun when its worker was lost; it was not started again"
+                self.refuse(request, errors.TURN_LOST, message, {**_LOST, "turnId": turn_id})
+            elif required and not readable:
+                why = rpc.error_of(line) if is_error else "it is not readable"
+                message = f"whether this turn had begun when its worker was lost cannot be told from its thread: {why}"
+                self.refuse(request, errors.TURN_LOST, message, _LOST)
+            elif request.gone and not request.kept:
+                self.refuse(request, errors.TURN_LOST, "its session is over", {"safeToRetry": True})
+            else:
+                self._requests.submit(request)
+
+        params: dict[str, object] = {"threadId": request.thread_id, "includeTurns": True}
+        self._requests.ask("thread/read", params, then, thread_id=request.thread_id)
+
+    def on_reply(self, reply: Reply, jitter: float) -> None:
+        request = reply.token
+        assert isinstance(request, Request)
+        self._requests.answered(request)
+        if reply.forgotten:
+            if reply.turn_id is not None and request.thread_id is not None:
+                # Who asked for it was told that it failed.
+                self._running.interrupt(reply.turn_id, request.thread_id)
+            return
+        line, ok = reply.line, not reply.is_error
+        if not ok and reading.error_code_of(line) == errors.SERVER_OVERLOADED:
+            retry_after_ms = self._requests.try_again(request, jitter)
+            if not retry_after_ms:
+                return
+            message = f"{request.method}: the app-server was overloaded all the time"
+            line = rpc.error_line(b"0", errors.SERVER_OVERLOADED, message, {"retryAfterMs": retry_after_ms})
+        if request.then is not None:
+            request.then(line, not ok)
+            return
+        if reply.turn_id is not None and self._running.is_stalled(reply.turn_id):
+            message = (
+                f"thread {request.thread_id} still runs turn {reply.turn_id}, which was given up; start a new thread"
+            )
+            self.refuse(request, INTERNAL_ERROR, message, {"safeToRetry": False})
+            return
+        record = self._after(request, line) if ok else None
+        if reply.turn_id is not None and request.thread_id is not None:
+            self._running.started(reply.turn_id, request.thread_id, request)
+        self._answer(request, ok, rpc.with_id(line, bytes(request.line.id)), record, reply.turn_id)
+        if reply.turn_id is not None:
+            self._running.announce(reply.turn_id, request.queued_ms)
+
+    def _after(self, request: Request, line: bytes) -> wire.ThreadRecord | None:
+        """What the success of this request means for the books; the record of a thread that it brought here."""
+        if request.method in rpc.LOADS_THREAD:
+            return self._threads.hold(rpc.result_of(line), request)
+        if request.method in _RELEASES_THREAD and request.thread_id is not None:
+            self._threads.release(request.thread_id, keep=False)
+        elif request.method == "account/login/start":
+            login_id = rpc.login_id_of(line)
+            if login_id is not None and not request.gone:
+                self._logins[login_id] = request.session
+        return None
+
+    def on_expired(self, request: Request) -> None:
+        message = f"the app-server has not answered {request.method} within {REQUEST_LIMIT_S:.0f} s"
+        if request.then is not None:
+            request.then(rpc.error_line(b"0", INTERNAL_ERROR, message), True)
+        else:
+            self.refuse(request, INTERNAL_ERROR, message, None)
+
+    def refuse(self, request: Request, code: int, message: str, data: dict[str, object] | None) -> None:
+        self._answer(request, False, rpc.error_line(bytes(request.line.id), code, message, data))
+
+    def _answer(
+        self,
+        request: Request,
+        ok: bool,
+        line: bytes,
+        record: wire.ThreadRecord | None = None,
+        turn_id: str | None = None,
+    ) -> None:
+        self._seen.answered(request, Answer(ok, line, turn_id, record.thread_id if record is not None else None))
+        if request.call is not None:
+            self._outbox.broker(wire.encode(wire.Answered(request.call, ok, record, turn_id)), LINES, line)
+
+    def _answer_again(self, answer: Answer, call: int) -> None:
+        thread = self._threads.get(answer.thread_id)
+        record = thread.record if thread is not None else None
+        answered = wire.Answered(call, answer.ok, record, answer.turn_id)
+        self._outbox.broker(wire.encode(answered), LINES, answer.line)
+
+    def _follow_turn(self, request: Request) -> None:
+        """Another session joins a running turn, from here on."""
+        turn = self._running.get(_text_of(request.line, "turnId"))
+        if turn is None or turn.thread_id != request.thread_id:
+            named = _text_of(request.line, "turnId")
+            message = f"turn {named} of thread {request.thread_id} does not run here: it has ended, or never was"
+            self.refuse(request, INVALID_REQUEST, message, None)
+            return
+        wanted = _text_of(request.line, "interest")
+        interests: dict[str | None, wire.Interest] = {"full": "full", "items": "items", "final": "final"}
+        self._running.subscriptions.join(turn, request.session, interests.get(wanted, request.interest))
+        self._answer(request, True, b'{"id":%s,"result":{}}' % bytes(request.line.id))
+
+
+def _text_of(line: rpc.RequestLine, name: str) -> str | None:
+    raw = (line.params or {}).get(name)
+    value = msgspec.json.decode(raw) if raw is not None else None
+    return value if isinstance(value, str) else None
