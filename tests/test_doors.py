@@ -91,7 +91,6 @@ def test_sessions_are_bounded() -> None:
         "plugin/list",
         "account/read",
         "mcpServerStatus/list",
-        "pool/status",
     ],
 )
 def test_what_is_not_granted_is_refused_and_can_be_granted(method: str) -> None:

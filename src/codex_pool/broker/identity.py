@@ -37,6 +37,7 @@ DEFAULT_METHODS = frozenset(
     {
         "initialize",
         "pool/cancel",
+        "pool/status",
         "pool/turn/follow",
         "review/start",
         "thread/archive",

@@ -29,7 +29,8 @@ from codex_pool import endpoints, sockets, start
 from codex_pool.broker.arguments import BrokerArguments
 from codex_pool.broker.core import REVOKED, BrokerCore
 from codex_pool.broker.doors import Doors
-from codex_pool.broker.records import Drained, Effect, Forget, Note, Registered, Suspect, ToClient, ToWorker
+from codex_pool.broker.legacy import Legacy
+from codex_pool.broker.records import Drained, Effect, Forget, Leave, Note, Registered, Suspect, ToClient, ToWorker
 from codex_pool.broker.tcp import TcpDoor, routing_id_of
 from codex_pool.keys import KeyStore
 
@@ -37,6 +38,7 @@ MESSAGES_PER_PHASE = 500
 MAX_OUTBOX_BYTES = 64 * 1024 * 1024
 OUTBOX_RETRY_MS = 5
 TCP_RETRY_S = 1.0
+MAX_LOG_CHARS = 2000
 
 
 class Broker:
@@ -49,11 +51,15 @@ class Broker:
         self._workers = sockets.router(self._context, arguments.workers_endpoint)
         self._clients = sockets.router(self._context, arguments.clients_endpoint)
         self._doors = Doors(default_cwd=arguments.cwd or os.getcwd())
+        self._legacy = Legacy(arguments.clients_endpoint)
+        legacy = self._legacy.read()
+        self._legacy.write(legacy or [])
         self._core = BrokerCore(
             slots=arguments.slots,
             turns_per_worker=arguments.turns_per_worker,
             now=time.monotonic(),
             expect=arguments.expect,
+            legacy=legacy,
             doors=self._doors,
             unix_offset=time.time() - time.monotonic(),
         )
@@ -99,6 +105,7 @@ class Broker:
         self._clients.close(linger=200)
         self._workers.close(linger=0)
         self._context.term()
+        self._legacy.remove()
         for endpoint in (self._arguments.clients_endpoint, self._arguments.workers_endpoint):
             endpoints.ipc_path(endpoint).unlink(missing_ok=True)
 
@@ -192,6 +199,8 @@ class Broker:
                     report({"event": "suspect", "worker": effect.worker, "reason": effect.reason})
                 case Drained():
                     report({"event": "drained", "worker": effect.worker})
+                case Leave():
+                    self._legacy.write(effect.records)
                 case Note():
                     log(effect.message)
 
@@ -256,7 +265,9 @@ def report(record: dict[str, Any]) -> None:
 
 
 def log(message: str) -> None:
-    print(f"broker: {message}", file=sys.stderr, flush=True)
+    # It may hold what a client calls itself, and is read on terminals.
+    plain = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in message[:MAX_LOG_CHARS])
+    print(f"broker: {plain}", file=sys.stderr, flush=True)
 
 
 def main() -> None:

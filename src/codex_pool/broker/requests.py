@@ -14,6 +14,7 @@ from codex_pool.broker.books import Books
 from codex_pool.broker.dispatch import FOLLOW, Dispatcher
 from codex_pool.broker.doors import Counts, Refusal
 from codex_pool.broker.records import Call, Session
+from codex_pool.broker.status import seen_by
 
 PARSE_ERROR = -32700
 INVALID_REQUEST = -32600
@@ -118,7 +119,10 @@ class Requests:
             session.opted_out = tuple(b'{"method":%s,' % rpc.encode(method) for method in methods)
             books.say(session.id, b'{"id":%s,"result":%s}' % (rpc.encode(call.request_id), books.initialize))
         elif call.method == "pool/status":
-            books.say(session.id, rpc.encode({"id": call.request_id, "result": self._status()}))
+            status = self._status()
+            if session.who:
+                status = seen_by(status, session.who, books.owned[session.who])
+            books.say(session.id, rpc.encode({"id": call.request_id, "result": status}))
         elif call.method == "thread/unsubscribe":
             self._unsubscribe(call)
         elif call.scope in ("refused", "session", "unassigned"):

@@ -26,6 +26,19 @@ def status_of(books: Books, pace: Pace, slot_states: list[dict[str, Any]], start
     }
 
 
+def seen_by(status: dict[str, Any], who: str, threads: int) -> dict[str, Any]:
+    """What a client with a key sees of it: how busy the pool is; of clients and threads its own."""
+    sessions = [row for row in status["sessions"] if row["identity"] == who]
+    shown = ("slot", "state", "restarts", "turns", "queued", "threads")
+    return {
+        **{name: status[name] for name in ("uptimeMs", "turnsPerWorker", "turns", "pace")},
+        "workers": [{name: row[name] for name in shown if name in row} for row in status["workers"]],
+        "clients": [row["client"] for row in sessions],
+        "sessions": sessions,
+        "threads": threads,
+    }
+
+
 def _slot_rows(books: Books, states: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """One row per slot: what the supervisor says of it (`states`), and of its worker if it has one that stays."""
     by_slot = {worker.slot: worker for worker in sorted(books.workers.values(), key=lambda worker: not worker.draining)}
