@@ -12,7 +12,7 @@ import msgspec
 from codex_app_server.generated.routing import REQUESTS
 from codex_pool import wire
 from codex_pool.broker.core import BrokerCore
-from codex_pool.broker.records import Drained, Effect, Forget, Note, Registered, Suspect, ToClient, ToWorker
+from codex_pool.broker.records import Drained, Effect, Forget, Leave, Note, Registered, Suspect, ToClient, ToWorker
 
 THREAD_LOST, TURN_LOST = -32010, -32011
 
@@ -81,6 +81,7 @@ class Bench:
         self.connections: dict[str, str] = {}
         self.forgotten: list[bytes] = []
         self.drained: list[str] = []
+        self.legacy: list[wire.ThreadRecord] = []
         self.answers: dict[tuple[str, Any], list[dict[str, Any]]] = {}
         self.notices: list[tuple[str, dict[str, Any]]] = []
         self.ended: list[tuple[str, str]] = []
@@ -107,6 +108,8 @@ class Bench:
                     self.forgotten.append(effect.peer)
                 case Drained():
                     self.drained.append(effect.worker)
+                case Leave():
+                    self.legacy = effect.records
                 case Note():
                     self.notes.append(effect.message)
         return effects

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ from broker_bench import THREAD_LOST, TURN_LOST, Bench, total_held
 
 from codex_pool import wire
 from codex_pool.broker import dispatch, sessions
+from codex_pool.broker.legacy import Legacy
 from codex_pool.broker.records import ToClient
 
 LINES = wire.encode(wire.Lines())
@@ -336,6 +339,43 @@ def test_a_worker_that_registers_on_a_new_connection_is_sent_again_what_is_open(
     asked = [bench.core.worker_message(worker.name.encode(), stale, bench.now) for _ in range(3)]
     assert [len(effects) for effects in asked] == [1, 0, 0]
     assert bench.status()["turns"]["running"] == 1
+
+
+def test_threads_without_a_worker_are_left_to_the_next_broker(bench: Bench) -> None:
+    worker = bench.thread("t1", turns=2)
+    bench.thread("t2", ephemeral=True)
+    bench.lose(worker)
+    assert [record.thread_id for record in bench.legacy] == ["t1"]
+    (other,) = [each for each in bench.workers.values() if not each.lost]
+    bench.thread("t3")
+    bench.from_worker(other, wire.ThreadGone("t3", keep=True))
+    bench.beat(2, "s1")
+    assert [record.thread_id for record in bench.legacy] == ["t1", "t3"]
+    next_one = Bench(expect=[], legacy=bench.legacy)
+    next_one.hello()
+    assert next_one.heads == [], "it is no pool that has just begun"
+    next_one.register("w5")
+    assert next_one.heads[-1] == ("s1", wire.Welcome(1))
+    call = next_one.call("turn/start", {"threadId": "t1"})
+    ((_, head),) = next_one.dispatches(call)
+    assert head.adopt is not None and head.adopt.turns == 2
+
+
+def test_a_legacy_is_for_brokers_of_the_same_supervisor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    endpoint = f"ipc://{tmp_path / 's'}"
+    legacy = Legacy(endpoint)
+    assert legacy.read() is None
+    record = wire.ThreadRecord("t1", False, turns=1, sandbox='{"type":"readOnly"}', owner="o")
+    legacy.write([record])
+    (file,) = tmp_path.iterdir()
+    assert Legacy(endpoint).read() == [record] and file.stat().st_mode & 0o777 == 0o600
+    monkeypatch.setattr(os, "getppid", lambda: os.getpid())
+    assert Legacy(endpoint).read() is None
+    file.write_bytes(b"\xc1 not one of ours")
+    assert Legacy(endpoint).read() is None
+    legacy.remove()
+    legacy.remove()
+    assert list(tmp_path.iterdir()) == []
 
 
 # Starts whose worker died before it answered.

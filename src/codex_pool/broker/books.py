@@ -11,7 +11,7 @@ import msgspec
 from codex_app_server import errors
 from codex_pool import rpc, wire
 from codex_pool.broker.doors import Doors
-from codex_pool.broker.records import Call, Effect, Note, Session, Thread, ToClient, ToWorker, Turn, Worker
+from codex_pool.broker.records import Call, Effect, Leave, Note, Session, Thread, ToClient, ToWorker, Turn, Worker
 
 MAX_THREADS = 100_000
 MAX_LOST = 10_000
@@ -63,6 +63,8 @@ class Books:
         self.holder = ""
         self.ended: Counter[str] = Counter(completed=0, failed=0, interrupted=0, lost=0)
         self._next_call = 0
+        # The threads that no worker holds are others than were written down.
+        self.orphaned = False
 
     def take_effects(self) -> list[Effect]:
         out, self.out = self.out, []
@@ -255,6 +257,18 @@ class Books:
 
     def may_touch(self, who: str, thread_id: str) -> bool:
         return self.doors is None or self.doors.may_touch(who, self.record(thread_id))
+
+    def orphan(self, thread: Thread) -> None:
+        """No worker holds this thread any more."""
+        thread.worker, thread.pinned = None, False
+        self.orphaned = self.orphaned or thread.stored
+
+    def leave(self) -> None:
+        """Write down what only the broker knows, if it has changed."""
+        if self.orphaned:
+            self.orphaned = False
+            orphans = [thread.record for thread in self.threads.values() if thread.worker is None and thread.stored]
+            self.out.append(Leave(orphans))
 
     def record(self, thread_id: str | None) -> wire.ThreadRecord | None:
         thread = self.threads.get(thread_id or "")

@@ -31,7 +31,7 @@ from codex_pool.broker.books import Books
 from codex_pool.broker.dispatch import Dispatcher
 from codex_pool.broker.doors import Doors
 from codex_pool.broker.pace import Pace
-from codex_pool.broker.records import Effect, ToClient
+from codex_pool.broker.records import Effect, Thread, ToClient
 from codex_pool.broker.requests import Requests
 from codex_pool.broker.sessions import Sessions
 from codex_pool.broker.status import status_of
@@ -42,7 +42,10 @@ REVOKED = wire.encode(wire.Closed("the key of this client has been revoked; ask 
 
 
 class BrokerCore:
-    """See the module's docstring. `slots` is how many workers there are to be; `expect` names those alive already."""
+    """See the module's docstring. `slots` is how many workers there are to be; `expect` names those alive already.
+
+    `legacy` are the threads that no worker held when the broker before this one died; None if there was none.
+    """
 
     def __init__(
         self,
@@ -52,6 +55,7 @@ class BrokerCore:
         now: float,
         max_clients: int = MAX_CLIENTS,
         expect: Iterable[str] = (),
+        legacy: Iterable[wire.ThreadRecord] | None = None,
         doors: Doors | None = None,
         unix_offset: float = 0.0,
     ) -> None:
@@ -62,7 +66,12 @@ class BrokerCore:
         self._pace = Pace(slots * turns_per_worker)
         self._dispatcher = Dispatcher(self.books, self._pace)
         self._requests = Requests(self.books, self._dispatcher, self._status)
-        self._sessions = Sessions(self.books, self._dispatcher, max_clients=max_clients, expect=expect)
+        self._sessions = Sessions(
+            self.books, self._dispatcher, max_clients=max_clients, expect=expect, heir=legacy is not None
+        )
+        for record in legacy or ():
+            self.books.threads[record.thread_id] = Thread(record, None, used_at=now)
+            self.books.owned[record.owner] += 1
         self._workers = Workers(self.books, self._dispatcher, self._sessions, self._pace, unix_offset=unix_offset)
 
     @property

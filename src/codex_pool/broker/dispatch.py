@@ -201,7 +201,8 @@ class Dispatcher:
             worker = self._books.workers.get(thread.worker or "")
             if worker is not None:
                 worker.threads.discard(thread_id)
-            thread.worker, thread.archived = None, True
+            self._books.orphan(thread)
+            thread.archived = True
         else:
             thread.pinned = True
         for call in calls:

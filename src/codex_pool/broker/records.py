@@ -60,13 +60,20 @@ class Drained:
 
 
 @dataclass(frozen=True, slots=True)
+class Leave:
+    """Write down, for the broker after this one, the threads that no worker holds."""
+
+    records: list[wire.ThreadRecord]
+
+
+@dataclass(frozen=True, slots=True)
 class Note:
     """Something for the log."""
 
     message: str
 
 
-Effect = ToClient | ToWorker | Forget | Registered | Suspect | Drained | Note
+Effect = ToClient | ToWorker | Forget | Registered | Suspect | Drained | Leave | Note
 
 
 @dataclass(slots=True)

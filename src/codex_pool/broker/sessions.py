@@ -35,14 +35,19 @@ class _Caller:
 
 
 class Sessions:
-    """See the module's docstring. `expect` names the workers that are to register first."""
+    """See the module's docstring.
 
-    def __init__(self, books: Books, dispatcher: Dispatcher, *, max_clients: int, expect: Iterable[str]) -> None:
+    `expect` names the workers that are to register first; `heir` says that there was a broker before this one.
+    """
+
+    def __init__(
+        self, books: Books, dispatcher: Dispatcher, *, max_clients: int, expect: Iterable[str], heir: bool
+    ) -> None:
         self._books = books
         self._dispatcher = dispatcher
         self._max_clients = max_clients
         self._expected = dict.fromkeys(expect)
-        self._resumes = bool(self._expected)
+        self._resumes = heir or bool(self._expected)
         self._barrier_until = books.now + BARRIER_S
         self._callers: dict[str, _Caller] = {}
 

@@ -116,7 +116,8 @@ class Workers:
             if known is not None and known.worker is not None:
                 continue
             thread = known or books.add_thread(record, worker)
-            thread.record, thread.worker = record, worker.name
+            thread.record = msgspec.structs.replace(record, owner=record.owner or thread.record.owner)
+            thread.worker = worker.name
             worker.threads.add(record.thread_id)
         for thread_id, sessions in holdings.followers.items():
             for session in sessions:
@@ -194,7 +195,7 @@ class Workers:
         if thread is None or thread.worker not in (None, worker.name) or thread.moving is not None:
             return
         if gone.keep:
-            thread.worker = None
+            self._books.orphan(thread)
         else:
             self._books.put_away(gone.thread_id, worker.name)
 
@@ -238,6 +239,7 @@ class Workers:
         worker = books.bury(name)
         if worker is not None:
             self._scatter(worker, reason)
+            books.leave()
         self._sessions.worker_settled(name)
 
     def _scatter(self, worker: Worker, reason: str) -> None:
@@ -245,7 +247,7 @@ class Workers:
         for thread_id in worker.threads:
             thread = books.threads.get(thread_id)
             if thread is not None:
-                thread.worker, thread.pinned = None, False
+                books.orphan(thread)
         for turn_id in worker.turns:
             turn = books.turns.pop(turn_id, None)
             if turn is None:
@@ -276,6 +278,7 @@ class Workers:
         """Workers that say nothing, or do nothing; limits and leases that have run out."""
         books = self._books
         self._asked.clear()
+        books.leave()
         if self._pace.tick(books.now):
             self._dispatcher.start_all_waiting()
         for worker in list(books.workers.values()):
