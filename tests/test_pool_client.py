@@ -239,7 +239,7 @@ def test_a_lost_connection_is_made_anew_and_all_goes_on_where_it_was(
         second, hello, (body,) = broker.read(wire.Hello)
         broker.silent = False
         assert second == f"{hello.session}/2".encode() != first
-        assert wire.decode_positions(body) == [wire.Position("t", 2)]
+        assert wire.decode_positions(body) == [wire.Position("t", 2, "th")]
         broker.send(second, wire.Welcome(1, True), b"{}")
         _, call, (line,) = broker.read(wire.Call)
         assert call.again and json.loads(line)["id"] == 7

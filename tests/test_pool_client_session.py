@@ -176,7 +176,7 @@ def test_each_connection_has_an_identity_of_its_own_and_says_how_far_the_turns_c
     assert bench.identities == ["s/1", "s/2"]
     ((hello, (body,)),) = bench.of(wire.Hello)
     assert hello.session == "s"
-    assert wire.decode_positions(body) == [wire.Position("t1", 3), wire.Position("t2", 1)]
+    assert wire.decode_positions(body) == [wire.Position("t1", 3, "th"), wire.Position("t2", 1, "th")]
     assert not bench.of(wire.Call)
 
 
@@ -386,12 +386,25 @@ def test_a_turn_that_was_joined_is_followed_from_the_answer_on(bench: Bench) -> 
     bench.put(line(id=1, method="pool/turn/follow", params={"threadId": "th", "turnId": "other"}))
     bench.get(lines(line(id=1, result={})))
     assert bench.session.held["turns"] == 1
-    # Its numbers begin wherever it was.
-    bench.get(some("other", 40, 41))
+    # Named from now on, so that its end is told; its numbers begin wherever it was.
+    for last in (0, 41):
+        bench.lose()
+        bench.pass_time(1)
+        ((_, (body,)),) = bench.of(wire.Hello)
+        assert wire.decode_positions(body) == [wire.Position("other", last, "th")]
+        bench.get(RESUMED, some("other", 40, 41))
+    assert [numbers(each.lines) for each in bench.delivered if isinstance(each, TurnLines)] == [[40, 41]]
+
+
+def test_a_broker_that_beats_before_its_welcome_is_waited_for(bench: Bench) -> None:
     bench.lose()
     bench.pass_time(1)
-    ((_, (body,)),) = bench.of(wire.Hello)
-    assert wire.decode_positions(body) == [wire.Position("other", 41)]
+    for _ in range(12):
+        bench.pass_time(1)
+        bench.get(BEAT)
+    assert bench.identities == ["s/1", "s/2"]
+    bench.pass_time(session_.WELCOME_LIMIT_S + 1)
+    assert bench.identities == ["s/1", "s/2", "s/3"]
 
 
 # Questions.

@@ -35,10 +35,12 @@ from .envelope import RequestId
 from .errors import (
     InternalRpcError,
     InvalidInputError,
+    InvalidRequestError,
     LineTooLongError,
     ThreadBusyError,
     TransportClosedError,
     TurnEndedError,
+    UnknownTurnError,
     map_jsonrpc_error,
 )
 from .generated.routing import REQUESTS
@@ -51,6 +53,7 @@ GLOBAL_NOTIFICATIONS = 10_000
 UNCLAIMED_TURNS = 256
 LOGINS = 64
 INNER_TURNS = 256
+FOLLOW_TURN = "pool/turn/follow"
 
 
 class Future(Protocol):
@@ -89,6 +92,24 @@ class Call:
 
     def restart_deadline(self) -> None:
         self.deadline = None if self.timeout_s is None else time.monotonic() + self.timeout_s
+
+
+class _Joining:
+    """The future of a request to join a turn: nobody waits for it but the mailbox."""
+
+    def __init__(self, connection: Connection, turn_id: str, mailbox: Mailbox) -> None:
+        self._connection = connection
+        self._turn_id = turn_id
+        self._mailbox = mailbox
+
+    def done(self) -> bool:
+        return False
+
+    def set_result(self, result: Any, /) -> None:
+        """The turn's notifications are on their way."""
+
+    def set_exception(self, exception: BaseException, /) -> None:
+        self._connection.not_joined(self._turn_id, self._mailbox, exception)
 
 
 class _Response(msgspec.Struct):
@@ -246,6 +267,8 @@ class Connection:
             self._router.forget(call.id)
         # The answer may be on its way to the waiter just now: whoever comes second sees what the first has set.
         call.given_up = True
+        if not call.detach:
+            self._transport.cancel(call.id)
         if call.mailbox is not None and call.mailbox.turn_id is not None:
             self._abandon(call, call.mailbox.turn_id)
 
@@ -271,14 +294,30 @@ class Connection:
         with self._lock:
             return self._router.has_ended(turn_id)
 
-    def follow(self, turn_id: str, mailbox: Mailbox) -> None:
+    def follow(self, turn_id: str, mailbox: Mailbox, thread_id: str | None = None) -> None:
         """`mailbox` gets what the turn sends from now on.
 
-        Raises TurnEndedError, UnknownTurnError, TransportClosedError.
+        A turn of `thread_id` that was never seen here is joined where the transport is shared; if it does not run, the
+        mailbox is closed with UnknownTurnError. Raises TurnEndedError, UnknownTurnError, TransportClosedError.
         """
         mailbox.turn_id = turn_id
         with self._lock:
-            self._router.follow(turn_id, mailbox.ref)
+            try:
+                self._router.follow(turn_id, mailbox.ref)
+                return
+            except UnknownTurnError:
+                if thread_id is None or not self._transport.shared:
+                    raise
+                self._router.follow(turn_id, mailbox.ref, thread_id=thread_id, even_unseen=True)
+        params = msgspec.json.encode({"threadId": thread_id, "turnId": turn_id, "interest": "full"})
+        self.begin(FOLLOW_TURN, params, _Joining(self, turn_id, mailbox), thread_id=thread_id, timeout_s=None)
+
+    def not_joined(self, turn_id: str, mailbox: Mailbox, error: BaseException) -> None:
+        """A turn could not be joined."""
+        with self._lock:
+            self._router.unfollow(turn_id, mailbox.ref, unseen=True)
+        known = isinstance(error, Exception) and not isinstance(error, InvalidRequestError)
+        mailbox.close(error if known else UnknownTurnError(turn_id))  # type: ignore[arg-type]
 
     def unfollow(self, mailbox: Mailbox) -> None:
         if mailbox.turn_id is not None:

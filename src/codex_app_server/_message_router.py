@@ -250,10 +250,11 @@ class MessageRouter:
             # The answer may never come: what was kept for it must not wait any longer.
             self._start_is_over(request.thread_id, self._let_go)
 
-    def follow(self, turn_id: str, token: Token, *, thread_id: str | None = None) -> None:
+    def follow(self, turn_id: str, token: Token, *, thread_id: str | None = None, even_unseen: bool = False) -> None:
         """`token` gets what the turn sends from now on.
 
-        Raises TurnEndedError for a turn known to have ended, UnknownTurnError for one that was never seen running.
+        Raises TurnEndedError for a turn known to have ended, and, unless `even_unseen`, UnknownTurnError for one that
+        was never seen running.
         """
         self._check()
         early = self._early.get(turn_id)
@@ -264,16 +265,16 @@ class MessageRouter:
             followers = early.followers
         elif turn_id in self._turns:
             followers = self._turns[turn_id].followers
-        elif turn_id in self._unfollowed:
-            del self._unfollowed[turn_id]
+        elif turn_id in self._unfollowed or even_unseen:
+            self._unfollowed.pop(turn_id, None)
             followers = self._turns.setdefault(turn_id, _Turn(thread_id)).followers
         else:
             raise UnknownTurnError(turn_id)
         if token not in followers:
             followers.append(token)
 
-    def unfollow(self, turn_id: str, token: Token) -> None:
-        """The opposite of `follow`; unknown turns and tokens are fine."""
+    def unfollow(self, turn_id: str, token: Token, *, unseen: bool = False) -> None:
+        """The opposite of `follow`; unknown turns and tokens are fine. `unseen` says that the turn does not run."""
         early = self._early.get(turn_id)
         if early is not None and token in early.followers:
             early.followers.remove(token)
@@ -283,7 +284,8 @@ class MessageRouter:
         turn.followers.remove(token)
         if not turn.followers:
             del self._turns[turn_id]
-            self._remember_unfollowed(turn_id)
+            if not unseen:
+                self._remember_unfollowed(turn_id)
             if self._running.get(turn.thread_id or "") == turn_id:
                 del self._running[turn.thread_id or ""]
 

@@ -274,9 +274,10 @@ class Thread:
     def follow(self, turn_id: str) -> TurnHandle:
         """A second handle on a running turn: what it sends from now on. It does not interrupt when it is closed.
 
-        Raises at once TurnEndedError for a turn known to have ended, UnknownTurnError for one that was never seen.
+        Raises at once TurnEndedError for a turn known to have ended, UnknownTurnError for one that was never seen. On
+        a pool the turn may be another client's; then UnknownTurnError comes when the handle is read.
         """
-        return TurnHandle(self._client, self.id, turn_id, self._client.follow_turn(turn_id), True)
+        return TurnHandle(self._client, self.id, turn_id, self._client.follow_turn(turn_id, self.id), True)
 
     def read(self, *, include_turns: bool = False) -> m.ThreadReadResponse:
         """What is stored of this conversation."""

@@ -268,13 +268,14 @@ class AsyncAppServerClient:
         if starts:
             await asyncio.wait(starts)
 
-    def follow_turn(self, turn_id: str) -> AsyncMailbox:
+    def follow_turn(self, turn_id: str, thread_id: str | None = None) -> AsyncMailbox:
         """A mailbox that gets what the turn sends from now on.
 
-        Raises TurnEndedError, UnknownTurnError, TransportClosedError.
+        On a pool, a turn of `thread_id` that another client runs is joined; if it does not run, reading the mailbox
+        raises UnknownTurnError. Raises TurnEndedError, UnknownTurnError, TransportClosedError.
         """
         mailbox = AsyncMailbox()
-        self._connection.follow(turn_id, mailbox)
+        self._connection.follow(turn_id, mailbox, thread_id)
         return mailbox
 
     async def wait_for_login_completed(self, login_id: str) -> models.AccountLoginCompletedNotification:

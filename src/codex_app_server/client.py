@@ -221,13 +221,14 @@ class AppServerClient:
         if concurrent.futures.wait(starts, timeout_s).not_done:
             raise TimeoutError(f"a turn start on thread {thread_id} was not answered within {timeout_s} s")
 
-    def follow_turn(self, turn_id: str) -> SyncMailbox:
+    def follow_turn(self, turn_id: str, thread_id: str | None = None) -> SyncMailbox:
         """A mailbox that gets what the turn sends from now on.
 
-        Raises TurnEndedError, UnknownTurnError, TransportClosedError.
+        On a pool, a turn of `thread_id` that another client runs is joined; if it does not run, reading the mailbox
+        raises UnknownTurnError. Raises TurnEndedError, UnknownTurnError, TransportClosedError.
         """
         mailbox = SyncMailbox()
-        self._connection.follow(turn_id, mailbox)
+        self._connection.follow(turn_id, mailbox, thread_id)
         return mailbox
 
     def wait_for_login_completed(

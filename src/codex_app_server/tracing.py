@@ -7,6 +7,7 @@ import re
 import time
 from typing import IO
 
+from .envelope import RequestId
 from .errors import TransportClosedError
 from .lines import LongLine
 from .transport import Interest, Receiver, Transport, TurnLines
@@ -43,6 +44,13 @@ class TracingTransport:
     def send(self, line: bytes, *, interest: Interest = "full") -> None:
         self._write(b">", line)
         self._inner.send(line, interest=interest)
+
+    @property
+    def shared(self) -> bool:
+        return self._inner.shared
+
+    def cancel(self, request_id: RequestId) -> None:
+        self._inner.cancel(request_id)
 
     def close(self) -> None:
         self._inner.close()

@@ -16,6 +16,7 @@ from typing import Literal, NamedTuple, Protocol
 
 from . import _process
 from .config import AppServerConfig
+from .envelope import RequestId
 from .errors import TransportClosedError
 from .lines import MAX_LINE_BYTES, LineSplitter, LongLine
 
@@ -48,6 +49,10 @@ class Receiver(Protocol):
 class Transport(Protocol):
     """How a client reaches an app-server, or something that looks like one."""
 
+    @property
+    def shared(self) -> bool:
+        """Whether other clients run turns there, which `pool/turn/follow` joins."""
+
     def start(self, receiver: Receiver) -> None:
         """Connect. Raises AppServerError; nothing is left behind then."""
 
@@ -58,6 +63,9 @@ class Transport(Protocol):
         Raises TransportClosedError.
         """
 
+    def cancel(self, request_id: RequestId) -> None:
+        """Nobody waits for the answer to this request any more: it need not be begun. Raises nothing."""
+
     def close(self) -> None:
         """End the connection and wait until the I/O thread is done. May be called twice."""
 
@@ -67,6 +75,8 @@ class StdioTransport:
 
     What cannot be written at once waits in memory: a stopped app-server must not block its callers.
     """
+
+    shared = False
 
     def __init__(self, config: AppServerConfig | None = None, *, max_line_bytes: int = MAX_LINE_BYTES) -> None:
         self._config = config or AppServerConfig()
@@ -109,6 +119,9 @@ class StdioTransport:
         if self._pump is None or self._closing:
             raise TransportClosedError("the app-server is not running: the client was closed or never started")
         self._pump.write(line + b"\n")
+
+    def cancel(self, request_id: RequestId) -> None:
+        """Nothing to do: what was sent has begun."""
 
     def close(self) -> None:
         self._closing = True

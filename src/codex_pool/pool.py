@@ -22,6 +22,7 @@ from codex_app_server.client import ApprovalHandler
 from codex_pool import defaults, endpoints
 from codex_pool.client.transport import PoolTransport
 from codex_pool.keys import KeyStore
+from codex_pool.wire import Priority, WhenGone
 
 START_LIMIT_S = 90.0
 STOP_LIMIT_S = 20.0
@@ -212,13 +213,31 @@ class Pool:
                 shutil.rmtree(self._own_directory, ignore_errors=True)
                 self._own_directory = self._endpoint = None
 
-    def connect(self, *, name: str = "", approval_handler: ApprovalHandler | None = None) -> Codex:
-        """A client of this pool; any number may be connected at once. `approval_handler` as for `Codex`."""
-        return connect(self.endpoint, name=name, approval_handler=approval_handler)
+    def connect(
+        self,
+        *,
+        name: str = "",
+        approval_handler: ApprovalHandler | None = None,
+        priority: Priority = "interactive",
+        when_gone: WhenGone = "interrupt",
+    ) -> Codex:
+        """A client of this pool; any number may be connected at once. Options as for the function `connect`."""
+        return connect(
+            self.endpoint, name=name, approval_handler=approval_handler, priority=priority, when_gone=when_gone
+        )
 
-    async def aconnect(self, *, name: str = "", approval_handler: AsyncApprovalHandler | None = None) -> AsyncCodex:
-        """An asyncio client of this pool, connected. `approval_handler` as for `AsyncCodex`."""
-        return await aconnect(self.endpoint, name=name, approval_handler=approval_handler)
+    async def aconnect(
+        self,
+        *,
+        name: str = "",
+        approval_handler: AsyncApprovalHandler | None = None,
+        priority: Priority = "interactive",
+        when_gone: WhenGone = "interrupt",
+    ) -> AsyncCodex:
+        """An asyncio client of this pool, connected. Options as for the function `connect`."""
+        return await aconnect(
+            self.endpoint, name=name, approval_handler=approval_handler, priority=priority, when_gone=when_gone
+        )
 
     def wait_ended(self, timeout_s: float) -> bool:
         """Wait until the pool has ended by itself; whether it has. `failure` then says why."""
@@ -251,13 +270,18 @@ def connect(
     name: str = "",
     key: str | os.PathLike[str] | None = None,
     approval_handler: ApprovalHandler | None = None,
+    priority: Priority = "interactive",
+    when_gone: WhenGone = "interrupt",
 ) -> Codex:
     """A client of the pool at `endpoint`, by default the user's own daemon. `approval_handler` as for `Codex`.
 
     `key`: for an endpoint of the form tcp://HOST:PORT, the file that its owner has made with `codex-pool keys new`.
+    `priority`: of its turns that wait; four of "interactive" clients are started for one of "batch".
+    `when_gone`: what becomes of its running turns when it has not been heard for 20 s; "keep" lets them run on.
     Raises EndpointError, and TransportClosedError when there is no pool.
     """
-    transport = PoolTransport(endpoint or endpoints.default_endpoint(), client=name, key=key)
+    endpoint = endpoint or endpoints.default_endpoint()
+    transport = PoolTransport(endpoint, client=name, key=key, priority=priority, when_gone=when_gone)
     return Codex(transport=transport, approval_handler=approval_handler)
 
 
@@ -267,9 +291,12 @@ async def aconnect(
     name: str = "",
     key: str | os.PathLike[str] | None = None,
     approval_handler: AsyncApprovalHandler | None = None,
+    priority: Priority = "interactive",
+    when_gone: WhenGone = "interrupt",
 ) -> AsyncCodex:
-    """An asyncio client of the pool at `endpoint`, connected. `key` and what it raises as for `connect`."""
-    transport = PoolTransport(endpoint or endpoints.default_endpoint(), client=name, key=key)
+    """An asyncio client of the pool at `endpoint`, connected. Options and what it raises as for `connect`."""
+    endpoint = endpoint or endpoints.default_endpoint()
+    transport = PoolTransport(endpoint, client=name, key=key, priority=priority, when_gone=when_gone)
     codex = AsyncCodex(transport=transport, approval_handler=approval_handler)
     await codex.start()
     return codex

@@ -230,7 +230,8 @@ class _Batch:
         deadline = time.monotonic() + (CONNECT_LIMIT_S if self._settings.endpoint is None else 0.0)
         while True:
             try:
-                return await aconnect(endpoint, name=f"batch {self._directory.path.name}", key=self._settings.key)
+                name = f"batch {self._directory.path.name}"
+                return await aconnect(endpoint, name=name, key=self._settings.key, priority="batch")
             except AppServerError as error:
                 if time.monotonic() >= deadline:
                     raise NotStartedError(str(error)) from None

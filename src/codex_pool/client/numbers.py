@@ -42,7 +42,7 @@ class Numbers:
 
     def positions(self) -> list[wire.Position]:
         """How far each turn that has not ended has come."""
-        return [wire.Position(turn_id, turn.last) for turn_id, turn in self._turns.items() if turn.last is not None]
+        return [wire.Position(turn_id, turn.last or 0, turn.thread_id) for turn_id, turn in self._turns.items()]
 
     def events(self, head: wire.Events, bodies: list[bytes]) -> TurnLines | None:
         """What is new in a message of a turn; None if nothing is. Raises WireError."""

@@ -243,6 +243,9 @@ class Session:
         out: list[Effect] = []
         batch: list[bytes | LongLine | TurnLines] = []
         self._heard_at = now
+        if self._begun and self._state == "greeting":
+            # A broker that has just begun waits for its workers, and beats.
+            self._until = now + WELCOME_LIMIT_S
         for frame, *bodies in messages:
             if self._state not in ("greeting", "open"):
                 break
@@ -298,7 +301,7 @@ class Session:
             self._lose("no answer", now, out)
         elif self._state == "waiting" and now >= self._until:
             self._connect(now, out)
-        elif self._state == "open" and now - self._heard_at >= SILENT_S:
+        elif self._state == "open" and now >= self._heard_at + SILENT_S:
             self._lose(f"it was silent for {SILENT_S:.0f} s", now, out)
         elif self._state == "open" and now >= self._next_beat:
             self._next_beat = now + wire.BEAT_S
