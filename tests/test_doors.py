@@ -375,3 +375,17 @@ def test_whatever_comes_is_judged_or_refused(line: bytes, method: str) -> None:
     assert isinstance(doors().check("alice", method, line, None, Counts()), Refusal)
     answered = json.loads(doors().check_answer("alice", b'{"id":1,"result":' + json.dumps(line.hex()).encode() + b"}"))
     assert "error" in answered
+
+
+def test_what_a_client_makes_up_is_neither_echoed_at_length_nor_counted_by_its_name() -> None:
+    long = "x" * 10_000
+    for method, params in (
+        (long, {}),
+        ("thread/start", {long: 1}),
+        ("thread/read", {"threadId": long}),
+        ("thread/start", {"config": {long: 1}}),
+        ("turn/start", {"threadId": "t1", "sandboxPolicy": {"type": "readOnly", long: 1}}),
+        ("thread/start", {"cwd": long}),
+    ):
+        verdict = check(doors(), method, params, thread=record())
+        assert isinstance(verdict, Refusal) and len(verdict.message) < 500 and len(verdict.data["what"]) < 40

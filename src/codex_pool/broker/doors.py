@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from codex_app_server.errors import SERVER_OVERLOADED
+from codex_app_server.generated.routing import REQUESTS
 from codex_pool import rpc
 from codex_pool.broker.identity import FULL, LEVEL, NEEDS, Identity, granted
 from codex_pool.broker.judge import STARTS_TURN, Judge, Refused, short
@@ -105,13 +106,14 @@ class Doors:
             if len(line) > who.max_message_bytes:
                 raise Refused(
                     "message",
-                    f"a {method} of {len(line)} bytes; the key of {identity} allows {who.max_message_bytes} bytes a "
+                    f"a request of {len(line)} bytes; the key of {identity} allows {who.max_message_bytes} bytes a "
                     "message: send less, or ask the pool's owner for a higher --max-message-bytes",
                 )
             if not granted(who, method):
+                shown = method if method in REQUESTS else short(method)
                 raise Refused(
                     "method",
-                    f"{method} is not granted to {identity}: ask the pool's owner for a key with --allow {method}",
+                    f"{shown} is not granted to {identity}: ask the pool's owner for a key with --allow {shown}",
                 )
             self._check_level(who, method)
             request, params = _read(line, method)
@@ -161,8 +163,8 @@ class Doors:
             # The same words for what is another's and what is not there: else they would tell which.
             raise Refused(
                 "thread",
-                f"{method}: thread {thread_id} is none of {who.name}'s that this pool knows; use one that a client "
-                "with this key has started since the pool began",
+                f"{method}: thread {short(thread_id)} is none of {who.name}'s that this pool knows; use one that a "
+                "client with this key has started since the pool began",
             )
 
 

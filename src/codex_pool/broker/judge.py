@@ -108,7 +108,7 @@ class Judge:
                 if value is not None:
                     rule(name, value)
             elif strict and name not in HARMLESS and (self._method, name) != ("thread/list", "cwd"):
-                self._refuse(name, f"{name} is not a parameter that the pool can judge", "leave it out")
+                self._refuse("parameter", f"{short(name)} is not a parameter that the pool can judge", "leave it out")
         if self._method in STARTS_TURN and self._record is not None:
             self._check_record(self._record, params)
         if self._method in ("thread/start", "command/exec") and params.get("cwd") is None:
@@ -153,7 +153,9 @@ class Judge:
             self._needs(name, kind, "workspace-write")
         unknown = sorted(set(value) - members)
         if unknown:
-            self._refuse(name, f"{name}.{unknown[0]} is not a member that the pool can judge", "leave it out")
+            self._refuse(
+                name, f"{name} has {short(unknown[0])}, which is not a member that the pool can judge", "leave it out"
+            )
         if value.get("networkAccess", False) is not False:
             self._needs(f"{name}.networkAccess", value["networkAccess"], "danger-full-access")
         if value.get("writableRoots") is not None:
@@ -181,7 +183,7 @@ class Judge:
             if key not in _HARMLESS_CONFIG or not isinstance(setting, str):
                 self._refuse(
                     name,
-                    f"{name} sets {key}, which could widen what the key of {self._who.name} allows",
+                    f"{name} sets {short(key)}, which could widen what the key of {self._who.name} allows",
                     f"it may set {', '.join(sorted(_HARMLESS_CONFIG))}",
                 )
 

@@ -104,7 +104,10 @@ class Requests:
             counts = Counts()
         verdict = books.doors.check(session.who, call.method, call.line, books.record(call.thread_id), counts)
         if isinstance(verdict, Refusal):
-            books.refused[verdict.data["what"]] += 1
+            what = verdict.data["what"]
+            books.refused[what] += 1
+            if books.refused[what] == 1:
+                books.note(f"the first refusal of its kind, of {session.who}: {verdict.message}")
             books.fail(call, verdict.code, verdict.message, verdict.data)
             return False
         call.line = verdict
