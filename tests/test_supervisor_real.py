@@ -252,7 +252,7 @@ def test_workers_are_recycled_under_load_and_no_turn_fails(
             thread.start()
         try:
             wait_until(
-                lambda: failures or all(row["recycles"] >= 2 for row in rows(codex)), "all are recycled twice", 90
+                lambda: failures or sorted(row["recycles"] for row in rows(codex)) >= [1, 2], "three recycled", 90
             )
         finally:
             enough.set()

@@ -314,6 +314,7 @@ class Supervisor:
                     log(f"recycling {effect.worker}, which finishes what it runs: {effect.reason}")
                     self._tell_broker({"drain": effect.worker})
                 case Stop():
+                    log(f"{effect.worker} has nothing to do any more, and is stopped")
                     self._workers[effect.worker].close_stdin()
                 case TellLost():
                     self._tell_broker({"lost": effect.worker, "reason": effect.reason})
