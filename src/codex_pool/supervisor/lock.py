@@ -114,7 +114,7 @@ class EndpointLock:
         started = []
         for line in lines:
             # Whatever else stands there is nobody's.
-            with contextlib.suppress(msgspec.MsgspecError):
+            with contextlib.suppress(msgspec.MsgspecError, ValueError):
                 started.append(msgspec.json.decode(line, type=Started))
         if not started or processes.identify(started[0].pid) == started[0].id:
             return

@@ -66,7 +66,7 @@ class Child:
             for line in self._lines.feed(chunk):
                 if isinstance(line, LongLine):
                     continue
-                with contextlib.suppress(msgspec.MsgspecError):
+                with contextlib.suppress(msgspec.MsgspecError, ValueError, RecursionError):
                     record = msgspec.json.decode(line, type=dict[str, Any])
                     self.last_report = record
                     records.append(record)

@@ -1,0 +1,69 @@
+"""Options of `serve` on their way to the pool, and what status makes of a slot."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from codex_app_server import InvalidInputError
+from codex_pool import Pool, defaults
+from codex_pool.cli.serve import serve
+from codex_pool.daemon import lifecycle, status
+from codex_pool.daemon.config import DaemonConfig
+
+OPTIONS = (
+    "recycle_turns",
+    "recycle_threads",
+    "recycle_age_s",
+    "recycle_memory_bytes",
+    "turn_idle_limit_s",
+    "turn_wall_limit_s",
+)
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch) -> list[DaemonConfig]:
+    """The configurations of daemons that `serve` would have run."""
+    found: list[DaemonConfig] = []
+    monkeypatch.setattr(lifecycle, "run_daemon", lambda config, on_ready: found.append(config))
+    return found
+
+
+def test_limits_have_defaults_and_0_is_none(served: list[DaemonConfig]) -> None:
+    assert CliRunner().invoke(serve, []).exit_code == 0
+    assert CliRunner().invoke(serve, ["--recycle-memory-bytes", "0", "--turn-idle-limit-s", "0"]).exit_code == 0
+    values = [[getattr(config, name) for name in OPTIONS] for config in served]
+    assert values == [
+        [None, None, None, defaults.RECYCLE_MEMORY_BYTES, defaults.TURN_IDLE_LIMIT_S, None],
+        [None] * 6,
+    ]
+
+
+def test_limits_reach_the_pool(served: list[DaemonConfig], monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = [
+        *("--recycle-turns", "1", "--recycle-threads", "2", "--recycle-age-s", "3.5", "--recycle-memory-bytes", "4"),
+        *("--turn-idle-limit-s", "5", "--turn-wall-limit-s", "6"),
+    ]
+    assert CliRunner().invoke(serve, arguments).exit_code == 0
+    given: dict[str, Any] = {}
+    monkeypatch.setattr(Pool, "__init__", lambda self, *args, **options: given.update(options))
+    (config,) = served
+    with config.pool():
+        pass
+    assert [given[name] for name in OPTIONS] == [1, 2, 3.5, 4, 5.0, 6.0]
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_a_limit_that_makes_no_sense_is_refused_by_name(name: str) -> None:
+    for value in (0, -1):
+        with pytest.raises(InvalidInputError, match=f"{name}={value}: must be more than 0, or None for no limit"):
+            Pool(1, **{name: value})  # type: ignore[arg-type]
+    assert CliRunner().invoke(serve, [f"--{name.replace('_', '-')}", "-1"]).exit_code == 2
+
+
+def test_status_shows_a_slot_that_is_recycled() -> None:
+    row = {"slot": 0, "state": "ready", "restarts": 0, "worker": "w0.2", "appServerPid": 7, "recycling": "9 turns"}
+    found = status.rows({"turnsPerWorker": 8, "workers": [row, {**row, "slot": 1, "recycling": ""}]})
+    assert [cells[:2] for cells in found] == [("0", "ready, recycling"), ("1", "ready")]
