@@ -3,63 +3,18 @@
 from __future__ import annotations
 
 import itertools
-import json
-from collections import deque
-from typing import Any
 
 import msgspec
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from worker_bench import Reader
 
 from codex_pool import wire
 from codex_pool.worker.subscriptions import KEEP_ENDED_S, LIMITS, MAX_ENDED, PIECE_BYTES, Limits, Subscriptions
 from codex_pool.worker.turns import Turn
 
 DELTA, ITEM, DONE = "item/agentMessage/delta", "item/completed", "turn/completed"
-
-
-class Reader:
-    """A session that reads: what it has got of each turn, checked as it comes."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.last: dict[str, int] = {}
-        self.ended: dict[str, str] = {}
-        self.ended_before_reconnect: set[str] = set()
-        self.dropped: dict[str, int] = {}
-        self.lines: dict[str, list[dict[str, Any]]] = {}
-        self.on_the_way: deque[list[bytes]] = deque()
-
-    def read(self) -> wire.Position | None:
-        """Take one message; the position to acknowledge."""
-        if not self.on_the_way:
-            return None
-        frame, *bodies = self.on_the_way.popleft()
-        head = wire.decode_to_client(frame)
-        assert isinstance(head, wire.Events)
-        turn_id = head.turn_id
-        if turn_id in self.ended:
-            # It ended, but that was not acknowledged when the connection was lost: it comes again.
-            assert turn_id in self.ended_before_reconnect, "a turn ends once"
-            return wire.Position(turn_id, head.last)
-        assert head.after == self.last.get(turn_id, head.after), "no number is missing or comes twice"
-        assert len(head.runs) == len(bodies)
-        if turn_id not in self.last:
-            assert head.after == 0, "who was there from the start gets it from the start"
-        lines = self.lines.setdefault(turn_id, [])
-        for run, body in zip(head.runs, bodies, strict=True):
-            if run.cls == "dropped":
-                assert body == b"" and run.count > 0
-                self.dropped[turn_id] = self.dropped.get(turn_id, 0) + run.count
-            else:
-                found = [json.loads(line) for line in body.split(b"\n")]
-                assert len(found) == run.count
-                lines += found
-        self.last[turn_id] = head.last
-        if head.ended:
-            self.ended[turn_id] = lines[-2].get("params", {}).get("kind", "") if len(lines) > 1 else ""
-        return wire.Position(turn_id, head.last)
 
 
 class Desk:

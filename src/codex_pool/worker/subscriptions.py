@@ -191,7 +191,7 @@ class Subscriptions:
                 piece = subscription.sent.pop()
                 self._forget_sent(subscription, piece)
                 self._put(subscription, piece, first=True)
-            last = got.get(turn_id, subscription.start)
+            last = max(got.get(turn_id, 0), subscription.start)
             waiting = subscription.waiting
             while waiting and waiting[0].last <= last:
                 self._forget_waiting(subscription, waiting.popleft())
