@@ -4,13 +4,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint bench generate clean
+.PHONY: demo test chaos lint bench generate clean
 
 demo: $(VENV)/.installed
 	$(BIN)/codex-pool batch examples/batch/prompts.jsonl --demo --workers 2 --retries 1 -o out/demo --fresh
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest
+
+# Every process hurt in every way: all cells of the table, and short runs of what a night is like. Bounded.
+chaos: $(VENV)/.installed-test
+	$(BIN)/python -m pytest tests/chaos -m "chaos or not chaos" --chaos-report out/chaos.md
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check

@@ -22,7 +22,7 @@ The scenario, a JSON object; everything is optional:
                   or a list of them, one for each call in turn; the last one stays. Method "*" stands for every one that
                   is not named, but initialize
     ask           a request of the server to the client during each turn: {"method": ..., "params": {...}}; its answer
-                  becomes the turn's text
+                  becomes the turn's text. With "when": TEXT only in turns whose input has that text
     hold          path: each turn waits before its end until this file exists, or it is interrupted
     end           "completed", "interrupted": turns end only by an interrupt, or "never"      (default "completed")
     open_item     true: the turn's message is not completed before the turn waits             (default false)
@@ -249,7 +249,7 @@ class NullAppServer:
             answer *= 2
         self._latest = (thread_id, turn_id)
         ask = self._scenario.get("ask")
-        if ask is not None:
+        if ask is not None and ask.get("when", "") in json.dumps(params.get("input", "")):
             self._waiting[turn_id] = (thread_id, turn_id)
             ask_params = {"threadId": thread_id, "turnId": turn_id, **ask.get("params", {})}
             self._write(answer + self._encode({"id": turn_id, "method": ask["method"], "params": ask_params}))

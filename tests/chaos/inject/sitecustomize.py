@@ -1,0 +1,45 @@
+"""Loaded by every Python process of a pool under test, because this directory is on its PYTHONPATH.
+
+Each process makes a FIFO named after its pid in CHAOS_DIRECTORY and does the steps that are written to it, in a thread
+of its own, whatever the rest of it is doing. SIGUSR2 wedges its main thread for good: the process lives, its other
+threads go on, its loop does not turn.
+"""
+
+import json
+import os
+import signal
+import threading
+
+
+def _serve(fifo: str) -> None:
+    with open(fifo) as steps:
+        for line in steps:
+            name, argument = json.loads(line)
+            if name == "exit":
+                os._exit(argument)
+            elif name == "close":
+                # Not os.close: whatever is opened next would be written to.
+                os.dup2(os.open(os.devnull, os.O_WRONLY), argument)
+            elif name == "write":
+                descriptor, text = argument
+                data = memoryview(text.encode("latin-1"))
+                while data:
+                    data = data[os.write(descriptor, data) :]
+            elif name == "flood":
+                descriptor, size, line_bytes = argument
+                block = (b"e" * (line_bytes - 1) + b"\n") if line_bytes else b"e" * 65536
+                for _ in range(size // len(block)):
+                    view = memoryview(block)
+                    while view:
+                        view = view[os.write(descriptor, view) :]
+            elif name == "touch":
+                # Tells that the steps before it are done.
+                os.close(os.open(argument, os.O_CREAT | os.O_WRONLY, 0o600))
+
+
+_directory = os.environ.get("CHAOS_DIRECTORY")
+if _directory:
+    _fifo = os.path.join(_directory, f"{os.getpid()}.fifo")
+    os.mkfifo(_fifo)
+    signal.signal(signal.SIGUSR2, lambda *_: threading.Event().wait())
+    threading.Thread(target=_serve, args=(_fifo,), daemon=True, name="chaos").start()
