@@ -327,16 +327,17 @@ def test_a_request_that_waits_for_any_worker_can_be_cancelled() -> None:
     assert bench.register("w1").open == {}
 
 
-@pytest.mark.parametrize("bound", ["MAX_HELD_PER_SESSION", "MAX_HELD"])
+@pytest.mark.parametrize("bound", ["MAX_HELD_PER_SESSION", "MAX_HELD", "MAX_HELD_BYTES_PER_SESSION", "MAX_HELD_BYTES"])
 def test_what_waits_is_bounded(bench: Bench, monkeypatch: pytest.MonkeyPatch, bound: str) -> None:
-    monkeypatch.setattr(books, bound, 3)
+    size = len(encode({"id": 5, "method": "turn/start", "params": {"threadId": "t1"}}))
+    monkeypatch.setattr(books, bound, 3 * size if "BYTES" in bound else 3)
     bench.thread("t1")
     bench.hello("s2")
     calls = [bench.call("turn/start", {"threadId": "t1"}) for _ in range(6)]
     other = bench.call("turn/start", {"threadId": "t1"}, session="s2")
-    assert bench.status()["turns"]["queued"] == (4 if bound == "MAX_HELD_PER_SESSION" else 3)
+    assert bench.status()["turns"]["queued"] == (4 if "SESSION" in bound else 3)
     refused = [call for call in [*calls, other] if call in bench.answers]
-    assert refused == (calls[4:] if bound == "MAX_HELD_PER_SESSION" else [*calls[4:], other])
+    assert refused == (calls[4:] if "SESSION" in bound else [*calls[4:], other])
     error = bench.error(refused[0])
     assert error["code"] == -32001 and error["data"]["retryAfterMs"] > 0
 

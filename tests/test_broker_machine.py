@@ -340,6 +340,8 @@ class BrokerMachine(RuleBasedStateMachine):
             return
         books = self.bench.core.books
         assert books.held == sum(len(session.waiting) for session in books.sessions.values())
+        assert books.held_bytes == sum(session.waiting_bytes for session in books.sessions.values())
+        assert (books.held_bytes > 0) == (books.held > 0)
         waiting = [call for session in books.sessions.values() for call in session.waiting.values()]
         somewhere = [call for worker in books.workers.values() for call in (*worker.waiting, *worker.parked)]
         somewhere += books.homeless + [call for thread in books.threads.values() for call in thread.moving or ()]

@@ -21,6 +21,9 @@ MAX_SEEN_PER_WORKER = 4096
 MAX_ENDED_PER_WORKER = 4096
 MAX_HELD_PER_SESSION = 10_000
 MAX_HELD = 100_000
+# Of their bytes; one is always held, however large.
+MAX_HELD_BYTES_PER_SESSION = 64 * 1024 * 1024
+MAX_HELD_BYTES = 512 * 1024 * 1024
 RETRY_AFTER_MS = 1000
 
 LINES = wire.encode(wire.Lines())
@@ -56,6 +59,7 @@ class Books:
         # Calls for which there is no worker.
         self.homeless: list[Call] = []
         self.held = 0
+        self.held_bytes = 0
         # What clients with a key were refused, by reason.
         self.refused: Counter[str] = Counter()
         # Sessions that have logged in, the last one last: who is asked what belongs to no thread.
@@ -128,17 +132,21 @@ class Books:
             return False
         if session.waiting.get(call.id_json) is call:
             return True
-        if not call.again:
-            if len(session.waiting) >= MAX_HELD_PER_SESSION:
-                self.overloaded(
-                    call, f"{MAX_HELD_PER_SESSION} requests of this client wait already, which is its limit"
-                )
+        # One that was sent to a worker which died has its place already.
+        if not call.tries:
+            mine, all_bytes = session.waiting_bytes + len(call.line), self.held_bytes + len(call.line)
+            if len(session.waiting) >= MAX_HELD_PER_SESSION or (session.waiting and mine > MAX_HELD_BYTES_PER_SESSION):
+                limit = f"{MAX_HELD_PER_SESSION} requests or {MAX_HELD_BYTES_PER_SESSION} bytes"
+                self.overloaded(call, f"so many requests of this client wait already that it is at its limit: {limit}")
                 return False
-            if self.held >= MAX_HELD:
-                self.overloaded(call, f"{MAX_HELD} requests wait already, which is the pool's limit")
+            if self.held >= MAX_HELD or (self.held and all_bytes > MAX_HELD_BYTES):
+                limit = f"{MAX_HELD} requests or {MAX_HELD_BYTES} bytes"
+                self.overloaded(call, f"so many requests wait already that the pool is at its limit: {limit}")
                 return False
         session.waiting[call.id_json] = call
+        session.waiting_bytes += len(call.line)
         self.held += 1
+        self.held_bytes += len(call.line)
         return True
 
     def is_held(self, call: Call) -> bool:
@@ -147,8 +155,11 @@ class Books:
 
     def release(self, call: Call) -> None:
         if self.is_held(call):
-            del self.sessions[call.session].waiting[call.id_json]
+            session = self.sessions[call.session]
+            del session.waiting[call.id_json]
+            session.waiting_bytes -= len(call.line)
             self.held -= 1
+            self.held_bytes -= len(call.line)
 
     # Calls that are under way.
 

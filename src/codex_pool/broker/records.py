@@ -92,6 +92,7 @@ class Session:
     missed: bool = False
     # Its calls that are held here, by their ids in JSON.
     waiting: dict[str, Call] = field(default_factory=dict)
+    waiting_bytes: int = 0
     # How the notifications begin that it does not want.
     opted_out: tuple[bytes, ...] = ()
 
