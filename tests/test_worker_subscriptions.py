@@ -85,6 +85,18 @@ def test_what_is_acknowledged_is_forgotten_and_an_ended_turn_costs_nothing() -> 
     assert desk.subscriptions.held == {"subscriptions": 0, "kept_bytes": 0} and desk.subscriptions.ended_turns == []
 
 
+def test_an_acknowledgement_forgets_no_more_than_it_says() -> None:
+    desk = Desk()
+    desk.turn()
+    for _ in range(5):
+        desk.say("u1", ITEM)
+    desk.read()
+    desk.read()
+    desk.back()
+    reader = desk.drain()
+    assert [line["number"] for line in reader.lines["u1"]] == [1, 2, 3, 4, 5] and reader.dropped == {}
+
+
 def test_sessions_of_one_interest_share_one_message() -> None:
     desk = Desk(readers=("s1", "s2", "s3"))
     turn = desk.turn("u1", "s1", "s2")

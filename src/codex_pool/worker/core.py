@@ -126,6 +126,11 @@ class WorkerCore:
             **self._questions.held,
         }
 
+    @property
+    def may_leave(self) -> bool:
+        """Whether nothing runs, and nobody has yet to get anything of what did."""
+        return not self._running.subscriptions.held["subscriptions"] and not self.in_flight
+
     # Events from the loop and the broker.
 
     def start(self, now: float) -> list[Effect]:

@@ -1,7 +1,8 @@
 """The worker process: one poll loop over broker, app-server and death pipe, around `core`.
 
     python -m codex_pool.worker       start arguments: one JSON line on stdin, which then stays open as death pipe and
-                                      says in further lines {"broker": "new"} when there is another broker
+                                      says in further lines {"broker": "new"} when there is another broker,
+                                      {"stop": "acknowledged"} when it is to end in peace
                                       stdout: JSON lines for the supervisor - ready, load, exit
                                       stderr: log
 
@@ -44,6 +45,10 @@ MAX_LINE_BYTES = 64 * 1024 * 1024
 MAX_UNSENT_BYTES = 256 * 1024 * 1024
 
 
+# How long a worker that is to stop waits for clients that have not acknowledged all; who is away has 20 s to come back.
+LEAVE_LIMIT_S = 25.0
+
+
 class Stop(Exception):
     """The worker's reason to end."""
 
@@ -62,6 +67,7 @@ class Worker:
         self._load = (0, 0)
         self._load_at = 0.0
         self._loops = 0
+        self._leaves_by: float | None = None
         self._signals = start.signal_descriptor(signal.SIGTERM)
 
     def run(self) -> str:
@@ -130,6 +136,9 @@ class Worker:
             if 0 in ready:
                 self._read_supervisor()
             now = time.monotonic()
+            if self._leaves_by is not None and (self._core.may_leave or now > self._leaves_by):
+                self._broker.flush()
+                raise Stop("the supervisor wants this worker to stop")
             if now - ticked_at >= tick_s:
                 ticked_at = now
                 self._apply(self._core.tick(now))
@@ -168,12 +177,14 @@ class Worker:
         if not chunk:
             raise Stop("the supervisor is gone or wants this worker to stop")
         for line in self._from_supervisor.feed(chunk):
-            if isinstance(line, bytes) and _told(line) == "new":
+            if isinstance(line, bytes) and b'"stop"' in line:
+                self._leaves_by = time.monotonic() + LEAVE_LIMIT_S
+            elif isinstance(line, bytes) and _told(line) == "new":
                 self._poller.unregister(self._broker.socket)
                 self._broker.renew()
                 self._apply(self._core.new_broker())
             else:
-                log(f'ignored a line of the supervisor: {line!r}; expected {{"broker": "new"}}')
+                log(f'ignored a line of the supervisor: {line!r}; expected {{"broker": "new"}} or a stop')
 
     def _read_stderr(self, stderr: int) -> bool:
         try:

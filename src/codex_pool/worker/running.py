@@ -26,7 +26,8 @@ from codex_pool.worker.watchdog import TurnWatchdog
 MAX_STALLED = 4096
 
 _TELLS_LIMIT = frozenset({"error", "turn/completed"})
-_HEEDED = frozenset({"thread/settings/updated", "thread/name/updated", "thread/closed"})
+_OF_THREADS = frozenset({"thread/settings/updated", "thread/name/updated", "thread/closed"})
+_HEEDED = _TELLS_LIMIT | _OF_THREADS | {"turn/started"}
 
 
 class RunningTurns:
@@ -133,8 +134,10 @@ class RunningTurns:
 
     def heed(self, thread_id: str | None, lines: list[bytes], methods: list[str]) -> None:
         """What notifications say about the books: threads, turns inside of reviews, the account's limit."""
+        if _HEEDED.isdisjoint(methods):
+            return
         for line, method in zip(lines, methods, strict=True):
-            if method in _HEEDED:
+            if method in _OF_THREADS:
                 self._threads.heed(thread_id, line, method)
             elif method == "turn/started":
                 inner, root = rpc.turns_of(line)

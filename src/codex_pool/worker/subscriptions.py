@@ -86,9 +86,14 @@ class _Session:
     """`full` says that a piece could not be sent for want of the session's credit, and not of its subscription's."""
 
     id: str
+    route: bytes
     subscriptions: dict[str, Subscription] = field(default_factory=dict)
     sent_bytes: int = 0
     full: bool = False
+
+
+def _route(sessions: list[str]) -> bytes:
+    return wire.encode(wire.ToSessions(sessions))
 
 
 class Subscriptions:
@@ -124,7 +129,7 @@ class Subscriptions:
         """From now on this session gets the turn's notifications; it may have joined before."""
         if session_id in turn.subscribers:
             return
-        session = self._sessions.setdefault(session_id, _Session(session_id))
+        session = self._sessions.setdefault(session_id, _Session(session_id, _route([session_id])))
         before = session.subscriptions.get(turn.id)
         if before is not None:
             # It overflowed, and begins anew.
@@ -158,7 +163,8 @@ class Subscriptions:
                 else:
                     self._wait(subscription, piece, now)
             if at_once:
-                messages.append([wire.encode(wire.ToSessions(at_once)), *piece.frames])
+                route = subscriptions[0].session.route if len(subscriptions) == 1 else _route(at_once)
+                messages.append([route, *piece.frames])
         while self._kept_bytes > self._limits.total and self._overflow_largest(now, messages):
             pass
         return messages
@@ -266,7 +272,7 @@ class Subscriptions:
             session.subscriptions[subscription.turn.id] = session.subscriptions.pop(subscription.turn.id)
             if subscription.ended:
                 self._touch(subscription, now)
-            messages.append([wire.encode(wire.ToSessions([session.id])), *piece.frames])
+            messages.append([session.route, *piece.frames])
             if subscription.waiting:
                 rest.append(subscription)
         return messages
