@@ -17,7 +17,19 @@ from codex_pool.broker.core import BrokerCore
 THREADS = ["t1", "t2", "t3", "t4", "t5"]
 SESSIONS = ["s1", "s2", "s3"]
 METHODS = [
-    *("turn/start", "turn/start", "turn/start", "review/start", "turn/steer", "thread/start", "thread/resume"),
+    *(
+        "turn/start",
+        "turn/start",
+        "turn/start",
+        "turn/start",
+        "turn/start",
+        "turn/start",
+        "turn/start",
+        "review/start",
+        "turn/steer",
+        "thread/start",
+        "thread/resume",
+    ),
     *("thread/read", "thread/list", "thread/unsubscribe", "model/list", "config/value/write", "account/read"),
 ]
 
@@ -42,6 +54,10 @@ class BrokerMachine(RuleBasedStateMachine):
         self.register(0)
         for session in SESSIONS:
             self.hello(session)
+        # Without threads that are there from the beginning few turns would ever meet.
+        for thread, session in zip(THREADS[:3], SESSIONS, strict=True):
+            self.bench.thread(thread, session=session)
+        self.bench.thread("t5", session="s1", ephemeral=True)
 
     # Clients.
 
