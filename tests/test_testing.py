@@ -93,7 +93,9 @@ def test_a_paced_turn_can_be_interrupted(null_codex: NullCodex) -> None:
 
 def test_a_turn_that_waits_to_be_let_go(null_codex: NullCodex, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
-    turn = null_codex(hold=str(gate), open_item=True, deltas=2).thread_start().turn("x")
+    thread = null_codex(hold=str(gate), open_item=True, deltas=2, when="wait").thread_start()
+    assert thread.run("go").final_response == "null null "
+    turn = thread.turn("please wait")
     methods = [notification.method for notification in itertools.islice(turn.stream(), 4)]
     assert methods == ["turn/started", "item/started", *["item/agentMessage/delta"] * 2]
     gate.touch()

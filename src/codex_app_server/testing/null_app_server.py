@@ -26,6 +26,7 @@ The scenario, a JSON object; everything is optional:
     hold          path: each turn waits before its end until this file exists, or it is interrupted
     end           "completed", "interrupted": turns end only by an interrupt, or "never"      (default "completed")
     open_item     true: the turn's message is not completed before the turn waits             (default false)
+    when          text: the three members above are for turns whose input has it              (default all turns)
     start         steps before anything is read
     signal        steps when SIGUSR1 comes, whatever is going on
     ignore        what does not end the process, of "stdin" (its end) and "SIGTERM"           (default none)
@@ -248,14 +249,18 @@ class NullAppServer:
         if "twice" in self._action:
             answer *= 2
         self._latest = (thread_id, turn_id)
+        said = json.dumps(params.get("input", ""))
+        waits = {key: self._scenario[key] for key in ("hold", "end", "open_item") if key in self._scenario}
+        if self._scenario.get("when", "") not in said:
+            waits = {}
         ask = self._scenario.get("ask")
-        if ask is not None and ask.get("when", "") in json.dumps(params.get("input", "")):
+        if ask is not None and ask.get("when", "") in said:
             self._waiting[turn_id] = (thread_id, turn_id)
             ask_params = {"threadId": thread_id, "turnId": turn_id, **ask.get("params", {})}
             self._write(answer + self._encode({"id": turn_id, "method": ask["method"], "params": ask_params}))
-        elif self._pace_s or any(self._scenario.get(key) for key in ("hold", "end", "open_item")):
+        elif self._pace_s or waits:
             self._write(answer)
-            threading.Thread(target=self._slowly, args=(thread_id, turn_id), daemon=True).start()
+            threading.Thread(target=self._slowly, args=(thread_id, turn_id, waits), daemon=True).start()
         else:
             early = self._scenario.get("order") == "early"
             events = [self._with_ids(line, thread_id, turn_id) * count for line, count in self._turn_runs]
@@ -267,9 +272,8 @@ class NullAppServer:
             outcome = json.dumps(message.get("result", message.get("error")))
             self._write(self._with_ids(b"".join(map(self._encode, self._turn(outcome))), *waiting))
 
-    def _slowly(self, thread_id: str, turn_id: str) -> None:
-        open_item, hold = self._scenario.get("open_item"), self._scenario.get("hold")
-        wanted_end = self._scenario.get("end", "completed")
+    def _slowly(self, thread_id: str, turn_id: str, waits: dict[str, Any]) -> None:
+        open_item, hold, wanted_end = waits.get("open_item"), waits.get("hold"), waits.get("end", "completed")
         first, rest = self._turn_lines[: -3 if open_item else -1], self._turn_lines[-3 if open_item else -1 : -1]
         for line in first:
             if turn_id in self._interrupted:
