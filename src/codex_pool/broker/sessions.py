@@ -49,6 +49,8 @@ class Sessions:
         self._expected = dict.fromkeys(expect)
         self._resumes = heir or bool(self._expected)
         self._barrier_until = books.now + BARRIER_S
+        # Until then one who is unknown may be known to the broker before this one.
+        self._young_until = books.now + SESSION_GRACE_S if self._resumes else books.now
         self._callers: dict[str, _Caller] = {}
 
     # The barrier.
@@ -100,7 +102,7 @@ class Sessions:
         if refusal is not None:
             self._refuse(identity, refusal)
         else:
-            self._welcome(identity, hello, places, session_id, who)
+            self._welcome(identity, hello, places, session_id, who, comes_back=bool(positions))
 
     def _keep_caller(self, session_id: str, caller: _Caller) -> None:
         if session_id not in self._callers and len(self._callers) >= self._max_clients:
@@ -113,11 +115,18 @@ class Sessions:
         self._books.out.append(ToClient(identity, [wire.encode(wire.Refused(message))]))
 
     def _welcome(
-        self, identity: bytes, hello: wire.Hello, places: list[wire.Position], session_id: str, who: str
+        self,
+        identity: bytes,
+        hello: wire.Hello,
+        places: list[wire.Position],
+        session_id: str,
+        who: str,
+        *,
+        comes_back: bool,
     ) -> None:
         books = self._books
         session = books.sessions.get(session_id)
-        resumed = session is not None
+        resumed = session is not None or (comes_back and books.now < self._young_until)
         if session is None:
             session = books.sessions[session_id] = Session(session_id, hello.client, identity, books.now, who)
         else:

@@ -33,7 +33,8 @@ FRUITLESS_DEATHS = 8
 FRUITLESS_DEATHS_PER_SLOT = 3
 # The broker's own bound is 600 s; this is for one that has forgotten it.
 DRAIN_LIMIT_S = 630.0
-STOP_LIMIT_S = 15.0
+# A worker waits up to 25 s for its clients to acknowledge what they got of it, before it stops.
+STOP_LIMIT_S = 40.0
 # A bound below what a fresh app-server takes must not spin.
 MEMORY_MIN_AGE_S = 10.0
 
@@ -76,7 +77,7 @@ class Drain:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """Ask this worker to end; its exit comes as an event."""
+    """Ask this worker to end once its clients have got all that it has for them; its exit comes as an event."""
 
     worker: str
 
@@ -169,7 +170,7 @@ class SupervisorCore:
     def ready(self, name: str, now: float) -> list[Effect]:
         """A worker's app-server has answered, and the broker knows it."""
         slot, worker = self._find(name)
-        if slot is not None and worker is not None and worker.state == "draining":
+        if slot is not None and worker is not None and worker.state in ("draining", "stopping"):
             # A new broker has just heard of it.
             return [Drain(name, slot.recycling)]
         if slot is None or worker is None or worker.state != "starting":
@@ -293,7 +294,7 @@ class SupervisorCore:
     def registered(self) -> list[str]:
         """The workers that a broker must know."""
         workers = [worker for slot in self._slots for worker in slot.workers]
-        return [worker.name for worker in workers if worker.state in ("ready", "draining")]
+        return [worker.name for worker in workers if worker.state != "starting"]
 
     def states(self) -> list[dict[str, object]]:
         """The slots as status shows them."""

@@ -9,6 +9,7 @@ It has no ZeroMQ: it talks to the broker and the workers over their own pipes.
     to the broker        {"slots": [...]}  {"lost": worker, "reason"}  {"drain": worker}  {"ping": number}
     from the broker      {"event": "ready" | "registered" | "suspect" | "drained" | "pong", "worker", "reason"}
     to a worker          {"broker": "new"}: the broker that it is registered with has died and been replaced
+                         {"stop": "acknowledged"}: it is to end once its clients have all that it has for them
     from a worker        {"event": "ready", "app_server_pid"}  {"event": "load", "turns", "threads"}
                          {"event": "exit", "reason", "stderr"}
 """
@@ -315,7 +316,7 @@ class Supervisor:
                     self._tell_broker({"drain": effect.worker})
                 case Stop():
                     log(f"{effect.worker} has nothing to do any more, and is stopped")
-                    self._workers[effect.worker].close_stdin()
+                    self._workers[effect.worker].tell({"stop": "acknowledged"})
                 case TellLost():
                     self._tell_broker({"lost": effect.worker, "reason": effect.reason})
                 case Changed():
