@@ -342,16 +342,16 @@ class MessageRouter:
         self._check()
         read = _Read(self._take_let_go())
         scan, is_whole = self._scanner.scan, envelope.is_whole
-        # Where the line before went, its method, and how a line must begin to go there too.
+        # Where the line before went, its method, and how a line must begin to go there too; how that one ended.
         run: TurnRun | None = None
-        run_method, beginning = "", b""
+        run_method, beginning, end = "", b"", b"\n"
         for line in lines:
             if isinstance(line, LongLine):
                 run = None
                 self._receive_long(line, read)
                 continue
             if run is not None:
-                if line.startswith(beginning) and is_whole(line):
+                if line.startswith(beginning) and (line.endswith(end) or is_whole(line)):
                     run.lines.append(line)
                     run.methods.append(run_method)
                     continue
@@ -372,6 +372,8 @@ class MessageRouter:
                 if common_beginning is not None and header.turn_id is not None:
                     run = read.turns.get(header.turn_id)
                     run_method, beginning = method, common_beginning
+                    # Written within the same millisecond, lines end alike.
+                    end = line[-envelope.END_BYTES :] if is_whole(line) else b"\n"
         return read.out
 
     def receive_run(self, thread_id: str, turn_id: str, lines: list[bytes], ended: bool) -> list[Delivery]:

@@ -117,9 +117,13 @@ _OF_A_TURN = {
 }
 
 
+# From the end of the params on: the time in milliseconds has 13 digits.
+END_BYTES = 30
+
+
 def is_whole(line: bytes) -> bool:
     """Whether the line ends as the app-server ends notifications: nothing but their time stands behind the params."""
-    return line[-30:-14] == _EMITTED and line[-14:-1].isdigit() and line[-1:] == b"}"
+    return line[-END_BYTES:-14] == _EMITTED and line[-14:-1].isdigit() and line[-1:] == b"}"
 
 
 class Scanner:
