@@ -75,7 +75,8 @@ class Requests:
                 session.id,
                 header.id,
                 header.method,
-                header.thread_id,
+                # A thread that a method knows nothing of says nothing of where it goes.
+                header.thread_id if entry is None or entry.thread is not None else None,
                 line,
                 head.interest,
                 self._books.now,
