@@ -117,6 +117,18 @@ def test_a_thread_that_its_worker_does_not_let_go_stays(bench: Bench) -> None:
     assert bench.drained == ["old"] and old.releases == {}
 
 
+def test_a_thread_on_its_way_is_left_to_the_next_broker_before_its_worker_puts_it_away(bench: Bench) -> None:
+    old = bench.thread("t1", turns=2)
+    bench.thread("busy")
+    bench.turn("busy")
+    replacement(bench)
+    bench.drain(old)
+    assert "t1" not in [record.thread_id for record in bench.legacy or ()]
+    bench.call("turn/start", {"threadId": "t1"})
+    assert list(old.releases.values()) == ["t1"]
+    assert "t1" in [record.thread_id for record in bench.legacy or ()]
+
+
 def test_a_worker_that_dies_while_it_puts_a_thread_away(bench: Bench) -> None:
     """Whether it did is not known; the next one is told that it may have."""
     old = bench.thread("t1")

@@ -278,7 +278,11 @@ class Books:
         """Write down what only the broker knows, if it has changed."""
         if self.orphaned:
             self.orphaned = False
-            orphans = [thread.record for thread in self.threads.values() if thread.worker is None and thread.stored]
+            orphans = [
+                thread.record
+                for thread in self.threads.values()
+                if thread.stored and (thread.worker is None or thread.moving is not None)
+            ]
             self.out.append(Leave(orphans))
 
     def record(self, thread_id: str | None) -> wire.ThreadRecord | None:
