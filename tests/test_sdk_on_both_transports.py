@@ -521,7 +521,9 @@ def test_a_thread_or_turn_that_does_not_exist(side: Side) -> None:
             call()
     with pytest.raises(InvalidRequestError):
         codex.thread_resume("no id of a thread")
-    for ask in (thread.follow, codex.client.turn_notifications, codex.client.wait_for_turn_completed):
+    # Another client of a pool may run it, so a pool is asked.
+    asks = [lambda turn: thread.follow(turn).run(), codex.client.turn_notifications]
+    for ask in (*asks, codex.client.wait_for_turn_completed):
         with pytest.raises(UnknownTurnError, match="turn nobody is not known to this client"):
             ask("nobody")
 
@@ -626,7 +628,7 @@ def test_a_timeout_counts_while_the_thread_is_busy(side: Side) -> None:
 
 @of_a_pool
 def test_a_timeout_counts_while_a_turn_waits_in_the_pool(side: Side) -> None:
-    """Another client's turn runs on the thread, of which only the pool knows; what comes to start late is stopped."""
+    """Another client's turn runs on the thread, of which only the pool knows; what nobody waits for never starts."""
     with side.world.client("sync", side.world.pool) as other:
         thread = other.thread_start()
         thread.run("hello")
@@ -635,7 +637,8 @@ def test_a_timeout_counts_while_a_turn_waits_in_the_pool(side: Side) -> None:
             side.codex.thread_resume(thread.id).run("[[hang 1]]", timeout=0.3)
         first.interrupt()
         assert first.run().status == "interrupted"
-        wait_ended(side, thread.id, ["completed", "interrupted", "interrupted"])
+        assert thread.run("hello").final_response
+        wait_ended(side, thread.id, ["completed", "interrupted", "completed"])
 
 
 def test_a_start_nobody_waits_for_is_interrupted(side: Side) -> None:
@@ -1117,6 +1120,10 @@ def test_a_log_in_whose_app_server_goes(side: Side) -> None:
 def test_overload_is_tried_again(side: Side) -> None:
     busy = ["error", "model/list", {"code": -32001, "message": "Server overloaded; retry later.", "data": None}]
     with scripted(side, busy, busy, ["answer", "model/list", {"data": []}], busy) as codex:
+        if side.transport == "pool":
+            # A pool tries again by itself.
+            assert codex.models().data == []
+            return
         assert retry_on_overload(codex.models, initial_delay_s=0.01).data == []
         with pytest.raises(ServerBusyError):
             codex.models()
