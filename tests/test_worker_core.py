@@ -389,6 +389,14 @@ def test_strange_lines_of_the_app_server_are_survived(bench: Bench, line: bytes)
     assert bench.methods("s1", "u1")[-1] == "turn/completed"
 
 
+def test_an_answer_that_cannot_be_read_fails_its_call(bench: Bench) -> None:
+    call = bench.dispatch("model/list")
+    number = bench.request("model/list")
+    bench.apply(bench.core.lines([b'{"id":%d,"result":{"data":[' % number], bench.now))
+    answered, line = bench.answered[call]
+    assert not answered.ok and "unreadable" in line["error"]["message"]
+
+
 def test_unknown_sessions_threads_and_questions_are_tolerated(bench: Bench) -> None:
     assert bench.core.gone(wire.Gone("nobody"), 0) == []
     assert bench.core.follow(wire.Follow("s", "nothing", on=False)) == []

@@ -266,6 +266,9 @@ class WorkerCore:
                 self._questions.turn_ended(delivery.turn_id)
             case Malformed():
                 self._outbox.note(f"ignored a line of the app-server: {delivery.reason}: {delivery.line[:200]!r}")
+                # Where it can be told which request it answers, that one fails.
+                for failed in self._router.receive_unreadable(delivery.line, delivery.reason):
+                    self._on_delivery(failed, jitter)
 
     # Everything else that the app-server says.
 
