@@ -18,21 +18,9 @@ from codex_app_server.lines import LongLine
 from codex_app_server.transport import TurnLines
 from codex_pool import wire
 from codex_pool.client import session as session_
+from codex_pool.client.effects import Connect, Deliver, Disconnect, Effect, Failed, Send, Welcomed
 from codex_pool.client.numbers import MAX_ENDED_TURNS, Numbers
-from codex_pool.client.session import (
-    CANCELLED,
-    FIRST_LIMIT_S,
-    RECONNECT_LIMIT_S,
-    SILENT_S,
-    Connect,
-    Deliver,
-    Disconnect,
-    Effect,
-    Failed,
-    Send,
-    Session,
-    Welcomed,
-)
+from codex_pool.client.session import CANCELLED, FIRST_LIMIT_S, RECONNECT_LIMIT_S, SILENT_S, Session
 
 NOTHING_HELD = {"calls": 0, "held": 0, "asks": 0, "turns": 0}
 
@@ -276,6 +264,19 @@ def test_an_answer_that_comes_twice_is_passed_on_once(bench: Bench) -> None:
     assert bench.delivered == [answer] and bench.session.held == NOTHING_HELD
 
 
+def test_a_new_broker_hears_what_the_handshake_asked_for(bench: Bench) -> None:
+    handshake = line(id=1, method="initialize", params={"capabilities": {"optOutNotificationMethods": ["x"]}})
+    bench.put(handshake)
+    answer = line(id=1, result={})
+    bench.get(lines(answer))
+    bench.put(line(id=2, method="thread/list"))
+    for _ in range(2):
+        bench.come_back()
+        assert [body for _, (body,) in bench.of(wire.Call)] == [handshake, line(id=2, method="thread/list")]
+        bench.get(lines(answer))
+    assert bench.delivered == [answer]
+
+
 def test_cancel_takes_back_what_was_not_sent_and_says_so_of_what_was(bench: Bench) -> None:
     bench.put(line(id=1, method="turn/start"))
     bench.apply(bench.session.cancel(1))
@@ -314,6 +315,34 @@ def test_a_hole_ends_the_turn_loudly_and_nothing_of_it_is_heard_after_that(bench
     assert ended["params"]["kind"] == "failed"
     assert ended["params"]["message"] == "notifications 3 to 4 of this turn never came"
     assert completed["method"] == "turn/completed" and bench.session.held == NOTHING_HELD
+
+
+def test_what_overtakes_the_resending_after_a_return_is_passed_over_and_comes_again(bench: Bench) -> None:
+    bench.get(some("t", 1, 2))
+    bench.come_back()
+    # Sent before the worker heard of the return: 3 and 4 went to the connection that is gone.
+    bench.get(some("t", 5, 6), some("new", 3, 3))
+    assert [ack.positions for ack, _ in bench.of(wire.Ack)] == [[wire.Position("t", 2)]]
+    bench.get(some("t", 3, 4), some("t", 5, 6), some("new", 1, 2), some("new", 3, 3))
+    got = [(each.turn_id, numbers(each.lines)) for each in bench.delivered if isinstance(each, TurnLines)]
+    assert got == [("t", [1, 2]), ("t", [3, 4]), ("t", [5, 6]), ("new", [1, 2]), ("new", [3])]
+    # From then on a hole is a hole.
+    bench.get(some("t", 9, 9))
+    last = bench.delivered[-1]
+    assert isinstance(last, TurnLines) and last.ended
+
+
+def test_what_is_never_sent_again_after_a_return_is_loud_after_a_while(bench: Bench) -> None:
+    bench.get(some("t", 1, 2), some("quiet", 1, 1))
+    bench.come_back()
+    bench.get(some("t", 5, 6, ended=True))
+    for _ in range(11):
+        bench.pass_time(1)
+        bench.get(BEAT)
+    last = bench.delivered[-1]
+    assert isinstance(last, TurnLines) and last.turn_id == "t" and last.ended
+    assert b"notifications 3 to 6 of this turn never came" in last.lines[0]
+    assert bench.session.held["turns"] == 1 and bench.identities == ["s/1", "s/2"]
 
 
 def test_an_overlap_that_cannot_be_told_apart_is_loud() -> None:
@@ -476,6 +505,8 @@ class PoolAndSession(RuleBasedStateMachine):
         # On the connection of the moment, both ways.
         self.to_client: deque[list[bytes]] = deque()
         self.to_pool: deque[tuple[wire.Head, list[bytes]]] = deque(self.bench.sent)
+        # What the broker has passed on, and the worker has not heard of yet: returns and receipts.
+        self.to_worker: deque[list[wire.Position] | wire.Position] = deque()
         self.known = False
         self.welcomed_here = False
         self.turns: dict[str, Turn] = {}
@@ -513,16 +544,9 @@ class PoolAndSession(RuleBasedStateMachine):
             positions = wire.decode_positions(bodies[0]) if bodies else []
             self.to_client.append(RESUMED if self.known else WELCOME)
             self.known = self.welcomed_here = True
-            for position in positions:
-                self.acknowledge(position)
-            for turn_id in self.turns:
-                self.resend(turn_id)
-            for id, open_ in self.questions.items():
-                if open_:
-                    self.to_client.append(lines(question(id, None)))
+            self.to_worker.append(positions)
         elif isinstance(head, wire.Ack):
-            for position in head.positions:
-                self.acknowledge(position)
+            self.to_worker += head.positions
         elif isinstance(head, wire.Call):
             found = json.loads(bodies[0])
             if "result" in found:
@@ -534,7 +558,25 @@ class PoolAndSession(RuleBasedStateMachine):
                     assert head.again, "a call was sent twice and does not say so"
                 self.executed.setdefault(found["id"], 1)
                 if found["id"] in self.answered:
-                    self.to_client.append(lines(line(id=found["id"], result={})))
+                    self.emit(lines(line(id=found["id"], result={})))
+
+    def emit(self, message: list[bytes]) -> None:
+        """From the worker to the client; lost while the broker knows no connection of it."""
+        if self.welcomed_here:
+            self.to_client.append(message)
+
+    def worker_hears(self) -> None:
+        heard = self.to_worker.popleft()
+        if isinstance(heard, wire.Position):
+            self.acknowledge(heard)
+            return
+        for position in heard:
+            self.acknowledge(position)
+        for turn_id in self.turns:
+            self.resend(turn_id)
+        for id, open_ in self.questions.items():
+            if open_:
+                self.emit(lines(question(id, None)))
 
     def acknowledge(self, position: wire.Position) -> None:
         turn = self.turns[position.turn_id]
@@ -542,7 +584,7 @@ class PoolAndSession(RuleBasedStateMachine):
 
     def resend(self, turn_id: str) -> None:
         for after, last, ended in self.turns[turn_id].kept:
-            self.to_client.append(self.message(turn_id, after, last, ended))
+            self.emit(self.message(turn_id, after, last, ended))
 
     # Rules.
 
@@ -571,12 +613,17 @@ class PoolAndSession(RuleBasedStateMachine):
     def pool_answers(self, data: st.DataObject) -> None:
         id = data.draw(st.sampled_from(sorted(set(self.executed) - self.answered)))
         self.answered.add(id)
-        self.to_client.append(lines(line(id=id, result={})))
+        self.emit(lines(line(id=id, result={})))
+
+    @precondition(lambda self: self.to_worker)
+    @rule()
+    def worker_reads(self) -> None:
+        self.worker_hears()
 
     @precondition(lambda self: self.answered)
     @rule(data=st.data())
     def pool_answers_again(self, data: st.DataObject) -> None:
-        self.to_client.append(lines(line(id=data.draw(st.sampled_from(sorted(self.answered))), result={})))
+        self.emit(lines(line(id=data.draw(st.sampled_from(sorted(self.answered))), result={})))
 
     @rule(
         turn_id=st.sampled_from("abc"),
@@ -591,7 +638,7 @@ class PoolAndSession(RuleBasedStateMachine):
         turn.seen += [*seen[:-1], True]
         turn.ended = ended
         turn.kept.append((after, len(turn.seen), ended))
-        self.to_client.append(self.message(turn_id, *turn.kept[-1]))
+        self.emit(self.message(turn_id, *turn.kept[-1]))
 
     @precondition(lambda self: any(turn.kept for turn in self.turns.values()))
     @rule(data=st.data(), merge=st.booleans(), drop=st.booleans())
@@ -602,14 +649,14 @@ class PoolAndSession(RuleBasedStateMachine):
             first, end = turn.kept[0], turn.kept[-1]
             turn.kept = [(first[0], end[1], end[2])]
         for after, last, ended in turn.kept:
-            self.to_client.append(self.message(turn_id, after, last, ended, drop=drop))
+            self.emit(self.message(turn_id, after, last, ended, drop=drop))
 
     @precondition(lambda self: self.known)
     @rule()
     def pool_asks(self) -> None:
         id = f"w1/{len(self.questions)}"
         self.questions[id] = True
-        self.to_client.append(lines(question(id, None)))
+        self.emit(lines(question(id, None)))
 
     @precondition(lambda self: self.asked)
     @rule(data=st.data())
@@ -632,8 +679,19 @@ class PoolAndSession(RuleBasedStateMachine):
     def connection_breaks(self) -> None:
         self.bench.lose()
 
+    @precondition(lambda self: self.known)
+    @rule()
+    def connection_breaks_and_is_made_anew(self) -> None:
+        """The worker hears of it later."""
+        self.bench.lose()
+        self.reach_the_pool()
+
     @rule(seconds=st.sampled_from([0.05, 0.5, 1.0, SILENT_S]))
     def time_passes(self, seconds: float) -> None:
+        while self.to_worker:
+            self.worker_hears()
+        while self.to_client and self.bench.connected and self.welcomed_here:
+            self.client_reads(5)
         self.bench.pass_time(seconds)
         # Somebody answers before anybody gives up.
         if self.bench.session.next_deadline and not self.bench.session.open:
@@ -692,9 +750,11 @@ class PoolAndSession(RuleBasedStateMachine):
     def teardown(self) -> None:
         for _ in range(3):
             self.reach_the_pool()
-            while self.to_pool or self.to_client:
+            while self.to_pool or self.to_worker or self.to_client:
                 while self.to_pool:
                     self.pool_takes()
+                while self.to_worker:
+                    self.worker_hears()
                 if self.to_client:
                     self.client_reads(5)
             for id in [*self.asked]:
@@ -703,7 +763,7 @@ class PoolAndSession(RuleBasedStateMachine):
             while set(self.executed) - self.answered:
                 id = min(set(self.executed) - self.answered)
                 self.answered.add(id)
-                self.to_client.append(lines(line(id=id, result={})))
+                self.emit(lines(line(id=id, result={})))
         self.every_line_once_and_in_order()
         got = self.got()
         for turn_id, turn in self.turns.items():

@@ -1,6 +1,8 @@
 """Numbers: how far a session has come in each of its turns. Pure: what a turn sends comes out once and in order.
 
-What comes a second time is left out; what is missing ends the turn loudly, because nothing may be lost in silence.
+What comes a second time is left out; what is missing ends the turn loudly, because nothing may be lost in silence. Only
+right after a return a turn may be ahead: what its worker sent before it heard of the return overtakes what it sends
+again then. That is passed over, and comes once more in its place.
 """
 
 from __future__ import annotations
@@ -16,10 +18,16 @@ MAX_ENDED_TURNS = 4096
 
 @dataclass(slots=True)
 class _Turn:
-    """`last` is the highest number that came, None before the first one."""
+    """`last` is the highest number that came, None before the first one. `joined`: it may begin at any number.
+
+    `returned`: nothing of it has fitted since the return; `passed_over` is the highest number that was.
+    """
 
     thread_id: str
     last: int | None = None
+    joined: bool = False
+    returned: bool = False
+    passed_over: int = 0
 
 
 class Numbers:
@@ -29,16 +37,49 @@ class Numbers:
         self._turns: dict[str, _Turn] = {}
         # Turns that are over: what still comes of them is a repeat.
         self._over: OrderedDict[str, None] = OrderedDict()
+        # Whether the workers may not have heard of the return yet.
+        self._returning = False
 
     @property
     def turns(self) -> int:
         """How many turns are followed."""
         return len(self._turns)
 
-    def follow(self, thread_id: str, turn_id: str) -> None:
+    def follow(self, thread_id: str, turn_id: str, *, joined: bool = False) -> None:
         """A turn is known to run, though nothing of it has come."""
         if turn_id not in self._over:
-            self._turns.setdefault(turn_id, _Turn(thread_id))
+            self._turns.setdefault(turn_id, _Turn(thread_id, joined=joined))
+
+    def not_joined(self, turn_id: str) -> None:
+        """The turn does not run."""
+        turn = self._turns.get(turn_id)
+        if turn is not None and turn.joined and turn.last is None:
+            del self._turns[turn_id]
+
+    def last(self, turn_id: str) -> int | None:
+        """The highest number that came of a turn; None if it is over, or nothing came."""
+        turn = self._turns.get(turn_id)
+        return turn.last if turn is not None else None
+
+    def is_over(self, turn_id: str) -> bool:
+        return turn_id in self._over
+
+    def returned(self) -> None:
+        """The session is back: its workers hear of it, and send again."""
+        self._returning = True
+        for turn in self._turns.values():
+            turn.returned, turn.passed_over = True, 0
+
+    def settle(self) -> list[TurnLines]:
+        """All workers must have heard of the return by now; the ends of turns that still miss something."""
+        self._returning = False
+        ends: list[TurnLines] = []
+        for turn_id, turn in list(self._turns.items()):
+            turn.returned = False
+            if turn.passed_over > (turn.last or 0):
+                first = (turn.last or 0) + 1
+                ends.append(self.end(turn_id, f"notifications {first} to {turn.passed_over} of this turn never came"))
+        return ends
 
     def positions(self) -> list[wire.Position]:
         """How far each turn that has not ended has come."""
@@ -50,8 +91,14 @@ class Numbers:
             raise wire.WireError(f"events with {len(head.runs)} runs and {len(bodies)} bodies; expected one a run")
         if head.turn_id in self._over:
             return None
-        turn = self._turns.setdefault(head.turn_id, _Turn(head.thread_id))
-        last = head.after if turn.last is None else turn.last
+        turn = self._turns.setdefault(head.turn_id, _Turn(head.thread_id, returned=self._returning))
+        last = turn.last
+        if last is None:
+            last = 0 if turn.returned and not turn.joined else head.after
+        if last < head.after and turn.returned:
+            turn.passed_over = max(turn.passed_over, head.last)
+            return None
+        turn.returned = False
         if last < head.after:
             return self.end(head.turn_id, f"notifications {last + 1} to {head.after} of this turn never came")
         if head.after < last and head.last <= last and not head.ended:

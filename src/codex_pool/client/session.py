@@ -31,6 +31,7 @@ from codex_app_server.generated.routing import REQUESTS
 from codex_app_server.lines import LongLine
 from codex_app_server.transport import Interest, TurnLines
 from codex_pool import rpc, wire
+from codex_pool.client.effects import Connect, Deliver, Disconnect, Effect, Failed, Send, Welcomed
 from codex_pool.client.numbers import Numbers
 
 SILENT_S = 3 * wire.BEAT_S
@@ -38,53 +39,14 @@ FIRST_LIMIT_S = 10.0
 RECONNECT_LIMIT_S = 60.0
 # How long one connection may take to be welcomed, when it is not the first.
 WELCOME_LIMIT_S = 5.0
+# How long after a return the workers may take to hear of it.
+SETTLE_S = 10.0
 BACKOFF_FIRST_S = 0.1
 BACKOFF_MOST_S = 2.0
 MAX_ASKS = 4096
 
 CANCELLED = -32800
 FOLLOW_TURN = "pool/turn/follow"
-
-
-@dataclass(frozen=True, slots=True)
-class Connect:
-    """Make a new connection under this identity."""
-
-    identity: str
-
-
-@dataclass(frozen=True, slots=True)
-class Disconnect:
-    """Close the connection; what was not sent yet is of no use."""
-
-
-@dataclass(frozen=True, slots=True)
-class Send:
-    """Send these frames on the connection."""
-
-    frames: list[bytes]
-
-
-@dataclass(frozen=True, slots=True)
-class Deliver:
-    """For the client."""
-
-    batch: list[bytes | LongLine | TurnLines]
-
-
-@dataclass(frozen=True, slots=True)
-class Welcomed:
-    """The session has begun."""
-
-
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """The session is over; nothing follows."""
-
-    message: str
-
-
-Effect = Connect | Disconnect | Send | Deliver | Welcomed | Failed
 
 
 @dataclass(slots=True)
@@ -169,6 +131,9 @@ class Session:
         # Of the state: the end of a greeting, the next try.
         self._until = 0.0
         self._heard_at = self._next_beat = self._ticked_at = 0.0
+        self._settle_at: float | None = None
+        # What it asked for holds with one broker, and the next one may be another.
+        self._initialize: bytes | None = None
         self._calls: dict[RequestId, _Call] = {}
         self._held: list[bytes] = []
         self._asks: OrderedDict[RequestId, _Ask] = OrderedDict()
@@ -209,6 +174,9 @@ class Session:
         if header is not None and header.method is not None and header.id is not None:
             call = _Call(line, interest, header.method, header.thread_id, header.turn_id)
             self._calls[header.id] = call
+            if call.method == FOLLOW_TURN and call.turn_id is not None:
+                # What comes of it may overtake the answer, and begins anywhere.
+                self._numbers.follow(call.thread_id or "", call.turn_id, joined=True)
             if self.open:
                 self._send_call(call, out)
             return out
@@ -253,8 +221,11 @@ class Session:
                 head = wire.decode_to_client(frame)
                 match head:
                     case wire.Events():
-                        self._receipts.setdefault(head.worker, {})[head.turn_id] = head.last
                         self._turn_lines(self._numbers.events(head, bodies), batch)
+                        last = self._numbers.last(head.turn_id)
+                        if last is not None or self._numbers.is_over(head.turn_id):
+                            got = self._receipts.setdefault(head.worker, {})
+                            got[head.turn_id] = head.last if last is None else last
                     case wire.Ended():
                         self._turn_lines(self._numbers.ended(head, bodies), batch)
                     case wire.Lines():
@@ -295,6 +266,12 @@ class Session:
             # It was this process that slept: what came meanwhile may not have been read yet.
             self._heard_at = max(self._heard_at, now - SILENT_S + wire.BEAT_S)
         self._ticked_at = now
+        if self._settle_at is not None and now >= self._settle_at and self.open:
+            self._settle_at = None
+            batch: list[bytes | LongLine | TurnLines] = []
+            for lines in self._numbers.settle():
+                self._turn_lines(lines, batch)
+            out += [Deliver(batch)] if batch else []
         if self._state in ("greeting", "waiting") and now >= self._limit:
             self._give_up(out)
         elif self._state == "greeting" and now >= self._until:
@@ -311,7 +288,7 @@ class Session:
     @property
     def next_deadline(self) -> float:
         if self._state == "open":
-            return min(self._next_beat, self._heard_at + SILENT_S)
+            return min(self._next_beat, self._heard_at + SILENT_S, self._settle_at or self._next_beat)
         return min(self._until, self._limit)
 
     # Connections.
@@ -359,8 +336,14 @@ class Session:
         if not self._begun:
             self._begun = True
             out.append(Welcomed())
-        elif not welcome.resumed:
+        elif welcome.resumed:
+            self._numbers.returned()
+            self._settle_at = now + SETTLE_S
+        else:
             self._forget_old_session(batch)
+        if self._initialize is not None:
+            # Its answer came before, so that this one goes nowhere.
+            out.append(Send([_CALL, self._initialize]))
         for request_id, call in self._calls.items():
             self._send_call(call, out)
             if call.cancelled:
@@ -408,8 +391,9 @@ class Session:
             # No call: its answer came before.
             if call is not None:
                 batch.append(line)
-                if not header.is_error:
-                    self._on_answer(call, line)
+                if call.method == "initialize":
+                    self._initialize = call.line
+                self._on_answer(call, line, header.is_error)
         elif header.id is not None:
             ask = self._asks.get(header.id)
             if ask is None:
@@ -424,11 +408,11 @@ class Session:
                 self._on_resolved(line)
             batch.append(line)
 
-    def _on_answer(self, call: _Call, line: bytes) -> None:
-        """A turn that was started or joined is followed from its answer on, even if nothing of it ever comes."""
-        if call.method == FOLLOW_TURN and call.turn_id is not None:
-            self._numbers.follow(call.thread_id or "", call.turn_id)
-        elif _starts_turn(call.method):
+    def _on_answer(self, call: _Call, line: bytes, is_error: bool) -> None:
+        """A turn that was started is followed from its answer on, even if nothing of it ever comes."""
+        if call.method == FOLLOW_TURN and call.turn_id is not None and is_error:
+            self._numbers.not_joined(call.turn_id)
+        elif _starts_turn(call.method) and not is_error:
             try:
                 started: Any = _decode_start(line).result
             except msgspec.DecodeError:

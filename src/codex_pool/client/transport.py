@@ -22,7 +22,8 @@ from codex_app_server.transport import Interest, Receiver
 from codex_pool import endpoints, keys, sockets, wire
 from codex_pool.broker.identity import MAX_MESSAGE_BYTES
 from codex_pool.client import session as session_
-from codex_pool.client.session import Connect, Deliver, Disconnect, Effect, Failed, Send, Session, Welcomed
+from codex_pool.client.effects import Connect, Deliver, Disconnect, Effect, Failed, Send, Welcomed
+from codex_pool.client.session import Session
 
 MESSAGES_PER_BATCH = 500
 # How long after the news that a connection broke its last messages may come out of the socket.
