@@ -198,6 +198,13 @@ def app_server_pid() -> int:
     return process.pid
 
 
+def test_a_paced_turn_says_when_it_was_written(null_codex: NullCodex) -> None:
+    before = time.time()
+    turn = null_codex(deltas=3, pace_ms=1, text="$NOW ").thread_start().turn("x")
+    texts = [n.params["delta"] for n in turn.stream() if n.method == "item/agentMessage/delta"]
+    assert before <= float(texts[0]) < float(texts[1]) < float(texts[2]) <= time.time()
+
+
 def test_it_serves_asyncio_too() -> None:
     import asyncio
 

@@ -10,7 +10,8 @@ The scenario, a JSON object; everything is optional:
 
     deltas        pieces of text in each turn                                             (default 3)
     pace_ms       pause between two pieces; 0 writes the turn at once                     (default 0)
-    text          the turn's answer                                                       (default "null ")
+    text          the turn's answer; in a paced turn each $NOW in it is the time of writing, in seconds of the Unix
+                  epoch                                                                   (default "null ")
     order         "normal", or "early": the whole turn comes before the answer that names it
     on            method -> what happens instead of the usual answer, one of
                     {"result": ...}   {"error": {"code": ..., "message": ..., "data": ...}}
@@ -278,7 +279,7 @@ class NullAppServer:
         for line in first:
             if turn_id in self._interrupted:
                 break
-            self._write(self._with_ids(line, thread_id, turn_id))
+            self._write(self._with_ids(line, thread_id, turn_id).replace(b"$NOW", b"%.6f" % time.time()))
             time.sleep(self._pace_s)
         while wanted_end != "completed" or (hold is not None and not os.path.exists(hold)):
             if wanted_end == "never":
