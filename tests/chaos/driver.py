@@ -53,7 +53,7 @@ APP_SERVER_STEPS: dict[str, list[dict[str, Any]]] = {
     "bad UTF-8": [{"bytes": BAD_UTF8}],
     "duplicate response id": [{"become": {"on": {"*": {"twice": True}}}}],
     "-32001 storm": [{"become": {"on": {"*": [BUSY] * 6 + [{}]}}}],
-    "turn never completed": [{"become": {"end": "never"}}],
+    "turn never completed": [{"become": {"end": "never", "open_item": False}}],
     "requests never answered": [{"become": {"on": {"*": {"silent": True}}}}],
 }
 # What one of our own processes does when it is told through its FIFO.
@@ -65,8 +65,10 @@ OWN_STEPS: dict[str, list[list[Any]]] = {
     "half a line": [["write", [1, '{"event":"sl']]],
     "bad UTF-8": [["write", [1, '{"event":"\xff"}\n']]],
 }
-# These are armed before the turn or request that meets them.
-ARMED_BEFORE = ("duplicate response id", "-32001 storm", "turn never completed", "requests never answered")
+# These are armed before the turn that meets them.
+ARMED_BEFORE = ("duplicate response id", "-32001 storm", "turn never completed")
+# A worker is worn after so many finished turns: those of the caller's thread before the one that holds it.
+RECYCLE_TURNS = 2
 
 
 def wait_until(condition: Callable[[], Any], what: str, limit_s: float = LIMIT_S) -> Any:
@@ -127,7 +129,10 @@ class World:
             yield from self._pool(config)
 
     def _pool(self, config: AppServerConfig) -> Iterator[Pool]:
-        pool = Pool(1 if self.starting else 2, config, log_file=self.log, **self.run.pool)
+        options = dict(self.run.pool)
+        if self.cell.phase == "draining":
+            options["recycle_turns"] = RECYCLE_TURNS
+        pool = Pool(1 if self.starting else 2, config, log_file=self.log, **options)
         try:
             yield pool
         finally:
@@ -142,6 +147,7 @@ class World:
         fault, target = self.cell.fault, self.cell.target
         scenario: dict[str, Any] = {
             "hold": str(self.gate),
+            "when": "wait",
             "generations": str(self.starts),
             "signal": [*self._steps(), {"touch": str(self.armed)}],
         }
@@ -237,7 +243,7 @@ class World:
 
     def turn(self, thread: Thread, *, hang: bool = False) -> tuple[TurnHandle, Future[str]]:
         """A turn that runs until the gate is opened, on the real binary some seconds; and what will be seen of it."""
-        handle = thread.turn("[[hang 2]]" if hang else "[[text chars=100 deltas=20 pace_ms=200]]")
+        handle = thread.turn("[[hang 2]]" if hang else "[[text chars=100 deltas=20 pace_ms=200]] wait")
         first = threading.Event()
         result: Future[str] = self.executor.submit(self._follow, handle, first)
         assert first.wait(LIMIT_S), "the turn runs"
@@ -262,12 +268,10 @@ class World:
 
     def history(self, thread: Thread) -> str:
         """A turn that ends at once; the worker that ran it."""
-        self.gate.touch()
         worker = ""
         for notification in thread.turn("hello").stream():
             if notification.method == "pool/turn/assigned":
                 worker = notification.params["worker"]
-        self.gate.unlink()
         return worker
 
 
@@ -283,6 +287,15 @@ def rows(codex: Codex) -> list[dict[str, Any]]:
 
 def row_of(codex: Codex, worker: str) -> dict[str, Any]:
     return next(row for row in rows(codex) if row.get("worker") == worker)
+
+
+def draining(codex: Codex) -> list[str]:
+    return [row["worker"] for row in status(codex)["draining"]]
+
+
+def present(codex: Codex) -> set[str | None]:
+    """The workers that the pool has, those that drain too."""
+    return {row.get("worker") for row in rows(codex)} | set(draining(codex))
 
 
 def drive(cell: Cell, root: Path) -> dict[str, str]:
@@ -330,14 +343,16 @@ def _running(world: World, pool: Pool) -> None:
         row = row_of(caller, worker)
         _, others = world.turn(other)
         turn: Future[str] | None = None
+        if cell.phase == "draining":
+            world.history(thread)
         if cell.target == "app-server" and cell.fault in ARMED_BEFORE:
             world.inject(pool, row)
-            if cell.phase == "mid-turn":
-                _, turn = world.turn(thread, hang=run.hang)
-        elif cell.phase == "mid-turn":
+        if cell.phase != "idle":
+            # Before anything is given up: the successor of a worn worker is not there yet.
             _, turn = world.turn(thread, hang=run.hang)
-            world.inject(pool, row)
-        else:
+        if cell.phase == "draining":
+            wait_until(lambda: worker in draining(caller), "the worker drains")
+        if cell.target != "app-server" or cell.fault not in ARMED_BEFORE:
             world.inject(pool, row)
         if run.request is not None:
             params = {"thread_id": thread.id, "name": "a name"}
@@ -349,11 +364,13 @@ def _running(world: World, pool: Pool) -> None:
         if turn is not None:
             world.report["turn"] = turn.result(LIMIT_S)
         if run.restarts and cell.target in ("app-server", "worker"):
-            wait_until(lambda: worker not in {row.get("worker") for row in rows(caller)}, "its death is known")
+            wait_until(lambda: worker not in present(caller), "its death is known")
         world.gate.touch()
         world.report["bystander"] = others.result(LIMIT_S)
         world.report["then"] = seen(thread.run, "after")
         if world.report["then"] == "completed":
+            if cell.phase == "draining" and run.drains:
+                wait_until(lambda: worker not in present(caller), "it has drained, or died")
             wait_until(lambda: all(row["state"] == "ready" for row in rows(caller)), "all workers are ready again")
             world.report["restarts"] = str(sum(row["restarts"] for row in rows(caller)))
 
@@ -368,6 +385,8 @@ def _with_a_client(world: World, pool: Pool) -> None:
         _, others = world.turn(other)
         if cell.fault in SIGNALS or cell.fault == "exit 0":
             with victim(pool.endpoint, cell.phase, {**os.environ, **world.environ}) as process:
+                if cell.phase == "draining":
+                    wait_until(lambda: draining(bystander), "its worker drains")
                 if cell.fault in SIGNALS:
                     process.send_signal(SIGNALS[cell.fault])
                 else:
@@ -448,6 +467,7 @@ def _check(world: World, pool: Pool) -> None:
         if pattern is not None:
             assert what in report, f"{what} was not seen"
             assert re.match(pattern, report[what], re.DOTALL), f"{what}: {report[what]!r} is not {pattern!r}"
-    log = world.log.read_text(errors="replace")
     for words in run.log:
-        assert re.search(words, log), f"the log does not say {words!r}"
+        said = re.compile(words)
+        # What ends a process by the ladder takes a moment.
+        wait_until(lambda said=said: said.search(world.log.read_text(errors="replace")), f"the log says {words!r}", 15)

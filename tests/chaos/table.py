@@ -6,7 +6,7 @@ Patterns are matched at the beginning of what is seen (see driver.py for its for
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 FAULTS = (
@@ -56,6 +56,8 @@ class Run:
     hang: bool = False
     # The turn may end before it is looked at.
     open_gate_first: bool = False
+    # In the phase draining: whether the worker drains, or dies, in the end.
+    drains: bool = True
     # In the quick part, which `make test` runs.
     quick: bool = False
     scenario: dict[str, Any] = field(default_factory=dict)
@@ -111,69 +113,70 @@ def _row(fault: str, target: str, verdict: Verdict) -> None:
 
 # app-server
 
-DRAINING = Todo("recycling")
 KILLED = r"has ended, noticed by its sentinel: the app-server has ended \(killed by SIGKILL\)"
 ENDED = r"has ended, noticed by its sentinel: the app-server has ended \(exit code 0\)"
-LOST = r"lost: worker \S+ died: the app-server has ended \({}\)"
+NO_PROBE = "the app-server has not answered a probe for 20 s"
+LOST = r"lost: worker \S+ died: {}"
+LOST_APP_SERVER = LOST.format(r"the app-server has ended \({}\)")
+NOT_READY = "killing .*: not ready within 30 s"
+# What runs goes on.
+UNMOVED = Run(turn="completed", open_gate_first=True, restarts=0)
+QUIET = Run(restarts=0)
 
 _put(
     "SIGKILL",
     "app-server",
     starting=Run(restarts=1, log=(KILLED,)),
     idle=Run(real=True, restarts=1, log=(KILLED,)),
-    mid_turn=Run(real=True, hang=True, turn=LOST.format("killed by SIGKILL"), restarts=1, log=(KILLED,), quick=True),
-    draining=DRAINING,
+    mid_turn=Run(
+        real=True, hang=True, turn=LOST_APP_SERVER.format("killed by SIGKILL"), restarts=1, log=(KILLED,), quick=True
+    ),
+    draining=Run(turn=LOST_APP_SERVER.format("killed by SIGKILL"), log=(KILLED,)),
 )
 _put(
     "SIGSTOP",
     "app-server",
-    starting=Run(restarts=1, log=("killing .*: not ready within 30 s",)),
-    idle=Todo("probes"),
-    mid_turn=Todo("probes"),
-    draining=Todo("probes"),
+    starting=Run(restarts=1, log=(NOT_READY,)),
+    idle=Run(real=True, restarts=1, log=(NO_PROBE,)),
+    mid_turn=Run(real=True, hang=True, turn=LOST.format(NO_PROBE), restarts=1),
+    draining=Run(turn=LOST.format(NO_PROBE), log=(NO_PROBE,)),
 )
 _put(
     "SIGTERM",
     "app-server",
     starting=Run(restarts=1, log=(r"the app-server has ended \(killed by SIGTERM\)",)),
+    # The real one ends at once, whatever it runs.
     idle=Run(real=True, restarts=1, log=(ENDED,)),
-    mid_turn=Run(real=True, hang=True, turn=LOST.format("exit code 0"), restarts=1, log=(ENDED,)),
-    draining=DRAINING,
+    mid_turn=Run(real=True, hang=True, turn=LOST_APP_SERVER.format("exit code 0"), restarts=1, log=(ENDED,)),
+    draining=Run(turn=LOST_APP_SERVER.format("killed by SIGTERM")),
 )
 _put(
     "exit 0",
     "app-server",
     starting=Run(restarts=1, log=(ENDED,)),
     idle=Run(restarts=1, log=(ENDED,)),
-    mid_turn=Run(turn=LOST.format("exit code 0"), restarts=1, log=(ENDED,)),
-    draining=DRAINING,
+    mid_turn=Run(turn=LOST_APP_SERVER.format("exit code 0"), restarts=1, log=(ENDED,)),
+    draining=Run(turn=LOST_APP_SERVER.format("exit code 0"), log=(ENDED,)),
 )
+STUBBORN = {"ignore": ["stdin", "SIGTERM"]}
 _put(
     "stdout closed",
     "app-server",
     starting=Run(restarts=1, log=("the app-server has ended",)),
     idle=Run(restarts=1, log=("the app-server has ended",)),
     # It does not want to end either, and is killed before anybody hears of it.
-    mid_turn=Run(
-        turn=LOST.format("killed by SIGKILL"), restarts=1, log=(KILLED,), scenario={"ignore": ["stdin", "SIGTERM"]}
-    ),
-    draining=DRAINING,
+    mid_turn=Run(turn=LOST_APP_SERVER.format("killed by SIGKILL"), restarts=1, log=(KILLED,), scenario=STUBBORN),
+    draining=Run(turn=LOST_APP_SERVER.format("exit code 0")),
 )
-_put(
-    "stderr flood",
-    "app-server",
-    starting=Run(restarts=0),
-    idle=Run(restarts=0),
-    mid_turn=Run(turn="completed", open_gate_first=True, restarts=0),
-    draining=DRAINING,
-)
+_put("stderr flood", "app-server", starting=QUIET, idle=QUIET, mid_turn=UNMOVED, draining=UNMOVED)
+TOO_LONG = r"failed: .*a line of 104857600 bytes .*is beyond the size cap"
 _put(
     "100 MB line",
     "app-server",
-    starting=Run(restarts=0),
-    idle=Run(restarts=0),
-    mid_turn=Run(turn=r"failed: .*a line of 104857600 bytes .*is beyond the size cap", restarts=0),
-    draining=DRAINING,
+    starting=QUIET,
+    idle=QUIET,
+    mid_turn=Run(turn=TOO_LONG, restarts=0),
+    draining=Run(turn=TOO_LONG),
 )
 _put(
     "half a line",
@@ -187,179 +190,174 @@ _put(
         restarts=0,
         log=("ignored a line of the app-server",),
     ),
-    mid_turn=Run(turn=LOST.format("exit code 0"), restarts=1),
-    draining=DRAINING,
+    mid_turn=Run(turn=LOST_APP_SERVER.format("exit code 0"), restarts=1),
+    draining=Run(turn=LOST_APP_SERVER.format("exit code 0")),
 )
-_put(
-    "bad UTF-8",
-    "app-server",
-    starting=Run(restarts=0),
-    idle=Run(restarts=0),
-    mid_turn=Run(turn="completed", open_gate_first=True, restarts=0),
-    draining=DRAINING,
-)
+_put("bad UTF-8", "app-server", starting=QUIET, idle=QUIET, mid_turn=UNMOVED, draining=UNMOVED)
 _put(
     "duplicate response id",
     "app-server",
-    starting=Run(restarts=0),
-    idle=Run(request="answered", restarts=0),
-    mid_turn=Run(turn="completed", open_gate_first=True, restarts=0),
-    draining=DRAINING,
+    starting=QUIET,
+    idle=Run(request="answered", restarts=0, log=("a response to request .*, which was never sent",)),
+    mid_turn=UNMOVED,
+    draining=UNMOVED,
 )
 _put(
     "-32001 storm",
     "app-server",
-    starting=Run(restarts=1, log=("refused initialize",)),
-    idle=Todo("retries inside"),
-    mid_turn=Todo("retries inside"),
-    draining=DRAINING,
+    starting=Run(restarts=1, log=("initialize failed: .*overloaded all the time",)),
+    # Tried again inside, until it is answered.
+    idle=Run(request="answered", restarts=0),
+    mid_turn=UNMOVED,
+    draining=UNMOVED,
+)
+# The others have an item open while they wait, which stops their watchdogs.
+STALLED = Run(
+    turn=r"stalled: turn \S+ was stalled: nothing was heard of it for 2 s, and it could not be interrupted",
+    scenario={"open_item": True},
+    pool={"turn_idle_limit_s": 2},
 )
 _put(
     "turn never completed",
     "app-server",
     starting=NotApplicable("no turn runs before the pool is ready"),
     idle=NotApplicable("no turn runs that could end"),
-    mid_turn=Todo("watchdog"),
-    draining=DRAINING,
+    mid_turn=STALLED,
+    draining=STALLED,
 )
 _put(
     "requests never answered",
     "app-server",
-    starting=Run(restarts=1, log=("killing .*: not ready within 30 s",)),
-    idle=Todo("request deadlines and probes"),
-    mid_turn=Todo("request deadlines and probes"),
-    draining=DRAINING,
+    starting=Run(restarts=1, log=(NOT_READY,)),
+    # A probe is not answered either.
+    idle=Run(
+        request="RequestTimeoutError: no answer to thread/name/set within",
+        request_timeout_s=2.0,
+        restarts=1,
+        log=(NO_PROBE,),
+    ),
+    mid_turn=Run(turn=LOST.format(NO_PROBE), restarts=1),
+    draining=Run(turn=LOST.format(NO_PROBE), log=(NO_PROBE,)),
 )
 
 # worker
 
-GONE = r"lost: worker \S+ died: {}"
+LOST_KILLED = LOST.format("killed by SIGKILL")
+SENTINEL = "has ended, noticed by its sentinel: {}"
 NUMBERED = (
-    "a worker's answers go by the call's number, which is forgotten with the first: what is doubled is its app-server's"
+    "a worker's answers go by the call's number, which is forgotten with the first: "
+    "what is doubled or refused is its app-server's"
 )
 
 _put(
     "SIGKILL",
     "worker",
-    starting=Run(restarts=1, log=("has ended, noticed by its sentinel: killed by SIGKILL",)),
-    idle=Run(real=True, restarts=1, log=("has ended, noticed by its sentinel: killed by SIGKILL",)),
-    mid_turn=Run(real=True, hang=True, turn=GONE.format("killed by SIGKILL"), restarts=1, quick=True),
-    draining=DRAINING,
+    starting=Run(restarts=1, log=(SENTINEL.format("killed by SIGKILL"),)),
+    idle=Run(real=True, restarts=1, log=(SENTINEL.format("killed by SIGKILL"),)),
+    mid_turn=Run(real=True, hang=True, turn=LOST_KILLED, restarts=1, quick=True),
+    draining=Run(turn=LOST_KILLED),
 )
+NO_BEAT = "killing .*: no beat for 10 s"
 _put(
     "SIGSTOP",
     "worker",
-    starting=Run(restarts=1, log=("killing .*: not ready within 30 s",)),
-    idle=Run(restarts=1, log=("killing .*: no beat for 10 s",)),
-    mid_turn=Run(turn=GONE.format("killed by SIGKILL"), restarts=1, log=("killing .*: no beat for 10 s",)),
-    draining=DRAINING,
+    starting=Run(restarts=1, log=(NOT_READY,)),
+    idle=Run(restarts=1, log=(NO_BEAT,)),
+    mid_turn=Run(turn=LOST.format("no beat for 10 s; killed by SIGKILL"), restarts=1, log=(NO_BEAT,)),
+    draining=Run(turn=LOST.format("no beat for 10 s; killed by SIGKILL"), log=(NO_BEAT,)),
 )
+ASKED = "the supervisor asked this worker to stop by SIGTERM"
 _put(
     "SIGTERM",
     "worker",
-    starting=Run(restarts=1, log=("asked this worker to stop by SIGTERM",)),
-    idle=Run(restarts=1, log=("asked this worker to stop by SIGTERM",)),
-    mid_turn=Run(turn=GONE.format("the supervisor asked this worker to stop by SIGTERM"), restarts=1),
-    draining=DRAINING,
+    starting=Run(restarts=1, log=(ASKED,)),
+    idle=Run(restarts=1, log=(ASKED,)),
+    mid_turn=Run(turn=LOST.format(ASKED), restarts=1),
+    draining=Run(turn=LOST.format(ASKED)),
 )
 _put(
     "exit 0",
     "worker",
-    starting=Run(restarts=1, log=("noticed by its sentinel: exit code 0",)),
-    idle=Run(restarts=1, log=("noticed by its sentinel: exit code 0",)),
-    mid_turn=Run(turn=GONE.format("exit code 0"), restarts=1),
-    draining=DRAINING,
+    starting=Run(restarts=1, log=(SENTINEL.format("exit code 0"),)),
+    idle=Run(restarts=1, log=(SENTINEL.format("exit code 0"),)),
+    mid_turn=Run(turn=LOST.format("exit code 0"), restarts=1),
+    draining=Run(turn=LOST.format("exit code 0")),
 )
 _put(
     "stdout closed",
     "worker",
     # Its sentinel says that it has ended, so it is ended.
-    starting=Run(restarts=1, log=("noticed by its sentinel: killed by SIGKILL",)),
-    idle=Run(restarts=1, log=("noticed by its sentinel: killed by SIGKILL",)),
-    mid_turn=Run(turn=GONE.format("killed by SIGKILL"), restarts=1),
-    draining=DRAINING,
+    starting=Run(restarts=1, log=(SENTINEL.format("killed by SIGKILL"),)),
+    idle=Run(restarts=1, log=(SENTINEL.format("killed by SIGKILL"),)),
+    mid_turn=Run(turn=LOST_KILLED, restarts=1),
+    draining=Run(turn=LOST_KILLED),
 )
 for _fault in ("stderr flood", "100 MB line", "half a line", "bad UTF-8"):
     # Its stderr is the pool's log, its stdout the supervisor's to read: nobody else notices.
-    _put(
-        _fault,
-        "worker",
-        starting=Run(restarts=0),
-        idle=Run(restarts=0),
-        mid_turn=Run(turn="completed", open_gate_first=True, restarts=0),
-        draining=DRAINING,
-    )
+    _put(_fault, "worker", starting=QUIET, idle=QUIET, mid_turn=UNMOVED, draining=UNMOVED)
 for _fault in ("duplicate response id", "-32001 storm"):
     _row(_fault, "worker", NotApplicable(NUMBERED))
 _row("turn never completed", "worker", NotApplicable("a worker ends no turn by itself: its app-server does, see there"))
 # Wedged: it beats, and its loop does not turn.
+WEDGED = "its loop has not turned for 10 s: wedged"
 _put(
     "requests never answered",
     "worker",
-    starting=Run(restarts=1, log=("killing .*: not ready within 30 s",)),
-    idle=Todo("wedged workers", Run(restarts=1, log=("its loop has not turned for 10 s: wedged",))),
-    mid_turn=Todo(
-        "wedged workers",
-        Run(turn=GONE.format("killed by SIGKILL"), restarts=1, log=("its loop has not turned for 10 s: wedged",)),
-    ),
-    draining=DRAINING,
+    starting=Run(restarts=1, log=(NOT_READY,)),
+    idle=Run(restarts=1, log=(WEDGED,)),
+    mid_turn=Run(turn=LOST.format(f"{WEDGED}; killed by SIGKILL"), restarts=1),
+    draining=Run(turn=LOST.format(f"{WEDGED}; killed by SIGKILL")),
 )
 
-# broker
+# broker: it is replaced, and nothing is lost.
 
-for _fault in ("SIGKILL", "SIGTERM", "exit 0", "stdout closed"):
-    how = {"SIGKILL": "killed by SIGKILL", "SIGTERM": "killed by SIGTERM", "exit 0": "exit code 0"}.get(_fault, "")
+for _fault, _words in {
+    "SIGKILL": "killed by SIGKILL",
+    "SIGTERM": "killed by SIGTERM",
+    "exit 0": "exit code 0",
+    # Its sentinel says that it has ended, so it is ended.
+    "stdout closed": "killed by SIGKILL",
+    # It does not answer the supervisor's pings, and is ended.
+    "SIGSTOP": "killed by SIGKILL",
+    "requests never answered": "killed by SIGKILL",
+}.items():
+    _log = (f"the broker has ended, noticed by its sentinel: {_words}; it is replaced",)
     _put(
         _fault,
         "broker",
-        starting=Todo("broker restarts", Run(restarts=0, log=(f"the broker has ended.*{how}",))),
-        idle=Todo("broker restarts", Run(restarts=0, log=(f"the broker has ended.*{how}",))),
-        mid_turn=Todo(
-            "broker restarts",
-            Run(
-                turn="completed",
-                open_gate_first=True,
-                restarts=0,
-                log=(f"the broker has ended.*{how}",),
-                real=_fault == "SIGKILL",
-                quick=_fault == "SIGKILL",
-            ),
-        ),
-        draining=DRAINING,
+        starting=Run(restarts=0, log=_log),
+        idle=Run(restarts=0, log=_log),
+        mid_turn=replace(UNMOVED, log=_log, real=_fault == "SIGKILL", quick=_fault == "SIGKILL"),
+        draining=replace(UNMOVED, log=_log),
     )
-for _fault in ("SIGSTOP", "requests never answered"):
-    _put(
-        _fault,
-        "broker",
-        starting=Todo("broker restarts", Run(restarts=0)),
-        idle=Todo("broker restarts", Run(restarts=0)),
-        mid_turn=Todo("broker restarts", Run(turn="completed", open_gate_first=True, restarts=0)),
-        draining=DRAINING,
-    )
-for _fault in ("stderr flood", "100 MB line", "half a line", "bad UTF-8"):
-    _put(
-        _fault,
-        "broker",
-        starting=Run(restarts=0),
-        idle=Run(restarts=0),
-        mid_turn=Run(turn="completed", open_gate_first=True, restarts=0),
-        draining=DRAINING,
-    )
+for _fault in ("stderr flood", "100 MB line", "bad UTF-8"):
+    _put(_fault, "broker", starting=QUIET, idle=QUIET, mid_turn=UNMOVED, draining=UNMOVED)
+_put(
+    "half a line",
+    "broker",
+    # The report that follows is lost with it: a worker that nobody saw register is replaced.
+    starting=Run(restarts=1, log=(NOT_READY,)),
+    idle=QUIET,
+    mid_turn=UNMOVED,
+    draining=UNMOVED,
+)
 for _fault in ("duplicate response id", "-32001 storm", "turn never completed"):
     _row(_fault, "broker", NotApplicable("a broker passes answers and ends on: see app-server and client"))
 
 # supervisor: with it goes the pool, and nothing of it is left.
 
 CLOSED = "TransportClosedError: "
+DIED = "its supervisor died"
+NO_START = f"PoolStartError: the pool could not start .*: {DIED}"
+OVER = Run(turn=CLOSED, then=CLOSED, bystander=CLOSED, failure=DIED)
 for _fault in ("SIGKILL", "SIGTERM", "exit 0"):
-    _over = {"turn": CLOSED, "then": CLOSED, "bystander": CLOSED, "failure": "its supervisor died"}
     _put(
         _fault,
         "supervisor",
-        starting=Run(start="PoolStartError: the pool could not start .*: its supervisor died", then=None),
-        idle=Run(**{**_over, "turn": None}),
-        mid_turn=Run(**_over, quick=_fault == "SIGKILL"),
-        draining=DRAINING,
+        starting=Run(start=NO_START, then=None),
+        idle=replace(OVER, turn=None),
+        mid_turn=replace(OVER, quick=_fault == "SIGKILL"),
+        draining=OVER,
     )
 for _fault in ("SIGSTOP", "requests never answered"):
     # The pool goes on without it; closing it ends everything all the same.
@@ -367,28 +365,22 @@ for _fault in ("SIGSTOP", "requests never answered"):
         _fault,
         "supervisor",
         starting=Run(start="PoolStartError: the pool was not ready within 90 s", then=None),
-        idle=Run(restarts=0),
-        mid_turn=Run(turn="completed", open_gate_first=True, restarts=0),
-        draining=DRAINING,
+        idle=QUIET,
+        mid_turn=UNMOVED,
+        # Nobody is there to stop the worker that has drained.
+        draining=replace(UNMOVED, drains=False),
     )
 _put(
     "stdout closed",
     "supervisor",
     # To its parent that is its end.
-    starting=Run(start="PoolStartError: the pool could not start .*: its supervisor died", then=None),
-    idle=Run(restarts=0, failure="its supervisor died"),
-    mid_turn=Run(turn="completed", open_gate_first=True, restarts=0, failure="its supervisor died"),
-    draining=DRAINING,
+    starting=Run(start=NO_START, then=None),
+    idle=replace(QUIET, failure=DIED),
+    mid_turn=replace(UNMOVED, failure=DIED),
+    draining=replace(UNMOVED, failure=DIED),
 )
 for _fault in ("stderr flood", "100 MB line", "half a line", "bad UTF-8"):
-    _put(
-        _fault,
-        "supervisor",
-        starting=Run(restarts=0),
-        idle=Run(restarts=0),
-        mid_turn=Run(turn="completed", open_gate_first=True, restarts=0),
-        draining=DRAINING,
-    )
+    _put(_fault, "supervisor", starting=QUIET, idle=QUIET, mid_turn=UNMOVED, draining=UNMOVED)
 for _fault in ("duplicate response id", "-32001 storm", "turn never completed"):
     _row(_fault, "supervisor", NotApplicable("a supervisor answers no requests and runs no turns"))
 
@@ -401,12 +393,13 @@ for _fault in ("SIGKILL", "SIGSTOP", "SIGTERM", "exit 0"):
         starting=Run(victim="gone", restarts=0),
         idle=Run(victim="gone", restarts=0),
         mid_turn=Run(victim="gone", turn="interrupted", restarts=0, quick=_fault == "SIGKILL"),
-        draining=DRAINING,
+        draining=Run(victim="gone", turn="interrupted", restarts=0),
     )
 for _fault in ("stdout closed", "stderr flood"):
     _row(_fault, "client", NotApplicable("nobody reads a client's stdout or stderr"))
 SAME = NotApplicable("what a client sends is read by the broker, whatever its worker is about to do: see mid-turn")
 NO_SESSION = NotApplicable("before its Welcome a client has nothing to say but Hello; see raw bytes")
+NO_QUESTION = NotApplicable("the app-server asks only in a turn")
 _put(
     "100 MB line",
     "client",
@@ -415,21 +408,23 @@ _put(
     mid_turn=Run(victim="answered", turn="interrupted", restarts=0),
     draining=SAME,
 )
+NO_MESSAGE = "error -32700: not a message of this protocol"
 _put(
     "half a line",
     "client",
     # Half a frame, and then nothing.
     starting=Run(victim="answered", restarts=0),
-    idle=Run(victim="error -32700: not a message of this protocol", restarts=0),
-    mid_turn=Run(victim="error -32700: not a message of this protocol", turn="interrupted", restarts=0),
+    idle=Run(victim=NO_MESSAGE, restarts=0),
+    mid_turn=Run(victim=NO_MESSAGE, turn="interrupted", restarts=0),
     draining=SAME,
 )
+NO_REQUEST = "error -32600: not a request of this protocol"
 _put(
     "bad UTF-8",
     "client",
     starting=NO_SESSION,
-    idle=Run(victim="error -32600: not a request of this protocol", restarts=0),
-    mid_turn=Run(victim="error -32600: not a request of this protocol", turn="interrupted", restarts=0),
+    idle=Run(victim=NO_REQUEST, restarts=0),
+    mid_turn=Run(victim=NO_REQUEST, turn="interrupted", restarts=0),
     draining=SAME,
 )
 ASK = {
@@ -439,7 +434,6 @@ ASK = {
         "when": "ask me",
     }
 }
-NO_QUESTION = NotApplicable("the app-server asks only in a turn")
 _put(
     "duplicate response id",
     "client",

@@ -1,0 +1,146 @@
+"""A batch while something of its pool is killed every second: all completed, each recorded once.
+
+    python tests/chaos/shows/kills.py [--quick]
+
+Prompts of 2 to 4 s on the real binary; app-servers, workers alone and the broker are killed in an order that a seed
+decides. Every repeated turn must be justified by the end that the journal gives the attempt before it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+import common
+
+from codex_pool import processes
+from codex_pool.demo import demo_home
+
+LIMIT_S = 900.0
+KINDS = {
+    "app-server": (b"app-server", b"stdio"),
+    "worker": (b"codex_pool.worker",),
+    "broker": (b"codex_pool.broker",),
+}
+
+
+def main() -> int:
+    options = common.arguments(
+        __doc__,
+        "kills",
+        prompts=(300, 40, "prompts of the batch"),
+        kills=(60, 12, "processes to kill at least"),
+        broker_kills=(20, 4, "brokers among them"),
+        seed=(1, 1, "of the order"),
+    )
+    generator = random.Random(options.seed)
+    problems: list[str] = []
+    killed: Counter[str] = Counter()
+    with (
+        tempfile.TemporaryDirectory(prefix="chaos-kills-") as name,
+        demo_home(Path(name) / "home", script=None) as home,
+    ):
+        root, out = Path(name), Path(name) / "out"
+        data = root / "data.jsonl"
+        samples = [
+            {"id": str(n), "prompt": f"[[text deltas=20 pace_ms={generator.randrange(100, 201)}]] question {n}"}
+            for n in range(options.prompts)
+        ]
+        data.write_text("".join(json.dumps(sample) + "\n" for sample in samples))
+        command = [sys.executable, "-m", "codex_pool.cli", "batch", str(data), "--home", str(home), "-o", str(out)]
+        command += ["--workers", "2", "--turns-per-worker", "4", "--retries", "50", "--json"]
+        environ = {**os.environ, "XDG_RUNTIME_DIR": name}
+        began = time.monotonic()
+        with (root / "stdout").open("wb") as stdout, (root / "stderr").open("wb") as stderr:
+            batch = subprocess.Popen(command, stdout=stdout, stderr=stderr, stdin=subprocess.DEVNULL, env=environ)
+            try:
+                common.wait_until(lambda: b'"launch"' in (root / "stdout").read_bytes(), "the batch runs")
+                code = kill_until_it_ends(batch, killed, options.kills, options.broker_kills, generator)
+            finally:
+                if batch.poll() is None:
+                    batch.kill()
+                    batch.wait()
+        took_s = time.monotonic() - began
+        records = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
+        journal = [json.loads(line) for line in (out / "journal.jsonl").read_text().splitlines()]
+        if code != 0:
+            problems.append(f"exit code {code}: {(root / 'stderr').read_text()[-2000:]}")
+            problems.append((out / "pool.log").read_text(errors="replace")[-3000:])
+    ids = Counter(record["id"] for record in records)
+    completed = sum(record["status"] == "completed" for record in records)
+    if set(ids) != {sample["id"] for sample in samples} or any(count != 1 for count in ids.values()):
+        problems.append(f"{len(ids)} samples are recorded, {sum(ids.values())} times")
+    if completed != options.prompts:
+        problems.append(f"{completed} of {options.prompts} completed")
+    repeats, unjustified = justify(journal)
+    problems += [f"attempt {attempt} at {sample} is not justified: {why}" for sample, attempt, why in unjustified]
+    if sum(killed.values()) < options.kills or killed["broker"] < options.broker_kills:
+        problems.append(f"only {dict(killed)} were killed")
+    ends = Counter(event["status"] for event in journal if event["event"] == "end")
+    for event in journal:
+        if event["event"] == "end" and event["status"] not in ("completed", "lost"):
+            print(f"{event['id']}: {event['status']}: {event.get('error')}", file=sys.stderr)
+    figures = {
+        "prompts": options.prompts,
+        "completed": completed,
+        "recorded once": sum(count == 1 for count in ids.values()),
+        **{f"killed: {kind}": killed[kind] for kind in KINDS},
+        "attempts repeated": repeats,
+        **{f"attempts ended {status}": count for status, count in sorted(ends.items())},
+        "seconds": took_s,
+    }
+    return common.report("a batch under random kills", options.out, figures, problems)
+
+
+def kill_until_it_ends(
+    batch: subprocess.Popen[bytes], killed: Counter[str], kills: int, broker_kills: int, generator: random.Random
+) -> int:
+    """One every second, as long as the batch runs; its exit code."""
+    others = kills - broker_kills
+    plan = ["broker"] * broker_kills + ["app-server"] * (others // 2) + ["worker"] * (others - others // 2)
+    generator.shuffle(plan)
+    deadline = time.monotonic() + LIMIT_S
+    while time.monotonic() < deadline:
+        try:
+            return batch.wait(timeout=1.0)
+        except subprocess.TimeoutExpired:
+            kind = plan[sum(killed.values()) % len(plan)] if sum(killed.values()) < len(plan) else None
+        if kind is None:
+            continue
+        found = common.below(batch.pid, *KINDS[kind])
+        if found:
+            victim = generator.choice(found)
+            if processes.identify(victim.pid) == victim:
+                os.kill(victim.pid, signal.SIGKILL)
+                killed[kind] += 1
+    raise AssertionError(f"the batch did not end within {LIMIT_S:.0f} s")
+
+
+def justify(journal: list[dict[str, object]]) -> tuple[int, list[tuple[str, int, str]]]:
+    """How many attempts were repeats, and those that nothing justifies: the attempt before must have ended, and not
+    completed."""
+    ended: dict[tuple[str, int], str] = {}
+    repeats = 0
+    unjustified: list[tuple[str, int, str]] = []
+    for event in journal:
+        sample, attempt = str(event.get("id")), int(str(event.get("attempt", 0)))
+        if event["event"] == "end":
+            ended[sample, attempt] = str(event["status"])
+        elif event["event"] == "start" and attempt > 1:
+            repeats += 1
+            before = ended.get((sample, attempt - 1), "nothing")
+            if before not in ("lost", "failed", "stalled"):
+                unjustified.append((sample, attempt, f"the one before ended with {before}"))
+    return repeats, unjustified
+
+
+if __name__ == "__main__":
+    sys.exit(main())
