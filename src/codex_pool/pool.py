@@ -252,12 +252,17 @@ class Pool:
     def _read_reports(self) -> None:
         assert self._supervisor is not None and self._supervisor.stdout is not None
         for line in self._supervisor.stdout:
-            record = json.loads(line)
-            if record["event"] == "slots" and self._on_slots is not None:
+            try:
+                record = json.loads(line)
+                event = record["event"]
+            except (ValueError, TypeError, KeyError):
+                # It may be killed in the middle of a line; whatever is wrong with one, its end must be noticed.
+                continue
+            if event == "slots" and self._on_slots is not None:
                 self._on_slots(record["slots"])
-            elif record["event"] == "ready":
+            elif event == "ready":
                 self._started.set()
-            elif record["event"] == "failed":
+            elif event == "failed":
                 self._failure = record
         if self._failure is None and not self._closing:
             self._failure = {"reason": "its supervisor died", "stderr": []}

@@ -35,6 +35,8 @@ from .table import Cell, Run, Todo
 INJECT = Path(__file__).parent / "inject"
 LIMIT_S = 60.0
 CLOSE_LIMIT_S = 40.0
+# A pool that is not ready gives up after 90 s, and has then to be ended.
+START_LIMIT_S = 150.0
 
 SIGNALS = {"SIGKILL": signal.SIGKILL, "SIGSTOP": signal.SIGSTOP, "SIGTERM": signal.SIGTERM}
 LONG_LINE_BYTES = 100 * 1024 * 1024
@@ -326,7 +328,7 @@ def _starting(world: World, pool: Pool) -> None:
     wait_until(lambda: world.starts.read_text().split() or start.done(), "the app-server starts")
     world.inject(pool, None)
     world.gate.touch()
-    world.report["start"] = start.result(LIMIT_S)
+    world.report["start"] = start.result(START_LIMIT_S)
     if world.report["start"] == "answered":
         with pool.connect() as codex:
             world.report["then"] = seen(codex.thread_start().run, "after")
@@ -415,7 +417,7 @@ def _raw_client(world: World, pool: Pool, bystander: Codex) -> None:
         return
     with RawClient(pool.endpoint) as raw:
         thread_id = raw.request("thread/start", {})["result"]["thread"]["id"]
-        start = {"threadId": thread_id, "input": [{"type": "text", "text": "ask me"}]}
+        start = {"threadId": thread_id, "input": [{"type": "text", "text": "ask me, and wait"}]}
         turn_id = None
         if cell.phase == "mid-turn":
             turn_id = raw.request("turn/start", start)["result"]["turn"]["id"]

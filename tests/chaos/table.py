@@ -175,7 +175,7 @@ _put(
     "app-server",
     starting=QUIET,
     idle=QUIET,
-    mid_turn=Run(turn=TOO_LONG, restarts=0),
+    mid_turn=Run(turn=TOO_LONG, restarts=0, quick=True),
     draining=Run(turn=TOO_LONG),
 )
 _put(
@@ -255,7 +255,7 @@ _put(
     starting=Run(restarts=1, log=(SENTINEL.format("killed by SIGKILL"),)),
     idle=Run(real=True, restarts=1, log=(SENTINEL.format("killed by SIGKILL"),)),
     mid_turn=Run(real=True, hang=True, turn=LOST_KILLED, restarts=1, quick=True),
-    draining=Run(turn=LOST_KILLED),
+    draining=Run(turn=LOST_KILLED, quick=True),
 )
 NO_BEAT = "killing .*: no beat for 10 s"
 _put(
@@ -380,7 +380,8 @@ _put(
     draining=replace(UNMOVED, failure=DIED),
 )
 for _fault in ("stderr flood", "100 MB line", "half a line", "bad UTF-8"):
-    _put(_fault, "supervisor", starting=QUIET, idle=QUIET, mid_turn=UNMOVED, draining=UNMOVED)
+    _idle = replace(QUIET, quick=_fault == "half a line")
+    _put(_fault, "supervisor", starting=QUIET, idle=_idle, mid_turn=UNMOVED, draining=UNMOVED)
 for _fault in ("duplicate response id", "-32001 storm", "turn never completed"):
     _row(_fault, "supervisor", NotApplicable("a supervisor answers no requests and runs no turns"))
 
@@ -392,7 +393,7 @@ for _fault in ("SIGKILL", "SIGSTOP", "SIGTERM", "exit 0"):
         "client",
         starting=Run(victim="gone", restarts=0),
         idle=Run(victim="gone", restarts=0),
-        mid_turn=Run(victim="gone", turn="interrupted", restarts=0, quick=_fault == "SIGKILL"),
+        mid_turn=Run(victim="gone", turn="interrupted", restarts=0),
         draining=Run(victim="gone", turn="interrupted", restarts=0),
     )
 for _fault in ("stdout closed", "stderr flood"):
@@ -424,7 +425,7 @@ _put(
     "client",
     starting=NO_SESSION,
     idle=Run(victim=NO_REQUEST, restarts=0),
-    mid_turn=Run(victim=NO_REQUEST, turn="interrupted", restarts=0),
+    mid_turn=Run(victim=NO_REQUEST, turn="interrupted", restarts=0, quick=True),
     draining=SAME,
 )
 ASK = {

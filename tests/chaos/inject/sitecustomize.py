@@ -7,6 +7,7 @@ threads go on, its loop does not turn.
 
 import json
 import os
+import select
 import signal
 import threading
 
@@ -22,19 +23,26 @@ def _serve(fifo: str) -> None:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), argument)
             elif name == "write":
                 descriptor, text = argument
-                data = memoryview(text.encode("latin-1"))
-                while data:
-                    data = data[os.write(descriptor, data) :]
+                _write(descriptor, text.encode("latin-1"))
             elif name == "flood":
                 descriptor, size, line_bytes = argument
                 block = (b"e" * (line_bytes - 1) + b"\n") if line_bytes else b"e" * 65536
                 for _ in range(size // len(block)):
-                    view = memoryview(block)
-                    while view:
-                        view = view[os.write(descriptor, view) :]
+                    _write(descriptor, block)
             elif name == "touch":
                 # Tells that the steps before it are done.
                 os.close(os.open(argument, os.O_CREAT | os.O_WRONLY, 0o600))
+
+
+def _write(descriptor: int, data: bytes) -> None:
+    """All of it, on a descriptor that may not block."""
+    view = memoryview(data)
+    while view:
+        select.select([], [descriptor], [])
+        try:
+            view = view[os.write(descriptor, view) :]
+        except BlockingIOError:
+            continue
 
 
 _directory = os.environ.get("CHAOS_DIRECTORY")
