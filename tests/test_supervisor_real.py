@@ -20,6 +20,9 @@ from codex_pool import Pool, PoolStartError, processes
 
 pytestmark = pytest.mark.real
 
+# What a cell of the chaos suite or a test beside it shows as well, at length.
+LONG = pytest.mark.chaos
+
 LIMIT_S = 20.0
 GONE_LIMIT_S = 10.0
 
@@ -161,7 +164,7 @@ def test_homes_stay_warm_and_are_no_more_than_are_needed(config: AppServerConfig
     assert [path.name for path in homes] == ["0", "1"] and all(list(path.glob("*.sqlite")) for path in homes)
 
 
-@pytest.mark.parametrize("kills", [1, 3])
+@pytest.mark.parametrize("kills", [pytest.param(1, marks=LONG), 3])
 def test_a_broker_is_killed_and_its_turns_end_by_themselves(
     kills: int, config: AppServerConfig, model: LoopbackModel, tmp_path: Path
 ) -> None:
@@ -204,6 +207,7 @@ def test_a_broker_is_killed_and_its_turns_end_by_themselves(
                 client.close()
 
 
+@LONG
 def test_a_broker_that_is_stopped_is_replaced(config: AppServerConfig, tmp_path: Path) -> None:
     with running(config, tmp_path / "log", workers=1) as pool:
         broker = broker_of(pool)
@@ -214,7 +218,10 @@ def test_a_broker_that_is_stopped_is_replaced(config: AppServerConfig, tmp_path:
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("options", [{"recycle_age_s": 1.0}, {"recycle_turns": 10}], ids=["age", "turns"])
+@pytest.mark.parametrize(
+    "options",
+    [pytest.param({"recycle_age_s": 1.0}, id="age"), pytest.param({"recycle_turns": 10}, id="turns", marks=LONG)],
+)
 def test_workers_are_recycled_under_load_and_no_turn_fails(
     options: dict[str, Any], config: AppServerConfig, tmp_path: Path
 ) -> None:

@@ -425,7 +425,7 @@ _put(
     "client",
     starting=NO_SESSION,
     idle=Run(victim=NO_REQUEST, restarts=0),
-    mid_turn=Run(victim=NO_REQUEST, turn="interrupted", restarts=0, quick=True),
+    mid_turn=Run(victim=NO_REQUEST, turn="interrupted", restarts=0),
     draining=SAME,
 )
 ASK = {
