@@ -93,6 +93,21 @@ def test_a_connection_that_breaks_leaves_the_session_its_time(bench: Bench) -> N
     assert not any(isinstance(head, wire.Gone) for worker in bench.workers.values() for head in worker.heads)
 
 
+def test_a_bye_counts_though_its_connection_broke_before_it_was_read(bench: Bench) -> None:
+    """Whoever closes right after a request: the answer to it finds nobody."""
+    bench.apply(bench.core.client_unreachable(b"s1", bench.now))
+    bench.from_client(wire.Bye())
+    assert bench.status()["sessions"] == []
+    assert all(worker.heads[-1] == wire.Gone("s1") for worker in bench.workers.values())
+
+
+def test_a_bye_of_a_former_connection_ends_nothing(bench: Bench) -> None:
+    bench.apply(bench.core.client_unreachable(b"s1", bench.now))
+    bench.hello(connection="s1/2")
+    bench.apply(bench.core.client_message(b"s1", [wire.encode(wire.Bye())], bench.now))
+    assert len(bench.status()["sessions"]) == 1
+
+
 def test_the_turns_of_one_who_came_too_late_end_for_it(bench: Bench) -> None:
     worker, turn_id = bench.turn("t1") if bench.thread("t1") else (None, "")
     assert worker is not None

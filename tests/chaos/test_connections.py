@@ -200,6 +200,8 @@ def test_raw_bytes_at_every_socket_disturb_nobody(house: House) -> None:
         assert [row["state"] for row in after] == ["ready", "ready"]
 
 
+@pytest.mark.chaos
+@pytest.mark.parametrize("house", ["unix"], indirect=True)
 def test_random_frames_of_a_session_disturb_nobody(house: House) -> None:
     """Of one that is welcome, and then writes what nobody expects."""
     generator = random.Random(7)

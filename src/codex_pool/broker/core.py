@@ -109,6 +109,9 @@ class BrokerCore:
         if isinstance(head, wire.Hello):
             self._sessions.hello(identity, head, frames[1] if len(frames) > 1 else b"", who)
             return books.take_effects()
+        if isinstance(head, wire.Bye):
+            self._sessions.bye(identity)
+            return books.take_effects()
         session = self._sessions.heard(identity)
         if session is None:
             return books.take_effects()
@@ -118,8 +121,6 @@ class BrokerCore:
             worker = books.workers.get(head.worker)
             if worker is not None:
                 books.to_worker(worker, wire.Acked(session.id, head.positions))
-        elif isinstance(head, wire.Bye):
-            self._sessions.end(session)
         return books.take_effects()
 
     def client_unreachable(self, identity: bytes, now: float) -> list[Effect]:

@@ -90,6 +90,8 @@ class Session:
     away_since: float | None = None
     # Something was not sent to it while it was away: only a new connection can make up for that.
     missed: bool = False
+    # The connection that broke last, b"" once it has another: what was sent on it before may still come.
+    broken: bytes = b""
     # Its calls that are held here, by their ids in JSON.
     waiting: dict[str, Call] = field(default_factory=dict)
     waiting_bytes: int = 0

@@ -132,7 +132,7 @@ class Sessions:
         else:
             self._cut(session)
             session.identity, session.seen_at, session.client = identity, books.now, hello.client
-            session.away_since, session.missed = None, False
+            session.away_since, session.missed, session.broken = None, False, b""
             books.to_all_workers(wire.Back(session_id, places))
         session.priority, session.when_gone = hello.priority, hello.when_gone
         books.session_of[identity] = session_id
@@ -171,11 +171,20 @@ class Sessions:
         session.seen_at, session.away_since = books.now, None
         return session
 
+    def bye(self, identity: bytes) -> None:
+        """The session of this connection is over, though it may have broken before this was read."""
+        books = self._books
+        session = books.sessions.get(books.session_of.get(identity, ""))
+        if session is None:
+            session = next((each for each in books.sessions.values() if each.broken == identity), None)
+        if session is not None:
+            self.end(session)
+
     def lose_connection(self, identity: bytes) -> None:
         """What was to be sent on this connection is lost."""
         session = self._books.sessions.get(self._books.session_of.get(identity, ""))
         if session is not None:
-            session.missed = True
+            session.missed, session.broken = True, identity
             if session.away_since is None:
                 session.away_since = self._books.now
             self._cut(session)
