@@ -1,4 +1,4 @@
-"""The table as it was run: printed at the end, and written where `--chaos-report` says."""
+"""What `python -m chaos` needs: a share of the tests for each of its processes, and what was seen of each cell."""
 
 from __future__ import annotations
 
@@ -12,11 +12,19 @@ _KEY: pytest.StashKey[Report] = pytest.StashKey()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--chaos-report", metavar="PATH", help="write the table of the chaos suite there, and print it")
+    parser.addoption("--chaos-report", metavar="PATH", help="what was seen of each cell, as JSON")
+    parser.addoption("--chaos-share", metavar="K/N", help="run only every N-th test, from the K-th on")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[_KEY] = Report()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    share = config.getoption("--chaos-share", default=None)
+    if share is not None:
+        first, _, count = share.partition("/")
+        items[:] = items[int(first) - 1 :: int(count)]
 
 
 @pytest.hookimpl(wrapper=True)
@@ -31,14 +39,8 @@ def pytest_runtest_makereport(item: pytest.Item):  # type: ignore[no-untyped-def
     return result
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    path = config.getoption("--chaos-report", default=None)
-    if path is None:
-        return
-    report = config.stash[_KEY]
-    text = report.markdown()
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Path(path).write_text(text)
-    terminalreporter.write_line("")
-    terminalreporter.write_line(report.table())
-    terminalreporter.write_line(f"written to {path}")
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    path = session.config.getoption("--chaos-report", default=None)
+    if path is not None:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).write_text(session.config.stash[_KEY].as_json())

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 from .table import FAULTS, PHASES, TARGETS, Cell, NotApplicable, Run, cells
 
@@ -35,6 +36,18 @@ class Report:
 
     def add_other(self, name: str, passed: bool, took_s: float) -> None:
         self._others[name.rpartition("/")[2]] = _Result(passed, took_s)
+
+    def as_json(self) -> str:
+        """All that was seen, for `merge`."""
+        found = {"cells": [[*key, asdict(result)] for key, result in self._cells.items()]}
+        return json.dumps({**found, "others": {name: asdict(result) for name, result in self._others.items()}})
+
+    def merge(self, text: str) -> None:
+        """Add what another run has seen of other cells."""
+        found = json.loads(text)
+        for fault, target, phase, result in found["cells"]:
+            self._cells[fault, target, phase] = _Result(**result)
+        self._others.update({name: _Result(**result) for name, result in found["others"].items()})
 
     def table(self) -> str:
         """A line for each fault and target, a column for each phase."""
