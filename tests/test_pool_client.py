@@ -262,6 +262,10 @@ def test_a_broker_that_was_replaced_is_found_again(path: Path) -> None:
         starter.start()
         broker.welcome()
         starter.join(LIMIT_S)
+    deadline = time.monotonic() + LIMIT_S
+    while transport._session.open:
+        assert time.monotonic() < deadline, "the client has not noticed that the broker is gone"
+        time.sleep(0.01)
     transport.send(b'{"id":1,"method":"thread/list"}')
     with broker_at(path) as broker:
         identity, _, bodies = broker.welcome(resumed=True)

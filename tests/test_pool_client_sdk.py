@@ -38,7 +38,7 @@ class Shared:
     def start(self, receiver: Receiver) -> None:
         self._receiver = receiver
 
-    def send(self, line: bytes, *, interest: Interest = "full") -> None:
+    def send(self, line: bytes, *, interest: Interest = "full", timeout_s: float | None = 60.0) -> None:
         found = json.loads(line)
         self.sent.append(found)
         if found["method"] in self.on:

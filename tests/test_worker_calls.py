@@ -255,6 +255,17 @@ def test_a_request_that_is_not_answered_gives_up_its_place_and_its_late_answer_i
     assert len(bench.answered) == len(calls), "what may run as long as it likes has no deadline"
 
 
+def test_a_client_that_waits_longer_gets_longer(bench: Bench) -> None:
+    call, endless = (bench.dispatch("model/list", timeout_s=timeout_s) for timeout_s in (120, 0))
+    bench.tick(124)
+    assert call not in bench.answered
+    bench.tick(1)
+    message = bench.answered[call][1]["error"]["message"]
+    assert message == "the app-server has not answered model/list within 125 s"
+    bench.tick(10_000)
+    assert endless not in bench.answered
+
+
 def test_a_turn_whose_start_is_answered_too_late_is_interrupted(bench: Bench) -> None:
     bench.thread()
     call = bench.dispatch("turn/start", {"threadId": "t1"})

@@ -104,10 +104,11 @@ class Bench:
         id: str | None = None,
         again: bool = False,
         archived: bool = False,
+        timeout_s: int = 60,
     ) -> int:
         call = next(self._calls)
         line = encode({"id": id or f"c{call}", "method": method, "params": params or {}})
-        head = wire.Dispatch(call, session, interest, adopt, again=again, archived=archived)
+        head = wire.Dispatch(call, session, interest, adopt, again=again, archived=archived, timeout_s=timeout_s)
         self.apply(self.core.dispatch(head, line, self.now))
         return call
 

@@ -245,7 +245,8 @@ class Connection:
             self._calls[call.id] = call
         head = b'{"id":%d,"method":%s' % (call.id, encoded)
         try:
-            self._transport.send(head + (b',"params":%s}' % params if params is not None else b"}"), interest=interest)
+            line = head + (b',"params":%s}' % params if params is not None else b"}")
+            self._transport.send(line, interest=interest, timeout_s=timeout_s)
         except BaseException:
             self.give_up(call)
             raise

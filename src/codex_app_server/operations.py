@@ -20,7 +20,7 @@ from .generated.routing import METHODS, REQUESTS
 from .inputs import ExternalMessage, RunInput, to_wire_input, to_wire_turn
 from .notifications import Notification
 from .presets import PRESETS, expand
-from .transport import Interest
+from .transport import DEFAULT_TIMEOUT_S, Interest
 
 if TYPE_CHECKING:
     from .generated import models
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-DEFAULT_TIMEOUT_S = 60.0
 NO_DEADLINE = frozenset({"command/exec", "mcpServer/tool/call", "account/login/start"})
 
 

@@ -10,7 +10,7 @@ from typing import IO
 from .envelope import RequestId
 from .errors import TransportClosedError
 from .lines import LongLine
-from .transport import Interest, Receiver, Transport, TurnLines
+from .transport import DEFAULT_TIMEOUT_S, Interest, Receiver, Transport, TurnLines
 
 _SECRET = re.compile(
     rb'("(?:apiKey|api_key|accessToken|access_token|refreshToken|refresh_token|idToken|id_token|authToken|token|'
@@ -41,9 +41,9 @@ class TracingTransport:
             self._file.close()
             raise
 
-    def send(self, line: bytes, *, interest: Interest = "full") -> None:
+    def send(self, line: bytes, *, interest: Interest = "full", timeout_s: float | None = DEFAULT_TIMEOUT_S) -> None:
         self._write(b">", line)
-        self._inner.send(line, interest=interest)
+        self._inner.send(line, interest=interest, timeout_s=timeout_s)
 
     @property
     def shared(self) -> bool:

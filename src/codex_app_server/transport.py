@@ -20,6 +20,7 @@ from .envelope import RequestId
 from .errors import TransportClosedError
 from .lines import MAX_LINE_BYTES, LineSplitter, LongLine
 
+DEFAULT_TIMEOUT_S = 60.0
 READ_BYTES = 512 * 1024
 STDERR_LINES = 40
 QUIET_S = 1.0
@@ -56,10 +57,11 @@ class Transport(Protocol):
     def start(self, receiver: Receiver) -> None:
         """Connect. Raises AppServerError; nothing is left behind then."""
 
-    def send(self, line: bytes, *, interest: Interest = "full") -> None:
+    def send(self, line: bytes, *, interest: Interest = "full", timeout_s: float | None = DEFAULT_TIMEOUT_S) -> None:
         """Hand over one line without its newline; never blocks on the other side.
 
-        `interest` says which notifications of the turn that this line starts are wanted.
+        `interest` says which notifications of the turn that this line starts are wanted, `timeout_s` how long an
+        answer is waited for.
         Raises TransportClosedError.
         """
 
@@ -115,7 +117,7 @@ class StdioTransport:
                 _process.close_pipes(process)
                 raise TransportClosedError(f"cannot look after the app-server, so it was ended: {error}") from None
 
-    def send(self, line: bytes, *, interest: Interest = "full") -> None:
+    def send(self, line: bytes, *, interest: Interest = "full", timeout_s: float | None = DEFAULT_TIMEOUT_S) -> None:
         if self._pump is None or self._closing:
             raise TransportClosedError("the app-server is not running: the client was closed or never started")
         self._pump.write(line + b"\n")

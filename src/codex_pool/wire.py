@@ -145,6 +145,8 @@ class Call(_Head, frozen=True):
 
     interest: Interest = "full"
     again: bool = False
+    # How long the client waits for the answer, from when the request leaves the queue; 0 is for ever.
+    timeout_s: int = 60
 
 
 class Ack(_Head, frozen=True):
@@ -304,8 +306,8 @@ class Dispatch(_Head, frozen=True):
     """Body: one request line of a session. Answered by Answered with the same `call`.
 
     `adopt` is the record of a thread that this app-server must resume first; `archived` says that it must be taken
-    out of the archive before. `queued_ms` is how long the request waited in the broker. `again` as in Call. `owner`
-    is the identity of the client: that of a thread which comes into being.
+    out of the archive before. `queued_ms` is how long the request waited in the broker. `again` and `timeout_s` as
+    in Call. `owner` is the identity of the client: that of a thread which comes into being.
     """
 
     call: int
@@ -316,6 +318,7 @@ class Dispatch(_Head, frozen=True):
     again: bool = False
     archived: bool = False
     owner: str = ""
+    timeout_s: int = 60
 
 
 class Release(_Head, frozen=True):

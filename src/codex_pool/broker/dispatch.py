@@ -254,7 +254,15 @@ class Dispatcher:
         number = self._books.open_call(call, worker)
         queued_ms = round((self._books.now - call.came_at) * 1000)
         head = wire.Dispatch(
-            number, call.session, call.interest, adopt, queued_ms, again=call.again, archived=archived, owner=call.who
+            number,
+            call.session,
+            call.interest,
+            adopt,
+            queued_ms,
+            again=call.again,
+            archived=archived,
+            owner=call.who,
+            timeout_s=call.timeout_s,
         )
         self._books.to_worker(worker, head, call.line)
 

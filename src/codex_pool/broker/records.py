@@ -175,6 +175,7 @@ class Call:
     line: bytes
     interest: wire.Interest
     came_at: float
+    timeout_s: int = 60
     scope: str = "owner"
     starts_turn: bool = False
     turn_id: str | None = None

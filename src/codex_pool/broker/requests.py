@@ -85,6 +85,7 @@ class Requests:
                 turn_id=header.turn_id,
                 who=session.who,
                 again=head.again,
+                timeout_s=head.timeout_s,
             )
             if self._may(session, call):
                 self._request(session, call)

@@ -18,6 +18,7 @@ Rules that hold throughout:
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ from codex_app_server import envelope, errors
 from codex_app_server.envelope import RequestId
 from codex_app_server.generated.routing import REQUESTS
 from codex_app_server.lines import LongLine
-from codex_app_server.transport import Interest, TurnLines
+from codex_app_server.transport import DEFAULT_TIMEOUT_S, Interest, TurnLines
 from codex_pool import rpc, wire
 from codex_pool.client.effects import Connect, Deliver, Disconnect, Effect, Failed, Send, Welcomed
 from codex_pool.client.numbers import Numbers
@@ -58,6 +59,7 @@ class _Call:
     method: str
     thread_id: str | None
     turn_id: str | None
+    timeout_s: float | None
     sent: bool = False
     cancelled: bool = False
 
@@ -164,7 +166,7 @@ class Session:
         self._connect(now, out)
         return out
 
-    def line(self, line: bytes, interest: Interest) -> list[Effect]:
+    def line(self, line: bytes, interest: Interest, timeout_s: float | None = DEFAULT_TIMEOUT_S) -> list[Effect]:
         """A line of the client."""
         out: list[Effect] = []
         try:
@@ -172,7 +174,7 @@ class Session:
         except ValueError:
             header = None  # The pool says what is wrong with it.
         if header is not None and header.method is not None and header.id is not None:
-            call = _Call(line, interest, header.method, header.thread_id, header.turn_id)
+            call = _Call(line, interest, header.method, header.thread_id, header.turn_id, timeout_s)
             self._calls[header.id] = call
             if call.method == FOLLOW_TURN and call.turn_id is not None:
                 # What comes of it may overtake the answer, and begins anywhere.
@@ -366,7 +368,7 @@ class Session:
         self._asks.clear()
 
     def _send_call(self, call: _Call, out: list[Effect]) -> None:
-        head = wire.Call(call.interest, call.sent)
+        head = wire.Call(call.interest, call.sent, 0 if call.timeout_s is None else max(1, math.ceil(call.timeout_s)))
         call.sent = True
         out.append(Send([wire.encode(head), call.line]))
 

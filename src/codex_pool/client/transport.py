@@ -18,7 +18,7 @@ import zmq
 
 from codex_app_server.envelope import RequestId
 from codex_app_server.errors import TransportClosedError
-from codex_app_server.transport import Interest, Receiver
+from codex_app_server.transport import DEFAULT_TIMEOUT_S, Interest, Receiver
 from codex_pool import endpoints, keys, sockets, wire
 from codex_pool.broker.identity import MAX_MESSAGE_BYTES
 from codex_pool.client import session as session_
@@ -92,14 +92,14 @@ class PoolTransport:
             self.close()
             raise self._error
 
-    def send(self, line: bytes, *, interest: Interest = "full") -> None:
+    def send(self, line: bytes, *, interest: Interest = "full", timeout_s: float | None = DEFAULT_TIMEOUT_S) -> None:
         if self._error is not None:
             raise self._error
         if self._closing or self._thread is None:
             raise TransportClosedError("the client was closed or never started")
         if len(line) > self._max_line_bytes:
             raise TransportClosedError(f"a line of {len(line)} bytes; the limit is {self._max_line_bytes}")
-        self._want(lambda: self._session.line(line, interest))
+        self._want(lambda: self._session.line(line, interest, timeout_s))
 
     def cancel(self, request_id: RequestId) -> None:
         if self._thread is not None:

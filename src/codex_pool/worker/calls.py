@@ -13,7 +13,7 @@ from codex_app_server._message_router import Reply
 from codex_pool import rpc, wire
 from codex_pool.worker import reading
 from codex_pool.worker.effects import LINES, Outbox
-from codex_pool.worker.requests import REQUEST_LIMIT_S, Request, Requests
+from codex_pool.worker.requests import Request, Requests
 from codex_pool.worker.running import RunningTurns
 from codex_pool.worker.seen import Answer, Seen
 from codex_pool.worker.threads import Threads
@@ -68,6 +68,7 @@ class Calls:
             head.queued_ms,
             again=head.again,
             owner=head.owner,
+            timeout_s=head.timeout_s,
         )
         self._seen.take(request)
         if parsed.method == FOLLOW_TURN:
@@ -179,7 +180,7 @@ class Calls:
         return None
 
     def on_expired(self, request: Request) -> None:
-        message = f"the app-server has not answered {request.method} within {REQUEST_LIMIT_S:.0f} s"
+        message = f"the app-server has not answered {request.method} within {request.limit_s:.0f} s"
         if request.then is not None:
             request.then(rpc.error_line(b"0", INTERNAL_ERROR, message), True)
         else:

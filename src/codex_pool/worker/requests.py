@@ -51,6 +51,8 @@ class Request:
     again: bool = False
     # The identity of its client.
     owner: str = ""
+    # How long its client waits for the answer; 0 is for ever.
+    timeout_s: int = 60
     # Its session is over; `kept` says that its turns go on all the same.
     gone: bool = False
     kept: bool = False
@@ -61,6 +63,10 @@ class Request:
     first_sent_at: float | None = None
     expires_at: float | None = None
     tries: int = 0
+
+    @property
+    def limit_s(self) -> float:
+        return max(REQUEST_LIMIT_S, self.timeout_s + 5.0)
 
 
 @dataclass(slots=True)
@@ -170,7 +176,8 @@ class Requests:
         starts_turn = entry is not None and entry.result_turn
         now = self.outbox.now
         request.first_sent_at = now if request.first_sent_at is None else request.first_sent_at
-        request.expires_at = None if request.method in NO_DEADLINE else now + REQUEST_LIMIT_S
+        endless = request.method in NO_DEADLINE or not request.timeout_s
+        request.expires_at = None if endless else now + request.limit_s
         self.router.expect(
             request.id,
             request,
