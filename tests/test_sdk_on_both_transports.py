@@ -653,6 +653,16 @@ def test_a_start_nobody_waits_for_is_interrupted(side: Side) -> None:
         side.seen(prompt, "disconnected")
 
 
+def test_an_interrupt_beside_another_ends_with_the_turn(side: Side) -> None:
+    """The app-server never answers the second one."""
+    turn = side.thread().turn("[[hang 1]]")
+    assert any(is_delta(notification) for notification in turn.stream())
+    side.codex.client.perform(operations.turn_interrupt(turn.thread_id, turn.id))
+    turn.interrupt()
+    turn.interrupt()
+    assert turn.run().status == "interrupted"
+
+
 def test_a_stream_that_is_closed_interrupts(side: Side) -> None:
     prompt = f"{token()} [[hang 1]]"
     turn = side.thread().turn(prompt)

@@ -193,6 +193,8 @@ class Connection:
         # Turns started through a plain request, whose mailbox nobody has asked for yet.
         self._unclaimed: OrderedDict[str, Mailbox] = OrderedDict()
         self._inner: OrderedDict[str, str] = OrderedDict()
+        # Turns whose interrupt was answered.
+        self._stopping: OrderedDict[str, None] = OrderedDict()
         self._logins: OrderedDict[str, Mailbox] = OrderedDict()
         self._closing = False
         self._error: TransportClosedError | None = None
@@ -468,6 +470,15 @@ class Connection:
     def active_turn(self, turn_id: str) -> str:
         """What an interrupt must name: a review works in a turn of its own inside of the one that was started."""
         return self._inner.get(turn_id, turn_id)
+
+    def note_stopping(self, turn_id: str) -> None:
+        """The app-server has said that it interrupts this turn."""
+        self._stopping[turn_id] = None
+        if len(self._stopping) > INNER_TURNS:
+            self._stopping.popitem(last=False)
+
+    def is_stopping(self, turn_id: str) -> bool:
+        return turn_id in self._stopping
 
     def _on_queue(self, line: bytes) -> None:
         """Queue time in the pool is not a request's deadline."""

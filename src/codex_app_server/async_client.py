@@ -18,7 +18,7 @@ from . import _asks, operations
 from ._connection import GLOBAL_NOTIFICATIONS, Call, Connection, log
 from ._mailbox import Mailbox
 from ._message_router import Ask
-from .client import INTERRUPT_LIMIT_S, INTERRUPT_RETRY_S
+from .client import INTERRUPT_ANSWER_S, INTERRUPT_LIMIT_S, INTERRUPT_RETRY_S
 from .config import AppServerConfig
 from .envelope import RequestId
 from .errors import (
@@ -373,10 +373,14 @@ class AsyncAppServerClient:
         """
         deadline = time.monotonic() + INTERRUPT_LIMIT_S
         while not is_over():
-            try:
-                await self.perform(operations.turn_interrupt(thread_id, self._connection.active_turn(turn_id)))
+            active = self._connection.active_turn(turn_id)
+            if self._connection.is_stopping(active):
                 return
-            except InvalidRequestError as error:
+            try:
+                await self.perform(operations.turn_interrupt(thread_id, active), timeout_s=INTERRUPT_ANSWER_S)
+                self._connection.note_stopping(active)
+                return
+            except (InvalidRequestError, RequestTimeoutError) as error:
                 if is_over():
                     return
                 if not operations.is_not_active_yet(error) or time.monotonic() > deadline:

@@ -39,6 +39,8 @@ ApprovalHandler = Callable[[str, Any], Any]
 
 INTERRUPT_RETRY_S = 0.05
 INTERRUPT_LIMIT_S = 10.0
+# The app-server never answers an interrupt that comes while the turn is ending of another.
+INTERRUPT_ANSWER_S = 1.0
 _QUEUE_POLL_S = 5.0
 
 
@@ -328,10 +330,14 @@ class AppServerClient:
         """
         deadline = time.monotonic() + INTERRUPT_LIMIT_S
         while not is_over():
-            try:
-                self.perform(operations.turn_interrupt(thread_id, self._connection.active_turn(turn_id)))
+            active = self._connection.active_turn(turn_id)
+            if self._connection.is_stopping(active):
                 return
-            except InvalidRequestError as error:
+            try:
+                self.perform(operations.turn_interrupt(thread_id, active), timeout_s=INTERRUPT_ANSWER_S)
+                self._connection.note_stopping(active)
+                return
+            except (InvalidRequestError, RequestTimeoutError) as error:
                 if is_over():
                     return
                 if not operations.is_not_active_yet(error) or time.monotonic() > deadline:

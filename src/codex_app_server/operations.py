@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import msgspec
 
 from .config import AppServerConfig
-from .errors import AppServerError, InvalidInputError, OutputTypeError, TurnEndedError, TurnFailedError
+from .errors import (
+    AppServerError,
+    InvalidInputError,
+    OutputTypeError,
+    RequestTimeoutError,
+    TurnEndedError,
+    TurnFailedError,
+)
 from .generated.options import OPTION_NAMES
 from .generated.routing import METHODS, REQUESTS
 from .inputs import ExternalMessage, RunInput, to_wire_input, to_wire_turn
@@ -407,6 +414,8 @@ def final_response(items: list[Any]) -> str | None:
 
 
 def is_not_active_yet(error: Exception) -> bool:
-    """Whether an interrupt came before the turn was under way; the same call succeeds a moment later."""
+    """Whether an interrupt came before the turn was under way, or while it ends of another: to be told again."""
+    if isinstance(error, RequestTimeoutError):
+        return True
     # Right after another turn of the thread was interrupted, it says that it expected that one.
     return "no active turn" in str(error) or "expected active turn id" in str(error)
