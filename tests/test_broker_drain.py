@@ -206,6 +206,23 @@ def test_what_comes_between_the_end_of_draining_and_that_of_the_worker_waits(ben
     assert total_held(bench) == 0
 
 
+def test_who_has_drained_and_is_not_ended_gives_its_threads_away_all_the_same(bench: Bench) -> None:
+    """The supervisor may be stopped: nobody waits for it without a limit."""
+    old = bench.thread("t1")
+    worker, turn_id = bench.turn("t1")
+    bench.end(worker, turn_id)
+    new = replacement(bench)
+    bench.drain(old)
+    call = bench.call("turn/start", {"threadId": "t1"})
+    bench.beat(workers_room.DRAINED_LIMIT_S - 1, "s1")
+    assert bench.drained == ["old"] and old.releases == {} and not bench.dispatches(call)
+    bench.beat(2, "s1")
+    assert list(old.releases.values()) == ["t1"]
+    bench.put_away(old)
+    assert [name for name, _ in bench.dispatches(call)] == [new.name]
+    assert bench.drained == ["old", "old"], "it is told again"
+
+
 def test_without_another_worker_requests_wait_for_one(bench: Bench) -> None:
     old = bench.thread("t1", ephemeral=True)
     bench.drain(old)

@@ -119,6 +119,7 @@ class Worker:
     suspected: bool = False
     draining_since: float | None = None
     drained: bool = False
+    drained_at: float = 0.0
     # What came for its threads when it was drained: routed anew once it is gone.
     parked: list[Call] = field(default_factory=list)
 

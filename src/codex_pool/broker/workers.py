@@ -15,6 +15,8 @@ WORKER_SILENT_S = 10.0
 WORKER_WEDGED_S = 10.0
 LEASE_IDLE_S = 60.0
 DRAIN_LIMIT_S = 600.0
+# A worker that has drained has ended by then, unless nobody ends it.
+DRAINED_LIMIT_S = 20.0
 
 
 class Workers:
@@ -219,12 +221,22 @@ class Workers:
             self._check_drained(worker)
 
     def _check_drained(self, worker: Worker) -> None:
-        if worker.draining_since is None or worker.drained:
+        if worker.draining_since is None or not self._may_work(worker):
             return
         busy = worker.turns or worker.calls or worker.waiting or any(map(self._leased, worker.threads))
         if not busy or self._books.now - worker.draining_since > DRAIN_LIMIT_S:
-            worker.drained = True
+            worker.drained, worker.drained_at = True, self._books.now
             self._books.out.append(Drained(worker.name))
+
+    def _may_work(self, worker: Worker) -> bool:
+        """Whether it is not about to end. One that nobody ends - the supervisor is stopped, or has not heard that it has
+        drained - goes on draining, so that what waits for its end does not wait for ever; then it is told again."""
+        if worker.drained and self._books.now - worker.drained_at > DRAINED_LIMIT_S:
+            worker.drained = False
+            parked, worker.parked = worker.parked, []
+            for call in parked:
+                self._dispatcher.route(call)
+        return not worker.drained
 
     def _leased(self, thread_id: str) -> bool:
         """Whether somebody may still have turns for a thread that cannot leave its worker."""
