@@ -15,8 +15,8 @@ WORKER_SILENT_S = 10.0
 WORKER_WEDGED_S = 10.0
 LEASE_IDLE_S = 60.0
 DRAIN_LIMIT_S = 600.0
-# A worker that has drained has ended by then, unless nobody ends it.
-DRAINED_LIMIT_S = 20.0
+# A worker that has drained has ended by then (it may wait 25 s for its clients), unless nobody ends it.
+DRAINED_LIMIT_S = 40.0
 
 
 class Workers:
