@@ -317,7 +317,7 @@ for _fault, _words in {
     "exit 0": "exit code 0",
     # Its sentinel says that it has ended, so it is ended.
     "stdout closed": "killed by SIGKILL",
-    # It does not answer the supervisor's pings, and is ended.
+    # It does not answer the supervisor's pings, and is ended; by then a worker that it did not greet may be as well.
     "SIGSTOP": "killed by SIGKILL",
     "requests never answered": "killed by SIGKILL",
 }.items():
@@ -325,10 +325,11 @@ for _fault, _words in {
     _put(
         _fault,
         "broker",
-        starting=Run(restarts=0, log=_log),
+        starting=Run(restarts=None if _fault in ("SIGSTOP", "requests never answered") else 0, log=_log),
         idle=Run(restarts=0, log=_log),
         mid_turn=replace(UNMOVED, log=_log, real=_fault == "SIGKILL", quick=_fault == "SIGKILL"),
-        draining=replace(UNMOVED, log=_log),
+        # What it took while it was dumb is sent again: a real history tells that it did not get through.
+        draining=replace(UNMOVED, log=_log, real=_fault == "stdout closed"),
     )
 for _fault in ("stderr flood", "100 MB line", "bad UTF-8"):
     _put(_fault, "broker", starting=QUIET, idle=QUIET, mid_turn=UNMOVED, draining=UNMOVED)

@@ -229,8 +229,11 @@ class Workers:
             self._books.out.append(Drained(worker.name))
 
     def _may_work(self, worker: Worker) -> bool:
-        """Whether it is not about to end. One that nobody ends - the supervisor is stopped, or has not heard that it has
-        drained - goes on draining, so that what waits for its end does not wait for ever; then it is told again."""
+        """Whether it is not about to end.
+
+        One that nobody ends - the supervisor is stopped, or has not heard that it has drained - goes on draining, so
+        that what waits for its end does not wait for ever; then it is told again.
+        """
         if worker.drained and self._books.now - worker.drained_at > DRAINED_LIMIT_S:
             worker.drained = False
             parked, worker.parked = worker.parked, []
