@@ -118,9 +118,10 @@ def test_nothing_outlives_a_killed_supervisor_by_more_than_10_s(
             each.run("hello")
         wait_until(lambda: codex.client.request("pool/status")["draining"], "a worker drains, the commands below it")
         assert pool.supervisor_pid is not None
-        below = processes.descendants(pool.supervisor_pid)
-        assert len(below) >= 1 + 2 * 3 + 3
-        os.kill(pool.supervisor_pid, signal.SIGKILL)
+        supervisor = pool.supervisor_pid
+        wait_until(lambda: len(processes.descendants(supervisor)) >= 1 + 2 * 3 + 3, "three workers, and the commands")
+        below = processes.descendants(supervisor)
+        os.kill(supervisor, signal.SIGKILL)
         wait_until(
             lambda: not [process for process in below if processes.identify(process.pid) == process],
             "all are gone",
