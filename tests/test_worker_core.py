@@ -342,6 +342,20 @@ def test_a_thread_that_cannot_come_back_as_it_was_is_refused_again_and_again(ben
 # Threads.
 
 
+def test_a_name_is_in_the_record_before_its_client_is_told(bench: Bench) -> None:
+    """The worker may die before the notification comes."""
+    bench.thread()
+    bench.routes.clear()
+    bench.dispatch("thread/name/set", {"threadId": "t1", "name": "N"})
+    bench.answer(bench.request("thread/name/set"), {})
+    changed, answered = bench.routes
+    assert changed.record.name == "N" and isinstance(answered, wire.Answered)
+    bench.dispatch("thread/name/set", {"threadId": "t1", "name": "M"})
+    bench.answer(bench.request("thread/name/set"), error="no")
+    bench.notify("thread/name/updated", threadId="t1", threadName="N")
+    assert bench.routed(wire.ThreadChanged) == [changed]
+
+
 def test_the_record_of_a_thread_follows_its_settings_and_name(bench: Bench) -> None:
     bench.thread()
     settings = {"cwd": "/x", "model": "m2", "sandboxPolicy": json.loads(WORKSPACE_WRITE), "approvalPolicy": "never"}

@@ -173,6 +173,8 @@ class Calls:
             return self._threads.hold(rpc.result_of(line), request)
         if request.method in _RELEASES_THREAD and request.thread_id is not None:
             self._threads.release(request.thread_id, keep=False)
+        elif request.method == "thread/name/set":
+            self._threads.named(request.thread_id, _text_of(request.line, "name"))
         elif request.method == "account/login/start":
             login_id = rpc.login_id_of(line)
             if login_id is not None and not request.gone:

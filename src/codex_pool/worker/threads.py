@@ -164,12 +164,20 @@ class Threads:
         if thread is None:
             return
         if method in ("thread/settings/updated", "thread/name/updated"):
-            record = rpc.updated_record(thread.record, method, line)
-            if record != thread.record:
-                thread.record = record
-                self._outbox.broker(wire.encode(wire.ThreadChanged(record)))
+            self._change(thread, rpc.updated_record(thread.record, method, line))
         elif method == "thread/closed" and thread_id not in self._leaving:
             self.release(thread.record.thread_id, keep=True)
+
+    def named(self, thread_id: str | None, name: str | None) -> None:
+        """A client was told that the thread has this name; the notification may come too late for the next worker."""
+        thread = self.get(thread_id)
+        if thread is not None and name is not None:
+            self._change(thread, msgspec.structs.replace(thread.record, name=name))
+
+    def _change(self, thread: Thread, record: wire.ThreadRecord) -> None:
+        if record != thread.record:
+            thread.record = record
+            self._outbox.broker(wire.encode(wire.ThreadChanged(record)))
 
     def is_moving(self, thread_id: str, method: str) -> bool:
         """Whether this notification comes only of the thread's being carried from one worker to another."""

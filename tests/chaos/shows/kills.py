@@ -56,7 +56,7 @@ def main() -> int:
         ]
         data.write_text("".join(json.dumps(sample) + "\n" for sample in samples))
         command = [sys.executable, "-m", "codex_pool.cli", "batch", str(data), "--home", str(home), "-o", str(out)]
-        command += ["--workers", "2", "--turns-per-worker", "4", "--retries", "50", "--json"]
+        command += ["--workers", "4", "--turns-per-worker", "4", "--retries", "50", "--json"]
         environ = {**os.environ, "XDG_RUNTIME_DIR": name}
         began = time.monotonic()
         with (root / "stdout").open("wb") as stdout, (root / "stderr").open("wb") as stderr:
