@@ -126,11 +126,13 @@ def test_a_worker_that_dies_is_told_lost_and_replaced_under_another_name() -> No
 
 @pytest.mark.parametrize("jitter", [0.0, 0.999])
 def test_who_fails_again_and_again_waits_longer_each_time_up_to_a_limit(jitter: float) -> None:
-    bench = Bench(slots=1)
+    bench = Bench(slots=2)
+    bench.ready(1)
     waits = []
-    for _ in range(12):
+    for turns in range(12):
         bench.ready(0)
-        bench.load(bench.worker(0))
+        # The pool as a whole works.
+        bench.load(bench.worker(1), turns=turns + 1)
         bench.die(0, jitter=jitter)
         waits.append(bench.wait())
     assert all(later >= earlier - 1e-6 for earlier, later in itertools.pairwise(waits))
@@ -140,6 +142,11 @@ def test_who_fails_again_and_again_waits_longer_each_time_up_to_a_limit(jitter: 
     bench.now += STABLE_S
     bench.die(0, jitter=jitter)
     assert bench.wait() == pytest.approx(waits[0]), "a stable worker starts afresh"
+    for _ in range(3):
+        bench.ready(0)
+        bench.load(bench.worker(0))
+        bench.die(0, jitter=jitter)
+        assert bench.wait() == pytest.approx(waits[0]), "and so does one that has finished a turn"
 
 
 def test_one_slot_that_fails_does_not_hold_up_the_other() -> None:

@@ -3,8 +3,8 @@
     starting --ready--> ready --exited--> waiting --its time has come--> starting ...
        `--exited, or not ready in time--> waiting
 
-A slot that fails again and again waits longer each time (exponential, with jitter passed in) and starts afresh after
-STABLE_S of readiness. When workers keep dying before they are ready, or before any turn has finished, the pool gives
+A slot that fails again and again waits longer each time (exponential, with jitter passed in); with a worker that has
+finished a turn, or was ready for STABLE_S, it starts afresh. When workers keep dying before they are ready, or before any turn has finished, the pool gives
 up with the reason: a binary that cannot work must not spin.
 
 A worker that is worn (`Recycle`) is replaced without a gap, one slot at a time:
@@ -238,7 +238,8 @@ class SupervisorCore:
             slot.recycles += 1
             return [TellLost(name, reason), Changed(), *self._recycle_one(now)]
         out: list[Effect] = [TellLost(name, reason), Changed()]
-        if worker.state == "ready" and now - worker.ready_at >= STABLE_S:
+        if worker.turns or (worker.state == "ready" and now - worker.ready_at >= STABLE_S):
+            # It works; what ended it came from outside.
             slot.failures = 0
         slot.failures += 1
         slot.restarts += 1
