@@ -4,8 +4,8 @@
        `--exited, or not ready in time--> waiting
 
 A slot that fails again and again waits longer each time (exponential, with jitter passed in); with a worker that has
-finished a turn, or was ready for STABLE_S, it starts afresh. When workers keep dying before they are ready, or before any turn has finished, the pool gives
-up with the reason: a binary that cannot work must not spin.
+finished a turn, or was ready for STABLE_S, it starts afresh. When workers keep dying before they are ready, or before
+any turn has finished, the pool gives up with the reason: a binary that cannot work must not spin.
 
 A worker that is worn (`Recycle`) is replaced without a gap, one slot at a time:
 
