@@ -9,8 +9,26 @@ import statistics
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Literal, TypedDict
 
 Figures = dict[str, list[float]]
+
+
+class Row(TypedDict):
+    """One line of what a bench is to show, as its JSON has it under `rows`.
+
+    `figure` is of `unit`; `ratio` is how many times the peer's it is; it is `met` when `ratio`, or without one
+    `figure`, is at least or at most `wanted`.
+    """
+
+    what: str
+    figure: float
+    unit: str
+    peer: str | None
+    ratio: float | None
+    bound: Literal["at least", "at most"]
+    wanted: float | None
+    met: bool | None
 
 
 def machine() -> dict[str, object]:
@@ -49,6 +67,41 @@ def table(title: str, figures: Figures, subject: str, unit: str) -> dict[str, fl
         median = statistics.median(values)
         print(f"{name:<16}{median:>14,.1f}{min(values):>12,.1f}{max(values):>12,.1f}{against:>26}")
     return ratios
+
+
+def row(
+    what: str,
+    figure: float,
+    unit: str,
+    *,
+    peer: str | None = None,
+    ratio: float | None = None,
+    at_least: float | None = None,
+    at_most: float | None = None,
+) -> Row:
+    """A row for `write`; with neither bound it is shown and not judged."""
+    judged = figure if ratio is None else ratio
+    wanted = at_most if at_least is None else at_least
+    met = None if wanted is None else (judged <= wanted if at_least is None else judged >= wanted)
+    bound: Literal["at least", "at most"] = "at most" if at_least is None and at_most is not None else "at least"
+    return Row(what=what, figure=figure, unit=unit, peer=peer, ratio=ratio, bound=bound, wanted=wanted, met=met)
+
+
+def show(rows: list[Row]) -> None:
+    """Print what was to be shown, and whether it was."""
+    print(f"\n{'':<62}{'figure':>14} {'unit':<12}{'ratio':>9}{'wanted':>18}")
+    for each in rows:
+        ratio = "" if each["ratio"] is None else f"{each['ratio']:.2f} x"
+        wanted = "" if each["wanted"] is None else f"{each['bound']} {each['wanted']:g}"
+        said = {True: "met", False: "NOT MET", None: ""}[each["met"]]
+        what = each["what"] if each["peer"] is None else f"{each['what']}, against {each['peer']}"
+        print(f"{what:<62}{each['figure']:>14,.1f} {each['unit']:<12}{ratio:>9}{wanted:>18}  {said}")
+
+
+def report(path: Path, settings: dict[str, Any], rows: list[Row], **raw: object) -> None:
+    """Show the rows and write the report of a bench: machine, settings, rows, and the raw figures."""
+    show(rows)
+    write(path, {"settings": settings, "rows": rows, **raw})
 
 
 def write(path: Path, report: dict[str, object]) -> None:
