@@ -18,7 +18,7 @@ from codex_app_server import (
 from codex_app_server.errors import map_jsonrpc_error
 from codex_app_server.generated.models import Turn
 from codex_app_server.testing.loopback import write_loopback_home
-from codex_pool.batch import display, home, policy, report
+from codex_pool.batch import display, home, policy, summary
 from codex_pool.batch.dataset import Sample
 from codex_pool.batch.policy import Outcome
 from codex_pool.batch.progress import Progress, duration
@@ -100,11 +100,11 @@ def test_a_report_counts_every_sample_once_and_names_the_first_failures() -> Non
         s.id: {"id": s.id, "status": "failed", "error": {"kind": "k", "message": "a\n b"}} for s in samples[:13]
     }
     records["0"]["status"] = "completed"
-    counts = report.count(samples, records)
+    counts = summary.count(samples, records)
     assert counts == {"completed": 1, "failed": 12, "interrupted": 0, "lost": 0, "stalled": 0, "not_run": 3}
-    failures = report.failures(samples, records)
+    failures = summary.failures(samples, records)
     assert failures[0] == ("1", "failed", "k: a b") and len(failures) == 11 and failures[-1][0] == "and 2 more"
-    rows = dict(report.summary(counts, Progress(total=16), 0.0))
+    rows = dict(summary.summary(counts, Progress(total=16), 0.0))
     assert rows["failed"] == "12" and rows["not run"] == "3" and "lost" not in rows
 
 

@@ -23,7 +23,7 @@ from codex_pool.demo import demo_home
 from codex_pool.endpoints import EndpointError
 from codex_pool.pool import Pool, aconnect
 
-from . import dataset, display, home, report, results
+from . import dataset, display, home, results, summary
 from .attempt import Stopped
 from .dataset import DatasetError, Sample
 from .home import HomeError
@@ -263,11 +263,11 @@ class _Batch:
             await asyncio.sleep(STATUS_EVERY_S)
 
     def _on_retry(self, sample: Sample, outcome: Outcome) -> None:
-        self._display.say(f"{sample.id}: {outcome.status}, {report.reason(outcome.error)}; trying again")
+        self._display.say(f"{sample.id}: {outcome.status}, {summary.reason(outcome.error)}; trying again")
 
     def _on_record(self, record: Record) -> None:
         if record["status"] != "completed" and not self._stop.is_set():
-            self._display.say(f"{record['id']}: {record['status']}, {report.reason(record['error'])}")
+            self._display.say(f"{record['id']}: {record['status']}, {summary.reason(record['error'])}")
         self._emit({"event": "sample", **record})
 
     # What is said at the start and at the end.
@@ -300,7 +300,7 @@ class _Batch:
     def _finish(self, code: int | None, problem: str | None) -> int:
         progress, now = self._progress, time.monotonic()
         records = self._directory.records()
-        counts = report.count(self._samples, records)
+        counts = summary.count(self._samples, records)
         if code is None:
             code = OK if counts["completed"] == len(self._samples) else SOME_NOT_COMPLETED
             code = INTERRUPTED if self._signals else code
@@ -309,9 +309,9 @@ class _Batch:
         if problem is not None:
             self._display.say(f"codex-pool: {problem}")
         if code != CANNOT_START and self._pending:
-            rows = report.summary(counts, progress, now)
+            rows = summary.summary(counts, progress, now)
             where = str(self._directory.file(results.RESULTS))
-            self._display.finish([*rows, ("results", where)], report.failures(self._samples, records))
+            self._display.finish([*rows, ("results", where)], summary.failures(self._samples, records))
         self._emit(
             {
                 "event": "done",
@@ -348,7 +348,7 @@ class _Batch:
                 },
                 "samples": len(self._samples),
                 "skipped": self._progress.skipped,
-                "counts": report.count(self._samples, self._directory.records()),
+                "counts": summary.count(self._samples, self._directory.records()),
                 **more,
             }
         )
