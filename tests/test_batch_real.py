@@ -305,7 +305,7 @@ def test_a_wrong_dataset_is_refused_whole_before_anything_starts(tmp_path: Path)
         (["d.jsonl", "-o", "d.jsonl"], "d.jsonl"),
         (["d.jsonl", "-o", "taken"], "has a home/ but no run.json"),
         (["d.jsonl", "-o", "others"], "holds results of other samples"),
-        (["d.jsonl", "-o", "busy"], f"in use by another run (pid {os.getpid()})"),
+        (["d.jsonl", "-o", "busy"], "in use by another run (pid {pid})"),
     ],
 )
 def test_bad_usage_is_refused_with_2(tmp_path: Path, arguments: list[str], words: str) -> None:
@@ -315,6 +315,7 @@ def test_bad_usage_is_refused_with_2(tmp_path: Path, arguments: list[str], words
     dataset(tmp_path / "others" / "results.jsonl", {"id": "x", "status": "completed"})
     with locked(tmp_path / "busy"):
         done = codex_pool("batch", *arguments, cwd=tmp_path, home=tmp_path)
+    words = words.replace("{pid}", str(os.getpid()))
     assert (done.returncode, done.stdout) == (2, "") and words in " ".join(done.stderr.split())
 
 
