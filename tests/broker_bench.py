@@ -12,7 +12,7 @@ import msgspec
 from codex_app_server.generated.routing import REQUESTS
 from codex_pool import wire
 from codex_pool.broker.core import BrokerCore
-from codex_pool.broker.records import Drained, Effect, Forget, Leave, Note, Registered, Suspect, ToClient, ToWorker
+from codex_pool.broker.records import Drained, Effect, Forget, Keep, Note, Registered, Suspect, ToClient, ToWorker
 
 THREAD_LOST, TURN_LOST = -32010, -32011
 
@@ -81,7 +81,7 @@ class Bench:
         self.connections: dict[str, str] = {}
         self.forgotten: list[bytes] = []
         self.drained: list[str] = []
-        self.legacy: list[wire.ThreadRecord] = []
+        self.kept: dict[str, wire.ThreadRecord | None] = {}
         self.answers: dict[tuple[str, Any], list[dict[str, Any]]] = {}
         self.notices: list[tuple[str, dict[str, Any]]] = []
         self.ended: list[tuple[str, str]] = []
@@ -92,6 +92,11 @@ class Bench:
         self.loops = 0
         self._ids = itertools.count(1)
         self._turn_numbers = itertools.count(1)
+
+    @property
+    def legacy(self) -> list[wire.ThreadRecord]:
+        """What the next broker reads."""
+        return [record for record in self.kept.values() if record is not None]
 
     def apply(self, effects: list[Effect]) -> list[Effect]:
         for effect in effects:
@@ -108,8 +113,8 @@ class Bench:
                     self.forgotten.append(effect.peer)
                 case Drained():
                     self.drained.append(effect.worker)
-                case Leave():
-                    self.legacy = effect.records
+                case Keep():
+                    self.kept |= effect.threads
                 case Note():
                     self.notes.append(effect.message)
         return effects

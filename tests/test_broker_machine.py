@@ -255,7 +255,7 @@ class BrokerMachine(RuleBasedStateMachine):
             return
         holdings = {name: self._holdings(worker) for name, worker in self.live.items()}
         self.bench.tick(1.5)
-        known = {k for k, v in self.bench.core.books.threads.items() if v.worker is not None or v.stored}
+        known = set(self.bench.core.books.threads)
         self.bench.core = BrokerCore(
             slots=self.bench.slots,
             turns_per_worker=self.bench.turns_per_worker,
@@ -276,8 +276,7 @@ class BrokerMachine(RuleBasedStateMachine):
             connection = f"{name}/{next(self.generations)}"
             self.bench.register(name, self.slot_of[name], holdings=holdings[name], connection=connection)
             self.over |= {turn for _, turn in self.bench.ended[ended:]}
-        if not dead:
-            assert self.bench.core.books.threads.keys() >= known, "no thread is forgotten"
+        assert self.bench.core.books.threads.keys() >= known, "no thread is forgotten"
         for session in sorted(self.sessions):
             self.send_again(session)
 

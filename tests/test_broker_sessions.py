@@ -7,13 +7,14 @@ import os
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from broker_bench import THREAD_LOST, TURN_LOST, Bench, total_held
 
 from codex_pool import wire
 from codex_pool.broker import dispatch, sessions
-from codex_pool.broker.legacy import Legacy
-from codex_pool.broker.records import ToClient
+from codex_pool.broker.legacy import SPARE_LINES, Legacy
+from codex_pool.broker.records import Keep, ToClient
 
 LINES = wire.encode(wire.Lines())
 
@@ -356,16 +357,15 @@ def test_a_worker_that_registers_on_a_new_connection_is_sent_again_what_is_open(
     assert bench.status()["turns"]["running"] == 1
 
 
-def test_threads_without_a_worker_are_left_to_the_next_broker(bench: Bench) -> None:
+def test_threads_are_left_to_the_next_broker_even_if_their_worker_dies_with_this_one(bench: Bench) -> None:
     worker = bench.thread("t1", turns=2)
-    bench.thread("t2", ephemeral=True)
-    bench.lose(worker)
-    assert [record.thread_id for record in bench.legacy] == ["t1"]
-    (other,) = [each for each in bench.workers.values() if not each.lost]
-    bench.thread("t3")
-    bench.from_worker(other, wire.ThreadGone("t3", keep=True))
-    bench.beat(2, "s1")
-    assert [record.thread_id for record in bench.legacy] == ["t1", "t3"]
+    bench.thread("ephemeral", ephemeral=True)
+    bench.thread("no turn", turns=0)
+    bench.from_worker(worker, wire.ThreadChanged(wire.ThreadRecord("t1", False, turns=2, name="n", sandbox="{}")))
+    bench.thread("gone")
+    owner = next(each for each in bench.workers.values() if "gone" in bench.core.books.workers[each.name].threads)
+    bench.from_worker(owner, wire.ThreadGone("gone", keep=False))
+    assert {record.thread_id for record in bench.legacy} == {"t1", "ephemeral", "no turn"}
     next_one = Bench(expect=[], legacy=bench.legacy)
     next_one.hello()
     assert next_one.heads == [], "it is no pool that has just begun"
@@ -373,7 +373,21 @@ def test_threads_without_a_worker_are_left_to_the_next_broker(bench: Bench) -> N
     assert next_one.heads[-1] == ("s1", wire.Welcome(1))
     call = next_one.call("turn/start", {"threadId": "t1"})
     ((_, head),) = next_one.dispatches(call)
-    assert head.adopt is not None and head.adopt.turns == 2
+    assert head.adopt is not None and (head.adopt.name, head.adopt.sandbox) == ("n", "{}")
+    for thread_id, words in (("ephemeral", "it was ephemeral"), ("no turn", "it had no turn yet")):
+        call = next_one.call("turn/start", {"threadId": thread_id})
+        (answer,) = next_one.answers[call]
+        assert answer["error"]["code"] == THREAD_LOST and words in answer["error"]["message"]
+        assert answer["error"]["data"] == {"safeToRetry": True}
+
+
+def test_a_thread_is_written_down_before_its_client_hears_of_it(bench: Bench) -> None:
+    call = bench.call("thread/start", {})
+    ((name, head),) = bench.dispatches(call)
+    record = wire.ThreadRecord("t9", False)
+    answered = [wire.encode(wire.Answered(head.call, True, record)), wire.encode(wire.Lines()), b"{}"]
+    kept, told, *_ = bench.core.worker_message(name.encode(), answered, bench.now)
+    assert kept == Keep({"t9": record}) and isinstance(told, ToClient)
 
 
 def test_a_legacy_is_for_brokers_of_the_same_supervisor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -384,6 +398,16 @@ def test_a_legacy_is_for_brokers_of_the_same_supervisor(tmp_path: Path, monkeypa
     legacy.write([record])
     (file,) = tmp_path.iterdir()
     assert Legacy(endpoint).read() == [record] and file.stat().st_mode & 0o777 == 0o600
+    changed, other = msgspec.structs.replace(record, turns=2), wire.ThreadRecord("t2", True)
+    assert legacy.keep({"t1": changed, "t2": other}, threads=2) and legacy.keep({"t2": None}, threads=1)
+    with file.open("ab") as rest:
+        rest.write(b'["t3",["t3",fal')
+    assert Legacy(endpoint).read() == [changed], "a line that was cut is none"
+    changes = {f"t{number}": other for number in range(SPARE_LINES)}
+    assert not legacy.keep(changes, threads=1), "now most of it is of no use"
+    legacy.write([changed])
+    assert file.read_bytes().count(b"\n") == 2 and legacy.keep({"t1": record}, threads=1)
+    assert Legacy(endpoint).read() == [record]
     monkeypatch.setattr(os, "getppid", lambda: os.getpid())
     assert Legacy(endpoint).read() is None
     file.write_bytes(b"\xc1 not one of ours")

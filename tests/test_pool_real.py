@@ -490,8 +490,9 @@ def test_a_death_in_mid_turn(victim: str, config: AppServerConfig, model: Loopba
         assert not any(one.client.held.values()) and not any(two.client.held.values())
 
 
+@pytest.mark.parametrize("broker_too", [False, True], ids=["worker", "worker and broker"])
 def test_an_idle_worker_dies_and_its_threads_come_back_as_they_were(
-    danger: AppServerConfig, model: LoopbackModel, tmp_path: Path, work: Path
+    broker_too: bool, danger: AppServerConfig, model: LoopbackModel, tmp_path: Path, work: Path
 ) -> None:
     with running_pool(danger, tmp_path) as pool, pool.connect() as codex:
         history = token("history")
@@ -511,6 +512,8 @@ def test_an_idle_worker_dies_and_its_threads_come_back_as_they_were(
                     break
         assert set(here) == {"ephemeral", "turnless"}
         here["ephemeral"].run(f'[[text "{token()}"]]')
+        if broker_too:
+            os.kill(broker_of(pool), signal.SIGKILL)
         os.kill(row["pid"], signal.SIGKILL)
         wait_until(lambda: worker not in {r.get("worker") for r in rows(codex)}, "the death is known")
         read = stored.read(include_turns=True).thread

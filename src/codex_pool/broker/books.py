@@ -11,7 +11,7 @@ import msgspec
 from codex_app_server import errors
 from codex_pool import rpc, wire
 from codex_pool.broker.doors import Doors
-from codex_pool.broker.records import Call, Effect, Leave, Note, Session, Thread, ToClient, ToWorker, Turn, Worker
+from codex_pool.broker.records import Call, Effect, Keep, Note, Session, Thread, ToClient, ToWorker, Turn, Worker
 
 MAX_THREADS = 100_000
 MAX_LOST = 10_000
@@ -67,11 +67,15 @@ class Books:
         self.holder = ""
         self.ended: Counter[str] = Counter(completed=0, failed=0, interrupted=0, lost=0)
         self._next_call = 0
-        # The threads that no worker holds are others than were written down.
-        self.orphaned = False
+        # Threads whose records are others than were written down.
+        self._changed: dict[str, None] = {}
 
     def take_effects(self) -> list[Effect]:
+        """What is to be done; that a thread is written down comes before anybody hears of it."""
         out, self.out = self.out, []
+        if self._changed:
+            out.insert(0, Keep({thread_id: self.record(thread_id) for thread_id in self._changed}))
+            self._changed = {}
         return out
 
     # Messages.
@@ -236,6 +240,7 @@ class Books:
 
     def add_thread(self, record: wire.ThreadRecord, worker: Worker) -> Thread:
         thread = self.threads[record.thread_id] = Thread(record, worker.name, used_at=self.now)
+        self._changed[record.thread_id] = None
         worker.threads.add(record.thread_id)
         self.owned[record.owner] += 1
         if len(self.threads) > MAX_THREADS:
@@ -244,12 +249,16 @@ class Books:
 
     def change_thread(self, thread: Thread, record: wire.ThreadRecord) -> None:
         """What the worker says of a thread; whose it is, only the broker knows."""
-        thread.record = msgspec.structs.replace(record, owner=thread.record.owner)
+        record = msgspec.structs.replace(record, owner=thread.record.owner)
+        if record != thread.record:
+            thread.record = record
+            self._changed[record.thread_id] = None
 
     def drop_thread(self, thread_id: str) -> None:
         thread = self.threads.pop(thread_id, None)
         if thread is None:
             return
+        self._changed[thread_id] = None
         self.owned[thread.record.owner] -= 1
         worker = self.workers.get(thread.worker or "")
         if worker is not None:
@@ -272,18 +281,6 @@ class Books:
     def orphan(self, thread: Thread) -> None:
         """No worker holds this thread any more."""
         thread.worker, thread.pinned = None, False
-        self.orphaned = self.orphaned or thread.stored
-
-    def leave(self) -> None:
-        """Write down what only the broker knows, if it has changed."""
-        if self.orphaned:
-            self.orphaned = False
-            orphans = [
-                thread.record
-                for thread in self.threads.values()
-                if thread.stored and (thread.worker is None or thread.moving is not None)
-            ]
-            self.out.append(Leave(orphans))
 
     def record(self, thread_id: str | None) -> wire.ThreadRecord | None:
         thread = self.threads.get(thread_id or "")

@@ -44,7 +44,7 @@ REVOKED = wire.encode(wire.Closed("the key of this client has been revoked; ask 
 class BrokerCore:
     """See the module's docstring. `slots` is how many workers there are to be; `expect` names those alive already.
 
-    `legacy` are the threads that no worker held when the broker before this one died; None if there was none.
+    `legacy` are the threads that the broker before this one knew; None if there was none.
     """
 
     def __init__(

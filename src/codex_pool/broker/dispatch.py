@@ -184,9 +184,6 @@ class Dispatcher:
             return
         thread.moving = [call]
         self._tell_queued(call)
-        # Should this broker die meanwhile, its worker may have put the thread away before it tells the next one.
-        self._books.orphaned = True
-        self._books.leave()
         self._release(thread.record.thread_id, worker)
 
     def _release(self, thread_id: str, worker: Worker) -> None:

@@ -1,12 +1,18 @@
-"""What a broker leaves to the one after it, in a file beside its socket: the threads that no worker holds.
+"""What a broker leaves to the one after it: a record of every thread, in a file beside its socket.
 
-Everything else the workers and the clients tell the next broker. It is read only by a broker of the same supervisor;
-that it is there at all says that there was one before.
+Workers and clients tell the next broker what they know; but a worker may die with the broker, and of its threads nobody
+else knows the sandbox. It is read only by a broker of the same supervisor; that it is there at all says that there was
+one before.
+
+JSON lines, appended to as threads change, so that a change costs one short write. First `[pid, start time]` of the
+supervisor, then `[thread id, record]`; the last line of a thread counts, a record of null is a thread forgotten.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -14,10 +20,15 @@ import msgspec
 from codex_pool import endpoints, processes
 from codex_pool.wire import ThreadRecord
 
+# Written anew when this many lines more than twice the threads stand in it.
+SPARE_LINES = 1000
 
-class _Content(msgspec.Struct, array_like=True):
-    supervisor: list[int]
-    records: list[ThreadRecord]
+Changes = Mapping[str, ThreadRecord | None]
+
+
+class _Line(msgspec.Struct, array_like=True):
+    thread_id: str
+    record: ThreadRecord | None
 
 
 class Legacy:
@@ -26,21 +37,69 @@ class Legacy:
     def __init__(self, endpoint: str) -> None:
         self._path = Path(f"{endpoints.ipc_path(endpoint)}.threads")
         self._supervisor = list(processes.identify(os.getppid()) or (os.getppid(), 0))
+        self._file: int | None = None
+        self._lines = 0
 
     def read(self) -> list[ThreadRecord] | None:
-        """The threads that the broker before this one knew to be with no worker; None if there was none."""
+        """The threads that the broker before this one knew; None if there was none. A cut line is passed over."""
         try:
-            content = msgspec.msgpack.decode(self._path.read_bytes(), type=_Content)
+            first, *lines = self._path.read_bytes().split(b"\n")
+            if msgspec.json.decode(first) != self._supervisor:
+                return None
         except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
             return None
-        return content.records if content.supervisor == self._supervisor else None
+        decoder = msgspec.json.Decoder(_Line)
+        found: dict[str, ThreadRecord] = {}
+        for line in lines:
+            with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError):
+                entry = decoder.decode(line)
+                found.pop(entry.thread_id, None)
+                if entry.record is not None:
+                    found[entry.thread_id] = entry.record
+        return list(found.values())
 
-    def write(self, records: list[ThreadRecord]) -> None:
-        """At once or not at all. What it is for is the death of a process, so it need not be on the disk."""
+    def write(self, records: Iterable[ThreadRecord]) -> None:
+        """These threads and no others, at once or not at all. It need not reach the disk: only processes die."""
+        self._close()
+        lines = [msgspec.json.encode(self._supervisor)]
+        lines += [msgspec.json.encode(_Line(record.thread_id, record)) for record in records]
         partial = self._path.with_name(self._path.name + ".new")
-        with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as file:
-            file.write(msgspec.msgpack.encode(_Content(self._supervisor, records)))
-        os.replace(partial, self._path)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC
+        file = os.open(partial, flags, 0o600)
+        try:
+            _write(file, b"\n".join(lines) + b"\n")
+            os.replace(partial, self._path)
+        except OSError:
+            os.close(file)
+            raise
+        self._file, self._lines = file, len(lines)
+
+    def keep(self, changes: Changes, threads: int) -> bool:
+        """Append these; `threads` is how many there are in all. False when it is time to `write` them all anew.
+
+        Raises OSError; then, too, all are to be written anew.
+        """
+        if self._file is None or self._lines + len(changes) > 2 * threads + SPARE_LINES:
+            return False
+        lines = [msgspec.json.encode(_Line(thread_id, record)) + b"\n" for thread_id, record in changes.items()]
+        try:
+            _write(self._file, b"".join(lines))
+        except OSError:
+            self._close()
+            raise
+        self._lines += len(lines)
+        return True
 
     def remove(self) -> None:
+        self._close()
         self._path.unlink(missing_ok=True)
+
+    def _close(self) -> None:
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+
+def _write(file: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(file, data) :]

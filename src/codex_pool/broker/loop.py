@@ -29,8 +29,8 @@ from codex_pool import endpoints, sockets, start
 from codex_pool.broker.arguments import BrokerArguments
 from codex_pool.broker.core import REVOKED, BrokerCore
 from codex_pool.broker.doors import Doors
-from codex_pool.broker.legacy import Legacy
-from codex_pool.broker.records import Drained, Effect, Forget, Leave, Note, Registered, Suspect, ToClient, ToWorker
+from codex_pool.broker.legacy import Changes, Legacy
+from codex_pool.broker.records import Drained, Effect, Forget, Keep, Note, Registered, Suspect, ToClient, ToWorker
 from codex_pool.broker.tcp import TcpDoor, routing_id_of
 from codex_pool.keys import KeyStore
 
@@ -52,6 +52,7 @@ class Broker:
         self._clients = sockets.router(self._context, arguments.clients_endpoint)
         self._doors = Doors(default_cwd=arguments.cwd or os.getcwd())
         self._legacy = Legacy(arguments.clients_endpoint)
+        self._behind = False
         legacy = self._legacy.read()
         self._legacy.write(legacy or [])
         self._core = BrokerCore(
@@ -199,10 +200,23 @@ class Broker:
                     report({"event": "suspect", "worker": effect.worker, "reason": effect.reason})
                 case Drained():
                     report({"event": "drained", "worker": effect.worker})
-                case Leave():
-                    self._legacy.write(effect.records)
+                case Keep():
+                    self._keep(effect.threads)
                 case Note():
                     log(effect.message)
+
+    def _keep(self, changes: Changes) -> None:
+        """Write down what threads have become. Where that cannot be done, the pool goes on without."""
+        threads = self._core.books.threads
+        try:
+            if not self._legacy.keep(changes, len(threads)):
+                self._legacy.write(thread.record for thread in threads.values())
+        except OSError as error:
+            if not self._behind:
+                log(f"threads cannot be written down for a broker after this one: {error}")
+            self._behind = True
+        else:
+            self._behind = False
 
     def _send_now(self, is_client: bool, peer: bytes, frames: list[bytes]) -> None:
         """Raises Again, and ZMQError for one who is gone."""

@@ -60,10 +60,10 @@ class Drained:
 
 
 @dataclass(frozen=True, slots=True)
-class Leave:
-    """Write down, for the broker after this one, the threads that no worker holds."""
+class Keep:
+    """Write down, for the broker after this one, what these threads are now; None: forgotten."""
 
-    records: list[wire.ThreadRecord]
+    threads: dict[str, wire.ThreadRecord | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ class Note:
     message: str
 
 
-Effect = ToClient | ToWorker | Forget | Registered | Suspect | Drained | Leave | Note
+Effect = ToClient | ToWorker | Forget | Registered | Suspect | Drained | Keep | Note
 
 
 @dataclass(slots=True)

@@ -118,7 +118,7 @@ class Workers:
             if known is not None and known.worker is not None:
                 continue
             thread = known or books.add_thread(record, worker)
-            thread.record = msgspec.structs.replace(record, owner=record.owner or thread.record.owner)
+            books.change_thread(thread, record)
             thread.worker = worker.name
             worker.threads.add(record.thread_id)
         for thread_id, sessions in holdings.followers.items():
@@ -173,7 +173,7 @@ class Workers:
         new = started.turn_id not in self._books.turns
         thread = self._run(started.turn_id, started.thread_id, started.sessions, worker)
         if thread is not None and new:
-            thread.record = msgspec.structs.replace(thread.record, turns=thread.record.turns + 1)
+            self._books.change_thread(thread, msgspec.structs.replace(thread.record, turns=thread.record.turns + 1))
 
     def _on_turn_ended(self, ended: wire.TurnEnded, worker: Worker) -> None:
         books = self._books
@@ -254,7 +254,6 @@ class Workers:
         worker = books.bury(name)
         if worker is not None:
             self._scatter(worker, reason)
-            books.leave()
         self._sessions.worker_settled(name)
 
     def _scatter(self, worker: Worker, reason: str) -> None:
@@ -293,7 +292,6 @@ class Workers:
         """Workers that say nothing, or do nothing; limits and leases that have run out."""
         books = self._books
         self._asked.clear()
-        books.leave()
         if self._pace.tick(books.now):
             self._dispatcher.start_all_waiting()
         for worker in list(books.workers.values()):
