@@ -4,13 +4,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
+# Of the tests, because many of them wait for a process or a clock.
+PROCESSES ?= 3
+
 .PHONY: demo test chaos lint bench generate clean
 
 demo: $(VENV)/.installed
 	$(BIN)/codex-pool batch examples/batch/prompts.jsonl --demo --workers 2 --retries 1 -o out/demo --fresh
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist worksteal
 
 # Every process hurt in every way: all cells of the table, and short runs of what a night is like. Bounded.
 chaos: $(VENV)/.installed-test
