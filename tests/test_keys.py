@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 
 from codex_pool import keys
 from codex_pool.broker.identity import Identity
-from codex_pool.cli import main
+from codex_pool.cli.verbs import verbs
 from codex_pool.keys import KeysError, KeyStore
 
 
@@ -216,7 +216,7 @@ def test_a_clients_key_file_is_checked(store: KeyStore, tmp_path: Path) -> None:
 
 
 def run(*arguments: str, env: dict[str, str] | None = None) -> Result:
-    return CliRunner().invoke(main, ["keys", *arguments], env=env)
+    return CliRunner().invoke(verbs, ["keys", *arguments], env=env)
 
 
 def test_verbs_from_a_new_key_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,6 @@ import os
 import re
 import socket
 import stat
-import tempfile
 from pathlib import Path
 
 MAX_IPC_PATH_BYTES = 107
@@ -24,7 +23,13 @@ def runtime_directory() -> Path:
     `$XDG_RUNTIME_DIR/codex-pool`, or `codex-pool-UID` in the directory for temporary files.
     """
     base = os.environ.get("XDG_RUNTIME_DIR")
-    path = Path(base) / "codex-pool" if base else Path(tempfile.gettempdir()) / f"codex-pool-{os.getuid()}"
+    if base:
+        path = Path(base) / "codex-pool"
+    else:
+        # Loaded by need: broker and workers are told where their sockets are, and are to be small.
+        import tempfile
+
+        path = Path(tempfile.gettempdir()) / f"codex-pool-{os.getuid()}"
     make_private(path)
     return path
 

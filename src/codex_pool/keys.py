@@ -15,7 +15,6 @@ import contextlib
 import errno
 import os
 import re
-import secrets
 import stat
 from collections.abc import Mapping
 from pathlib import Path
@@ -301,7 +300,7 @@ def _read(path: Path, type: type[T]) -> T:
 
 def _write_new(path: Path, value: msgspec.Struct) -> None:
     """Write a file that is not there yet, whole or not at all. Raises FileExistsError."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}")
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, _FILE_MODE)
     try:
         with open(fd, "wb") as file:

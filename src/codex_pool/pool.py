@@ -7,7 +7,6 @@ import contextlib
 import fcntl
 import json
 import os
-import secrets
 import shutil
 import subprocess
 import sys
@@ -134,7 +133,7 @@ class Pool:
         self._started.clear()
         self._failure, self._closing = None, False
         if self._endpoint is None:
-            name = f"p{os.getpid()}-{secrets.token_hex(3)}"
+            name = f"p{os.getpid()}-{os.urandom(3).hex()}"
             self._own_directory = endpoints.runtime_directory() / name
             self._endpoint = f"ipc://{self._own_directory / 's.sock'}"
         endpoints.ipc_path(self._endpoint)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import resource
+from typing import TYPE_CHECKING
 
 import zmq
 
 from codex_pool import wire
 from codex_pool.broker.identity import MAX_MESSAGE_BYTES
-from codex_pool.keys import ClientKey
+
+if TYPE_CHECKING:
+    # It brings what no worker needs, cryptography first.
+    from codex_pool.keys import ClientKey
 
 HIGH_WATER_MARK = 10_000
 # Off this machine: what waits to be read of one connection, and how long a stranger may take.

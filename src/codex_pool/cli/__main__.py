@@ -1,3 +1,3 @@
 from codex_pool.cli import main
 
-main(prog_name="codex-pool")
+main()

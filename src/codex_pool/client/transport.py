@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import os
 import random
-import secrets
 import threading
 import time
 from collections import deque
@@ -57,7 +56,7 @@ class PoolTransport:
         self._max_line_bytes = wire.MAX_BODY_BYTES if key is None else MAX_MESSAGE_BYTES
         self._endpoint = endpoint
         self._session = Session(
-            f"s{os.getpid()}-{secrets.token_hex(4)}",
+            f"s{os.getpid()}-{os.urandom(4).hex()}",
             client or f"pid {os.getpid()}",
             endpoint=endpoint,
             no_pool=self._no_pool,

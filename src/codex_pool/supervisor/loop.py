@@ -19,7 +19,6 @@ from __future__ import annotations
 import contextlib
 import os
 import random
-import secrets
 import selectors
 import signal
 import sys
@@ -87,7 +86,7 @@ class Supervisor:
         self._arguments = arguments
         self._launcher = launcher
         self._reports = reports
-        self._core = SupervisorCore(slots=arguments.slots, nonce=secrets.token_hex(3), recycle=arguments.recycle)
+        self._core = SupervisorCore(slots=arguments.slots, nonce=os.urandom(3).hex(), recycle=arguments.recycle)
         self._selector = selectors.DefaultSelector()
         self._workers: dict[str, Child] = {}
         self._app_servers: dict[str, ProcessId] = {}
