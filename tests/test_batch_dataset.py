@@ -22,6 +22,10 @@ def parse(*lines: Any, is_directory: bool = True) -> list[Sample]:
     return dataset.parse(text.encode(), "d.jsonl", HERE, is_directory=lambda path: is_directory)
 
 
+def sample(id: str, prompt: str, **fields: Any) -> Sample:
+    return Sample(id, (prompt,), **fields)
+
+
 def problems(*lines: Any, is_directory: bool = True) -> list[str]:
     with pytest.raises(DatasetError) as caught:
         parse(*lines, is_directory=is_directory)
@@ -29,7 +33,7 @@ def problems(*lines: Any, is_directory: bool = True) -> list[str]:
 
 
 def test_only_a_prompt_is_needed_and_the_id_is_the_line_number() -> None:
-    assert parse({"prompt": "a"}, "", {"prompt": "b"}) == [Sample("1", "a"), Sample("3", "b")]
+    assert parse({"prompt": "a"}, "", {"prompt": "b"}) == [Sample("1", ("a",)), Sample("3", ("b",))]
 
 
 def test_every_field_arrives() -> None:
@@ -44,12 +48,12 @@ def test_every_field_arrives() -> None:
         "timeout_s": 1.5,
         "metadata": {"n": 10**30, "deep": [{"ä": None}]},
     }
-    assert parse(line) == [Sample(**{**line, "cwd": "/data/repo"})]
+    assert parse(line) == [sample(**{**line, "cwd": "/data/repo"})]
 
 
 def test_an_optional_field_may_be_null_and_a_byte_order_mark_and_carriage_returns_do_not_matter() -> None:
     data = b'\xef\xbb\xbf{"prompt": "a", "cwd": null, "metadata": null}\r\n\r\n{"prompt": "b"}\r\n'
-    assert dataset.parse(data, "d", HERE) == [Sample("1", "a"), Sample("3", "b")]
+    assert dataset.parse(data, "d", HERE) == [Sample("1", ("a",)), Sample("3", ("b",))]
 
 
 def test_an_absolute_cwd_stays_and_a_relative_one_begins_at_the_dataset() -> None:
@@ -140,8 +144,9 @@ def test_bytes_that_are_not_utf8_are_named_by_line() -> None:
 def test_a_missing_file_and_a_directory_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"nope\.jsonl: no such file"):
         dataset.read(tmp_path / "nope.jsonl")
+    (tmp_path / "d.jsonl").mkdir()
     with pytest.raises(DatasetError, match="cannot be read: Is a directory"):
-        dataset.read(tmp_path)
+        dataset.load(tmp_path / "d.jsonl", format="jsonl")
 
 
 def test_the_example_is_the_demo_dataset_and_is_right() -> None:
@@ -189,11 +194,11 @@ _json = st.recursive(
 def test_what_is_written_as_json_lines_is_read_as_it_is(lines: list[dict[str, Any]], ascii_only: bool) -> None:
     data = "".join(json.dumps(line, ensure_ascii=ascii_only) + "\n" for line in lines).encode()
     samples = dataset.parse(data, "d", HERE)
-    assert samples == [Sample(id=str(number), **line) for number, line in enumerate(lines, 1)]
+    assert samples == [sample(id=str(number), **line) for number, line in enumerate(lines, 1)]
 
 
 def test_a_digest_is_of_what_is_asked_and_of_nothing_else() -> None:
-    one = Sample("a", "p", model="m", timeout_s=1, metadata={"x": 1})
-    assert one.digest == Sample("b", "p", model="m", timeout_s=2).digest
-    assert one.digest != Sample("a", "p", model="n").digest
-    assert one.digest != Sample("a", "q", model="m").digest
+    one = Sample("a", ("p",), model="m", timeout_s=1, metadata={"x": 1})
+    assert one.digest == Sample("b", ("p",), model="m", timeout_s=2).digest
+    assert one.digest != Sample("a", ("p",), model="n").digest
+    assert one.digest != Sample("a", ("q",), model="m").digest

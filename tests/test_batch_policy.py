@@ -95,7 +95,7 @@ def test_durations_are_short(seconds: float, text: str) -> None:
 
 
 def test_a_report_counts_every_sample_once_and_names_the_first_failures() -> None:
-    samples = [Sample(str(number), "p") for number in range(16)]
+    samples = [Sample(str(number), ("p",)) for number in range(16)]
     records: dict[str, Any] = {
         s.id: {"id": s.id, "status": "failed", "error": {"kind": "k", "message": "a\n b"}} for s in samples[:13]
     }

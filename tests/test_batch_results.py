@@ -20,7 +20,7 @@ from codex_pool.batch.dataset import Sample
 from codex_pool.batch.policy import Outcome
 from codex_pool.batch.results import RunDirectory, RunDirectoryError, parse_lines, safe_name
 
-SAMPLES = [Sample("a", "A", metadata={"ä": 10**30}), Sample("b", "B"), Sample("c", "C")]
+SAMPLES = [Sample("a", ("A",), metadata={"ä": 10**30}), Sample("b", ("B",)), Sample("c", ("C",))]
 A, B, C = SAMPLES
 DONE = Outcome("completed", final_response='line\n"é" \u2028', thread_id="t", turn_id="u", usage={"total_tokens": 3})
 FAILED = Outcome("failed", error={"kind": "other", "message": "no"})
@@ -261,7 +261,7 @@ def test_over_any_runs_there_is_one_record_a_sample_and_every_attempt_is_counted
 
 
 def test_threads_may_finish_samples_at_once(tmp_path: Path) -> None:
-    samples = [Sample(str(number), "p" * 5000) for number in range(64)]
+    samples = [Sample(str(number), ("p" * 5000,)) for number in range(64)]
     with opened(tmp_path, samples) as directory:
         threads = [threading.Thread(target=run_one, args=(directory, sample)) for sample in samples]
         for thread in threads:
@@ -311,9 +311,9 @@ def test_a_completed_sample_that_asks_something_else_now_is_refused_a_failed_one
         run_one(directory, A)
         run_one(directory, B, FAILED)
     refused = pytest.raises(RunDirectoryError, match=r"another prompt or other settings than in d\.jsonl now: 'a'")
-    with refused, opened(tmp_path, [Sample("a", "other"), B, C]):
+    with refused, opened(tmp_path, [Sample("a", ("other",)), B, C]):
         pass
-    with opened(tmp_path, [A, Sample("b", "better"), C]) as directory:
+    with opened(tmp_path, [A, Sample("b", ("better",)), C]) as directory:
         assert not directory.is_done(B)
 
 
@@ -368,7 +368,7 @@ def test_a_refused_directory_is_let_go(tmp_path: Path) -> None:
 def test_each_sample_without_a_directory_works_in_its_own(tmp_path: Path) -> None:
     with opened(tmp_path) as directory:
         assert directory.work_directory(A) == str(tmp_path.resolve() / "work" / "a")
-        assert directory.work_directory(Sample("x", "p", cwd="/else")) == "/else"
+        assert directory.work_directory(Sample("x", ("p",), cwd="/else")) == "/else"
 
 
 @given(st.lists(st.text(min_size=1, max_size=80), min_size=2, max_size=2, unique=True))

@@ -1,0 +1,85 @@
+"""A sample: one prompt of a batch, or several on one thread, and all that goes with it. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+Target = str | float | list[str] | None
+
+
+class DatasetError(ValueError):
+    """A dataset that cannot be run; `problems` holds everything that is wrong, each as `file:line: field: ...`."""
+
+    def __init__(self, problems: list[str]) -> None:
+        self.problems = problems
+        super().__init__("\n".join(problems))
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One sample of a batch, made of plain JSON types. None is what codex's configuration or the run's options say.
+
+    `cwd`, `directory` and paths in `workspace` are absolute; `timeout_s` is in seconds; `epoch` counts from 1.
+    """
+
+    id: str
+    prompts: tuple[str, ...]
+    epoch: int = 1
+    cwd: str | None = None
+    model: str | None = None
+    effort: str | None = None
+    sandbox: str | None = None
+    output_schema: dict[str, Any] | None = None
+    timeout_s: float | None = None
+    metadata: dict[str, Any] | None = None
+    tags: tuple[str, ...] = ()
+    target: Target = None
+    scorers: tuple[Any, ...] | None = None
+    """Scorer specs, instead of the run's; None leaves the run's."""
+    workspace: dict[str, Any] | None = None
+    limits: dict[str, float] | None = None
+    directory: str | None = field(default=None, compare=False)
+    """Where it comes from: the task's folder, else the directory of the dataset. Scorers find their files there."""
+
+    @property
+    def prompt(self) -> str:
+        """The first prompt."""
+        return self.prompts[0]
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """What tells a sample of a run from all others."""
+        return self.id, self.epoch
+
+    @property
+    def digest(self) -> str:
+        """Of everything that the answer depends on: two samples with one digest ask the same.
+
+        Of a workspace it is what lies in it that counts, not from where it is copied.
+        """
+        workspace = self.workspace and {
+            key: value for key, value in self.workspace.items() if key not in ("template", "git", "setup_timeout_s")
+        }
+        asked = [self.prompts, self.cwd, self.model, self.effort, self.sandbox, self.output_schema, workspace]
+        return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
+
+    def to_json(self) -> dict[str, Any]:
+        """What is not as by default, as a JSON object."""
+        values = {one.name: getattr(self, one.name) for one in fields(self)}
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in values.items()
+            if name in ("id", "prompts") or value != _DEFAULTS[name]
+        }
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Sample:
+        """The sample that `to_json` was made of."""
+        tuples = {name: tuple(value[name]) for name in ("prompts", "tags", "scorers") if value.get(name) is not None}
+        return cls(**{**value, **tuples})
+
+
+_DEFAULTS = {one.name: one.default for one in fields(Sample)}

@@ -1,0 +1,39 @@
+"""A digest of what lies in a directory."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from pathlib import Path
+
+
+def tree_digest(directory: Path) -> str:
+    """Of names, kinds, contents and the executable bit of all files below; not of times or owners.
+
+    Raises ValueError for a file that can neither be read nor copied.
+    """
+    digest = hashlib.sha256()
+    for root, names, files in os.walk(directory):
+        names.sort()
+        links = [name for name in names if os.path.islink(os.path.join(root, name))]
+        for name in sorted(files + links):
+            path = Path(root, name)
+            relative = path.relative_to(directory).as_posix()
+            try:
+                kind, content = _content(path)
+            except OSError as error:
+                raise ValueError(f"{path} cannot be read: {error.strerror}") from None
+            digest.update(b"%s\0%s\0%d\0" % (kind, os.fsencode(relative), len(content)) + content)
+        if not names and not files:
+            digest.update(b"empty\0%s\0" % os.fsencode(Path(root).relative_to(directory).as_posix()))
+    return digest.hexdigest()[:32]
+
+
+def _content(path: Path) -> tuple[bytes, bytes]:
+    mode = path.lstat().st_mode
+    if stat.S_ISLNK(mode):
+        return b"link", os.fsencode(os.readlink(path))
+    if not stat.S_ISREG(mode):
+        raise ValueError(f"{path} is neither a file nor a directory nor a link; a workspace cannot hold it")
+    return (b"program" if mode & stat.S_IXUSR else b"file"), path.read_bytes()
