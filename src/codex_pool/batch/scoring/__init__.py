@@ -1,0 +1,31 @@
+"""scoring: what a sample's answer is worth, in numbers.
+
+base       Score, ScoreContext, Scorer, options and how they are checked    pure
+parse      specs -> scorers, or all that is wrong with them
+text       exact, includes, regex, number, json_schema                      pure
+command    a command in the workspace; its exit code or what it printed
+python     a function of the user, in a process of its own
+judge      a model through the same pool
+guard      what stands between us and a process of the user: it ends all of it
+running    several scorers over one sample
+metrics    scores -> means, standard errors, intervals, pass@k              pure
+summary    metrics -> rows for people and for JSON                          pure
+"""
+
+from __future__ import annotations
+
+from .base import Score, ScoreContext, Scored, Scorer, ScorerError
+from .parse import check_samples, parse_scorer, parse_scorers
+from .running import score_sample
+
+__all__ = [
+    "Score",
+    "ScoreContext",
+    "Scored",
+    "Scorer",
+    "ScorerError",
+    "check_samples",
+    "parse_scorer",
+    "parse_scorers",
+    "score_sample",
+]

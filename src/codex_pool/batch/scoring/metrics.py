@@ -1,0 +1,184 @@
+"""Scores to figures one can defend: means with their standard errors, intervals, pass@k. Pure.
+
+The unit is the sample: epochs of one sample are not independent of each other, so the standard error is clustered by
+sample and the bootstrap draws whole samples.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+RESAMPLES = 1_000
+LEVEL = 0.95
+# Beyond, drawing takes seconds and says the same as the normal distribution.
+BOOTSTRAP_UP_TO = 2_000
+_Z = 1.959963984540054
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One score. `failed` is true where the scorer itself failed; `sample` is an id without its epoch."""
+
+    sample: str
+    scorer: str
+    value: float
+    passed: bool | None = None
+    tags: tuple[str, ...] = ()
+    failed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Metrics:
+    """Of one scorer, or of one scorer and one tag.
+
+    `scores` counts scores, `samples` the samples they belong to, `not_scored` those where the scorer itself failed.
+    `stderr` is None with fewer than two samples; `low` and `high` bound the 95 % interval of the mean. `accuracy` is
+    the part of scores that passed, None if the scorer knows no right and wrong. `pass_at` holds k -> (pass@k, samples
+    with at least k scores).
+    """
+
+    scores: int
+    samples: int
+    not_scored: int
+    mean: float | None
+    stderr: float | None
+    low: float | None
+    high: float | None
+    interval: str | None
+    """`bootstrap`, or `normal` beyond BOOTSTRAP_UP_TO samples."""
+    accuracy: float | None
+    pass_at: dict[int, tuple[float, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """Metrics by scorer, and by scorer and tag."""
+
+    scorers: dict[str, Metrics]
+    tags: dict[str, dict[str, Metrics]]
+
+
+@dataclass(slots=True)
+class _Cluster:
+    """The scores of one sample."""
+
+    count: int = 0
+    total: float = 0.0
+    passed: int = 0
+    judged: int = 0
+
+
+@dataclass(slots=True)
+class _Group:
+    clusters: dict[str, _Cluster] = field(default_factory=dict)
+    not_scored: int = 0
+
+    def add(self, row: Row) -> None:
+        if row.failed:
+            self.not_scored += 1
+            return
+        cluster = self.clusters.setdefault(row.sample, _Cluster())
+        cluster.count += 1
+        cluster.total += row.value
+        if row.passed is not None:
+            cluster.judged += 1
+            cluster.passed += row.passed
+
+
+def summarise(rows: Iterable[Row], *, k: Sequence[int] = (1,), seed: int = 0) -> Summary:
+    """The figures of all scores, read once; the same `seed` gives the same intervals."""
+    groups: dict[str, _Group] = {}
+    tagged: dict[str, dict[str, _Group]] = {}
+    for row in rows:
+        groups.setdefault(row.scorer, _Group()).add(row)
+        for tag in dict.fromkeys(row.tags):
+            tagged.setdefault(row.scorer, {}).setdefault(tag, _Group()).add(row)
+    return Summary(
+        {scorer: _metrics(group, k, seed) for scorer, group in groups.items()},
+        {
+            scorer: {tag: _metrics(group, k, seed) for tag, group in sorted(by_tag.items())}
+            for scorer, by_tag in tagged.items()
+        },
+    )
+
+
+def _metrics(group: _Group, k: Sequence[int], seed: int) -> Metrics:
+    clusters = [(cluster.count, cluster.total) for cluster in group.clusters.values()]
+    scores = sum(count for count, _ in clusters)
+    judged = [cluster for cluster in group.clusters.values() if cluster.judged]
+    mean = math.fsum(total for _, total in clusters) / scores if scores else None
+    error = clustered_stderr(clusters)
+    bounds = interval(clusters, seed=seed)
+    pass_at = {}
+    for wanted in k:
+        values = [pass_at_k(cluster.judged, cluster.passed, wanted) for cluster in judged if cluster.judged >= wanted]
+        if values:
+            pass_at[wanted] = (math.fsum(values) / len(values), len(values))
+    return Metrics(
+        scores=scores,
+        samples=len(clusters),
+        not_scored=group.not_scored,
+        mean=mean,
+        stderr=error,
+        low=None if bounds is None else bounds[0],
+        high=None if bounds is None else bounds[1],
+        interval=None if bounds is None else "bootstrap" if len(clusters) <= BOOTSTRAP_UP_TO else "normal",
+        accuracy=sum(c.passed for c in judged) / sum(c.judged for c in judged) if judged else None,
+        pass_at=pass_at,
+    )
+
+
+def clustered_stderr(clusters: Sequence[tuple[int, float]]) -> float | None:
+    """The standard error of the mean over all scores, which belong to clusters of (count, total).
+
+    With one score a cluster it is s / sqrt(n). None with fewer than two clusters.
+    """
+    number = len(clusters)
+    if number < 2:
+        return None
+    scores = sum(count for count, _ in clusters)
+    mean = math.fsum(total for _, total in clusters) / scores
+    squares = math.fsum((total - count * mean) ** 2 for count, total in clusters)
+    return math.sqrt(number / (number - 1) * squares) / scores
+
+
+def pass_at_k(scores: int, passed: int, k: int) -> float:
+    """The chance that at least one of `k` scores drawn from `scores` passed: 1 - C(n-c, k) / C(n, k), unbiased.
+
+    Raises ValueError when there are fewer than k.
+    """
+    if not 1 <= k <= scores or not 0 <= passed <= scores:
+        raise ValueError(f"pass@{k} of {scores} scores, {passed} of them passed; expected at least {k}")
+    return 1.0 - math.comb(scores - passed, k) / math.comb(scores, k)
+
+
+def interval(
+    clusters: Sequence[tuple[int, float]], *, seed: int = 0, resamples: int = RESAMPLES
+) -> tuple[float, float] | None:
+    """Bounds of the 95 % interval of the mean; None with fewer than two clusters."""
+    number = len(clusters)
+    if number < 2:
+        return None
+    if number > BOOTSTRAP_UP_TO:
+        mean = math.fsum(total for _, total in clusters) / sum(count for count, _ in clusters)
+        error = clustered_stderr(clusters)
+        assert error is not None
+        return mean - _Z * error, mean + _Z * error
+    generator = random.Random(seed)
+    means = []
+    for _ in range(resamples):
+        drawn = generator.choices(clusters, k=number)
+        means.append(sum(total for _, total in drawn) / sum(count for count, _ in drawn))
+    means.sort()
+    return quantile(means, (1 - LEVEL) / 2), quantile(means, (1 + LEVEL) / 2)
+
+
+def quantile(ordered: Sequence[float], part: float) -> float:
+    """The quantile of ordered values, linear between two of them."""
+    place = part * (len(ordered) - 1)
+    below = math.floor(place)
+    above = min(below + 1, len(ordered) - 1)
+    return ordered[below] + (ordered[above] - ordered[below]) * (place - below)

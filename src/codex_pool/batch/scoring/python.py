@@ -1,0 +1,122 @@
+"""The python scorer: a function of the user, `module:function`, called in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, ClassVar
+
+from . import call, process
+from .base import (
+    DEFAULT_TIMEOUT_S,
+    NUMBER,
+    OBJECT,
+    POSITIVE,
+    TEXT,
+    Option,
+    Score,
+    ScoreContext,
+    Scorer,
+    ScoringFailed,
+    quote,
+)
+from .command import asked, said_score
+
+CHECK_LIMIT_S = 60.0
+_FUNCTION = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+_COMMAND = [sys.executable, call.__file__]
+
+
+class Python(Scorer):
+    """The function gets one dictionary (see docs/guides/scoring.md) and `arguments` as keywords.
+
+    It says true or false, a number, or a dictionary with `value` and more. Modules are looked for in `path` first, the
+    directory of the dataset unless told.
+    """
+
+    type: ClassVar[str] = "python"
+    known: ClassVar = {
+        "function": Option(
+            "module:function", lambda value: isinstance(value, str) and _FUNCTION.fullmatch(value) is not None
+        ),
+        "path": TEXT,
+        "arguments": OBJECT,
+        "timeout_s": POSITIVE,
+        "threshold": NUMBER,
+    }
+    required: ClassVar = ("function",)
+    main: ClassVar = "function"
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        return {**super().spec, "path": self._path}
+
+    @property
+    def _path(self) -> str:
+        return str((self.directory / self.options.get("path", ".")).resolve())
+
+    def _request(self, context: Any) -> bytes:
+        request = {
+            "path": self._path,
+            "function": self.options["function"],
+            "arguments": self.options.get("arguments", {}),
+            "check": context is None,
+            "context": context,
+        }
+        return json.dumps(request).encode()
+
+    def _environment(self) -> dict[str, str]:
+        # It runs elsewhere: what was meant from here is to mean the same there.
+        before = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
+        return process.environment({"PYTHONPATH": os.pathsep.join(map(os.path.abspath, before))})
+
+    def check(self) -> list[str]:
+        """Whether the function is there and can be called so. Runs its module, in a process of its own."""
+        try:
+            done = subprocess.run(
+                _COMMAND,
+                input=self._request(None),
+                capture_output=True,
+                timeout=CHECK_LIMIT_S,
+                cwd=self._path,
+                env=self._environment(),
+            )
+        except subprocess.TimeoutExpired:
+            return [f"function: importing {self.options['function']} took more than {CHECK_LIMIT_S:.0f} s"]
+        except OSError as error:
+            return [f"path: {self._path}: {error.strerror}; expected a directory"]
+        failed = _answer(done.stdout, done.stderr).get("failed")
+        if failed is None:
+            return []
+        return [f"function: {self.options['function']}: {failed} (looked in {self._path} first)"]
+
+    async def score(self, context: ScoreContext) -> Score:
+        limit_s = self.options.get("timeout_s", DEFAULT_TIMEOUT_S)
+        context.artifacts.mkdir(parents=True, exist_ok=True)
+        finished = await process.run(
+            _COMMAND,
+            directory=Path(self._path),
+            stdin=self._request(json.loads(asked(context))),
+            timeout_s=limit_s,
+            env=self._environment(),
+        )
+        if finished.timed_out:
+            raise ScoringFailed(f"the function took more than {limit_s:g} s")
+        answer = _answer(finished.stdout, finished.stderr)
+        if "failed" in answer:
+            raise ScoringFailed(f"the function failed: {answer['failed']}")
+        return said_score(self, answer["said"], self.options.get("threshold", 1.0))
+
+
+def _answer(stdout: bytes, stderr: bytes) -> dict[str, Any]:
+    try:
+        answer = json.loads(stdout)
+    except ValueError:
+        answer = None
+    if not isinstance(answer, dict):
+        return {"failed": f"its process ended without an answer: {quote(stderr.decode('utf-8', 'replace')[-500:])}"}
+    return answer

@@ -1,0 +1,81 @@
+"""Metrics as rows for people and as JSON for files. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from .metrics import Metrics, Row, Summary
+
+TAGS_SHOWN = 20
+
+
+def rows_of(samples: Iterable[Mapping[str, Any]]) -> Iterator[Row]:
+    """The scores of samples as the store gives them: mappings with `id`, `tags` and `scores`."""
+    for sample in samples:
+        tags = tuple(sample.get("tags") or ())
+        for score in sample.get("scores") or ():
+            yield Row(
+                sample["id"],
+                score["scorer"],
+                float(score["value"] or 0.0),
+                None if score["passed"] is None else bool(score["passed"]),
+                tags,
+                failed=score["error"] is not None,
+            )
+
+
+def printed(summary: Summary) -> list[tuple[str, str]]:
+    """(name, figures) of each scorer, and below it of its tags."""
+    rows = []
+    for scorer, metrics in summary.scorers.items():
+        rows.append((scorer, figures(metrics)))
+        by_tag = summary.tags.get(scorer, {})
+        rows += [(f"  {tag}", figures(of_tag)) for tag, of_tag in list(by_tag.items())[:TAGS_SHOWN]]
+        if len(by_tag) > TAGS_SHOWN:
+            rows.append((f"  and {len(by_tag) - TAGS_SHOWN:,} more tags", ""))
+    return rows
+
+
+def figures(metrics: Metrics) -> str:
+    """One line: the mean with its standard error and interval, pass@k, and how many scores that is."""
+    parts = []
+    if metrics.mean is not None:
+        mean = f"{metrics.mean:.3f}"
+        if metrics.stderr is not None:
+            mean += f" ± {metrics.stderr:.3f}"
+        if metrics.low is not None and metrics.high is not None:
+            mean += f" [{metrics.low:.3f}, {metrics.high:.3f}]"
+        parts.append(mean)
+    parts += [f"pass@{k} {value:.3f}" for k, (value, _) in metrics.pass_at.items() if k > 1]
+    number = f"{metrics.samples:,} {'sample' if metrics.samples == 1 else 'samples'}"
+    parts.append(number if metrics.scores == metrics.samples else f"{metrics.scores:,} scores of {number}")
+    if metrics.not_scored:
+        parts.append(f"{metrics.not_scored:,} not scored: the scorer failed")
+    return ", ".join(parts)
+
+
+def as_json(summary: Summary) -> dict[str, Any]:
+    """{scorer: {mean, stderr, low, high, ..., tags: {tag: {...}}}}."""
+    return {
+        scorer: {
+            **_json(metrics),
+            "tags": {tag: _json(of_tag) for tag, of_tag in summary.tags.get(scorer, {}).items()},
+        }
+        for scorer, metrics in summary.scorers.items()
+    }
+
+
+def _json(metrics: Metrics) -> dict[str, Any]:
+    return {
+        "scores": metrics.scores,
+        "samples": metrics.samples,
+        "not_scored": metrics.not_scored,
+        "mean": metrics.mean,
+        "stderr": metrics.stderr,
+        "low": metrics.low,
+        "high": metrics.high,
+        "interval": metrics.interval,
+        "accuracy": metrics.accuracy,
+        "pass_at": {str(k): {"value": value, "samples": samples} for k, (value, samples) in metrics.pass_at.items()},
+    }
