@@ -1,0 +1,36 @@
+"""store: the run directory, what a batch leaves on disk and goes on from.
+
+layout     names of files, the lock, whose directory it is
+schema     the tables of run.sqlite, their version and its migrations
+rows       what is kept and read back, as values                     pure
+segments   event logs: gzip members in files, found by offset
+writer     the one thread that writes: waiting changes share a commit
+directory  RunDirectory: the run that is under way                    the only writer
+reading    RunStore: what stands there, also while a run writes
+export     results.jsonl, made from the tables
+"""
+
+from .directory import RunDirectory, Start, Unfinished, edit_run
+from .layout import RunDirectoryError, directory_name, safe_name, shown_name
+from .reading import RunStore, open_run
+from .rows import AttemptRow, Entry, RecordRow, SampleRow, ScoreRow
+from .segments import EventLog
+
+__all__ = [
+    "AttemptRow",
+    "Entry",
+    "EventLog",
+    "RecordRow",
+    "RunDirectory",
+    "RunDirectoryError",
+    "RunStore",
+    "SampleRow",
+    "ScoreRow",
+    "Start",
+    "Unfinished",
+    "directory_name",
+    "edit_run",
+    "open_run",
+    "safe_name",
+    "shown_name",
+]

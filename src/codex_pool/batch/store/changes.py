@@ -1,0 +1,241 @@
+"""What can happen to a run, as statements within a transaction of the writer's."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .layout import RunDirectoryError, shown_name
+from .rows import Entry, RecordRow, text, to_json
+
+# Statuses that a run leaves as they are; all others are run again.
+SETTLED = ("completed", "limit")
+_SHOWN = 5
+_SETTLED = ", ".join(f"'{status}'" for status in SETTLED)
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """An attempt that was started."""
+
+    n: int
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    """An attempt that nobody saw the end of, and what to look for to learn it."""
+
+    start: Start
+    key: str
+    thread_id: str | None
+
+
+def last_place(db: sqlite3.Connection) -> tuple[int, int]:
+    """Where the last event log ends: segment and offset."""
+    found = db.execute(
+        "SELECT segment, max(offset + length) FROM attempts WHERE segment = (SELECT max(segment) FROM attempts)"
+    ).fetchone()
+    return (1, 0) if found is None or found[0] is None else (found[0], found[1])
+
+
+def launch(db: sqlite3.Connection, pid: int, now: float, config: str | None) -> int:
+    db.execute("UPDATE launches SET state = 'died' WHERE state = 'running'")
+    number = db.execute(
+        "INSERT INTO launches (pid, started_at, state, config) VALUES (?, ?, 'running', ?)", (pid, now, config)
+    ).lastrowid
+    assert number is not None
+    return number
+
+
+def launched(db: sqlite3.Connection) -> bool:
+    return db.execute("SELECT 1 FROM launches LIMIT 1").fetchone() is not None
+
+
+def end_launch(db: sqlite3.Connection, number: int, state: str, now: float, outcome: str | None) -> None:
+    db.execute(
+        "UPDATE launches SET state = ?, ended_at = ?, outcome = ? WHERE number = ?", (state, now, outcome, number)
+    )
+
+
+def note(db: sqlite3.Connection, key: str, value: str | None) -> None:
+    db.execute("INSERT OR REPLACE INTO run VALUES (?, ?)", (key, value))
+
+
+def load(
+    db: sqlite3.Connection,
+    entries: Iterable[Entry],
+    path: Path,
+    dataset: str,
+    *,
+    rerun_changed: bool,
+    partly: bool,
+) -> None:
+    """See RunDirectory.load."""
+    db.execute(
+        "CREATE TEMP TABLE coming "
+        "(position INTEGER PRIMARY KEY, id TEXT, epoch INTEGER, digest TEXT, spec TEXT, tags TEXT, UNIQUE (id, epoch))"
+    )
+    db.executemany(
+        "INSERT INTO coming VALUES (?, ?, ?, ?, ?, ?)",
+        (
+            (position, text(e.id), e.epoch, e.digest, to_json(e.spec), to_json(e.tags))
+            for position, e in enumerate(entries)
+        ),
+    )
+    if not partly:
+        _refuse(
+            db,
+            "SELECT id, epoch FROM samples s JOIN records USING (n) "
+            "WHERE NOT EXISTS (SELECT 1 FROM coming c WHERE c.id = s.id AND c.epoch = s.epoch) ORDER BY s.n",
+            f"{path} holds results of other samples, not in {dataset}: {{}}; "
+            "use another directory, or --fresh to remove what is there",
+        )
+    changed = (
+        "FROM samples s JOIN coming c ON c.id = s.id AND c.epoch = s.epoch JOIN records r ON r.n = s.n "
+        f"WHERE c.digest <> s.digest AND s.state IN ('done', 'scoring') AND r.status IN ({_SETTLED})"
+    )
+    if not rerun_changed:
+        _refuse(
+            db,
+            f"SELECT s.id, s.epoch {changed} ORDER BY s.n",
+            f"{path} holds results of samples that had another prompt or other settings than in {dataset} now: {{}}; "
+            "use another directory, or --changed rerun to run them again, or --fresh to remove what is there",
+        )
+    # What has been asked of a model in other words is no answer to these.
+    db.execute(
+        "UPDATE attempts SET status = 'lost', note = 'the sample was changed before it ended' WHERE status IS NULL "
+        "AND digest <> (SELECT c.digest FROM coming c JOIN samples s ON c.id = s.id AND c.epoch = s.epoch "
+        "WHERE s.n = attempts.n)"
+    )
+    if rerun_changed:
+        db.execute(f"UPDATE samples SET state = 'pending' WHERE n IN (SELECT s.n {changed})")
+    db.execute("UPDATE samples SET selected = 0 WHERE selected")
+    db.execute(
+        "INSERT INTO samples (id, epoch, digest, spec, tags, position, selected, state) "
+        "SELECT id, epoch, digest, spec, tags, position, 1, 'pending' FROM coming WHERE true ORDER BY position "
+        "ON CONFLICT (id, epoch) DO UPDATE SET digest = excluded.digest, spec = excluded.spec, tags = excluded.tags, "
+        "position = excluded.position, selected = 1"
+    )
+    # What was under way is to be run again, or to be taken up; what was answered and not scored is only scored.
+    db.execute(
+        "UPDATE samples SET state = 'pending' WHERE selected AND (state = 'running' OR state <> 'pending' AND "
+        f"n IN (SELECT n FROM records WHERE status NOT IN ({_SETTLED})))"
+    )
+    db.execute("DROP TABLE coming")
+
+
+def retry(db: sqlite3.Connection, numbers: Iterable[int]) -> int:
+    return sum(
+        db.execute("UPDATE samples SET state = 'pending' WHERE n = ? AND state <> 'pending'", (n,)).rowcount
+        for n in numbers
+    )
+
+
+def start_attempt(db: sqlite3.Connection, n: int, key: str, thread_id: str | None, now: float) -> Start:
+    attempt = db.execute("SELECT coalesce(max(attempt), 0) + 1 FROM attempts WHERE n = ?", (n,)).fetchone()[0]
+    db.execute(
+        "INSERT INTO attempts (n, attempt, key, digest, thread_id, started_at) "
+        "VALUES (?, ?, ?, (SELECT digest FROM samples WHERE n = ?), ?, ?)",
+        (n, attempt, key, n, thread_id, now),
+    )
+    db.execute("UPDATE samples SET state = 'running' WHERE n = ? AND state <> 'running'", (n,))
+    return Start(n, attempt)
+
+
+def end_attempt(
+    db: sqlite3.Connection,
+    start: Start,
+    end: Mapping[str, Any],
+    note: str | None,
+    now: float,
+    place: tuple[int, int, int] | None,
+) -> None:
+    safe = end.get("safe_to_retry")
+    db.execute(
+        "UPDATE attempts SET status = ?, error = ?, usage = ?, worker = ?, turn_id = ?, "
+        "thread_id = coalesce(?, thread_id), queued_ms = ?, duration_ms = ?, ended_at = ?, safe_to_retry = ?, "
+        "note = ?, segment = ?, offset = ?, length = ? WHERE n = ? AND attempt = ?",
+        (
+            end["status"],
+            to_json(end.get("error")),
+            to_json(end.get("usage")),
+            end.get("worker"),
+            end.get("turn_id"),
+            end.get("thread_id"),
+            end.get("queued_ms"),
+            end.get("duration_ms"),
+            now,
+            None if safe is None else int(safe),
+            text(note),
+            *(place or (None, None, None)),
+            start.n,
+            start.attempt,
+        ),
+    )
+
+
+def record(db: sqlite3.Connection, n: int, row: RecordRow, state: str) -> None:
+    db.execute(
+        'INSERT OR REPLACE INTO records (n, status, "limit", final_response, error, usage, cost, thread_id, turn_id, '
+        "worker, attempts, turns, tool_calls, queued_ms, duration_ms, started_at, ended_at, responses, artifacts) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            n,
+            row.status,
+            row.limit,
+            text(row.final_response),
+            to_json(row.error),
+            to_json(row.usage),
+            row.cost,
+            row.thread_id,
+            row.turn_id,
+            row.worker,
+            row.attempts,
+            row.turns,
+            row.tool_calls,
+            row.queued_ms,
+            row.duration_ms,
+            row.started_at,
+            row.ended_at,
+            to_json(row.responses) if len(row.responses) > 1 else None,
+            to_json(row.artifacts),
+        ),
+    )
+    # Scores are of an answer, and this is another one.
+    db.execute("DELETE FROM scores WHERE n = ?", (n,))
+    db.execute("UPDATE samples SET state = ? WHERE n = ?", (state, n))
+
+
+def replace_scores(db: sqlite3.Connection, n: int, scores: Sequence[Any], now: float) -> None:
+    db.execute("DELETE FROM scores WHERE n = ?", (n,))
+    for place, score in enumerate(scores):
+        passed = score.passed
+        db.execute(
+            "INSERT INTO scores (n, scorer, place, value, passed, answer, explanation, metadata, error, duration_ms, "
+            "scored_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                n,
+                score.scorer,
+                place,
+                score.value,
+                None if passed is None else int(passed),
+                text(score.answer),
+                text(score.explanation),
+                to_json(score.metadata),
+                text(score.error),
+                score.duration_ms,
+                now,
+            ),
+        )
+
+
+def _refuse(db: sqlite3.Connection, query: str, message: str) -> None:
+    found = [shown_name(sample_id, epoch) for sample_id, epoch in db.execute(query)]
+    if found:
+        names = ", ".join(map(repr, found[:_SHOWN]))
+        more = len(found) - _SHOWN
+        raise RunDirectoryError(message.format(names + (f" and {more} more" if more > 0 else "")))

@@ -1,0 +1,203 @@
+"""The run directory of the run that is under way: every change of it goes through here.
+
+An attempt is on the disk before its turn is dispatched, a record before anybody is told of it, and each once. What a
+change answers is a future, done when it is on the disk.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from . import changes, layout
+from .changes import Start, Unfinished
+from .export import Results
+from .layout import RunDirectoryError
+from .reading import RunStore, open_run
+from .rows import Entry, RecordRow, SampleRow, to_json
+from .schema import open_for_reading, open_for_writing
+from .segments import Segments
+from .writer import Writer
+
+__all__ = ["RunDirectory", "Start", "Unfinished", "edit_run"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Finished:
+    """A change after which a sample has a line in results.jsonl."""
+
+    n: int
+    value: Any = None
+
+
+class RunDirectory:
+    """The run in a directory, held by this process until `close`. Methods may be called from any thread.
+
+    Raises RunDirectoryError when the directory cannot be used, is in use, or belongs to something else.
+    """
+
+    def __init__(self, path: Path, *, fresh: bool = False) -> None:
+        self.path = path
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            self._lock = layout.take_lock(path)
+        except OSError as error:
+            raise RunDirectoryError(f"{path} cannot be a run directory: {error.strerror}; name another") from None
+        with contextlib.ExitStack() as stack:
+            stack.callback(os.close, self._lock)
+            layout.refuse_foreign(path, fresh=fresh)
+            if fresh:
+                layout.clear(path)
+            database = path / layout.DATABASE
+            self._connection = open_for_writing(database)
+            stack.callback(self._connection.close)
+            self.store = RunStore(path, open_for_reading(database))
+            stack.callback(self.store.close)
+            # A reader of the writer's own: connections are not shared between threads.
+            self._rows = RunStore(path, open_for_reading(database))
+            stack.callback(self._rows.close)
+            self._segments = Segments(path / layout.EVENTS, changes.last_place(self._connection))
+            self._results = Results(path)
+            self._writer = Writer(self._connection, before_commit=self._segments.sync, after_commit=self._after_commit)
+            self._closing = stack.pop_all()
+
+    def file(self, name: str) -> Path:
+        return self.path / name
+
+    def close(self) -> None:
+        """Let what waits be written, results.jsonl be in the order of the dataset, and the directory go."""
+        self._writer.close()
+        try:
+            if changes.launched(self._connection):
+                self._rewrite_results()
+        finally:
+            self._results.close()
+            self._segments.close()
+            self._closing.close()
+
+    # A run.
+
+    def launch(self, config: Mapping[str, Any]) -> None:
+        """Note that a run begins, and what it was told; config.json says the same. Raises OSError, sqlite3.Error."""
+        number = self._do(lambda db: changes.launch(db, os.getpid(), time.time(), to_json(config)))
+        self._launch: int = number
+        text = json.dumps({"launch": number, **config}, indent=2) + "\n"
+        layout.replace(self.file(layout.CONFIG), text.encode())
+
+    def outcome(self, state: str, outcome: Mapping[str, Any]) -> None:
+        """Note how the run that began with `launch` ended."""
+        self._do(lambda db: changes.end_launch(db, self._launch, state, time.time(), to_json(outcome)))
+
+    def load(
+        self, entries: Iterable[Entry], dataset: str, *, rerun_changed: bool = False, partly: bool = False
+    ) -> None:
+        """Take the samples of a run, in this order. What is done stays done; all else is to be run.
+
+        `partly`: what else is there is left as it is, and not of this run. Raises RunDirectoryError, with nothing
+        changed, when samples were done that are not among them, or that asked something else.
+        """
+        self._do(lambda db: changes.load(db, entries, self.path, dataset, rerun_changed=rerun_changed, partly=partly))
+        # From now on only what is done stands in there: what is to be run again has one line at any instant.
+        self._rewrite_results(only_done=True)
+
+    def retry(self, numbers: Iterable[int]) -> int:
+        """Let samples that are done be run again by the next run; how many."""
+        count: int = self._do(lambda db: changes.retry(db, numbers))
+        return count
+
+    def to_do(self, size: int, after: tuple[int, int] | None = None) -> list[SampleRow]:
+        """The next samples of this run that are not done, at most `size`."""
+        return self.store.page(size, to_do=True, after=after)
+
+    def unfinished(self, n: int) -> Unfinished | None:
+        """The attempt at a sample that an earlier run started and never saw the end of."""
+        found = [row for row in self.store.attempts(n) if row.status is None]
+        return Unfinished(Start(n, found[-1].attempt), found[-1].key, found[-1].thread_id) if found else None
+
+    def start_attempt(self, n: int, key: str, thread_id: str | None) -> Future[Start]:
+        """Note an attempt; its turn may be dispatched when the future is done."""
+        return self._writer.submit(lambda db: changes.start_attempt(db, n, key, thread_id, time.time()))
+
+    def end_attempt(
+        self, start: Start, end: Mapping[str, Any], *, note: str | None = None, events: bytes | None = None
+    ) -> Future[None]:
+        """An attempt that another one follows, or that nobody counts."""
+
+        def change(db: sqlite3.Connection) -> None:
+            changes.end_attempt(db, start, end, note, time.time(), self._append(events))
+
+        return self._writer.submit(change)
+
+    def finish(
+        self,
+        start: Start,
+        record: RecordRow,
+        end: Mapping[str, Any],
+        *,
+        to_score: bool = False,
+        note: str | None = None,
+        events: bytes | None = None,
+    ) -> Future[Any]:
+        """The last attempt has ended, and with it the sample; unless it is still to be scored."""
+
+        def change(db: sqlite3.Connection) -> Any:
+            changes.end_attempt(db, start, end, note, time.time(), self._append(events))
+            changes.record(db, start.n, record, "scoring" if to_score else "done")
+            return None if to_score else _Finished(start.n)
+
+        return self._writer.submit(change)
+
+    def scored(self, n: int, scores: Sequence[Any], artifacts: Sequence[str] | None = None) -> Future[Any]:
+        """The scores of a sample, instead of any it had; it is done now. `artifacts`: what is kept of it, if new."""
+
+        def change(db: sqlite3.Connection) -> Any:
+            changes.replace_scores(db, n, scores, time.time())
+            if artifacts is not None:
+                db.execute("UPDATE records SET artifacts = ? WHERE n = ?", (to_json(list(artifacts)), n))
+            db.execute("UPDATE samples SET state = 'done' WHERE n = ? AND state = 'scoring'", (n,))
+            return _Finished(n)
+
+        return self._writer.submit(change)
+
+    def replace_scores(self, n: int, scores: Sequence[Any]) -> None:
+        """The scores of a sample that is done, instead of those it had; on the disk when this returns."""
+        self._do(lambda db: changes.replace_scores(db, n, scores, time.time()))
+
+    def note(self, key: str, value: Any) -> Future[None]:
+        """Something about the run, found again in `RunStore.info`."""
+        return self._writer.submit(lambda db: changes.note(db, key, to_json(value)))
+
+    def _do(self, change: Callable[[sqlite3.Connection], Any]) -> Any:
+        return self._writer.submit(change).result()
+
+    def _append(self, events: bytes | None) -> tuple[int, int, int] | None:
+        return None if events is None else self._segments.append(events)
+
+    def _after_commit(self, results: list[Any]) -> None:
+        finished = [result.n for result in results if isinstance(result, _Finished)]
+        if finished:
+            self._results.append(self._rows.sample_at(n) for n in finished)
+
+    def _rewrite_results(self, *, only_done: bool = False) -> None:
+        self._results.rewrite(_with_records(self.store, only_done))
+
+
+def _with_records(store: RunStore, only_done: bool) -> Iterator[SampleRow]:
+    for row in store.samples(state="done" if only_done else None):
+        # What is still to be scored has no line yet.
+        if row.record is not None and row.state != "scoring":
+            yield row
+
+
+def edit_run(path: Path) -> RunDirectory:
+    """The run in a directory that is there, to be changed without running it. Raises RunDirectoryError."""
+    open_run(path).close()
+    return RunDirectory(path)

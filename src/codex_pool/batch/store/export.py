@@ -1,0 +1,50 @@
+"""results.jsonl, made of the tables: one line a finished sample. What stands in it can be made again at any time."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from . import layout
+from .rows import SampleRow, exported
+
+
+def line_of(row: SampleRow) -> bytes:
+    return encode(exported(row))
+
+
+def encode(value: dict[str, Any]) -> bytes:
+    # What a lone surrogate becomes is an escape again, so the line stays valid JSON.
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "backslashreplace") + b"\n"
+
+
+class Results:
+    """The file while a run goes on: finished samples are added to its end."""
+
+    def __init__(self, directory: Path) -> None:
+        self._path = directory / layout.RESULTS
+        self._file: int | None = None
+
+    def rewrite(self, rows: Iterable[SampleRow]) -> None:
+        """Beside, then renamed over: whoever reads has the old file whole or the new one."""
+        self.close()
+        temporary = layout.partial(self._path)
+        with temporary.open("wb") as file:
+            for row in rows:
+                file.write(line_of(row))
+        os.replace(temporary, self._path)
+
+    def append(self, rows: Iterable[SampleRow]) -> None:
+        if self._file is None:
+            self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        data = memoryview(b"".join(map(line_of, rows)))
+        while data:
+            data = data[os.write(self._file, data) :]
+
+    def close(self) -> None:
+        if self._file is not None:
+            os.close(self._file)
+        self._file = None

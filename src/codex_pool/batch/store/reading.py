@@ -1,0 +1,218 @@
+"""Reading a run: one that is over, and one that a process writes to meanwhile. Nothing here holds all of it."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from . import layout
+from .layout import RunDirectoryError
+from .rows import AttemptRow, SampleRow, ScoreRow, attempt_of, from_json, record_of, score_of
+from .schema import open_for_reading
+from .segments import path_of, read_lines
+
+PAGE = 200
+_SAMPLE = "s.n, s.id, s.epoch, s.digest, s.spec, s.tags, s.position, s.selected, s.state"
+
+
+class RunStore:
+    """The run in a directory, read-only. Every call sees what is committed at that moment. Close it, or use `with`."""
+
+    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+        self.path = path
+        self._connection = connection
+        connection.row_factory = sqlite3.Row
+
+    def __enter__(self) -> RunStore:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def info(self) -> dict[str, Any]:
+        """What was run: `config` and `state` of the last launch, `pid` of who holds the directory now (or None),
+        `created_at`, `ended_at`, and all `launches`, the oldest first."""
+        launches = [
+            {
+                **dict(row),
+                "config": from_json(row["config"]),
+                "outcome": from_json(row["outcome"]),
+            }
+            for row in self._connection.execute("SELECT * FROM launches ORDER BY number")
+        ]
+        pid = layout.holder(self.path)
+        last = launches[-1] if launches else {}
+        state = last.get("state", "new")
+        if state == "running" and pid is None:
+            state = "died"
+        return {
+            "path": str(self.path),
+            "state": state,
+            "pid": pid,
+            "created_at": launches[0]["started_at"] if launches else None,
+            "ended_at": last.get("ended_at"),
+            "config": last.get("config", {}),
+            "outcome": last.get("outcome"),
+            "launches": launches,
+            **{row["key"]: from_json(row["value"]) for row in self._connection.execute("SELECT key, value FROM run")},
+        }
+
+    def samples(
+        self,
+        *,
+        state: str | None = None,
+        status: str | None = None,
+        selected: bool | None = None,
+        after: tuple[int, int] | None = None,
+    ) -> Iterator[SampleRow]:
+        """All samples with their records and scores, in the order of the dataset; those of a state or status only.
+
+        `after` is (position, n) of the last one that is not wanted any more.
+        """
+        while True:
+            page = self.page(PAGE, state=state, status=status, selected=selected, after=after)
+            yield from page
+            if len(page) < PAGE:
+                return
+            after = page[-1].position, page[-1].n
+
+    def page(
+        self,
+        size: int,
+        *,
+        state: str | None = None,
+        status: str | None = None,
+        selected: bool | None = None,
+        to_do: bool = False,
+        after: tuple[int, int] | None = None,
+    ) -> list[SampleRow]:
+        """At most `size` samples after `after`. `to_do`: those of this run that are not done."""
+        where, values = ["(s.position, s.n) > (?, ?)"], list(after or (-1, -1))
+        if to_do:
+            where.append("s.selected AND s.state <> 'done'")
+        for column, value in (("s.state", state), ("r.status", status)):
+            if value is not None:
+                where.append(f"{column} = ?")
+                values.append(value)  # type: ignore[arg-type]
+        if selected is not None:
+            where.append("s.selected" if selected else "NOT s.selected")
+        return self._rows(f"{' AND '.join(where)} ORDER BY s.position, s.n LIMIT {size:d}", values)
+
+    def sample(self, sample_id: str, epoch: int = 1) -> SampleRow:
+        """One sample. Raises KeyError when there is none of that name."""
+        rows = self._rows("s.id = ? AND s.epoch = ?", (sample_id, epoch))
+        if not rows:
+            raise KeyError(f"{self.path} has no sample {layout.shown_name(sample_id, epoch)!r}")
+        return rows[0]
+
+    def sample_at(self, n: int) -> SampleRow:
+        """The sample of a number. Raises KeyError."""
+        rows = self._rows("s.n = ?", (n,))
+        if not rows:
+            raise KeyError(f"{self.path} has no sample number {n}")
+        return rows[0]
+
+    def attempts(self, n: int) -> list[AttemptRow]:
+        """Every attempt at a sample, the oldest first."""
+        found = self._connection.execute("SELECT * FROM attempts WHERE n = ? ORDER BY attempt", (n,))
+        return [attempt_of(row) for row in found]
+
+    def all_attempts(self) -> Iterator[AttemptRow]:
+        """Every attempt of the run, in the order of the samples' numbers."""
+        after = (-1, -1)
+        while True:
+            page = self._connection.execute(
+                f"SELECT * FROM attempts WHERE (n, attempt) > (?, ?) ORDER BY n, attempt LIMIT {PAGE}", after
+            ).fetchall()
+            yield from map(attempt_of, page)
+            if len(page) < PAGE:
+                return
+            after = page[-1]["n"], page[-1]["attempt"]
+
+    def event_lines(self, n: int, attempt: int) -> Iterator[bytes]:
+        """The notifications of an attempt as they came; none if they were not kept."""
+        row = self._connection.execute(
+            "SELECT segment, offset, length FROM attempts WHERE n = ? AND attempt = ?", (n, attempt)
+        ).fetchone()
+        if row is not None and row["length"] is not None:
+            path = path_of(self.path / layout.EVENTS, row["segment"])
+            yield from read_lines(path, row["offset"], row["length"])
+
+    def events(self, n: int, attempt: int) -> Iterator[dict[str, Any]]:
+        """The notifications of an attempt, decoded: `method` and `params`."""
+        for line in self.event_lines(n, attempt):
+            if line.strip():
+                yield json.loads(line)
+
+    def artifact(self, n: int, name: str) -> bytes:
+        """What is kept of a sample under a name of `record.artifacts`. Raises KeyError."""
+        directory = self.artifacts_of(n)
+        path = (directory / name).resolve()
+        if not path.is_relative_to(directory.resolve()) or not path.is_file():
+            raise KeyError(f"{directory} has no artifact {name!r}")
+        return path.read_bytes()
+
+    def artifacts_of(self, n: int) -> Path:
+        """The directory of a sample's artifacts; it may not exist."""
+        row = self._connection.execute("SELECT id, epoch FROM samples WHERE n = ?", (n,)).fetchone()
+        if row is None:
+            raise KeyError(f"{self.path} has no sample number {n}")
+        return self.path / layout.ARTIFACTS / layout.directory_name(row["id"], row["epoch"])
+
+    def counts(self) -> dict[str, int]:
+        """How many samples there are: `total`, by `state`, and by the status of those that are done."""
+        found = {"total": 0, "pending": 0, "running": 0, "scoring": 0, "done": 0}
+        for row in self._connection.execute(
+            "SELECT s.state, CASE WHEN s.state = 'done' THEN r.status END AS status, count(*) AS count "
+            "FROM samples s LEFT JOIN records r USING (n) WHERE s.selected GROUP BY 1, 2"
+        ):
+            found["total"] += row["count"]
+            found[row["state"]] += row["count"]
+            if row["status"] is not None:
+                found[row["status"]] = found.get(row["status"], 0) + row["count"]
+        return found
+
+    def _rows(self, where: str, values: Sequence[Any]) -> list[SampleRow]:
+        found = self._connection.execute(
+            f"SELECT {_SAMPLE}, r.* FROM samples s LEFT JOIN records r USING (n) WHERE {where}", values
+        ).fetchall()
+        if not found:
+            return []
+        scores: dict[int, list[ScoreRow]] = {}
+        marks = ",".join("?" * len(found))
+        for row in self._connection.execute(
+            f"SELECT * FROM scores WHERE n IN ({marks}) ORDER BY n, place", [row["n"] for row in found]
+        ):
+            scores.setdefault(row["n"], []).append(score_of(row))
+        return [
+            SampleRow(
+                n=row["n"],
+                id=row["id"],
+                epoch=row["epoch"],
+                digest=row["digest"],
+                spec=json.loads(row["spec"]),
+                tags=tuple(json.loads(row["tags"])),
+                state=row["state"],
+                selected=bool(row["selected"]),
+                position=row["position"],
+                record=None if row["status"] is None else record_of(row),
+                scores=tuple(scores.get(row["n"], ())),
+            )
+            for row in found
+        ]
+
+
+def open_run(path: Path) -> RunStore:
+    """The run in a directory, to be read. Raises RunDirectoryError when there is none, or it cannot be read."""
+    if not (path / layout.DATABASE).exists():
+        if not path.is_dir():
+            raise RunDirectoryError(f"{path}: no such directory; expected the run directory of a batch")
+        layout.refuse_foreign(path, fresh=False)
+        raise RunDirectoryError(f"{path} has no {layout.DATABASE}: it is not the directory of a batch; name another")
+    return RunStore(path, open_for_reading(path / layout.DATABASE))

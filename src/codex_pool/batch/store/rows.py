@@ -1,0 +1,220 @@
+"""What is kept of a run, as values; and text and JSON as they stand in the database. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+EXPORT_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What the store is told of a sample: `spec` is all of it as JSON, `digest` of what its answer depends on."""
+
+    id: str
+    epoch: int
+    digest: str
+    spec: Mapping[str, Any]
+    tags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreRow:
+    """One scorer's word on a sample. `error`: the scorer itself failed, and there is no value."""
+
+    scorer: str
+    value: float | None
+    passed: bool | None
+    answer: str | None
+    explanation: str | None
+    metadata: Any
+    error: str | None
+    duration_ms: int | None
+    scored_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class RecordRow:
+    """How a sample ended. Times: `started_at`, `ended_at` in seconds since 1970; tokens in `usage`, `cost` in money.
+
+    `turns`, `tool_calls`, `usage`, `final_response` are those of the last attempt, `attempts` counts all.
+    `responses` has one response a turn; `artifacts` are names for `RunStore.artifact`.
+    """
+
+    status: str
+    attempts: int
+    limit: str | None = None
+    final_response: str | None = None
+    error: dict[str, str] | None = None
+    usage: dict[str, int] | None = None
+    cost: float | None = None
+    thread_id: str | None = None
+    turn_id: str | None = None
+    worker: str | None = None
+    turns: int | None = None
+    tool_calls: int | None = None
+    queued_ms: int | None = None
+    duration_ms: int | None = None
+    started_at: float | None = None
+    ended_at: float | None = None
+    responses: tuple[str | None, ...] = ()
+    artifacts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptRow:
+    """One try at a sample. `status` is None while nobody has seen its end."""
+
+    n: int
+    attempt: int
+    key: str
+    thread_id: str | None
+    status: str | None
+    error: dict[str, str] | None
+    usage: dict[str, int] | None
+    worker: str | None
+    turn_id: str | None
+    queued_ms: int | None
+    duration_ms: int | None
+    started_at: float
+    ended_at: float | None
+    safe_to_retry: bool | None
+    note: str | None
+    has_events: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SampleRow:
+    """A sample as it stands: `state` is pending, running, scoring or done; `record` may be of an earlier run."""
+
+    n: int
+    id: str
+    epoch: int
+    digest: str
+    spec: dict[str, Any]
+    tags: tuple[str, ...]
+    state: str
+    selected: bool
+    position: int
+    record: RecordRow | None = None
+    scores: tuple[ScoreRow, ...] = field(default=())
+
+
+def to_json(value: Any) -> str | None:
+    """JSON in ASCII: no text in it that a database would not take."""
+    return None if value is None else json.dumps(value, separators=(",", ":"))
+
+
+def from_json(text: str | None) -> Any:
+    return None if text is None else json.loads(text)
+
+
+def text(value: str | None) -> str | None:
+    """What of a text can be written in UTF-8; a lone surrogate becomes its escape."""
+    if value is None or value.isascii():
+        return value
+    return value.encode("utf-8", "backslashreplace").decode()
+
+
+def record_of(row: Mapping[str, Any]) -> RecordRow:
+    return RecordRow(
+        status=row["status"],
+        attempts=row["attempts"],
+        limit=row["limit"],
+        final_response=row["final_response"],
+        error=from_json(row["error"]),
+        usage=from_json(row["usage"]),
+        cost=row["cost"],
+        thread_id=row["thread_id"],
+        turn_id=row["turn_id"],
+        worker=row["worker"],
+        turns=row["turns"],
+        tool_calls=row["tool_calls"],
+        queued_ms=row["queued_ms"],
+        duration_ms=row["duration_ms"],
+        started_at=row["started_at"],
+        ended_at=row["ended_at"],
+        responses=tuple(from_json(row["responses"]) or ()),
+        artifacts=tuple(from_json(row["artifacts"]) or ()),
+    )
+
+
+def score_of(row: Mapping[str, Any]) -> ScoreRow:
+    return ScoreRow(
+        scorer=row["scorer"],
+        value=row["value"],
+        passed=None if row["passed"] is None else bool(row["passed"]),
+        answer=row["answer"],
+        explanation=row["explanation"],
+        metadata=from_json(row["metadata"]),
+        error=row["error"],
+        duration_ms=row["duration_ms"],
+        scored_at=row["scored_at"],
+    )
+
+
+def attempt_of(row: Mapping[str, Any]) -> AttemptRow:
+    return AttemptRow(
+        n=row["n"],
+        attempt=row["attempt"],
+        key=row["key"],
+        thread_id=row["thread_id"],
+        status=row["status"],
+        error=from_json(row["error"]),
+        usage=from_json(row["usage"]),
+        worker=row["worker"],
+        turn_id=row["turn_id"],
+        queued_ms=row["queued_ms"],
+        duration_ms=row["duration_ms"],
+        started_at=row["started_at"],
+        ended_at=row["ended_at"],
+        safe_to_retry=None if row["safe_to_retry"] is None else bool(row["safe_to_retry"]),
+        note=row["note"],
+        has_events=row["length"] is not None,
+    )
+
+
+def exported(row: SampleRow) -> dict[str, Any]:
+    """A finished sample as a line of results.jsonl."""
+    record = row.record
+    assert record is not None
+    return {
+        "schema_version": EXPORT_VERSION,
+        "id": row.id,
+        "epoch": row.epoch,
+        "status": record.status,
+        "limit": record.limit,
+        "final_response": record.final_response,
+        "responses": list(record.responses) if len(record.responses) > 1 else None,
+        "error": record.error,
+        "scores": {score.scorer: _exported_score(score) for score in row.scores},
+        "usage": record.usage,
+        "cost": record.cost,
+        "thread_id": record.thread_id,
+        "turn_id": record.turn_id,
+        "worker": record.worker,
+        "attempts": record.attempts,
+        "turns": record.turns,
+        "tool_calls": record.tool_calls,
+        "queued_ms": record.queued_ms,
+        "duration_ms": record.duration_ms,
+        "started_at": record.started_at,
+        "ended_at": record.ended_at,
+        "artifacts": list(record.artifacts),
+        "tags": list(row.tags),
+        "metadata": row.spec.get("metadata"),
+    }
+
+
+def _exported_score(score: ScoreRow) -> dict[str, Any]:
+    return {
+        "value": score.value,
+        "passed": score.passed,
+        "answer": score.answer,
+        "explanation": score.explanation,
+        "metadata": score.metadata,
+        "error": score.error,
+    }

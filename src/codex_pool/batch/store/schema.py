@@ -1,0 +1,121 @@
+"""The tables of run.sqlite. `PRAGMA user_version` says how many of MIGRATIONS they have seen."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+
+from .layout import RunDirectoryError
+
+BUSY_S = 10.0
+
+# Each is run once, in order, in one transaction with its number. What has been released is never altered.
+MIGRATIONS: tuple[str, ...] = (
+    """
+    CREATE TABLE run (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+    CREATE TABLE launches (
+        number INTEGER PRIMARY KEY, pid INTEGER NOT NULL, started_at REAL NOT NULL, ended_at REAL,
+        state TEXT NOT NULL, config TEXT NOT NULL, outcome TEXT
+    );
+    CREATE TABLE samples (
+        n INTEGER PRIMARY KEY, id TEXT NOT NULL, epoch INTEGER NOT NULL, digest TEXT NOT NULL, spec TEXT NOT NULL,
+        tags TEXT NOT NULL, position INTEGER NOT NULL, selected INTEGER NOT NULL,
+        state TEXT NOT NULL CHECK (state IN ('pending', 'running', 'scoring', 'done')),
+        UNIQUE (id, epoch)
+    );
+    CREATE INDEX samples_in_order ON samples (position, n);
+    CREATE INDEX samples_to_do ON samples (position, n) WHERE selected AND state <> 'done';
+    CREATE TABLE records (
+        n INTEGER PRIMARY KEY REFERENCES samples, status TEXT NOT NULL, "limit" TEXT, final_response TEXT, error TEXT,
+        usage TEXT, cost REAL, thread_id TEXT, turn_id TEXT, worker TEXT, attempts INTEGER NOT NULL, turns INTEGER,
+        tool_calls INTEGER, queued_ms INTEGER, duration_ms INTEGER, started_at REAL, ended_at REAL, responses TEXT,
+        artifacts TEXT NOT NULL DEFAULT '[]'
+    );
+    CREATE TABLE attempts (
+        n INTEGER NOT NULL REFERENCES samples, attempt INTEGER NOT NULL, key TEXT NOT NULL, digest TEXT NOT NULL,
+        thread_id TEXT, status TEXT, error TEXT, usage TEXT, worker TEXT, turn_id TEXT, queued_ms INTEGER,
+        duration_ms INTEGER, started_at REAL NOT NULL, ended_at REAL, safe_to_retry INTEGER, note TEXT,
+        segment INTEGER, offset INTEGER, length INTEGER,
+        PRIMARY KEY (n, attempt)
+    ) WITHOUT ROWID;
+    CREATE INDEX attempts_open ON attempts (n) WHERE status IS NULL;
+    CREATE TABLE scores (
+        n INTEGER NOT NULL REFERENCES samples, scorer TEXT NOT NULL, place INTEGER NOT NULL, value REAL,
+        passed INTEGER, answer TEXT, explanation TEXT, metadata TEXT, error TEXT, duration_ms INTEGER,
+        scored_at REAL NOT NULL,
+        PRIMARY KEY (n, scorer)
+    ) WITHOUT ROWID;
+    """,
+)
+
+
+def open_for_writing(path: Path, migrations: Sequence[str] = MIGRATIONS) -> sqlite3.Connection:
+    """The database, made or brought up to date. Raises RunDirectoryError for one that cannot be."""
+    connection = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
+    try:
+        # Before anything is changed: a stranger's file must stay as it is.
+        version = _version(connection, path, migrations)
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA wal_autocheckpoint = 2000")
+        for number, statements in enumerate(migrations[version:], version + 1):
+            connection.executescript(f"BEGIN IMMEDIATE; {statements}; PRAGMA user_version = {number}; COMMIT;")
+    except BaseException as error:
+        connection.close()
+        if isinstance(error, sqlite3.DatabaseError):
+            raise _unreadable(path, error) from None
+        raise
+    return connection
+
+
+def open_for_reading(path: Path, migrations: Sequence[str] = MIGRATIONS) -> sqlite3.Connection:
+    """The database, also while a run writes. Raises RunDirectoryError for one that cannot be read."""
+    connection = None
+    # In a directory that nobody may write to there is no place for what WAL needs, and nobody who writes either.
+    for mode in ("mode=ro", "immutable=1"):
+        try:
+            connection = sqlite3.connect(
+                f"{path.resolve().as_uri()}?{mode}",
+                uri=True,
+                timeout=BUSY_S,
+                isolation_level=None,
+                check_same_thread=False,
+            )
+            version = _version(connection, path, migrations)
+            break
+        except sqlite3.DatabaseError as error:
+            if connection is not None:
+                connection.close()
+            if mode == "immutable=1" or not isinstance(error, sqlite3.OperationalError):
+                raise _unreadable(path, error) from None
+        except RunDirectoryError:
+            if connection is not None:
+                connection.close()
+            raise
+    assert connection is not None
+    if version < len(migrations):
+        connection.close()
+        raise RunDirectoryError(
+            f"{path} is of schema version {version}, older than version {len(migrations)} of this codex-pool; "
+            "run `codex-pool batch` on it once more, which brings it up to date"
+        )
+    return connection
+
+
+def _version(connection: sqlite3.Connection, path: Path, migrations: Sequence[str]) -> int:
+    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    if version > len(migrations):
+        raise RunDirectoryError(
+            f"{path} is of schema version {version}; this codex-pool knows versions up to {len(migrations)}: "
+            "use the newer codex-pool that made it, or another directory"
+        )
+    if version == 0 and connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+        raise RunDirectoryError(f"{path} is a database of something else; name another directory")
+    return version
+
+
+def _unreadable(path: Path, error: Exception) -> RunDirectoryError:
+    return RunDirectoryError(
+        f"{path} cannot be used: {error}; restore it from a copy, or use another directory, or --fresh"
+    )

@@ -1,0 +1,117 @@
+"""Event logs on disk: each attempt's notifications, one a line, as one gzip member in a file with many.
+
+`events/NNNNNN.gz` is appended to; which bytes are whose stands in the database. Each file can be read with `zcat`.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+SEGMENT_BYTES = 64 * 2**20
+_GZIP = 16 + zlib.MAX_WBITS
+# A few lines are compressed in one go at the end; what is longer is as it comes, so that no attempt grows in memory.
+_BUFFER_BYTES = 64 * 2**10
+_CHUNK_BYTES = 256 * 2**10
+
+
+class EventLog:
+    """The notifications of one attempt, in the order in which they came. Keeps them compressed."""
+
+    def __init__(self) -> None:
+        self._lines: list[bytes] = []
+        self._waiting_bytes = 0
+        self._compressor: zlib._Compress | None = None
+        self._compressed: list[bytes] = []
+
+    def add(self, line: bytes) -> None:
+        """`line` is JSON without a newline in it."""
+        self._lines.append(line)
+        self._waiting_bytes += len(line)
+        if self._waiting_bytes > _BUFFER_BYTES:
+            self._compress()
+
+    def member(self) -> bytes | None:
+        """All of it as one gzip member; None if there was nothing. Called once, at the end."""
+        if self._compressor is None and not self._lines:
+            return None
+        self._compress()
+        assert self._compressor is not None
+        return b"".join((*self._compressed, self._compressor.flush()))
+
+    def _compress(self) -> None:
+        if self._compressor is None:
+            self._compressor = zlib.compressobj(1, zlib.DEFLATED, _GZIP)
+        if self._lines:
+            self._compressed.append(self._compressor.compress(b"\n".join((*self._lines, b""))))
+        self._lines.clear()
+        self._waiting_bytes = 0
+
+
+class Segments:
+    """The files of one run, appended to by one thread. `place` is where the last whole member ends."""
+
+    def __init__(self, directory: Path, place: tuple[int, int], limit_bytes: int = SEGMENT_BYTES) -> None:
+        self._directory = directory
+        self._number, self._end = place
+        self._limit_bytes = limit_bytes
+        self._file: int | None = None
+        self._is_dirty = False
+        # What a death or a full disk left behind the last member belongs to nobody.
+        last = path_of(directory, self._number)
+        if last.exists() and last.stat().st_size > self._end:
+            os.truncate(last, self._end)
+
+    def append(self, member: bytes) -> tuple[int, int, int]:
+        """(segment, offset, length) of the member, on the disk after `sync`."""
+        if self._end and self._end + len(member) > self._limit_bytes:
+            self.sync()
+            self.close()
+            self._number, self._end = self._number + 1, 0
+        if self._file is None:
+            self._directory.mkdir(exist_ok=True)
+            self._file = os.open(path_of(self._directory, self._number), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            os.ftruncate(self._file, self._end)
+        offset, data = self._end, memoryview(member)
+        while data:
+            data = data[os.pwrite(self._file, data, offset + len(member) - len(data)) :]
+        self._end += len(member)
+        self._is_dirty = True
+        return self._number, offset, len(member)
+
+    def sync(self) -> None:
+        if self._is_dirty and self._file is not None:
+            os.fsync(self._file)
+        self._is_dirty = False
+
+    def close(self) -> None:
+        if self._file is not None:
+            os.close(self._file)
+        self._file = None
+
+
+def path_of(directory: Path, number: int) -> Path:
+    return directory / f"{number:06}.gz"
+
+
+def read_lines(path: Path, offset: int, length: int) -> Iterator[bytes]:
+    """The lines of a member, without holding all of them."""
+    decompressor = zlib.decompressobj(_GZIP)
+    rest = b""
+    with path.open("rb") as file:
+        file.seek(offset)
+        while length > 0:
+            data = file.read(min(length, _CHUNK_BYTES))
+            if not data:
+                break
+            length -= len(data)
+            while data:
+                *lines, rest = (rest + decompressor.decompress(data, _CHUNK_BYTES)).split(b"\n")
+                yield from lines
+                data = decompressor.unconsumed_tail
+        *lines, rest = (rest + decompressor.flush()).split(b"\n")
+        yield from lines
+    if rest:
+        yield rest
