@@ -24,7 +24,7 @@ def main() -> int:
     parser.add_argument("--processes", type=int, default=3, help="that run at once (default 3)")
     parser.add_argument("--out", type=Path, default=Path("out/chaos.md"), help="where the table goes")
     options = parser.parse_args()
-    parts = options.out.parent / "chaos"
+    parts = options.out.with_suffix("")
     parts.mkdir(parents=True, exist_ok=True)
     others = [str(path) for path in HERE.parent.glob("test_*.py") if "mark.chaos" in path.read_text()]
     shares = range(1, options.processes + 1)

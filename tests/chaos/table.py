@@ -118,7 +118,7 @@ ENDED = r"has ended, noticed by its sentinel: the app-server has ended \(exit co
 NO_PROBE = "the app-server has not answered a probe for 20 s"
 LOST = r"lost: worker \S+ died: {}"
 LOST_APP_SERVER = LOST.format(r"the app-server has ended \({}\)")
-NOT_READY = "killing .*: not ready within 30 s"
+NOT_READY = "killing .*: not ready within 40 s"
 # What runs goes on.
 UNMOVED = Run(turn="completed", open_gate_first=True, restarts=0)
 QUIET = Run(restarts=0)

@@ -21,7 +21,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-START_LIMIT_S = 30.0
+# Longer than a worker waits for an app-server that is overloaded: it is to say so itself.
+START_LIMIT_S = 40.0
 STABLE_S = 30.0
 BACKOFF_FIRST_S = 0.1
 BACKOFF_MAX_S = 10.0
