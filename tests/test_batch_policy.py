@@ -101,7 +101,7 @@ def test_a_report_counts_every_sample_once_and_names_the_first_failures() -> Non
     }
     records["0"]["status"] = "completed"
     counts = summary.count(samples, records)
-    assert counts == {"completed": 1, "failed": 12, "interrupted": 0, "lost": 0, "stalled": 0, "not_run": 3}
+    assert counts == {"completed": 1, "failed": 12, "interrupted": 0, "lost": 0, "stalled": 0, "limit": 0, "not_run": 3}
     failures = summary.failures(samples, records)
     assert failures[0] == ("1", "failed", "k: a b") and len(failures) == 11 and failures[-1][0] == "and 2 more"
     rows = dict(summary.summary(counts, Progress(total=16), 0.0))

@@ -1,11 +1,12 @@
 """What an attempt came to, and whether to try again. Pure.
 
-A sample that failed, was lost or stalled is tried again as often as `--retries` says, however it failed: that is the
-user's decision. One that was interrupted - by its wall limit or by the user - never is.
+A sample that failed, was lost or stalled is tried again as often as `--retries` says, however it failed unless
+`--retry-on` names what: that is the user's decision. One that was interrupted or reached a limit never is.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,8 +19,8 @@ from codex_app_server import (
     TurnLostError,
 )
 
-Status = Literal["completed", "failed", "interrupted", "lost", "stalled"]
-STATUSES: tuple[Status, ...] = ("completed", "failed", "interrupted", "lost", "stalled")
+Status = Literal["completed", "failed", "interrupted", "lost", "stalled", "limit"]
+STATUSES: tuple[Status, ...] = ("completed", "failed", "interrupted", "lost", "stalled", "limit")
 
 WALL_LIMIT = "wall_limit"
 INTERRUPTED = "interrupted"
@@ -30,6 +31,27 @@ OVERLOADED = "serverOverloaded"
 _OVERLOAD_KINDS = frozenset(
     {OVERLOADED, "rateLimitExceeded", "usageLimitExceeded", "flexUnavailable", "responseTooManyFailedAttempts"}
 )
+# What may stand in --retry-on: how an attempt ended, or the kind of its error.
+OVERLOAD = "overload"
+RETRY_ON_DEFAULT = frozenset({"failed", "lost", "stalled"})
+RETRY_ON_KINDS = (
+    OVERLOADED,
+    "usageLimitExceeded",
+    "contextWindowExceeded",
+    "sessionBudgetExceeded",
+    "httpConnectionFailed",
+    "responseStreamConnectionFailed",
+    "responseStreamDisconnected",
+    "responseTooManyFailedAttempts",
+    "internalServerError",
+    "badRequest",
+    "unauthorized",
+    "sandboxError",
+    "cyberPolicy",
+    "requestTimeout",
+    "lineTooLong",
+    "other",
+)
 _OVERLOAD_FIRST_S = 1.0
 _OTHER_FIRST_S = 0.1
 _BACKOFF_MAX_S = 30.0
@@ -37,7 +59,10 @@ _BACKOFF_MAX_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What an attempt came to. `error` is {kind, message}; `usage` counts tokens; times are milliseconds."""
+    """What an attempt came to. `error` is {kind, message}; `usage` counts tokens; times are milliseconds.
+
+    `limit` names the limit that was reached, with the status of that name.
+    """
 
     status: Status
     error: dict[str, str] | None = None
@@ -48,6 +73,7 @@ class Outcome:
     worker: str | None = None
     queued_ms: int | None = None
     duration_ms: int | None = None
+    limit: str | None = None
 
 
 def failure(error: Exception) -> tuple[Status, dict[str, str]]:
@@ -79,12 +105,29 @@ def error_name(info: Any) -> str:
     return str(getattr(info, "value", info))
 
 
-def may_retry(outcome: Outcome, tries: int, retries: int) -> bool:
-    """Whether to try again after `tries` attempts, of which all but the first were retries."""
-    if outcome.status in ("completed", "interrupted") or tries > retries:
+def parse_retry_on(text: str) -> frozenset[str]:
+    """What to try again after, of words between commas. Raises ValueError with all that are not known."""
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    known = (*sorted(RETRY_ON_DEFAULT), OVERLOAD, *RETRY_ON_KINDS)
+    strange = [word for word in words if word not in known]
+    if strange or not words:
+        what = f"{', '.join(map(repr, strange))}: not known" if strange else "is empty"
+        raise ValueError(f"{what}; expected some of {', '.join(known)}")
+    return frozenset(words)
+
+
+def may_retry(outcome: Outcome, tries: int, retries: int, on: Collection[str] = RETRY_ON_DEFAULT) -> bool:
+    """Whether to try again after `tries` attempts, of which all but the first were retries.
+
+    `on` holds statuses, kinds of errors, or `overload`.
+    """
+    if outcome.status in ("completed", "interrupted", "limit") or tries > retries:
         return False
+    kind = "" if outcome.error is None else outcome.error["kind"]
     # Nothing was sent, and the same would be refused again.
-    return outcome.error is None or outcome.error["kind"] != INVALID_INPUT
+    if kind == INVALID_INPUT:
+        return False
+    return outcome.status in on or kind in on or (OVERLOAD in on and kind in _OVERLOAD_KINDS)
 
 
 def backoff_s(outcome: Outcome, tries: int, *, jitter: float) -> float:

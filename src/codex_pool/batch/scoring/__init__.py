@@ -2,6 +2,7 @@
 
 base       Score, ScoreContext, Scorer, options and how they are checked    pure
 parse      specs -> scorers, or all that is wrong with them
+chosen     which scorers score which sample
 text       exact, includes, regex, number, json_schema                      pure
 command    a command in the workspace; its exit code or what it printed
 python     a function of the user, in a process of its own
@@ -15,6 +16,7 @@ summary    metrics -> rows for people and for JSON                          pure
 from __future__ import annotations
 
 from .base import Score, ScoreContext, Scored, Scorer, ScorerError
+from .chosen import Scorers
 from .parse import check_samples, parse_scorer, parse_scorers
 from .running import score_sample
 
@@ -24,6 +26,7 @@ __all__ = [
     "Scored",
     "Scorer",
     "ScorerError",
+    "Scorers",
     "check_samples",
     "parse_scorer",
     "parse_scorers",

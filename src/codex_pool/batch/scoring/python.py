@@ -76,6 +76,9 @@ class Python(Scorer):
 
     def check(self) -> list[str]:
         """Whether the function is there and can be called so. Runs its module, in a process of its own."""
+        if not Path(self._path).is_dir():
+            return [f"path: {self._path} is not a directory; expected the one that holds the module"]
+        function = self.options["function"]
         try:
             done = subprocess.run(
                 _COMMAND,
@@ -86,13 +89,9 @@ class Python(Scorer):
                 env=self._environment(),
             )
         except subprocess.TimeoutExpired:
-            return [f"function: importing {self.options['function']} took more than {CHECK_LIMIT_S:.0f} s"]
-        except OSError as error:
-            return [f"path: {self._path}: {error.strerror}; expected a directory"]
+            return [f"function: importing {function} took more than {CHECK_LIMIT_S:.0f} s"]
         failed = _answer(done.stdout, done.stderr).get("failed")
-        if failed is None:
-            return []
-        return [f"function: {self.options['function']}: {failed} (looked in {self._path} first)"]
+        return [] if failed is None else [f"function: {function}: {failed} (looked in {self._path} first)"]
 
     async def score(self, context: ScoreContext) -> Score:
         limit_s = self.options.get("timeout_s", DEFAULT_TIMEOUT_S)

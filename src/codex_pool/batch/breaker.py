@@ -1,0 +1,152 @@
+"""What is wrong with everything, not with one sample: the run pauses and says so instead of failing what is left. Pure.
+
+A sample that met such a trouble goes back into the queue, its attempt kept. The pause is over when the trouble is: one
+sample at a time is tried meanwhile, after half a minute first, then ever more seldom. Nobody has to do anything but
+mend it.
+"""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import dataclass
+
+from .policy import Outcome
+
+FIRST_TRY_S = 30.0
+LONGEST_TRY_S = 600.0
+# So often a sample goes back; then it is the sample.
+PUT_BACK_LIMIT = 3
+_GOES_ON = "the run tries again by itself; Ctrl-C ends it, and the same command goes on later"
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """One kind of trouble. It pauses the run after so many attempts in a row that met it, with none completed."""
+
+    name: str
+    after: int
+    message: str
+    remedy: str
+
+
+UNAUTHORIZED = Trouble(
+    "unauthorized", 1, "the model's service refuses the login", "log in again (codex login), or mend the key"
+)
+NETWORK = Trouble(
+    "network", 5, "the model's service cannot be reached", "look at the network, and at base_url in the configuration"
+)
+SANDBOX = Trouble(
+    "sandbox",
+    5,
+    "codex's sandbox does not work here",
+    "install what it needs (bubblewrap, on Linux), or choose another sandbox for the samples",
+)
+USAGE = Trouble("usage", 5, "the account's usage limit is used up", "wait for its reset, or buy more")
+DISK = Trouble("disk", 1, "the disk is full", "make room on the disk of the run directory")
+
+_BY_KIND = {
+    "unauthorized": UNAUTHORIZED,
+    "httpConnectionFailed": NETWORK,
+    "responseStreamConnectionFailed": NETWORK,
+    "sandboxError": SANDBOX,
+    "usageLimitExceeded": USAGE,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Why the run pauses. `message` is for people, the way to go on in it; `try_at` when a sample is tried next."""
+
+    trouble: Trouble
+    message: str
+    try_at: float
+
+
+class Breaker:
+    """Told how every attempt ended; says whether samples may start. Times are monotonic seconds.
+
+    With `max_failures` the run ends when so many samples have failed for good: `failed_too_often` says so then.
+    """
+
+    def __init__(self, *, max_failures: int | None = None) -> None:
+        self.pause: Pause | None = None
+        self.failures = 0
+        self._max_failures = max_failures
+        self._in_a_row: dict[str, int] = {}
+        self._try_s = FIRST_TRY_S
+        self._trying = False
+
+    def ended(self, outcome: Outcome, put_back: int, now: float) -> bool:
+        """An attempt has ended; whether its sample goes back into the queue, where it was `put_back` times already.
+
+        Look at `pause` afterwards. An outcome that another attempt follows (`--retries`) is not told here.
+        """
+        kind = "" if outcome.error is None else outcome.error["kind"]
+        trouble = _BY_KIND.get(kind) if outcome.status == "failed" else None
+        if trouble is None:
+            # An interrupted attempt says nothing of the world; whatever else ended got as far as the model.
+            if outcome.status in ("completed", "limit") or (self._trying and outcome.status == "failed"):
+                self._mended()
+            self._trying = False
+            return False
+        said = "" if outcome.error is None else outcome.error["message"]
+        self._met(trouble, said, now)
+        return put_back < PUT_BACK_LIMIT or self.pause is not None
+
+    def disk_failed(self, error: OSError, now: float) -> bool:
+        """Something could not be written; whether that is because the disk is full, which pauses the run."""
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            return False
+        self._met(DISK, str(error), now)
+        return True
+
+    def recorded(self, outcome: Outcome) -> None:
+        """A sample has its record."""
+        self.failures += outcome.status in ("failed", "lost", "stalled")
+
+    @property
+    def failed_too_often(self) -> str | None:
+        """Why the run is to end, if it is."""
+        if self._max_failures is None or self.failures < self._max_failures:
+            return None
+        what = "sample has" if self.failures == 1 else "samples have"
+        return f"{self.failures:,} {what} failed, as many as --max-failures allows; nothing more is started"
+
+    def may_start(self, now: float) -> bool:
+        """Whether one more sample may start; call `started` when it does."""
+        if self.pause is None:
+            return True
+        return not self._trying and now >= self.pause.try_at
+
+    def started(self) -> None:
+        """A sample has started; during a pause it is the one that is tried."""
+        self._trying = self.pause is not None
+
+    def wait_s(self, now: float) -> float | None:
+        """Seconds until a sample may be tried; None without a pause, and while one is tried."""
+        if self.pause is None or self._trying:
+            return None
+        return max(0.0, self.pause.try_at - now)
+
+    def given_up(self) -> None:
+        """What was tried came to nothing: it was interrupted, or never got so far."""
+        self._trying = False
+
+    def _met(self, trouble: Trouble, said: str, now: float) -> None:
+        count = self._in_a_row[trouble.name] = self._in_a_row.get(trouble.name, 0) + 1
+        if self.pause is not None:
+            # What still ran when the pause began is no new try.
+            if not self._trying:
+                return
+            self._try_s = min(LONGEST_TRY_S, self._try_s * 2)
+        elif count < trouble.after:
+            return
+        self._trying = False
+        detail = " ".join(said.split())[:200]
+        message = f"paused: {trouble.message}{f' ({detail})' if detail else ''}; {trouble.remedy}; {_GOES_ON}"
+        self.pause = Pause(trouble, message, now + self._try_s)
+
+    def _mended(self) -> None:
+        self.pause = None
+        self._in_a_row.clear()
+        self._try_s = FIRST_TRY_S

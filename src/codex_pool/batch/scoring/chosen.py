@@ -1,0 +1,51 @@
+"""Which scorers score which sample: its own, else those of the run. Checked all at once, before anything starts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from .base import Scored, Scorer, ScorerError
+from .parse import check_samples, parse_scorers
+
+Spec = str | Mapping[str, Any]
+
+
+class WithScorers(Scored, Protocol):
+    """A sample that may bring scorers of its own; their relative paths begin in its `directory`."""
+
+    @property
+    def scorers(self) -> tuple[Any, ...] | None: ...
+    @property
+    def directory(self) -> str | None: ...
+
+
+class Scorers:
+    """The scorers of a run, of specs; relative paths in them begin in `directory`. Raises ScorerError."""
+
+    def __init__(self, specs: Sequence[Spec] = (), *, where: str = "--scorer", directory: Path | None = None) -> None:
+        self.run = parse_scorers(specs, where, directory)
+        # Samples of one dataset mostly bring the same.
+        self._parsed: dict[tuple[str, str | None], tuple[Scorer, ...]] = {}
+
+    def of(self, sample: WithScorers) -> tuple[Scorer, ...]:
+        """The scorers of a sample, none if nobody named any. Raises ScorerError."""
+        if sample.scorers is None:
+            return self.run
+        key = json.dumps(sample.scorers, sort_keys=True), sample.directory
+        if key not in self._parsed:
+            directory = None if sample.directory is None else Path(sample.directory)
+            self._parsed[key] = parse_scorers(sample.scorers, "scorers", directory)
+        return self._parsed[key]
+
+    def problems(self, samples: Iterable[WithScorers]) -> Iterator[str]:
+        """All that is wrong with the scorers of these samples, each as `sample: field: problem`."""
+        for sample in samples:
+            try:
+                scorers = self.of(sample)
+            except ScorerError as error:
+                yield from (f"{sample.id}: {problem}" for problem in error.problems)
+            else:
+                yield from check_samples(scorers, [sample])
