@@ -1,0 +1,15 @@
+"""Workspaces: what a sample works in, a private copy; what the agent changed in it; and what it may not see.
+
+prepare       a template, a commit or files -> a directory; set up, and the base remembered
+repositories  git repositories: whether a commit is there, and where it is copied from
+difference    the base and what became of it, by a git directory outside of the workspace
+hook          the user's command that may put a workspace elsewhere
+privacy       thread options that deny the agent's sandbox to read answers
+"""
+
+from .errors import WorkspaceError
+from .prepare import Workspace, prepare, reopen
+from .privacy import private_of, thread_options
+from .repositories import Repositories
+
+__all__ = ["Repositories", "Workspace", "WorkspaceError", "prepare", "private_of", "reopen", "thread_options"]

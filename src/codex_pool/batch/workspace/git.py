@@ -1,0 +1,92 @@
+"""Running git so that neither a user's configuration nor what an agent wrote has a say in it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from pathlib import Path
+
+from .errors import WorkspaceError
+
+LIMIT_S = 600.0
+_ISOLATED = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
+_SETTINGS = (
+    *("-c", "core.hooksPath=/dev/null"),
+    *("-c", "core.fsmonitor=false"),
+    *("-c", "core.autocrlf=false"),
+    *("-c", "core.quotePath=false"),
+    *("-c", "gc.auto=0"),
+    *("-c", "protocol.version=2"),
+    *("-c", "user.name=codex-pool"),
+    *("-c", "user.email=codex-pool@localhost"),
+)
+
+
+def command(*arguments: str) -> list[str]:
+    return ["git", *_SETTINGS, *arguments]
+
+
+def environment(git_dir: Path | None = None, work_tree: Path | None = None, *, isolated: bool = True) -> dict[str, str]:
+    """Without any GIT_ variable of ours; `isolated` from configuration, which a fetch with credentials cannot be."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    env |= {"GIT_TERMINAL_PROMPT": "0", "GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"}
+    if isolated:
+        env |= _ISOLATED
+    if git_dir is not None:
+        env["GIT_DIR"] = str(git_dir)
+    if work_tree is not None:
+        env["GIT_WORK_TREE"] = str(work_tree)
+    return env
+
+
+async def run(
+    *arguments: str,
+    git_dir: Path | None = None,
+    work_tree: Path | None = None,
+    isolated: bool = True,
+    limit_bytes: int | None = None,
+    may_fail: bool = False,
+) -> bytes:
+    """What git printed; of more than `limit_bytes` one byte more than that. Raises WorkspaceError with what it says."""
+    try:
+        child = await asyncio.create_subprocess_exec(
+            *command(*arguments),
+            cwd=work_tree or "/",
+            env=environment(git_dir, work_tree, isolated=isolated),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            start_new_session=True,
+        )
+    except FileNotFoundError:
+        raise WorkspaceError("git is not installed; workspaces need it") from None
+    try:
+        printed, said = await asyncio.wait_for(_read(child, limit_bytes), LIMIT_S)
+    except asyncio.TimeoutError:
+        raise WorkspaceError(f"git {arguments[0]}: took longer than {LIMIT_S:.0f} s") from None
+    finally:
+        if child.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
+            await asyncio.shield(child.wait())
+    if child.returncode != 0 and not may_fail and (limit_bytes is None or len(printed) <= limit_bytes):
+        raise WorkspaceError(f"git {arguments[0]}: {said or f'exit code {child.returncode}'}")
+    return printed
+
+
+async def _read(child: asyncio.subprocess.Process, limit_bytes: int | None) -> tuple[bytes, str]:
+    """What it printed, and what it said beside that; up to the limit, or to its end."""
+    assert child.stdout is not None and child.stderr is not None
+    saying, printed = asyncio.ensure_future(child.stderr.read()), bytearray()
+    try:
+        while part := await child.stdout.read(1 << 16):
+            printed += part
+            if limit_bytes is not None and len(printed) > limit_bytes:
+                return bytes(printed[: limit_bytes + 1]), ""
+        said = await saying
+        await child.wait()
+    finally:
+        saying.cancel()
+    return bytes(printed), said.decode("utf-8", "replace").strip()

@@ -1,0 +1,78 @@
+"""The workspace hook: a command of the user that may put a workspace into a container, or anywhere.
+
+It is run as a shell command twice for each attempt, in the workspace's directory: with CODEX_POOL_HOOK=start once the
+workspace is set up, and with CODEX_POOL_HOOK=stop before it is removed, and before a start over what a killed run left.
+CODEX_POOL_WORKSPACE is the workspace, CODEX_POOL_NAME a name of letters, digits and `-` that is its own,
+CODEX_POOL_SAMPLE_ID and CODEX_POOL_EPOCH the sample, CODEX_POOL_TASK the task's folder.
+
+A start may print one JSON object: `cwd`, where codex is to work instead, and `thread`, options for thread/start such as
+`environments` or `config`. Nothing printed changes nothing. Another exit code than 0 fails the attempt.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from ..dataset import Sample
+from ..scoring import process
+from ..scoring.base import ScoringFailed
+from .errors import WorkspaceError
+
+LIMIT_S = 600.0
+_SAYS = ("cwd", "thread")
+
+
+def variables(sample: Sample, workspace: Path) -> dict[str, str]:
+    """What a command of the user is told of the workspace."""
+    digest = hashlib.sha256(str(workspace).encode("utf-8", "surrogateescape")).hexdigest()[:12]
+    plain = re.sub(r"[^A-Za-z0-9]+", "-", sample.id)[:32].strip("-")
+    return {
+        "CODEX_POOL_WORKSPACE": str(workspace),
+        "CODEX_POOL_NAME": f"codex-pool-{plain}-{digest}".replace("--", "-"),
+        "CODEX_POOL_SAMPLE_ID": sample.id.replace("\0", ""),
+        "CODEX_POOL_EPOCH": str(sample.epoch),
+        "CODEX_POOL_TASK": sample.directory or "",
+    }
+
+
+async def run_command(what: str, command: str, sample: Sample, workspace: Path, directory: Path, **more: Any) -> bytes:
+    """Run a shell command; what it printed. Raises WorkspaceError with the end of what it said."""
+    limit_s = more.pop("timeout_s", LIMIT_S)
+    env = process.environment({**variables(sample, workspace), **more})
+    try:
+        done = await process.run(["/bin/sh", "-c", command], directory=directory, stdin=b"", timeout_s=limit_s, env=env)
+    except ScoringFailed as error:
+        raise WorkspaceError(f"{what} {command!r} {error}") from None
+    if done.timed_out or done.exit_code != 0:
+        how = f"took longer than {limit_s:g} s" if done.timed_out else f"failed with {done.words}"
+        said = (done.stderr.strip() or done.stdout.strip()).decode("utf-8", "replace")[-500:]
+        raise WorkspaceError(f"{what} {command!r} {how}" + (f": {said}" if said else ""))
+    return done.stdout
+
+
+async def start(hook: str, sample: Sample, workspace: Path) -> dict[str, Any]:
+    """What the hook says: `cwd` and `thread`, both optional. Raises WorkspaceError."""
+    said = await run_command("the workspace hook", hook, sample, workspace, workspace, CODEX_POOL_HOOK="start")
+    if not said.strip():
+        return {}
+    try:
+        answer = json.loads(said)
+    except ValueError:
+        answer = None
+    if not isinstance(answer, dict) or any(key not in _SAYS for key in answer):
+        shown = said.decode("utf-8", "replace").strip()[:200]
+        raise WorkspaceError(f"the workspace hook {hook!r} printed {shown!r}; expected a JSON object of cwd and thread")
+    cwd, thread = answer.get("cwd"), answer.get("thread")
+    if not isinstance(cwd, (str, type(None))) or not isinstance(thread, (dict, type(None))):
+        raise WorkspaceError(f"the workspace hook {hook!r} printed {answer}; expected cwd a path and thread an object")
+    return answer
+
+
+async def stop(hook: str, sample: Sample, workspace: Path) -> None:
+    """Raises WorkspaceError."""
+    directory = workspace if workspace.is_dir() else workspace.parent
+    await run_command("the workspace hook", hook, sample, workspace, directory, CODEX_POOL_HOOK="stop")

@@ -1,0 +1,168 @@
+"""From a sample to the directory it works in: copied, set up, its base remembered; and what comes after.
+
+DIRECTORY/workspace        what the agent sees
+DIRECTORY/base.git         the base that it is compared with
+DIRECTORY/workspace.json   written last: with it the workspace can be taken up
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import stat
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..dataset import Sample
+from . import difference, repositories
+from . import hook as hooks
+from .errors import WorkspaceError
+from .repositories import Repositories
+
+SETUP_LIMIT_S = 600.0
+_WORKSPACE, _BASE, _STATE = "workspace", "base.git", "workspace.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workspace:
+    """A workspace that is ready. `cwd` is where codex works, `path` the files on this machine, for scorers."""
+
+    sample: Sample
+    directory: Path
+    cwd: Path
+    base: str
+    hook: str | None = None
+    thread: dict[str, Any] = field(default_factory=dict)
+    """Options for thread/start that the hook asks for."""
+
+    @property
+    def path(self) -> Path:
+        return self.directory / _WORKSPACE
+
+    async def diff(self) -> bytes:
+        """What has changed since it was set up, new files included, as a unified diff. Raises WorkspaceError."""
+        return await difference.compare(self.directory / _BASE, self.path, self.base)
+
+    async def stop(self) -> None:
+        """Let the hook end what it began; the files stay. Raises WorkspaceError."""
+        if self.hook is not None:
+            await hooks.stop(self.hook, self.sample, self.path)
+
+    async def remove(self) -> None:
+        """Stop, and remove everything, whatever the agent left. Raises WorkspaceError."""
+        try:
+            await self.stop()
+        finally:
+            await asyncio.to_thread(_remove, self.directory)
+
+
+async def prepare(
+    sample: Sample, directory: Path, *, hook: str | None = None, sources: Repositories | None = None
+) -> Workspace:
+    """Make the sample's workspace in `directory`, in place of what may be there.
+
+    `sources` is what its commit was checked with. Raises WorkspaceError.
+    """
+    spec = sample.workspace or {}
+    workspace, base_git = directory / _WORKSPACE, directory / _BASE
+    if hook is not None and workspace.exists():
+        await hooks.stop(hook, sample, workspace)
+    try:
+        await asyncio.to_thread(_clear, directory, workspace)
+        await difference.create(base_git)
+        if "template" in spec:
+            await asyncio.to_thread(_copy, Path(spec["template"]), workspace)
+        elif "git" in spec:
+            source = (sources or Repositories(directory)).source(spec["git"])
+            await repositories.copy_commit(source, spec["commit"], base_git, workspace)
+        await asyncio.to_thread(_write, workspace, spec.get("files", {}))
+        if "git" in spec:
+            await repositories.begin_history(workspace)
+        for command in _commands(spec.get("setup")):
+            await hooks.run_command(
+                "setup", command, sample, workspace, workspace, timeout_s=spec.get("setup_timeout_s", SETUP_LIMIT_S)
+            )
+        base = await difference.remember(base_git, workspace)
+        said = {} if hook is None else await hooks.start(hook, sample, workspace)
+        state = {"base": base, "hook": hook, "said": said}
+        await asyncio.to_thread(_save, directory / _STATE, state)
+    except (OSError, shutil.Error) as error:
+        raise WorkspaceError(f"the workspace {directory} could not be made: {error}") from None
+    return _workspace(sample, directory, state)
+
+
+def reopen(sample: Sample, directory: Path) -> Workspace | None:
+    """The workspace that a run that died had made, None if it was not ready."""
+    try:
+        state = json.loads((directory / _STATE).read_bytes())
+    except (OSError, ValueError):
+        return None
+    return _workspace(sample, directory, state) if (directory / _WORKSPACE).is_dir() else None
+
+
+def _workspace(sample: Sample, directory: Path, state: dict[str, Any]) -> Workspace:
+    said = state["said"]
+    return Workspace(
+        sample=sample,
+        directory=directory,
+        cwd=Path(said.get("cwd") or directory / _WORKSPACE),
+        base=state["base"],
+        hook=state["hook"],
+        thread=said.get("thread") or {},
+    )
+
+
+def _commands(setup: Any) -> list[str]:
+    if setup is None:
+        return []
+    return [setup] if isinstance(setup, str) else list(setup)
+
+
+def _clear(directory: Path, workspace: Path) -> None:
+    _remove(directory)
+    workspace.mkdir(parents=True)
+
+
+def _copy(template: Path, workspace: Path) -> None:
+    if not template.is_dir():
+        raise WorkspaceError(f"the template {template} is not there any more")
+    shutil.copytree(template, workspace, symlinks=True, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".git"))
+
+
+def _write(workspace: Path, files: dict[str, str]) -> None:
+    for name, text in files.items():
+        path = workspace / name
+        # A link in the template must not lead out of the workspace.
+        if not path.parent.resolve().is_relative_to(workspace.resolve()) or path.is_symlink():
+            raise WorkspaceError(f"files: {name} leads out of the workspace, through a link")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+
+
+def _save(path: Path, state: dict[str, Any]) -> None:
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(state))
+    partial.replace(path)
+
+
+def _remove(directory: Path) -> None:
+    if not directory.exists():
+        return
+    # Without this a killed removal would look like a workspace.
+    (directory / _STATE).unlink(missing_ok=True)
+    try:
+        shutil.rmtree(directory)
+    except OSError:
+        # An agent may have taken its own rights away.
+        for root, names, _ in os.walk(directory):
+            for name in (".", *names):
+                path = os.path.join(root, name)
+                if not os.path.islink(path):
+                    os.chmod(path, stat.S_IRWXU)
+        try:
+            shutil.rmtree(directory)
+        except OSError as error:
+            raise WorkspaceError(f"the workspace {directory} could not be removed: {error}") from None

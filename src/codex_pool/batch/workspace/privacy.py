@@ -1,0 +1,63 @@
+"""What an agent may not read: answers, scorers, other samples, what a run has recorded.
+
+codex's sandbox denies it: a permission profile of the thread's own, given with thread/start. Without a sandbox
+(danger-full-access) nothing does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from ..dataset import Sample
+
+PROFILE = "codex-pool-sample"
+MAX_ENTRIES = 256
+_EXTENDS = {"read-only": ":read-only", "workspace-write": ":workspace"}
+
+
+def thread_options(sandbox: str, cwd: Path, private: Iterable[Path]) -> dict[str, Any]:
+    """Options for thread/start that give `sandbox` and deny to read what is `private`, but for `cwd` itself.
+
+    Give turns after the first the same `permissions`: on a thread that came from a dead worker they fail, rather than
+    see more.
+    """
+    parent = _EXTENDS.get(sandbox)
+    if parent is None:
+        return {"sandbox": sandbox}
+    cwd = cwd.resolve()
+    filesystem: dict[str, Any] = {}
+    for path in (path.resolve() for path in private):
+        if path == cwd:
+            continue
+        # codex opens a denied directory for what may be written inside of it, not for what may only be read.
+        paths = _around(path, cwd) if sandbox == "read-only" and cwd.is_relative_to(path) else [path]
+        filesystem |= {str(denied): "deny" for denied in paths}
+    if sandbox == "workspace-write":
+        filesystem[":workspace_roots"] = {".": "write", ".git": "write"}
+    profile = {"extends": parent, "filesystem": filesystem}
+    return {"permissions": PROFILE, "config": {f"permissions.{PROFILE}": profile}}
+
+
+def private_of(sample: Sample) -> list[Path]:
+    """What is private of one sample beside its dataset: the files of its scorers, the repository it comes from."""
+    private = []
+    for scorer in sample.scorers or ():
+        files = scorer.get("files") if isinstance(scorer, dict) else None
+        if isinstance(files, dict) and sample.directory is not None:
+            private += [Path(sample.directory, source) for source in files.values() if isinstance(source, str)]
+    repository = Path((sample.workspace or {}).get("git", ""))
+    return [*private, repository] if repository.is_absolute() else private
+
+
+def _around(directory: Path, cwd: Path) -> list[Path]:
+    """What lies beside the way from a directory down to `cwd`. Of a directory of very many entries, nothing."""
+    beside: list[Path] = []
+    while directory != cwd:
+        way = directory / cwd.relative_to(directory).parts[0]
+        entries = sorted(directory.iterdir()) if directory.is_dir() else []
+        if len(entries) <= MAX_ENTRIES:
+            beside += [entry for entry in entries if entry != way]
+        directory = way
+    return beside

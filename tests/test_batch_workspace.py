@@ -1,0 +1,297 @@
+"""Workspaces: private copies without history, set up, compared with a base that the agent cannot touch, removed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+from codex_pool.batch.dataset import DatasetError, Sample, load
+from codex_pool.batch.workspace import Repositories, WorkspaceError, prepare, private_of, reopen, thread_options
+
+T = TypeVar("T")
+
+
+def wait(awaitable: Coroutine[Any, Any, T]) -> T:
+    return asyncio.run(asyncio.wait_for(awaitable, 30))
+
+
+def sample(**workspace: Any) -> Sample:
+    return Sample("a/ä", ("p",), workspace=workspace, directory="/task")
+
+
+def git(directory: Path, *arguments: str) -> str:
+    env = {**os.environ, "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
+    names = ("-c", "user.name=n", "-c", "user.email=e@x")
+    done = subprocess.run(["git", *names, *arguments], cwd=directory, env=env, check=True, capture_output=True)
+    return done.stdout.decode().strip()
+
+
+@pytest.fixture
+def template(tmp_path: Path) -> Path:
+    root = tmp_path / "template"
+    (root / "sub").mkdir(parents=True)
+    (root / "a.py").write_text("x = 1\n")
+    (root / "sub" / "run.sh").write_text("echo\n")
+    (root / "sub" / "run.sh").chmod(0o755)
+    (root / "link").symlink_to("a.py")
+    (root / ".git").mkdir()
+    (root / ".git" / "later").write_text("the fix")
+    return root
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> tuple[Path, list[str]]:
+    """Three commits; the second is the task, the third its fix."""
+    root = tmp_path / "repository"
+    root.mkdir()
+    git(root, "init", "-q", "-b", "main")
+    commits = []
+    for content in ("first", "broken", "the fix"):
+        (root / "code.txt").write_text(f"{content}\n")
+        (root / ".gitignore").write_text("*.log\n")
+        git(root, "add", "-A")
+        git(root, "commit", "-q", "-m", content)
+        commits.append(git(root, "rev-parse", "HEAD"))
+    return root, commits
+
+
+def test_a_template_is_copied_as_it_is_without_history(tmp_path: Path, template: Path) -> None:
+    workspace = wait(prepare(sample(template=str(template)), tmp_path / "w"))
+    assert workspace.cwd == workspace.path
+    assert sorted(path.relative_to(workspace.cwd).as_posix() for path in workspace.cwd.rglob("*")) == [
+        "a.py",
+        "link",
+        "sub",
+        "sub/run.sh",
+    ]
+    assert os.access(workspace.cwd / "sub" / "run.sh", os.X_OK) and os.readlink(workspace.cwd / "link") == "a.py"
+    (workspace.cwd / "a.py").write_text("x = 2\n")
+    assert (template / "a.py").read_text() == "x = 1\n"
+
+
+def test_the_diff_holds_changes_new_files_and_deletions_and_nothing_of_the_setup(tmp_path: Path, template: Path) -> None:
+    async def go() -> bytes:
+        workspace = await prepare(sample(template=str(template), setup=["echo made > made.txt"]), tmp_path / "w")
+        assert await workspace.diff() == b""
+        (workspace.cwd / "a.py").write_text("x = 2\n")
+        (workspace.cwd / "new.txt").write_text("new\n")
+        (workspace.cwd / "sub" / "run.sh").unlink()
+        (workspace.cwd / "__pycache__").mkdir()
+        (workspace.cwd / "__pycache__" / "a.pyc").write_bytes(b"\0")
+        assert (workspace.cwd / "made.txt").read_text() == "made\n"
+        return await workspace.diff()
+
+    diff = wait(go()).decode()
+    assert [line for line in diff.splitlines() if line[:1] in "+-" and line[:3] not in ("+++", "---")] == [
+        "-x = 1",
+        "+x = 2",
+        "+new",
+        "-echo",
+    ]
+
+
+def test_an_agent_cannot_hide_changes_by_attributes_configuration_or_a_history_of_its_own(
+    tmp_path: Path, template: Path
+) -> None:
+    async def go() -> bytes:
+        workspace = await prepare(sample(template=str(template)), tmp_path / "w")
+        (workspace.cwd / ".gitattributes").write_text("* -diff filter=hide text=auto\n")
+        (workspace.cwd / "a.py").write_text("x = 3\r\n")
+        git(workspace.cwd, "init", "-q")
+        git(workspace.cwd, "config", "filter.hide.clean", "true")
+        git(workspace.cwd, "add", "-A")
+        git(workspace.cwd, "commit", "-q", "-m", "mine")
+        return await workspace.diff()
+
+    assert b"-x = 1\n+x = 3\r\n" in wait(go())
+
+
+def test_a_commit_is_copied_without_what_came_before_or_after(
+    tmp_path: Path, repository: tuple[Path, list[str]]
+) -> None:
+    root, commits = repository
+
+    async def go() -> bytes:
+        workspace = await prepare(sample(git=str(root), commit=commits[1]), tmp_path / "w")
+        assert (workspace.cwd / "code.txt").read_text() == "broken\n"
+        assert git(workspace.cwd, "log", "--all", "--format=%s") == "Base"
+        assert git(workspace.cwd, "remote") == "" == git(workspace.cwd, "status", "--porcelain")
+        for commit in commits:
+            with pytest.raises(subprocess.CalledProcessError):
+                git(workspace.cwd, "cat-file", "-e", commit)
+        (workspace.cwd / "code.txt").write_text("mine\n")
+        (workspace.cwd / "a.log").write_text("ignored\n")
+        return await workspace.diff()
+
+    diff = wait(go())
+    assert b"-broken\n+mine\n" in diff and b"a.log" not in diff and b"the fix" not in diff
+
+
+def test_a_repository_elsewhere_is_fetched_once(tmp_path: Path, repository: tuple[Path, list[str]]) -> None:
+    root, commits = repository
+    sources, url = Repositories(tmp_path / "cache"), f"file://{root}"
+    assert sources.check(url, commits[1]) == commits[1] and sources.check(url, "main") == commits[2]
+    root.rename(tmp_path / "gone")
+    assert sources.check(url, commits[1]) == commits[1]
+    workspace = wait(prepare(sample(git=url, commit=commits[1]), tmp_path / "w", sources=sources))
+    assert (workspace.cwd / "code.txt").read_text() == "broken\n"
+
+
+def test_repositories_and_commits_that_are_not_there_are_refused_at_once(
+    tmp_path: Path, repository: tuple[Path, list[str]]
+) -> None:
+    root, commits = repository
+    (tmp_path / "plain").mkdir()
+    workspaces = [
+        {"git": "repository", "commit": "main"},
+        {"git": "repository", "commit": "nope"},
+        {"git": "plain", "commit": "main"},
+        {"git": "missing", "commit": "main"},
+        {"git": f"file://{tmp_path}/none", "commit": "main"},
+    ]
+    dataset = tmp_path / "d.jsonl"
+    dataset.write_text("".join(json.dumps({"prompt": "p", "workspace": one}) + "\n" for one in workspaces))
+    check = Repositories(tmp_path / "cache").check
+    with pytest.raises(DatasetError) as caught:
+        load(dataset, check_repository=check)
+    second, third, fourth, fifth = caught.value.problems
+    assert second == f"{dataset}:2: workspace: git: {root} has no commit 'nope'"
+    assert third == f"{dataset}:3: workspace: git: {tmp_path}/plain is no git repository"
+    assert fourth.startswith(f"{dataset}:4: workspace: git: {tmp_path}/missing is no directory")
+    assert fifth.startswith(f"{dataset}:5: workspace: git: file://{tmp_path}/none: commit 'main' could not be fetched: ")
+    dataset.write_text(json.dumps({"prompt": "p", "workspace": workspaces[0]}))
+    with load(dataset, check_repository=check) as loaded:
+        (one,) = loaded
+    assert one.workspace == {"git": str(root), "commit": commits[2]}
+
+
+def test_files_of_the_dataset_are_written_and_cannot_lead_out(tmp_path: Path) -> None:
+    workspace = wait(prepare(sample(files={"a/b.txt": "hello"}), tmp_path / "w"))
+    assert (workspace.cwd / "a" / "b.txt").read_text() == "hello"
+    (tmp_path / "t").mkdir()
+    (tmp_path / "t" / "out").symlink_to(tmp_path)
+    with pytest.raises(WorkspaceError, match="leads out of the workspace"):
+        wait(prepare(sample(template=str(tmp_path / "t"), files={"out/x": ""}), tmp_path / "w"))
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_setup_that_fails_or_takes_too_long_is_said_with_what_it_printed(tmp_path: Path) -> None:
+    with pytest.raises(WorkspaceError, match=r"setup 'echo why >&2; exit 3' failed with exit code 3: why"):
+        wait(prepare(sample(files={"a": ""}, setup="echo why >&2; exit 3"), tmp_path / "w"))
+    with pytest.raises(WorkspaceError, match=r"setup 'sleep 60' took longer than 0.2 s"):
+        wait(prepare(sample(files={"a": ""}, setup="sleep 60", setup_timeout_s=0.2), tmp_path / "w"))
+
+
+def test_a_setup_knows_the_sample(tmp_path: Path) -> None:
+    command = 'echo "$CODEX_POOL_SAMPLE_ID $CODEX_POOL_EPOCH $CODEX_POOL_TASK $PWD" > said'
+    workspace = wait(prepare(sample(files={"a": ""}, setup=command), tmp_path / "w"))
+    assert (workspace.cwd / "said").read_text() == f"a/ä 1 /task {workspace.cwd}\n"
+
+
+def test_preparing_again_begins_afresh_and_removing_leaves_nothing(tmp_path: Path) -> None:
+    async def go() -> None:
+        one = sample(files={"a": "1"})
+        first = await prepare(one, tmp_path / "w")
+        (first.cwd / "left").mkdir()
+        (first.cwd / "left" / "x").write_text("")
+        (first.cwd / "left").chmod(0)
+        again = await prepare(one, tmp_path / "w")
+        assert sorted(path.name for path in again.cwd.iterdir()) == ["a"]
+        await again.remove()
+
+    wait(go())
+    assert not (tmp_path / "w").exists()
+
+
+def test_what_a_run_that_died_had_made_can_be_taken_up_once_it_was_ready(tmp_path: Path) -> None:
+    async def go() -> bytes:
+        one = sample(files={"a": "1\n"})
+        workspace = await prepare(one, tmp_path / "w")
+        (workspace.cwd / "a").write_text("2\n")
+        again = reopen(one, tmp_path / "w")
+        assert again == workspace
+        return await again.diff()
+
+    assert b"-1\n+2\n" in wait(go())
+    (tmp_path / "w" / "workspace.json").unlink()
+    assert reopen(sample(), tmp_path / "w") is None and reopen(sample(), tmp_path / "none") is None
+
+
+HOOK = """
+echo "$CODEX_POOL_HOOK $CODEX_POOL_NAME" >> %s
+[ $CODEX_POOL_HOOK = stop ] || echo '{"cwd": "/inside", "thread": {"config": {"x": 1}}}'
+"""
+
+
+def test_a_hook_is_told_of_start_and_stop_and_may_say_where_codex_works(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+
+    async def go() -> None:
+        one, hook = sample(files={"a": ""}), HOOK % log
+        workspace = await prepare(one, tmp_path / "w", hook=hook)
+        assert workspace.cwd == Path("/inside") and workspace.thread == {"config": {"x": 1}}
+        assert workspace.path == tmp_path / "w" / "workspace"
+        workspace = await prepare(one, tmp_path / "w", hook=hook)
+        await workspace.remove()
+
+    wait(go())
+    said = [line.split() for line in log.read_text().splitlines()]
+    assert [phase for phase, _ in said] == ["start", "stop", "start", "stop"]
+    (name,) = {name for _, name in said}
+    assert name.startswith("codex-pool-a-") and name.replace("-", "").isalnum() and name.isascii()
+
+
+@pytest.mark.parametrize(
+    ("hook", "problem"),
+    [
+        ("echo no", "printed 'no'; expected a JSON object of cwd and thread"),
+        ("echo '{\"where\": 1}'", "expected a JSON object of cwd and thread"),
+        ("echo '{\"cwd\": 1}'", "expected cwd a path and thread an object"),
+        ("exit 1", "failed with exit code 1"),
+    ],
+)
+def test_a_hook_that_fails_or_says_something_else_is_named(tmp_path: Path, hook: str, problem: str) -> None:
+    with pytest.raises(WorkspaceError, match="the workspace hook") as caught:
+        wait(prepare(sample(files={"a": ""}), tmp_path / "w", hook=hook))
+    assert problem in str(caught.value)
+
+
+def test_a_profile_denies_what_is_private_but_never_the_workspace_itself(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    cwd = run / "work" / "a"
+    for directory in (cwd, run / "work" / "b", run / "home"):
+        directory.mkdir(parents=True)
+
+    def filesystem(sandbox: str) -> Any:
+        options = thread_options(sandbox, cwd, [run, tmp_path / "d.jsonl", cwd])
+        assert options["permissions"] == "codex-pool-sample" and "sandbox" not in options
+        return options["config"]["permissions.codex-pool-sample"]["filesystem"]
+
+    assert filesystem("workspace-write") == {
+        str(run): "deny",
+        str(tmp_path / "d.jsonl"): "deny",
+        ":workspace_roots": {".": "write", ".git": "write"},
+    }
+    assert filesystem("read-only") == dict.fromkeys(
+        [str(run / "home"), str(run / "work" / "b"), str(tmp_path / "d.jsonl")], "deny"
+    )
+    assert thread_options("danger-full-access", cwd, [run]) == {"sandbox": "danger-full-access"}
+
+
+def test_the_files_of_scorers_and_the_repository_are_private() -> None:
+    one = Sample(
+        "a",
+        ("p",),
+        directory="/data",
+        scorers=("exact", {"type": "command", "files": {"t.py": "hidden/t.py"}}),
+        workspace={"git": "/src/repo", "commit": "f"},
+    )
+    assert private_of(one) == [Path("/data/hidden/t.py"), Path("/src/repo")]
+    assert private_of(Sample("a", ("p",), workspace={"git": "https://x/y", "commit": "f"})) == []
