@@ -76,7 +76,9 @@ def test_a_template_is_copied_as_it_is_without_history(tmp_path: Path, template:
     assert (template / "a.py").read_text() == "x = 1\n"
 
 
-def test_the_diff_holds_changes_new_files_and_deletions_and_nothing_of_the_setup(tmp_path: Path, template: Path) -> None:
+def test_the_diff_holds_changes_new_files_and_deletions_and_nothing_of_the_setup(
+    tmp_path: Path, template: Path
+) -> None:
     async def go() -> bytes:
         workspace = await prepare(sample(template=str(template), setup=["echo made > made.txt"]), tmp_path / "w")
         assert await workspace.diff() == b""
@@ -165,7 +167,9 @@ def test_repositories_and_commits_that_are_not_there_are_refused_at_once(
     assert second == f"{dataset}:2: workspace: git: {root} has no commit 'nope'"
     assert third == f"{dataset}:3: workspace: git: {tmp_path}/plain is no git repository"
     assert fourth.startswith(f"{dataset}:4: workspace: git: {tmp_path}/missing is no directory")
-    assert fifth.startswith(f"{dataset}:5: workspace: git: file://{tmp_path}/none: commit 'main' could not be fetched: ")
+    assert fifth.startswith(
+        f"{dataset}:5: workspace: git: file://{tmp_path}/none: commit 'main' could not be fetched: "
+    )
     dataset.write_text(json.dumps({"prompt": "p", "workspace": workspaces[0]}))
     with load(dataset, check_repository=check) as loaded:
         (one,) = loaded

@@ -56,7 +56,16 @@ class Repositories:
             _run("init", "--quiet", "--bare", str(partial), directory=self._cache)
             partial.rename(copy)
         done = _run(
-            "fetch", "--quiet", "--depth", "1", "--no-tags", "--no-recurse-submodules", repository, revision, directory=copy, isolated=False
+            "fetch",
+            "--quiet",
+            "--depth",
+            "1",
+            "--no-tags",
+            "--no-recurse-submodules",
+            repository,
+            revision,
+            directory=copy,
+            isolated=False,
         )
         if done.returncode != 0:
             said = done.stderr.decode("utf-8", "replace").strip() or f"exit code {done.returncode}"
@@ -73,7 +82,18 @@ async def copy_commit(source: Path, commit: str, git_dir: Path, work_tree: Path)
     Raises WorkspaceError.
     """
     # Without isolation, because the repository may be another user's: safe.directory stands in the configuration.
-    await git.run("fetch", "--quiet", "--depth", "1", "--no-tags", "--no-recurse-submodules", str(source), commit, git_dir=git_dir, isolated=False)
+    await git.run(
+        "fetch",
+        "--quiet",
+        "--depth",
+        "1",
+        "--no-tags",
+        "--no-recurse-submodules",
+        str(source),
+        commit,
+        git_dir=git_dir,
+        isolated=False,
+    )
     await git.run("read-tree", commit, git_dir=git_dir)
     await git.run("checkout-index", "--all", "--force", git_dir=git_dir, work_tree=work_tree)
 
