@@ -7,6 +7,7 @@ import math
 import random
 import statistics
 from fractions import Fraction
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
@@ -123,17 +124,11 @@ def test_tags_scorers_and_what_was_not_scored() -> None:
 
 
 def test_rows_come_from_samples_as_they_are_stored() -> None:
-    samples = [
-        {
-            "id": "a",
-            "tags": ["t"],
-            "scores": [
-                {"scorer": "s", "value": 1.0, "passed": 1, "error": None},
-                {"scorer": "u", "value": None, "passed": None, "error": "no"},
-            ],
-        },
-        {"id": "b", "tags": None, "scores": []},
-    ]
+    scores = (
+        SimpleNamespace(scorer="s", value=1.0, passed=True, error=None),
+        SimpleNamespace(scorer="u", value=None, passed=None, error="no"),
+    )
+    samples = [SimpleNamespace(id="a", tags=("t",), scores=scores), SimpleNamespace(id="b", tags=(), scores=())]
     assert list(summary.rows_of(samples)) == [
         Row("a", "s", 1.0, True, ("t",)),
         Row("a", "u", 0.0, None, ("t",), failed=True),

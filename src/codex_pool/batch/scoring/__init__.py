@@ -7,6 +7,7 @@ text       exact, includes, regex, number, json_schema                      pure
 command    a command in the workspace; its exit code or what it printed
 python     a function of the user, in a process of its own
 judge      a model through the same pool
+ask        how it is asked
 guard      what stands between us and a process of the user: it ends all of it
 running    several scorers over one sample
 metrics    scores -> means, standard errors, intervals, pass@k              pure

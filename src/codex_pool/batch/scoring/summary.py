@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Protocol
 
 from .metrics import Metrics, Row, Summary
 
 TAGS_SHOWN = 20
 
 
-def rows_of(samples: Iterable[Mapping[str, Any]]) -> Iterator[Row]:
-    """The scores of samples as the store gives them: mappings with `id`, `tags` and `scores`."""
+class ScoredRow(Protocol):
+    """What of a stored sample counts here."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def tags(self) -> tuple[str, ...]: ...
+    @property
+    def scores(self) -> Sequence[Any]: ...
+
+
+def rows_of(samples: Iterable[ScoredRow]) -> Iterator[Row]:
+    """The scores of samples as the store gives them."""
     for sample in samples:
-        tags = tuple(sample.get("tags") or ())
-        for score in sample.get("scores") or ():
-            yield Row(
-                sample["id"],
-                score["scorer"],
-                float(score["value"] or 0.0),
-                None if score["passed"] is None else bool(score["passed"]),
-                tags,
-                failed=score["error"] is not None,
-            )
+        for score in sample.scores:
+            value = 0.0 if score.value is None else float(score.value)
+            yield Row(sample.id, score.scorer, value, score.passed, sample.tags, failed=score.error is not None)
 
 
 def printed(summary: Summary) -> list[tuple[str, str]]:

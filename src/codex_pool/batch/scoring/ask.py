@@ -1,0 +1,73 @@
+"""The judge's way to a model: a thread of its own for each question, through the pool that runs the samples."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from codex_app_server import AppServerError, AsyncCodex, TransportClosedError
+from codex_app_server.operations import TurnResult
+
+from .. import policy
+from ..policy import Outcome
+from .base import ScoringFailed
+
+# What is nobody's fault is asked again; each question is small beside the sample that it is about.
+RETRIES = 2
+_RETRY_ON = frozenset({"lost", "stalled", policy.OVERLOAD})
+
+
+class Asking:
+    """Asks `codex`; threads work in `directory`, an empty one, read-only, and are not kept.
+
+    `on_usage(usage, model)` is told the tokens of each question, as a record has them; None where not known.
+    """
+
+    def __init__(
+        self,
+        codex: AsyncCodex,
+        directory: Path,
+        *,
+        on_usage: Callable[[dict[str, int] | None, str | None], None] = lambda usage, model: None,
+    ) -> None:
+        self._codex = codex
+        self._directory = directory
+        self._on_usage = on_usage
+
+    async def __call__(
+        self, prompt: str, output_schema: dict[str, Any], *, model: str | None, effort: str | None, timeout_s: float
+    ) -> str:
+        """The final response. Raises AppServerError, TimeoutError after `timeout_s`, ScoringFailed if there is none."""
+        return await asyncio.wait_for(self._until_answered(prompt, output_schema, model, effort), timeout_s)
+
+    async def _until_answered(
+        self, prompt: str, output_schema: dict[str, Any], model: str | None, effort: str | None
+    ) -> str:
+        tries = 0
+        while True:
+            try:
+                return await self._once(prompt, output_schema, model, effort)
+            except TransportClosedError:
+                raise
+            except AppServerError as error:
+                tries += 1
+                outcome = Outcome(*policy.failure(error))
+                if not policy.may_retry(outcome, tries, RETRIES, _RETRY_ON):
+                    raise
+            await asyncio.sleep(policy.backoff_s(outcome, tries, jitter=random.random()))
+
+    async def _once(self, prompt: str, output_schema: dict[str, Any], model: str | None, effort: str | None) -> str:
+        self._directory.mkdir(parents=True, exist_ok=True)
+        thread = await self._codex.thread_start(
+            cwd=str(self._directory), model=model, sandbox="read-only", approval_policy="never", ephemeral=True
+        )
+        options: dict[str, Any] = {"effort": effort, "output_schema": output_schema}
+        result: TurnResult = await thread.run(prompt, **options)
+        total = None if result.usage is None else result.usage.total
+        self._on_usage(None if total is None else total.model_dump(), model)
+        if result.final_response is None:
+            raise ScoringFailed("the judge said nothing")
+        return result.final_response
