@@ -245,8 +245,8 @@ def test_fields_of_evaluations_are_checked(tmp_path: Path, fields: dict[str, Any
 
 
 def test_scorers_and_repositories_are_checked_with_everything_else(tmp_path: Path) -> None:
-    def check_scorer(spec: Any, where: str) -> None:
-        raise ValueError(f"no scorer {spec}")
+    def check_sample(sample: Sample, where: str) -> list[str]:
+        return [f"{where}: scorers: no scorer {spec}" for spec in sample.scorers or ()]
 
     def check_repository(repository: str, revision: str) -> str:
         if revision == "gone":
@@ -257,7 +257,7 @@ def test_scorers_and_repositories_are_checked_with_everything_else(tmp_path: Pat
     path = lines(
         tmp_path / "d.jsonl", {"prompt": "p", "scorers": ["x"]}, {"prompt": "p", "workspace": workspace}, {"prompt": 1}
     )
-    assert refused(path, check_scorer=check_scorer, check_repository=check_repository) == [
+    assert refused(path, check_sample=check_sample, check_repository=check_repository) == [
         f"{path}:1: scorers: no scorer x",
         f"{path}:2: workspace: git: https://host/r.git has no commit gone",
         f"{path}:3: prompt: is 1, a number; expected a non-empty string",

@@ -28,8 +28,8 @@ ALL = Selection()
 FORMATS = ("jsonl", "csv", "tsv", "parquet", "folders")
 MAX_PROBLEMS = 100
 
-CheckScorer = Callable[[Any, str], object]
-"""Called with a scorer's spec and where it stands; raises ValueError with the problem."""
+CheckSample = Callable[[Sample, str], Iterable[str]]
+"""Called with a sample and where its scorers stand; answers what else is wrong with it, each with its place."""
 CheckRepository = Callable[[str, str], str]
 """Called with a repository and a revision; answers the commit's full name, or raises ValueError with the problem."""
 
@@ -92,7 +92,7 @@ def load(
     template: Template | None = None,
     format: str | None = None,
     stdin: IO[bytes] | None = None,
-    check_scorer: CheckScorer | None = None,
+    check_sample: CheckSample | None = None,
     check_repository: CheckRepository | None = None,
 ) -> Dataset:
     """The samples of a file, a directory of task folders, or (`-`) of `stdin`.
@@ -103,7 +103,7 @@ def load(
     try:
         with ExitStack() as stack:
             name, kind, found, directory = _open(source, format, stdin, stack)
-            reading = _Reading(directory, Path.is_dir, template, check_scorer, check_repository or _refuse_repository)
+            reading = _Reading(directory, Path.is_dir, template, check_sample, check_repository or _refuse_repository)
             offsets, end = array("Q"), 0
             for sample in reading.samples(found):
                 if selection.takes(sample):
@@ -143,7 +143,7 @@ class _Reading:
         directory: Path,
         is_directory: fields.IsDirectory,
         template: Template | None = None,
-        check_scorer: CheckScorer | None = None,
+        check_sample: CheckSample | None = None,
         check_repository: CheckRepository | None = None,
     ) -> None:
         self.names: dict[str, str] = {}
@@ -151,7 +151,7 @@ class _Reading:
         self._directory = directory
         self._is_directory = is_directory
         self._template = template
-        self._check_scorer = check_scorer
+        self._check_sample = check_sample
         self._check_repository = check_repository
         self._problems: list[str] = []
         self._more = 0
@@ -217,17 +217,13 @@ class _Reading:
         if wrong:
             return None, wrong
         sample = fields.make(value, identity, directory)
-        if self._check_scorer is not None:
-            for spec in sample.scorers or ():
-                try:
-                    self._check_scorer(spec, row.wheres.get("scorers", row.where))
-                except ValueError as error:
-                    wrong.append(row.says(str(error), "scorers"))
         if sample.workspace is not None and self._check_repository is not None:
             try:
                 sample = replace(sample, workspace=self._pinned(sample.workspace, self._check_repository))
             except ValueError as error:
                 wrong.append(row.says(str(error), "workspace"))
+        if self._check_sample is not None:
+            wrong += self._check_sample(sample, row.wheres.get("scorers", row.where))
         return sample, wrong
 
     def _pinned(self, workspace: dict[str, Any], check_repository: CheckRepository) -> dict[str, Any]:
