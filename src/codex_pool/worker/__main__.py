@@ -1,3 +1,38 @@
-from codex_pool.worker.loop import main
+"""The worker process: its app-server, and the loop around it.
 
-main()
+    python -m codex_pool.worker       start arguments: one JSON line on stdin; for what follows see `loop`
+
+The app-server is started before anything else is loaded, because it takes as long to be there as that takes to load.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+
+from codex_app_server import _process
+from codex_app_server.errors import AppServerError
+from codex_pool import processes, start
+
+
+def main() -> int:
+    """Entry of the worker process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    processes.become_subreaper()
+    line = start.read_line(0)
+    arguments = json.loads(line)
+    environ = {**os.environ, **arguments["environ"]}
+    try:
+        process = _process.spawn(arguments["argv"], environ=environ, cwd=arguments["cwd"])
+    except AppServerError as error:
+        print(json.dumps({"event": "exit", "reason": str(error), "stderr": []}), flush=True)
+        return 1
+    from codex_pool.worker.loop import work
+
+    return work(line, process)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,10 +1,9 @@
 """The worker process: one poll loop over broker, app-server and death pipe, around `core`.
 
-    python -m codex_pool.worker       start arguments: one JSON line on stdin, which then stays open as death pipe and
-                                      says in further lines {"broker": "new"} when there is another broker,
-                                      {"stop": "acknowledged"} when it is to end in peace
-                                      stdout: JSON lines for the supervisor - ready, load, exit
-                                      stderr: log
+    stdin     the death pipe; it says in lines {"broker": "new"} when there is another broker, {"stop": "acknowledged"}
+              when it is to end in peace
+    stdout    JSON lines for the supervisor - ready, load, exit
+    stderr    log
 
 The loop drains the app-server's stdout whatever else is down, because a reader that stops stalls the whole
 app-server. It turns at least once a second, so that a beat that says it did not is a sign of being wedged.
@@ -17,6 +16,7 @@ import os
 import random
 import select
 import signal
+import subprocess
 import sys
 import time
 from collections import deque
@@ -26,7 +26,6 @@ import msgspec
 import zmq
 
 from codex_app_server import _process
-from codex_app_server.errors import AppServerError
 from codex_app_server.lines import LineSplitter, LongLine
 from codex_pool import processes, start, wire
 from codex_pool.worker.arguments import WorkerArguments
@@ -54,10 +53,11 @@ class Stop(Exception):
 
 
 class Worker:
-    """See the module's docstring."""
+    """See the module's docstring. `process` is the app-server, which has been started and has not been spoken to."""
 
-    def __init__(self, arguments: WorkerArguments) -> None:
+    def __init__(self, arguments: WorkerArguments, process: subprocess.Popen[bytes]) -> None:
         self._arguments = arguments
+        self._process = process
         self._context = zmq.Context()
         self._splitter = LineSplitter(MAX_LINE_BYTES)
         self._stderr = LineSplitter(64 * 1024)
@@ -73,8 +73,6 @@ class Worker:
     def run(self) -> str:
         """Work until there is a reason to stop; returns it. Nothing of the app-server is left then."""
         arguments = self._arguments
-        environ = {**os.environ, **arguments.environ}
-        self._process = _process.spawn(arguments.argv, environ=environ, cwd=arguments.cwd)
         self._core = WorkerCore(
             worker=arguments.worker,
             slot=arguments.slot,
@@ -315,16 +313,9 @@ def log(message: str) -> None:
     print(f"worker: {message}", file=sys.stderr, flush=True)
 
 
-def main() -> None:
-    """Entry of the worker process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    processes.become_subreaper()
-    arguments = msgspec.json.decode(start.read_line(0), type=WorkerArguments)
-    worker = Worker(arguments)
-    try:
-        reason = worker.run()
-    except AppServerError as error:
-        report({"event": "exit", "reason": str(error), "stderr": []})
-        sys.exit(1)
+def work(arguments: bytes, process: subprocess.Popen[bytes]) -> int:
+    """Be the worker with these start arguments, as JSON, around this app-server; the exit code."""
+    worker = Worker(msgspec.json.decode(arguments, type=WorkerArguments), process)
+    reason = worker.run()
     report(worker.exit_report(reason))
-    sys.exit(0 if reason.startswith("the supervisor") else 1)
+    return 0 if reason.startswith("the supervisor") else 1
