@@ -834,3 +834,15 @@ def test_real_demo(tmp_path: Path) -> None:
             assert len((tmp_path / "squares.txt").read_text().splitlines()) == 10
         finally:
             codex.close()
+
+
+def test_a_script_may_be_toml(tmp_path: Path) -> None:
+    path = tmp_path / "script.toml"
+    path.write_text('[[rules]]\ncontains = "x"\nanswer = { type = "text", text = "y" }\n')
+    assert Script.load(path) == Script((Rule(Text("y"), contains="x"),))
+    path.write_text("[[rules]]\ncontains = 1\n")
+    with pytest.raises(ScriptError, match=r"script.toml: rule 1 of 1: "):
+        Script.load(path)
+    path.write_text("rules = [")
+    with pytest.raises(ScriptError, match=r"script.toml: .*expected a script file \(TOML\)"):
+        Script.load(path)

