@@ -3,10 +3,11 @@
 dataset    bytes -> samples, or all that is wrong with them         pure
 policy     what an attempt came to, and whether to try again        pure
 limits     of a sample and of a run, and when one is reached        pure
-prices     what tokens cost                                       pure
-breaker    what pauses a run: trouble that is no sample's own     pure
-estimate   what a run will take, foretold from some of it         pure
+prices     what tokens cost                                         pure
+breaker    what pauses a run: trouble that is no sample's own       pure
+estimate   what a run will take, foretold from some of it           pure
 scoring    what answers are worth, and figures of it
+rescore    scoring a run again; score_run is what its command calls
 results    the run directory: results, journal, run.json, its lock  the only writer
 home       the CODEX_HOME of a run
 runner     samples -> attempts, on asyncio, through a client

@@ -11,6 +11,7 @@ import sys
 # Verb -> first line of its help.
 VERBS = {
     "batch": "Run every prompt of a dataset; results on disk.",
+    "score": "Score a run again, without running it again.",
     "serve": "Run a pool as a daemon that programs connect to.",
     "run": "Run one turn; its text goes to stdout.",
     "status": "Show what a daemon's workers and turns are doing.",

@@ -167,9 +167,18 @@ class RunDirectory:
 
         return self._writer.submit(change)
 
-    def replace_scores(self, n: int, scores: Sequence[Any]) -> None:
-        """The scores of a sample that is done, instead of those it had; on the disk when this returns."""
-        self._do(lambda db: changes.replace_scores(db, n, scores, time.time()))
+    def replace_scores(self, n: int, scores: Sequence[Any], artifacts: Sequence[str] | None = None) -> None:
+        """The scores of a sample that is done, instead of those it had; on the disk when this returns.
+
+        results.jsonl follows when the directory is closed. `artifacts`: what is kept of the sample, if that is new.
+        """
+
+        def change(db: sqlite3.Connection) -> None:
+            changes.replace_scores(db, n, scores, time.time())
+            if artifacts is not None:
+                db.execute("UPDATE records SET artifacts = ? WHERE n = ?", (to_json(list(artifacts)), n))
+
+        self._do(change)
 
     def note(self, key: str, value: Any) -> Future[None]:
         """Something about the run, found again in `RunStore.info`."""

@@ -1,0 +1,196 @@
+"""Scoring a run again without running it again: what `codex-pool score` calls.
+
+Answers come from the record, and so does what the agent changed: a workspace that was not kept is prepared anew, from
+the sample's template or commit, and the diff that was kept is applied to it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from .dataset import Sample
+from .scoring import Score, ScoreContext, Scorer, Scorers, score_sample
+from .scoring.base import Ask
+from .store import RunDirectory, RunStore, SampleRow, directory_name, layout, shown_name
+from .workspace import WorkspaceError, prepare, reopen
+from .workspace import git as workspace_git
+
+DIFF = "diff.patch"
+RESCORING = "rescoring"
+# Statuses of which there is something to score.
+SCORED = ("completed", "limit")
+
+
+@dataclass(slots=True)
+class Counts:
+    """Of one rescoring: samples scored, scores by scorers that failed, and samples with nothing to score."""
+
+    scored: int = 0
+    scorer_failures: int = 0
+    skipped: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Which scorers score what. `only` are the names of samples, all if empty.
+
+    `named`: scorers named on the command line, instead of those of the run and of its samples; the scores of others
+    stay. `missing`: only samples that one of their scorers has not scored.
+    """
+
+    scorers: Scorers
+    named: bool
+    only: frozenset[str] = frozenset()
+    missing: bool = False
+
+    def scorers_of(self, sample: Sample) -> tuple[Scorer, ...]:
+        """Raises ScorerError."""
+        return self.scorers.of(replace(sample, scorers=None) if self.named else sample)
+
+    def rows(self, store: RunStore) -> Iterator[SampleRow]:
+        """The samples to be scored, in the order of the dataset."""
+        for row in store.samples(state="done"):
+            if self.only and row.id not in self.only and shown_name(row.id, row.epoch) not in self.only:
+                continue
+            if row.record is not None and row.record.status in SCORED:
+                yield row
+
+    def problems(self, store: RunStore) -> Iterator[str]:
+        """All that is wrong with their scorers."""
+        for row in self.rows(store):
+            sample = Sample.from_json(row.spec)
+            yield from self.scorers.problems([replace(sample, scorers=None) if self.named else sample])
+
+    def wanted(self, row: SampleRow) -> tuple[Sample, tuple[Scorer, ...]]:
+        """A sample and the scorers that are to score it now."""
+        sample = Sample.from_json(row.spec)
+        scorers = self.scorers_of(sample)
+        if self.missing:
+            there = {score.scorer for score in row.scores if score.error is None}
+            scorers = tuple(scorer for scorer in scorers if scorer.name not in there)
+        return sample, scorers
+
+
+async def rescore(
+    directory: RunDirectory,
+    plan: Plan,
+    *,
+    ask: Ask | None,
+    at_once: int,
+    on_scored: Callable[[SampleRow, Sequence[Score]], None],
+) -> Counts:
+    """Score what the plan says, `at_once` samples at a time; each sample's scores are on the disk before it is told."""
+    counts = Counts()
+    rows = plan.rows(directory.store)
+    places = asyncio.Semaphore(max(1, os.cpu_count() or 1))
+
+    async def lane() -> None:
+        for row in rows:
+            sample, scorers = plan.wanted(row)
+            if not scorers:
+                counts.skipped += 1
+                continue
+            scores = await _score(directory, row, sample, scorers, ask, places)
+            kept = _merged(row, scores, keep_others=plan.named or plan.missing)
+            artifacts = await asyncio.to_thread(_artifacts, directory.store.artifacts_of(row.n))
+            await asyncio.to_thread(directory.replace_scores, row.n, kept, artifacts)
+            counts.scored += 1
+            counts.scorer_failures += sum(score.error is not None for score in scores)
+            on_scored(row, scores)
+
+    lanes = [asyncio.ensure_future(lane()) for _ in range(at_once)]
+    try:
+        await asyncio.gather(*lanes)
+    finally:
+        for task in lanes:
+            task.cancel()
+        await asyncio.gather(*lanes, return_exceptions=True)
+        await asyncio.to_thread(shutil.rmtree, directory.path / RESCORING, True)
+    return counts
+
+
+async def _score(
+    directory: RunDirectory,
+    row: SampleRow,
+    sample: Sample,
+    scorers: Sequence[Scorer],
+    ask: Ask | None,
+    places: asyncio.Semaphore,
+) -> list[Score]:
+    record = row.record
+    assert record is not None
+    artifacts = directory.store.artifacts_of(row.n)
+    diff: bytes | None = None
+    with contextlib.suppress(KeyError):
+        diff = directory.store.artifact(row.n, DIFF)
+    async with contextlib.AsyncExitStack() as stack:
+        workspace, problem = None, ""
+        if any(scorer.needs_workspace for scorer in scorers):
+            try:
+                workspace = await _workspace(directory.path, sample, artifacts / DIFF, diff, stack)
+            except WorkspaceError as error:
+                problem = str(error)
+        context = ScoreContext(
+            sample=sample,
+            final_response=record.final_response,
+            responses=record.responses or (record.final_response,),
+            workspace=workspace,
+            diff=diff,
+            artifacts=artifacts,
+            ask=ask,
+        )
+        able = [scorer for scorer in scorers if workspace is not None or not scorer.needs_workspace]
+        found = {score.scorer: score for score in await score_sample(able, context, places=places)}
+    unable = {scorer.name: Score(scorer=scorer.name, value=0.0, error=problem) for scorer in scorers}
+    return [found.get(scorer.name, unable[scorer.name]) for scorer in scorers]
+
+
+async def _workspace(
+    run: Path, sample: Sample, patch: Path, diff: bytes | None, stack: contextlib.AsyncExitStack
+) -> Path:
+    """What a scorer sees of a sample's work. Raises WorkspaceError when it cannot be had any more."""
+    name = directory_name(sample.id, sample.epoch)
+    kept = run / layout.WORK / name
+    if sample.workspace is None:
+        path = kept if sample.cwd is None else Path(sample.cwd)
+        if not path.is_dir():
+            raise WorkspaceError(f"the directory {path} that the sample worked in is not there any more")
+        return path
+    there = reopen(sample, kept)
+    if there is not None:
+        return there.path
+    if diff is None:
+        raise WorkspaceError("the workspace was not kept, and neither was its diff: run the sample again")
+    if diff.startswith(b"# more than "):
+        raise WorkspaceError("the workspace was not kept, and its diff was too large to be kept: run the sample again")
+    # Where a hook would put it is where codex worked; scorers work on the files, here.
+    made = await prepare(sample, run / RESCORING / name)
+    stack.push_async_callback(made.remove)
+    if diff:
+        await workspace_git.run(
+            "apply",
+            "--whitespace=nowarn",
+            str(patch.resolve()),
+            git_dir=made.directory / "base.git",
+            work_tree=made.path,
+        )
+    return made.path
+
+
+def _merged(row: SampleRow, scores: Sequence[Score], *, keep_others: bool) -> list[Any]:
+    new = {score.scorer for score in scores}
+    others = [score for score in row.scores if score.scorer not in new] if keep_others else []
+    return [*others, *scores]
+
+
+def _artifacts(directory: Path) -> list[str]:
+    if not directory.is_dir():
+        return []
+    return sorted(str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file())

@@ -1,0 +1,189 @@
+"""A run scored again, from the command's arguments to the exit code: what `codex-pool score` calls."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from codex_app_server import AppServerConfig, AppServerError
+from codex_pool.demo import demo_home
+from codex_pool.endpoints import EndpointError
+from codex_pool.pool import aconnect
+
+from . import home
+from .home import HomeError
+from .launch import START_LIMIT_S, USER_HOME_START_LIMIT_S, NotStartedError, start_pool
+from .progress import plural
+from .rescore import RESCORING, Counts, Plan, rescore
+from .scoring import Score, ScorerError, Scorers
+from .scoring import summary as scoring_summary
+from .scoring.ask import Asking
+from .scoring.metrics import summarise
+from .store import RunDirectory, RunDirectoryError, SampleRow, edit_run, layout, open_run, shown_name
+
+OK, SOME_NOT_SCORED, USAGE, CANNOT_START, INTERRUPTED = 0, 1, 2, 3, 130
+PROBLEMS_SHOWN = 20
+SAY_EVERY_S = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What was asked for. `scorers` empty are those of the run; `endpoint` is that of a daemon, None for our own."""
+
+    run: Path
+    scorers: tuple[str, ...] = ()
+    samples: tuple[str, ...] = ()
+    missing: bool = False
+    k: tuple[int, ...] = (1,)
+    as_json: bool = False
+    workers: int
+    turns_per_worker: int
+    home: str = home.RUN
+    endpoint: str | None = None
+    key: str | None = None
+    overrides: tuple[str, ...] = ()
+    codex_bin: str | None = None
+    demo: bool = False
+
+
+def score_run(settings: Settings) -> int:
+    """Score a run again; messages go to stderr.
+
+    The exit code: 0 all scored, 1 some scorers failed, 2 bad input, 3 the pool could not start, 130 interrupted.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with open_run(settings.run) as store:
+            specs: Sequence[Any] = settings.scorers or store.info()["config"].get("scorers", [])
+            where = "--scorer" if settings.scorers else "scorers of the run"
+            scorers = Scorers(specs, where=where)
+            plan = Plan(scorers, bool(settings.scorers), frozenset(settings.samples), settings.missing)
+            problems = list(islice(plan.problems(store), PROBLEMS_SHOWN + 1))
+            if problems:
+                return _refuse_all(problems)
+            needs = [any(s.needs_model for s in plan.wanted(row)[1]) for row in plan.rows(store) if plan.wanted(row)[1]]
+        if not needs:
+            why = f"no finished sample of {', '.join(settings.samples)}" if settings.samples else "nothing to score"
+            print(f"codex-pool: {settings.run}: {why}; name scorers with --scorer, or see `--help`", file=sys.stderr)
+            return OK if settings.missing else USAGE
+        with contextlib.closing(edit_run(settings.run)) as directory:
+            return asyncio.run(_Scoring(settings, plan, directory, len(needs)).run(any(needs)))
+    except ScorerError as error:
+        return _refuse_all(error.problems)
+    except (RunDirectoryError, HomeError, EndpointError) as error:
+        print(f"codex-pool: {error}", file=sys.stderr)
+        return USAGE
+    except NotStartedError as error:
+        print(f"codex-pool: {error}", file=sys.stderr)
+        return CANNOT_START
+    except KeyboardInterrupt:
+        print("codex-pool: interrupted; what was scored is kept, --missing goes on with the rest", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _refuse_all(problems: Sequence[str]) -> int:
+    for problem in problems[:PROBLEMS_SHOWN]:
+        print(problem, file=sys.stderr)
+    more = " at least" if len(problems) > PROBLEMS_SHOWN else ""
+    print(f"codex-pool:{more} {plural(len(problems), 'problem')}; nothing was scored", file=sys.stderr)
+    return USAGE
+
+
+class _Scoring:
+    def __init__(self, settings: Settings, plan: Plan, directory: RunDirectory, total: int) -> None:
+        self._settings = settings
+        self._plan = plan
+        self._directory = directory
+        self._total = total
+        self._done = 0
+        self._said_at = time.monotonic()
+
+    async def run(self, with_model: bool) -> int:
+        """The exit code."""
+        settings = self._settings
+        at_once = settings.workers * settings.turns_per_worker
+        self._emit({"event": "launch", "directory": str(settings.run), "samples": self._total})
+        async with contextlib.AsyncExitStack() as stack:
+            ask = await self._asking(stack) if with_model else None
+            counts = await rescore(
+                self._directory, self._plan, ask=ask, at_once=min(at_once, self._total), on_scored=self._on_scored
+            )
+        return self._finish(counts)
+
+    async def _asking(self, stack: contextlib.AsyncExitStack) -> Asking:
+        settings = self._settings
+        endpoint = settings.endpoint or await self._own_pool(stack)
+        try:
+            codex = await aconnect(endpoint, name=f"score {settings.run.name}", key=settings.key, priority="batch")
+        except AppServerError as error:
+            raise NotStartedError(str(error)) from None
+        stack.push_async_callback(codex.close)
+        return Asking(codex, settings.run / RESCORING / "judge")
+
+    async def _own_pool(self, stack: contextlib.AsyncExitStack) -> str:
+        settings = self._settings
+        path = settings.run / layout.HOME
+        if settings.demo:
+            path.mkdir(exist_ok=True)
+            try:
+                stack.enter_context(demo_home(path))
+            except RuntimeError as error:
+                raise NotStartedError(str(error)) from None
+        else:
+            path = home.prepare(settings.home, path)
+        pool = await start_pool(
+            stack,
+            asyncio.get_running_loop().create_future(),
+            AppServerConfig(
+                codex_bin=settings.codex_bin,
+                config_overrides=settings.overrides,
+                cwd=settings.run,
+                env={"CODEX_HOME": str(path.resolve())},
+            ),
+            workers=settings.workers,
+            turns_per_worker=settings.turns_per_worker,
+            limit_s=START_LIMIT_S if settings.home == home.RUN else USER_HOME_START_LIMIT_S,
+            log=settings.run / layout.LOG,
+            on_slots=lambda slots: None,
+        )
+        return pool.endpoint
+
+    def _on_scored(self, row: SampleRow, scores: Sequence[Score]) -> None:
+        self._done += 1
+        for score in scores:
+            if score.error is not None:
+                self._say(f"{shown_name(row.id, row.epoch)}: {score.scorer}: not scored: {score.error}")
+        now = time.monotonic()
+        if now - self._said_at >= SAY_EVERY_S:
+            self._said_at = now
+            self._say(f"{self._done:,} of {plural(self._total, 'sample')} scored")
+        self._emit({"event": "sample", "id": row.id, "epoch": row.epoch, "scores": [asdict(score) for score in scores]})
+
+    def _finish(self, counts: Counts) -> int:
+        found = summarise(scoring_summary.rows_of(self._directory.store.samples(state="done")), k=self._settings.k)
+        rows = [("scored", plural(counts.scored, "sample")), *scoring_summary.printed(found)]
+        if counts.scorer_failures:
+            rows.insert(1, ("scorers failed", f"{counts.scorer_failures:,} times; --missing scores those again"))
+        width = max(len(name) for name, _ in rows)
+        for name, figures in rows:
+            self._say(f"  {name:<{width}}  {figures}")
+        code = SOME_NOT_SCORED if counts.scorer_failures else OK
+        metrics = scoring_summary.as_json(found)
+        self._emit({"event": "done", **asdict(counts), "metrics": metrics, "exit_code": code})
+        return code
+
+    def _say(self, text: str) -> None:
+        print(text, file=sys.stderr)
+
+    def _emit(self, record: dict[str, Any]) -> None:
+        if self._settings.as_json:
+            print(json.dumps(record), flush=True)

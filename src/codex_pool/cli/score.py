@@ -1,0 +1,97 @@
+"""`codex-pool score`: a run scored again, without running it again."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from codex_pool.cli import options
+
+
+@click.command(short_help="Score a run again, without running it again.")
+@click.argument("run", metavar="RUN", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option(
+    "--scorer",
+    "scorers",
+    multiple=True,
+    metavar="SPEC",
+    help="TYPE, TYPE:VALUE or a JSON object; may be repeated.  [default: the scorers of the run and its samples]",
+)
+@click.option("--sample-id", "samples", multiple=True, metavar="ID", help="Only this sample; may be repeated.")
+@click.option("--missing", is_flag=True, help="Only what a scorer has not scored yet, or failed to.")
+@click.option("--pass-at", "k", multiple=True, type=click.IntRange(min=1), metavar="K", help="Say pass@K as well.")
+@click.option("--json", "as_json", is_flag=True, help="JSON lines on stdout: launch, one line a sample, done.")
+@options.pool_options
+@click.option(
+    "--home",
+    default="run",
+    show_default=True,
+    metavar="run|user|PATH",
+    help="CODEX_HOME for a judge, as in `codex-pool batch`.",
+)
+@options.connect_option
+@options.demo_option
+@click.pass_context
+def score(
+    context: click.Context,
+    run: Path,
+    scorers: tuple[str, ...],
+    samples: tuple[str, ...],
+    missing: bool,
+    k: tuple[int, ...],
+    as_json: bool,
+    workers: int,
+    turns_per_worker: int,
+    overrides: tuple[str, ...],
+    codex_bin: str | None,
+    home: str,
+    connect: str | None,
+    key: str | None,
+    demo: bool,
+) -> None:
+    """Score the finished samples of the run directory RUN again; no sample is run.
+
+    Scores by scorers of the same name are replaced. With --scorer or --missing those of all others stay. A scorer that
+    needs the workspace gets the one that was kept, or a fresh one with the sample's diff applied. A pool is started
+    only for a judge.
+
+    \b
+    Scorers: exact, includes, regex, number, json_schema, command, python, judge.
+
+    \b
+    Exit codes:
+      0    everything is scored
+      1    some scorers failed
+      2    wrong usage, a wrong scorer, or no run in RUN; nothing was scored
+      3    the pool could not start
+      130  interrupted; what was scored is kept
+
+    \b
+    Examples:
+      codex-pool score runs/monday
+      codex-pool score runs/monday --scorer 'command:pytest -q' --scorer python:checks:style
+      codex-pool score runs/monday --scorer 'judge:Is the answer polite?' --missing
+    """
+    endpoint, key = options.endpoint_of(context, connect, key)
+
+    from codex_pool.batch.score_run import Settings, score_run
+
+    settings = Settings(
+        run=run.resolve(),
+        scorers=scorers,
+        samples=samples,
+        missing=missing,
+        k=tuple(sorted({1, *k})),
+        as_json=as_json,
+        workers=workers,
+        turns_per_worker=turns_per_worker,
+        home=home,
+        endpoint=endpoint,
+        key=key,
+        overrides=overrides,
+        codex_bin=codex_bin,
+        demo=demo,
+    )
+    sys.exit(score_run(settings))
