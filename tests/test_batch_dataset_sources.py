@@ -11,7 +11,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from codex_pool.batch.dataset import Dataset, DatasetError, Filter, Sample, Selection, Template, load
+from codex_pool.batch.dataset import Dataset, DatasetError, Filter, Request, Sample, Selection, Template, load
 
 
 def written(path: Path, text: str) -> Path:
@@ -382,3 +382,19 @@ def test_a_dataset_has_a_fingerprint_of_what_is_run(ten: Path) -> None:
             return dataset.fingerprint
 
     assert fingerprint() == fingerprint() != fingerprint(limit=9)
+
+
+def test_what_is_wrong_with_a_request_is_said_with_what_is_wrong_with_its_dataset(tmp_path: Path, ten: Path) -> None:
+    def wrong(source: Path, **asked: Any) -> list[str]:
+        with pytest.raises(DatasetError) as caught:
+            Request(source=source, **asked).open()
+        return caught.value.problems
+
+    broken = lines(tmp_path / "broken.jsonl", {})
+    first, second, third = wrong(broken, filters=("level=1", "id=x", "id~("))
+    assert "level is no field" in first and "no regular expression" in second and "prompt: is missing" in third
+    assert len(wrong(ten, filters=("level=1",))) == 1
+    assert wrong(broken, prompt_template=tmp_path / "none")[0].endswith("expected a template")
+    template = written(tmp_path / "t.md", "{{ id }}!")
+    with Request(source=ten, prompt_template=template, filters=("id=s3",), epochs=2).open() as dataset:
+        assert [(sample.prompt, sample.epoch) for sample in dataset] == [("s3!", 1), ("s3!", 2)] and dataset.path == ten

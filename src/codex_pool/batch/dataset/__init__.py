@@ -7,10 +7,12 @@ folders     a directory of task folders as rows
 template    prompts made by a Jinja template
 selection   which samples, in which order, how often                  pure
 load        all of it together
+request     all that can be asked of a dataset, as text
 """
 
 from .fields import MAX_DEPTH, SANDBOXES
 from .load import FORMATS, STDIN, Dataset, load, parse, read
+from .request import Request
 from .sample import DatasetError, Sample
 from .selection import Filter, Selection
 from .template import Template
@@ -23,6 +25,7 @@ __all__ = [
     "Dataset",
     "DatasetError",
     "Filter",
+    "Request",
     "Sample",
     "Selection",
     "Template",

@@ -47,9 +47,18 @@ class Dataset:
     """The selected samples of a dataset, in order; may be iterated any number of times. Close it in the end."""
 
     def __init__(
-        self, name: str, spool: IO[bytes], offsets: array[int], order: array[int], epochs: int, found: int
+        self,
+        name: str,
+        path: Path | None,
+        spool: IO[bytes],
+        offsets: array[int],
+        order: array[int],
+        epochs: int,
+        found: int,
     ) -> None:
         self.name = name
+        self.path = path
+        """Its file or directory; None for standard input."""
         self.epochs = epochs
         self.found = found
         """How many samples there were before the selection."""
@@ -112,7 +121,8 @@ def load(
         reading.finish(f"{name}: the dataset is empty; {_EMPTY[kind]}")
         _check_selection(selection, name, reading.names, len(offsets))
         order = selection.order(len(offsets))
-        return Dataset(name, spool, offsets, order, selection.epochs, len(reading.names))
+        path = None if str(source) == STDIN else Path(source).resolve()
+        return Dataset(name, path, spool, offsets, order, selection.epochs, len(reading.names))
     except BaseException:
         spool.close()
         raise
