@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from codex_app_server import AppServerConfig, Codex
+from codex_app_server.config import find_codex
 from codex_app_server.testing.loopback import LoopbackModel, Rule, Script, Text, ToolCall
 from codex_pool.batch.dataset import Sample
 from codex_pool.batch.workspace import prepare, thread_options
@@ -39,3 +42,31 @@ def test_the_sandbox_denies_the_run_and_the_dataset_and_grants_the_workspace(
             assert said is not None and "visible" in said and SECRET not in said and "denied" in said
     assert (workspace.cwd / "new.txt").exists() == (sandbox == "workspace-write")
     assert (b"+mine" in asyncio.run(workspace.diff())) == (sandbox == "workspace-write")
+
+
+def test_an_exec_server_that_a_hook_names_runs_the_commands(
+    tmp_path: Path, config: AppServerConfig, model: LoopbackModel
+) -> None:
+    codex_bin = str(find_codex(None))
+    server = subprocess.Popen(
+        [codex_bin, "exec-server", "--listen", "ws://127.0.0.1:0"],
+        env={**os.environ, "CODEX_HOME": str(tmp_path), "WHERE": "in the container"},
+        stdout=subprocess.PIPE,
+    )
+    try:
+        assert server.stdout is not None
+        url = server.stdout.readline().decode().strip()
+        sample = Sample("a", ("go",), workspace={"files": {"code.txt": "x"}})
+        hook = f"""[ $CODEX_POOL_HOOK = stop ] || echo '{{"exec_server": "{url}"}}'"""
+        workspace = asyncio.run(prepare(sample, tmp_path / "work" / "a", hook=hook))
+        assert workspace.environment is not None
+        model.script = Script((Rule(ToolCall("echo ran $WHERE; touch made", Text("{output}"))),))
+        with Codex(config) as codex:
+            codex.client.request("environment/add", workspace.environment)
+            thread = codex.thread_start(cwd=str(workspace.cwd), sandbox="danger-full-access", **workspace.thread)
+            assert "ran in the container" in (thread.run("go").final_response or "")
+        assert (workspace.path / "made").exists()
+        asyncio.run(workspace.remove())
+    finally:
+        server.terminate()
+        server.communicate(timeout=10)

@@ -255,9 +255,9 @@ def test_a_hook_is_told_of_start_and_stop_and_may_say_where_codex_works(tmp_path
 @pytest.mark.parametrize(
     ("hook", "problem"),
     [
-        ("echo no", "printed 'no'; expected a JSON object of cwd and thread"),
-        ("echo '{\"where\": 1}'", "expected a JSON object of cwd and thread"),
-        ("echo '{\"cwd\": 1}'", "expected cwd a path and thread an object"),
+        ("echo no", "printed 'no'; expected a JSON object of exec_server and cwd"),
+        ("echo '{\"where\": 1}'", "expected a JSON object of exec_server and cwd"),
+        ("echo '{\"cwd\": 1}'", "expected a JSON object of exec_server and cwd, strings, and thread, an object"),
         ("exit 1", "failed with exit code 1"),
     ],
 )

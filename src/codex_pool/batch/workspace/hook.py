@@ -5,8 +5,9 @@ workspace is set up, and with CODEX_POOL_HOOK=stop before it is removed, and bef
 CODEX_POOL_WORKSPACE is the workspace, CODEX_POOL_NAME a name of letters, digits and `-` that is its own,
 CODEX_POOL_SAMPLE_ID and CODEX_POOL_EPOCH the sample, CODEX_POOL_TASK the task's folder.
 
-A start may print one JSON object: `cwd`, where codex is to work instead, and `thread`, options for thread/start such as
-`environments` or `config`. Nothing printed changes nothing. Another exit code than 0 fails the attempt.
+A start may print one JSON object: `exec_server`, the URL (ws://...) of a `codex exec-server` that runs the agent's
+commands; `cwd`, where codex is to work, there or here; `thread`, further options for thread/start. Nothing printed
+changes nothing. Another exit code than 0 fails the attempt. What the hook leaves running as its own child is ended.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from ..scoring.base import ScoringFailed
 from .errors import WorkspaceError
 
 LIMIT_S = 600.0
-_SAYS = ("cwd", "thread")
+_SAYS = {"exec_server": str, "cwd": str, "thread": dict}
 
 
 def variables(sample: Sample, workspace: Path) -> dict[str, str]:
@@ -55,7 +56,7 @@ async def run_command(what: str, command: str, sample: Sample, workspace: Path, 
 
 
 async def start(hook: str, sample: Sample, workspace: Path) -> dict[str, Any]:
-    """What the hook says: `cwd` and `thread`, both optional. Raises WorkspaceError."""
+    """What the hook says, every member optional. Raises WorkspaceError."""
     said = await run_command("the workspace hook", hook, sample, workspace, workspace, CODEX_POOL_HOOK="start")
     if not said.strip():
         return {}
@@ -63,12 +64,12 @@ async def start(hook: str, sample: Sample, workspace: Path) -> dict[str, Any]:
         answer = json.loads(said)
     except ValueError:
         answer = None
-    if not isinstance(answer, dict) or any(key not in _SAYS for key in answer):
+    if not isinstance(answer, dict) or any(not isinstance(part, _SAYS.get(key, ())) for key, part in answer.items()):
         shown = said.decode("utf-8", "replace").strip()[:200]
-        raise WorkspaceError(f"the workspace hook {hook!r} printed {shown!r}; expected a JSON object of cwd and thread")
-    cwd, thread = answer.get("cwd"), answer.get("thread")
-    if not isinstance(cwd, (str, type(None))) or not isinstance(thread, (dict, type(None))):
-        raise WorkspaceError(f"the workspace hook {hook!r} printed {answer}; expected cwd a path and thread an object")
+        raise WorkspaceError(
+            f"the workspace hook {hook!r} printed {shown!r}; expected a JSON object of exec_server and cwd, strings, "
+            "and thread, an object"
+        )
     return answer
 
 

@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import stat
+import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,8 @@ class Workspace:
     hook: str | None = None
     thread: dict[str, Any] = field(default_factory=dict)
     """Options for thread/start that the hook asks for."""
+    environment: dict[str, Any] | None = None
+    """Params of environment/add, to be sent before thread/start, if an exec-server runs the agent's commands."""
 
     @property
     def path(self) -> Path:
@@ -87,7 +90,8 @@ async def prepare(
             )
         base = await difference.remember(base_git, workspace)
         said = {} if hook is None else await hooks.start(hook, sample, workspace)
-        state = {"base": base, "hook": hook, "said": said}
+        # Of each attempt its own: app-servers keep what they have been told of the last one.
+        state = {"base": base, "hook": hook, "said": said, "environment": f"codex-pool-{uuid.uuid4().hex}"}
         await asyncio.to_thread(_save, directory / _STATE, state)
     except (OSError, shutil.Error) as error:
         raise WorkspaceError(f"the workspace {directory} could not be made: {error}") from None
@@ -104,14 +108,20 @@ def reopen(sample: Sample, directory: Path) -> Workspace | None:
 
 
 def _workspace(sample: Sample, directory: Path, state: dict[str, Any]) -> Workspace:
-    said = state["said"]
+    said, path, environment = state["said"], directory / _WORKSPACE, None
+    cwd, thread = said.get("cwd", str(path)), said.get("thread", {})
+    if "exec_server" in said:
+        environment = {"environmentId": state["environment"], "execServerUrl": said["exec_server"]}
+        thread = {"environments": [{"environmentId": state["environment"], "cwd": cwd}], **thread}
+        cwd = str(path)
     return Workspace(
         sample=sample,
         directory=directory,
-        cwd=Path(said.get("cwd") or directory / _WORKSPACE),
+        cwd=Path(cwd),
         base=state["base"],
         hook=state["hook"],
-        thread=said.get("thread") or {},
+        thread=thread,
+        environment=environment,
     )
 
 
