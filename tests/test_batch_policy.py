@@ -19,9 +19,9 @@ from codex_app_server.errors import map_jsonrpc_error
 from codex_app_server.generated.models import Turn
 from codex_app_server.testing.loopback import write_loopback_home
 from codex_pool.batch import display, home, policy, summary
-from codex_pool.batch.dataset import Sample
 from codex_pool.batch.policy import Outcome
 from codex_pool.batch.progress import Progress, duration
+from codex_pool.batch.store import RecordRow, SampleRow
 
 
 def failed_turn(info: Any) -> TurnFailedError:
@@ -95,14 +95,11 @@ def test_durations_are_short(seconds: float, text: str) -> None:
 
 
 def test_a_report_counts_every_sample_once_and_names_the_first_failures() -> None:
-    samples = [Sample(str(number), ("p",)) for number in range(16)]
-    records: dict[str, Any] = {
-        s.id: {"id": s.id, "status": "failed", "error": {"kind": "k", "message": "a\n b"}} for s in samples[:13]
-    }
-    records["0"]["status"] = "completed"
-    counts = summary.count(samples, records)
+    counts = summary.count({"total": 16, "pending": 3, "done": 13, "completed": 1, "failed": 12, "not_run": 3})
     assert counts == {"completed": 1, "failed": 12, "interrupted": 0, "lost": 0, "stalled": 0, "limit": 0, "not_run": 3}
-    failures = summary.failures(samples, records)
+    record = RecordRow("failed", 1, error={"kind": "k", "message": "a\n b"})
+    found = [SampleRow(n, str(n), 1, "d", {}, (), "done", True, n, record) for n in range(1, 11)]
+    failures = summary.failures(found, 12)
     assert failures[0] == ("1", "failed", "k: a b") and len(failures) == 11 and failures[-1][0] == "and 2 more"
     rows = dict(summary.summary(counts, Progress(total=16), 0.0))
     assert rows["failed"] == "12" and rows["not run"] == "3" and "lost" not in rows

@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import signal
+import sqlite3
 import stat
 import time
 from collections import Counter
@@ -20,6 +21,7 @@ from programs import Program, codex_pool, running
 from codex_app_server import AppServerConfig
 from codex_app_server.testing.loopback import LoopbackModel
 from codex_pool import Pool, processes
+from codex_pool.batch.store import Entry, RecordRow, RunDirectory, edit_run, open_run
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "batch" / "prompts.jsonl"
 LIMIT_S = 30.0
@@ -35,8 +37,16 @@ def results(out: Path) -> list[dict[str, Any]]:
     return lines(out / "results.jsonl")
 
 
-def journal(out: Path, event: str) -> list[dict[str, Any]]:
-    return [line for line in lines(out / "journal.jsonl") if line["event"] == event]
+def attempts(out: Path) -> list[tuple[str, int, str | None]]:
+    """(id, attempt, status) of every attempt."""
+    with open_run(out) as store:
+        return [(store.sample_at(row.n).id, row.attempt, row.status) for row in store.all_attempts()]
+
+
+def run_again(out: Path, *ids: str) -> None:
+    """Let samples that are done be run again."""
+    with contextlib.closing(edit_run(out)) as directory:
+        directory.retry([directory.store.sample(sample_id).n for sample_id in ids])
 
 
 def dataset(path: Path, *samples: dict[str, Any]) -> Path:
@@ -76,23 +86,23 @@ def test_the_demo_from_end_to_end_and_again(tmp_path: Path) -> None:
     assert {record["id"] for record in said[1:-1]} == {sample["id"] for sample in samples}
     assert said[-1]["counts"]["completed"] == 26 and said[-1]["exit_code"] == 0 and said[-1]["retries"] == 1
     assert "flaky-network: failed, " in done.stderr and "trying again" in done.stderr
-    run = json.loads((out / "run.json").read_text())
-    assert run["state"] == "finished" and run["arguments"]["retries"] == 1 and run["counts"]["completed"] == 26
+    config = json.loads((out / "config.json").read_text())
+    assert config["arguments"]["retries"] == 1 and config["samples"] == 26
+    with open_run(out) as store:
+        run = store.info()
+        assert run["state"] == "finished" and run["outcome"]["counts"]["completed"] == 26
 
     # Again: nothing is left to do, and nothing is done.
-    before = [(out / name).read_bytes() for name in ("results.jsonl", "journal.jsonl")]
+    before, tried = (out / "results.jsonl").read_bytes(), attempts(out)
     again = codex_pool(*arguments, limit_s=10.0)
     assert again.returncode == 0 and "nothing to do" in again.stderr
     assert [json.loads(line)["event"] for line in again.stdout.splitlines()] == ["launch", "done"]
-    assert [(out / name).read_bytes() for name in ("results.jsonl", "journal.jsonl")] == before
+    assert (out / "results.jsonl").read_bytes() == before and attempts(out) == tried
 
-    # Only what is missing or not completed is done again.
-    altered = [record for record in records if record["id"] != "haiku"]
-    altered[0]["status"] = "failed"
-    dataset(out / "results.jsonl", *altered)
-    starts = len(journal(out, "start"))
+    # Only what is told to be is done again.
+    run_again(out, "multiply", "haiku")
     assert codex_pool(*arguments).returncode == 0
-    assert [event["id"] for event in journal(out, "start")[starts:]] in (["multiply", "haiku"], ["haiku", "multiply"])
+    assert sorted(set(attempts(out)) - set(tried)) == [("haiku", 2, "completed"), ("multiply", 2, "completed")]
     after = results(out)
     assert [record["id"] for record in after] == [sample["id"] for sample in samples]
     assert {record["status"] for record in after} == {"completed"}
@@ -130,9 +140,11 @@ def test_a_turn_that_was_completed_unseen_is_taken_up_and_not_paid_for_again(
     assert codex_pool(*arguments).returncode == 0
     a, b = results(out)
     # As if the batch had died when the turn of b was over and not yet recorded.
-    dataset(out / "results.jsonl", a)
-    kept = [event for event in lines(out / "journal.jsonl") if not (event["event"] == "end" and event["id"] == "b")]
-    dataset(out / "journal.jsonl", *kept)
+    with contextlib.closing(sqlite3.connect(out / "run.sqlite")) as db, db:
+        (n,) = db.execute("SELECT n FROM samples WHERE id = 'b'").fetchone()
+        db.execute("DELETE FROM records WHERE n = ?", (n,))
+        db.execute("UPDATE attempts SET status = NULL WHERE n = ?", (n,))
+        db.execute("UPDATE samples SET state = 'running' WHERE n = ?", (n,))
     assert codex_pool(*arguments).returncode == 0
     again_a, again_b = results(out)
     assert again_a == a
@@ -153,7 +165,7 @@ def test_the_death_of_an_app_server_costs_a_retry(tmp_path: Path, home: Path, mo
         processes.kill(app_servers(batch)[0])
         assert batch.wait(LIMIT_S) == 0, batch.lines
     assert [(r["id"], r["status"]) for r in results(out)] == [(s["id"], "completed") for s in samples]
-    lost = [event["id"] for event in journal(out, "end") if event["status"] == "lost"]
+    lost = [sample_id for sample_id, _, status in attempts(out) if status == "lost"]
     assert lost and {r["id"] for r in results(out) if r["attempts"] == 2} == set(lost)
 
 
@@ -172,7 +184,8 @@ def test_ctrl_c_keeps_what_there_is_and_leaves_the_rest(tmp_path: Path, home: Pa
     done = json.loads(batch.lines["stdout"][-1])
     assert done["event"] == "done" and done["exit_code"] == 130 and done["counts"]["not_run"] == 4
     assert "  not run      4" in batch.lines["stderr"]
-    assert json.loads((out / "run.json").read_text())["state"] == "interrupted"
+    with open_run(out) as store:
+        assert store.info()["state"] == "interrupted"
 
 
 @real
@@ -212,8 +225,7 @@ def test_killed_with_all_it_has_the_batch_goes_on_where_it_was(
     for record in recorded:
         assert after[record["id"]] == record and asked[samples[int(record["id"])]["prompt"]] == 1
     # Each attempt has an end: those that the kill cut too.
-    attempts = {(event["id"], event["attempt"]) for event in journal(out, "start")}
-    assert attempts == {(event["id"], event["attempt"]) for event in journal(out, "end")}
+    assert None not in [status for _, _, status in attempts(out)]
 
 
 @real
@@ -261,7 +273,8 @@ def test_a_pool_that_cannot_start_is_told_in_time_and_leaves_nothing(
     assert done.returncode == 3, done.stderr
     assert words in done.stderr and str(binary) in done.stderr
     assert [json.loads(line)["exit_code"] for line in done.stdout.splitlines()] == [3]
-    assert json.loads((tmp_path / "out" / "run.json").read_text())["state"] == "not started"
+    with open_run(tmp_path / "out") as store:
+        assert store.info()["state"] == "not started"
 
 
 def test_ctrl_c_while_the_pool_starts_ends_it(tmp_path: Path) -> None:
@@ -303,16 +316,21 @@ def test_a_wrong_dataset_is_refused_whole_before_anything_starts(tmp_path: Path)
         (["d.jsonl", "-o", "out", "--home", "nope"], "is not a directory; give run, user, or an existing CODEX_HOME"),
         (["d.jsonl", "-o", "out", "--retries", "-1"], "--retries"),
         (["d.jsonl", "-o", "d.jsonl"], "d.jsonl"),
-        (["d.jsonl", "-o", "taken"], "has a home/ but no run.json"),
-        (["d.jsonl", "-o", "others"], "holds results of other samples"),
+        (["d.jsonl", "-o", "taken"], "has a home/ but no run.sqlite"),
+        (["d.jsonl", "-o", "others"], "holds results of other samples, not in d.jsonl: 'x'"),
+        (["d.jsonl", "-o", "earlier"], "it was made by an earlier codex-pool"),
         (["d.jsonl", "-o", "busy"], "in use by another run (pid {pid})"),
     ],
 )
 def test_bad_usage_is_refused_with_2(tmp_path: Path, arguments: list[str], words: str) -> None:
     dataset(tmp_path / "d.jsonl", {"prompt": "p"})
     (tmp_path / "taken" / "home").mkdir(parents=True)
-    (tmp_path / "others").mkdir()
-    dataset(tmp_path / "others" / "results.jsonl", {"id": "x", "status": "completed"})
+    (tmp_path / "earlier").mkdir()
+    dataset(tmp_path / "earlier" / "results.jsonl", {"id": "x", "status": "completed"})
+    with contextlib.closing(RunDirectory(tmp_path / "others")) as others:
+        others.load([Entry("x", 1, "d", {})], "d")
+        start = others.start_attempt(1, "k", None).result(5)
+        others.finish(start, RecordRow("completed", 1), {"status": "completed"}).result(5)
     with locked(tmp_path / "busy"):
         done = codex_pool("batch", *arguments, cwd=tmp_path, home=tmp_path)
     words = words.replace("{pid}", str(os.getpid()))

@@ -72,7 +72,11 @@ def number(directory: RunDirectory, entry: Entry) -> int:
 def run_one(directory: RunDirectory, entry: Entry, end: dict[str, Any] = END, **options: Any) -> None:
     start = directory.start_attempt(number(directory, entry), "key", f"thread-{entry.id}").result(5)
     record = RecordRow(
-        status=end["status"], attempts=start.attempt, final_response='line\n"é" \u2028', usage=end.get("usage")
+        status=end["status"],
+        attempts=start.attempt,
+        error=end.get("error"),
+        final_response='line\n"é" \u2028',
+        usage=end.get("usage"),
     )
     directory.finish(start, record, end, **options).result(5)
 
@@ -177,6 +181,22 @@ def test_scores_are_replaced_without_a_run_and_samples_told_to_run_again(tmp_pat
         assert directory.retry([n]) == 1
     with opened(tmp_path) as directory:
         assert ids(directory.to_do(5)) == ["a", "b", "c"]
+
+
+def test_samples_are_counted_once_and_what_went_wrong_is_found(tmp_path: Path) -> None:
+    entries = [Entry(str(i), 1, "d", {}) for i in range(20)]
+    stopped = {"status": "interrupted", "error": {"kind": "interrupted", "message": "m"}}
+    with opened(tmp_path, entries) as directory:
+        for entry, end in zip(entries, [END, *[FAILED] * 4, stopped, {"status": "limit"}], strict=False):
+            run_one(directory, entry, end)
+        rows, count = directory.store.failures(3)
+        assert (ids(rows), count) == (["1", "2", "3"], 4)
+        counts = directory.store.counts()
+        assert (counts["total"], counts["done"], counts["pending"], counts["not_run"]) == (20, 7, 13, 13)
+        assert (counts["completed"], counts["failed"], counts["limit"], counts["interrupted"]) == (1, 4, 1, 1)
+    with opened(tmp_path, entries) as directory:
+        # What is to be run again is what it was until then.
+        assert (directory.store.counts()["failed"], directory.store.counts()["done"]) == (4, 2)
 
 
 def test_pages_reach_all_once_in_order_and_a_reader_sees_what_a_writer_adds(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ breaker    what pauses a run: trouble that is no sample's own       pure
 estimate   what a run will take, foretold from some of it           pure
 scoring    what answers are worth, and figures of it
 rescore    scoring a run again; score_run is what its command calls
-results    the run directory: results, journal, run.json, its lock  the only writer
+store      the run directory: run.sqlite and what is made of it     the only writer
 home       the CODEX_HOME of a run
 runner     samples -> attempts, on asyncio, through a client
 progress   what a display shows                                     pure

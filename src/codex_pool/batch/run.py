@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import json
 import logging
 import os
 import platform
 import re
 import signal
+import sqlite3
 import sys
 import time
 from dataclasses import asdict, dataclass
@@ -23,15 +25,16 @@ from codex_pool.demo import demo_home
 from codex_pool.endpoints import EndpointError
 from codex_pool.pool import Pool, aconnect
 
-from . import dataset, display, home, results, summary
+from . import dataset, display, home, summary
 from .attempt import Stopped
-from .dataset import DatasetError, Sample
+from .dataset import Dataset, DatasetError, Sample
 from .home import HomeError
 from .launch import START_LIMIT_S, USER_HOME_START_LIMIT_S, NotStartedError, start_pool
 from .policy import Outcome
 from .progress import Progress, plural
-from .results import Record, RunDirectory, RunDirectoryError
-from .runner import Runner
+from .runner import Runner, entry_of
+from .store import RunDirectory, RunDirectoryError, SampleRow, layout, shown_name
+from .store.rows import exported
 
 OK, SOME_NOT_COMPLETED, USAGE, CANNOT_START, INTERRUPTED = 0, 1, 2, 3, 130
 STATUS_EVERY_S = 0.25
@@ -74,33 +77,34 @@ def run_batch(settings: Settings) -> int:
         print(error, file=sys.stderr)
         print(f"codex-pool: {plural(len(error.problems), 'problem')}; nothing was run", file=sys.stderr)
         return USAGE
+    with samples:
+        return _run(settings, samples)
+
+
+def _run(settings: Settings, samples: Dataset) -> int:
     try:
         directory = RunDirectory(settings.output, fresh=settings.fresh)
     except RunDirectoryError as error:
         return _refuse(error)
-    order: list[Sample] | None = None
     try:
-        directory.check_samples(samples, settings.dataset_name)
-        order = samples
-        return asyncio.run(_Batch(settings, samples, directory).run())
+        directory.load(map(entry_of, samples), settings.dataset_name)
+        return asyncio.run(_Batch(settings, directory).run())
     except (RunDirectoryError, HomeError, EndpointError, FileExistsError) as error:
         return _refuse(error)
-    except OSError as error:
+    except (OSError, sqlite3.Error) as error:
         print(f"codex-pool: {settings.output}: {error}; the run directory must be writable", file=sys.stderr)
         return SOME_NOT_COMPLETED
     finally:
-        with contextlib.suppress(OSError):
-            directory.close(order)
+        with contextlib.suppress(OSError, sqlite3.Error):
+            directory.close()
 
 
-def _read(settings: Settings) -> list[Sample]:
-    if settings.dataset is None:
-        from codex_app_server.testing.loopback.demo import demo_jsonl
+def _read(settings: Settings) -> Dataset:
+    if settings.dataset is not None:
+        return dataset.load(settings.dataset, stdin=sys.stdin.buffer)
+    from codex_app_server.testing.loopback.demo import demo_jsonl
 
-        return dataset.parse(demo_jsonl().encode(), settings.dataset_name, Path.cwd())
-    if str(settings.dataset) == "-":
-        return dataset.parse(sys.stdin.buffer.read(), "<stdin>", Path.cwd())
-    return dataset.read(settings.dataset)
+    return dataset.load(dataset.STDIN, stdin=io.BytesIO(demo_jsonl().encode()))
 
 
 def _refuse(error: Exception) -> int:
@@ -111,17 +115,16 @@ def _refuse(error: Exception) -> int:
 class _Batch:
     """One run on its event loop."""
 
-    def __init__(self, settings: Settings, samples: list[Sample], directory: RunDirectory) -> None:
+    def __init__(self, settings: Settings, directory: RunDirectory) -> None:
         self._settings = settings
-        self._samples = samples
         self._directory = directory
-        self._log = directory.file(results.LOG)
-        self._pending = [sample for sample in samples if not directory.is_done(sample)]
-        self._progress = Progress(total=len(samples), skipped=len(samples) - len(self._pending))
+        self._log = directory.file(layout.LOG)
+        counts = directory.store.counts()
+        self._progress = Progress(total=counts["total"], skipped=counts["done"])
+        self._is_done = counts["total"] == counts["done"]
         self._progress.turns_per_worker = settings.turns_per_worker
         self._display = display.make(self._progress)
         self._signals = 0
-        self._began_at = time.time()
         self._app_server = ""
 
     async def run(self) -> int:
@@ -138,12 +141,11 @@ class _Batch:
         code, problem = None, None
         try:
             self._display.start(self._title())
-            self._write_run("running")
-            if self._pending:
-                self._directory.begin(self._pending)
-                problem = await self._on_pool()
-            else:
+            if self._is_done:
                 self._emit_launch(None)
+            else:
+                self._directory.launch(self._config())
+                problem = await self._on_pool()
         except NotStartedError as error:
             code, problem = CANNOT_START, str(error)
         except (asyncio.CancelledError, Stopped):
@@ -187,7 +189,7 @@ class _Batch:
                 on_retry=self._on_retry,
                 on_record=self._on_record,
             )
-            await runner.run(self._pending)
+            await runner.run()
             if runner.pool_gone is None:
                 return None
             why = pool.failure if pool is not None else None
@@ -195,7 +197,7 @@ class _Batch:
 
     async def _own_pool(self, stack: contextlib.AsyncExitStack, stopping: asyncio.Future[Any]) -> Pool:
         settings = self._settings
-        path = self._directory.file(results.HOME)
+        path = self._directory.file(layout.HOME)
         if settings.demo:
             try:
                 stack.enter_context(demo_home(path))
@@ -265,17 +267,20 @@ class _Batch:
     def _on_retry(self, sample: Sample, outcome: Outcome) -> None:
         self._display.say(f"{sample.id}: {outcome.status}, {summary.reason(outcome.error)}; trying again")
 
-    def _on_record(self, record: Record) -> None:
-        if record["status"] != "completed" and not self._stop.is_set():
-            self._display.say(f"{record['id']}: {record['status']}, {summary.reason(record['error'])}")
-        self._emit({"event": "sample", **record})
+    def _on_record(self, row: SampleRow) -> None:
+        record = row.record
+        assert record is not None
+        if record.status != "completed" and not self._stop.is_set():
+            self._display.say(f"{shown_name(row.id, row.epoch)}: {record.status}, {summary.reason(record.error)}")
+        if self._settings.as_json:
+            self._emit({"event": "sample", **exported(row)})
 
     # What is said at the start and at the end.
 
     def _title(self) -> str:
         settings, progress = self._settings, self._progress
         title = f"batch: {plural(progress.total, 'sample')} of {settings.dataset_name}"
-        if not self._pending:
+        if self._is_done:
             return f"{title}, all completed before: nothing to do; results in {self._directory.path}"
         before = f", {progress.skipped:,} of them completed before" if progress.skipped else ""
         pool = f"{plural(settings.workers, 'worker')} x {plural(settings.turns_per_worker, 'turn')}"
@@ -291,7 +296,7 @@ class _Batch:
                 "workers": workers,
                 "turns_per_worker": self._progress.turns_per_worker,
                 "dataset": self._settings.dataset_name,
-                "samples": len(self._samples),
+                "samples": self._progress.total,
                 "skipped": self._progress.skipped,
                 "directory": str(self._directory.path),
             }
@@ -299,19 +304,22 @@ class _Batch:
 
     def _finish(self, code: int | None, problem: str | None) -> int:
         progress, now = self._progress, time.monotonic()
-        records = self._directory.records()
-        counts = summary.count(self._samples, records)
+        counts = summary.count(self._directory.store.counts())
         if code is None:
-            code = OK if counts["completed"] == len(self._samples) else SOME_NOT_COMPLETED
+            code = OK if counts["completed"] == progress.total else SOME_NOT_COMPLETED
             code = INTERRUPTED if self._signals else code
         state = {INTERRUPTED: "interrupted", CANNOT_START: "not started"}.get(code, "finished")
-        self._write_run(state, problem=problem, exit_code=code)
+        outcome = {"problem": problem, "exit_code": code, "counts": counts, "app_server": self._app_server}
+        if not self._is_done:
+            self._directory.outcome(state, outcome)
         if problem is not None:
             self._display.say(f"codex-pool: {problem}")
-        if code != CANNOT_START and self._pending:
+        if code != CANNOT_START and not self._is_done:
             rows = summary.summary(counts, progress, now)
-            where = str(self._directory.file(results.RESULTS))
-            self._display.finish([*rows, ("results", where)], summary.failures(self._samples, records))
+            where = str(self._directory.file(layout.RESULTS))
+            self._display.finish(
+                [*rows, ("results", where)], summary.failures(*self._directory.store.failures(summary.FAILURES_SHOWN))
+            )
         self._emit(
             {
                 "event": "done",
@@ -321,8 +329,7 @@ class _Batch:
                 "retries": progress.retries,
                 "duration_s": round(progress.elapsed_s(now), 3),
                 "tokens": dict(progress.tokens),
-                "results": str(self._directory.file(results.RESULTS)),
-                "journal": str(self._directory.file(results.JOURNAL)),
+                "results": str(self._directory.file(layout.RESULTS)),
                 "log": str(self._log),
                 "problem": problem,
                 "exit_code": code,
@@ -330,28 +337,20 @@ class _Batch:
         )
         return code
 
-    def _write_run(self, state: str, **more: Any) -> None:
+    def _config(self) -> dict[str, Any]:
+        """What was run, exactly; and with what."""
         arguments = {**asdict(self._settings), "dataset": self._settings.dataset_name}
         arguments |= {"output": str(self._settings.output), "overrides": list(map(_shown, self._settings.overrides))}
-        self._directory.write_run(
-            {
-                "state": state,
-                "pid": os.getpid(),
-                "started_at": round(self._began_at, 3),
-                "ended_at": None if state == "running" else round(time.time(), 3),
-                "arguments": arguments,
-                "versions": {
-                    "codex_pool": codex_pool.__version__,
-                    "codex_app_server": codex_app_server.__version__,
-                    "app_server": self._app_server,
-                    "python": platform.python_version(),
-                },
-                "samples": len(self._samples),
-                "skipped": self._progress.skipped,
-                "counts": summary.count(self._samples, self._directory.records()),
-                **more,
-            }
-        )
+        return {
+            "arguments": arguments,
+            "versions": {
+                "codex_pool": codex_pool.__version__,
+                "codex_app_server": codex_app_server.__version__,
+                "python": platform.python_version(),
+            },
+            "samples": self._progress.total,
+            "skipped": self._progress.skipped,
+        }
 
     def _emit(self, record: dict[str, Any]) -> None:
         if not self._settings.as_json:

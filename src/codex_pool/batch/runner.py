@@ -12,7 +12,9 @@ import random
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import asdict
 from typing import Any
 
 from codex_app_server import AppServerError, AsyncCodex, TransportClosedError
@@ -23,12 +25,13 @@ from .attempt import Stopped, Turn, unless_stopped
 from .dataset import Sample
 from .policy import Outcome
 from .progress import Progress
-from .results import Record, RunDirectory, Start
+from .store import Entry, Finished, RecordRow, RunDirectory, SampleRow, Start, Unfinished, directory_name, layout
 
 # How long the threads of the last samples may take to be archived, and a turn that a dead run left may still run.
 ARCHIVE_LIMIT_S = 10.0
 LEFT_RUNNING_LIMIT_S = 60.0
 LEFT_RUNNING_POLL_S = 0.5
+PAGE = 200
 
 
 class Runner:
@@ -49,7 +52,7 @@ class Runner:
         retries: int,
         thread_options: dict[str, Any],
         on_retry: Callable[[Sample, Outcome], None],
-        on_record: Callable[[Record], None],
+        on_record: Callable[[SampleRow], None],
     ) -> None:
         self._codex = codex
         self._directory = directory
@@ -64,12 +67,13 @@ class Runner:
         self.pool_gone: TransportClosedError | None = None
         """Why the run could not go on, if it could not."""
 
-    async def run(self, samples: Iterable[Sample]) -> None:
-        """Run them all. What has not been started when the run stops has no record."""
-        queue = deque(samples)
+    async def run(self) -> None:
+        """Run all that is to be done. What has not been started when the run stops has no record."""
+        self._page: deque[SampleRow] = deque()
+        self._after: tuple[int, int] | None = None
         self._progress.started_at = time.monotonic()
         self._stopping = asyncio.ensure_future(self._stop.wait())
-        lanes = [asyncio.ensure_future(self._lane(queue)) for _ in range(min(self._concurrency, len(queue)))]
+        lanes = [asyncio.ensure_future(self._lane()) for _ in range(min(self._concurrency, self._progress.waiting))]
         try:
             await asyncio.gather(*lanes)
             if self._archiving:
@@ -80,18 +84,28 @@ class Runner:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _lane(self, queue: deque[Sample]) -> None:
-        while queue and not self._stop.is_set():
+    async def _lane(self) -> None:
+        while not self._stop.is_set() and (row := self._next()) is not None:
             with contextlib.suppress(Stopped):
-                await self._run_sample(queue.popleft())
+                await self._run_sample(row)
 
-    async def _run_sample(self, sample: Sample) -> None:
-        left = self._directory.unfinished(sample)
-        if left is not None and await self._take_up(sample, left):
+    def _next(self) -> SampleRow | None:
+        """The next sample to be done; a page of them is in memory at a time."""
+        if not self._page:
+            self._page.extend(self._directory.to_do(PAGE, self._after))
+            if not self._page:
+                return None
+            self._after = self._page[-1].position, self._page[-1].n
+        return self._page.popleft()
+
+    async def _run_sample(self, row: SampleRow) -> None:
+        sample = sample_of(row)
+        left = self._directory.unfinished(row.n)
+        if left is not None and await self._take_up(left):
             return
         tries = 0
         while True:
-            start, outcome = await self._attempt(sample)
+            start, outcome = await self._attempt(row.n, sample)
             tries += 1
             if self._stop.is_set() or not policy.may_retry(outcome, tries, self._retries):
                 break
@@ -101,19 +115,24 @@ class Runner:
                 await unless_stopped(self._stopping, asyncio.sleep(pause_s))
             if self._stop.is_set():
                 break
-            self._directory.end_attempt(start, outcome)
+            await self._written(self._directory.end_attempt(start, asdict(outcome)))
             self._archive_later(outcome)
             self._progress.retries += 1
-        await self._finish(sample, start, outcome)
+        await self._finish(start, outcome)
 
-    async def _finish(self, sample: Sample, start: Start, outcome: Outcome, note: str | None = None) -> None:
-        # In a thread, because it waits for the disk; shielded, because half a record helps nobody.
-        record = await asyncio.shield(asyncio.to_thread(self._directory.finish, sample, start, outcome, note=note))
+    async def _finish(self, start: Start, outcome: Outcome, note: str | None = None) -> None:
+        record = RecordRow(attempts=start.attempt, **asdict(outcome))
+        finished = await self._written(self._directory.finish(start, record, asdict(outcome), note=note))
+        assert isinstance(finished, Finished) and finished.row is not None
         self._progress.ended[outcome.status] += 1
-        self._on_record(record)
+        self._on_record(finished.row)
         self._archive_later(outcome)
 
-    async def _attempt(self, sample: Sample) -> tuple[Start, Outcome]:
+    async def _written(self, future: Future[Any]) -> Any:
+        """What is on the disk now. It gets there also when nobody waits any more."""
+        return await asyncio.wrap_future(future)
+
+    async def _attempt(self, n: int, sample: Sample) -> tuple[Start, Outcome]:
         """Raises Stopped when the run stopped before the turn was started."""
         while len(self._archiving) >= self._concurrency:
             await asyncio.wait(self._archiving, return_when=asyncio.FIRST_COMPLETED)
@@ -124,7 +143,7 @@ class Runner:
                     self._stopping,
                     self._codex.thread_start(
                         **self._thread_options,
-                        cwd=self._directory.work_directory(sample),
+                        cwd=self._work_directory(sample),
                         model=sample.model,
                         sandbox=sample.sandbox,  # type: ignore[arg-type]
                     ),
@@ -135,14 +154,16 @@ class Runner:
             except AppServerError as error:
                 self._progress.attempts += 1
                 status, problem = policy.failure(error)
-                return self._directory.start_attempt(sample, key, None), Outcome(status, problem)
-            start = self._directory.start_attempt(sample, key, thread.id)
+                start = await self._written(self._directory.start_attempt(n, key, None))
+                return start, Outcome(status, problem)
+            start = await self._written(self._directory.start_attempt(n, key, thread.id))
             turn = Turn(thread, sample, key, counted.begin)
             try:
                 outcome = await turn.run(self._stopping)
             except Stopped:
                 note = "the run stopped before the turn was started"
-                self._directory.end_attempt(start, Outcome("interrupted", thread_id=thread.id), note=note)
+                ended = asdict(Outcome("interrupted", thread_id=thread.id))
+                await self._written(self._directory.end_attempt(start, ended, note=note))
                 raise
         if turn.pool_gone is not None:
             self._give_up(turn.pool_gone)
@@ -150,18 +171,27 @@ class Runner:
         self._progress.turn_ended(outcome)
         return start, outcome
 
+    def _work_directory(self, sample: Sample) -> str:
+        """Where a sample works: in a directory of its own below work/ if it names none."""
+        if sample.cwd is not None:
+            return sample.cwd
+        path = self._directory.file(layout.WORK) / directory_name(sample.id, sample.epoch)
+        path.mkdir(parents=True, exist_ok=True)
+        return str(path.resolve())
+
     def _give_up(self, error: TransportClosedError) -> None:
         """The pool is gone: what has not been started is better left than failed."""
         self.pool_gone = self.pool_gone or error
         self._stop.set()
 
-    async def _take_up(self, sample: Sample, left: Start) -> bool:
+    async def _take_up(self, left: Unfinished) -> bool:
         """Record the turn of an attempt whose run died, if it was completed: it is not paid for twice."""
         turn = await self._left_turn(left)
         if turn is None or turn.status != "completed":
             how = "its turn was never started" if turn is None else f"its turn is {turn.status}"
             problem = {"kind": "lost", "message": f"the run died before the attempt ended; {how}"}
-            self._directory.end_attempt(left, Outcome("lost", problem, thread_id=left.thread_id))
+            lost = asdict(Outcome("lost", problem, thread_id=left.thread_id))
+            await self._written(self._directory.end_attempt(left.start, lost))
             return False
         outcome = Outcome(
             "completed",
@@ -170,10 +200,10 @@ class Runner:
             turn_id=turn.id,
             duration_ms=turn.duration_ms,
         )
-        await self._finish(sample, left, outcome, "completed while no run was there to see it; taken up")
+        await self._finish(left.start, outcome, "completed while no run was there to see it; taken up")
         return True
 
-    async def _left_turn(self, left: Start) -> Any:
+    async def _left_turn(self, left: Unfinished) -> Any:
         """The turn of an attempt as it is stored, None if there is none. One that still runs is waited for."""
         if left.thread_id is None:
             return None
@@ -224,6 +254,16 @@ class _Counted:
             self._progress.running -= 1
         else:
             self._progress.queued -= 1
+
+
+def entry_of(sample: Sample) -> Entry:
+    """A sample as the store keeps it."""
+    return Entry(sample.id, sample.epoch, sample.digest, sample.to_json(), sample.tags)
+
+
+def sample_of(row: SampleRow) -> Sample:
+    """The sample that the store keeps."""
+    return Sample.from_json(row.spec)
 
 
 def _has_key(turn: Any, key: str) -> bool:

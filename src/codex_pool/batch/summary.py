@@ -1,24 +1,21 @@
-"""What is said of a run at its end. Pure: records and progress in, rows out."""
+"""What is said of a run at its end. Pure: counts, rows and progress in, rows out."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from .dataset import Sample
-from .policy import INTERRUPTED, STATUSES
+from .policy import STATUSES
 from .progress import Progress, duration
-from .results import Record
+from .store import SampleRow, shown_name
 
 FAILURES_SHOWN = 10
 REASON_CHARACTERS = 200
 
 
-def count(samples: Iterable[Sample], records: Mapping[str, Record]) -> dict[str, int]:
-    """Samples by the status of their record; `not_run` are those without one."""
-    counts = Counter(records[sample.id]["status"] if sample.id in records else "not_run" for sample in samples)
-    return {status: counts[status] for status in (*STATUSES, "not_run")}
+def count(counts: Mapping[str, int]) -> dict[str, int]:
+    """Of all that the store counts, the samples by the status of their record; `not_run` are those without one."""
+    return {status: counts.get(status, 0) for status in (*STATUSES, "not_run")}
 
 
 def summary(counts: Mapping[str, int], progress: Progress, now: float) -> list[tuple[str, str]]:
@@ -46,16 +43,15 @@ def summary(counts: Mapping[str, int], progress: Progress, now: float) -> list[t
     ]
 
 
-def failures(samples: Iterable[Sample], records: Mapping[str, Record]) -> list[tuple[str, str, str]]:
-    """(id, status, reason) of what went wrong: the first of it, and how many more. What the user stopped did not."""
-    wrong = [
-        record
-        for record in (records[sample.id] for sample in samples if sample.id in records)
-        if record["status"] != "completed" and (record.get("error") or {}).get("kind") != INTERRUPTED
+def failures(rows: Iterable[SampleRow], count: int) -> list[tuple[str, str, str]]:
+    """(name, status, reason) of what went wrong: the first of it, and how many more."""
+    shown = [
+        (shown_name(row.id, row.epoch), row.record.status, reason(row.record.error))
+        for row in rows
+        if row.record is not None
     ]
-    shown = [(record["id"], record["status"], reason(record.get("error"))) for record in wrong[:FAILURES_SHOWN]]
-    if len(wrong) > FAILURES_SHOWN:
-        shown.append((f"and {len(wrong) - FAILURES_SHOWN:,} more", "", ""))
+    if count > len(shown):
+        shown.append((f"and {count - len(shown):,} more", "", ""))
     return shown
 
 

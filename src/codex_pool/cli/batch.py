@@ -18,7 +18,7 @@ from codex_pool.cli import options
     required=True,
     metavar="DIR",
     type=click.Path(file_okay=False, path_type=Path),
-    help="The run directory: results.jsonl, journal.jsonl, run.json, pool.log. Made if missing; taken up if not.",
+    help="The run directory: results.jsonl, run.sqlite, config.json, pool.log. Made if missing; taken up if not.",
 )
 @click.option(
     "--retries",

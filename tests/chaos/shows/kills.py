@@ -3,7 +3,7 @@
     python tests/chaos/shows/kills.py [--quick]
 
 Prompts of 2 to 4 s on the real binary; app-servers, workers alone and the broker are killed in an order that a seed
-decides. Every repeated turn must be justified by the end that the journal gives the attempt before it.
+decides. Every repeated turn must be justified by the end that the store gives the attempt before it.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from pathlib import Path
 import common
 
 from codex_pool import processes
+from codex_pool.batch.store import AttemptRow, open_run
 from codex_pool.demo import demo_home
 
 LIMIT_S = 900.0
@@ -70,7 +71,8 @@ def main() -> int:
                     batch.wait()
         took_s = time.monotonic() - began
         records = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
-        journal = [json.loads(line) for line in (out / "journal.jsonl").read_text().splitlines()]
+        with open_run(out) as store:
+            attempts = [(store.sample_at(row.n).id, row) for row in store.all_attempts()]
         if code != 0:
             problems.append(f"exit code {code}: {(root / 'stderr').read_text()[-2000:]}")
             problems.append((out / "pool.log").read_text(errors="replace")[-3000:])
@@ -80,14 +82,15 @@ def main() -> int:
         problems.append(f"{len(ids)} samples are recorded, {sum(ids.values())} times")
     if completed != options.prompts:
         problems.append(f"{completed} of {options.prompts} completed")
-    repeats, unjustified = justify(journal)
+    repeats, unjustified = justify(attempts)
     problems += [f"attempt {attempt} at {sample} is not justified: {why}" for sample, attempt, why in unjustified]
     if sum(killed.values()) < options.kills or killed["broker"] < options.broker_kills:
         problems.append(f"only {dict(killed)} were killed")
-    ends = Counter(event["status"] for event in journal if event["event"] == "end")
-    for event in journal:
-        if event["event"] == "end" and event["status"] not in ("completed", "lost"):
-            print(f"{event['id']}: {event['status']}: {event.get('error')}", file=sys.stderr)
+    ends = Counter(str(row.status) for _, row in attempts)
+    problems += [f"attempt {row.attempt} at {sample} has no end" for sample, row in attempts if row.status is None]
+    for sample, row in attempts:
+        if row.status not in ("completed", "lost"):
+            print(f"{sample}: {row.status}: {row.error}", file=sys.stderr)
     figures = {
         "prompts": options.prompts,
         "completed": completed,
@@ -124,21 +127,24 @@ def kill_until_it_ends(
     raise AssertionError(f"the batch did not end within {LIMIT_S:.0f} s")
 
 
-def justify(journal: list[dict[str, object]]) -> tuple[int, list[tuple[str, int, str]]]:
+def justify(attempts: list[tuple[str, AttemptRow]]) -> tuple[int, list[tuple[str, int, str]]]:
     """How many attempts were repeats, and those that nothing justifies: the attempt before must have ended, and not
-    completed."""
-    ended: dict[tuple[str, int], str] = {}
+    completed, before this one began."""
+    before: dict[str, AttemptRow] = {}
     repeats = 0
     unjustified: list[tuple[str, int, str]] = []
-    for event in journal:
-        sample, attempt = str(event.get("id")), int(str(event.get("attempt", 0)))
-        if event["event"] == "end":
-            ended[sample, attempt] = str(event["status"])
-        elif event["event"] == "start" and attempt > 1:
-            repeats += 1
-            before = ended.get((sample, attempt - 1), "nothing")
-            if before not in ("lost", "failed", "stalled"):
-                unjustified.append((sample, attempt, f"the one before ended with {before}"))
+    for sample, row in attempts:
+        last = before.get(sample)
+        before[sample] = row
+        if row.attempt == 1:
+            continue
+        repeats += 1
+        if last is None or last.attempt != row.attempt - 1:
+            unjustified.append((sample, row.attempt, "the one before is missing"))
+        elif last.status not in ("lost", "failed", "stalled"):
+            unjustified.append((sample, row.attempt, f"the one before ended with {last.status}"))
+        elif last.ended_at is None or last.ended_at > row.started_at:
+            unjustified.append((sample, row.attempt, "the one before had not ended"))
     return repeats, unjustified
 
 

@@ -10,7 +10,7 @@ reading    RunStore: what stands there, also while a run writes
 export     results.jsonl, made from the tables
 """
 
-from .directory import RunDirectory, Start, Unfinished, edit_run
+from .directory import Finished, RunDirectory, Start, Unfinished, edit_run
 from .layout import RunDirectoryError, directory_name, safe_name, shown_name
 from .reading import RunStore, open_run
 from .rows import AttemptRow, Entry, RecordRow, SampleRow, ScoreRow
@@ -20,6 +20,7 @@ __all__ = [
     "AttemptRow",
     "Entry",
     "EventLog",
+    "Finished",
     "RecordRow",
     "RunDirectory",
     "RunDirectoryError",

@@ -221,7 +221,7 @@ def replace_scores(db: sqlite3.Connection, n: int, scores: Sequence[Any], now: f
                 n,
                 score.scorer,
                 place,
-                score.value,
+                None if score.error is not None else score.value,
                 None if passed is None else int(passed),
                 text(score.answer),
                 text(score.explanation),

@@ -27,15 +27,15 @@ from .schema import open_for_reading, open_for_writing
 from .segments import Segments
 from .writer import Writer
 
-__all__ = ["RunDirectory", "Start", "Unfinished", "edit_run"]
+__all__ = ["Finished", "RunDirectory", "Start", "Unfinished", "edit_run"]
 
 
-@dataclass(frozen=True, slots=True)
-class _Finished:
-    """A change after which a sample has a line in results.jsonl."""
+@dataclass(slots=True)
+class Finished:
+    """A sample that is done, as it stands in results.jsonl."""
 
     n: int
-    value: Any = None
+    row: SampleRow | None = None
 
 
 class RunDirectory:
@@ -145,25 +145,25 @@ class RunDirectory:
         to_score: bool = False,
         note: str | None = None,
         events: bytes | None = None,
-    ) -> Future[Any]:
+    ) -> Future[Finished | None]:
         """The last attempt has ended, and with it the sample; unless it is still to be scored."""
 
-        def change(db: sqlite3.Connection) -> Any:
+        def change(db: sqlite3.Connection) -> Finished | None:
             changes.end_attempt(db, start, end, note, time.time(), self._append(events))
             changes.record(db, start.n, record, "scoring" if to_score else "done")
-            return None if to_score else _Finished(start.n)
+            return None if to_score else Finished(start.n)
 
         return self._writer.submit(change)
 
-    def scored(self, n: int, scores: Sequence[Any], artifacts: Sequence[str] | None = None) -> Future[Any]:
+    def scored(self, n: int, scores: Sequence[Any], artifacts: Sequence[str] | None = None) -> Future[Finished]:
         """The scores of a sample, instead of any it had; it is done now. `artifacts`: what is kept of it, if new."""
 
-        def change(db: sqlite3.Connection) -> Any:
+        def change(db: sqlite3.Connection) -> Finished:
             changes.replace_scores(db, n, scores, time.time())
             if artifacts is not None:
                 db.execute("UPDATE records SET artifacts = ? WHERE n = ?", (to_json(list(artifacts)), n))
             db.execute("UPDATE samples SET state = 'done' WHERE n = ? AND state = 'scoring'", (n,))
-            return _Finished(n)
+            return Finished(n)
 
         return self._writer.submit(change)
 
@@ -191,9 +191,11 @@ class RunDirectory:
         return None if events is None else self._segments.append(events)
 
     def _after_commit(self, results: list[Any]) -> None:
-        finished = [result.n for result in results if isinstance(result, _Finished)]
+        finished = [result for result in results if isinstance(result, Finished)]
+        for one in finished:
+            one.row = self._rows.sample_at(one.n)
         if finished:
-            self._results.append(self._rows.sample_at(n) for n in finished)
+            self._results.append(one.row for one in finished if one.row is not None)
 
     def _rewrite_results(self, *, only_done: bool = False) -> None:
         self._results.rewrite(_with_records(self.store, only_done))

@@ -166,17 +166,31 @@ class RunStore:
         return self.path / layout.ARTIFACTS / layout.directory_name(row["id"], row["epoch"])
 
     def counts(self) -> dict[str, int]:
-        """How many samples there are: `total`, by `state`, and by the status of those that are done."""
-        found = {"total": 0, "pending": 0, "running": 0, "scoring": 0, "done": 0}
+        """How many samples of the run there are: `total`, by state, by the status of their record, and `not_run`.
+
+        One that failed before and is to be run again is pending, and failed until then.
+        """
+        found = {"total": 0, "pending": 0, "running": 0, "scoring": 0, "done": 0, "not_run": 0}
         for row in self._connection.execute(
-            "SELECT s.state, CASE WHEN s.state = 'done' THEN r.status END AS status, count(*) AS count "
-            "FROM samples s LEFT JOIN records r USING (n) WHERE s.selected GROUP BY 1, 2"
+            "SELECT s.state, r.status, count(*) AS count FROM samples s LEFT JOIN records r USING (n) "
+            "WHERE s.selected GROUP BY 1, 2"
         ):
+            status = row["status"] or "not_run"
             found["total"] += row["count"]
             found[row["state"]] += row["count"]
-            if row["status"] is not None:
-                found[row["status"]] = found.get(row["status"], 0) + row["count"]
+            found[status] = found.get(status, 0) + row["count"]
         return found
+
+    def failures(self, size: int) -> tuple[list[SampleRow], int]:
+        """The first of what went wrong, and how many there are. What the user stopped did not."""
+        where = (
+            "s.selected AND r.status NOT IN ('completed', 'limit') "
+            "AND coalesce(json_extract(r.error, '$.kind'), '') <> 'interrupted'"
+        )
+        count = self._connection.execute(
+            f"SELECT count(*) FROM samples s JOIN records r USING (n) WHERE {where}"
+        ).fetchone()[0]
+        return self._rows(f"{where} ORDER BY s.position, s.n LIMIT {size:d}", ()), count
 
     def _rows(self, where: str, values: Sequence[Any]) -> list[SampleRow]:
         found = self._connection.execute(
