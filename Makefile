@@ -27,6 +27,7 @@ lint: $(VENV)/.installed-test
 bench: $(VENV)/.installed-bench
 	$(BIN)/python bench/sdk.py
 	$(BIN)/python bench/throughput.py
+	$(BIN)/python bench/cpu.py
 
 # The wire types, from the schema of the pinned codex binary.
 generate: $(VENV)/.installed-test
