@@ -28,6 +28,8 @@ bench: $(VENV)/.installed-bench
 	$(BIN)/python bench/sdk.py
 	$(BIN)/python bench/throughput.py
 	$(BIN)/python bench/cpu.py
+	$(BIN)/python bench/memory.py
+	$(BIN)/python bench/start.py
 
 # The wire types, from the schema of the pinned codex binary.
 generate: $(VENV)/.installed-test
