@@ -21,7 +21,7 @@ KEPT_BYTES = 512 * 1024
 # How long the guard may take to end everything, beyond the command's own time.
 GUARD_GRACE_S = 15.0
 # What an agent wrote may run in there: it gets no credentials of ours.
-_SECRET = re.compile(r"token|(^|_)key|secret|passw|credential|auth", re.IGNORECASE)
+_SECRET = re.compile(r"token|(^|_)key|secret|passw|credential|auth(?!or)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
