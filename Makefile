@@ -29,6 +29,7 @@ bench: $(VENV)/.installed-bench
 	$(BIN)/python bench/throughput.py
 	$(BIN)/python bench/cpu.py
 	$(BIN)/python bench/memory.py
+	$(BIN)/python bench/growth.py
 	$(BIN)/python bench/start.py
 
 # The wire types, from the schema of the pinned codex binary.
