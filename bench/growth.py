@@ -4,8 +4,8 @@
 
 A broker process, and around it a load process that speaks the wire from raw sockets, as 2 workers and 1 client with 10
 threads, or as 32 workers and 200 clients with 10,000 threads. In both, messages of 16 notifications come in bursts of
-60, each turn has 6 of them, each is acknowledged, and the next burst is sent when all have arrived. So what differs is only
-what the broker knows and how many sockets it has. Measured is the CPU of the broker process, the threads of ZeroMQ
+60, each turn has 6 of them, each is acknowledged, and the next burst is sent when all have arrived. So what differs is
+only what the broker knows and how many sockets it has. Measured is the CPU of the broker process, the threads of ZeroMQ
 included; the large one may cost at most 1.5 x the small one.
 """
 
