@@ -130,3 +130,17 @@ def test_a_home_that_is_not_a_demos_is_left_alone(runtime_directory: Path) -> No
     assert done.returncode == 3
     assert f"{home}/config.toml exists" in done.stderr and "Traceback" not in done.stderr
     assert (home / "config.toml").read_text() == "model = 'mine'\n"
+
+
+def test_what_is_asked_of_a_dataset_is_checked_before_anything_starts(tmp_path: Path) -> None:
+    (tmp_path / "d.csv").write_text("question\nwhy\n")
+    (tmp_path / "t.md").write_text("{{ question }} {{ colour }}")
+    asked = ("batch", str(tmp_path / "d.csv"), "-o", str(tmp_path / "out"), "--prompt-template", str(tmp_path / "t.md"))
+    done = command(*asked, "--filter", "level=1")
+    filtered, undefined, count = done.stderr.strip().splitlines()
+    assert "level is no field" in filtered
+    assert "'colour' is undefined" in undefined and "there are id, question" in undefined
+    assert count == "codex-pool: 2 problems; nothing was run"
+    assert done.returncode == 2 and not (tmp_path / "out").exists()
+    done = command(*asked, "--seed", "3")
+    assert done.returncode == 2 and "--seed is for --shuffle" in done.stderr

@@ -25,9 +25,9 @@ from codex_pool.demo import demo_home
 from codex_pool.endpoints import EndpointError
 from codex_pool.pool import Pool, aconnect
 
-from . import dataset, display, home, summary
+from . import display, home, summary
 from .attempt import Stopped
-from .dataset import Dataset, DatasetError, Sample
+from .dataset import Dataset, DatasetError, Request, Sample
 from .home import HomeError
 from .launch import START_LIMIT_S, USER_HOME_START_LIMIT_S, NotStartedError, start_pool
 from .policy import Outcome
@@ -45,9 +45,13 @@ _SECRET = re.compile("token|key|secret|password|auth|header|env", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What was asked for. `dataset` None is the demo's own; `endpoint` is that of a daemon, None for an own pool."""
+    """What was asked for. `endpoint` is that of a daemon, None for an own pool.
 
-    dataset: Path | None
+    `demo_dataset`: the demo's own dataset, in place of the request's source. `demo_script`: the demo's answers.
+    """
+
+    request: Request
+    demo_dataset: bool = False
     output: Path
     workers: int
     turns_per_worker: int
@@ -60,10 +64,11 @@ class Settings:
     overrides: tuple[str, ...] = ()
     codex_bin: str | None = None
     demo: bool = False
+    demo_script: Path | None = None
 
     @property
     def dataset_name(self) -> str:
-        return "the demo dataset" if self.dataset is None else str(self.dataset)
+        return "the demo dataset" if self.demo_dataset else str(self.request.source)
 
 
 def run_batch(settings: Settings) -> int:
@@ -100,11 +105,12 @@ def _run(settings: Settings, samples: Dataset) -> int:
 
 
 def _read(settings: Settings) -> Dataset:
-    if settings.dataset is not None:
-        return dataset.load(settings.dataset, stdin=sys.stdin.buffer)
-    from codex_app_server.testing.loopback.demo import demo_jsonl
+    stdin = sys.stdin.buffer
+    if settings.demo_dataset:
+        from codex_app_server.testing.loopback.demo import demo_jsonl
 
-    return dataset.load(dataset.STDIN, stdin=io.BytesIO(demo_jsonl().encode()))
+        stdin = io.BytesIO(demo_jsonl().encode())
+    return settings.request.open(stdin=stdin)
 
 
 def _refuse(error: Exception) -> int:
@@ -200,7 +206,7 @@ class _Batch:
         path = self._directory.file(layout.HOME)
         if settings.demo:
             try:
-                stack.enter_context(demo_home(path))
+                stack.enter_context(demo_home(path, str(settings.demo_script or "demo")))
             except RuntimeError as error:
                 raise NotStartedError(str(error)) from None
         else:
@@ -339,8 +345,8 @@ class _Batch:
 
     def _config(self) -> dict[str, Any]:
         """What was run, exactly; and with what."""
-        arguments = {**asdict(self._settings), "dataset": self._settings.dataset_name}
-        arguments |= {"output": str(self._settings.output), "overrides": list(map(_shown, self._settings.overrides))}
+        arguments = {**asdict(self._settings), "overrides": list(map(_shown, self._settings.overrides))}
+        arguments = {"dataset": self._settings.dataset_name, **json.loads(json.dumps(arguments, default=str))}
         return {
             "arguments": arguments,
             "versions": {

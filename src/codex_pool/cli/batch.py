@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
 from codex_pool.cli import options
+from codex_pool.cli.dataset_options import dataset_options, request_of
 
 
 @click.command(short_help="Run every prompt of a dataset; results on disk.")
@@ -30,6 +32,7 @@ from codex_pool.cli import options
 )
 @click.option("--fresh", is_flag=True, help="Remove what an earlier run left in DIR, and begin anew.")
 @click.option("--json", "as_json", is_flag=True, help="JSON lines on stdout: launch, one line a sample, done.")
+@dataset_options
 @options.pool_options
 @click.option(
     "--home",
@@ -40,9 +43,16 @@ from codex_pool.cli import options
 )
 @options.connect_option
 @options.demo_option
+@click.option(
+    "--demo-script",
+    metavar="FILE",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="As --demo, with a script of answers of your own, such as examples/eval/_demo/agent.toml.",
+)
 @click.pass_context
 def batch(
     context: click.Context,
+    /,
     dataset: str | None,
     output: Path,
     retries: int,
@@ -56,12 +66,15 @@ def batch(
     connect: str | None,
     key: str | None,
     demo: bool,
+    demo_script: Path | None,
+    **asked: Any,
 ) -> None:
     """Run every prompt of DATASET, each in a thread of its own, and keep the results in DIR.
 
-    DATASET is a file of JSON lines, `-` for stdin: `prompt`, and if wanted `id`, `cwd`, `model`, `effort`, `sandbox`,
-    `output_schema`, `timeout_s`, `metadata`. A sample without `cwd` works in DIR/work/ID. With --demo, DATASET may be
-    left out.
+    DATASET is a file of JSON lines, CSV or Parquet, a directory of task folders, or `-` for stdin. A sample has a
+    `prompt`, or `prompts`, and if wanted `id`, `cwd`, `workspace`, `model`, `effort`, `sandbox`, `output_schema`,
+    `timeout_s`, `limits`, `target`, `scorers`, `tags`, `metadata`. Without `cwd` and `workspace` it works in
+    DIR/work/ID. With --demo, DATASET may be left out.
 
     The same command again runs only what is not completed, however the last run ended. Ctrl-C stops what runs and keeps
     what there is; a second one ends at once.
@@ -81,8 +94,9 @@ def batch(
       codex-pool batch prompts.jsonl --connect default --json -o runs/tuesday
     """
     endpoint, key = options.endpoint_of(context, connect, key)
+    demo = demo or demo_script is not None
     if dataset is None and not demo:
-        raise click.UsageError("DATASET is missing; name a file of JSON lines, or try --demo", context)
+        raise click.UsageError("DATASET is missing; name a file, or try --demo", context)
     if demo and context.get_parameter_source("home") is click.core.ParameterSource.COMMANDLINE:
         raise click.UsageError("--demo has a home of its own in DIR and cannot go with --home", context)
     if not home:
@@ -91,7 +105,8 @@ def batch(
     from codex_pool.batch.run import Settings, run_batch
 
     settings = Settings(
-        dataset=None if dataset is None else Path(dataset),
+        request=request_of(context, "-" if dataset is None else dataset, asked),
+        demo_dataset=dataset is None,
         output=output.resolve(),
         workers=workers,
         turns_per_worker=turns_per_worker,
@@ -104,6 +119,7 @@ def batch(
         overrides=overrides,
         codex_bin=codex_bin,
         demo=demo,
+        demo_script=demo_script,
     )
     try:
         code = run_batch(settings)

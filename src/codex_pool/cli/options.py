@@ -18,7 +18,7 @@ USAGE = 2
 CANNOT_START = 3
 INTERRUPTED = 130
 
-_OWN_POOL = ("workers", "turns_per_worker", "overrides", "codex_bin", "demo", "home")
+_OWN_POOL = ("workers", "turns_per_worker", "overrides", "codex_bin", "demo", "demo_script", "home")
 
 
 def pool_options(function: F) -> F:
