@@ -1,0 +1,175 @@
+"""Reports as files: the page, and its segments beside it where transcripts are too much for one file."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from .document import Scorers, detail, line, pair_line
+from .figures import PairFigures, RunFigures
+from .packing import ListPacker, segment_name, segment_script
+from .page import comparison_page, run_page
+from .rows import SampleRow, Source
+
+INLINE_BYTES = 4_000_000
+SEGMENT_BYTES = 200_000
+SEGMENT_RAW_BYTES = 6_000_000
+
+_SEGMENT = re.compile(r"\d{6}\.js")
+
+Progress = Callable[[int], None]
+
+
+class ReportError(Exception):
+    """A report that cannot be written; the message says why."""
+
+
+def write_run_report(source: Source, path: Path, progress: Progress = lambda done: None) -> None:
+    """Write the report of a run to `path`, and beside it `NAME.segments/` if the transcripts need that.
+
+    What stood there is replaced when the new report is complete. Raises ReportError when it cannot be written.
+    """
+    facts, figures, scorers, rows = source.facts(), RunFigures(), Scorers(), ListPacker()
+    with _writing(path), _Segments(path) as segments:
+        for done, row in enumerate(source.samples(), 1):
+            attempts = list(source.attempts(row.n))
+            figures.add(row, attempts)
+            rows.add([*line(row, scorers), *segments.add(_detail(source, row))])
+            progress(done)
+        where = segments.finish()
+        page = run_page(facts, figures, scorers.names, rows.finish(), where, segments.inline)
+        segments.publish(page)
+
+
+def write_comparison(a: Source, b: Source, path: Path, progress: Progress = lambda done: None) -> None:
+    """Write the comparison of two runs, sample by sample, as `write_run_report` does."""
+    facts, runs, pairs = (a.facts(), b.facts()), (RunFigures(), RunFigures()), PairFigures()
+    scorers, rows = Scorers(), ListPacker()
+    known: set[tuple[str, int]] = set()
+    with _writing(path), _Segments(path) as segments:
+
+        def add(first: SampleRow | None, second: SampleRow | None) -> None:
+            for row, figures in zip((first, second), runs, strict=True):
+                if row is not None:
+                    figures.add(row, ())
+            pairs.add(first, second)
+            details = [None if row is None else _detail(source, row) for source, row in ((a, first), (b, second))]
+            rows.add([*pair_line(first, second, scorers), *segments.add(details)])
+            progress(rows.items)
+
+        for row in a.samples():
+            known.add((row.id, row.epoch))
+            add(row, b.sample(row.id, row.epoch))
+        for row in b.samples():
+            if (row.id, row.epoch) not in known:
+                add(None, row)
+        where = segments.finish()
+        page = comparison_page(facts, pairs, runs, scorers.names, rows.finish(), where, segments.inline)
+        segments.publish(page)
+
+
+def _detail(source: Source, row: SampleRow) -> dict[str, Any]:
+    return detail(row, source.attempts(row.n), lambda attempt: source.events(row.n, attempt), source.diff(row.n))
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Any:
+    try:
+        yield
+    except OSError as error:
+        named = f" ({error.filename})" if error.filename else ""
+        raise ReportError(
+            f"{path} cannot be written: {error.strerror or error}{named}; name another file with -o"
+        ) from error
+
+
+class _Segments:
+    """Details, packed in segments: kept for the page while they are small together, else files beside it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._directory = path.with_name(path.stem + ".segments")
+        self._partial = path.with_name(path.stem + ".segments.partial")
+        self._token = secrets.token_hex(8)
+        self._current = ListPacker()
+        self._closed = 0
+        self.inline: list[str] = []
+        self._inline_bytes = 0
+        self._in_files = False
+
+    def __enter__(self) -> _Segments:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        _remove(self._partial)
+
+    def add(self, details: Any) -> tuple[int, int]:
+        """The segment and the place in it."""
+        place = (self._closed, self._current.items)
+        self._current.add(details)
+        if self._current.compressed_bytes > SEGMENT_BYTES or self._current.raw_bytes > SEGMENT_RAW_BYTES:
+            self._close()
+        return place
+
+    def finish(self) -> dict[str, Any]:
+        """What the page must know of them."""
+        if self._current.items:
+            self._close()
+        return {
+            "token": self._token,
+            "count": self._closed,
+            "directory": self._directory.name if self._in_files else None,
+        }
+
+    def publish(self, page: str) -> None:
+        """Put the report in its place."""
+        partial = self._path.with_name(self._path.name + ".partial")
+        try:
+            partial.write_text(page, encoding="utf-8", errors="backslashreplace")
+            _remove(self._directory)
+            if self._in_files:
+                self._partial.rename(self._directory)
+            os.replace(partial, self._path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def _close(self) -> None:
+        packed = self._current.finish()
+        self._current = ListPacker()
+        self.inline.append(packed)
+        self._inline_bytes += len(packed)
+        self._closed += 1
+        if self._in_files or self._inline_bytes > INLINE_BYTES:
+            self._spill()
+
+    def _spill(self) -> None:
+        """From now on segments are files; those kept so far become files too."""
+        if not self._in_files:
+            _remove(self._partial)
+            self._partial.mkdir()
+            self._in_files = True
+        first = self._closed - len(self.inline)
+        for number, packed in enumerate(self.inline, first):
+            script = segment_script(self._token, number, packed)
+            (self._partial / segment_name(number)).write_text(script, encoding="ascii")
+        self.inline.clear()
+
+
+def _remove(directory: Path) -> None:
+    """Remove a directory of segments, and nothing that is not one."""
+    if not directory.is_dir():
+        return
+    for path in directory.iterdir():
+        if not _SEGMENT.fullmatch(path.name):
+            raise ReportError(
+                f"{path} is not of a report, and {directory} would be replaced; name another file with -o"
+            )
+    for path in directory.iterdir():
+        path.unlink()
+    directory.rmdir()
