@@ -6,13 +6,10 @@ import math
 from collections.abc import Callable, Sequence
 
 from . import plots, units
-from .estimates import Difference, Estimate
 from .figures import PairFigures, RunFigures
 from .markup import Html, element
+from .paired import Difference
 from .sections import value_text
-
-TAGS_SHOWN = 40
-Compared = tuple[Estimate, Estimate, Difference]
 
 
 def changes(pairs: PairFigures, places: dict[str, int]) -> Html:
@@ -26,10 +23,10 @@ def changes(pairs: PairFigures, places: dict[str, int]) -> Html:
             aria_labelledby="scores",
         )
     compared = {
-        scorer: [(tag, found) for tag in (None, *pairs.tags()[:TAGS_SHOWN]) if (found := pairs.score(scorer, tag))]
+        scorer: [(tag, found) for tag in (None, *pairs.tags()) if (found := pairs.score(scorer, tag))]
         for scorer in scorers
     }
-    extent = max((_extent(found[2]) for lines in compared.values() for _, found in lines), default=1.0)
+    extent = max((_extent(found) for lines in compared.values() for _, found in lines), default=1.0)
     extent = (
         units.round_step(extent, 1) if extent > 1 else next(edge for edge in (0.1, 0.2, 0.5, 1.0) if extent <= edge)
     )
@@ -43,7 +40,7 @@ def changes(pairs: PairFigures, places: dict[str, int]) -> Html:
         element("tbody", *(_line(scorer, places[scorer], tag, found, extent) for tag, found in lines))
         for scorer, lines in compared.items()
     ]
-    tests = sorted({lines[0][1][2].test for lines in compared.values() if lines})
+    tests = sorted({lines[0][1].test for lines in compared.values() if lines})
     note = (
         "Of the samples that both runs scored. Intervals of 95 %, paired by sample; epochs of one sample counted "
         f"together. p: how likely a change this large would be if the two runs did not differ ({'; '.join(tests)}); "
@@ -52,7 +49,7 @@ def changes(pairs: PairFigures, places: dict[str, int]) -> Html:
     return element(
         "section",
         element("h2", "Scores", id="scores"),
-        *(_verdict(scorer, places[scorer], lines[0][1][2]) for scorer, lines in compared.items() if lines),
+        *(_verdict(scorer, places[scorer], lines[0][1]) for scorer, lines in compared.items() if lines),
         element(
             "div",
             element("table", element("thead", columns), *body, class_="scores"),
@@ -84,13 +81,12 @@ def _verdict(scorer: str, place: int, change: Difference) -> Html:
         element("strong", scorer),
         ": ",
         said,
-        element("span", f" (p = {p_text(change.p)})", class_="muted"),
+        element("span", f" (p {p_text(change.p, '= ')})", class_="muted"),
         class_=class_,
     )
 
 
-def _line(scorer: str, place: int, tag: str | None, found: Compared, extent: float) -> Html:
-    a, b, change = found
+def _line(scorer: str, place: int, tag: str | None, change: Difference, extent: float) -> Html:
     counts = [
         element(
             "td",
@@ -117,8 +113,8 @@ def _line(scorer: str, place: int, tag: str | None, found: Compared, extent: flo
     return element(
         "tr",
         element("th", scorer if tag is None else tag, scope="row", class_=None if tag is None else "tag-name"),
-        element("td", value_text(a.value), class_="n"),
-        element("td", value_text(b.value), class_="n"),
+        element("td", value_text(change.before), class_="n"),
+        element("td", value_text(change.after), class_="n"),
         element("td", element("strong", signed(change.value, value_text)), class_="n"),
         element("td", _interval(change, value_text), class_="nowrap"),
         element("td", plots.interval(change.value, change.low, change.high, -extent, extent, zero=0.0), class_="drawn"),
@@ -167,12 +163,12 @@ def costs(pairs: PairFigures, a: RunFigures, b: RunFigures) -> Html:
         element(
             "tr",
             element("th", title, scope="row"),
-            element("td", say(found[0].value), class_="n"),
-            element("td", say(found[1].value), class_="n"),
-            element("td", element("strong", signed(found[2].value, say)), class_="n"),
+            element("td", say(found.before), class_="n"),
+            element("td", say(found.after), class_="n"),
+            element("td", element("strong", signed(found.value, say)), class_="n"),
             element("td", _relative(found), class_="n"),
-            element("td", _interval(found[2], say), class_="nowrap"),
-            element("td", p_text(found[2].p), class_="n"),
+            element("td", _interval(found, say), class_="nowrap"),
+            element("td", p_text(found.p), class_="n"),
         )
         for name, title, say in measures
         if (found := pairs.measure(name)) is not None
@@ -198,7 +194,7 @@ def costs(pairs: PairFigures, a: RunFigures, b: RunFigures) -> Html:
             "div",
             element("div", ended),
             element("div", took),
-            class_="beside scroll",
+            class_="beside",
             tabindex="0",
             role="region",
             aria_labelledby="costs",
@@ -222,8 +218,8 @@ def _interval(change: Difference, say: Callable[[float], str]) -> str:
     return f"{signed(change.low, say)} to {signed(change.high, say)}"
 
 
-def _relative(found: Compared) -> str:
-    return f"{found[2].value / found[0].value:+.0%}".replace("-", units.MINUS) if found[0].value else ""
+def _relative(found: Difference) -> str:
+    return f"{found.value / found.before:+.0%}".replace("-", units.MINUS) if found.before else ""
 
 
 def _extent(change: Difference) -> float:
@@ -234,18 +230,19 @@ def _extent(change: Difference) -> float:
 def _axis(extent: float) -> Html:
     return element(
         "span",
-        element("span", signed(-extent, units.number)),
+        element("span", f"{units.MINUS}{extent:g}"),
         element("span", "0"),
-        element("span", signed(extent, units.number)),
+        element("span", f"+{extent:g}"),
         class_="axis-label",
     )
 
 
 def signed(value: float, say: Callable[[float], str]) -> str:
     """A change with its sign, as a typographer would set it."""
-    sign = "+" if value > 0 else units.MINUS if value < 0 else "\u00b1"
-    return sign + say(abs(value))
+    shown = say(abs(value))
+    sign = "\u00b1" if shown == say(0) else "+" if value > 0 else units.MINUS
+    return sign + shown
 
 
-def p_text(p: float) -> str:
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+def p_text(p: float, sign: str = "") -> str:
+    return "< 0.001" if p < 0.001 else f"{sign}{p:.3f}"

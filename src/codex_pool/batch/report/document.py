@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from .rows import AttemptRow, SampleRow, ScoreRow
+from ..store.rows import AttemptRow, RecordRow, SampleRow, ScoreRow
+from .source import status_of, tokens_of
 from .transcript import TEXT_CHARACTERS, cut, transcript
 
 LINE_CHARACTERS = 160
@@ -34,6 +35,10 @@ PAIR_COLUMNS = ("id", "epoch", "tags", "prompt", "note", "a", "b")
 
 PAIR_SIDE = ("status", "scores", "tokens", "cost", "duration_ms")
 
+SETTINGS = ("model", "effort", "sandbox", "cwd", "timeout_s", "limits", "workspace", "scorers", "output_schema")
+
+_NONE = RecordRow(status="", attempts=0)
+
 Events = Callable[[int], Iterable[Mapping[str, Any]]]
 
 
@@ -59,21 +64,22 @@ class Scorers:
 
 def line(row: SampleRow, scorers: Scorers) -> list[Any]:
     """What the table shows of a sample, in the order of COLUMNS."""
+    record = row.record or _NONE
     return [
         row.id,
         row.epoch,
-        row.status,
-        row.limit,
+        status_of(row),
+        record.limit,
         list(row.tags),
         scorers.line(row.scores),
-        row.tokens,
-        row.cost,
-        _short(row.duration_ms),
-        row.attempts,
-        row.tool_calls,
-        one_line(row.prompts[0] if row.prompts else ""),
-        one_line(row.final_response or ""),
-        one_line(error_text(row.error)),
+        tokens_of(row),
+        record.cost,
+        record.duration_ms,
+        record.attempts,
+        record.tool_calls,
+        one_line(_prompt(row)),
+        one_line(record.final_response or ""),
+        one_line(error_text(record.error)),
     ]
 
 
@@ -84,37 +90,45 @@ def pair_line(a: SampleRow | None, b: SampleRow | None, scorers: Scorers) -> lis
     note = "only in B" if a is None else "only in A" if b is None else None
     if a is not None and b is not None and a.digest and b.digest and a.digest != b.digest:
         note = "asked differently"
-    sides = [
-        None if row is None else [row.status, scorers.line(row.scores), row.tokens, row.cost, _short(row.duration_ms)]
-        for row in (a, b)
-    ]
-    prompt = one_line(either.prompts[0] if either.prompts else "")
-    return [either.id, either.epoch, list(either.tags), prompt, note, *sides]
+    sides = [_side(row, scorers) for row in (a, b)]
+    return [either.id, either.epoch, list(either.tags), one_line(_prompt(either)), note, *sides]
+
+
+def _side(row: SampleRow | None, scorers: Scorers) -> list[Any] | None:
+    if row is None:
+        return None
+    record = row.record or _NONE
+    return [status_of(row), scorers.line(row.scores), tokens_of(row), record.cost, record.duration_ms]
+
+
+def _prompt(row: SampleRow) -> str:
+    return str((row.spec.get("prompts") or [""])[0])
 
 
 def detail(row: SampleRow, attempts: Iterable[AttemptRow], events: Events, diff: bytes | None) -> dict[str, Any]:
     """All that is shown of a sample. Texts are bounded; what is cut out says so."""
+    record = row.record or _NONE
     shown: dict[str, Any] = {
-        "status": row.status,
-        "limit": row.limit,
-        "prompts": [cut(prompt, TEXT_CHARACTERS) for prompt in row.prompts],
-        "target": row.target,
-        "settings": dict(row.settings),
-        "metadata": row.metadata,
+        "status": status_of(row),
+        "limit": record.limit,
+        "prompts": [cut(str(prompt), TEXT_CHARACTERS) for prompt in row.spec.get("prompts") or ()],
+        "target": row.spec.get("target"),
+        "settings": {name: row.spec[name] for name in SETTINGS if row.spec.get(name) is not None},
+        "metadata": row.spec.get("metadata"),
         "tags": list(row.tags),
-        "response": None if row.final_response is None else cut(row.final_response, TEXT_CHARACTERS),
-        "error": error_text(row.error),
-        "usage": dict(row.usage or {}),
-        "cost": row.cost,
-        "thread_id": row.thread_id,
-        "turn_id": row.turn_id,
-        "worker": row.worker,
-        "turns": row.turns,
-        "tool_calls": row.tool_calls,
-        "queued_ms": row.queued_ms,
-        "duration_ms": row.duration_ms,
-        "started_at": row.started_at,
-        "artifacts": list(row.artifacts),
+        "response": None if record.final_response is None else cut(record.final_response, TEXT_CHARACTERS),
+        "error": error_text(record.error),
+        "usage": dict(record.usage or {}),
+        "cost": record.cost,
+        "thread_id": record.thread_id,
+        "turn_id": record.turn_id,
+        "worker": record.worker,
+        "turns": record.turns,
+        "tool_calls": record.tool_calls,
+        "queued_ms": record.queued_ms,
+        "duration_ms": record.duration_ms,
+        "started_at": record.started_at,
+        "artifacts": list(record.artifacts),
         "scores": [_score(score) for score in row.scores],
         "diff": None if diff is None else cut(diff.decode("utf-8", "replace"), DIFF_CHARACTERS),
         "attempts": [_attempt(attempt, events) for attempt in attempts],

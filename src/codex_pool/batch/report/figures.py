@@ -3,30 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from statistics import fmean
 
-from .estimates import Difference, Estimate, difference, estimate
+from ..scoring import metrics
+from ..store.rows import AttemptRow, SampleRow
+from .paired import Difference, difference
 from .plots import Span
-from .rows import NOT_RUN, AttemptRow, SampleRow
+from .source import NOT_RUN, status_of, tokens_of
 
 STATUSES = ("completed", "limit", "failed", "stalled", "lost", "interrupted", "running", NOT_RUN)
-USAGE = ("input_tokens", "cached_input_tokens", "output_tokens", "reasoning_output_tokens", "total_tokens")
+USAGE = ("input_tokens", "cached_input_tokens", "output_tokens", "total_tokens")
+TAGS_SHOWN = 30
 
-Clusters = dict[str, list[float]]
-"""Values by the id of their sample: one for each epoch."""
-
-
-@dataclass(frozen=True, slots=True)
-class ScoreFigures:
-    """One scorer over a run, or over the samples of one tag."""
-
-    scorer: str
-    estimate: Estimate | None
-    passed: int
-    judged: int
-    errors: int
-    best_of_epochs: Estimate | None
+Pairs = dict[str, tuple[list[float], list[float]]]
+"""Values in A and in B by the id of their sample: one for each epoch."""
 
 
 class RunFigures:
@@ -45,58 +36,51 @@ class RunFigures:
         self.tokens: list[int] = []
         self.ends: list[tuple[float, bool]] = []
         self.spans: list[Span] = []
-        self._values: dict[tuple[str, str | None], Clusters] = defaultdict(lambda: defaultdict(list))
-        self._passed: dict[tuple[str, str | None], Counter[str]] = defaultdict(Counter)
+        self._scores: list[metrics.Row] = []
 
     def add(self, row: SampleRow, attempts: Iterable[AttemptRow]) -> None:
-        place = self.samples
+        place, status, tokens, record = self.samples, status_of(row), tokens_of(row), row.record
         self.samples += 1
         self.epochs = max(self.epochs, row.epoch)
-        self.statuses[row.status] += 1
-        self.tags.update(row.tags)
-        if row.limit:
-            self.limits[row.limit] += 1
-        if row.error and row.status != "completed":
-            self.errors[str(row.error.get("kind") or "other")] += 1
-        self.retries += max(0, row.attempts - 1)
-        self.tool_calls += row.tool_calls or 0
-        for name in USAGE:
-            self.usage[name] += int((row.usage or {}).get(name) or 0)
-        if row.cost is not None:
-            self.cost = (self.cost or 0.0) + row.cost
-        if row.duration_ms is not None:
-            self.durations_ms.append(row.duration_ms)
-        if row.tokens is not None:
-            self.tokens.append(row.tokens)
-        if row.ended_at is not None:
-            self.ends.append((row.ended_at, row.status == "completed"))
+        self.statuses[status] += 1
+        self.tags.update(set(row.tags))
         for attempt in attempts:
-            if attempt.worker is None or attempt.started_at is None or attempt.duration_ms is None:
+            if attempt.worker is None or attempt.ended_at is None or attempt.duration_ms is None:
                 continue
-            end = attempt.started_at + attempt.duration_ms / 1000
+            start = max(attempt.started_at, attempt.ended_at - attempt.duration_ms / 1000)
             label = row.id if attempt.attempt == 1 else f"{row.id}, attempt {attempt.attempt}"
-            self.spans.append(Span(attempt.worker, attempt.started_at, end, attempt.status or "running", place, label))
+            self.spans.append(Span(attempt.worker, start, attempt.ended_at, attempt.status or "running", place, label))
         for score in row.scores:
-            for tag in (None, *row.tags):
-                key = (score.scorer, tag)
-                counts = self._passed[key]
-                if score.error is not None or score.value is None:
-                    counts["errors"] += 1
-                    continue
-                self._values[key][row.id].append(score.value)
-                if score.passed is not None:
-                    counts["judged"] += 1
-                    counts["passed"] += score.passed
+            failed = score.error is not None or score.value is None
+            value = 0.0 if failed or score.value is None else score.value
+            self._scores.append(metrics.Row(row.id, score.scorer, value, score.passed, row.tags, failed))
+        if record is None:
+            return
+        if record.limit:
+            self.limits[record.limit] += 1
+        if record.error and status not in ("completed", "limit"):
+            self.errors[str(record.error.get("kind") or "other")] += 1
+        self.retries += max(0, record.attempts - 1)
+        self.tool_calls += record.tool_calls or 0
+        for name in USAGE:
+            self.usage[name] += int((record.usage or {}).get(name) or 0)
+        if record.cost is not None:
+            self.cost = (self.cost or 0.0) + record.cost
+        if record.duration_ms is not None:
+            self.durations_ms.append(record.duration_ms)
+        if tokens is not None:
+            self.tokens.append(tokens)
+        if record.ended_at is not None:
+            self.ends.append((record.ended_at, status == "completed"))
 
-    def scores(self, scorer: str, tag: str | None = None) -> ScoreFigures:
-        clusters = self._values.get((scorer, tag), {})
-        counts = self._passed[(scorer, tag)]
-        best = None
-        if self.epochs > 1 and counts["judged"]:
-            best = estimate([[max(values)] for values in clusters.values()])
-        return ScoreFigures(
-            scorer, estimate(list(clusters.values())), counts["passed"], counts["judged"], counts["errors"], best
+    def scores(self) -> metrics.Summary:
+        """Every scorer, and every scorer by the tags most used. Takes a second for 5,000 samples."""
+        shown = {tag for tag, _ in self.tags.most_common(TAGS_SHOWN)}
+        rows = (
+            metrics.Row(row.sample, row.scorer, row.value, row.passed, tuple(shown.intersection(row.tags)), row.failed)
+            for row in self._scores
         )
+        return metrics.summarise(rows, k=sorted({1, self.epochs}))
 
     def ordered_statuses(self) -> list[tuple[str, int]]:
         """Statuses that occur, the known ones first."""
@@ -115,8 +99,9 @@ class PairFigures:
 
     def __init__(self) -> None:
         self.only_a = self.only_b = self.both = self.asked_differently = 0
-        self._scores: dict[tuple[str, str | None], dict[str, tuple[list[float], list[float]]]] = defaultdict(dict)
-        self._measures: dict[str, dict[str, tuple[list[float], list[float]]]] = defaultdict(dict)
+        self._tags: Counter[str] = Counter()
+        self._scores: dict[tuple[str, str | None], Pairs] = defaultdict(dict)
+        self._measures: dict[str, Pairs] = defaultdict(dict)
 
     def add(self, a: SampleRow | None, b: SampleRow | None) -> None:
         if a is None or b is None:
@@ -124,43 +109,46 @@ class PairFigures:
             self.only_a += b is None
             return
         self.both += 1
-        self.asked_differently += bool(a.digest and b.digest and a.digest != b.digest)
+        self.asked_differently += a.digest != b.digest
+        self._tags.update(set(b.tags))
         before = {score.scorer: score.value for score in a.scores if score.error is None}
         for score in b.scores:
             value = before.get(score.scorer)
             if score.error is None and score.value is not None and value is not None:
-                for tag in (None, *b.tags):
+                for tag in {None, *b.tags}:
                     _pair(self._scores[(score.scorer, tag)], a.id, value, score.value)
-        if a.status == b.status == "completed":
-            for name in ("tokens", "duration_ms", "cost"):
-                first, second = getattr(a, name), getattr(b, name)
-                if first is not None and second is not None:
-                    _pair(self._measures[name], a.id, first, second)
+        if a.record is None or b.record is None or not a.record.status == b.record.status == "completed":
+            return
+        for name, first, second in (
+            ("tokens", tokens_of(a), tokens_of(b)),
+            ("duration_ms", a.record.duration_ms, b.record.duration_ms),
+            ("cost", a.record.cost, b.record.cost),
+        ):
+            if first is not None and second is not None:
+                _pair(self._measures[name], a.id, first, second)
 
     def scorers(self) -> list[str]:
         """Those that scored at least one sample in both runs."""
-        return [scorer for scorer, tag in self._scores if tag is None]
+        return list(dict.fromkeys(scorer for scorer, tag in self._scores if tag is None))
 
-    def tags(self) -> list[str]:
-        return sorted({tag for _, tag in self._scores if tag is not None})
+    def tags(self) -> Sequence[str]:
+        """Those most used, by name."""
+        return sorted(tag for tag, _ in self._tags.most_common(TAGS_SHOWN))
 
-    def score(self, scorer: str, tag: str | None = None) -> tuple[Estimate, Estimate, Difference] | None:
-        """Both means and the difference, of the samples that both runs scored."""
+    def score(self, scorer: str, tag: str | None = None) -> Difference | None:
+        """Of the samples that both runs scored; the epochs of one sample count as one, by their mean."""
         return _compare(self._scores.get((scorer, tag), {}))
 
-    def measure(self, name: str) -> tuple[Estimate, Estimate, Difference] | None:
+    def measure(self, name: str) -> Difference | None:
         """The same of `tokens`, `duration_ms` or `cost`, of the samples that both runs completed."""
         return _compare(self._measures.get(name, {}))
 
 
-def _pair(clusters: dict[str, tuple[list[float], list[float]]], key: str, a: float, b: float) -> None:
-    first, second = clusters.setdefault(key, ([], []))
+def _pair(pairs: Pairs, key: str, a: float, b: float) -> None:
+    first, second = pairs.setdefault(key, ([], []))
     first.append(a)
     second.append(b)
 
 
-def _compare(clusters: dict[str, tuple[list[float], list[float]]]) -> tuple[Estimate, Estimate, Difference] | None:
-    a = estimate([first for first, _ in clusters.values()])
-    b = estimate([second for _, second in clusters.values()])
-    change = difference([(sum(x) / len(x), sum(y) / len(y)) for x, y in clusters.values()])
-    return None if a is None or b is None or change is None else (a, b, change)
+def _compare(pairs: Pairs) -> Difference | None:
+    return difference([(fmean(first), fmean(second)) for first, second in pairs.values()])

@@ -1,4 +1,4 @@
-"""The whole page: the template with stylesheet, script, markup and packed data in it. Pure but for the template's files.
+"""The whole page: the template with stylesheet, script, markup and packed data in it. Pure, its own files aside.
 
 The page's security policy lets only its own script run, and scripts from the disk (the segments); what a sample
 contains could not run even if it were taken for markup.
@@ -19,7 +19,7 @@ from .document import COLUMNS, PAIR_COLUMNS, PAIR_SIDE
 from .figures import PairFigures, RunFigures
 from .markup import Html, element, join, text
 from .packing import pack
-from .rows import RunFacts
+from .source import RunFacts
 
 SCRIPTS = ("base.js", "table.js", "detail.js", "main.js")
 
@@ -32,11 +32,11 @@ def run_page(
     segments: Mapping[str, Any],
     inline: Sequence[str],
 ) -> str:
-    """The report of one run. `rows` is a packed list, `inline` are packed segments, `segments` says where others are."""
+    """The report of one run. `rows` is a packed list, `inline` are packed segments, `segments` tells of others."""
     body = [
         sections.heading("Report of a run", [facts]),
         sections.totals(figures),
-        sections.scores(figures, scorers),
+        sections.scores(figures),
         sections.figures_of(figures),
     ]
     data = {"kind": "run", "columns": COLUMNS, "scorers": list(scorers), "epochs": figures.epochs, "segments": segments}

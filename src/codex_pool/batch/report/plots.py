@@ -40,9 +40,17 @@ def quantile(ordered: Sequence[float], share: float) -> float:
 
 
 def histogram(
-    title: str, values: Iterable[float], say: Callable[[float], str], tick: Callable[[float], str], most: str
+    title: str,
+    values: Iterable[float],
+    say: Callable[[float], str],
+    tick: Callable[[float], str],
+    step: Callable[[float, int], float],
+    most: str,
 ) -> Html:
-    """How often which value; a logarithmic axis where values differ by orders of magnitude."""
+    """How often which value; a logarithmic axis where values differ by orders of magnitude.
+
+    `say` writes a value, `tick` one of the axis, `step` finds a round step for a span; `most` names the highest value.
+    """
     ordered = sorted(value for value in values if value >= 0)
     if not ordered:
         return _figure(title, element("p", "no values", class_="muted"), None)
@@ -55,12 +63,12 @@ def histogram(
     if logarithmic:
         low, high = forward(positive), max(forward(ordered[-1]), forward(positive) + 0.1)
     else:
-        step = units.round_step(ordered[-1] or 1.0, 6)
-        low, high = 0.0, max(step * math.ceil((ordered[-1] or 1.0) / step), step)
+        between = step(ordered[-1] or 1.0, 5)
+        low, high = 0.0, between * max(1, math.ceil((ordered[-1] or 1.0) / between))
     counts = [0] * bins
     for value in ordered:
         counts[min(bins - 1, int((forward(value) - low) / (high - low) * bins))] += 1
-    ticks = _decades(low, high) if logarithmic else _steps(low, high, 5)
+    ticks = _decades(low, high) if logarithmic else _steps_of(low, high, between)
     backward: Callable[[float], float] = (lambda place: 10.0**place) if logarithmic else float
     x = _scale(low, high, LEFT, WIDTH - RIGHT)
     y, parts = _y_axis(max(counts), whole=True)
@@ -256,8 +264,11 @@ def _y_axis(highest: float, *, whole: bool) -> tuple[Callable[[float], float], l
 
 def _x_tick(x: float, label: str) -> Html:
     y = HEIGHT - BOTTOM
+    anchor = "end" if x > WIDTH - RIGHT - 20 else "middle"
+    x_label = WIDTH - 2 if anchor == "end" else x
     return Html(
-        _line(x, y, x, y + 4, "axis") + element("text", label, class_="label", x=_n(x), y=y + 17, text_anchor="middle")
+        _line(x, y, x, y + 4, "axis")
+        + element("text", label, class_="label", x=_n(x_label), y=y + 17, text_anchor=anchor)
     )
 
 
@@ -277,10 +288,6 @@ def _mark(x: float, label: str, *, right: bool) -> Html:
 def _scale(low: float, high: float, start: float, end: float) -> Callable[[float], float]:
     span = (high - low) or 1.0
     return lambda value: start + (value - low) / span * (end - start)
-
-
-def _steps(low: float, high: float, steps: int) -> list[float]:
-    return _steps_of(low, high, units.round_step(high - low, steps))
 
 
 def _steps_of(low: float, high: float, step: float) -> list[float]:

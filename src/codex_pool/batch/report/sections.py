@@ -5,41 +5,47 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
+from ..scoring.metrics import Metrics
 from . import plots, units
-from .estimates import Estimate
-from .figures import RunFigures, ScoreFigures
+from .figures import RunFigures
 from .markup import Html, element
-from .rows import RunFacts
+from .source import RunFacts
 
-TAGS_SHOWN = 40
 ERRORS_SHOWN = 6
 
 
-def heading(kind: str, facts: Sequence[RunFacts], names: Sequence[str] = ()) -> Html:
+def heading(kind: str, runs: Sequence[RunFacts], names: Sequence[str] = ()) -> Html:
     """The title and what is known of each run."""
-    runs = [
+    title = " and ".join(run.name for run in runs)
+    top = element(
+        "header",
+        element("div", element("p", kind, class_="kind"), element("h1", title), class_="title"),
+        element("button", "Colours", type="button", id="theme", class_="quiet"),
+        class_="top",
+    )
+    known = [_known(run, name) for run, name in zip(runs, names or [""] * len(runs), strict=True)]
+    return Html(top + element("div", *known, class_="runs" if names else None))
+
+
+def _known(run: RunFacts, name: str) -> Html:
+    side = element("span", name, class_=f"side side-{name.lower()}") if name else None
+    return element(
+        "section" if name else "div",
+        element("h2", side, run.name) if name else None,
+        element("p", run.problem, class_="problem") if run.problem else None,
         element(
-            "section",
-            element("h2", element("span", name, class_=f"side side-{name.lower()}"), run.name) if names else None,
-            element(
-                "dl",
-                *(element("div", element("dt", key), element("dd", value)) for key, value in run.facts),
-                class_="facts",
-            ),
-        )
-        for run, name in zip(facts, names or [""] * len(facts), strict=True)
-    ]
-    title = facts[0].name if len(facts) == 1 else " and ".join(run.name for run in facts)
-    return Html(
+            "dl",
+            *(element("div", element("dt", key), element("dd", value)) for key, value in run.facts),
+            class_="facts",
+        ),
         element(
-            "header",
-            element("div", element("p", kind, class_="kind"), element("h1", title), class_="title"),
-            element(
-                "button", "Theme", type="button", id="theme", class_="quiet", title="System, light or dark colours"
-            ),
-            class_="top",
+            "details",
+            element("summary", "All of the configuration"),
+            element("pre", run.configuration, tabindex="0"),
+            class_="configuration",
         )
-        + element("div", *runs, class_="runs" if names else None)
+        if run.configuration
+        else None,
     )
 
 
@@ -97,74 +103,70 @@ def _why(figures: RunFigures) -> Html | None:
     return element("div", *shown, class_="why") if shown else None
 
 
-def scores(figures: RunFigures, scorers: Sequence[str]) -> Html | None:
+def scores(figures: RunFigures) -> Html | None:
     """A line a scorer: its mean with interval, and the same by tag."""
-    if not scorers:
+    summary = figures.scores()
+    if not summary.scorers:
         return None
-    lines = [figures.scores(scorer) for scorer in scorers]
-    tags = sorted(figures.tags, key=lambda tag: (-figures.tags[tag], tag))[:TAGS_SHOWN]
-    by_tag = {scorer: [(tag, figures.scores(scorer, tag)) for tag in tags] for scorer in scorers}
-    everything = [*lines, *(line for pairs in by_tag.values() for _, line in pairs)]
-    floor, ceiling = _range(line.estimate for line in everything)
-    epochs = figures.epochs > 1
-    head = ["Scorer", "Mean", "95 % interval", _axis_label(floor, ceiling), "Passed"]
-    head += [f"Best of {figures.epochs}"] if epochs else []
-    head += ["Samples", "Not scored"]
+    order = {tag: -count for tag, count in figures.tags.items()}
+    by_tag = {
+        scorer: sorted(summary.tags.get(scorer, {}).items(), key=lambda item: (order[item[0]], item[0]))
+        for scorer in summary.scorers
+    }
+    floor, ceiling = _range([*summary.scorers.values(), *(line for lines in by_tag.values() for _, line in lines)])
+    k = figures.epochs if figures.epochs > 1 else None
+    head = [("Scorer", ""), ("Mean", "n"), ("95 % interval", ""), (_axis_label(floor, ceiling), ""), ("Passed", "n")]
+    head += [(f"pass@{k}", "n")] if k else []
+    head += [("Samples", "n"), ("Not scored", "n")]
     body = [
         element(
             "tbody",
-            _score_line(line, line.scorer, floor, ceiling, epochs),
-            *(
-                _score_line(inner, tag, floor, ceiling, epochs, tag=True)
-                for tag, inner in by_tag[line.scorer]
-                if inner.estimate is not None or inner.errors
-            ),
+            _score_line(line, scorer, floor, ceiling, k),
+            *(_score_line(inner, tag, floor, ceiling, k, tag=True) for tag, inner in by_tag[scorer]),
         )
-        for line in lines
+        for scorer, line in summary.scorers.items()
     ]
-    columns = element(
-        "tr",
-        *(
-            element("th", name, scope="col", class_="n" if index in (1,) or index > 3 else None)
-            for index, name in enumerate(head)
-        ),
-    )
-    note = "Intervals of 95 %"
-    note += ", epochs of one sample counted together." if epochs else "."
+    columns = element("tr", *(element("th", name, scope="col", class_=class_ or None) for name, class_ in head))
+    note = "Intervals by bootstrap over samples, from 2,000 samples on by the normal law."
+    if k:
+        note += (
+            f" Epochs of one sample belong together. pass@{k}: the part of samples of which one of {k} epochs passed."
+        )
     return element(
         "section",
         element("h2", "Scores", id="scores"),
-        element(
-            "div",
-            element("table", element("thead", columns), *body, class_="scores"),
-            class_="scroll",
-            tabindex="0",
-            role="region",
-            aria_labelledby="scores",
-        ),
+        scrolled("scores", element("table", element("thead", columns), *body, class_="scores")),
         element("p", note, class_="muted small"),
         aria_labelledby="scores",
     )
 
 
-def _score_line(line: ScoreFigures, name: str, floor: float, ceiling: float, epochs: bool, tag: bool = False) -> Html:
-    estimate = line.estimate
+def scrolled(label: str, *content: object, class_: str = "scroll") -> Html:
+    """What may be wider than the page."""
+    return element("div", *content, class_=class_, tabindex="0", role="region", aria_labelledby=label)
+
+
+def _score_line(line: Metrics, name: str, floor: float, ceiling: float, k: int | None, tag: bool = False) -> Html:
+    low, high = line.low, line.high
+    known = low is not None and high is not None
+    mean = units.NOTHING if line.mean is None else value_text(line.mean)
+    drawn = None
+    if line.mean is not None:
+        bounds = (low, high) if low is not None and high is not None else (-math.inf, math.inf)
+        drawn = plots.interval(line.mean, *bounds, floor, ceiling)
     cells = [
         element("th", name, scope="row", class_="tag-name" if tag else None),
-        element("td", element("strong", value_text(estimate.value)) if estimate else units.NOTHING, class_="n"),
-        element("td", interval_text(estimate), class_="nowrap"),
+        element("td", element("strong", mean), class_="n"),
         element(
-            "td",
-            plots.interval(estimate.value, estimate.low, estimate.high, floor, ceiling) if estimate else None,
-            class_="drawn",
+            "td", f"{value_text(low or 0)} to {value_text(high or 0)}" if known else units.NOTHING, class_="nowrap"
         ),
-        element("td", f"{line.passed:,} of {line.judged:,}" if line.judged else units.NOTHING, class_="n"),
+        element("td", drawn, class_="drawn"),
+        element("td", units.NOTHING if line.accuracy is None else f"{line.accuracy:.1%}", class_="n"),
     ]
-    if epochs:
-        best = line.best_of_epochs
-        cells.append(element("td", value_text(best.value) if best else units.NOTHING, class_="n"))
-    cells.append(element("td", f"{estimate.count:,}" if estimate else "0", class_="n"))
-    cells.append(element("td", f"{line.errors:,}" if line.errors else "0", class_="n bad" if line.errors else "n"))
+    if k:
+        cells.append(element("td", value_text(line.pass_at[k][0]) if k in line.pass_at else units.NOTHING, class_="n"))
+    cells.append(element("td", f"{line.samples:,}", class_="n"))
+    cells.append(element("td", f"{line.not_scored:,}", class_="n bad" if line.not_scored else "n"))
     return element("tr", *cells, class_="of-tag" if tag else None)
 
 
@@ -175,8 +177,17 @@ def figures_of(figures: RunFigures) -> Html:
         element("h2", "Time and tokens", id="plots"),
         element(
             "div",
-            plots.histogram("Time of a sample", figures.durations_ms, units.duration, _duration_tick, "longest"),
-            plots.histogram("Tokens of a sample", figures.tokens, lambda value: f"{value:,.0f}", units.short, "most"),
+            plots.histogram(
+                "Time of a sample", figures.durations_ms, units.duration, _duration_tick, _duration_step, "longest"
+            ),
+            plots.histogram(
+                "Tokens of a sample",
+                figures.tokens,
+                lambda value: f"{value:,.0f}",
+                units.short,
+                units.round_step,
+                "most",
+            ),
             plots.throughput("Throughput", figures.ends),
             plots.timeline("Workers", figures.spans),
             class_="plots",
@@ -191,16 +202,9 @@ def value_text(value: float) -> str:
     return units.MINUS + shown if value < 0 and float(shown.replace(",", "")) else shown
 
 
-def interval_text(estimate: Estimate | None) -> str:
-    if estimate is None or not math.isfinite(estimate.high):
-        return units.NOTHING
-    return f"{value_text(estimate.low)} to {value_text(estimate.high)}"
-
-
-def _range(estimates: Iterable[Estimate | None]) -> tuple[float, float]:
+def _range(lines: Iterable[Metrics]) -> tuple[float, float]:
     """What all the intervals are drawn on: 0 to 1 where that is enough."""
-    known = [estimate for estimate in estimates if estimate is not None]
-    values = [estimate.value for estimate in known]
+    values = [value for line in lines for value in (line.mean, line.low, line.high) if value is not None]
     if not values or (min(values) >= 0 and max(values) <= 1):
         return 0.0, 1.0
     step = units.round_step((max(values) - min(values)) or abs(values[0]) or 1.0, 4)
@@ -214,11 +218,13 @@ def _axis_label(floor: float, ceiling: float) -> Html:
 
 
 def _duration_tick(ms: float) -> str:
-    if ms < 1000:
-        return f"{ms:.3g} ms"
-    if ms < 60_000:
-        return f"{ms / 1000:.3g} s"
-    return f"{ms / 60_000:.3g} min" if ms < 3_600_000 else f"{ms / 3_600_000:.3g} h"
+    if ms == 0:
+        return "0"
+    return f"{ms / 1000:.3g} s" if 1000 <= ms < 60_000 else units.duration(ms)
+
+
+def _duration_step(span_ms: float, steps: int) -> float:
+    return units.time_step_s(span_ms / 1000, steps) * 1000
 
 
 def _card(name: str, value: str, more: str | None) -> Html:

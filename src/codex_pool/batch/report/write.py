@@ -6,15 +6,16 @@ import contextlib
 import os
 import re
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..store.rows import AttemptRow, SampleRow
 from .document import Scorers, detail, line, pair_line
 from .figures import PairFigures, RunFigures
 from .packing import ListPacker, segment_name, segment_script
 from .page import comparison_page, run_page
-from .rows import SampleRow, Source
+from .source import Source, diff_of, facts_of, row_of, rows_of
 
 INLINE_BYTES = 4_000_000
 SEGMENT_BYTES = 200_000
@@ -34,12 +35,12 @@ def write_run_report(source: Source, path: Path, progress: Progress = lambda don
 
     What stood there is replaced when the new report is complete. Raises ReportError when it cannot be written.
     """
-    facts, figures, scorers, rows = source.facts(), RunFigures(), Scorers(), ListPacker()
+    facts, figures, scorers, rows = facts_of(source.info()), RunFigures(), Scorers(), ListPacker()
     with _writing(path), _Segments(path) as segments:
-        for done, row in enumerate(source.samples(), 1):
-            attempts = list(source.attempts(row.n))
+        for done, row in enumerate(rows_of(source), 1):
+            attempts = source.attempts(row.n)
             figures.add(row, attempts)
-            rows.add([*line(row, scorers), *segments.add(_detail(source, row))])
+            rows.add([*line(row, scorers), *segments.add(_detail(source, row, attempts))])
             progress(done)
         where = segments.finish()
         page = run_page(facts, figures, scorers.names, rows.finish(), where, segments.inline)
@@ -48,24 +49,26 @@ def write_run_report(source: Source, path: Path, progress: Progress = lambda don
 
 def write_comparison(a: Source, b: Source, path: Path, progress: Progress = lambda done: None) -> None:
     """Write the comparison of two runs, sample by sample, as `write_run_report` does."""
-    facts, runs, pairs = (a.facts(), b.facts()), (RunFigures(), RunFigures()), PairFigures()
+    facts, runs, pairs = (facts_of(a.info()), facts_of(b.info())), (RunFigures(), RunFigures()), PairFigures()
     scorers, rows = Scorers(), ListPacker()
     known: set[tuple[str, int]] = set()
     with _writing(path), _Segments(path) as segments:
 
         def add(first: SampleRow | None, second: SampleRow | None) -> None:
-            for row, figures in zip((first, second), runs, strict=True):
+            details: list[dict[str, Any] | None] = [None, None]
+            for side, (source, row) in enumerate(((a, first), (b, second))):
                 if row is not None:
-                    figures.add(row, ())
+                    attempts = source.attempts(row.n)
+                    runs[side].add(row, attempts)
+                    details[side] = _detail(source, row, attempts)
             pairs.add(first, second)
-            details = [None if row is None else _detail(source, row) for source, row in ((a, first), (b, second))]
             rows.add([*pair_line(first, second, scorers), *segments.add(details)])
             progress(rows.items)
 
-        for row in a.samples():
+        for row in rows_of(a):
             known.add((row.id, row.epoch))
-            add(row, b.sample(row.id, row.epoch))
-        for row in b.samples():
+            add(row, row_of(b, row.id, row.epoch))
+        for row in rows_of(b):
             if (row.id, row.epoch) not in known:
                 add(None, row)
         where = segments.finish()
@@ -73,8 +76,8 @@ def write_comparison(a: Source, b: Source, path: Path, progress: Progress = lamb
         segments.publish(page)
 
 
-def _detail(source: Source, row: SampleRow) -> dict[str, Any]:
-    return detail(row, source.attempts(row.n), lambda attempt: source.events(row.n, attempt), source.diff(row.n))
+def _detail(source: Source, row: SampleRow, attempts: Sequence[AttemptRow]) -> dict[str, Any]:
+    return detail(row, attempts, lambda attempt: source.events(row.n, attempt), diff_of(source, row))
 
 
 @contextlib.contextmanager

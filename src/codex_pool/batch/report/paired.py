@@ -1,7 +1,4 @@
-"""Means, differences and how sure one may be of them. Pure.
-
-Epochs of one sample are not independent: they count as one cluster, by their mean. Intervals are of 95 %.
-"""
+"""The difference between two runs of the same samples, and how sure one may be of it. Pure. Intervals are of 95 %."""
 
 from __future__ import annotations
 
@@ -19,19 +16,14 @@ SAME = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
-class Estimate:
-    """A mean with its interval; `count` is how many samples it is of."""
-
-    value: float
-    low: float
-    high: float
-    count: int
-
-
-@dataclass(frozen=True, slots=True)
 class Difference:
-    """The mean change from A to B of samples that both have, its interval, and the p-value of no change at all."""
+    """The means of A and B over samples that both have, the mean change with its interval, the p-value of no change.
 
+    `low` and `high` are infinite with one sample alone.
+    """
+
+    before: float
+    after: float
     value: float
     low: float
     high: float
@@ -51,24 +43,6 @@ def t_quantile(df: int) -> float:
     return z + (z**3 + z) / (4 * df) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * df**2)
 
 
-def estimate(clusters: Sequence[Sequence[float]]) -> Estimate | None:
-    """The mean of the values of clusters (the epochs of each sample), each cluster weighing the same.
-
-    Of values that are all 0 or 1, one a cluster, the interval is Wilson's; else it is Student's.
-    """
-    means = [fmean(values) for values in clusters if values]
-    if not means:
-        return None
-    value, count = fmean(means), len(means)
-    if all(mean in (0.0, 1.0) for mean in means):
-        z2 = 1.959964**2
-        middle = (value + z2 / (2 * count)) / (1 + z2 / count)
-        half = math.sqrt(z2 * (value * (1 - value) / count + z2 / (4 * count**2))) / (1 + z2 / count)
-        return Estimate(value, min(max(0.0, middle - half), value), max(min(1.0, middle + half), value), count)
-    half = _half(means)
-    return Estimate(value, value - half, value + half, count)
-
-
 def difference(pairs: Sequence[tuple[float, float]]) -> Difference | None:
     """Of (A, B) a sample. The test flips the signs of the changes: exactly where there are few of them or all are of
     one size (then it is McNemar's), by a seeded draw of 20,000 otherwise, and by the normal law beyond 200 changes."""
@@ -86,7 +60,8 @@ def difference(pairs: Sequence[tuple[float, float]]) -> Difference | None:
         half = _half(changes)
         low, high = value - half, value + half
     p, test = _flip_test([change for change in changes if abs(change) > SAME])
-    return Difference(value, low, high, p, test, count, better, worse, count - better - worse)
+    before, after = (fmean(side) for side in zip(*pairs, strict=True))
+    return Difference(before, after, value, low, high, p, test, count, better, worse, count - better - worse)
 
 
 def _half(values: Sequence[float]) -> float:
