@@ -7,13 +7,17 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 # Of the tests, because many of them wait for a process or a clock.
 PROCESSES ?= 3
 
-.PHONY: demo test chaos lint bench generate clean
+.PHONY: demo test test-browser chaos lint bench generate clean
 
 demo: $(VENV)/.installed
 	$(BIN)/codex-pool batch examples/batch/prompts.jsonl --demo --workers 2 --retries 1 -o out/demo --fresh
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist worksteal
+
+# Clicks in a headless Chromium, which has to be there (Debian: apt-get install chromium); CHROMIUM names another one.
+test-browser: $(VENV)/.installed-browser
+	$(BIN)/python -m pytest -m browser tests/test_report_browser.py
 
 # Every process hurt in every way: all cells of the table, and short runs of what a night is like. Bounded.
 chaos: $(VENV)/.installed-test
@@ -45,6 +49,10 @@ $(VENV)/.installed: $(BIN)/python pyproject.toml constraints.txt
 
 $(VENV)/.installed-test: $(VENV)/.installed
 	$(PIP) --editable '.[test,lint,generate]'
+	@touch $@
+
+$(VENV)/.installed-browser: $(VENV)/.installed-test
+	$(PIP) --editable '.[browser]'
 	@touch $@
 
 $(VENV)/.installed-bench: $(VENV)/.installed

@@ -12,6 +12,7 @@ import sys
 VERBS = {
     "batch": "Run every prompt of a dataset; results on disk.",
     "score": "Score a run again, without running it again.",
+    "report": "Write a run, or two runs compared, as one HTML page.",
     "serve": "Run a pool as a daemon that programs connect to.",
     "run": "Run one turn; its text goes to stdout.",
     "status": "Show what a daemon's workers and turns are doing.",

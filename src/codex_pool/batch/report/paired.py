@@ -40,7 +40,8 @@ def t_quantile(df: int) -> float:
     if df <= len(_T_BY_DF):
         return _T_BY_DF[max(df, 1) - 1]
     z = 1.959964
-    return z + (z**3 + z) / (4 * df) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * df**2)
+    terms = ((z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96, (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384)
+    return z + sum(term / float(df) ** power for power, term in enumerate(terms, 1))
 
 
 def difference(pairs: Sequence[tuple[float, float]]) -> Difference | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -57,11 +56,11 @@ def histogram(
     middle, p90 = quantile(ordered, 0.5), quantile(ordered, 0.9)
     bins = min(BINS_MOST, max(8, 2 * math.ceil(math.sqrt(len(ordered)))))
     summary = f"median {say(middle)} · 90 % below {say(p90)} · {most} {say(ordered[-1])}"
-    positive = ordered[bisect_left(ordered, 1e-9)] if ordered[-1] > 0 else 0.0
-    logarithmic = ordered[0] > 0 and positive > 0 and quantile(ordered, 0.99) / max(positive, 1e-9) > LOG_RATIO
-    forward: Callable[[float], float] = (lambda value: math.log10(max(value, positive))) if logarithmic else float
+    lowest = ordered[0]
+    logarithmic = lowest >= 1 and quantile(ordered, 0.99) > LOG_RATIO * lowest
+    forward: Callable[[float], float] = (lambda value: math.log10(max(value, lowest))) if logarithmic else float
     if logarithmic:
-        low, high = forward(positive), max(forward(ordered[-1]), forward(positive) + 0.1)
+        low, high = forward(lowest), forward(ordered[-1])
     else:
         between = step(ordered[-1] or 1.0, 5)
         low, high = 0.0, between * max(1, math.ceil((ordered[-1] or 1.0) / between))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,6 +80,15 @@ def diff_of(source: Source, row: SampleRow) -> bytes | None:
         return source.artifact(row.n, DIFF)
     except KeyError:
         return None
+
+
+def events_of(source: Source, n: int, attempt: int) -> Iterator[Mapping[str, Any]]:
+    """The notifications of an attempt. What cannot be read is said, and is not the end of the report."""
+    try:
+        yield from source.events(n, attempt)
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        said = f"What was kept of this attempt cannot be read from here on: {error}"
+        yield {"method": "error", "params": {"error": {"message": said}}}
 
 
 def facts_of(info: Mapping[str, Any]) -> RunFacts:

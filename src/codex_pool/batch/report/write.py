@@ -15,7 +15,7 @@ from .document import Scorers, detail, line, pair_line
 from .figures import PairFigures, RunFigures
 from .packing import ListPacker, segment_name, segment_script
 from .page import comparison_page, run_page
-from .source import Source, diff_of, facts_of, row_of, rows_of
+from .source import Source, diff_of, events_of, facts_of, row_of, rows_of
 
 INLINE_BYTES = 4_000_000
 SEGMENT_BYTES = 200_000
@@ -77,7 +77,7 @@ def write_comparison(a: Source, b: Source, path: Path, progress: Progress = lamb
 
 
 def _detail(source: Source, row: SampleRow, attempts: Sequence[AttemptRow]) -> dict[str, Any]:
-    return detail(row, attempts, lambda attempt: source.events(row.n, attempt), diff_of(source, row))
+    return detail(row, attempts, lambda attempt: events_of(source, row.n, attempt), diff_of(source, row))
 
 
 @contextlib.contextmanager
