@@ -115,6 +115,33 @@ def test_an_agent_cannot_hide_changes_by_attributes_configuration_or_a_history_o
     assert b"-x = 1\n+x = 3\r\n" in wait(go())
 
 
+def test_files_in_a_repository_of_the_agents_are_in_the_diff_as_well(tmp_path: Path) -> None:
+    async def go() -> bytes:
+        workspace = await prepare(sample(files={"lib/old.txt": "old\n", "b/c.txt": "c\n"}), tmp_path / "w")
+        for name in ("lib", "fresh", "b"):
+            inner = workspace.cwd / name
+            inner.mkdir(exist_ok=True)
+            git(inner, "init", "-q")
+            (inner / "new.txt").write_text(f"new in {name}\n")
+            git(inner, "add", "-A")
+            git(inner, "commit", "-q", "-m", "mine")
+        (workspace.cwd / "b" / "c.txt").unlink()
+        (workspace.cwd / "lib" / "old.txt").write_text("changed\n")
+        assert await workspace.diff() == await workspace.diff()
+        return await workspace.diff()
+
+    lines = wait(go()).decode().splitlines()
+    assert [line for line in lines if line[:1] in "+-" and line[:3] not in ("+++", "---")] == [
+        "-c",
+        "+new in b",
+        "+new in fresh",
+        "+new in lib",
+        "-old",
+        "+changed",
+    ]
+    assert not any("Subproject" in line for line in lines)
+
+
 def test_a_commit_is_copied_without_what_came_before_or_after(
     tmp_path: Path, repository: tuple[Path, list[str]]
 ) -> None:

@@ -48,6 +48,7 @@ async def run(
     isolated: bool = True,
     limit_bytes: int | None = None,
     may_fail: bool = False,
+    stdin: bytes = b"",
 ) -> bytes:
     """What git printed; of more than `limit_bytes` one byte more than that. Raises WorkspaceError with what it says."""
     try:
@@ -55,7 +56,7 @@ async def run(
             *command(*arguments),
             cwd=work_tree or "/",
             env=environment(git_dir, work_tree, isolated=isolated),
-            stdin=asyncio.subprocess.DEVNULL,
+            stdin=asyncio.subprocess.PIPE if stdin else asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             start_new_session=True,
@@ -63,7 +64,7 @@ async def run(
     except FileNotFoundError:
         raise WorkspaceError("git is not installed; workspaces need it") from None
     try:
-        printed, said = await asyncio.wait_for(_read(child, limit_bytes), LIMIT_S)
+        printed, said = await asyncio.wait_for(_read(child, stdin, limit_bytes), LIMIT_S)
     except asyncio.TimeoutError:
         raise WorkspaceError(f"git {arguments[0]}: took longer than {LIMIT_S:.0f} s") from None
     finally:
@@ -76,9 +77,15 @@ async def run(
     return printed
 
 
-async def _read(child: asyncio.subprocess.Process, limit_bytes: int | None) -> tuple[bytes, str]:
+async def _read(child: asyncio.subprocess.Process, stdin: bytes, limit_bytes: int | None) -> tuple[bytes, str]:
     """What it printed, and what it said beside that; up to the limit, or to its end."""
     assert child.stdout is not None and child.stderr is not None
+    if child.stdin is not None:
+        # Nobody has to read it.
+        with contextlib.suppress(ConnectionError):
+            child.stdin.write(stdin)
+            await child.stdin.drain()
+        child.stdin.close()
     saying, printed = asyncio.ensure_future(child.stderr.read()), bytearray()
     try:
         while part := await child.stdout.read(1 << 16):
