@@ -26,6 +26,7 @@ class RunFigures:
     def __init__(self) -> None:
         self.samples = self.retries = self.tool_calls = 0
         self.epochs = 1
+        self.ids: set[str] = set()
         self.statuses: Counter[str] = Counter()
         self.limits: Counter[str] = Counter()
         self.errors: Counter[str] = Counter()
@@ -41,6 +42,7 @@ class RunFigures:
     def add(self, row: SampleRow, attempts: Iterable[AttemptRow]) -> None:
         place, status, tokens, record = self.samples, status_of(row), tokens_of(row), row.record
         self.samples += 1
+        self.ids.add(row.id)
         self.epochs = max(self.epochs, row.epoch)
         self.statuses[status] += 1
         self.tags.update(set(row.tags))

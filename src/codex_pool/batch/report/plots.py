@@ -90,7 +90,7 @@ def throughput(title: str, ends: Sequence[tuple[float, bool]]) -> Html:
         return _figure(title, element("p", "too few samples have ended", class_="muted"), None)
     start, end = min(at for at, _ in ends), max(at for at, _ in ends)
     span = max(end - start, 1e-3)
-    bins = min(60, max(8, len(ends) // 4))
+    bins = min(60, max(8, len(ends) // 10))
     good, bad = [0] * bins, [0] * bins
     for at, is_completed in ends:
         (good if is_completed else bad)[min(bins - 1, int((at - start) / span * bins))] += 1

@@ -117,11 +117,11 @@ def scores(figures: RunFigures) -> Html | None:
     k = figures.epochs if figures.epochs > 1 else None
     head = [("Scorer", ""), ("Mean", "n"), ("95 % interval", ""), (_axis_label(floor, ceiling), ""), ("Passed", "n")]
     head += [(f"pass@{k}", "n")] if k else []
-    head += [("Samples", "n"), ("Not scored", "n")]
+    head += [("Samples scored", "n"), ("Scorer failed", "n")]
     body = [
         element(
             "tbody",
-            _score_line(line, scorer, floor, ceiling, k),
+            _score_line(line, scorer, floor, ceiling, k, of=len(figures.ids)),
             *(_score_line(inner, tag, floor, ceiling, k, tag=True) for tag, inner in by_tag[scorer]),
         )
         for scorer, line in summary.scorers.items()
@@ -146,7 +146,9 @@ def scrolled(label: str, *content: object, class_: str = "scroll") -> Html:
     return element("div", *content, class_=class_, tabindex="0", role="region", aria_labelledby=label)
 
 
-def _score_line(line: Metrics, name: str, floor: float, ceiling: float, k: int | None, tag: bool = False) -> Html:
+def _score_line(
+    line: Metrics, name: str, floor: float, ceiling: float, k: int | None, tag: bool = False, of: int | None = None
+) -> Html:
     low, high = line.low, line.high
     known = low is not None and high is not None
     mean = units.NOTHING if line.mean is None else value_text(line.mean)
@@ -165,7 +167,8 @@ def _score_line(line: Metrics, name: str, floor: float, ceiling: float, k: int |
     ]
     if k:
         cells.append(element("td", value_text(line.pass_at[k][0]) if k in line.pass_at else units.NOTHING, class_="n"))
-    cells.append(element("td", f"{line.samples:,}", class_="n"))
+    count = f"{line.samples:,}" if of is None else f"{line.samples:,} of {of:,}"
+    cells.append(element("td", count, class_="n"))
     cells.append(element("td", f"{line.not_scored:,}", class_="n bad" if line.not_scored else "n"))
     return element("tr", *cells, class_="of-tag" if tag else None)
 

@@ -56,7 +56,7 @@ function runTable(data, rows, open) {
     tagFilter,
   ];
   const searched = (row) => [nameOf(row), row.prompt, row.answer, row.error, row.status, ...row.tags];
-  return new SampleTable(columns, filters, searched, open);
+  return new SampleTable(columns, filters, searched, open, "id, prompt, answer, error…");
 }
 
 function comparisonTable(data, rows, open) {
@@ -125,7 +125,7 @@ function comparisonTable(data, rows, open) {
   ];
   const statusPair = (row) => (row.a && row.b ? (row.a.status === row.b.status ? row.a.status : `${row.a.status} → ${row.b.status}`) : row.note);
   const searched = (row) => [nameOf(row), row.prompt, row.note || "", ...row.tags];
-  return new SampleTable(columns, filters, searched, open);
+  return new SampleTable(columns, filters, searched, open, "id, prompt…");
 }
 
 const named = (columns, values) => Object.fromEntries(columns.map((column, index) => [column, values[index]]));

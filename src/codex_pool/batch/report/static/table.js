@@ -1,6 +1,7 @@
 // A table that is sorted by its headings and filtered by the form above it. A hundred lines at a time.
 class SampleTable {
-  constructor(columns, filters, searched, open) {
+  constructor(columns, filters, searched, open, hint) {
+    this.hint = hint;
     this.page = 0;
     this.pageLines = 100;
     this.columns = columns;
@@ -27,7 +28,7 @@ class SampleTable {
     form.addEventListener("submit", (event) => event.preventDefault());
     let waiting;
     const search = make("input", {
-      type: "search", id: "search", autocomplete: "off", placeholder: "id, prompt, answer, error…",
+      type: "search", id: "search", autocomplete: "off", placeholder: this.hint,
       oninput: () => {
         clearTimeout(waiting);
         waiting = setTimeout(() => { this.search = search.value.trim().toLowerCase(); this.refresh(); }, 120);
