@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from statistics import fmean
 
 from ..scoring import metrics
+from ..scoring import summary as scoring_summary
 from ..store.rows import AttemptRow, SampleRow
 from .paired import Difference, difference
 from .plots import Span
@@ -52,10 +53,8 @@ class RunFigures:
             start = max(attempt.started_at, attempt.ended_at - attempt.duration_ms / 1000)
             label = row.id if attempt.attempt == 1 else f"{row.id}, attempt {attempt.attempt}"
             self.spans.append(Span(attempt.worker, start, attempt.ended_at, attempt.status or "running", place, label))
-        for score in row.scores:
-            failed = score.error is not None or score.value is None
-            value = 0.0 if failed or score.value is None else score.value
-            self._scores.append(metrics.Row(row.id, score.scorer, value, score.passed, row.tags, failed))
+        if row.state == "done":
+            self._scores.extend(scoring_summary.rows_of([row]))
         if record is None:
             return
         if record.limit:
