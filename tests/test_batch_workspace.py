@@ -218,6 +218,7 @@ def test_a_setup_that_fails_or_takes_too_long_is_said_with_what_it_printed(tmp_p
         wait(prepare(sample(files={"a": ""}, setup="echo why >&2; exit 3"), tmp_path / "w"))
     with pytest.raises(WorkspaceError, match=r"setup 'sleep 60' took longer than 0.2 s"):
         wait(prepare(sample(files={"a": ""}, setup="sleep 60", setup_timeout_s=0.2), tmp_path / "w"))
+    assert not (tmp_path / "w").exists()
 
 
 def test_a_setup_knows_the_sample(tmp_path: Path) -> None:

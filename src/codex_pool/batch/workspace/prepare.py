@@ -8,6 +8,7 @@ DIRECTORY/workspace.json   written last: with it the workspace can be taken up
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import shutil
@@ -65,10 +66,18 @@ class Workspace:
 async def prepare(
     sample: Sample, directory: Path, *, hook: str | None = None, sources: Repositories | None = None
 ) -> Workspace:
-    """Make the sample's workspace in `directory`, in place of what may be there.
+    """Make the sample's workspace in `directory`, in place of what may be there; if that fails, nothing is left.
 
     `sources` is what its commit was checked with. Raises WorkspaceError.
     """
+    try:
+        return await _prepare(sample, directory, hook, sources)
+    except BaseException:
+        await asyncio.shield(asyncio.to_thread(_remove, directory))
+        raise
+
+
+async def _prepare(sample: Sample, directory: Path, hook: str | None, sources: Repositories | None) -> Workspace:
     spec = sample.workspace or {}
     workspace, base_git = directory / _WORKSPACE, directory / _BASE
     if hook is not None and workspace.exists():
@@ -89,7 +98,7 @@ async def prepare(
                 "setup", command, sample, workspace, workspace, timeout_s=spec.get("setup_timeout_s", SETUP_LIMIT_S)
             )
         base = await difference.remember(base_git, workspace)
-        said = {} if hook is None else await hooks.start(hook, sample, workspace)
+        said = {} if hook is None else await _start(hook, sample, workspace)
         # Of each attempt its own: app-servers keep what they have been told of the last one.
         state = {"base": base, "hook": hook, "said": said, "environment": f"codex-pool-{uuid.uuid4().hex}"}
         await asyncio.to_thread(_save, directory / _STATE, state)
@@ -123,6 +132,16 @@ def _workspace(sample: Sample, directory: Path, state: dict[str, Any]) -> Worksp
         thread=thread,
         environment=environment,
     )
+
+
+async def _start(hook: str, sample: Sample, workspace: Path) -> dict[str, Any]:
+    try:
+        return await hooks.start(hook, sample, workspace)
+    except BaseException:
+        # What it had begun is its own to end; why it failed is the news.
+        with contextlib.suppress(WorkspaceError):
+            await asyncio.shield(hooks.stop(hook, sample, workspace))
+        raise
 
 
 def _commands(setup: Any) -> list[str]:

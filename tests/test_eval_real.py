@@ -1,0 +1,82 @@
+"""The example evaluation, over workspaces, the real codex and real commands to scores: it gives what is intended."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from programs import codex_pool
+
+pytestmark = [pytest.mark.real, pytest.mark.timeout(180)]
+
+ROOT = Path(__file__).parent.parent
+EVAL = ROOT / "examples" / "eval"
+AGENT = EVAL / "_demo" / "agent.toml"
+EXPECTED: dict[str, dict[str, Any]] = json.loads((EVAL / "_demo" / "expected.json").read_text())
+SCORER = "hidden-tests"
+
+
+def run(output: Path, agent: Path) -> dict[str, dict[str, Any]]:
+    """What the evaluation gives, by id."""
+    done = codex_pool(
+        *("batch", str(EVAL), "--demo-script", str(agent), "--retries", "1", "-o", str(output)), limit_s=120
+    )
+    assert done.returncode == 1, done.stderr
+    records = [json.loads(line) for line in (output / "results.jsonl").read_text().splitlines()]
+    assert [record["id"] for record in records] == sorted(EXPECTED)
+    return {record["id"]: record for record in records}
+
+
+def total(records: dict[str, dict[str, Any]]) -> float:
+    return sum(map(value, records.values()))
+
+
+def value(record: dict[str, Any]) -> float:
+    """What a sample adds to the score: one that is not scored adds nothing."""
+    score = record["scores"].get(SCORER)
+    return 0.0 if score is None or score["error"] is not None else float(score["value"])
+
+
+Evaluated = tuple[Path, dict[str, dict[str, Any]]]
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Evaluated:
+    """The run directory and its records."""
+    output = tmp_path_factory.mktemp("eval") / "out"
+    return output, run(output, AGENT)
+
+
+def test_every_sample_ends_and_scores_as_its_script_intends(
+    evaluated: Evaluated,
+) -> None:
+    records = evaluated[1]
+    assert {name: {"status": record["status"], "score": value(record)} for name, record in records.items()} == EXPECTED
+    assert records["log-parser"]["attempts"] == 2 == records["merge-intervals"]["attempts"]
+    assert records["top-words"]["limit"] == "tool_calls"
+    assert len(records["bank-account"]["responses"]) == 2
+    assert records["csv-totals"]["duration_ms"] > 2000 > records["slugify"]["duration_ms"]
+
+
+def test_what_agents_changed_is_kept_and_their_workspaces_are_not(
+    evaluated: Evaluated,
+) -> None:
+    output = evaluated[0]
+    diff = (output / "artifacts" / "leap-year" / "diff.patch").read_text()
+    assert "+    return year % 4 == 0 and (year % 100 != 0 or year % 400 == 0)" in diff and "test_hidden" not in diff
+    assert "InsufficientFunds" in (output / "artifacts" / "bank-account" / "diff.patch").read_text()
+    work = output / "work"
+    assert not work.exists() or list(work.rglob("*")) == []
+
+
+def test_another_script_for_one_sample_lowers_the_score_by_exactly_one(evaluated: Evaluated, tmp_path: Path) -> None:
+    text = AGENT.read_text()
+    right = 'for file in "$1"/*.txt; do'
+    assert text.count(right) == 1
+    agent = tmp_path / "agent.toml"
+    agent.write_text(text.replace(right, "for file in $1/*.txt; do"))
+    before, after = evaluated[1], run(tmp_path / "out", agent)
+    assert total(after) == total(before) - 1
+    assert [name for name in after if value(after[name]) != value(before[name])] == ["backup-script"]
