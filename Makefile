@@ -48,7 +48,7 @@ $(VENV)/.installed: $(BIN)/python pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.installed-test: $(VENV)/.installed
-	$(PIP) --editable '.[test,lint,generate]'
+	$(PIP) --editable '.[test,lint,generate,inspect]'
 	@touch $@
 
 $(VENV)/.installed-browser: $(VENV)/.installed-test

@@ -9,39 +9,19 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from runs import make_run
 
 from codex_pool import processes
 from codex_pool.batch.dataset import Sample
-from codex_pool.batch.store import Entry, RecordRow, RunDirectory, SampleRow, directory_name, open_run
+from codex_pool.batch.store import RunDirectory, SampleRow, directory_name, open_run
 from codex_pool.batch.workspace import prepare
 from codex_pool.cli.verbs import verbs
 
 LIMIT_S = 20.0
-
-
-def make_run(
-    path: Path, samples: Sequence[tuple[Sample, str | None]], *, scorers: Sequence[Any] = (), status: str = "completed"
-) -> Path:
-    """A run over `samples`, each with its final response."""
-    directory = RunDirectory(path)
-    directory.launch({"scorers": list(scorers)})
-    entries = [Entry(s.id, s.epoch, s.digest, s.to_json(), s.tags) for s, _ in samples]
-    directory.load(entries, "d.jsonl")
-    for sample, response in samples:
-        n = directory.store.sample(sample.id, sample.epoch).n
-        start = directory.start_attempt(n, "key", "thread").result(5)
-        ends = status if response is not None else "failed"
-        record = RecordRow(status=ends, attempts=1, final_response=response, artifacts=("diff.patch",))
-        directory.finish(start, record, {"status": ends}).result(5)
-    directory.outcome("finished", {})
-    directory.close()
-    return path
 
 
 def score(run: Path, *arguments: str) -> Result:

@@ -8,6 +8,7 @@ breaker    what pauses a run: trouble that is no sample's own       pure
 estimate   what a run will take, foretold from some of it           pure
 scoring    what answers are worth, and figures of it
 rescore    scoring a run again; score_run is what its command calls
+export     a run as files that other programs read
 store      the run directory: run.sqlite and what is made of it     the only writer
 home       the CODEX_HOME of a run
 runner     samples -> attempts, on asyncio, through a client
