@@ -29,6 +29,14 @@ STOP_LIMIT_S = 20.0
 # Switches that the model cannot see. A login shell per thread, the first one, costs more than the turns.
 LEAN_OVERRIDES = ("features.shell_snapshot=false",)
 LEAN_ENVIRON = {"RUST_LOG": "error"}
+# Notifications that nobody can want, and what alone brings each: a request that no client of a pool may make.
+NEVER_WANTED = {
+    "externalAgentConfig/import/completed": "externalAgentConfig/import",
+    "externalAgentConfig/import/progress": "externalAgentConfig/import",
+    "mcpServer/event/stream/notification": "mcpServer/event/stream/start",
+    "remoteControl/status/changed": "remoteControl/enable",
+    "windowsSandbox/setupCompleted": "windowsSandbox/setupStart",
+}
 
 
 class PoolStartError(TransportClosedError):
@@ -145,6 +153,10 @@ class Pool:
             store.server()
             keys = os.path.abspath(store.directory)
         info = {"name": config.client_name, "title": config.client_title, "version": config.client_version}
+        capabilities = {
+            "experimentalApi": config.experimental_api,
+            "optOutNotificationMethods": list(NEVER_WANTED),
+        }
         arguments = {
             "endpoint": self._endpoint,
             "slots": self._workers,
@@ -152,7 +164,7 @@ class Pool:
             "argv": argv,
             "cwd": os.fspath(config.cwd) if config.cwd is not None else None,
             "environ": {},
-            "initialize": {"clientInfo": info, "capabilities": {"experimentalApi": config.experimental_api}},
+            "initialize": {"clientInfo": info, "capabilities": capabilities},
             "sqlite_root": str(codex_home(config) / "codex-pool" / "sqlite"),
             "recycle": self._recycle,
             "listen": self._listen,
