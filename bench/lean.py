@@ -24,12 +24,15 @@ import common
 import real
 
 CONCURRENCY = 8
-UNSEEN = (
-    "browser_annotation_api browser_use_external browser_use_full_cdp_access cli_daybreak daemon_auto_start "
-    "in_app_browser in_app_chat in_app_dictation in_app_local_automation in_app_updates in_app_voice mentions_v2 "
-    "plugin_sharing realtime_conversation"
-)
-TOOLS = "browser_use code_mode_host computer_use goals hooks image_generation multi_agent skill_search sleep_tool tool_suggest"
+UNSEEN = """
+    browser_annotation_api browser_use_external browser_use_full_cdp_access cli_daybreak daemon_auto_start
+    in_app_browser in_app_chat in_app_dictation in_app_local_automation in_app_updates in_app_voice mentions_v2
+    plugin_sharing realtime_conversation
+"""
+TOOLS = """
+    browser_use code_mode_host computer_use goals hooks image_generation multi_agent skill_search sleep_tool
+    tool_suggest
+"""
 
 
 class Profile(NamedTuple):
