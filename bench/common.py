@@ -52,9 +52,12 @@ def alternate(competitors: dict[str, Callable[[], float]], rounds: int, unit: st
     return figures
 
 
+median = statistics.median
+
+
 def ratio(figures: Figures, name: str, peer: str) -> float:
     """The median over rounds of how many times the peer's figure this one is."""
-    return statistics.median(a / b for a, b in zip(figures[name], figures[peer], strict=True))
+    return median(a / b for a, b in zip(figures[name], figures[peer], strict=True))
 
 
 def table(title: str, figures: Figures, subject: str, unit: str) -> dict[str, float]:
@@ -64,8 +67,8 @@ def table(title: str, figures: Figures, subject: str, unit: str) -> dict[str, fl
     print(f"{'':<16}{unit:>14}{'lowest':>12}{'highest':>12}{subject + ' against it':>26}")
     for name, values in figures.items():
         against = f"{ratios[name]:.2f} x" if name in ratios else ""
-        median = statistics.median(values)
-        print(f"{name:<16}{median:>14,.1f}{min(values):>12,.1f}{max(values):>12,.1f}{against:>26}")
+        middle = median(values)
+        print(f"{name:<16}{middle:>14,.1f}{min(values):>12,.1f}{max(values):>12,.1f}{against:>26}")
     return ratios
 
 

@@ -50,6 +50,30 @@ def test_one_byte_at_a_time(stream: bytes, cap: int) -> None:
     assert got == split_whole(stream, cap)[0]
 
 
+@given(streams, st.lists(st.integers(0, 400), max_size=20), caps)
+@example(b"0123456789012345678901234\nx\n\n\n", [3, 7, 24, 25, 26], 5)
+def test_blocks_hold_the_same_lines_and_none_begins_or_ends_within_one(
+    stream: bytes, cuts: list[int], cap: int
+) -> None:
+    splitter = LineSplitter(cap)
+    edges = sorted({0, len(stream), *(cut % (len(stream) + 1) for cut in cuts)})
+    lines: list[bytes | LongLine] = []
+    for start, end in itertools.pairwise(edges):
+        for block in splitter.blocks(stream[start:end]):
+            lines += filter(None, block.split(b"\n")) if isinstance(block, bytes) else [block]
+    assert (lines, splitter.rest()) == (
+        feed_in_pieces(stream, cuts, cap)[0],
+        feed_in_pieces(stream, cuts, cap)[1].rest(),
+    )
+
+
+def test_a_chunk_of_many_lines_is_one_block() -> None:
+    splitter = LineSplitter()
+    assert splitter.blocks(b"a\nb\nc\nd") == [b"a\nb\nc"]
+    assert splitter.blocks(b"e\nf\ng\n") == [b"de", b"f\ng"]
+    assert splitter.rest() == b""
+
+
 def test_an_empty_chunk_changes_nothing() -> None:
     splitter = LineSplitter()
     assert splitter.feed(b"ab") == []

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from typing import Any
+from unittest import mock
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from codex_app_server import _message_router
 from codex_app_server._message_router import (
     MAX_FORGOTTEN_REQUESTS,
     Ask,
@@ -66,6 +68,69 @@ def start(router: MessageRouter, id: int, thread: str | None = "th", turn: Token
 def seen(router: MessageRouter, *turns: str) -> None:
     """Turns that were begun by nobody here are seen running."""
     router.receive([note("th", turn, -1) for turn in turns])
+
+
+# Blocks.
+
+
+def stamped(turn: str, number: int, ms: int, method: str = "item/agentMessage/delta") -> bytes:
+    params = {"threadId": "th", "turnId": turn, "number": number}
+    return line(method=method, params=params, emittedAtMs=1795335453000 + ms)
+
+
+block_lines = st.lists(
+    st.one_of(
+        st.builds(stamped, st.sampled_from(["a", "a", "a", "b", "nobody's"]), st.integers(0, 99), st.integers(0, 1)),
+        st.builds(stamped, st.just("a"), st.integers(0, 9), st.just(0), st.just("item/reasoning/textDelta")),
+        st.builds(note, st.just("th"), st.sampled_from(["a", None]), st.integers(0, 99)),
+        st.just(completed("th", "b")),
+        st.just(line(id=7, method="item/tool/call", params={"threadId": "th", "turnId": "a"})),
+        st.sampled_from([b"no JSON", b"", stamped("a", 1, 0)[:-3], stamped("a", 1, 0) + b"x", stamped("a", 1, 0)[9:]]),
+    ),
+    max_size=40,
+)
+
+
+def taken_apart(deliveries: list[Delivery]) -> list[Delivery]:
+    """With every stretch in lines."""
+    for run in deliveries:
+        if isinstance(run, TurnRun) and run.counts:
+            lines, methods = run.lines, run.methods
+            run.lines, run.methods = [], []
+            for place, (entry, method) in enumerate(zip(lines, methods, strict=True)):
+                found = entry.split(b"\n")
+                assert len(found) == run.counts.get(place, 1)
+                run.lines += found
+                run.methods += [method] * len(found)
+            run.counts = {}
+    return deliveries
+
+
+@given(st.lists(block_lines, min_size=1, max_size=4))
+def test_blocks_go_where_their_lines_would_go(blocks: list[list[bytes]]) -> None:
+    """However stretches begin and end, and whatever stands between them."""
+    by_line, by_block = MessageRouter(), MessageRouter()
+    for router in (by_line, by_block):
+        seen(router, "a", "b")
+        router.follow("a", "one")
+        router.follow("b", "two")
+    with mock.patch.object(_message_router, "STRETCH_BYTES", 0):
+        got = by_block.receive_blocks([b"\n".join(lines) for lines in blocks])
+    expected = by_line.receive([each for lines in blocks for each in lines if each])
+    assert taken_apart(got) == expected
+    assert by_block.received == by_line.received
+
+
+def test_deltas_that_stand_together_stay_together() -> None:
+    router = MessageRouter()
+    seen(router, "a")
+    router.follow("a", "one")
+    deltas = [stamped("a", number, 0) for number in range(100)]
+    later = [stamped("a", number, 1) for number in range(50)]
+    (run,) = router.receive_blocks([b"\n".join([note("th", "a", 1), *deltas, *later, note("th", "a", 2)])])
+    assert isinstance(run, TurnRun)
+    assert run.counts == {1: 100, 2: 50}
+    assert [len(run.lines), run.methods[1], run.lines[1]] == [4, "item/agentMessage/delta", b"\n".join(deltas)]
 
 
 # What one thing does.

@@ -70,6 +70,23 @@ def test_a_turn_is_announced_numbered_and_ended_in_order(bench: Bench) -> None:
     assert bench.core.running_turns == 0
 
 
+def test_a_stretch_of_deltas_is_numbered_line_by_line_and_left_out_where_nobody_wants_deltas(bench: Bench) -> None:
+    bench.thread()
+    bench.turn("u1")
+    bench.dispatch("pool/turn/follow", {"threadId": "t1", "turnId": "u1"}, session="s2", interest="items")
+    line = encode({**delta("u1"), "emittedAtMs": 1700000000000})
+    before = bench.core.lines_read
+    blocks = [encode(item("u1")), b"\n".join([line] * 200), encode(item("u1"))]
+    bench.apply(bench.core.lines([b"\n".join(blocks)], bench.now))
+    bench.complete("u1")
+    assert bench.core.lines_read == before + 203
+    assert bench.check_numbers("s1", "u1") == bench.check_numbers("s2", "u1") == 204
+    head, _ = bench.events["s1", "u1"][1]
+    assert head.runs == [wire.Run(1, "kept"), wire.Run(200, "droppable"), wire.Run(1, "kept")]
+    assert bench.methods("s1", "u1").count("item/agentMessage/delta") == 200
+    assert bench.methods("s2", "u1") == ["item/completed", "item/completed", "turn/completed"]
+
+
 def test_what_comes_before_the_answer_of_a_start_is_not_lost(bench: Bench) -> None:
     """Even the end may come in the same read as the answer, or before it."""
     bench.thread()

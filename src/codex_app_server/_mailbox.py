@@ -1,7 +1,8 @@
 """Mailbox: what has come for one listener and has not been looked at yet.
 
-Batches go in on one side, single notifications come out on the other. A mailbox ends once: after what it holds has
-been read, it is over, or raises the error it was closed with - again and again, so that nobody waits for nothing.
+Batches go in on one side, single notifications come out on the other, made when they are taken: who takes one has the
+rest of its batch in `current`. A mailbox ends once: after what it holds has been read, it is over, or raises the error
+it was closed with - again and again, so that nobody waits for nothing.
 
 While more than MAX_WAITING_BYTES wait, further deltas are left out; where they stood comes a notification
 `sdk/deltas/dropped` with their `count`. Nothing else is ever left out.
@@ -13,7 +14,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import repeat
 
 from .generated.routing import NOTIFICATIONS
@@ -40,13 +41,17 @@ class Mailbox:
         "_put_bytes",
         "_taken_bytes",
         "_waiting",
+        "current",
         "dropped",
         "ref",
         "turn_id",
     )
 
     def __init__(self, *, max_lines: int | None = None) -> None:
-        self._waiting: deque[Notification] = deque()
+        # Batches, and what each counts in bytes.
+        self._waiting: deque[tuple[Iterator[Notification], int]] = deque()
+        # The rest of the batch that is being read; whoever takes from it gets what no other reader gets.
+        self.current: Iterator[Notification] = iter(())
         self._max_lines = max_lines
         # Two counts, because they are written by different threads.
         self._put_bytes = 0
@@ -66,14 +71,17 @@ class Mailbox:
         if self._closed:
             return
         came = map(Notification, lines, methods or repeat(""))
-        self._put_bytes += sum(map(len, lines))
+        size = sum(map(len, lines))
+        self._put_bytes += size
         if self._put_bytes - self._taken_bytes > MAX_WAITING_BYTES or self._left_out:
             self._put_without_deltas(came)
+        elif self._max_lines is None:
+            self._waiting.append((came, size))
         else:
-            self._waiting.extend(came)
-        if self._max_lines is not None:
+            for notification in came:
+                self._put_one(notification, len(notification.raw))
             while len(self._waiting) > self._max_lines:
-                self._waiting.popleft()
+                self._taken_bytes += self._waiting.popleft()[1]
                 self.dropped += 1
         self._wake()
 
@@ -92,13 +100,16 @@ class Mailbox:
                 self._left_out += 1
                 continue
             self._note_left_out()
-            self._waiting.append(notification)
+            self._put_one(notification, len(notification.raw))
+
+    def _put_one(self, notification: Notification, size: int) -> None:
+        self._waiting.append((iter((notification,)), size))
 
     def _note_left_out(self) -> None:
         if self._left_out:
             count, self._left_out = self._left_out, 0
             line = b'{"method":"%s","params":{"count":%d}}' % (DELTAS_DROPPED.encode(), count)
-            self._waiting.append(Notification(line, DELTAS_DROPPED))
+            self._put_one(Notification(line, DELTAS_DROPPED), 0)
 
     @property
     def closed(self) -> bool:
@@ -111,21 +122,22 @@ class Mailbox:
 
     def _pop(self) -> Notification | None:
         """The next one; None at the end. Raises IndexError while there is nothing yet, or the closing error."""
-        try:
-            notification = self._waiting.popleft()
-        except IndexError:
-            if not self._closed:
-                raise
-        else:
-            self._taken_bytes += len(notification.raw)
-            return notification
-        # What came between the look and the close is there now.
-        if self._waiting:
-            return self._waiting.popleft()
-        if self._error is not None:
-            # Raised again and again, one exception would gather the traces of all its raises.
-            raise self._error.with_traceback(None)
-        return None
+        while True:
+            for notification in self.current:
+                return notification
+            try:
+                self.current, size = self._waiting.popleft()
+            except IndexError:
+                if not self._closed:
+                    raise
+                # What came between the look and the close is there now.
+                if self._waiting:
+                    continue
+                if self._error is not None:
+                    # Raised again and again, one exception would gather the traces of all its raises.
+                    raise self._error.with_traceback(None) from None
+                return None
+            self._taken_bytes += size
 
     def _wake(self) -> None:
         raise AssertionError("abstract")
@@ -142,23 +154,18 @@ class SyncMailbox(Mailbox):
 
     def get(self, timeout_s: float | None = None) -> Notification | None:
         """The next notification, None at the end. Raises TimeoutError, or the error the mailbox was closed with."""
-        try:
-            notification = self._waiting.popleft()
-        except IndexError:
-            return self._get(timeout_s)
-        self._taken_bytes += len(notification.raw)
-        return notification
-
-    def _get(self, timeout_s: float | None) -> Notification | None:
+        for notification in self.current:
+            return notification
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        while True:
-            try:
-                return self._pop()
-            except IndexError:
-                pass
-            # Another thread may take what this one was woken for.
-            left_s = None if deadline is None else max(0.0, deadline - time.monotonic())
-            with self._ready:
+        # Locked: of two readers that both find the batch at its end one takes the next.
+        with self._ready:
+            while True:
+                try:
+                    return self._pop()
+                except IndexError:
+                    pass
+                # Another thread may take what this one was woken for.
+                left_s = None if deadline is None else max(0.0, deadline - time.monotonic())
                 if not self._ready.wait_for(lambda: self._waiting or self._closed, left_s):
                     raise TimeoutError(f"no notification within {timeout_s} s")
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import re
 from collections import OrderedDict
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -28,6 +28,7 @@ import msgspec
 from . import envelope
 from .envelope import RequestId
 from .errors import TurnEndedError, UnknownTurnError
+from .generated.routing import NOTIFICATIONS
 from .lines import LongLine
 
 Token = Hashable
@@ -36,6 +37,11 @@ MAX_EARLY_BYTES = 16 * 1024 * 1024
 MAX_ENDED_TURNS = 4096
 MAX_UNFOLLOWED_TURNS = 4096
 MAX_FORGOTTEN_REQUESTS = 4096
+# A block of less is taken apart at once; of a longer one so many lines are looked at for a stretch to begin there.
+STRETCH_BYTES = 4096
+STRETCH_TRIES = 8
+
+_DROPPABLE = frozenset(name for name, entry in NOTIFICATIONS.items() if entry.droppable)
 
 
 @dataclass(slots=True)
@@ -55,7 +61,10 @@ class Reply:
 
 @dataclass(slots=True)
 class TurnRun:
-    """Notifications of one turn, in order, for its followers. `methods` runs parallel to `lines`."""
+    """Notifications of one turn, in order, for its followers. `methods` runs parallel to `lines`.
+
+    `counts`: by their place in `lines` the stretches, and how many lines each has; every other place has one.
+    """
 
     tokens: list[Token]
     thread_id: str | None
@@ -63,6 +72,7 @@ class TurnRun:
     lines: list[bytes] = field(default_factory=list)
     methods: list[str] = field(default_factory=list)
     ended: bool = False
+    counts: dict[int, int] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -214,6 +224,8 @@ class MessageRouter:
         # Deliveries that did not come out of a read; the next one has them, be it of no lines.
         self._let_go: list[Delivery] = []
         self._error: Exception | None = None
+        # How many lines have come.
+        self.received = 0
 
     # Who waits.
 
@@ -337,14 +349,80 @@ class MessageRouter:
 
     # What comes.
 
-    def receive(self, lines: Iterable[bytes | LongLine]) -> list[Delivery]:
+    def receive(self, lines: Sequence[bytes | LongLine]) -> list[Delivery]:
         """Route the lines of one read. The lines for one turn, thread, or everybody come out as one run."""
         self._check()
         read = _Read(self._take_let_go())
+        self._receive_lines(lines, read)
+        return read.out
+
+    def receive_blocks(self, blocks: Iterable[bytes | LongLine]) -> list[Delivery]:
+        """The same for blocks of lines, with the newlines between them.
+
+        Where many deltas of one method and one turn stand together, they stay together: a *stretch* is one entry of
+        its run, and is not taken apart.
+        """
+        self._check()
+        read = _Read(self._take_let_go())
+        for block in blocks:
+            if isinstance(block, LongLine):
+                self._receive_lines([block], read)
+                continue
+            position, tries = 0, STRETCH_TRIES
+            while tries and len(block) - position > STRETCH_BYTES:
+                end = block.find(b"\n", position)
+                if end < 0:
+                    break
+                tries -= 1
+                stop = self._receive_stretch(block, position, end, read)
+                if stop < 0:
+                    stop = end
+                    self._receive_lines([block[position:end]] if end > position else [], read)
+                position = stop + 1
+            self._receive_lines([*filter(None, block[position:].split(b"\n"))], read)
+        return read.out
+
+    def _receive_stretch(self, block: bytes, begin: int, end: int, read: _Read) -> int:
+        """Take the line from `begin` to `end` with all that follow and begin and end as it does; where that stops.
+
+        -1 if it is not a delta of a followed turn that others like it follow. Lines are alike if each begins with the
+        same method, thread and turn, and ends with the same time: then as many ends meet such a beginning as there are
+        newlines.
+        """
+        line = block[begin:end]
+        try:
+            header, beginning = self._scanner.scan(line)
+        except ValueError:
+            return -1
+        turn_id, method = header.turn_id, header.method
+        if beginning is None or method not in _DROPPABLE or turn_id not in self._turns or not envelope.is_whole(line):
+            return -1
+        line_end = line[-envelope.END_BYTES :]
+        seam = line_end + b"\n" + beginning
+        stop = block.rfind(seam, end - len(line_end)) + len(line_end)
+        if stop < end:
+            return -1
+        # The line behind the last seam ends where it ends, perhaps otherwise.
+        after = block.find(b"\n", stop + 1)
+        after = len(block) if after < 0 else after
+        if block.endswith(line_end, stop + 1, after):
+            stop = after
+        seams = block.count(seam, begin, stop)
+        if seams != block.count(b"\n", begin, stop):
+            return -1
+        self.received += seams + 1
+        run = self._turn_run(turn_id, header.thread_id, read)
+        run.counts[len(run.lines)] = seams + 1
+        run.lines.append(block[begin:stop])
+        run.methods.append(method)
+        return stop
+
+    def _receive_lines(self, lines: Sequence[bytes | LongLine], read: _Read) -> None:
         scan, is_whole = self._scanner.scan, envelope.is_whole
         # Where the line before went, its method, and how a line must begin to go there too; how that one ended.
         run: TurnRun | None = None
         run_method, beginning, end = "", b"", b"\n"
+        self.received += len(lines)
         for line in lines:
             if isinstance(line, LongLine):
                 run = None
@@ -374,19 +452,24 @@ class MessageRouter:
                     run_method, beginning = method, common_beginning
                     # Written within the same millisecond, lines end alike.
                     end = line[-envelope.END_BYTES :] if is_whole(line) else b"\n"
-        return read.out
 
-    def receive_run(self, thread_id: str, turn_id: str, lines: list[bytes], ended: bool) -> list[Delivery]:
-        """Route notifications that are known to belong to one turn, without looking into them."""
+    def receive_run(
+        self, thread_id: str, turn_id: str, lines: list[bytes], ended: bool, methods: list[str] | None = None
+    ) -> list[Delivery]:
+        """Route notifications that are known to belong to one turn, without looking into them.
+
+        `methods` runs parallel to `lines`, where they are known: "" is a method that is not.
+        """
         self._check()
         out = self._take_let_go()
         turn = self._turns.get(turn_id)
+        methods = methods or [""] * len(lines)
         if turn is not None:
-            out.append(TurnRun(list(turn.followers), thread_id, turn_id, lines, [""] * len(lines), ended))
+            out.append(TurnRun(list(turn.followers), thread_id, turn_id, lines, methods, ended))
             if ended:
                 self._end(turn_id)
-        elif not self._keep_early(thread_id, turn_id, lines, [""] * len(lines), ended):
-            out.append(self._unclaimed(thread_id, lines, [""] * len(lines)))
+        elif not self._keep_early(thread_id, turn_id, lines, methods, ended):
+            out.append(self._unclaimed(thread_id, lines, methods))
         return out
 
     def receive_unreadable(self, line: bytes, reason: str) -> list[Delivery]:
@@ -522,10 +605,7 @@ class MessageRouter:
         if turn_id is not None:
             turn = self._turns.get(turn_id)
             if turn is not None:
-                turn_run = read.turns.get(turn_id)
-                if turn_run is None:
-                    turn_run = read.turns[turn_id] = TurnRun(list(turn.followers), thread_id, turn_id)
-                    read.out.append(turn_run)
+                turn_run = self._turn_run(turn_id, thread_id, read)
                 turn_run.lines.append(line)
                 turn_run.methods.append(method)
                 if ended:
@@ -542,6 +622,14 @@ class MessageRouter:
             read.out.append(run)
         run.lines.append(line)
         run.methods.append(method)
+
+    def _turn_run(self, turn_id: str, thread_id: str | None, read: _Read) -> TurnRun:
+        """The run of a followed turn within this read."""
+        run = read.turns.get(turn_id)
+        if run is None:
+            run = read.turns[turn_id] = TurnRun(list(self._turns[turn_id].followers), thread_id, turn_id)
+            read.out.append(run)
+        return run
 
     def _unclaimed(self, thread_id: str | None, lines: list[bytes], methods: list[str]) -> ThreadRun | GlobalRun:
         followers = self._threads.get(thread_id) if thread_id is not None else None

@@ -38,6 +38,14 @@ def spawn(
         raise BinaryNotFoundError(f"cannot start {argv[0]}: {error.strerror or error}") from error
 
 
+def widen(pipe: int, size_bytes: int) -> None:
+    """Let a pipe hold as much as is read in one go, where the system can: what comes at once is handled at once."""
+    import fcntl
+
+    with contextlib.suppress(AttributeError, OSError):
+        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, size_bytes)
+
+
 def stop(
     process: subprocess.Popen[bytes],
     *,

@@ -328,11 +328,12 @@ class TurnStream(Iterator[Notification]):
         self._mailbox = mailbox
 
     def __iter__(self) -> Iterator[Notification]:
-        # A loop over this costs a step of a generator for each, and not two calls.
-        get = self._mailbox.get
+        mailbox = self._mailbox
         try:
-            while (notification := get()) is not None:
+            while (notification := mailbox.get()) is not None:
                 yield notification
+                # The rest of what came with it costs no call for each.
+                yield from mailbox.current
         except KeyboardInterrupt:
             self.close()
             raise

@@ -356,6 +356,8 @@ class AsyncTurnStream(AsyncIterator[Notification]):
         self._mailbox = mailbox
 
     async def __anext__(self) -> Notification:
+        for there in self._mailbox.current:
+            return there
         notification = await self._mailbox.get()
         if notification is None:
             raise StopAsyncIteration

@@ -349,3 +349,4 @@ def read(mailbox: SyncMailbox) -> Iterator[Notification]:
     """The notifications of a mailbox, to its end."""
     while (notification := mailbox.get()) is not None:
         yield notification
+        yield from mailbox.current

@@ -44,6 +44,26 @@ class LineSplitter:
         self._hold(last)
         return lines
 
+    def blocks(self, chunk: bytes) -> list[bytes | LongLine]:
+        """The lines that `chunk` completes, not taken apart: as blocks of lines, with the newlines between them.
+
+        In a block there may be empty lines.
+        """
+        end = chunk.rfind(b"\n")
+        if end < 0 or len(chunk) > self._max:
+            return self.feed(chunk)
+        begin = 0
+        blocks: list[bytes | LongLine] = []
+        if self._size:
+            begin = chunk.find(b"\n")
+            self._hold(chunk[:begin])
+            blocks.append(self._release())
+            begin += 1
+        if begin < end:
+            blocks.append(chunk[begin:end])
+        self._hold(chunk[end + 1 :])
+        return blocks
+
     def rest(self) -> bytes:
         """What came after the last newline; of more than the cap the head."""
         return self._long[0] if self._long is not None else b"".join(self._parts)

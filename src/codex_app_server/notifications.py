@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
@@ -51,9 +51,9 @@ class Notification(msgspec.Struct, eq=False, gc=False, repr_omit_defaults=True):
         raw = self.raw
         try:
             head, start, validate = _forms[self._method or self.method]
-            if raw.startswith(head):
-                # Should the params not end there, what is cut out is no JSON value.
-                payload = self._payload = validate(raw[start : raw.rfind(_EMITTED, start)])
+            # Should the params not end there, what is cut out is no JSON value.
+            if raw[:start] == head:
+                payload = self._payload = validate(raw[start:-_END_BYTES])
                 return payload
         except (ValueError, KeyError, RecursionError):
             pass
@@ -83,7 +83,7 @@ def decode_payload(method: str, params: bytes) -> Any:
     form = _forms.get(method) or _new_form(method)
     if form is not None:
         try:
-            return form.validate(params)
+            return form[2](params)
         except (ValueError, RecursionError):
             pass
     try:
@@ -93,26 +93,26 @@ def decode_payload(method: str, params: bytes) -> Any:
         return UnknownNotification(params.decode("utf-8", "replace"))
 
 
-_EMITTED = b',"emittedAtMs":'
+# Behind the params stands the time alone, in milliseconds: 13 digits.
+_END_BYTES = len(b',"emittedAtMs":1700000000000}')
 _START = b'{"method":"'
-_KNOWN = {name.encode(): name for name in NOTIFICATIONS}
+_KNOWN = {_START + name.encode(): name for name in NOTIFICATIONS}
 
 
 def _known_method(raw: bytes) -> str | None:
     """The method that a line begins with, as all lines of the real app-server do; None if it has to be looked for."""
-    if not raw.startswith(_START):
-        return None
-    return _KNOWN.get(raw[len(_START) : raw.find(b'"', len(_START))])
+    return _KNOWN.get(raw[: raw.find(b'"', len(_START))])
 
 
-class _Form(NamedTuple):
-    """How lines of a method begin, up to their params, and what validates those."""
+def common_method(block: bytes, count: int) -> str:
+    """The method of all `count` lines of a block, if they begin with it and it is one; else ""."""
+    head = block[: block.find(b'"', len(_START)) + 1]
+    method = _KNOWN.get(head[:-1], "")
+    return method if block.count(b"\n" + head) == count - 1 else ""
 
-    head: bytes
-    size: int
-    validate: Callable[[bytes], Any]
 
-
+# How lines of a method begin, up to their params; how long that is; what validates the params.
+_Form = tuple[bytes, int, Callable[[bytes], Any]]
 _forms: dict[str, _Form] = {}
 
 
@@ -124,5 +124,5 @@ def _new_form(method: str) -> _Form | None:
 
     head = b'{"method":"%s","params":' % method.encode()
     # The validator itself: the adapter's method is a wrapper that costs as much as a small payload.
-    form = _forms[method] = _Form(head, len(head), models.adapter(entry.payload).validator.validate_json)
+    form = _forms[method] = (head, len(head), models.adapter(entry.payload).validator.validate_json)
     return form

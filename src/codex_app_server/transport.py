@@ -29,12 +29,16 @@ Interest = Literal["full", "items", "final"]
 
 
 class TurnLines(NamedTuple):
-    """Notifications known to belong to one turn, in order. `ended` when the last of them ends it."""
+    """Notifications known to belong to one turn, in order. `ended` when the last of them ends it.
+
+    `methods` runs parallel to `lines`, where any is known: "" is one that is not.
+    """
 
     thread_id: str
     turn_id: str
     lines: list[bytes]
     ended: bool
+    methods: list[str] | None = None
 
 
 class Receiver(Protocol):
@@ -174,14 +178,6 @@ class StdioTransport:
         return [*self._stderr_lines, *([rest.decode("utf-8", "replace")] if rest else [])]
 
 
-def _widen(pipe: int) -> None:
-    """Let the pipe hold as much as is read in one go, where the system can: fewer hand-overs between the threads."""
-    import fcntl
-
-    with contextlib.suppress(AttributeError, OSError):
-        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, READ_BYTES)
-
-
 class _PollPump:
     """One thread over stdin, stdout, stderr and a wake-up pipe (POSIX).
 
@@ -197,7 +193,7 @@ class _PollPump:
         self._wake_r, self._wake_w = os.pipe()
         for fd in (self._wake_r, self._wake_w, process.stdin.fileno()):
             os.set_blocking(fd, False)
-        _widen(process.stdout.fileno())
+        _process.widen(process.stdout.fileno(), READ_BYTES)
         self._thread = threading.Thread(target=self._run, name="codex-app-server-io", daemon=True)
 
     def start(self) -> None:

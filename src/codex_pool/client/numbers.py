@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass
 
+from codex_app_server.notifications import common_method
 from codex_app_server.transport import TurnLines
 from codex_pool import rpc, wire
 
@@ -110,7 +111,8 @@ class Numbers:
         turn.last = max(last, head.last)
         if head.ended:
             self._forget(head.turn_id)
-        return TurnLines(head.thread_id, head.turn_id, _lines(head, bodies, skip), head.ended)
+        lines, methods = _lines(head, bodies, skip)
+        return TurnLines(head.thread_id, head.turn_id, lines, head.ended, methods)
 
     def ended(self, head: wire.Ended, bodies: list[bytes]) -> TurnLines | None:
         """The last lines of a turn whose worker cannot number them any more."""
@@ -137,10 +139,15 @@ class Numbers:
             self._over.popitem(last=False)
 
 
-def _lines(head: wire.Events, bodies: list[bytes], skip: int) -> list[bytes]:
-    """The lines of a message but for the first `skip` numbers; for a dropped run one that says how many there were."""
+def _lines(head: wire.Events, bodies: list[bytes], skip: int) -> tuple[list[bytes], list[str] | None]:
+    """The lines of a message but for the first `skip` numbers; for a dropped run one that says how many there were.
+
+    And their methods, as far as one look at a run of deltas tells.
+    """
     lines: list[bytes] = []
+    methods: list[str] = []
     for run, body in zip(head.runs, bodies, strict=True):
+        before = len(lines)
         if run.cls == "dropped":
             left = run.count - skip
             if left > 0:
@@ -148,5 +155,9 @@ def _lines(head: wire.Events, bodies: list[bytes], skip: int) -> list[bytes]:
                 lines.append(rpc.encode({"method": "sdk/deltas/dropped", "params": params}))
         else:
             lines += body.split(b"\n")[skip:] if skip else body.split(b"\n")
+        method = common_method(body, run.count) if run.cls == "droppable" else ""
+        if method:
+            methods += [""] * (before - len(methods))
+            methods += [method] * (len(lines) - before)
         skip = max(0, skip - run.count)
-    return lines
+    return lines, methods + [""] * (len(lines) - len(methods)) if methods else None

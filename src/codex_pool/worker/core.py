@@ -96,7 +96,11 @@ class WorkerCore:
         self._broker = 0
         # Turns that the app-server began by itself within the lines that are being handled.
         self._begun: set[str] = set()
-        self.lines_read = 0
+
+    @property
+    def lines_read(self) -> int:
+        """How many lines have come from the app-server."""
+        return self._router.received
 
     @property
     def in_flight(self) -> int:
@@ -236,12 +240,14 @@ class WorkerCore:
     # Events from the app-server.
 
     def lines(self, lines: list[bytes | LongLine], now: float, jitter: float = 0.5) -> list[Effect]:
-        """What was read from the app-server in one go. `jitter` is a random number in [0, 1)."""
+        """What was read from the app-server in one go: lines, or blocks of lines with the newlines between them.
+
+        `jitter` is a random number in [0, 1).
+        """
         self._outbox.now = now
-        self.lines_read += len(lines)
         self._probe.heard(now)
         self._begun.clear()
-        for delivery in self._router.receive(lines):
+        for delivery in self._router.receive_blocks(lines):
             self._on_delivery(delivery, jitter)
         self._requests.refill()
         return self._outbox.take()
@@ -249,7 +255,13 @@ class WorkerCore:
     def _on_delivery(self, delivery: Delivery, jitter: float) -> None:
         match delivery:
             case TurnRun():
-                self._running.said(delivery.turn_id, delivery.lines, delivery.methods, ended=delivery.ended)
+                self._running.said(
+                    delivery.turn_id,
+                    delivery.lines,
+                    delivery.methods,
+                    ended=delivery.ended,
+                    counts=delivery.counts,
+                )
                 if delivery.ended:
                     self._questions.turn_ended(delivery.turn_id)
             case Reply():

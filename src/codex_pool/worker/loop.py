@@ -107,6 +107,7 @@ class Worker:
         stdout, stderr = process.stdout.fileno(), process.stderr.fileno()
         for fd in (self._stdin, stdout, stderr):
             os.set_blocking(fd, False)
+        _process.widen(stdout, READ_BYTES)
         self._poller = poller = zmq.Poller()
         for fd in (0, stdout, stderr, self._signals):
             poller.register(fd, zmq.POLLIN)
@@ -161,7 +162,7 @@ class Worker:
             if not chunk:
                 ended = True
                 break
-            lines += self._splitter.feed(chunk)
+            lines += self._splitter.blocks(chunk)
             if len(chunk) < READ_BYTES:
                 break
         if lines:

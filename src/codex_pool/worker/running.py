@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import OrderedDict
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from codex_app_server import envelope
@@ -20,7 +20,7 @@ from codex_pool.worker.effects import Outbox
 from codex_pool.worker.requests import Request, Requests
 from codex_pool.worker.subscriptions import Limits, Subscriptions
 from codex_pool.worker.threads import Threads
-from codex_pool.worker.turns import Turn
+from codex_pool.worker.turns import NO_COUNTS, Turn
 from codex_pool.worker.watchdog import TurnWatchdog
 
 MAX_STALLED = 4096
@@ -114,14 +114,22 @@ class RunningTurns:
         line = rpc.encode({"method": "pool/turn/assigned", "params": params})
         self._publish(turn, [line], ["pool/turn/assigned"], ended=False)
 
-    def said(self, turn_id: str, lines: list[bytes], methods: list[str], *, ended: bool) -> None:
-        """Notifications of one turn."""
+    def said(
+        self,
+        turn_id: str,
+        lines: list[bytes],
+        methods: list[str],
+        *,
+        ended: bool,
+        counts: Mapping[int, int] = NO_COUNTS,
+    ) -> None:
+        """Notifications of one turn; in some places of `lines` there may be many deltas, `counts` says how many."""
         turn = self._turns.get(turn_id)
         if turn is None:
             return
         self._watchdog.heard(turn_id, lines, methods, self._outbox.now)
         self.heed(turn.thread_id, lines, methods)
-        self._publish(turn, lines, methods, ended=ended)
+        self._publish(turn, lines, methods, ended=ended, counts=counts)
         if ended:
             self._end(turn, rpc.status_of(lines[-1]))
 
@@ -157,8 +165,17 @@ class RunningTurns:
         self._outbox.broker(wire.encode(wire.TurnStarted(thread_id, turn_id, sessions)))
         return turn
 
-    def _publish(self, turn: Turn, lines: list[bytes], methods: list[str], *, ended: bool) -> None:
-        self._outbox.messages(self.subscriptions.publish(turn, lines, methods, ended=ended, now=self._outbox.now))
+    def _publish(
+        self,
+        turn: Turn,
+        lines: list[bytes],
+        methods: list[str],
+        *,
+        ended: bool,
+        counts: Mapping[int, int] = NO_COUNTS,
+    ) -> None:
+        now = self._outbox.now
+        self._outbox.messages(self.subscriptions.publish(turn, lines, methods, ended=ended, now=now, counts=counts))
 
     def _end_here(self, turn: Turn, kind: str, reason: str) -> None:
         """The worker ends it, whatever the app-server does."""

@@ -15,12 +15,12 @@ Bytes are shared between the sessions of one interest, and counted for each.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from codex_pool import rpc, wire
-from codex_pool.worker.turns import Turn, split_runs
+from codex_pool.worker.turns import NO_COUNTS, Turn, split_runs
 
 MIB = 1024 * 1024
 
@@ -139,16 +139,26 @@ class Subscriptions:
         session.subscriptions[turn.id] = turn.subscribers[session_id] = subscription
 
     def publish(
-        self, turn: Turn, lines: list[bytes], methods: list[str], *, ended: bool, now: float
+        self,
+        turn: Turn,
+        lines: list[bytes],
+        methods: list[str],
+        *,
+        ended: bool,
+        now: float,
+        counts: Mapping[int, int] = NO_COUNTS,
     ) -> list[list[bytes]]:
-        """Number a run of the turn's notifications; the messages that may go out at once."""
-        turn.last += len(lines)
+        """Number a run of the turn's notifications; the messages that may go out at once.
+
+        `counts` says where more than one line stands in a place of `lines`, and how many.
+        """
+        turn.last += len(lines) + sum(counts.values()) - len(counts)
         alike: dict[tuple[wire.Interest, int], list[Subscription]] = {}
         for subscription in turn.subscribers.values():
             alike.setdefault((subscription.interest, subscription.covered), []).append(subscription)
         messages: list[list[bytes]] = []
         for (interest, after), subscriptions in alike.items():
-            runs, bodies = split_runs(lines, methods, interest)
+            runs, bodies = split_runs(lines, methods, interest, counts)
             if not runs and not ended:
                 continue
             piece = self._piece(turn, after, turn.last, runs, bodies, ended)

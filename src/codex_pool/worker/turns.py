@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,8 @@ from codex_pool import wire
 
 if TYPE_CHECKING:
     from codex_pool.worker.subscriptions import Subscription
+
+NO_COUNTS: Mapping[int, int] = {}
 
 _DROPPABLE = frozenset(name for name, entry in NOTIFICATIONS.items() if entry.droppable)
 _FINAL = frozenset({"item/completed", "thread/tokenUsage/updated", "error", "turn/started", "turn/completed"})
@@ -25,27 +28,35 @@ class Turn:
     subscribers: dict[str, Subscription] = field(default_factory=dict)
 
 
-def split_runs(lines: list[bytes], methods: list[str], interest: wire.Interest) -> tuple[list[wire.Run], list[bytes]]:
-    """Runs of one class each, and their bodies; what the interest leaves out is left out."""
+def split_runs(
+    lines: list[bytes], methods: list[str], interest: wire.Interest, counts: Mapping[int, int] = NO_COUNTS
+) -> tuple[list[wire.Run], list[bytes]]:
+    """Runs of one class each, and their bodies; what the interest leaves out is left out.
+
+    `counts` says where more than one line stands in a place of `lines`, and how many.
+    """
     runs: list[wire.Run] = []
     bodies: list[bytes] = []
     current: list[bytes] = []
     current_class: wire.Class = "kept"
+    more = 0
 
     def finish() -> None:
         if current:
-            runs.append(wire.Run(len(current), current_class))
-            bodies.append(b"\n".join(current))
+            runs.append(wire.Run(len(current) + more, current_class))
+            bodies.append(b"\n".join(current) if len(current) > 1 else current[0])
             current.clear()
 
-    for line, method in zip(lines, methods, strict=True):
+    for place, (line, method) in enumerate(zip(lines, methods, strict=True)):
         droppable = method in _DROPPABLE
         if interest != "full" and (droppable or (interest == "final" and not _is_final(method))):
             continue
         cls: wire.Class = "droppable" if droppable else "kept"
         if cls != current_class:
             finish()
-            current_class = cls
+            current_class, more = cls, 0
+        if place in counts:
+            more += counts[place] - 1
         current.append(line)
     finish()
     return runs, bodies
