@@ -367,6 +367,9 @@ def _running(world: World, pool: Pool) -> None:
             world.report["turn"] = turn.result(LIMIT_S)
         if run.restarts and cell.target in ("app-server", "worker"):
             wait_until(lambda: worker not in present(caller), "its death is known")
+        if run.failure is not None:
+            # Else the bystander's turn might end before the pool does.
+            assert pool.wait_ended(LIMIT_S)
         world.gate.touch()
         world.report["bystander"] = others.result(LIMIT_S)
         world.report["then"] = seen(thread.run, "after")
