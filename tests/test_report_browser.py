@@ -42,7 +42,8 @@ def browser() -> Iterator[Browser]:
     before = set(processes.descendants(os.getpid()))
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
-            executable_path=executable, args=["--no-sandbox", "--host-resolver-rules=MAP * ~NOTFOUND"]
+            executable_path=executable,
+            args=["--no-sandbox", "--disable-dev-shm-usage", "--host-resolver-rules=MAP * ~NOTFOUND"],
         )
         yield browser
         browser.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from statistics import fmean
 
 from ..scoring import metrics
@@ -40,7 +40,7 @@ class RunFigures:
         self.spans: list[Span] = []
         self._scores: list[metrics.Row] = []
 
-    def add(self, row: SampleRow, attempts: Iterable[AttemptRow]) -> None:
+    def add(self, row: SampleRow, attempts: Sequence[AttemptRow]) -> None:
         place, status, tokens, record = self.samples, status_of(row), tokens_of(row), row.record
         self.samples += 1
         self.ids.add(row.id)
@@ -71,8 +71,9 @@ class RunFigures:
             self.durations_ms.append(record.duration_ms)
         if tokens is not None:
             self.tokens.append(tokens)
-        if record.ended_at is not None:
-            self.ends.append((record.ended_at, status == "completed"))
+        ended_at = record.ended_at or (attempts[-1].ended_at if attempts else None)
+        if ended_at is not None:
+            self.ends.append((ended_at, status == "completed"))
 
     def scores(self) -> metrics.Summary:
         """Every scorer, and every scorer by the tags most used. Takes a second for 5,000 samples."""

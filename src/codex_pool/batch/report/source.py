@@ -94,10 +94,11 @@ def events_of(source: Source, n: int, attempt: int) -> Iterator[Mapping[str, Any
 def facts_of(info: Mapping[str, Any]) -> RunFacts:
     """What a run's store says of it, for people."""
     config = info.get("config") or {}
+    known = {**(config.get("arguments") or {}), **config}
     launches = len(info.get("launches") or ())
     facts = [
         ("started", units.moment(info.get("created_at"))),
-        *((name.replace("_", " "), _plain(config[name])) for name in _FACTS if config.get(name) not in (None, "", [])),
+        *((name.replace("_", " "), _plain(known[name])) for name in _FACTS if known.get(name) not in (None, "", [])),
         *((str(name), _plain(version)) for name, version in (config.get("versions") or {}).items()),
     ]
     if launches > 1:
