@@ -129,7 +129,7 @@ class Broker:
             elif "slots" in command:
                 self._apply(self._core.slots(command["slots"]))
             elif "ping" in command:
-                report({"event": "pong"})
+                report({"event": "pong", "registered": list(self._core.books.workers)})
         return True
 
     def _phase_receive(self, socket: zmq.Socket[bytes], handle: Any) -> None:

@@ -7,7 +7,7 @@
 It has no ZeroMQ: it talks to the broker and the workers over their own pipes.
 
     to the broker        {"slots": [...]}  {"lost": worker, "reason"}  {"drain": worker}  {"ping": number}
-    from the broker      {"event": "ready" | "registered" | "suspect" | "drained" | "pong", "worker", "reason"}
+    from the broker      {"event": "ready" | "registered" | "suspect" | "drained" | "pong", "worker", "reason", "registered"}
     to a worker          {"broker": "new"}: the broker that it is registered with has died and been replaced
                          {"stop": "acknowledged"}: it is to end once its clients have all that it has for them
     from a worker        {"event": "ready", "app_server_pid"}  {"event": "load", "turns", "threads"}
@@ -217,15 +217,22 @@ class Supervisor:
                     for child in self._workers.values():
                         child.tell({"broker": "new"})
                 case {"event": "registered", "worker": str(worker)}:
-                    self._restarts.useful()
-                    # Not before: a client that comes at once is to find every worker.
-                    self._apply(self._core.ready(worker, now))
+                    self._on_registered(worker, now)
+                case {"event": "pong", "registered": [*workers]}:
+                    # A report may have been lost.
+                    for worker in {str(name) for name in workers}.difference(self._core.registered):
+                        self._on_registered(worker, now)
                 case {"event": "suspect", "worker": str(worker), "reason": str(reason)}:
                     self._apply(self._core.suspect(worker, reason))
                 case {"event": "drained", "worker": str(worker)}:
                     self._apply(self._core.drained(worker, now))
         if ended:
             self._on_broker_ended(self._broker, now)
+
+    def _on_registered(self, worker: str, now: float) -> None:
+        """The broker knows the worker. It is not ready before: a client that comes at once is to find every worker."""
+        self._restarts.useful()
+        self._apply(self._core.ready(worker, now))
 
     def _on_broker_ended(self, broker: Child, now: float) -> None:
         self._selector.unregister(broker)
