@@ -87,7 +87,7 @@ def test_the_demo_from_end_to_end_and_again(tmp_path: Path) -> None:
     assert said[-1]["counts"]["completed"] == 26 and said[-1]["exit_code"] == 0 and said[-1]["retries"] == 1
     assert "flaky-network: failed, " in done.stderr and "trying again" in done.stderr
     config = json.loads((out / "config.json").read_text())
-    assert config["arguments"]["retries"] == 1 and config["samples"] == 26
+    assert config["arguments"]["retries"] == 1 and config["dataset"]["samples"] == 26
     with open_run(out) as store:
         run = store.info()
         assert run["state"] == "finished" and run["outcome"]["counts"]["completed"] == 26
@@ -121,12 +121,16 @@ def test_what_fails_is_told_apart_and_exits_with_1(tmp_path: Path) -> None:
     done = codex_pool("batch", str(data), "--demo", "--workers", "1", "--retries", "2", "-o", str(tmp_path / "out"))
     assert done.returncode == 1
     slow, bad, busy, fine = results(tmp_path / "out")
-    assert (slow["status"], slow["error"]["kind"], slow["attempts"]) == ("interrupted", "wall_limit", 1)
+    assert (slow["status"], slow["limit"], slow["attempts"]) == ("limit", "timeout_s", 1)
     assert slow["duration_ms"] >= 900 and "timeout_s of 1 s" in slow["error"]["message"]
     assert (bad["status"], bad["error"]["kind"], bad["attempts"]) == ("failed", "internalServerError", 3)
     assert (busy["status"], busy["final_response"], busy["attempts"]) == ("completed", "now", 2)
     assert fine["status"] == "completed"
-    for words in ("slow: interrupted, wall_limit", "bad: failed, internalServerError", "not completed:"):
+    for words in (
+        "slow: limit, limit: the turn ran longer than its timeout_s",
+        "bad: failed, internalServerError",
+        "not completed:",
+    ):
         assert words in done.stderr
 
 

@@ -1,11 +1,11 @@
-"""One turn of an attempt, from turn/start to its end: followed, limited in time, interrupted when the run stops."""
+"""The turns of one attempt, from the first turn/start to the last one's end: followed, limited, interrupted."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 from codex_app_server import AppServerError, TransportClosedError
@@ -14,13 +14,22 @@ from codex_app_server.operations import TurnCollector, final_response
 
 from . import policy
 from .dataset import Sample
+from .limits import Meter, Reached
 from .policy import Outcome, Status
+from .store import EventLog
 
 T = TypeVar("T")
 
 # How long an interrupted turn may take to end, and a turn/start may still be answered when the run stops.
 INTERRUPT_LIMIT_S = 10.0
 START_ANSWER_LIMIT_S = 1.0
+# How late a limit in time may be noticed that has not begun to count yet.
+CLOCK_S = 0.5
+TIMEOUT = "timeout_s"
+CANCELLED = "cancelled"
+_METERED = frozenset(
+    {"pool/turn/assigned", "error", "turn/completed", "thread/tokenUsage/updated", "item/started", "item/completed"}
+)
 
 
 class Stopped(Exception):
@@ -43,94 +52,209 @@ async def unless_stopped(stopping: asyncio.Future[Any], work: Coroutine[Any, Any
             await asyncio.wait({task})
 
 
-class Turn:
-    """The turn of one attempt at a sample. `on_assigned` is called when it really begins: not while it is queued."""
+def turn_key(key: str, index: int, attempt: int) -> str:
+    """The `clientUserMessageId` of a turn: by it a turn is found again that nobody saw the end of."""
+    return f"{key}-{index}-{attempt}"
 
-    def __init__(self, thread: AsyncThread, sample: Sample, key: str, on_assigned: Callable[[], None]) -> None:
+
+class Attempt:
+    """The turns of one attempt at a sample, on a thread that may have had the first of them already.
+
+    `on_assigned` is called when a turn really begins: not while it is queued. `halt` is done when the sample is to be
+    interrupted, with the kind of the error that says so.
+    """
+
+    def __init__(
+        self,
+        thread: AsyncThread,
+        sample: Sample,
+        meter: Meter,
+        halt: asyncio.Future[str],
+        *,
+        key: str,
+        number: int,
+        responses: Sequence[str | None] = (),
+        turn_options: dict[str, Any],
+        on_assigned: Callable[[], None],
+    ) -> None:
         self._thread = thread
         self._sample = sample
+        self._meter = meter
+        self._halt = halt
         self._key = key
+        self._number = number
+        self._turn_options = turn_options
         self._on_assigned = on_assigned
-        self._collector = TurnCollector("")
+        self.responses: list[str | None] = list(responses)
+        self.events = EventLog()
+        self.pool_gone: TransportClosedError | None = None
+        self._usage: Any = None
         self._turn_id: str | None = None
         self._worker: str | None = None
         self._queued_ms: int | None = None
-        self._began_at: float | None = None
-        self.pool_gone: TransportClosedError | None = None
+        self._duration_ms: int | None = None
+        self._over: asyncio.Future[Reached]
 
-    async def run(self, stopping: asyncio.Future[Any]) -> Outcome:
-        """What it came to. Raises Stopped if it was not started before the run stopped."""
-        try:
-            return await self._run(stopping)
-        except AppServerError as error:
-            if isinstance(error, TransportClosedError):
-                self.pool_gone = error
-            status, problem = policy.failure(error)
-            return self._outcome(status, problem)
+    async def run(self) -> Outcome:
+        """What it came to. Raises Stopped if no turn was started before it was to halt."""
+        first = len(self.responses)
+        outcome = self._outcome("completed", None)
+        for index in range(first, len(self._sample.prompts)):
+            reached = self._meter.may_start_turn()
+            if reached is not None:
+                return self._limit(reached.limit, reached.message)
+            try:
+                outcome = await self._turn(index)
+            except AppServerError as error:
+                if isinstance(error, TransportClosedError):
+                    self.pool_gone = error
+                return self._outcome(*policy.failure(error))
+            except Stopped:
+                if index == first:
+                    raise
+                return self._interrupted(self._halt.result())
+            if outcome.status != "completed":
+                break
+            self.responses.append(outcome.final_response)
+        return outcome
 
-    async def _run(self, stopping: asyncio.Future[Any]) -> Outcome:
+    async def _turn(self, index: int) -> Outcome:
         sample = self._sample
         options: dict[str, Any] = {"effort": sample.effort, "output_schema": sample.output_schema}
-        start = self._thread.turn(sample.prompt, interest="items", client_user_message_id=self._key, **options)
-        turn = await unless_stopped(stopping, start, grace_s=START_ANSWER_LIMIT_S)
-        self._turn_id = self._collector.turn_id = turn.id
-        self._began_at = time.monotonic()
+        start = self._thread.turn(
+            sample.prompts[index],
+            interest="items",
+            client_user_message_id=turn_key(self._key, index, self._number),
+            **options,
+            **(self._turn_options if index > 0 else {}),
+        )
+        self._meter.turn_started()
+        turn = await unless_stopped(self._halt, start, grace_s=START_ANSWER_LIMIT_S)
+        began_at = time.monotonic()
+        self._turn_id = turn.id
+        self._collector = TurnCollector(turn.id)
+        self._over = asyncio.get_running_loop().create_future()
         reader = asyncio.ensure_future(self._read(turn))
-        reason: dict[str, str] | None = None
+        ended: Outcome | None = None
         try:
-            await asyncio.wait({reader, stopping}, timeout=sample.timeout_s, return_when=asyncio.FIRST_COMPLETED)
-            if not reader.done():
-                reason = self._reason(stopping.done())
-                await _interrupt(turn)
-                await asyncio.wait({reader}, timeout=INTERRUPT_LIMIT_S)
-            if not reader.done():
-                assert reason is not None
-                late = f"; it did not end within {INTERRUPT_LIMIT_S:.0f} s of being interrupted"
-                return self._outcome("interrupted", {**reason, "message": reason["message"] + late})
+            reached = await self._watch(reader, began_at)
+            if reached is not None or not reader.done():
+                ended = self._why(reached)
+                if not reader.done():
+                    await _interrupt(turn)
+                    await asyncio.wait({reader}, timeout=INTERRUPT_LIMIT_S)
+                if not reader.done():
+                    return self._late(ended)
             reader.result()
         finally:
             reader.cancel()
-        result = self._collector.result()
-        if result.status == "interrupted":
-            other = {"kind": policy.INTERRUPTED, "message": "the turn was interrupted"}
-            return self._outcome("interrupted", reason or other)
-        return self._outcome("completed", None)
+            self._meter.turn_ended(time.monotonic())
+            self._measure(began_at)
+        return self._ended(ended)
+
+    def _ended(self, why: Outcome | None) -> Outcome:
+        """What a turn that is over came to; `why` we interrupted it, if we did."""
+        if why is None:
+            result = self._collector.result()
+            if result.status == "interrupted":
+                return self._interrupted(policy.INTERRUPTED, "the turn was interrupted")
+            return self._outcome("completed", None)
+        return self._outcome(why.status, why.error, why.limit)
+
+    async def _watch(self, reader: asyncio.Future[None], began_at: float) -> Reached | None:
+        """Until the turn ends, or reaches a limit, or is to halt."""
+        limits, timeout_s = self._meter.limits, self._sample.timeout_s
+        timed = limits.wall_s is not None or limits.idle_s is not None
+        while True:
+            now = time.monotonic()
+            waits = [] if timeout_s is None else [max(0.0, timeout_s - (now - began_at))]
+            if timed:
+                wait_s = self._meter.wait_s(now)
+                waits.append(CLOCK_S if wait_s is None else wait_s)
+            watched: set[asyncio.Future[Any]] = {reader, self._halt, self._over}
+            await asyncio.wait(
+                watched,
+                timeout=min(waits, default=None),
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            if self._over.done():
+                return self._over.result()
+            if reader.done() or self._halt.done():
+                return None
+            now = time.monotonic()
+            if timeout_s is not None and now - began_at >= timeout_s:
+                return Reached(TIMEOUT, f"the turn ran longer than its timeout_s of {timeout_s:g} s")
+            reached = self._meter.reached(now)
+            if reached is not None:
+                return reached
 
     async def _read(self, turn: AsyncTurnHandle) -> None:
+        """What comes of the turn, to its end; says so when it reaches a limit."""
+        meter = self._meter
         async for notification in turn.stream():
-            if notification.method == "pool/turn/assigned":
+            method = notification.method
+            self.events.add(notification.raw)
+            now = time.monotonic()
+            if method in _METERED:
                 params = notification.params
-                self._worker, self._queued_ms = params.get("worker"), params.get("queuedMs")
-                self._on_assigned()
+                meter.observe(method, params, now)
+                if method == "pool/turn/assigned":
+                    self._worker = params.get("worker")
+                    self._queued_ms = (self._queued_ms or 0) + (params.get("queuedMs") or 0)
+                    self._on_assigned()
+                    continue
             else:
-                self._collector.add(notification)
+                meter.event(now)
+            self._collector.add(notification)
+            if not self._over.done():
+                reached = meter.reached(now)
+                if reached is not None:
+                    self._over.set_result(reached)
 
-    def _reason(self, stopped: bool) -> dict[str, str]:
-        if stopped:
-            return {"kind": policy.INTERRUPTED, "message": "the batch was interrupted"}
-        message = f"the turn ran longer than its timeout_s of {self._sample.timeout_s:g} s"
-        return {"kind": policy.WALL_LIMIT, "message": message}
+    def _why(self, reached: Reached | None) -> Outcome:
+        if reached is not None:
+            return self._limit(reached.limit, reached.message)
+        return self._interrupted(self._halt.result())
 
-    def _outcome(self, status: Status, error: dict[str, str] | None) -> Outcome:
+    def _late(self, why: Outcome) -> Outcome:
+        assert why.error is not None
+        late = f"{why.error['message']}; it did not end within {INTERRUPT_LIMIT_S:.0f} s of being interrupted"
+        return self._outcome(why.status, {**why.error, "message": late}, why.limit)
+
+    def _limit(self, limit: str, message: str) -> Outcome:
+        return self._outcome("limit", {"kind": "limit", "message": message}, limit)
+
+    def _interrupted(self, kind: str, message: str | None = None) -> Outcome:
+        said = "the sample was cancelled" if kind == CANCELLED else "the batch was interrupted"
+        return self._outcome("interrupted", {"kind": kind, "message": message or said})
+
+    def _measure(self, began_at: float) -> None:
         collector = self._collector
-        duration_ms = collector.turn.duration_ms if collector.turn is not None else None
-        if duration_ms is None and self._began_at is not None:
-            duration_ms = round((time.monotonic() - self._began_at) * 1000)
+        took_ms = collector.turn.duration_ms if collector.turn is not None else None
+        if took_ms is None:
+            took_ms = round((time.monotonic() - began_at) * 1000)
+        self._duration_ms = (self._duration_ms or 0) + took_ms
+        self._usage = collector.usage or self._usage
+
+    def _outcome(self, status: Status, error: dict[str, str] | None, limit: str | None = None) -> Outcome:
+        collector = getattr(self, "_collector", None)
+        last = self.responses[-1] if self.responses else None
         return Outcome(
             status=status,
             error=error,
-            final_response=final_response(collector.items),
-            usage=usage(collector.usage),
+            final_response=last if collector is None else final_response(collector.items),
+            usage=usage(self._usage),
             thread_id=self._thread.id,
             turn_id=self._turn_id,
             worker=self._worker,
             queued_ms=self._queued_ms,
-            duration_ms=duration_ms,
+            duration_ms=self._duration_ms,
+            limit=limit,
         )
 
 
 def usage(reported: Any) -> dict[str, int] | None:
-    """The tokens of a thread of one turn, all its model requests together."""
+    """The tokens of a thread, all its turns and their model requests together."""
     if reported is None:
         return None
     total = reported.total

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .policy import Outcome
+from .store import SampleRow
 
 ETA_FROM = 5
 
@@ -28,11 +29,41 @@ class Progress:
     slots: list[dict[str, Any]] = field(default_factory=list)
     """The workers of pool/status, as last seen."""
     turns_per_worker: int = 0
+    scoring: int = 0
+    cost: float = 0.0
+    currency: str | None = None
+    """None without prices: then `cost` says nothing."""
+    failures: Counter[str] = field(default_factory=Counter)
+    """What was not completed, by status or kind of error."""
+    paused: str | None = None
+    """Why nothing is started, while nothing is."""
+    pace: dict[str, Any] = field(default_factory=dict)
+    """How the pool holds back after a rate limit, of pool/status."""
+    under_way: dict[tuple[str, int], float] = field(default_factory=dict)
+    """Samples whose turn runs, and since when."""
 
-    def turn_ended(self, outcome: Outcome) -> None:
-        """A turn came to its end, whichever; its tokens are spent."""
+    def turn_ended(self, outcome: Outcome, cost: float | None = None) -> None:
+        """An attempt came to its end, whichever; its tokens are spent."""
+        self.attempts += 1
         self.turns += 1
         self.tokens.update(outcome.usage or {})
+        self.cost += cost or 0.0
+
+    def sample_ended(self, row: SampleRow) -> None:
+        """A sample has its record."""
+        record = row.record
+        assert record is not None
+        self.ended[record.status] += 1
+        if record.status != "completed":
+            self.failures[record.limit or (record.error or {}).get("kind", record.status)] += 1
+
+    def counted(self, key: tuple[str, int]) -> Counted:
+        """Counts an attempt among the queued, and from `begin` on among the running, while the context lasts."""
+        return Counted(self, key)
+
+    def slowest(self, count: int) -> list[tuple[tuple[str, int], float]]:
+        """The samples that have run for longest, and since when."""
+        return sorted(self.under_way.items(), key=lambda item: item[1])[:count]
 
     @property
     def done(self) -> int:
@@ -41,13 +72,13 @@ class Progress:
 
     @property
     def bad(self) -> int:
-        """Samples that ended otherwise than completed."""
-        return self.done - self.skipped - self.ended["completed"]
+        """Samples that ended neither completed nor at a limit."""
+        return self.done - self.skipped - self.ended["completed"] - self.ended["limit"]
 
     @property
     def waiting(self) -> int:
         """Samples that no attempt is under way for."""
-        return max(0, self.total - self.done - self.running - self.queued)
+        return max(0, self.total - self.done - self.running - self.queued - self.scoring)
 
     def elapsed_s(self, now: float) -> float:
         return 0.0 if self.started_at is None else max(0.0, now - self.started_at)
@@ -62,6 +93,33 @@ class Progress:
         if here < min(ETA_FROM, self.total - self.skipped):
             return None
         return self.elapsed_s(now) / here * (self.total - self.done)
+
+
+class Counted:
+    """See Progress.counted."""
+
+    def __init__(self, progress: Progress, key: tuple[str, int]) -> None:
+        self._progress = progress
+        self._key = key
+        self._running = False
+
+    def __enter__(self) -> Counted:
+        self._progress.queued += 1
+        return self
+
+    def begin(self, now: float) -> None:
+        if not self._running:
+            self._running = True
+            self._progress.queued -= 1
+            self._progress.running += 1
+            self._progress.under_way[self._key] = now
+
+    def __exit__(self, *_: object) -> None:
+        if self._running:
+            self._progress.running -= 1
+            self._progress.under_way.pop(self._key, None)
+        else:
+            self._progress.queued -= 1
 
 
 def duration(seconds: float) -> str:

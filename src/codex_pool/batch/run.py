@@ -8,109 +8,101 @@ import io
 import json
 import logging
 import os
-import platform
-import re
 import signal
 import sqlite3
+import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import codex_app_server
-import codex_pool
 from codex_app_server import AppServerConfig, AppServerError, AsyncCodex
 from codex_pool.demo import demo_home
 from codex_pool.endpoints import EndpointError
 from codex_pool.pool import Pool, aconnect
 
-from . import display, home, summary
+from . import attached, control, display, estimate, home, settings, summary
 from .attempt import Stopped
-from .dataset import Dataset, DatasetError, Request, Sample
+from .dataset import Dataset, DatasetError, Sample
 from .home import HomeError
 from .launch import START_LIMIT_S, USER_HOME_START_LIMIT_S, NotStartedError, start_pool
+from .limits import RunMeter, parse_limits
 from .policy import Outcome
+from .prices import Prices, PricesError, read_prices
 from .progress import Progress, plural
-from .runner import Runner, entry_of
+from .runner import Rules, Runner, Told, entry_of
+from .sampling import Means
+from .scoring import ScorerError, Scorers
+from .scoring import summary as scoring_summary
+from .scoring.ask import Asking
+from .scoring.metrics import summarise
+from .settings import Settings
 from .store import RunDirectory, RunDirectoryError, SampleRow, layout, shown_name
 from .store.rows import exported
+from .workspace import Repositories
 
 OK, SOME_NOT_COMPLETED, USAGE, CANNOT_START, INTERRUPTED = 0, 1, 2, 3, 130
 STATUS_EVERY_S = 0.25
 CONNECT_LIMIT_S = 5.0
 CONNECT_AGAIN_S = 0.05
-_SECRET = re.compile("token|key|secret|password|auth|header|env", re.IGNORECASE)
+NOTIFY_LIMIT_S = 60.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """What was asked for. `endpoint` is that of a daemon, None for an own pool.
-
-    `demo_dataset`: the demo's own dataset, in place of the request's source. `demo_script`: the demo's answers.
-    """
-
-    request: Request
-    demo_dataset: bool = False
-    output: Path
-    workers: int
-    turns_per_worker: int
-    retries: int = 0
-    home: str = home.RUN
-    fresh: bool = False
-    as_json: bool = False
-    endpoint: str | None = None
-    key: str | None = None
-    overrides: tuple[str, ...] = ()
-    codex_bin: str | None = None
-    demo: bool = False
-    demo_script: Path | None = None
-
-    @property
-    def dataset_name(self) -> str:
-        return "the demo dataset" if self.demo_dataset else str(self.request.source)
-
-
-def run_batch(settings: Settings) -> int:
+def run_batch(asked: Settings) -> int:
     """Run a batch; messages go to stderr.
 
-    The exit code: 0 all completed, 1 some not, 2 bad input, 3 the pool could not start, 130 interrupted.
+    The exit code: 0 all completed or at a limit, 1 some not, 2 bad input, 3 the pool could not start, 130 interrupted.
     """
     try:
-        samples = _read(settings)
-    except DatasetError as error:
+        prices = None if asked.prices is None else read_prices(asked.prices)
+        scorers = Scorers(asked.scorers)
+        sources = Repositories(asked.output / layout.WORK / ".repositories")
+        samples = _read(asked, scorers, sources)
+    except (DatasetError, PricesError, ScorerError) as error:
         print(error, file=sys.stderr)
         print(f"codex-pool: {plural(len(error.problems), 'problem')}; nothing was run", file=sys.stderr)
         return USAGE
     with samples:
-        return _run(settings, samples)
+        return _run(asked, samples, prices, scorers, sources)
 
 
-def _run(settings: Settings, samples: Dataset) -> int:
+def _run(asked: Settings, samples: Dataset, prices: Prices | None, scorers: Scorers, sources: Repositories) -> int:
     try:
-        directory = RunDirectory(settings.output, fresh=settings.fresh)
+        directory = RunDirectory(asked.output, fresh=asked.fresh)
     except RunDirectoryError as error:
         return _refuse(error)
     try:
-        directory.load(map(entry_of, samples), settings.dataset_name)
-        return asyncio.run(_Batch(settings, directory).run())
+        directory.load(
+            map(entry_of, samples),
+            asked.dataset_name,
+            rerun_changed=asked.rerun_changed,
+            partly=asked.is_partly,
+        )
+        specs = [scorer.spec for scorer in scorers.run]
+        config = settings.config(asked, samples.fingerprint, len(samples), specs)
+        private = () if samples.path is None else (samples.path,)
+        return asyncio.run(_Batch(asked, directory, config, prices, scorers, sources, private).run())
     except (RunDirectoryError, HomeError, EndpointError, FileExistsError) as error:
         return _refuse(error)
     except (OSError, sqlite3.Error) as error:
-        print(f"codex-pool: {settings.output}: {error}; the run directory must be writable", file=sys.stderr)
+        print(f"codex-pool: {asked.output}: {error}; the run directory must be writable", file=sys.stderr)
         return SOME_NOT_COMPLETED
     finally:
         with contextlib.suppress(OSError, sqlite3.Error):
             directory.close()
 
 
-def _read(settings: Settings) -> Dataset:
+def _read(asked: Settings, scorers: Scorers, sources: Repositories) -> Dataset:
+    def check(sample: Sample, where: str) -> list[str]:
+        wrong = [f"{where}: {problem.partition(': ')[2]}" for problem in scorers.problems([sample])]
+        return wrong + [f"{where}: limits: {problem}" for problem in parse_limits(sample.limits)[1]]
+
     stdin = sys.stdin.buffer
-    if settings.demo_dataset:
+    if asked.demo_dataset:
         from codex_app_server.testing.loopback.demo import demo_jsonl
 
         stdin = io.BytesIO(demo_jsonl().encode())
-    return settings.request.open(stdin=stdin)
+    return asked.request.open(stdin=stdin, check_sample=check, check_repository=sources.check)
 
 
 def _refuse(error: Exception) -> int:
@@ -121,17 +113,36 @@ def _refuse(error: Exception) -> int:
 class _Batch:
     """One run on its event loop."""
 
-    def __init__(self, settings: Settings, directory: RunDirectory) -> None:
-        self._settings = settings
+    def __init__(
+        self,
+        asked: Settings,
+        directory: RunDirectory,
+        config: dict[str, Any],
+        prices: Prices | None,
+        scorers: Scorers,
+        sources: Repositories,
+        private: tuple[Path, ...],
+    ) -> None:
+        self._settings = asked
         self._directory = directory
+        self._config = config
+        self._prices = prices
+        self._scorers = scorers
+        self._sources = sources
+        self._private = private
         self._log = directory.file(layout.LOG)
         counts = directory.store.counts()
         self._progress = Progress(total=counts["total"], skipped=counts["done"])
         self._is_done = counts["total"] == counts["done"]
-        self._progress.turns_per_worker = settings.turns_per_worker
+        self._progress.turns_per_worker = asked.turns_per_worker
+        self._progress.currency = None if prices is None else prices.currency
         self._display = display.make(self._progress)
         self._signals = 0
         self._app_server = ""
+        self._runner: Runner | None = None
+        self._only: frozenset[int] | None = None
+        if asked.estimate is not None:
+            self._only = frozenset(estimate.choose(counts["total"] - counts["done"], asked.estimate))
 
     async def run(self) -> int:
         """The exit code."""
@@ -150,7 +161,8 @@ class _Batch:
             if self._is_done:
                 self._emit_launch(None)
             else:
-                self._directory.launch(self._config())
+                control.clear(self._directory.path)
+                self._directory.launch(self._config)
                 problem = await self._on_pool()
         except NotStartedError as error:
             code, problem = CANNOT_START, str(error)
@@ -184,22 +196,52 @@ class _Batch:
                 workers, progress.turns_per_worker = len(status["workers"]), status["turnsPerWorker"]
             self._emit_launch(endpoint, workers)
             stack.callback(asyncio.ensure_future(self._watch(codex)).cancel)
-            runner = Runner(
-                codex,
+            tokens, cost = self._directory.store.spent()
+            runner = self._runner = Runner(
                 self._directory,
                 progress,
                 self._stop,
-                concurrency=workers * progress.turns_per_worker,
-                retries=settings.retries,
-                thread_options=_thread_options(settings.overrides),
-                on_retry=self._on_retry,
-                on_record=self._on_record,
+                rules=Rules(
+                    concurrency=workers * progress.turns_per_worker,
+                    retries=settings.retries,
+                    retry_on=settings.retry_on,
+                    max_failures=settings.max_failures,
+                    only=self._only,
+                ),
+                told=Told(on_retry=self._on_retry, on_record=self._on_record, on_trouble=self._display.say),
+                meter=RunMeter(settings.run_limits, time.monotonic(), tokens=tokens, cost=cost),
             )
-            await runner.run()
+            await runner.run(self._means(codex, runner, workers))
             if runner.pool_gone is None:
-                return None
+                return runner.ended_early
             why = pool.failure if pool is not None else None
             return f"the pool is gone: {why or runner.pool_gone}; see {self._log}"
+
+    def _means(self, codex: AsyncCodex, runner: Runner, workers: int) -> Means:
+        settings, prices = self._settings, self._prices
+
+        def on_usage(usage: dict[str, int] | None, model: str | None) -> None:
+            cost = None if prices is None else prices.cost(usage, model or settings.model)
+            runner.used((usage or {}).get("total_tokens", 0), cost)
+
+        places = max(1, os.cpu_count() or 1)
+        return Means(
+            codex=codex,
+            directory=self._directory,
+            thread_options=_thread_options(settings.overrides),
+            limits=settings.limits,
+            scorers=self._scorers,
+            prices=prices,
+            model=settings.model,
+            ask=Asking(codex, self._directory.file(layout.WORK) / ".judge", on_usage=on_usage),
+            sources=self._sources,
+            hook=settings.hook,
+            keep=settings.keep,
+            private=(self._directory.path, *self._private),
+            written=runner.written,
+            scoring_places=asyncio.Semaphore(places),
+            setup_places=asyncio.Semaphore(places),
+        )
 
     async def _own_pool(self, stack: contextlib.AsyncExitStack, stopping: asyncio.Future[Any]) -> Pool:
         settings = self._settings
@@ -259,19 +301,38 @@ class _Batch:
             os._exit(INTERRUPTED)
 
     async def _refresh(self) -> None:
+        published_at = 0.0
         while True:
             self._display.refresh()
+            for request in control.requests(self._directory.path):
+                self._take(request)
+            now = time.monotonic()
+            if now - published_at >= attached.EVERY_S:
+                published_at = now
+                with contextlib.suppress(OSError):
+                    attached.publish(self._directory.path, self._progress, self._title(), now)
             await asyncio.sleep(display.REFRESH_S)
+
+    def _take(self, request: dict[str, Any]) -> None:
+        """Something was asked of this run from outside."""
+        if request.get("cancel") == "run":
+            self._signals += 1
+            self._display.say("cancelled: what runs is being stopped")
+            self._stop.set()
+        elif isinstance(request.get("cancel"), list) and self._runner is not None:
+            sample_id, epoch = request["cancel"]
+            self._runner.cancel(sample_id, epoch)
 
     async def _watch(self, codex: AsyncCodex) -> None:
         """What the slots do, for whoever looks."""
-        while isinstance(self._display, display.LiveDisplay):
+        while True:
             with contextlib.suppress(AppServerError):
-                self._progress.slots = (await codex.client.request("pool/status"))["workers"]
-            await asyncio.sleep(STATUS_EVERY_S)
+                status = await codex.client.request("pool/status")
+                self._progress.slots, self._progress.pace = status["workers"], status.get("pace") or {}
+            await asyncio.sleep(STATUS_EVERY_S if isinstance(self._display, display.LiveDisplay) else attached.EVERY_S)
 
     def _on_retry(self, sample: Sample, outcome: Outcome) -> None:
-        self._display.say(f"{sample.id}: {outcome.status}, {summary.reason(outcome.error)}; trying again")
+        self._display.say(f"{shown_name(*sample.key)}: {outcome.status}, {summary.reason(outcome.error)}; trying again")
 
     def _on_record(self, row: SampleRow) -> None:
         record = row.record
@@ -312,7 +373,8 @@ class _Batch:
         progress, now = self._progress, time.monotonic()
         counts = summary.count(self._directory.store.counts())
         if code is None:
-            code = OK if counts["completed"] == progress.total else SOME_NOT_COMPLETED
+            wanted = progress.total if self._only is None else progress.skipped + len(self._only)
+            code = OK if counts["completed"] + counts["limit"] >= wanted else SOME_NOT_COMPLETED
             code = INTERRUPTED if self._signals else code
         state = {INTERRUPTED: "interrupted", CANNOT_START: "not started"}.get(code, "finished")
         outcome = {"problem": problem, "exit_code": code, "counts": counts, "app_server": self._app_server}
@@ -323,6 +385,10 @@ class _Batch:
         if code != CANNOT_START and not self._is_done:
             rows = summary.summary(counts, progress, now)
             where = str(self._directory.file(layout.RESULTS))
+            scored = summarise(scoring_summary.rows_of(self._directory.store.samples(selected=True)))
+            rows += scoring_summary.printed(scored)
+            if self._only is not None:
+                rows += self._estimated()
             self._display.finish(
                 [*rows, ("results", where)], summary.failures(*self._directory.store.failures(summary.FAILURES_SHOWN))
             )
@@ -335,28 +401,33 @@ class _Batch:
                 "retries": progress.retries,
                 "duration_s": round(progress.elapsed_s(now), 3),
                 "tokens": dict(progress.tokens),
+                "cost": progress.cost if progress.currency is not None else None,
                 "results": str(self._directory.file(layout.RESULTS)),
                 "log": str(self._log),
                 "problem": problem,
                 "exit_code": code,
             }
         )
+        if self._settings.notify is not None:
+            wrong = _notify(self._settings.notify, self._directory.path, state, code)
+            if wrong is not None:
+                self._display.say(f"codex-pool: --notify {self._settings.notify}: {wrong}")
         return code
 
-    def _config(self) -> dict[str, Any]:
-        """What was run, exactly; and with what."""
-        arguments = {**asdict(self._settings), "overrides": list(map(_shown, self._settings.overrides))}
-        arguments = {"dataset": self._settings.dataset_name, **json.loads(json.dumps(arguments, default=str))}
-        return {
-            "arguments": arguments,
-            "versions": {
-                "codex_pool": codex_pool.__version__,
-                "codex_app_server": codex_app_server.__version__,
-                "python": platform.python_version(),
-            },
-            "samples": self._progress.total,
-            "skipped": self._progress.skipped,
-        }
+    def _estimated(self) -> list[tuple[str, str]]:
+        """What the whole run will take, by what was run of it."""
+        assert self._only is not None
+        ran = [
+            estimate.canary(exported(row))
+            for row in self._directory.store.samples(selected=True, state="done")
+            if row.record is not None and row.record.status in ("completed", "limit")
+        ]
+        if not ran:
+            return [("estimate", "none: no sample was completed")]
+        concurrency = self._settings.workers * self._progress.turns_per_worker
+        found = estimate.estimate(ran, self._progress.total, concurrency)
+        currency = self._progress.currency or ""
+        return [(f"estimate: {name}", figure) for name, figure in estimate.printed(found, currency)]
 
     def _emit(self, record: dict[str, Any]) -> None:
         if not self._settings.as_json:
@@ -375,7 +446,18 @@ def _thread_options(overrides: tuple[str, ...]) -> dict[str, Any]:
     return {"approval_policy": "never"}
 
 
-def _shown(override: str) -> str:
-    """An override as it may stand in a file: run directories hold no secrets."""
-    key = override.partition("=")[0]
-    return f"{key}=..." if _SECRET.search(key) else override
+def _notify(command: str, directory: Path, state: str, code: int) -> str | None:
+    """Run the user's command at the end of a run; what went wrong with it."""
+    told = {"CODEX_POOL_RUN": str(directory), "CODEX_POOL_STATE": state, "CODEX_POOL_EXIT_CODE": str(code)}
+    try:
+        done = subprocess.run(
+            command,
+            shell=True,
+            env={**os.environ, **told},
+            stdin=subprocess.DEVNULL,
+            stdout=sys.stderr.fileno(),
+            timeout=NOTIFY_LIMIT_S,
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        return str(error)
+    return None if done.returncode == 0 else f"exit code {done.returncode}"

@@ -1,270 +1,339 @@
-"""Samples to attempts: a lane for each turn that may run at once takes one sample after the other.
+"""The samples of a run, many at once: a lane for each turn that may run takes one sample after the other.
 
-An attempt: a new persisted thread, its start in the journal, one turn, its end on the disk; then the thread is
-archived, which frees what the app-server holds of it, while the lane goes on.
+Lanes wait while the breaker is open, and take nothing more once the run is to end. What is answered is scored beside
+them, and its thread archived, which frees what the app-server holds of it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import random
+import sqlite3
 import time
-import uuid
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Coroutine
 from concurrent.futures import Future
-from dataclasses import asdict
+from dataclasses import dataclass
 from typing import Any
 
-from codex_app_server import AppServerError, AsyncCodex, TransportClosedError
-from codex_app_server.operations import final_response
+from codex_app_server import AppServerError, TransportClosedError
 
 from . import policy
-from .attempt import Stopped, Turn, unless_stopped
+from .attempt import CANCELLED, Stopped, unless_stopped
+from .breaker import Breaker
 from .dataset import Sample
-from .policy import Outcome
+from .limits import RunMeter
+from .policy import INTERRUPTED, RETRY_ON_DEFAULT, Outcome
 from .progress import Progress
-from .store import Entry, Finished, RecordRow, RunDirectory, SampleRow, Start, Unfinished, directory_name, layout
+from .sampling import Job, Means, Sampling, Tried
+from .store import Entry, Finished, RecordRow, RunDirectory, SampleRow
 
-# How long the threads of the last samples may take to be archived, and a turn that a dead run left may still run.
+# How long the threads of the last samples may take to be archived.
 ARCHIVE_LIMIT_S = 10.0
-LEFT_RUNNING_LIMIT_S = 60.0
-LEFT_RUNNING_POLL_S = 0.5
 PAGE = 200
+PAUSE_POLL_S = 0.5
+WRITE_AGAIN_S = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """How samples are run. `retries` of one that ended as `retry_on` says; at most `concurrency` at once."""
+
+    concurrency: int
+    retries: int = 0
+    retry_on: Collection[str] = RETRY_ON_DEFAULT
+    max_failures: int | None = None
+    only: frozenset[int] | None = None
+    """The places, among all that is to be done, of the samples to be run; all if None."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """Who is told what happens, on the event loop."""
+
+    on_retry: Callable[[Sample, Outcome], None]
+    on_record: Callable[[SampleRow], None]
+    on_trouble: Callable[[str], None]
 
 
 class Runner:
-    """Runs samples through `codex`, at most `concurrency` at once, until all have ended or `stop` is set.
-
-    `thread_options` go to every thread/start. `on_retry(sample, outcome)` and `on_record(record)` are told what
-    happens, on the event loop.
-    """
+    """Runs what is to be done, until all has ended or `stop` is set."""
 
     def __init__(
         self,
-        codex: AsyncCodex,
         directory: RunDirectory,
         progress: Progress,
         stop: asyncio.Event,
         *,
-        concurrency: int,
-        retries: int,
-        thread_options: dict[str, Any],
-        on_retry: Callable[[Sample, Outcome], None],
-        on_record: Callable[[SampleRow], None],
+        rules: Rules,
+        told: Told,
+        meter: RunMeter,
     ) -> None:
-        self._codex = codex
         self._directory = directory
         self._progress = progress
         self._stop = stop
-        self._concurrency = concurrency
-        self._retries = retries
-        self._thread_options = thread_options
-        self._on_retry = on_retry
-        self._on_record = on_record
-        self._archiving: set[asyncio.Task[None]] = set()
-        self.pool_gone: TransportClosedError | None = None
-        """Why the run could not go on, if it could not."""
-
-    async def run(self) -> None:
-        """Run all that is to be done. What has not been started when the run stops has no record."""
+        self._rules = rules
+        self._told = told
+        self._meter = meter
+        self._breaker = Breaker(max_failures=rules.max_failures)
+        self._jobs: dict[tuple[str, int], Job] = {}
+        self._cancelled: set[tuple[str, int]] = set()
+        self._aside: set[asyncio.Task[None]] = set()
+        self._failed_aside: BaseException | None = None
+        self._again: deque[Job] = deque()
         self._page: deque[SampleRow] = deque()
         self._after: tuple[int, int] | None = None
+        self._place = -1
+        self.pool_gone: TransportClosedError | None = None
+        """Why the run could not go on, if it could not."""
+        self.ended_early: str | None = None
+        """Why nothing more was started, if a limit of the run said so."""
+
+    async def run(self, means: Means) -> None:
+        """Run all that is to be done. What has not been started when the run stops has no record."""
+        self._means = means
         self._progress.started_at = time.monotonic()
         self._stopping = asyncio.ensure_future(self._stop.wait())
-        lanes = [asyncio.ensure_future(self._lane()) for _ in range(min(self._concurrency, self._progress.waiting))]
+        self._stopping.add_done_callback(self._halt_all)
+        count = min(self._rules.concurrency, max(1, self._progress.waiting))
+        lanes = [asyncio.ensure_future(self._lane()) for _ in range(count)]
         try:
             await asyncio.gather(*lanes)
-            if self._archiving:
-                await asyncio.wait(self._archiving, timeout=ARCHIVE_LIMIT_S)
+            scoring = [task for task in self._aside if task.get_name() == "score"]
+            if scoring:
+                await asyncio.wait(scoring)
+            if self._aside:
+                await asyncio.wait(self._aside, timeout=ARCHIVE_LIMIT_S)
+            if self._failed_aside is not None:
+                raise self._failed_aside
         finally:
-            tasks = (*lanes, *self._archiving, self._stopping)
+            tasks = (*lanes, *self._aside, self._stopping)
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
+    def cancel(self, sample_id: str, epoch: int) -> None:
+        """Interrupt one sample, or do not start it at all."""
+        self._cancelled.add((sample_id, epoch))
+        job = self._jobs.get((sample_id, epoch))
+        if job is not None and not job.halt.done():
+            job.halt.set_result(CANCELLED)
+
+    async def written(self, change: Callable[[], Future[Any]]) -> Any:
+        """What is on the disk now; it gets there also when nobody waits any more. A full disk is waited for."""
+        while True:
+            try:
+                return await asyncio.wrap_future(change())
+            except (sqlite3.OperationalError, OSError) as error:
+                full = error if isinstance(error, OSError) else OSError(errno.ENOSPC, str(error))
+                if isinstance(error, sqlite3.OperationalError) and "full" not in str(error):
+                    raise
+                if not self._breaker.disk_failed(full, time.monotonic()) or self._stop.is_set():
+                    raise
+                self._say_pause()
+            await asyncio.sleep(WRITE_AGAIN_S)
+
+    def used(self, tokens: int, cost: float | None) -> None:
+        """Something besides attempts was paid for: a judge's question."""
+        self._meter.used(tokens, cost)
+        self._progress.cost += cost or 0.0
+
+    # Lanes.
+
     async def _lane(self) -> None:
-        while not self._stop.is_set() and (row := self._next()) is not None:
+        while await self._may_start():
+            job = self._next()
+            if job is None:
+                return
+            self._breaker.started()
+            self._jobs[job.sample.key] = job
+            if self._stop.is_set():
+                job.halt.set_result(INTERRUPTED)
+            try:
+                await self._run_sample(job)
+            except Stopped:
+                self._breaker.given_up()
+                if job.halt.done() and job.halt.result() == CANCELLED:
+                    await self._record_cancelled(job)
+            finally:
+                self._jobs.pop(job.sample.key, None)
+
+    async def _may_start(self) -> bool:
+        """Waits while the run pauses; False when nothing more is to be started."""
+        while not self._stop.is_set() and self.ended_early is None:
+            now = time.monotonic()
+            reached = self._meter.reached(now)
+            why = self._breaker.failed_too_often or (None if reached is None else reached.message)
+            if why is not None:
+                self.ended_early = why
+                self._told.on_trouble(f"{why}; what runs may end" if reached is not None else why)
+                return False
+            if self._breaker.may_start(now):
+                if self._breaker.pause is None:
+                    self._progress.paused = None
+                return True
+            self._say_pause()
             with contextlib.suppress(Stopped):
-                await self._run_sample(row)
+                await unless_stopped(self._stopping, asyncio.sleep(PAUSE_POLL_S))
+        return False
 
-    def _next(self) -> SampleRow | None:
+    def _say_pause(self) -> None:
+        pause = self._breaker.pause
+        if pause is not None and pause.message != self._progress.paused:
+            self._progress.paused = pause.message
+            self._told.on_trouble(pause.message)
+
+    def _next(self) -> Job | None:
         """The next sample to be done; a page of them is in memory at a time."""
-        if not self._page:
-            self._page.extend(self._directory.to_do(PAGE, self._after))
+        while True:
+            if self._again:
+                return self._again.popleft()
             if not self._page:
-                return None
-            self._after = self._page[-1].position, self._page[-1].n
-        return self._page.popleft()
+                self._page.extend(self._directory.to_do(PAGE, self._after))
+                if not self._page:
+                    return None
+                self._after = self._page[-1].position, self._page[-1].n
+            row = self._page.popleft()
+            self._place += 1
+            if self._rules.only is None or self._place in self._rules.only:
+                return Job(row, Sample.from_json(row.spec), asyncio.get_running_loop().create_future())
 
-    async def _run_sample(self, row: SampleRow) -> None:
-        sample = sample_of(row)
-        left = self._directory.unfinished(row.n)
-        if left is not None and await self._take_up(left):
+    async def _run_sample(self, job: Job) -> None:
+        sampling = Sampling(self._means, job)
+        if job.row.state == "scoring":
+            self._score_later(sampling)
             return
+        if job.sample.key in self._cancelled:
+            await self._record_cancelled(job)
+            return
+        tried = await sampling.take_up()
+        if tried is None:
+            tried = await self._tries(sampling, job)
+        if tried is None:
+            return
+        finished = await sampling.record(tried)
+        self._breaker.recorded(tried.outcome)
+        self._archive_later(tried.outcome)
+        if finished is None:
+            self._score_later(sampling)
+            while self._waiting_scores() >= 2 * self._rules.concurrency:
+                await asyncio.wait(self._aside, return_when=asyncio.FIRST_COMPLETED)
+        else:
+            self._ended(finished)
+            await self._clean_up(sampling, job)
+
+    async def _tries(self, sampling: Sampling, job: Job) -> Tried | None:
+        """The attempt that counts; None if the sample went back into the queue."""
         tries = 0
         while True:
-            start, outcome = await self._attempt(row.n, sample)
+            tried = await self._attempt(sampling, job)
+            outcome = tried.outcome
             tries += 1
-            if self._stop.is_set() or not policy.may_retry(outcome, tries, self._retries):
-                break
-            self._on_retry(sample, outcome)
-            with contextlib.suppress(Stopped):
-                pause_s = policy.backoff_s(outcome, tries, jitter=random.random())
-                await unless_stopped(self._stopping, asyncio.sleep(pause_s))
-            if self._stop.is_set():
-                break
-            await self._written(self._directory.end_attempt(start, asdict(outcome)))
-            self._archive_later(outcome)
-            self._progress.retries += 1
-        await self._finish(start, outcome)
+            rules = self._rules
+            if not job.halt.done() and policy.may_retry(outcome, tries, rules.retries, rules.retry_on):
+                self._told.on_retry(job.sample, outcome)
+                with contextlib.suppress(Stopped):
+                    pause_s = policy.backoff_s(outcome, tries, jitter=random.random())
+                    await unless_stopped(job.halt, asyncio.sleep(pause_s))
+                if job.halt.done():
+                    return tried
+                await sampling.give_up(tried)
+                self._archive_later(outcome, whole=len(job.sample.prompts) == 1)
+                self._progress.retries += 1
+                continue
+            if self._breaker.ended(outcome, job.put_back, time.monotonic()) and not job.halt.done():
+                job.put_back += 1
+                await sampling.give_up(tried)
+                self._archive_later(outcome, whole=len(job.sample.prompts) == 1)
+                self._again.append(job)
+                self._say_pause()
+                return None
+            return tried
 
-    async def _finish(self, start: Start, outcome: Outcome, note: str | None = None) -> None:
-        record = RecordRow(attempts=start.attempt, **asdict(outcome))
-        finished = await self._written(self._directory.finish(start, record, asdict(outcome), note=note))
-        assert isinstance(finished, Finished) and finished.row is not None
-        self._progress.ended[outcome.status] += 1
-        self._on_record(finished.row)
-        self._archive_later(outcome)
-
-    async def _written(self, future: Future[Any]) -> Any:
-        """What is on the disk now. It gets there also when nobody waits any more."""
-        return await asyncio.wrap_future(future)
-
-    async def _attempt(self, n: int, sample: Sample) -> tuple[Start, Outcome]:
-        """Raises Stopped when the run stopped before the turn was started."""
-        while len(self._archiving) >= self._concurrency:
-            await asyncio.wait(self._archiving, return_when=asyncio.FIRST_COMPLETED)
-        key = uuid.uuid4().hex
-        with _Counted(self._progress) as counted:
+    async def _attempt(self, sampling: Sampling, job: Job) -> Tried:
+        while len(self._aside) - self._waiting_scores() >= self._rules.concurrency:
+            await asyncio.wait(self._aside, return_when=asyncio.FIRST_COMPLETED)
+        with self._progress.counted(job.sample.key) as counted:
             try:
-                thread = await unless_stopped(
-                    self._stopping,
-                    self._codex.thread_start(
-                        **self._thread_options,
-                        cwd=self._work_directory(sample),
-                        model=sample.model,
-                        sandbox=sample.sandbox,  # type: ignore[arg-type]
-                    ),
-                )
+                tried = await sampling.attempt(lambda: counted.begin(time.monotonic()))
             except TransportClosedError as error:
                 self._give_up(error)
                 raise Stopped from None
-            except AppServerError as error:
-                self._progress.attempts += 1
-                status, problem = policy.failure(error)
-                start = await self._written(self._directory.start_attempt(n, key, None))
-                return start, Outcome(status, problem)
-            start = await self._written(self._directory.start_attempt(n, key, thread.id))
-            turn = Turn(thread, sample, key, counted.begin)
-            try:
-                outcome = await turn.run(self._stopping)
-            except Stopped:
-                note = "the run stopped before the turn was started"
-                ended = asdict(Outcome("interrupted", thread_id=thread.id))
-                await self._written(self._directory.end_attempt(start, ended, note=note))
-                raise
-        if turn.pool_gone is not None:
-            self._give_up(turn.pool_gone)
-        self._progress.attempts += 1
-        self._progress.turn_ended(outcome)
-        return start, outcome
+        if tried.pool_gone is not None:
+            self._give_up(tried.pool_gone)
+        cost = sampling.cost_of(tried.outcome)
+        self._progress.turn_ended(tried.outcome, cost)
+        self._meter.used((tried.outcome.usage or {}).get("total_tokens", 0), cost)
+        return tried
 
-    def _work_directory(self, sample: Sample) -> str:
-        """Where a sample works: in a directory of its own below work/ if it names none."""
-        if sample.cwd is not None:
-            return sample.cwd
-        path = self._directory.file(layout.WORK) / directory_name(sample.id, sample.epoch)
-        path.mkdir(parents=True, exist_ok=True)
-        return str(path.resolve())
+    async def _record_cancelled(self, job: Job) -> None:
+        problem = {"kind": CANCELLED, "message": "the sample was cancelled before it was started"}
+        record = RecordRow("interrupted", len(self._directory.store.attempts(job.row.n)), error=problem)
+        self._ended(await self.written(lambda: self._directory.not_started(job.row.n, record)))
+
+    def _ended(self, finished: Finished | None) -> None:
+        assert finished is not None and finished.row is not None and finished.row.record is not None
+        self._progress.sample_ended(finished.row)
+        self._told.on_record(finished.row)
+
+    # Beside the lanes.
+
+    def _score_later(self, sampling: Sampling) -> None:
+        self._progress.scoring += 1
+        self._do_aside(self._score(sampling), "score")
+
+    async def _score(self, sampling: Sampling) -> None:
+        try:
+            finished = await sampling.score()
+        finally:
+            self._progress.scoring -= 1
+        self._ended(finished)
+        await self._clean_up(sampling, None)
+
+    async def _clean_up(self, sampling: Sampling, job: Job | None) -> None:
+        problem = await sampling.clean_up()
+        if problem is not None:
+            self._told.on_trouble(problem)
+
+    def _archive_later(self, outcome: Outcome, *, whole: bool = True) -> None:
+        # A lost thread is loaded nowhere: archiving would load it first. One to be gone on with stays.
+        if whole and outcome.thread_id is not None and outcome.status != "lost":
+            self._do_aside(self._archive(outcome.thread_id), "archive")
+
+    async def _archive(self, thread_id: str) -> None:
+        with contextlib.suppress(AppServerError):
+            await self._means.codex.thread_archive(thread_id)
+
+    def _do_aside(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        task = asyncio.ensure_future(work)
+        task.set_name(name)
+        self._aside.add(task)
+        task.add_done_callback(self._done_aside)
+
+    def _done_aside(self, task: asyncio.Task[None]) -> None:
+        self._aside.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            self._failed_aside = task.exception()
+            self._stop.set()
+
+    def _waiting_scores(self) -> int:
+        return self._progress.scoring
+
+    # When it is to end.
 
     def _give_up(self, error: TransportClosedError) -> None:
         """The pool is gone: what has not been started is better left than failed."""
         self.pool_gone = self.pool_gone or error
         self._stop.set()
 
-    async def _take_up(self, left: Unfinished) -> bool:
-        """Record the turn of an attempt whose run died, if it was completed: it is not paid for twice."""
-        turn = await self._left_turn(left)
-        if turn is None or turn.status != "completed":
-            how = "its turn was never started" if turn is None else f"its turn is {turn.status}"
-            problem = {"kind": "lost", "message": f"the run died before the attempt ended; {how}"}
-            lost = asdict(Outcome("lost", problem, thread_id=left.thread_id))
-            await self._written(self._directory.end_attempt(left.start, lost))
-            return False
-        outcome = Outcome(
-            "completed",
-            final_response=final_response(turn.items),
-            thread_id=left.thread_id,
-            turn_id=turn.id,
-            duration_ms=turn.duration_ms,
-        )
-        await self._finish(left.start, outcome, "completed while no run was there to see it; taken up")
-        return True
-
-    async def _left_turn(self, left: Unfinished) -> Any:
-        """The turn of an attempt as it is stored, None if there is none. One that still runs is waited for."""
-        if left.thread_id is None:
-            return None
-        request = {"thread_id": left.thread_id, "include_turns": True}
-        deadline = time.monotonic() + LEFT_RUNNING_LIMIT_S
-        while True:
-            try:
-                response = await unless_stopped(self._stopping, self._codex.client.request("thread/read", request))
-            except AppServerError:
-                return None
-            turn = next((turn for turn in response.thread.turns if _has_key(turn, left.key)), None)
-            if turn is None or turn.status != "inProgress" or time.monotonic() > deadline:
-                return turn
-            await unless_stopped(self._stopping, asyncio.sleep(LEFT_RUNNING_POLL_S))
-
-    def _archive_later(self, outcome: Outcome) -> None:
-        # A lost thread is loaded nowhere: archiving would load it first.
-        if outcome.thread_id is None or outcome.status == "lost":
-            return
-        task = asyncio.ensure_future(self._archive(outcome.thread_id))
-        self._archiving.add(task)
-        task.add_done_callback(self._archiving.discard)
-
-    async def _archive(self, thread_id: str) -> None:
-        with contextlib.suppress(AppServerError):
-            await self._codex.thread_archive(thread_id)
-
-
-class _Counted:
-    """Counts an attempt among the queued, and from `begin` on among the running, while the context lasts."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self._running = False
-
-    def __enter__(self) -> _Counted:
-        self._progress.queued += 1
-        return self
-
-    def begin(self) -> None:
-        if not self._running:
-            self._running = True
-            self._progress.queued -= 1
-            self._progress.running += 1
-
-    def __exit__(self, *_: object) -> None:
-        if self._running:
-            self._progress.running -= 1
-        else:
-            self._progress.queued -= 1
+    def _halt_all(self, _: asyncio.Future[Any]) -> None:
+        for job in self._jobs.values():
+            if not job.halt.done():
+                job.halt.set_result(INTERRUPTED)
 
 
 def entry_of(sample: Sample) -> Entry:
     """A sample as the store keeps it."""
     return Entry(sample.id, sample.epoch, sample.digest, sample.to_json(), sample.tags)
-
-
-def sample_of(row: SampleRow) -> Sample:
-    """The sample that the store keeps."""
-    return Sample.from_json(row.spec)
-
-
-def _has_key(turn: Any, key: str) -> bool:
-    return any(getattr(item, "client_id", None) == key for item in turn.items)

@@ -1,4 +1,4 @@
-"""`codex-pool batch`: every prompt of a dataset, with results on disk."""
+"""`codex-pool batch`: every sample of a dataset, with results on disk."""
 
 from __future__ import annotations
 
@@ -10,29 +10,19 @@ import click
 
 from codex_pool.cli import options
 from codex_pool.cli.dataset_options import dataset_options, request_of
+from codex_pool.cli.groups import Grouped, group
+from codex_pool.cli.run_options import limits_of, policy_options, run_limits_of, scoring_options
 
 
-@click.command(short_help="Run every prompt of a dataset; results on disk.")
+@click.command(short_help="Run every prompt of a dataset; results on disk.", cls=Grouped)
 @click.argument("dataset", required=False, metavar="[DATASET]")
-@click.option(
-    "-o",
-    "--output",
-    required=True,
-    metavar="DIR",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="The run directory: results.jsonl, run.sqlite, config.json, pool.log. Made if missing; taken up if not.",
-)
-@click.option(
-    "--retries",
-    type=click.IntRange(min=0),
-    default=0,
-    show_default=True,
-    metavar="N",
-    help="Try a sample that failed, was lost or stalled up to N more times.",
-)
-@click.option("--fresh", is_flag=True, help="Remove what an earlier run left in DIR, and begin anew.")
-@click.option("--json", "as_json", is_flag=True, help="JSON lines on stdout: launch, one line a sample, done.")
+@group("Samples")
 @dataset_options
+@group("Workspaces and scores")
+@scoring_options
+@group("Limits and failures")
+@policy_options
+@group("The pool")
 @options.pool_options
 @click.option(
     "--home",
@@ -49,39 +39,46 @@ from codex_pool.cli.dataset_options import dataset_options, request_of
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="As --demo, with a script of answers of your own, such as examples/eval/_demo/agent.toml.",
 )
+@group("The run")
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    metavar="DIR",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="The run directory: results.jsonl, run.sqlite, config.json, pool.log. Made if missing; taken up if not.",
+)
+@click.option("--fresh", is_flag=True, help="Remove what an earlier run left in DIR, and begin anew.")
+@click.option(
+    "--changed",
+    type=click.Choice(("refuse", "rerun")),
+    default="refuse",
+    show_default=True,
+    help="What to do with a sample that was done and asks something else now.",
+)
+@click.option(
+    "--estimate",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Run N samples only, and say what all will cost. The same command without it goes on.",
+)
+@click.option("--detach", is_flag=True, help="Go on in the background once it runs; see codex-pool attach.")
+@click.option("--notify", metavar="COMMAND", help="A shell command at the end; $CODEX_POOL_RUN, _STATE, _EXIT_CODE.")
+@click.option("--json", "as_json", is_flag=True, help="JSON lines on stdout: launch, one line a sample, done.")
 @click.pass_context
-def batch(
-    context: click.Context,
-    /,
-    dataset: str | None,
-    output: Path,
-    retries: int,
-    fresh: bool,
-    as_json: bool,
-    workers: int,
-    turns_per_worker: int,
-    overrides: tuple[str, ...],
-    codex_bin: str | None,
-    home: str,
-    connect: str | None,
-    key: str | None,
-    demo: bool,
-    demo_script: Path | None,
-    **asked: Any,
-) -> None:
-    """Run every prompt of DATASET, each in a thread of its own, and keep the results in DIR.
+def batch(context: click.Context, /, dataset: str | None, **given: Any) -> None:
+    """Run every sample of DATASET, each in a thread of its own, and keep the results in DIR.
 
-    DATASET is a file of JSON lines, CSV or Parquet, a directory of task folders, or `-` for stdin. A sample has a
-    `prompt`, or `prompts`, and if wanted `id`, `cwd`, `workspace`, `model`, `effort`, `sandbox`, `output_schema`,
-    `timeout_s`, `limits`, `target`, `scorers`, `tags`, `metadata`. Without `cwd` and `workspace` it works in
-    DIR/work/ID. With --demo, DATASET may be left out.
+    DATASET is a file - JSON lines, CSV, Parquet - or a directory of task folders, or `-` for stdin. A sample has a
+    `prompt`, or several `prompts` in turn, and more if wanted. One without `cwd` or `workspace` works in DIR/work/ID.
+    With --demo, DATASET may be left out.
 
-    The same command again runs only what is not completed, however the last run ended. Ctrl-C stops what runs and keeps
+    The same command again runs only what is not done, however the last run ended. Ctrl-C stops what runs and keeps
     what there is; a second one ends at once.
 
     \b
     Exit codes:
-      0    every sample is completed
+      0    every sample is completed, or reached a limit
       1    some are not
       2    wrong usage or a wrong dataset; nothing was started
       3    the pool could not start
@@ -91,35 +88,40 @@ def batch(
     Examples:
       codex-pool batch --demo --retries 1 -o demo
       codex-pool batch prompts.jsonl --workers 4 -o runs/monday
-      codex-pool batch prompts.jsonl --connect default --json -o runs/tuesday
+      codex-pool batch tasks/ --scorer 'command:pytest -q' --epochs 3 --detach -o runs/tuesday
     """
-    endpoint, key = options.endpoint_of(context, connect, key)
-    demo = demo or demo_script is not None
-    if dataset is None and not demo:
-        raise click.UsageError("DATASET is missing; name a file, or try --demo", context)
-    if demo and context.get_parameter_source("home") is click.core.ParameterSource.COMMANDLINE:
+    given["demo"] = given["demo"] or given["demo_script"] is not None
+    endpoint, key = options.endpoint_of(context, given.pop("connect"), given.pop("key"))
+    if given["demo_script"] is not None and endpoint is not None:
+        raise click.UsageError("--demo-script makes an own pool and cannot go with --connect", context)
+    if dataset is None and not given["demo"]:
+        raise click.UsageError("DATASET is missing; name a file of JSON lines, or try --demo", context)
+    if given["demo"] and context.get_parameter_source("home") is click.core.ParameterSource.COMMANDLINE:
         raise click.UsageError("--demo has a home of its own in DIR and cannot go with --home", context)
-    if not home:
+    if not given["home"]:
         raise click.BadParameter("is empty; give run, user, or an existing CODEX_HOME", param_hint="--home")
+    request = request_of(context, "-" if dataset is None else dataset, given)
+    output = given.pop("output").resolve()
+    if given.pop("detach"):
+        if dataset == "-":
+            raise click.UsageError("--detach cannot read standard input; name a file", context)
+        from codex_pool.batch.detach import detach
 
-    from codex_pool.batch.run import Settings, run_batch
+        sys.exit(detach(sys.argv[1:], output))
+
+    from codex_pool.batch.run import run_batch
+    from codex_pool.batch.settings import Settings
 
     settings = Settings(
-        request=request_of(context, "-" if dataset is None else dataset, asked),
+        request=request,
         demo_dataset=dataset is None,
-        output=output.resolve(),
-        workers=workers,
-        turns_per_worker=turns_per_worker,
-        retries=retries,
-        home=home,
-        fresh=fresh,
-        as_json=as_json,
+        output=output,
         endpoint=endpoint,
         key=key,
-        overrides=overrides,
-        codex_bin=codex_bin,
-        demo=demo,
-        demo_script=demo_script,
+        rerun_changed=given.pop("changed") == "rerun",
+        limits=limits_of(given),
+        run_limits=run_limits_of(given),
+        **given,
     )
     try:
         code = run_batch(settings)

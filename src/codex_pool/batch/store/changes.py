@@ -156,13 +156,14 @@ def end_attempt(
 ) -> None:
     safe = end.get("safe_to_retry")
     db.execute(
-        "UPDATE attempts SET status = ?, error = ?, usage = ?, worker = ?, turn_id = ?, "
+        "UPDATE attempts SET status = ?, error = ?, usage = ?, cost = ?, worker = ?, turn_id = ?, "
         "thread_id = coalesce(?, thread_id), queued_ms = ?, duration_ms = ?, ended_at = ?, safe_to_retry = ?, "
         "note = ?, segment = ?, offset = ?, length = ? WHERE n = ? AND attempt = ?",
         (
             end["status"],
             to_json(end.get("error")),
             to_json(end.get("usage")),
+            end.get("cost"),
             end.get("worker"),
             end.get("turn_id"),
             end.get("thread_id"),

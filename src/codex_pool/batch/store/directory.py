@@ -155,6 +155,15 @@ class RunDirectory:
 
         return self._writer.submit(change)
 
+    def not_started(self, n: int, record: RecordRow) -> Future[Finished]:
+        """A sample that ends without another attempt."""
+
+        def change(db: sqlite3.Connection) -> Finished:
+            changes.record(db, n, record, "done")
+            return Finished(n)
+
+        return self._writer.submit(change)
+
     def scored(self, n: int, scores: Sequence[Any], artifacts: Sequence[str] | None = None) -> Future[Finished]:
         """The scores of a sample, instead of any it had; it is done now. `artifacts`: what is kept of it, if new."""
 

@@ -181,6 +181,13 @@ class RunStore:
             found[status] = found.get(status, 0) + row["count"]
         return found
 
+    def spent(self) -> tuple[int, float]:
+        """Tokens and money of all attempts so far."""
+        tokens, cost = self._connection.execute(
+            "SELECT coalesce(sum(json_extract(usage, '$.total_tokens')), 0), coalesce(sum(cost), 0.0) FROM attempts"
+        ).fetchone()
+        return tokens, cost
+
     def failures(self, size: int) -> tuple[list[SampleRow], int]:
         """The first of what went wrong, and how many there are. What the user stopped did not."""
         where = (

@@ -71,10 +71,12 @@ class AttemptRow:
     n: int
     attempt: int
     key: str
+    digest: str
     thread_id: str | None
     status: str | None
     error: dict[str, str] | None
     usage: dict[str, int] | None
+    cost: float | None
     worker: str | None
     turn_id: str | None
     queued_ms: int | None
@@ -161,10 +163,12 @@ def attempt_of(row: Mapping[str, Any]) -> AttemptRow:
         n=row["n"],
         attempt=row["attempt"],
         key=row["key"],
+        digest=row["digest"],
         thread_id=row["thread_id"],
         status=row["status"],
         error=from_json(row["error"]),
         usage=from_json(row["usage"]),
+        cost=row["cost"],
         worker=row["worker"],
         turn_id=row["turn_id"],
         queued_ms=row["queued_ms"],

@@ -34,7 +34,7 @@ MIGRATIONS: tuple[str, ...] = (
     );
     CREATE TABLE attempts (
         n INTEGER NOT NULL REFERENCES samples, attempt INTEGER NOT NULL, key TEXT NOT NULL, digest TEXT NOT NULL,
-        thread_id TEXT, status TEXT, error TEXT, usage TEXT, worker TEXT, turn_id TEXT, queued_ms INTEGER,
+        thread_id TEXT, status TEXT, error TEXT, usage TEXT, cost REAL, worker TEXT, turn_id TEXT, queued_ms INTEGER,
         duration_ms INTEGER, started_at REAL NOT NULL, ended_at REAL, safe_to_retry INTEGER, note TEXT,
         segment INTEGER, offset INTEGER, length INTEGER,
         PRIMARY KEY (n, attempt)

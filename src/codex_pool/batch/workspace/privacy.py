@@ -33,7 +33,10 @@ def thread_options(sandbox: str, cwd: Path, private: Iterable[Path]) -> dict[str
             continue
         # codex opens a denied directory for what may be written inside of it, not for what may only be read.
         paths = _around(path, cwd) if sandbox == "read-only" and cwd.is_relative_to(path) else [path]
-        filesystem |= {str(denied): "deny" for denied in paths}
+        filesystem |= {str(one): "deny" for one in paths}
+    # What lies in a denied directory is denied with it, and the sandbox cannot deny it once more.
+    denied = [Path(path) for path in filesystem]
+    filesystem = {str(path): "deny" for path in denied if not any(path.is_relative_to(o) for o in denied if o != path)}
     if sandbox == "workspace-write":
         filesystem[":workspace_roots"] = {".": "write", ".git": "write"}
     profile = {"extends": parent, "filesystem": filesystem}

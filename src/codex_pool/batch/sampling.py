@@ -1,0 +1,435 @@
+"""One sample from its workspace to its record: prepared, run, compared, scored, cleaned up - or taken up where a run
+that died had left it.
+
+What each step leaves is on the disk before the next begins, so that none is done twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from codex_app_server import AppServerError, AsyncCodex, TransportClosedError
+from codex_app_server.async_api import AsyncThread
+from codex_app_server.operations import final_response
+
+from . import policy
+from .attempt import Attempt, Stopped, turn_key, unless_stopped
+from .dataset import Sample
+from .limits import TOOL_CALLS, Limits, Meter, parse_limits
+from .policy import Outcome
+from .prices import Prices
+from .scoring import ScoreContext, Scorers, score_sample
+from .scoring.base import Ask
+from .store import AttemptRow, EventLog, Finished, RecordRow, RunDirectory, SampleRow, Start, directory_name, layout
+from .workspace import Repositories, Workspace, WorkspaceError, prepare, private_of, reopen, thread_options
+
+DIFF = "diff.patch"
+WORKSPACE = "workspace"
+# Of which there is something to score.
+SCORED = ("completed", "limit")
+DEFAULT_SANDBOX = "workspace-write"
+# How long a turn that a dead run left may still run.
+LEFT_RUNNING_LIMIT_S = 60.0
+LEFT_RUNNING_POLL_S = 0.5
+
+
+@dataclass(slots=True)
+class Job:
+    """A sample that is being worked at, from `SampleRow` to its record."""
+
+    row: SampleRow
+    sample: Sample
+    halt: asyncio.Future[str]
+    """Done when it is to be interrupted, with the kind of the error that says so."""
+    put_back: int = 0
+
+
+@dataclass(slots=True)
+class Tried:
+    """An attempt that has ended and has no end in the store yet."""
+
+    start: Start
+    outcome: Outcome
+    workspace: Workspace | None = None
+    responses: Sequence[str | None] = ()
+    turns: int = 0
+    tool_calls: int = 0
+    started_at: float = field(default_factory=time.time)
+    events: bytes | None = None
+    note: str | None = None
+    pool_gone: TransportClosedError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """Turns of an attempt that were completed, in a thread that can be gone on with; `whole`: all of them."""
+
+    key: str
+    thread_id: str
+    turns: Sequence[Any]
+    whole: bool
+
+    @property
+    def responses(self) -> list[str | None]:
+        return [final_response(turn.items) for turn in self.turns]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Means:
+    """With what samples are run; the same for all of a run."""
+
+    codex: AsyncCodex
+    directory: RunDirectory
+    thread_options: dict[str, Any]
+    limits: Limits = field(default_factory=Limits)
+    scorers: Scorers = field(default_factory=Scorers)
+    prices: Prices | None = None
+    model: str | None = None
+    ask: Ask | None = None
+    sources: Repositories | None = None
+    hook: str | None = None
+    keep: bool = False
+    private: tuple[Path, ...] = ()
+    """What no agent may read."""
+    written: Callable[[Callable[[], Future[Any]]], Any]
+    """Waits until a change is on the disk, trying again while the disk is full."""
+    scoring_places: asyncio.Semaphore
+    setup_places: asyncio.Semaphore
+
+
+class Sampling:
+    """The steps of one sample. `on_running` is told how many more of its attempts run."""
+
+    def __init__(self, means: Means, job: Job) -> None:
+        self._means = means
+        self._job = job
+        self._directory = means.directory
+        self._sample = job.sample
+        self._name = directory_name(job.sample.id, job.sample.epoch)
+        self._work = means.directory.file(layout.WORK) / self._name
+
+    # What an earlier run left.
+
+    async def take_up(self) -> Tried | None:
+        """The attempt that nobody saw the end of, if its turns were completed: they are not paid for twice."""
+        last = self._last_attempt()
+        if last is None or last.status is not None:
+            return None
+        start = Start(last.n, last.attempt)
+        left = await self._left(last)
+        if left is not None and left.whole:
+            workspace = reopen(self._sample, self._work) if self._sample.workspace is not None else None
+            if workspace is not None or self._sample.workspace is None:
+                return self._taken_up(start, left, workspace)
+        how = (
+            "its turn was never completed" if left is None or not left.turns else f"it had had {len(left.turns)} turns"
+        )
+        problem = {"kind": "lost", "message": f"the run died before the attempt ended; {how}"}
+        ended = {"status": "lost", "error": problem, "thread_id": last.thread_id}
+        await self._means.written(lambda: self._directory.end_attempt(start, ended))
+        return None
+
+    def _taken_up(self, start: Start, left: Left, workspace: Workspace | None) -> Tried:
+        events = EventLog()
+        items = [item for turn in left.turns for item in turn.items]
+        for turn in left.turns:
+            for item in turn.items:
+                told = {"item": item.model_dump(mode="json", by_alias=True), "threadId": left.thread_id}
+                events.add(_line("item/completed", {**told, "turnId": turn.id}))
+        last = left.turns[-1]
+        outcome = Outcome(
+            "completed",
+            final_response=left.responses[-1],
+            thread_id=left.thread_id,
+            turn_id=last.id,
+            duration_ms=sum(turn.duration_ms or 0 for turn in left.turns),
+        )
+        return Tried(
+            start,
+            outcome,
+            workspace,
+            left.responses,
+            len(left.turns),
+            sum(_type_of(item) in TOOL_CALLS for item in items),
+            started_at=left.turns[0].started_at or time.time(),
+            events=events.member(),
+            note="completed while no run was there to see it; taken up",
+        )
+
+    def _last_attempt(self) -> AttemptRow | None:
+        found = self._directory.store.attempts(self._job.row.n)
+        return found[-1] if found else None
+
+    async def _left(self, last: AttemptRow) -> Left | None:
+        """What of an attempt is stored in its thread. A turn that still runs is waited for."""
+        if last.thread_id is None:
+            return None
+        request = {"thread_id": last.thread_id, "include_turns": True}
+        deadline = time.monotonic() + LEFT_RUNNING_LIMIT_S
+        while True:
+            try:
+                read = self._means.codex.client.request("thread/read", request)
+                response = await unless_stopped(self._job.halt, read)
+            except AppServerError:
+                return None
+            found: list[Any] = []
+            for index in range(len(self._sample.prompts)):
+                turn = _turn_of(response.thread.turns, last.key, index)
+                if turn is None or turn.status != "completed":
+                    break
+                found.append(turn)
+            else:
+                turn = None
+            if turn is None or turn.status != "inProgress" or time.monotonic() > deadline:
+                return Left(last.key, last.thread_id, found, len(found) == len(self._sample.prompts))
+            await unless_stopped(self._job.halt, asyncio.sleep(LEFT_RUNNING_POLL_S))
+
+    # An attempt.
+
+    async def attempt(self, on_assigned: Callable[[], None]) -> Tried:
+        """One more try. Raises Stopped when the sample was to halt before a turn was started, and
+        TransportClosedError when there is no pool to start one in."""
+        left = await self._to_go_on_with()
+        workspace: Workspace | None = None
+        try:
+            workspace, cwd = await self._workspace(left)
+        except WorkspaceError as error:
+            return await self._nothing(Outcome("failed", {"kind": WORKSPACE, "message": str(error)}))
+        try:
+            options, turn_options = self._thread_options(workspace, cwd)
+            thread = await unless_stopped(self._job.halt, self._thread(left, workspace, options))
+        except TransportClosedError:
+            raise
+        except AppServerError as error:
+            return await self._nothing(Outcome(*policy.failure(error)), workspace)
+        key = uuid.uuid4().hex if left is None else left.key
+        started_at = time.time()
+        start: Start = await self._means.written(lambda: self._directory.start_attempt(self._job.row.n, key, thread.id))
+        meter = Meter(self._limits())
+        meter.turns = 0 if left is None else len(left.turns)
+        attempt = Attempt(
+            thread,
+            self._sample,
+            meter,
+            self._job.halt,
+            key=key,
+            number=start.attempt,
+            responses=() if left is None else left.responses,
+            turn_options=turn_options,
+            on_assigned=on_assigned,
+        )
+        try:
+            outcome = await attempt.run()
+        except Stopped:
+            ended = {"status": "interrupted", "thread_id": thread.id}
+            note = "the run stopped before the turn was started"
+            await self._means.written(lambda: self._directory.end_attempt(start, ended, note=note))
+            raise
+        responses, events = tuple(attempt.responses), attempt.events.member()
+        tried = Tried(start, outcome, workspace, responses, meter.turns, meter.tool_calls, started_at, events)
+        tried.pool_gone = attempt.pool_gone
+        return tried
+
+    async def _to_go_on_with(self) -> Left | None:
+        """Turns of the last attempt that need not be run again."""
+        if len(self._sample.prompts) == 1:
+            return None
+        last = self._last_attempt()
+        # Turns that have been asked for in other words are of no use.
+        if last is None or last.status in (None, "completed", "limit") or last.digest != self._job.row.digest:
+            return None
+        left = await self._left(last)
+        return left if left is not None and left.turns and not left.whole else None
+
+    async def _nothing(self, outcome: Outcome, workspace: Workspace | None = None) -> Tried:
+        """An attempt that never got as far as a thread."""
+        key = uuid.uuid4().hex
+        start = await self._means.written(lambda: self._directory.start_attempt(self._job.row.n, key, None))
+        return Tried(start, outcome, workspace)
+
+    async def _workspace(self, left: Left | None) -> tuple[Workspace | None, Path]:
+        sample = self._sample
+        if sample.workspace is None:
+            if sample.cwd is not None:
+                return None, Path(sample.cwd)
+            self._work.mkdir(parents=True, exist_ok=True)
+            return None, self._work.resolve()
+        there = reopen(sample, self._work) if left is not None else None
+        if there is None:
+            async with self._means.setup_places:
+                making = prepare(sample, self._work, hook=self._means.hook, sources=self._means.sources)
+                there = await unless_stopped(self._job.halt, making)
+        return there, there.cwd
+
+    def _thread_options(self, workspace: Workspace | None, cwd: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Of the thread, and of its turns after the first."""
+        sample = self._sample
+        options = {**self._means.thread_options, "cwd": str(cwd), "model": sample.model}
+        if workspace is None:
+            return {**options, "sandbox": sample.sandbox}, {}
+        private = [*self._means.private, *private_of(sample)]
+        guarded = thread_options(sample.sandbox or DEFAULT_SANDBOX, cwd, private)
+        again = {"permissions": guarded["permissions"]} if "permissions" in guarded else {}
+        return {**options, **guarded, **workspace.thread}, again
+
+    async def _thread(self, left: Left | None, workspace: Workspace | None, options: dict[str, Any]) -> AsyncThread:
+        codex = self._means.codex
+        if workspace is not None and workspace.environment is not None:
+            await codex.client.request("environment/add", workspace.environment)
+        if left is not None:
+            # Without the turn that was cut: its beginning would confuse whoever reads on.
+            kept = {name: value for name, value in options.items() if name != "environments"}
+            return await codex.thread_fork(left.thread_id, last_turn_id=left.turns[-1].id, **kept)
+        return await codex.thread_start(**options)
+
+    def _limits(self) -> Limits:
+        return parse_limits(self._sample.limits, self._means.limits)[0]
+
+    # Its end.
+
+    async def give_up(self, tried: Tried) -> None:
+        """The end of an attempt that another one follows."""
+        await self._means.written(
+            lambda: self._directory.end_attempt(tried.start, self._end_of(tried), note=tried.note, events=tried.events)
+        )
+
+    async def record(self, tried: Tried) -> Finished | None:
+        """The last attempt has ended. None: the sample is still to be scored."""
+        artifacts = await self._difference(tried)
+        outcome = tried.outcome
+        record = RecordRow(
+            status=outcome.status,
+            attempts=tried.start.attempt,
+            limit=outcome.limit,
+            final_response=outcome.final_response,
+            error=outcome.error,
+            usage=outcome.usage,
+            cost=self.cost_of(outcome),
+            thread_id=outcome.thread_id,
+            turn_id=outcome.turn_id,
+            worker=outcome.worker,
+            turns=tried.turns,
+            tool_calls=tried.tool_calls,
+            queued_ms=outcome.queued_ms,
+            duration_ms=outcome.duration_ms,
+            started_at=tried.started_at,
+            ended_at=time.time(),
+            responses=tuple(tried.responses),
+            artifacts=tuple(artifacts),
+        )
+        to_score = outcome.status in SCORED and bool(self._means.scorers.of(self._sample))
+        finished: Finished | None = await self._means.written(
+            lambda: self._directory.finish(
+                tried.start, record, self._end_of(tried), to_score=to_score, note=tried.note, events=tried.events
+            )
+        )
+        return finished
+
+    async def score(self) -> Finished:
+        """Score what is recorded."""
+        row = self._directory.store.sample_at(self._job.row.n)
+        record = row.record
+        assert record is not None
+        workspace: Path | None
+        if self._sample.workspace is not None:
+            there = reopen(self._sample, self._work)
+            workspace = None if there is None else there.path
+        else:
+            workspace = Path(self._sample.cwd) if self._sample.cwd is not None else self._work
+        artifacts = self._directory.store.artifacts_of(row.n)
+        diff = None
+        with contextlib.suppress(KeyError):
+            diff = self._directory.store.artifact(row.n, DIFF)
+        context = ScoreContext(
+            sample=self._sample,
+            final_response=record.final_response,
+            responses=record.responses or (record.final_response,),
+            workspace=workspace,
+            diff=diff,
+            artifacts=artifacts,
+            ask=self._means.ask,
+        )
+        scores = await score_sample(self._means.scorers.of(self._sample), context, places=self._means.scoring_places)
+        names = await asyncio.to_thread(_names, artifacts)
+        finished: Finished = await self._means.written(lambda: self._directory.scored(row.n, scores, names))
+        return finished
+
+    async def clean_up(self) -> str | None:
+        """Remove the workspace, if it is not to be kept; what went wrong with that."""
+        if self._sample.workspace is None:
+            return None
+        workspace = reopen(self._sample, self._work)
+        try:
+            if workspace is not None:
+                await (workspace.stop() if self._means.keep else workspace.remove())
+        except WorkspaceError as error:
+            return str(error)
+        return None
+
+    def cost_of(self, outcome: Outcome) -> float | None:
+        prices = self._means.prices
+        return None if prices is None else prices.cost(outcome.usage, self._sample.model or self._means.model)
+
+    def _end_of(self, tried: Tried) -> dict[str, Any]:
+        outcome = tried.outcome
+        return {
+            "status": outcome.status,
+            "error": outcome.error,
+            "usage": outcome.usage,
+            "cost": self.cost_of(outcome),
+            "worker": outcome.worker,
+            "turn_id": outcome.turn_id,
+            "thread_id": outcome.thread_id,
+            "queued_ms": outcome.queued_ms,
+            "duration_ms": outcome.duration_ms,
+        }
+
+    async def _difference(self, tried: Tried) -> list[str]:
+        """Keep what the agent changed; the names of the artifacts there are. A failure is said in the outcome."""
+        if tried.workspace is None:
+            return []
+        artifacts = self._directory.store.artifacts_of(self._job.row.n)
+        try:
+            diff = await tried.workspace.diff()
+        except WorkspaceError as error:
+            if tried.outcome.error is None:
+                problem = {"kind": WORKSPACE, "message": str(error)}
+                tried.outcome = replace(tried.outcome, status="failed", error=problem)
+            return []
+        await asyncio.to_thread(_keep, artifacts, diff)
+        return [DIFF]
+
+
+def _keep(artifacts: Path, diff: bytes) -> None:
+    artifacts.mkdir(parents=True, exist_ok=True)
+    layout.replace(artifacts / DIFF, diff)
+
+
+def _names(artifacts: Path) -> list[str]:
+    if not artifacts.is_dir():
+        return []
+    return sorted(str(path.relative_to(artifacts)) for path in artifacts.rglob("*") if path.is_file())
+
+
+def _line(method: str, params: dict[str, Any]) -> bytes:
+    return json.dumps({"method": method, "params": params}, separators=(",", ":")).encode()
+
+
+def _type_of(item: Any) -> str:
+    return str(getattr(item, "type", ""))
+
+
+def _turn_of(turns: Sequence[Any], key: str, index: int) -> Any:
+    """The last turn of a key's prompt: an earlier one was cut."""
+    prefix = turn_key(key, index, 0)[:-1]
+    found = [turn for turn in turns if any(str(getattr(i, "client_id", None)).startswith(prefix) for i in turn.items)]
+    return found[-1] if found else None

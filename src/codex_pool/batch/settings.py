@@ -1,0 +1,153 @@
+"""What was asked for of a run, and what is written down of that."""
+
+from __future__ import annotations
+
+import platform
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import codex_app_server
+import codex_pool
+
+from . import home
+from .dataset import STDIN
+from .dataset.request import Request
+from .limits import Limits, RunLimits
+from .policy import RETRY_ON_DEFAULT
+
+GIT_LIMIT_S = 10.0
+_SECRET = re.compile("token|key|secret|password|auth|header|env", re.IGNORECASE)
+# Of a command line, those options whose value may hold a secret.
+_MAY_BE_SECRET = ("-c", "--config")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What was asked for. `endpoint` is that of a daemon, None for an own pool.
+
+    `demo_dataset`: the demo's own dataset, in place of the request's source. `demo_script`: the demo's answers.
+    `estimate` is how many samples to run first, and only those.
+    """
+
+    request: Request
+    demo_dataset: bool = False
+    output: Path
+    workers: int
+    turns_per_worker: int
+    retries: int = 0
+    retry_on: frozenset[str] = RETRY_ON_DEFAULT
+    max_failures: int | None = None
+    scorers: tuple[str, ...] = ()
+    limits: Limits = field(default_factory=Limits)
+    run_limits: RunLimits = field(default_factory=RunLimits)
+    prices: Path | None = None
+    hook: str | None = None
+    keep: bool = False
+    estimate: int | None = None
+    rerun_changed: bool = False
+    notify: str | None = None
+    home: str = home.RUN
+    fresh: bool = False
+    as_json: bool = False
+    endpoint: str | None = None
+    key: str | None = None
+    overrides: tuple[str, ...] = ()
+    codex_bin: str | None = None
+    demo: bool = False
+    demo_script: Path | None = None
+
+    @property
+    def dataset_name(self) -> str:
+        return "the demo dataset" if self.demo_dataset else str(self.request.source)
+
+    @property
+    def is_partly(self) -> bool:
+        """Whether only some of the dataset's samples were asked for."""
+        request = self.request
+        return bool(request.filters or request.sample_ids or request.limit)
+
+    @property
+    def model(self) -> str | None:
+        """The model that was named for all samples that name none."""
+        named = [override.partition("=") for override in self.overrides]
+        models = [value.strip().strip("\"'") for name, _, value in named if name.strip() == "model"]
+        return models[-1] if models else None
+
+
+def config(settings: Settings, fingerprint: str, samples: int, scorers: list[dict[str, Any]]) -> dict[str, Any]:
+    """What was run, exactly, and with what: what stands in config.json."""
+    return {
+        "arguments": _plain({**asdict(settings), "overrides": list(map(_shown, settings.overrides))}),
+        "command": _command(sys.argv[1:]),
+        "directory": str(Path.cwd()),
+        "versions": {
+            "codex_pool": codex_pool.__version__,
+            "codex_app_server": codex_app_server.__version__,
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+        },
+        "dataset": {
+            "name": settings.dataset_name,
+            "samples": samples,
+            "fingerprint": fingerprint,
+            "git": _git_state(settings.request),
+        },
+        "scorers": scorers,
+    }
+
+
+def _git_state(request: Request) -> dict[str, Any] | None:
+    """The commit that the dataset stands in, and whether it differs from it; None outside of a repository."""
+    if str(request.source) == STDIN:
+        return None
+    path = Path(request.source).resolve()
+    directory = path if path.is_dir() else path.parent
+
+    def said(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(
+                ["git", "-C", str(directory), *arguments], capture_output=True, text=True, timeout=GIT_LIMIT_S
+            )
+        except (OSError, subprocess.SubprocessError):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    commit = said("rev-parse", "HEAD")
+    if commit is None:
+        return None
+    changed = said("status", "--porcelain", "--", str(path))
+    return {"commit": commit, "branch": said("rev-parse", "--abbrev-ref", "HEAD"), "changed": changed != ""}
+
+
+def _plain(value: Any) -> Any:
+    """As JSON has it."""
+    if isinstance(value, Mapping):
+        return {name: _plain(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    if isinstance(value, set | frozenset):
+        return sorted(value)
+    return str(value) if isinstance(value, Path) else value
+
+
+def _command(arguments: list[str]) -> list[str]:
+    """The command line, as it may stand in a file."""
+    shown = list(arguments)
+    for index, argument in enumerate(arguments):
+        option, equals, value = argument.partition("=")
+        if option == "--config" and equals:
+            shown[index] = f"--config={_shown(value)}"
+        elif index and arguments[index - 1] in _MAY_BE_SECRET:
+            shown[index] = _shown(argument)
+    return shown
+
+
+def _shown(override: str) -> str:
+    """An override as it may stand in a file: run directories hold no secrets."""
+    key = override.partition("=")[0]
+    return f"{key}=..." if _SECRET.search(key) else override
