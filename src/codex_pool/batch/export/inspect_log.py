@@ -22,7 +22,9 @@ from .table import finished
 from .transcript import messages, user
 
 VERSION = 2
-NO_MODEL = "codex"
+# Models are API/NAME there; which service codex asked is its configuration's business.
+API = "codex"
+NO_MODEL = "default"
 DIFF = "diff.patch"
 _TIME = (1980, 1, 1, 0, 0, 0)
 _LIMITS = {"wall_s": "working", "tokens": "token", "turns": "turn"}
@@ -38,7 +40,7 @@ def write_inspect(store: RunStore, file: IO[bytes]) -> None:
         _member(archive, "_journal/start.json", {"version": VERSION, "eval": spec, "plan": plan})
         count = completed = 0
         for row in finished(store):
-            sample = _sample(store, row, spec["model"])
+            sample = _sample(store, row)
             for model, used in sample["model_usage"].items():
                 usage.setdefault(model, Counter()).update({k: v for k, v in used.items() if v is not None})
             _member(archive, f"samples/{row.id}_epoch_{row.epoch}.json", sample)
@@ -78,7 +80,7 @@ def _member(archive: zipfile.ZipFile, name: str, value: Any) -> None:
 def _eval_spec(store: RunStore, info: Mapping[str, Any]) -> dict[str, Any]:
     config = info["config"]
     dataset = str(config.get("arguments", {}).get("dataset") or config.get("dataset") or store.path.name)
-    models = Counter(str(row.spec.get("model") or NO_MODEL) for row in finished(store))
+    models = Counter(_model(row) for row in finished(store))
     versions = {name: str(version) for name, version in config.get("versions", {}).items() if version}
     epochs = max((row.epoch for row in finished(store)), default=1)
     return {
@@ -88,18 +90,22 @@ def _eval_spec(store: RunStore, info: Mapping[str, Any]) -> dict[str, Any]:
         "created": _iso(info["created_at"]) or "1970-01-01T00:00:00+00:00",
         "task": store.path.name,
         "dataset": {"name": dataset, "location": dataset, "samples": len({row.id for row in finished(store)})},
-        "model": max(models, key=lambda model: models[model], default=NO_MODEL),
+        "model": max(models, key=lambda model: models[model], default=f"{API}/{NO_MODEL}"),
         "config": {"epochs": epochs},
         "packages": versions,
         "metadata": {"codex_pool": {"directory": str(store.path), "models": dict(models)}},
     }
 
 
-def _sample(store: RunStore, row: SampleRow, model: str) -> dict[str, Any]:
+def _model(row: SampleRow) -> str:
+    return f"{API}/{row.spec.get('model') or NO_MODEL}"
+
+
+def _sample(store: RunStore, row: SampleRow) -> dict[str, Any]:
     record, spec = row.record, row.spec
     assert record is not None
     prompts = list(spec.get("prompts") or ())
-    model = str(spec.get("model") or model)
+    model = _model(row)
     usage = _usage(record)
     said = list(messages(store.events(row.n, record.attempts)))
     if not said:
