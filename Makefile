@@ -9,8 +9,13 @@ PROCESSES ?= 3
 
 .PHONY: demo test test-browser chaos lint bench generate clean
 
+# Two parts: short prompts, then an evaluation of ten coding tasks; the agent is a script, the rest is real.
 demo: $(VENV)/.installed
 	$(BIN)/codex-pool batch examples/batch/prompts.jsonl --demo --workers 2 --retries 1 -o out/demo --fresh
+	# Some of the tasks fail by intent: that is exit code 1.
+	$(BIN)/codex-pool batch examples/eval --demo-script examples/eval/_demo/agent.toml --workers 2 --retries 1 -o out/eval --fresh \
+	  || [ $$? -eq 1 ]
+	$(BIN)/codex-pool report out/eval
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist worksteal

@@ -71,12 +71,29 @@ def test_what_agents_changed_is_kept_and_their_workspaces_are_not(
     assert not work.exists() or list(work.rglob("*")) == []
 
 
-def test_another_script_for_one_sample_lowers_the_score_by_exactly_one(evaluated: Evaluated, tmp_path: Path) -> None:
-    text = AGENT.read_text()
-    right = 'for file in "$1"/*.txt; do'
-    assert text.count(right) == 1
+def test_another_script_for_one_sample_lowers_the_score_by_exactly_one_and_looking_for_answers_gains_nothing(
+    evaluated: Evaluated, tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    hidden = [EVAL / "slugify" / "tests" / "test_hidden.py", AGENT, output / "run.sqlite", output / "home/config.toml"]
+    look = f"cat {' '.join(map(str, hidden))}; ls {EVAL} {output} {output}/work; ls -d ..; cat ../base.git/HEAD"
+    text = _replaced(AGENT.read_text(), 'for file in "$1"/*.txt; do', "for file in $1/*.txt; do")
+    text = _replaced(
+        text,
+        'type = "text"\ntext = "Done: `slugify` now replaces everything but letters and digits by single hyphens."\n'
+        "pace_ms = 5\n",
+        f'type = "tool_call"\ncmd = "{look}"\nthen = {{ type = "text", text = "{{output}}" }}\n',
+    )
     agent = tmp_path / "agent.toml"
-    agent.write_text(text.replace(right, "for file in $1/*.txt; do"))
-    before, after = evaluated[1], run(tmp_path / "out", agent)
+    agent.write_text(text)
+    before, after = evaluated[1], run(output, agent)
     assert total(after) == total(before) - 1
     assert [name for name in after if value(after[name]) != value(before[name])] == ["backup-script"]
+    seen = after["slugify"]["final_response"]
+    assert seen.count("Permission denied") + seen.count("No such file") >= 7, seen
+    assert not any(word in seen for word in ("test_titles", "rules.answer", "SQLite", "loopback", "refs/heads")), seen
+
+
+def _replaced(text: str, old: str, new: str) -> str:
+    assert text.count(old) == 1
+    return text.replace(old, new)
