@@ -57,7 +57,7 @@ def test_every_sample_ends_and_scores_as_its_script_intends(
     assert records["log-parser"]["attempts"] == 2 == records["merge-intervals"]["attempts"]
     assert records["top-words"]["limit"] == "tool_calls"
     assert len(records["bank-account"]["responses"]) == 2
-    assert records["csv-totals"]["duration_ms"] > 2000 > records["slugify"]["duration_ms"]
+    assert records["csv-totals"]["duration_ms"] > 2000
 
 
 def test_what_agents_changed_is_kept_and_their_workspaces_are_not(
