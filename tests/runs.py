@@ -24,7 +24,11 @@ def make_run(
     """A run over `samples`, each with its final response, or failed with None. `scores` and `events` by sample id."""
     directory = RunDirectory(path)
     directory.launch(
-        {"scorers": list(scorers), "arguments": {"dataset": "d.jsonl"}, "versions": {"codex_pool": "0.1.0"}}
+        {
+            "scorers": list(scorers),
+            "dataset": {"name": "d.jsonl", "git": {"commit": "4f2a91c", "branch": "main", "changed": True}},
+            "versions": {"codex_pool": "0.1.0"},
+        }
     )
     directory.load([Entry(s.id, s.epoch, s.digest, s.to_json(), s.tags) for s, _ in samples], "d.jsonl")
     for sample, response in samples:

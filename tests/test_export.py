@@ -147,6 +147,7 @@ print(json.dumps({
     "status": log.status,
     "task": log.eval.task,
     "dataset": [log.eval.dataset.name, log.eval.dataset.samples],
+    "revision": [log.eval.revision.commit, log.eval.revision.dirty],
     "model": log.eval.model,
     "metrics": {s.name: {m.name: m.value for m in s.metrics.values()} for s in header.results.scores},
     "unscored": {s.name: s.unscored_samples for s in header.results.scores},
@@ -187,6 +188,7 @@ def test_inspect_reads_its_log(run: Path) -> None:
         "status": "success",
         "task": "run",
         "dataset": ["d.jsonl", 3],
+        "revision": ["4f2a91c", True],
         "model": "codex/default",
         "metrics": {
             "exact": {"accuracy": 0.5, "mean": 0.5, "stderr": 0.5},

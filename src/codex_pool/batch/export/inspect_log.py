@@ -79,7 +79,8 @@ def _member(archive: zipfile.ZipFile, name: str, value: Any) -> None:
 
 def _eval_spec(store: RunStore, info: Mapping[str, Any]) -> dict[str, Any]:
     config = info["config"]
-    dataset = str(config.get("arguments", {}).get("dataset") or config.get("dataset") or store.path.name)
+    dataset = config.get("dataset") or {}
+    name, git = str(dataset.get("name") or store.path.name), dataset.get("git")
     models = Counter(_model(row) for row in finished(store))
     versions = {name: str(version) for name, version in config.get("versions", {}).items() if version}
     epochs = max((row.epoch for row in finished(store)), default=1)
@@ -89,7 +90,8 @@ def _eval_spec(store: RunStore, info: Mapping[str, Any]) -> dict[str, Any]:
         "eval_id": store.path.name,
         "created": _iso(info["created_at"]) or "1970-01-01T00:00:00+00:00",
         "task": store.path.name,
-        "dataset": {"name": dataset, "location": dataset, "samples": len({row.id for row in finished(store)})},
+        "dataset": {"name": name, "location": name, "samples": len({row.id for row in finished(store)})},
+        "revision": git and {"type": "git", "origin": "", "commit": git["commit"], "dirty": git.get("changed")},
         "model": max(models, key=lambda model: models[model], default=f"{API}/{NO_MODEL}"),
         "config": {"epochs": epochs},
         "packages": versions,
