@@ -9,7 +9,8 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
-from .progress import Progress, duration, pace, plural
+from .progress import Progress, duration, held_back, kinds, pace, plural
+from .store import shown_name
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 REFRESH_S = 0.2
 LINE_EVERY_S = 2.0
+SLOWEST = 3
 
 
 class Display(Protocol):
@@ -70,7 +72,8 @@ class PlainDisplay:
             return
         self._shown, self._shown_at, self._shown_tenth = state, now, tenth
         parts = [f"{progress.done}/{progress.total} done", f"{progress.bad} not completed" if progress.bad else ""]
-        parts += [f"{progress.running} running", f"{progress.queued} queued", pace(progress, now, ", ")]
+        parts += [f"{progress.running} running", f"{progress.scoring} scoring" if progress.scoring else ""]
+        parts += [f"{progress.queued} queued", pace(progress, now, ", "), held_back(progress) or ""]
         _write_line(", ".join(part for part in parts if part))
 
     def finish(self, summary: list[tuple[str, str]], failures: list[tuple[str, str, str]]) -> None:
@@ -158,21 +161,54 @@ class LiveDisplay:
             (progress.skipped, "done before"),
             (progress.bad, "not completed"),
             (progress.retries, "retried"),
+            (progress.ended["limit"], "at a limit"),
             (progress.running, "running"),
+            (progress.scoring, "scoring"),
             (progress.queued, "queued"),
             (progress.waiting, "waiting"),
         ):
             if number or name in ("completed", "running", "waiting"):
                 counts.append(f"{number:,}", _STYLES.get(name, "") if number else "dim")
                 counts.append(f" {name}   ", "dim")
-        return Group(Text(), bar, counts, *self._slots())
+        return Group(Text(), bar, counts, *self._troubles(), *self._slots(), *self._slowest(now))
+
+    def _troubles(self) -> list[RenderableType]:
+        """What was not completed, by kind, and why nothing goes on, if nothing does."""
+        from rich.text import Text
+
+        lines = []
+        found = kinds(self._progress)
+        if found:
+            line = Text()
+            for name, number in found:
+                line.append(f"{number:,}", "yellow").append(f" {name}   ", "dim")
+            lines.append(line)
+        for said in (self._progress.paused, held_back(self._progress)):
+            if said is not None:
+                lines.append(Text(said, "bold yellow"))
+        for line in lines:
+            line.no_wrap, line.overflow = True, "ellipsis"
+        return [*lines]
+
+    def _slowest(self, now: float) -> list[RenderableType]:
+        """The samples that have run for longest, where there is room for them."""
+        from rich.text import Text
+
+        room = self._console.height - 9 - len(self._progress.slots)
+        lines: list[RenderableType] = []
+        for key, since in self._progress.slowest(min(SLOWEST, room)) if room > 0 else ():
+            line = Text("longest " if not lines else "        ", "dim")
+            line.append(f"{duration(now - since):>10}", "dim").append(f"  {shown_name(*key)}")
+            line.no_wrap, line.overflow = True, "ellipsis"
+            lines.append(line)
+        return lines
 
     def _slots(self) -> list[RenderableType]:
         """One line for each slot, as many as the terminal has room for."""
         from rich.text import Text
 
         slots = self._progress.slots
-        room = max(1, self._console.height - 8)
+        room = max(1, self._console.height - 9)
         lines: list[RenderableType] = []
         for slot in slots[:room]:
             state, turns = str(slot["state"]), int(slot.get("turns", 0))
@@ -204,6 +240,9 @@ _STYLES = {
     "retried": "yellow",
     "running": "cyan",
     "ready": "green",
+    "at a limit": "yellow",
+    "limit": "yellow",
+    "scoring": "cyan",
 }
 
 

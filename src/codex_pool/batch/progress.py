@@ -139,7 +139,28 @@ def plural(count: int, one: str, many: str | None = None) -> str:
 def pace(progress: Progress, now: float, separator: str) -> str:
     """How fast, how many tokens, how long still."""
     parts = [f"{progress.turns_per_s(now):.1f} turns/s", f"{progress.tokens['total_tokens']:,} tokens"]
+    if progress.currency is not None:
+        parts.append(f"{progress.cost:,.2f} {progress.currency}")
     eta_s = progress.eta_s(now)
     if eta_s is not None and progress.done < progress.total:
         parts.append(f"eta {duration(eta_s)}")
     return separator.join(parts)
+
+
+def kinds(progress: Progress, count: int = 6) -> list[tuple[str, int]]:
+    """What was not completed, by kind: the most frequent first, and the rest together."""
+    most = progress.failures.most_common()
+    rest = sum(number for _, number in most[count:])
+    return [*most[:count], *([("other kinds", rest)] if rest else [])]
+
+
+def held_back(progress: Progress) -> str | None:
+    """How the pool holds back because of a rate limit, in words; None if it does not."""
+    pace = progress.pace
+    paused_ms, limit = pace.get("pausedMs") or 0, pace.get("limit")
+    reason = f": {pace['reason']}" if pace.get("reason") else ""
+    if paused_ms:
+        return f"rate limit, paused for {duration(paused_ms / 1000)}{reason}"
+    if limit is not None:
+        return f"rate limit, {plural(limit, 'turn')} at once{reason}"
+    return None

@@ -46,6 +46,7 @@ STATUS_EVERY_S = 0.25
 CONNECT_LIMIT_S = 5.0
 CONNECT_AGAIN_S = 0.05
 NOTIFY_LIMIT_S = 60.0
+REPOSITORIES = "repositories"
 
 
 def run_batch(asked: Settings) -> int:
@@ -56,7 +57,7 @@ def run_batch(asked: Settings) -> int:
     try:
         prices = None if asked.prices is None else read_prices(asked.prices)
         scorers = Scorers(asked.scorers)
-        sources = Repositories(asked.output / layout.WORK / ".repositories")
+        sources = Repositories(asked.output / REPOSITORIES)
         samples = _read(asked, scorers, sources)
     except (DatasetError, PricesError, ScorerError) as error:
         print(error, file=sys.stderr)

@@ -274,12 +274,12 @@ class Sampling:
         """Of the thread, and of its turns after the first."""
         sample = self._sample
         options = {**self._means.thread_options, "cwd": str(cwd), "model": sample.model}
-        if workspace is None:
-            return {**options, "sandbox": sample.sandbox}, {}
+        if workspace is None and sample.sandbox is None:
+            return options, {}
         private = [*self._means.private, *private_of(sample)]
         guarded = thread_options(sample.sandbox or DEFAULT_SANDBOX, cwd, private)
         again = {"permissions": guarded["permissions"]} if "permissions" in guarded else {}
-        return {**options, **guarded, **workspace.thread}, again
+        return {**options, **guarded, **({} if workspace is None else workspace.thread)}, again
 
     async def _thread(self, left: Left | None, workspace: Workspace | None, options: dict[str, Any]) -> AsyncThread:
         codex = self._means.codex

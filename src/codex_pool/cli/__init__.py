@@ -13,6 +13,8 @@ VERBS = {
     "batch": "Run every prompt of a dataset; results on disk.",
     "score": "Score a run again, without running it again.",
     "report": "Write a run, or two runs compared, as one HTML page.",
+    "attach": "Show a run that goes on in the background.",
+    "runs": "List, show, tail, cancel, retry, export and remove runs.",
     "serve": "Run a pool as a daemon that programs connect to.",
     "run": "Run one turn; its text goes to stdout.",
     "status": "Show what a daemon's workers and turns are doing.",

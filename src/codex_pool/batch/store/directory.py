@@ -46,6 +46,7 @@ class RunDirectory:
 
     def __init__(self, path: Path, *, fresh: bool = False) -> None:
         self.path = path
+        self._removed = False
         try:
             path.mkdir(parents=True, exist_ok=True)
             self._lock = layout.take_lock(path)
@@ -76,12 +77,18 @@ class RunDirectory:
         """Let what waits be written, results.jsonl be in the order of the dataset, and the directory go."""
         self._writer.close()
         try:
-            if changes.launched(self._connection):
+            if not self._removed and changes.launched(self._connection):
                 self._rewrite_results()
         finally:
             self._results.close()
             self._segments.close()
             self._closing.close()
+
+    def remove(self) -> None:
+        """Remove the record and all that belongs to it; only `close` may be called after this."""
+        self._writer.close()
+        self._removed = True
+        layout.clear(self.path)
 
     # A run.
 

@@ -1,0 +1,269 @@
+"""What people do with runs from outside: find them, look at them, tell them something, export and remove them."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from . import attached, control
+from .display import Display
+from .progress import Progress
+from .store import RunDirectory, RunDirectoryError, RunStore, SampleRow, edit_run, layout, open_run, shown_name
+from .store.rows import exported
+
+DEPTH = 3
+POLL_S = 0.25
+FORMATS = ("jsonl", "csv", "parquet")
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A run as it stands in a list. `problem`: why it cannot be read."""
+
+    path: Path
+    state: str = ""
+    counts: dict[str, int] | None = None
+    created_at: float | None = None
+    dataset: str = ""
+    problem: str | None = None
+
+
+def find(directory: Path, depth: int = DEPTH) -> Iterator[Path]:
+    """Run directories in and below a directory, in order of their names."""
+    if (directory / layout.DATABASE).is_file():
+        yield directory
+        return
+    if depth == 0:
+        return
+    with contextlib.suppress(OSError):
+        for entry in sorted(os.scandir(directory), key=lambda entry: entry.name):
+            if entry.is_dir(follow_symlinks=False) and not entry.name.startswith("."):
+                yield from find(Path(entry.path), depth - 1)
+
+
+def listed(path: Path) -> Listed:
+    try:
+        with open_run(path) as store:
+            info, counts = store.info(), store.counts()
+    except RunDirectoryError as error:
+        return Listed(path, problem=str(error))
+    dataset = info["config"].get("dataset")
+    name = str(dataset.get("name", "")) if isinstance(dataset, dict) else ""
+    return Listed(path, info["state"], counts, info["created_at"], name)
+
+
+def named(store: RunStore, name: str) -> SampleRow:
+    """The sample that people call `name`: `ID`, or `ID#EPOCH`. Raises KeyError."""
+    with contextlib.suppress(KeyError):
+        return store.sample(name)
+    sample_id, mark, epoch = name.rpartition("#")
+    if mark and epoch.isdigit():
+        return store.sample(sample_id, int(epoch))
+    raise KeyError(f"{store.path} has no sample {name!r}")
+
+
+def cancel(path: Path, sample: str | None) -> None:
+    """Stop a run that is under way, or one of its samples. Raises RunDirectoryError when there is nothing to stop."""
+    with open_run(path) as store:
+        request: Any = "run"
+        if sample is not None:
+            row = named(store, sample)
+            if row.state in ("done", "scoring"):
+                raise RunDirectoryError(f"{path}: sample {sample!r} has ended; there is nothing to cancel")
+            request = [row.id, row.epoch]
+    pid = layout.holder(path)
+    if pid is None:
+        raise RunDirectoryError(f"{path} is not under way; there is nothing to cancel")
+    if not control.ask(path, {"cancel": request}):
+        raise RunDirectoryError(f"{path}: the run (pid {pid}) has not answered; `kill {pid}` stops it")
+
+
+def retry(path: Path, samples: Sequence[str], statuses: Sequence[str]) -> int:
+    """Let samples that are done be run again: those named, else those of the statuses; how many."""
+    with contextlib.closing(edit_run(path)) as directory:
+        store = directory.store
+        if samples:
+            numbers = [named(store, name).n for name in samples]
+        else:
+            numbers = [row.n for row in store.samples(state="done") if row.record and row.record.status in statuses]
+        return directory.retry(numbers)
+
+
+def remove(path: Path) -> None:
+    """Remove what a run left, and its directory if nothing else is in it. Raises RunDirectoryError."""
+    open_run(path).close()
+    directory = RunDirectory(path)
+    try:
+        directory.remove()
+    finally:
+        directory.close()
+    for name in (attached.PROGRESS, layout.LOCK, "batch.log"):
+        (path / name).unlink(missing_ok=True)
+    for name in (control.CONTROL, "repositories"):
+        shutil.rmtree(path / name, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        path.rmdir()
+
+
+def export(path: Path, format: str, out: IO[bytes] | None, file: Path | None) -> int:
+    """Write the finished samples; how many. `parquet` needs a file. Raises RunDirectoryError."""
+    with open_run(path) as store:
+        rows = (exported(row) for row in store.samples() if row.record is not None and row.state != "scoring")
+        if format == "parquet":
+            return _parquet(rows, file)
+        assert out is not None
+        count = 0
+        if format == "jsonl":
+            for value in rows:
+                out.write(json.dumps(value, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n")
+                count += 1
+            return count
+        return _csv(rows, scorers_of(store), out)
+
+
+def scorers_of(store: RunStore) -> list[str]:
+    """The names of all scorers that have scored something."""
+    names: dict[str, None] = {}
+    for row in store.samples():
+        names.update((score.scorer, None) for score in row.scores)
+    return list(names)
+
+
+def _flat(value: dict[str, Any], scorers: Sequence[str]) -> dict[str, Any]:
+    """One level of columns: what is an object otherwise is JSON, or columns of its own."""
+    usage, error = value.pop("usage") or {}, value.pop("error") or {}
+    scores = value.pop("scores")
+    flat = {name: json.dumps(one) if isinstance(one, dict | list) else one for name, one in value.items()}
+    flat |= {"error_kind": error.get("kind"), "error_message": error.get("message")}
+    for name in ("input_tokens", "cached_input_tokens", "output_tokens", "reasoning_output_tokens", "total_tokens"):
+        flat[name] = usage.get(name)
+    for name in scorers:
+        flat[f"score_{name}"] = scores.get(name, {}).get("value")
+    return flat
+
+
+def _csv(rows: Iterator[dict[str, Any]], scorers: Sequence[str], out: IO[bytes]) -> int:
+    import io
+
+    text = io.TextIOWrapper(out, encoding="utf-8", errors="backslashreplace", newline="", write_through=True)
+    count, writer = 0, None
+    for value in rows:
+        flat = _flat(value, scorers)
+        if writer is None:
+            writer = csv.DictWriter(text, list(flat))
+            writer.writeheader()
+        writer.writerow(flat)
+        count += 1
+    text.detach()
+    return count
+
+
+def _parquet(rows: Iterator[dict[str, Any]], file: Path | None) -> int:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise RunDirectoryError("parquet needs pyarrow; pip install 'codex-pool[parquet]'") from None
+    if file is None:
+        raise RunDirectoryError("parquet cannot be written to stdout; name a file with -o")
+    text = pyarrow.string()
+    whole = ("schema_version", "epoch", "attempts", "turns", "tool_calls", "queued_ms", "duration_ms")
+    usage = ("input_tokens", "cached_input_tokens", "output_tokens", "reasoning_output_tokens", "total_tokens")
+    scores = pyarrow.list_(
+        pyarrow.struct([("scorer", text), ("value", pyarrow.float64()), ("passed", pyarrow.bool_()), ("error", text)])
+    )
+    kinds = {
+        **dict.fromkeys((*whole, *usage), pyarrow.int64()),
+        **dict.fromkeys(("cost", "started_at", "ended_at"), pyarrow.float64()),
+        "scores": scores,
+    }
+    count, writer = 0, None
+    batch: list[dict[str, Any]] = []
+
+    def write(values: list[dict[str, Any]]) -> None:
+        nonlocal writer
+        if writer is None:
+            schema = pyarrow.schema([(name, kinds.get(name, text)) for name in values[0]])
+            writer = pyarrow.parquet.ParquetWriter(file, schema)
+        writer.write_table(pyarrow.Table.from_pylist(values, writer.schema))
+
+    for value in rows:
+        given = value["scores"].items()
+        listed = [{"scorer": name, **{k: s[k] for k in ("value", "passed", "error")}} for name, s in given]
+        batch.append({**_flat(value, ()), "scores": listed})
+        count += 1
+        if len(batch) == 1000:
+            write(batch)
+            batch = []
+    if batch:
+        write(batch)
+    if writer is not None:
+        writer.close()
+    return count
+
+
+def tail(path: Path, count: int, follow: bool, say: Callable[[SampleRow], None]) -> None:
+    """The last `count` finished samples by their end, and those that end meanwhile while the run goes on."""
+    with open_run(path) as store:
+        since = 0.0
+        seen: set[int] = set()
+        for row in store.ended(count):
+            say(row)
+            assert row.record is not None
+            since = max(since, row.record.ended_at or 0.0)
+            seen.add(row.n)
+        while follow:
+            goes_on = layout.holder(path) is not None
+            for row in store.ended(1000, since=since):
+                if row.n not in seen:
+                    assert row.record is not None
+                    say(row)
+                    since = max(since, row.record.ended_at or 0.0)
+                    seen.add(row.n)
+            if not goes_on:
+                return
+            time.sleep(POLL_S)
+
+
+def attach(path: Path, make: Callable[[Progress], Display]) -> str:
+    """Show a run as it shows itself, until it ends or Ctrl-C; its state then. Raises RunDirectoryError."""
+    with open_run(path) as store:
+        pid = layout.holder(path)
+        if pid is None:
+            return str(store.info()["state"])
+        progress = Progress(total=store.counts()["total"])
+        display = make(progress)
+        told = attached.read(path, time.monotonic())
+        display.start(told[0] if told is not None else str(path))
+        said_at = time.time()
+        try:
+            while layout.holder(path) == pid:
+                told = attached.read(path, time.monotonic())
+                if told is not None:
+                    for name in Progress.__slots__:
+                        setattr(progress, name, getattr(told[1], name))
+                display.refresh()
+                for row in store.ended(100, since=said_at):
+                    assert row.record is not None
+                    said_at = max(said_at, row.record.ended_at or said_at)
+                    if row.record.status != "completed":
+                        display.say(f"{shown_name(row.id, row.epoch)}: {row.record.status}")
+                time.sleep(POLL_S)
+        finally:
+            display.stop()
+        return str(store.info()["state"])
+
+
+def write_line(row: SampleRow) -> None:
+    """A sample as a line of results.jsonl on stdout."""
+    sys.stdout.write(json.dumps(exported(row), ensure_ascii=True) + "\n")
+    sys.stdout.flush()

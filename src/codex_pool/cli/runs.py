@@ -1,0 +1,218 @@
+"""`codex-pool runs`: what there is to do with runs, while they go on and afterwards."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import click
+
+from codex_pool.cli import options
+from codex_pool.cli.errors import fail
+
+_RUN = click.Path(exists=True, file_okay=False, path_type=Path, resolve_path=True)
+_STATUSES = ("completed", "failed", "interrupted", "lost", "stalled", "limit")
+
+
+@contextmanager
+def _reported() -> Iterator[None]:
+    from codex_pool.batch.store import RunDirectoryError
+
+    try:
+        yield
+    except RunDirectoryError as error:
+        fail(str(error), options.USAGE)
+    except KeyError as error:
+        fail(error.args[0], options.USAGE)
+
+
+@click.group(short_help="List, show, tail, cancel, retry, export and remove runs.")
+def runs() -> None:
+    """What there is to do with runs. RUN is a run directory; SAMPLE an id, or ID#EPOCH."""
+
+
+@runs.command("list")
+@click.argument("directory", default=".", type=_RUN)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a run.")
+def list_(directory: Path, as_json: bool) -> None:
+    """The runs in DIRECTORY and three levels below, the current one unless given."""
+    import json
+
+    from codex_pool.batch import runs as work
+
+    found = [work.listed(path) for path in work.find(directory)]
+    if as_json:
+        for run in found:
+            value = {"path": str(run.path), "state": run.state, "counts": run.counts, "created_at": run.created_at}
+            click.echo(json.dumps({**value, "dataset": run.dataset, "problem": run.problem}))
+        return
+    if not found:
+        click.echo(f"no runs in {directory}", err=True)
+        return
+    rows = [("RUN", "STATE", "DONE", "COMPLETED", "BEGUN", "DATASET")]
+    for run in found:
+        name = os.path.relpath(run.path)
+        if run.counts is None:
+            rows.append((name, "unreadable", "", "", "", run.problem or ""))
+            continue
+        begun = "" if run.created_at is None else time.strftime("%Y-%m-%d %H:%M", time.localtime(run.created_at))
+        done = f"{run.counts['done']:,}/{run.counts['total']:,}"
+        rows.append((name, run.state, done, f"{run.counts.get('completed', 0):,}", begun, run.dataset))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
+        click.echo("  ".join((*cells, row[-1])).rstrip())
+
+
+@runs.command()
+@click.argument("run", type=_RUN)
+@click.argument("sample", required=False)
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def show(run: Path, sample: str | None, as_json: bool) -> None:
+    """A run: its state, counts and spending; or one of its samples: its record, scores and attempts."""
+    import json
+    from dataclasses import asdict
+
+    from codex_pool.batch import runs as work
+    from codex_pool.batch.store import open_run
+    from codex_pool.batch.store.rows import exported
+
+    with _reported(), open_run(run) as store:
+        if sample is None:
+            tokens, cost = store.spent()
+            info = store.info()
+            value: dict[str, Any] = {**info, "counts": store.counts(), "tokens": tokens, "cost": cost}
+            if not as_json:
+                config = value.pop("config")
+                value["launches"] = len(info["launches"])
+                value["command"] = " ".join(["codex-pool", *config.get("command", [])])
+                value["dataset"] = (config.get("dataset") or {}).get("name")
+                value["outcome"] = (info["outcome"] or {}).get("problem")
+                counts = value["counts"].items()
+                value["counts"] = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in counts if count)
+        else:
+            row = work.named(store, sample)
+            value = {"id": row.id, "epoch": row.epoch, "state": row.state, "prompts": row.spec["prompts"]}
+            value |= {} if row.record is None else exported(row)
+            value["attempts"] = [asdict(attempt) for attempt in store.attempts(row.n)]
+            if not as_json:
+                for attempt in value.pop("attempts"):
+                    reason = "" if attempt["error"] is None else f": {attempt['error']['message']}"
+                    took = "" if attempt["duration_ms"] is None else f" after {attempt['duration_ms'] / 1000:.1f} s"
+                    ended = f"{attempt['status'] or 'under way'}{took}{reason}"
+                    value[f"attempt {attempt['attempt']}"] = ended
+    if as_json:
+        click.echo(json.dumps(value, indent=2))
+        return
+    shown = {name: one for name, one in value.items() if one not in (None, [], {})}
+    width = max(map(len, shown))
+    for name, one in shown.items():
+        if name.endswith("_at"):
+            one = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(one))
+        words = one if isinstance(one, str) else json.dumps(one, ensure_ascii=False)
+        click.echo(f"{name.replace('_', ' '):<{width}}  {words}")
+
+
+@runs.command()
+@click.argument("run", type=_RUN)
+@click.option("-n", "count", type=click.IntRange(min=0), default=10, show_default=True, help="How many to begin with.")
+@click.option("-f", "--follow", is_flag=True, help="Go on as long as the run does.")
+def tail(run: Path, count: int, follow: bool) -> None:
+    """The samples that ended last, as lines of results.jsonl."""
+    from codex_pool.batch import runs as work
+
+    with _reported():
+        try:
+            work.tail(run, count, follow, work.write_line)
+        except KeyboardInterrupt:
+            sys.exit(options.INTERRUPTED)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@runs.command()
+@click.argument("run", type=_RUN)
+@click.argument("sample", required=False)
+def cancel(run: Path, sample: str | None) -> None:
+    """Stop a run that is under way, as Ctrl-C does; or only one of its samples, which ends as interrupted."""
+    from codex_pool.batch import runs as work
+
+    with _reported():
+        work.cancel(run, sample)
+    click.echo(f"{run}: {'the run stops' if sample is None else f'{sample} is cancelled'}", err=True)
+
+
+@runs.command()
+@click.argument("run", type=_RUN)
+@click.argument("samples", nargs=-1, metavar="[SAMPLE]...")
+@click.option(
+    "--status",
+    "statuses",
+    type=click.Choice(_STATUSES),
+    multiple=True,
+    default=("failed", "interrupted", "lost", "stalled"),
+    help="Those that ended so, if no SAMPLE is named; may be repeated.  [default: all but completed and limit]",
+)
+@click.option("--mark", is_flag=True, help="Only mark them; the next run of the directory runs them.")
+def retry(run: Path, samples: tuple[str, ...], statuses: tuple[str, ...], mark: bool) -> None:
+    """Run samples of a run again that are done, with the command that it was begun with."""
+    from codex_pool.batch import runs as work
+    from codex_pool.batch.store import open_run
+
+    with _reported():
+        with open_run(run) as store:
+            config = store.info()["config"]
+        count = work.retry(run, samples, statuses)
+    click.echo(f"{run}: {count:,} to be run again", err=True)
+    if mark or count == 0:
+        return
+    command = [word for word in config.get("command", []) if word not in ("--fresh", "--detach")]
+    if any(word.endswith("=...") for word in command):
+        fail("the command held a secret that is not kept; run it again yourself", options.USAGE)
+    done = subprocess.run([sys.executable, "-m", "codex_pool.cli", *command], cwd=config["directory"])
+    sys.exit(done.returncode)
+
+
+@runs.command()
+@click.argument("run", type=_RUN)
+@click.option("--format", type=click.Choice(("jsonl", "csv", "parquet")), default="jsonl", show_default=True)
+@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="A file.  [default: stdout]")
+def export(run: Path, format: str, output: Path | None) -> None:
+    """The finished samples of a run, with their scores."""
+    from codex_pool.batch import runs as work
+
+    with _reported():
+        try:
+            out: IO[bytes] | None = sys.stdout.buffer
+            if output is not None:
+                out = None if format == "parquet" else output.open("wb")
+            count = work.export(run, format, out, output)
+        except OSError as error:
+            fail(f"{output or 'stdout'}: {error.strerror}", options.SOME_FAILED)
+    if output is not None:
+        if out is not None:
+            out.close()
+        click.echo(f"{output}: {count:,} samples", err=True)
+
+
+@runs.command()
+@click.argument("run", type=_RUN)
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def rm(run: Path, yes: bool) -> None:
+    """Remove a run: its record, event logs, artifacts, workspaces and home. Other files in the directory stay."""
+    from codex_pool.batch import runs as work
+    from codex_pool.batch.store import open_run
+
+    with _reported():
+        with open_run(run) as store:
+            counts = store.counts()
+        if not yes:
+            click.confirm(f"Remove {run}, with {counts['done']:,} samples that are done?", abort=True, err=True)
+        work.remove(run)
+    click.echo(f"{run}: removed", err=True)
