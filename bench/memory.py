@@ -20,7 +20,7 @@ import sys
 from pathlib import Path
 
 import common
-import real
+from measured import PoolProcesses
 
 DELTAS = 10_000
 STRETCHES = 10
@@ -55,7 +55,8 @@ def main() -> int:
     seen = 0
     with Pool(workers=2, config=null_app_server(deltas=DELTAS), log_file=os.devnull) as pool, pool.connect() as codex:
         assert pool.supervisor_pid is not None
-        rooms = {room: real.rooms_of(pool.supervisor_pid)[room] for room in limits}
+        processes = PoolProcesses(pool.supervisor_pid)
+        rooms = {"workers": processes.workers, "broker": [processes.broker]}
         threads = [codex.thread_start() for _ in range(2)]
         at_start = {room: max(mib(pid, "Rss") for pid in pids) for room, pids in rooms.items()}
         for stretch in range(STRETCHES):

@@ -15,8 +15,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from measured import PoolProcesses, cpu_s
+
 DELTAS = 20
-TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 LIMIT_S = 600.0
 
 
@@ -111,8 +112,8 @@ def pooled(
     per_worker = -(-concurrency // workers)
     with Pool(workers=workers, config=config, turns_per_worker=per_worker, log_file=os.devnull) as pool:
         assert pool.supervisor_pid is not None
-        rooms = rooms_of(pool.supervisor_pid)
-        assert len(rooms["workers"]) == len(rooms["app-servers"]) == workers
+        processes = PoolProcesses(pool.supervisor_pid)
+        assert len(processes.workers) == len(processes.app_servers) == workers
 
         async def run_all(turns: int) -> float:
             async with await pool.aconnect() as codex:
@@ -127,10 +128,9 @@ def pooled(
                 await asyncio.gather(*(work() for _ in range(concurrency)))
                 return time.perf_counter() - began
 
-        def cpu() -> dict[str, float]:
-            return {room: sum(map(cpu_s, pids)) for room, pids in rooms.items()} | {"client": time.process_time()}
-
-        yield Running(lambda turns: asyncio.run(run_all(turns)), cpu)
+        yield Running(
+            lambda turns: asyncio.run(run_all(turns)), lambda: {**processes.cpu_s(), "client": time.process_time()}
+        )
 
 
 @contextmanager
@@ -170,33 +170,10 @@ def executed(home: Path, concurrency: int) -> Iterator[Running]:
     yield Running(run, cpu)
 
 
-def cpu_s(pid: int) -> float:
-    """CPU seconds of a process so far, all its threads, without its children."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
-
-
 def app_servers_below(pid: int) -> list[int]:
     from codex_pool import processes
 
     return [found for found, _ in processes.descendants(pid) if "app-server" in command(found).split()]
-
-
-def rooms_of(supervisor: int) -> dict[str, list[int]]:
-    """The processes of a pool, by room."""
-    from codex_pool import processes
-
-    rooms: dict[str, list[int]] = {"supervisor": [supervisor], "broker": [], "workers": [], "app-servers": []}
-    for pid, _ in processes.descendants(supervisor):
-        words = command(pid).split()
-        for room, mark in (
-            ("broker", "codex_pool.broker"),
-            ("workers", "codex_pool.worker"),
-            ("app-servers", "stdio://"),
-        ):
-            if mark in words:
-                rooms[room].append(pid)
-    return rooms
 
 
 def command(pid: int) -> str:

@@ -1,8 +1,8 @@
 """What a notification costs where it is routed, counted in CPU, against a plain loop over the same lines.
 
-Wall-clock time says nothing on a shared machine; CPU time does, and the ratio to a loop of the same kind of work - decode
-a header, look up a dict, append to a list - takes the machine out of it. A ratio may be 1.15 x the recorded one. One that
-has become smaller for good is recorded anew: the failure, and `python tests/test_cost_gate.py`, say what was seen.
+Wall-clock time says nothing on a shared machine; CPU time does, and the ratio to a loop of the same kind of work -
+decode a header, look up a dict, append to a list - takes the machine out of it. A ratio may be 1.15 x the recorded one.
+One that has become smaller for good is recorded anew; `python tests/test_cost_gate.py` says what is seen.
 """
 
 from __future__ import annotations
