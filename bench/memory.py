@@ -2,7 +2,7 @@
 
     python bench/memory.py [--notifications 1000000]
 
-A pool on null app-servers streams so many notifications to one client, in turns of 10,000 deltas. Per process:
+A pool on null app-servers streams so many notifications to one client, in turns of 1,000 deltas. Per process:
 
     resident   what one occupies (RSS): at most 25 MiB for a worker, 30 for the broker. Libraries and the interpreter's
                text count in full here, though the processes of a pool share them
@@ -22,7 +22,7 @@ from pathlib import Path
 import common
 from measured import PoolProcesses
 
-DELTAS = 10_000
+DELTAS = 1_000
 STRETCHES = 10
 GROWTH_MIB = 1.0
 MIB = 1024 * 1024
