@@ -519,9 +519,20 @@ def test_a_detail_is_bounded() -> None:
 
 
 def test_what_is_known_of_a_run_says_when_it_is_not_over() -> None:
-    info = {"path": "/r/night", "state": "died", "created_at": 0.0, "launches": [{}, {}, {}], "config": {"workers": 2}}
+    info: dict[str, Any] = {
+        "path": "/r/night",
+        "state": "died",
+        "created_at": 0.0,
+        "launches": [{}, {}, {}],
+        "config": {},
+    }
+    info["config"] = {
+        "arguments": {"workers": 2, "dataset": "d"},
+        "dataset": {"name": "tasks/", "git": {"commit": "0123456789abcdef", "changed": True}},
+    }
     facts = facts_of(info)
-    assert facts.name == "night" and ("workers", "2") in facts.facts and ("taken up", "2 times") in facts.facts
+    assert {("workers", "2"), ("dataset", "tasks/"), ("commit", "0123456789ab, with changes")} < set(facts.facts)
+    assert facts.name == "night" and ("taken up", "2 times") in facts.facts
     assert facts.problem is not None and "died" in facts.problem
 
 

@@ -16,7 +16,7 @@ NOT_RUN = "not run"
 DIFF = "diff.patch"
 
 # Of a run's configuration: what is shown at once, as far as it is there.
-_FACTS = ("dataset", "model", "epochs", "workers", "turns_per_worker", "retries", "endpoint")
+_FACTS = ("dataset", "commit", "model", "epochs", "workers", "turns_per_worker", "retries", "endpoint")
 
 
 class Source(Protocol):
@@ -95,6 +95,9 @@ def facts_of(info: Mapping[str, Any]) -> RunFacts:
     """What a run's store says of it, for people."""
     config = info.get("config") or {}
     known = {**(config.get("arguments") or {}), **config}
+    dataset = known.get("dataset")
+    if isinstance(dataset, Mapping):
+        known["dataset"], known["commit"] = dataset.get("name"), _commit(dataset.get("git"))
     launches = len(info.get("launches") or ())
     facts = [
         ("started", units.moment(info.get("created_at"))),
@@ -114,6 +117,12 @@ def facts_of(info: Mapping[str, Any]) -> RunFacts:
         problem,
         json.dumps(config, indent=2, ensure_ascii=False) if config else None,
     )
+
+
+def _commit(git: Any) -> str | None:
+    if not isinstance(git, Mapping) or not git.get("commit"):
+        return None
+    return str(git["commit"])[:12] + (", with changes" if git.get("changed") else "")
 
 
 def _plain(value: Any) -> str:

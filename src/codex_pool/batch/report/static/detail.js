@@ -21,7 +21,8 @@ function showScores(scores) {
       score.duration_ms === undefined ? null : make("span", { class: "muted" }, ` ${format.duration(score.duration_ms)}`)),
     score.answer === undefined ? null : make("p", {}, make("span", { class: "muted" }, "answer "), make("code", {}, score.answer)),
     score.error === undefined ? null : block(score.error, { class: "error" }),
-    score.explanation === undefined ? null : make("div", { class: "prose boxed" }, score.explanation),
+    score.explanation === undefined ? null
+      : score.explanation.includes("\n") ? block(score.explanation) : make("div", { class: "prose boxed" }, score.explanation),
     score.metadata === undefined ? null : make("details", {}, make("summary", {}, "metadata"), block(asText(score.metadata)))))));
 }
 
