@@ -47,7 +47,7 @@ class InventedRun:
             "state": "finished",
             "created_at": BEGIN_S,
             "launches": [{}],
-            "config": {**config, "versions": {"codex": "0.163.0"}},
+            "config": {**config, "currency": "USD", "versions": {"codex": "0.163.0"}},
         }
 
     def samples(self) -> Iterator[SampleRow]:

@@ -545,6 +545,14 @@ def test_durations(ms: float | None, shown: str) -> None:
     assert units.duration(ms) == shown
 
 
+def test_money() -> None:
+    assert [units.money(1234.5, "USD"), units.money(0.01234, "EUR"), units.money(0.5, None)] == [
+        "$1,234.50",
+        "0.0123 EUR",
+        "0.5000",
+    ]
+
+
 def run_directory(path: Path, response: str) -> None:
     """A real run directory with one finished sample."""
     directory = RunDirectory(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from . import plots, units
 from .figures import PairFigures, RunFigures
@@ -124,7 +125,7 @@ def _line(scorer: str, place: int, tag: str | None, change: Difference, extent: 
     )
 
 
-def costs(pairs: PairFigures, a: RunFigures, b: RunFigures) -> Html:
+def costs(pairs: PairFigures, a: RunFigures, b: RunFigures, currency: str | None) -> Html:
     """How samples ended in each run, and what those that both completed took."""
     names = dict.fromkeys(name for figures in (a, b) for name, _ in figures.ordered_statuses())
     ended = element(
@@ -157,7 +158,7 @@ def costs(pairs: PairFigures, a: RunFigures, b: RunFigures) -> Html:
     measures: Sequence[tuple[str, str, Callable[[float], str]]] = (
         ("tokens", "tokens a sample", lambda value: f"{value:,.0f}"),
         ("duration_ms", "time a sample", units.duration),
-        ("cost", "cost a sample", units.money),
+        ("cost", "cost a sample", partial(units.money, currency=currency)),
     )
     lines = [
         element(

@@ -35,11 +35,18 @@ def run_page(
     """The report of one run. `rows` is a packed list, `inline` are packed segments, `segments` tells of others."""
     body = [
         sections.heading("Report of a run", [facts]),
-        sections.totals(figures),
+        sections.totals(figures, facts.currency),
         sections.scores(figures),
         sections.figures_of(figures),
     ]
-    data = {"kind": "run", "columns": COLUMNS, "scorers": list(scorers), "epochs": figures.epochs, "segments": segments}
+    data = {
+        "kind": "run",
+        "columns": COLUMNS,
+        "scorers": list(scorers),
+        "epochs": figures.epochs,
+        "currency": facts.currency,
+        "segments": segments,
+    }
     return _page(f"{facts.name}: report", body, data, rows, inline)
 
 
@@ -53,10 +60,11 @@ def comparison_page(
     inline: Sequence[str],
 ) -> str:
     """The comparison of two runs, A and B."""
+    currency = facts[0].currency if facts[0].currency == facts[1].currency else None
     body = [
         sections.heading("Comparison of two runs", facts, ("A", "B")),
         compare_sections.changes(pairs, {name: place for place, name in enumerate(scorers)}),
-        compare_sections.costs(pairs, *runs),
+        compare_sections.costs(pairs, runs[0], runs[1], currency),
     ]
     data = {
         "kind": "comparison",
@@ -65,6 +73,7 @@ def comparison_page(
         "scorers": list(scorers),
         "epochs": max(run.epochs for run in runs),
         "names": [run.name for run in facts],
+        "currency": currency,
         "segments": segments,
     }
     return _page(f"{facts[0].name} and {facts[1].name}: comparison", body, data, rows, inline)

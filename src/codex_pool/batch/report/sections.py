@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from functools import partial
 
 from ..scoring.metrics import Metrics
 from . import plots, units
@@ -49,7 +50,7 @@ def _known(run: RunFacts, name: str) -> Html:
     )
 
 
-def totals(figures: RunFigures) -> Html:
+def totals(figures: RunFigures, currency: str | None) -> Html:
     """How many samples ended how, and what the run took."""
     statuses = figures.ordered_statuses()
     legend = [
@@ -72,8 +73,9 @@ def totals(figures: RunFigures) -> Html:
         ),
     ]
     if figures.cost is not None:
+        money = partial(units.money, currency=currency)
         ended = max(1, sum(count for name, count in statuses if name not in ("not run", "running")))
-        cards.append(_card("cost", units.money(figures.cost), f"{units.money(figures.cost / ended)} a sample"))
+        cards.append(_card("cost", money(figures.cost), f"{money(figures.cost / ended)} a sample"))
     span_s = figures.span_s()
     if span_s is not None:
         rate = len(figures.ends) / span_s * 60 if span_s else 0.0

@@ -44,6 +44,7 @@ class RunFacts:
     problem: str | None
     configuration: str | None
     """All of it, as JSON."""
+    currency: str | None
 
 
 def rows_of(source: Source) -> Iterator[SampleRow]:
@@ -116,6 +117,7 @@ def facts_of(info: Mapping[str, Any]) -> RunFacts:
         facts,
         problem,
         json.dumps(config, indent=2, ensure_ascii=False) if config else None,
+        config.get("currency"),
     )
 
 

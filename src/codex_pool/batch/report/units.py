@@ -50,11 +50,12 @@ def moment(at: float | None) -> str:
     return NOTHING if at is None else datetime.fromtimestamp(at, timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
-def money(value: float | None) -> str:
-    """A cost; small ones in more digits."""
+def money(value: float | None, currency: str | None) -> str:
+    """A cost; small ones in more digits. A currency that is not known is left out."""
     if value is None:
         return NOTHING
-    return f"${value:,.2f}" if abs(value) >= 1 or value == 0 else f"${value:.4f}"
+    figure = f"{value:,.2f}" if abs(value) >= 1 or value == 0 else f"{value:.4f}"
+    return f"${figure}" if currency == "USD" else f"{figure} {currency}" if currency else figure
 
 
 def round_step(span: float, steps: int) -> float:

@@ -67,6 +67,7 @@ const Segments = {
 window.codexPoolSegment = (token, number, packed) => Segments.arrived.set(number, [token, packed]);
 
 const format = {
+  currency: null,
   number: (value) => (value === null || value === undefined ? "–" : value.toLocaleString("en")),
   score(value) {
     if (value === null || value === undefined) return "–";
@@ -74,7 +75,8 @@ const format = {
   },
   money(value) {
     if (value === null || value === undefined) return "–";
-    return Math.abs(value) >= 1 || value === 0 ? `$${value.toFixed(2)}` : `$${value.toFixed(4)}`;
+    const figure = value.toFixed(Math.abs(value) >= 1 || value === 0 ? 2 : 4);
+    return format.currency === "USD" ? `$${figure}` : format.currency ? `${figure} ${format.currency}` : figure;
   },
   duration(ms) {
     if (ms === null || ms === undefined) return "–";

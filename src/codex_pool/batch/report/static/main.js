@@ -142,6 +142,7 @@ async function start() {
   theme();
   const [data, lines] = await Promise.all([unpackElement("data"), unpackElement("rows")]);
   Segments.about = data.segments;
+  format.currency = data.currency;
   const rows = readRows(data, lines);
   let dialog;
   const open = (row) => dialog.open(row);
