@@ -20,7 +20,15 @@ from codex_pool import wire
 from codex_pool.client import session as session_
 from codex_pool.client.effects import Connect, Deliver, Disconnect, Effect, Failed, Send, Welcomed
 from codex_pool.client.numbers import MAX_ENDED_TURNS, Numbers
-from codex_pool.client.session import CANCELLED, FIRST_LIMIT_S, RECONNECT_LIMIT_S, SILENT_S, Session
+from codex_pool.client.session import (
+    CANCELLED,
+    FIRST_LIMIT_S,
+    MESSAGE_BYTES,
+    RECEIPT_BYTES,
+    RECONNECT_LIMIT_S,
+    SILENT_S,
+    Session,
+)
 
 NOTHING_HELD = {"calls": 0, "held": 0, "asks": 0, "turns": 0}
 
@@ -73,10 +81,16 @@ class Bench:
     delivered: list[bytes | LongLine | TurnLines] = field(default_factory=list)
     welcomed: int = 0
     failure: str | None = None
+    receipt_delay_s: float = 0.0
 
     def __post_init__(self) -> None:
         self.session = Session(
-            "s", "test", endpoint="ipc:///pool", no_pool=lambda why: f"no pool: {why}", jitter=lambda: 0.5
+            "s",
+            "test",
+            endpoint="ipc:///pool",
+            no_pool=lambda why: f"no pool: {why}",
+            jitter=lambda: 0.5,
+            receipt_delay_s=self.receipt_delay_s,
         )
         self.apply(self.session.start(self.now))
 
@@ -378,6 +392,33 @@ def test_receipts_are_sent_once_a_batch_and_worker_also_for_what_ended_or_came_a
     bench.get(some("t2", 1, 1, ended=True))
     ((ack, _),) = bench.of(wire.Ack)
     assert ack == wire.Ack("w1", [wire.Position("t2", 1)])
+
+
+def test_receipts_may_wait_for_more_but_not_for_long_not_for_much_and_not_at_the_end_of_a_turn() -> None:
+    bench = Bench(receipt_delay_s=0.1)
+    bench.get(WELCOME)
+    bench.get(some("t1", 1, 1))
+    bench.now += 0.05
+    bench.get(some("t1", 2, 3))
+    assert bench.of(wire.Ack) == []
+    assert bench.session.next_deadline == pytest.approx(bench.now + 0.05)
+    bench.now += 0.06
+    bench.apply(bench.session.tick(bench.now))
+    ((ack, _),) = bench.of(wire.Ack)
+    assert ack == wire.Ack("w1", [wire.Position("t1", 3)])
+    bench.sent.clear()
+    assert bench.session.next_deadline > bench.now + 0.1, "nothing waits any more"
+    bench.get(some("t2", 1, 1, ended=True), some("t1", 4, 4))
+    ((ack, _),) = bench.of(wire.Ack)
+    assert ack == wire.Ack("w1", [wire.Position("t2", 1), wire.Position("t1", 4)])
+    bench.sent.clear()
+    for number in range(5, 5 + RECEIPT_BYTES // MESSAGE_BYTES):
+        bench.get(some("t1", number, number))
+    ((ack, _),) = bench.of(wire.Ack)
+    bench.get(some("t1", number + 1, number + 1))
+    bench.come_back()
+    bench.pass_time(0.2)
+    assert bench.of(wire.Ack) == [], "who comes back says in its Hello how far it is"
 
 
 def test_the_end_of_a_turn_whose_worker_died_comes_once(bench: Bench) -> None:

@@ -45,6 +45,10 @@ SETTLE_S = 10.0
 BACKOFF_FIRST_S = 0.1
 BACKOFF_MOST_S = 2.0
 MAX_ASKS = 4096
+# What came is acknowledged at the latest when it is so much, a small part of what its worker lets be on the way.
+RECEIPT_BYTES = 128 * 1024
+# What a message counts for beside its bodies, as its worker counts.
+MESSAGE_BYTES = 512
 
 CANCELLED = -32800
 FOLLOW_TURN = "pool/turn/follow"
@@ -103,7 +107,8 @@ _State = Literal["new", "greeting", "open", "waiting", "over"]
 class Session:
     """See the module's docstring.
 
-    `no_pool(why)` says that there is no pool and how to start one; `jitter()` is in [0, 1).
+    `no_pool(why)` says that there is no pool and how to start one; `jitter()` is in [0, 1). Receipts may wait for
+    `receipt_delay_s`, so that one is for many messages; that of a turn's end does not.
     """
 
     def __init__(
@@ -116,7 +121,9 @@ class Session:
         jitter: Callable[[], float],
         priority: wire.Priority = "interactive",
         when_gone: wire.WhenGone = "interrupt",
+        receipt_delay_s: float = 0.0,
     ) -> None:
+        self._receipt_delay_s = receipt_delay_s
         self._hello = wire.encode(wire.Hello(session, client, priority, when_gone))
         self._session = session
         self._endpoint = endpoint
@@ -142,6 +149,8 @@ class Session:
         self._numbers = Numbers()
         # What came on this connection and was not acknowledged, by worker and turn.
         self._receipts: dict[str, dict[str, int]] = {}
+        self._receipt_bytes = 0
+        self._receipts_at: float | None = None
 
     @property
     def held(self) -> dict[str, int]:
@@ -228,6 +237,7 @@ class Session:
                         if last is not None or self._numbers.is_over(head.turn_id):
                             got = self._receipts.setdefault(head.worker, {})
                             got[head.turn_id] = head.last if last is None else last
+                        self._receipt_bytes += RECEIPT_BYTES if head.ended else MESSAGE_BYTES + sum(map(len, bodies))
                     case wire.Ended():
                         self._turn_lines(self._numbers.ended(head, bodies), batch)
                     case wire.Lines():
@@ -244,11 +254,11 @@ class Session:
                         self._fail(f"the pool at {self._endpoint}: {head.message}", out)
             except wire.WireError as error:
                 self._fail(f"the pool at {self._endpoint} sent what this client does not understand: {error}", out)
-        if self.open:
-            for worker, turns in self._receipts.items():
-                positions = [wire.Position(turn_id, last) for turn_id, last in turns.items()]
-                out.append(Send([wire.encode(wire.Ack(worker, positions))]))
-            self._receipts.clear()
+        if self.open and self._receipts:
+            if self._receipts_at is None:
+                self._receipts_at = now + self._receipt_delay_s
+            if self._receipt_bytes >= RECEIPT_BYTES or now >= self._receipts_at:
+                self._acknowledge(out)
         # First of all: what follows may end the session.
         return [Deliver(batch), *out] if batch else out
 
@@ -285,13 +295,28 @@ class Session:
         elif self._state == "open" and now >= self._next_beat:
             self._next_beat = now + wire.BEAT_S
             out.append(Send([_BEAT]))
+        if self.open and self._receipts_at is not None and now >= self._receipts_at:
+            self._acknowledge(out)
         return out
 
     @property
     def next_deadline(self) -> float:
         if self._state == "open":
-            return min(self._next_beat, self._heard_at + SILENT_S, self._settle_at or self._next_beat)
+            receipts_at = self._next_beat if self._receipts_at is None else self._receipts_at
+            return min(self._next_beat, self._heard_at + SILENT_S, self._settle_at or self._next_beat, receipts_at)
         return min(self._until, self._limit)
+
+    # Receipts.
+
+    def _acknowledge(self, out: list[Effect]) -> None:
+        for worker, turns in self._receipts.items():
+            positions = [wire.Position(turn_id, last) for turn_id, last in turns.items()]
+            out.append(Send([wire.encode(wire.Ack(worker, positions))]))
+        self._forget_receipts()
+
+    def _forget_receipts(self) -> None:
+        self._receipts.clear()
+        self._receipt_bytes, self._receipts_at = 0, None
 
     # Connections.
 
@@ -311,7 +336,7 @@ class Session:
         else:
             self._last_try = f": {why}"
         self._state = "waiting"
-        self._receipts.clear()
+        self._forget_receipts()
         backoff = min(BACKOFF_MOST_S, BACKOFF_FIRST_S * 2.0**self._tries)
         self._tries += 1
         self._until = now + backoff * (0.5 + self._jitter() / 2)

@@ -25,6 +25,8 @@ from codex_pool.client.effects import Connect, Deliver, Disconnect, Effect, Fail
 from codex_pool.client.session import Session
 
 MESSAGES_PER_BATCH = 500
+# Of slow turns each message comes alone; a receipt for each would go as far as the message itself.
+RECEIPT_DELAY_S = 0.1
 # How long after the news that a connection broke its last messages may come out of the socket.
 LAST_MESSAGES_MS = 10
 
@@ -63,6 +65,7 @@ class PoolTransport:
             jitter=random.random,
             priority=priority,
             when_gone=when_gone,
+            receipt_delay_s=RECEIPT_DELAY_S,
         )
         # What other threads want done, in their order.
         self._wanted: deque[Callable[[], list[Effect]]] = deque()
