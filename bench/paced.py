@@ -107,7 +107,9 @@ def main() -> int:
     cpu = common.alternate({name: lambda name=name: run(name) for name in names}, rounds, "ms/1,000")  # type: ignore[misc]
     p99 = {name: [each.p99_ms for each in runs[name]] for name in names}
     p50 = {name: [each.p50_ms for each in runs[name]] for name in names}
-    rooms = {name: {room: [each.cpu_ms[room] for each in runs[name]] for room in runs[name][0].cpu_ms} for name in names}
+    rooms = {
+        name: {room: [each.cpu_ms[room] for each in runs[name]] for room in runs[name][0].cpu_ms} for name in names
+    }
     for name in names:
         said = "  ".join(f"{room} {common.median(figures):.1f}" for room, figures in rooms[name].items())
         print(f"CPU ms for 1,000, {name}: {said}; {runs[name][-1].rate:,.0f}/s", file=sys.stderr)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import zmq
@@ -16,11 +17,21 @@ if TYPE_CHECKING:
     from codex_pool.keys import ClientKey
 
 HIGH_WATER_MARK = 10_000
+# Plain numbers: those of pyzmq are enums, whose operators cost as much as a send.
+READABLE, WRITABLE = int(zmq.POLLIN), int(zmq.POLLOUT)
+_NOW, _NOW_AND_MORE = int(zmq.NOBLOCK), int(zmq.NOBLOCK | zmq.SNDMORE)
 # Off this machine: what waits to be read of one connection, and how long a stranger may take.
 TCP_RECEIVE_MESSAGES = 64
 TCP_HANDSHAKE_MS = 5000
 # -1 would drop what has come and was not read yet.
 NEVER_MS = 1_000_000_000
+
+
+def send(socket: zmq.Socket[bytes], frames: Sequence[bytes]) -> None:
+    """Send a message, or raise Again, and then nothing of it was taken."""
+    for frame in frames[:-1]:
+        socket.send(frame, _NOW_AND_MORE)
+    socket.send(frames[-1], _NOW)
 
 
 def dealer(context: zmq.Context[zmq.Socket[bytes]], endpoint: str, identity: str) -> zmq.Socket[bytes]:

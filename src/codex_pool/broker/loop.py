@@ -221,9 +221,9 @@ class Broker:
     def _send_now(self, is_client: bool, peer: bytes, frames: list[bytes]) -> None:
         """Raises Again, and ZMQError for one who is gone."""
         if not is_client:
-            self._workers.send_multipart([peer, *frames], zmq.NOBLOCK)
+            sockets.send(self._workers, [peer, *frames])
         elif peer.startswith(b"\0"):
-            self._clients.send_multipart([routing_id_of(peer), *frames], zmq.NOBLOCK)
+            sockets.send(self._clients, [routing_id_of(peer), *frames])
         elif self._tcp is not None:
             self._tcp.send(peer, frames)
 

@@ -119,7 +119,7 @@ class TcpDoor:
 
     def send(self, peer: bytes, frames: list[bytes]) -> None:
         """To one connection. Raises as a ROUTER does."""
-        self.router.send_multipart([routing_id_of(peer), *frames], zmq.NOBLOCK)
+        sockets.send(self.router, [routing_id_of(peer), *frames])
 
     # Keys.
 

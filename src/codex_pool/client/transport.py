@@ -23,6 +23,7 @@ from codex_pool.broker.identity import MAX_MESSAGE_BYTES
 from codex_pool.client import session as session_
 from codex_pool.client.effects import Connect, Deliver, Disconnect, Effect, Failed, Send, Welcomed
 from codex_pool.client.session import Session
+from codex_pool.sockets import READABLE, WRITABLE
 
 MESSAGES_PER_BATCH = 500
 # Of slow turns each message comes alone; a receipt for each would go as far as the message itself.
@@ -87,6 +88,8 @@ class PoolTransport:
         self._wake_r, self._wake_w = os.pipe()
         os.set_blocking(self._wake_r, False)
         os.set_blocking(self._wake_w, False)
+        self._idle_poller = zmq.Poller()
+        self._idle_poller.register(self._wake_r, READABLE)
         self._thread = threading.Thread(target=self._run, name="codex-pool-io", daemon=True)
         self._thread.start()
         self._welcome.wait(session_.FIRST_LIMIT_S + 1)
@@ -171,11 +174,11 @@ class PoolTransport:
         """One turn of the loop."""
         connection = self._connection
         self._flush()
-        poller = zmq.Poller()
-        poller.register(self._wake_r, zmq.POLLIN)
-        if connection is not None:
-            poller.register(connection.monitor, zmq.POLLIN)
-            poller.register(connection.socket, zmq.POLLIN | (zmq.POLLOUT if self._outgoing else 0))
+        if connection is None:
+            poller = self._idle_poller
+        else:
+            poller = connection.poller
+            poller.register(connection.socket, READABLE | (WRITABLE if self._outgoing else 0))
         left_s = max(0.0, self._session.next_deadline - time.monotonic())
         ready = dict(poller.poll(int(left_s * 1000) + 1))
         if self._wake_r in ready:
@@ -183,7 +186,7 @@ class PoolTransport:
         while self._wanted:
             self._apply(self._wanted.popleft()(), context)
         broken = connection is not None and connection.monitor in ready
-        if connection is not None and ready.get(connection.socket, 0) & zmq.POLLIN:
+        if connection is not None and ready.get(connection.socket, 0) & READABLE:
             self._receive(connection, context)
         if broken and connection is not None:
             while connection is self._connection and connection.socket.poll(LAST_MESSAGES_MS):
@@ -212,6 +215,7 @@ class PoolTransport:
                     self._receiver.on_batch(effect.batch)
                 case Connect():
                     self._connection = _Connection(context, self._endpoint, effect.identity, self._key)
+                    self._connection.poller.register(self._wake_r, READABLE)
                 case Disconnect():
                     if self._connection is not None:
                         self._connection.close(linger_ms=0)
@@ -225,7 +229,7 @@ class PoolTransport:
     def _flush(self) -> None:
         while self._outgoing and self._connection is not None:
             try:
-                self._connection.socket.send_multipart(self._outgoing[0], zmq.NOBLOCK)
+                sockets.send(self._connection.socket, self._outgoing[0])
             except zmq.Again:
                 return
             self._outgoing.popleft()
@@ -238,6 +242,8 @@ class _Connection:
         self, context: zmq.Context[zmq.Socket[bytes]], endpoint: str, identity: str, key: keys.ClientKey | None
     ) -> None:
         self.socket, self.monitor = sockets.dealer_once(context, endpoint, identity, key)
+        self.poller = zmq.Poller()
+        self.poller.register(self.monitor, READABLE)
 
     def close(self, linger_ms: int) -> None:
         self.socket.disable_monitor()

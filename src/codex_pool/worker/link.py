@@ -60,7 +60,7 @@ class BrokerLink:
         """As far as the socket takes it."""
         while self._queue:
             try:
-                self.socket.send_multipart(self._queue[0], zmq.NOBLOCK)
+                sockets.send(self.socket, self._queue[0])
             except zmq.Again:
                 return
             self.unsent_bytes -= sum(map(len, self._queue.popleft()))

@@ -28,6 +28,7 @@ import zmq
 from codex_app_server import _process
 from codex_app_server.lines import LineSplitter, LongLine
 from codex_pool import processes, start, wire
+from codex_pool.sockets import READABLE, WRITABLE
 from codex_pool.worker.arguments import WorkerArguments
 from codex_pool.worker.core import WorkerCore
 from codex_pool.worker.effects import Effect, Fail, Note, Ready, ToAppServer, ToBroker
@@ -110,15 +111,15 @@ class Worker:
         _process.widen(stdout, READ_BYTES)
         self._poller = poller = zmq.Poller()
         for fd in (0, stdout, stderr, self._signals):
-            poller.register(fd, zmq.POLLIN)
+            poller.register(fd, READABLE)
         self._apply(self._core.start(time.monotonic()))
         reaped_at = ticked_at = time.monotonic()
         while True:
             broker = self._broker.socket
-            wants = zmq.POLLIN if self._broker.unsent_bytes < MAX_UNSENT_BYTES else 0
-            poller.register(broker, wants | (zmq.POLLOUT if self._broker.has_unsent else 0))
+            wants = READABLE if self._broker.unsent_bytes < MAX_UNSENT_BYTES else 0
+            poller.register(broker, wants | (WRITABLE if self._broker.has_unsent else 0))
             if self._to_app_server:
-                poller.register(self._stdin, zmq.POLLOUT)
+                poller.register(self._stdin, WRITABLE)
             elif self._stdin in poller:
                 poller.unregister(self._stdin)
             tick_s = QUICK_TICK_S if self._core.wants_tick else TICK_S
@@ -130,7 +131,7 @@ class Worker:
                 poller.unregister(stderr)
             if stdout in ready:
                 self._read_stdout(stdout)
-            if ready.get(broker, 0) & zmq.POLLIN:
+            if ready.get(broker, 0) & READABLE:
                 self._read_broker()
             if 0 in ready:
                 self._read_supervisor()
@@ -294,7 +295,7 @@ def _told(line: bytes) -> str | None:
 
 def _readable(fd: int) -> bool:
     poller = zmq.Poller()
-    poller.register(fd, zmq.POLLIN)
+    poller.register(fd, READABLE)
     return bool(poller.poll(0))
 
 
