@@ -7,7 +7,8 @@
 It has no ZeroMQ: it talks to the broker and the workers over their own pipes.
 
     to the broker        {"slots": [...]}  {"lost": worker, "reason"}  {"drain": worker}  {"ping": number}
-    from the broker      {"event": "ready" | "registered" | "suspect" | "drained" | "pong", "worker", "reason", "registered"}
+    from the broker      {"event": "ready" | "registered" | "suspect" | "drained" | "pong", "worker", "reason",
+                         "registered"}
     to a worker          {"broker": "new"}: the broker that it is registered with has died and been replaced
                          {"stop": "acknowledged"}: it is to end once its clients have all that it has for them
     from a worker        {"event": "ready", "app_server_pid"}  {"event": "load", "turns", "threads"}
