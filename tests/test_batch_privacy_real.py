@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import subprocess
 from pathlib import Path
 
 import pytest
+from programs import codex_pool
 
 from codex_app_server import AppServerConfig, Codex
 from codex_app_server.config import find_codex
@@ -70,3 +72,15 @@ def test_an_exec_server_that_a_hook_names_runs_the_commands(
     finally:
         server.terminate()
         server.communicate(timeout=10)
+
+
+def test_a_sample_with_a_target_cannot_read_it_in_its_dataset_and_one_without_is_as_ever(tmp_path: Path) -> None:
+    data = tmp_path / "d.jsonl"
+    prompt = f'[[tool_call "cat {data}; head -c 6 {tmp_path}/out/run.sqlite"]] [[text "{{output}}"]]'
+    lines = [{"id": "with", "prompt": prompt, "target": SECRET}, {"id": "without", "prompt": prompt}]
+    data.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    done = codex_pool("batch", str(data), "--demo", "--workers", "1", "-o", str(tmp_path / "out"))
+    assert done.returncode == 0, done.stderr
+    with_target, without = map(json.loads, (tmp_path / "out" / "results.jsonl").read_text().splitlines())
+    assert SECRET not in with_target["final_response"] and with_target["final_response"].count("denied") == 2
+    assert SECRET in without["final_response"] and without["final_response"].endswith("SQLite")

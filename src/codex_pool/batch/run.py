@@ -132,6 +132,7 @@ class _Batch:
         self._scorers = scorers
         self._sources = sources
         self._private = private
+        self._sandbox: str | None = None
         self._log = directory.file(layout.LOG)
         counts = directory.store.counts()
         self._progress = Progress(total=counts["total"], skipped=counts["done"])
@@ -192,6 +193,7 @@ class _Batch:
             codex = await self._connect(endpoint)
             stack.push_async_callback(codex.close)
             self._app_server = codex.metadata.user_agent
+            self._sandbox = await _configured_sandbox(codex)
             workers = settings.workers
             if pool is None:
                 status = await codex.client.request("pool/status")
@@ -240,6 +242,7 @@ class _Batch:
             hook=settings.hook,
             keep=settings.keep,
             private=(self._directory.path, *self._private),
+            sandbox=self._sandbox,
             written=runner.written,
             scoring_places=asyncio.Semaphore(places),
             setup_places=asyncio.Semaphore(places),
@@ -255,6 +258,7 @@ class _Batch:
                 raise NotStartedError(str(error)) from None
         else:
             path = home.prepare(settings.home, path)
+            self._private = (*self._private, path)
 
         def on_slots(slots: list[dict[str, Any]]) -> None:
             if self._progress.started_at is None:
@@ -463,3 +467,13 @@ def _notify(command: str, directory: Path, state: str, code: int) -> str | None:
     except (OSError, subprocess.SubprocessError) as error:
         return str(error)
     return None if done.returncode == 0 else f"exit code {done.returncode}"
+
+
+async def _configured_sandbox(codex: AsyncCodex) -> str | None:
+    """What threads get that ask for none; None where a client may not know."""
+    try:
+        config = (await codex.client.request("config/read")).config
+    except AppServerError:
+        return None
+    mode = config.sandbox_mode
+    return None if mode is None else str(getattr(mode, "value", mode))

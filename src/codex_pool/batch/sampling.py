@@ -100,6 +100,8 @@ class Means:
     keep: bool = False
     private: tuple[Path, ...] = ()
     """What no agent may read."""
+    sandbox: str | None = None
+    """What codex's configuration says, for samples without workspace that do not say it."""
     written: Callable[[Callable[[], Future[Any]]], Any]
     """Waits until a change is on the disk, trying again while the disk is full."""
     scoring_places: asyncio.Semaphore
@@ -274,12 +276,16 @@ class Sampling:
         """Of the thread, and of its turns after the first."""
         sample = self._sample
         options = {**self._means.thread_options, "cwd": str(cwd), "model": sample.model}
-        if workspace is None and sample.sandbox is None:
-            return options, {}
-        private = [*self._means.private, *private_of(sample)]
-        guarded = thread_options(sample.sandbox or DEFAULT_SANDBOX, cwd, private)
+        sandbox = sample.sandbox or (self._means.sandbox if workspace is None else DEFAULT_SANDBOX)
+        if sandbox is None or not (workspace is not None or self._has_answers()):
+            return {**options, "sandbox": sample.sandbox}, {}
+        guarded = thread_options(sandbox, cwd, [*self._means.private, *private_of(sample)])
         again = {"permissions": guarded["permissions"]} if "permissions" in guarded else {}
         return {**options, **guarded, **({} if workspace is None else workspace.thread)}, again
+
+    def _has_answers(self) -> bool:
+        """Whether there is something that the agent had better not read: to deny it costs a moment of each thread."""
+        return self._sample.target is not None or bool(self._means.scorers.of(self._sample))
 
     async def _thread(self, left: Left | None, workspace: Workspace | None, options: dict[str, Any]) -> AsyncThread:
         codex = self._means.codex
