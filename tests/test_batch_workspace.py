@@ -314,6 +314,9 @@ def test_a_profile_denies_what_is_private_but_never_the_workspace_itself(tmp_pat
     assert filesystem("read-only") == dict.fromkeys(
         [str(run / "home"), str(run / "work" / "b"), str(tmp_path / "d.jsonl")], "deny"
     )
+    changing = {run: [run / "home", run / "gone"], run / "work": ()}
+    options = thread_options("read-only", cwd, [run], changing)
+    assert options["config"]["permissions.codex-pool-sample"]["filesystem"] == {str(run / "home"): "deny"}
     assert thread_options("danger-full-access", cwd, [run]) == {"sandbox": "danger-full-access"}
 
 

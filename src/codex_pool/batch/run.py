@@ -241,6 +241,7 @@ class _Batch:
             sources=self._sources,
             hook=settings.hook,
             keep=settings.keep,
+            guarded=not settings.unguarded,
             private=(self._directory.path, *self._private),
             sandbox=self._sandbox,
             written=runner.written,

@@ -30,7 +30,7 @@ from .prices import Prices
 from .scoring import ScoreContext, Scorers, score_sample
 from .scoring.base import Ask
 from .store import AttemptRow, EventLog, Finished, RecordRow, RunDirectory, SampleRow, Start, directory_name, layout
-from .workspace import Repositories, Workspace, WorkspaceError, prepare, private_of, reopen, thread_options
+from .workspace import BASE, Repositories, Workspace, WorkspaceError, prepare, private_of, reopen, thread_options
 
 DIFF = "diff.patch"
 WORKSPACE = "workspace"
@@ -98,6 +98,7 @@ class Means:
     sources: Repositories | None = None
     hook: str | None = None
     keep: bool = False
+    guarded: bool = True
     private: tuple[Path, ...] = ()
     """What no agent may read."""
     sandbox: str | None = None
@@ -277,11 +278,20 @@ class Sampling:
         sample = self._sample
         options = {**self._means.thread_options, "cwd": str(cwd), "model": sample.model}
         sandbox = sample.sandbox or (self._means.sandbox if workspace is None else DEFAULT_SANDBOX)
+        more = {} if workspace is None else workspace.thread
         if sandbox is None or not (workspace is not None or self._has_answers()):
             return {**options, "sandbox": sample.sandbox}, {}
-        guarded = thread_options(sandbox, cwd, [*self._means.private, *private_of(sample)])
+        if not self._means.guarded:
+            return {**options, "sandbox": sandbox, **more}, {}
+        run, work = self._directory.path.resolve(), self._directory.file(layout.WORK).resolve()
+        changing = {
+            run: [run / name for name in layout.STAYING],
+            work: (),
+            work / self._name: [work / self._name / BASE],
+        }
+        guarded = thread_options(sandbox, cwd, [*self._means.private, *private_of(sample)], changing)
         again = {"permissions": guarded["permissions"]} if "permissions" in guarded else {}
-        return {**options, **guarded, **({} if workspace is None else workspace.thread)}, again
+        return {**options, **guarded, **more}, again
 
     def _has_answers(self) -> bool:
         """Whether there is something that the agent had better not read: to deny it costs a moment of each thread."""

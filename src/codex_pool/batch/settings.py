@@ -48,6 +48,7 @@ class Settings:
     prices: Path | None = None
     hook: str | None = None
     keep: bool = False
+    unguarded: bool = False
     estimate: int | None = None
     rerun_changed: bool = False
     notify: str | None = None

@@ -35,7 +35,7 @@ def _apply(function: F, decorators: list[Callable[[F], F]]) -> F:
 
 
 def scoring_options(function: F) -> F:
-    """`--scorer`, `--keep`, `--workspace-hook`."""
+    """`--scorer`, `--keep`, `--unguarded`, `--workspace-hook`."""
     return _apply(
         function,
         [
@@ -48,6 +48,11 @@ def scoring_options(function: F) -> F:
                 "or a JSON object; may be repeated. A sample's own are used instead.",
             ),
             click.option("--keep", is_flag=True, help="Keep workspaces when their samples are done, in DIR/work."),
+            click.option(
+                "--unguarded",
+                is_flag=True,
+                help="Agents may read the dataset and the run, answers included: threads start faster.",
+            ),
             click.option(
                 "--workspace-hook",
                 "hook",

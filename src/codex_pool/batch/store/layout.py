@@ -22,6 +22,8 @@ from pathlib import Path
 DATABASE, RESULTS, CONFIG, LOCK, LOG = "run.sqlite", "results.jsonl", "config.json", "lock", "pool.log"
 EVENTS, ARTIFACTS, HOME, WORK = "events", "artifacts", "home", "work"
 _OF_SQLITE = (DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm", f"{DATABASE}-journal")
+# What stays for as long as a run goes on, and holds what an agent is not to read.
+STAYING = (*_OF_SQLITE[:3], RESULTS, CONFIG, LOG, EVENTS, ARTIFACTS, HOME, "repositories")
 _EARLIER = ("journal.jsonl", "run.json")
 _TEMPORARY = ".partial"
 

@@ -8,8 +8,8 @@ privacy       thread options that deny the agent's sandbox to read answers
 """
 
 from .errors import WorkspaceError
-from .prepare import Workspace, prepare, reopen
+from .prepare import BASE, Workspace, prepare, reopen
 from .privacy import private_of, thread_options
 from .repositories import Repositories
 
-__all__ = ["Repositories", "Workspace", "WorkspaceError", "prepare", "private_of", "reopen", "thread_options"]
+__all__ = ["BASE", "Repositories", "Workspace", "WorkspaceError", "prepare", "private_of", "reopen", "thread_options"]

@@ -25,7 +25,7 @@ from .errors import WorkspaceError
 from .repositories import Repositories
 
 SETUP_LIMIT_S = 600.0
-_WORKSPACE, _BASE, _STATE = "workspace", "base.git", "workspace.json"
+_WORKSPACE, BASE, _STATE = "workspace", "base.git", "workspace.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +48,7 @@ class Workspace:
 
     async def diff(self) -> bytes:
         """What has changed since it was set up, new files included, as a unified diff. Raises WorkspaceError."""
-        return await difference.compare(self.directory / _BASE, self.path, self.base)
+        return await difference.compare(self.directory / BASE, self.path, self.base)
 
     async def stop(self) -> None:
         """Let the hook end what it began; the files stay. Raises WorkspaceError."""
@@ -79,7 +79,7 @@ async def prepare(
 
 async def _prepare(sample: Sample, directory: Path, hook: str | None, sources: Repositories | None) -> Workspace:
     spec = sample.workspace or {}
-    workspace, base_git = directory / _WORKSPACE, directory / _BASE
+    workspace, base_git = directory / _WORKSPACE, directory / BASE
     if hook is not None and workspace.exists():
         await hooks.stop(hook, sample, workspace)
     try:

@@ -6,7 +6,7 @@ codex's sandbox denies it: a permission profile of the thread's own, given with 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,12 @@ MAX_ENTRIES = 256
 _EXTENDS = {"read-only": ":read-only", "workspace-write": ":workspace"}
 
 
-def thread_options(sandbox: str, cwd: Path, private: Iterable[Path]) -> dict[str, Any]:
+def thread_options(
+    sandbox: str, cwd: Path, private: Iterable[Path], changing: Mapping[Path, Sequence[Path]] | None = None
+) -> dict[str, Any]:
     """Options for thread/start that give `sandbox` and deny to read what is `private`, but for `cwd` itself.
 
+    `changing`: of directories in which things come and go, what stays; only that can be denied one by one.
     Give turns after the first the same `permissions`: on a thread that came from a dead worker they fail, rather than
     see more.
     """
@@ -32,7 +35,7 @@ def thread_options(sandbox: str, cwd: Path, private: Iterable[Path]) -> dict[str
         if path == cwd:
             continue
         # codex opens a denied directory for what may be written inside of it, not for what may only be read.
-        paths = _around(path, cwd) if sandbox == "read-only" and cwd.is_relative_to(path) else [path]
+        paths = _around(path, cwd, changing or {}) if sandbox == "read-only" and cwd.is_relative_to(path) else [path]
         filesystem |= {str(one): "deny" for one in paths}
     # What lies in a denied directory is denied with it, and the sandbox cannot deny it once more.
     denied = [Path(path) for path in filesystem]
@@ -54,13 +57,16 @@ def private_of(sample: Sample) -> list[Path]:
     return [*private, repository] if repository.is_absolute() else private
 
 
-def _around(directory: Path, cwd: Path) -> list[Path]:
-    """What lies beside the way from a directory down to `cwd`. Of a directory of very many entries, nothing."""
+def _around(directory: Path, cwd: Path, changing: Mapping[Path, Sequence[Path]]) -> list[Path]:
+    """What lies beside the way from a directory down to `cwd`. Of a directory of very many entries, nothing.
+
+    What is gone when a command begins makes the sandbox fail, so nothing that comes and goes is among it.
+    """
     beside: list[Path] = []
     while directory != cwd:
         way = directory / cwd.relative_to(directory).parts[0]
-        entries = sorted(directory.iterdir()) if directory.is_dir() else []
-        if len(entries) <= MAX_ENTRIES:
-            beside += [entry for entry in entries if entry != way]
+        listed = sorted(directory.iterdir()) if directory not in changing and directory.is_dir() else []
+        entries = changing.get(directory, listed if len(listed) <= MAX_ENTRIES else ())
+        beside += [entry for entry in entries if entry != way and entry.exists()]
         directory = way
     return beside
