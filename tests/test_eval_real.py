@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 from programs import codex_pool
+from test_report import Page
+
+from codex_pool.batch.report.packing import unpack
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(180)]
 
@@ -37,6 +40,13 @@ def value(record: dict[str, Any]) -> float:
     """What a sample adds to the score: one that is not scored adds nothing."""
     score = record["scores"].get(SCORER)
     return 0.0 if score is None or score["error"] is not None else float(score["value"])
+
+
+def reported(path: Path, *runs: Path) -> Page:
+    """The report of one run, or of two compared."""
+    done = codex_pool("report", *map(str, runs), "-o", str(path), limit_s=30)
+    assert (done.returncode, done.stdout) == (0, f"{path}\n"), done.stderr
+    return Page(path.read_text())
 
 
 Evaluated = tuple[Path, dict[str, dict[str, Any]]]
@@ -71,6 +81,25 @@ def test_what_agents_changed_is_kept_and_their_workspaces_are_not(
     assert not work.exists() or list(work.rglob("*")) == []
 
 
+def test_its_report_says_what_the_records_say(evaluated: Evaluated, tmp_path: Path) -> None:
+    output, records = evaluated
+    page = reported(tmp_path / "report.html", output)
+    rows = {row["id"]: row for row in page.rows()}
+    assert {name: row["status"] for name, row in rows.items()} == {name: r["status"] for name, r in records.items()}
+    assert {name: row["scores"][0][1] for name, row in rows.items() if row["scores"]} == {
+        name: record["scores"][SCORER]["value"] for name, record in records.items() if record["scores"]
+    }
+    details = unpack(page.packed["segment-0"])
+    leap_year = details[rows["leap-year"]["item"]]
+    assert leap_year["diff"] == (output / "artifacts" / "leap-year" / "diff.patch").read_text()
+    entries = leap_year["attempts"][0]["entries"]
+    assert [entry["kind"] for entry in entries] == ["user", "command", "command", "command", "agent", "turn"]
+    assert "return year % 4 == 0" in entries[1]["text"] + entries[2]["text"] and entries[2]["exit_code"] == 0
+    assert entries[-2]["text"] == records["leap-year"]["final_response"]
+    users = [entry["kind"] for entry in details[rows["bank-account"]["item"]]["attempts"][0]["entries"]].count("user")
+    assert users == 2 and len(details[rows["log-parser"]["item"]]["attempts"]) == 2
+
+
 def test_another_script_for_one_sample_lowers_the_score_by_exactly_one_and_looking_for_answers_gains_nothing(
     evaluated: Evaluated, tmp_path: Path
 ) -> None:
@@ -88,6 +117,9 @@ def test_another_script_for_one_sample_lowers_the_score_by_exactly_one_and_looki
     agent.write_text(text)
     before, after = evaluated[1], run(output, agent)
     assert total(after) == total(before) - 1
+    rows = reported(tmp_path / "compared.html", evaluated[0], output).rows()
+    values = {row["id"]: [side[1][0][1] if side[1] else None for side in (row["a"], row["b"])] for row in rows}
+    assert {name: pair for name, pair in values.items() if pair[0] != pair[1]} == {"backup-script": [1.0, 0.0]}
     assert [name for name in after if value(after[name]) != value(before[name])] == ["backup-script"]
     seen = after["slugify"]["final_response"]
     assert seen.count("Permission denied") + seen.count("No such file") >= 7, seen
