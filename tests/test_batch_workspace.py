@@ -317,6 +317,11 @@ def test_a_profile_denies_what_is_private_but_never_the_workspace_itself(tmp_pat
     changing = {run: [run / "home", run / "gone"], run / "work": ()}
     options = thread_options("read-only", cwd, [run], changing)
     assert options["config"]["permissions.codex-pool-sample"]["filesystem"] == {str(run / "home"): "deny"}
+    config = thread_options("read-only", cwd, [run])["config"]
+    assert (config["project_root_markers"], config["project_doc_max_bytes"]) == ([], 0)
+    assert len(thread_options("read-only", cwd, [run], own=False)["config"]) == 1
+    (cwd / "AGENTS.md").write_text("Be brief.")
+    assert "project_doc_max_bytes" not in thread_options("read-only", cwd, [run])["config"]
     assert thread_options("danger-full-access", cwd, [run]) == {"sandbox": "danger-full-access"}
 
 

@@ -289,7 +289,9 @@ class Sampling:
             work: (),
             work / self._name: [work / self._name / BASE],
         }
-        guarded = thread_options(sandbox, cwd, [*self._means.private, *private_of(sample)], changing)
+        guarded = thread_options(
+            sandbox, cwd, [*self._means.private, *private_of(sample)], changing, own=sample.cwd is None
+        )
         again = {"permissions": guarded["permissions"]} if "permissions" in guarded else {}
         return {**options, **guarded, **more}, again
 

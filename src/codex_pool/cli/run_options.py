@@ -51,7 +51,7 @@ def scoring_options(function: F) -> F:
             click.option(
                 "--unguarded",
                 is_flag=True,
-                help="Agents may read the dataset and the run, answers included: threads start faster.",
+                help="Agents may read the dataset and the run, answers included.",
             ),
             click.option(
                 "--workspace-hook",

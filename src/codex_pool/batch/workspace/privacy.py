@@ -18,11 +18,17 @@ _EXTENDS = {"read-only": ":read-only", "workspace-write": ":workspace"}
 
 
 def thread_options(
-    sandbox: str, cwd: Path, private: Iterable[Path], changing: Mapping[Path, Sequence[Path]] | None = None
+    sandbox: str,
+    cwd: Path,
+    private: Iterable[Path],
+    changing: Mapping[Path, Sequence[Path]] | None = None,
+    *,
+    own: bool = True,
 ) -> dict[str, Any]:
     """Options for thread/start that give `sandbox` and deny to read what is `private`, but for `cwd` itself.
 
     `changing`: of directories in which things come and go, what stays; only that can be denied one by one.
+    `own`: `cwd` was made for the sample, so that it is no part of a project around it.
     Give turns after the first the same `permissions`: on a thread that came from a dead worker they fail, rather than
     see more.
     """
@@ -43,7 +49,19 @@ def thread_options(
     if sandbox == "workspace-write":
         filesystem[":workspace_roots"] = {".": "write", ".git": "write"}
     profile = {"extends": parent, "filesystem": filesystem}
-    return {"permissions": PROFILE, "config": {f"permissions.{PROFILE}": profile}}
+    config: dict[str, Any] = {f"permissions.{PROFILE}": profile}
+    if own:
+        config |= _of_its_own(cwd)
+    return {"permissions": PROFILE, "config": config}
+
+
+def _of_its_own(cwd: Path) -> dict[str, Any]:
+    """Configuration that has codex look for AGENTS.md in `cwd` alone, and only if there is any such file.
+
+    Not only because one around it is not meant: under a profile that denies, each look starts a sandbox.
+    """
+    nowhere_else: dict[str, Any] = {"project_root_markers": []}
+    return nowhere_else if any(cwd.glob("*.md")) else {**nowhere_else, "project_doc_max_bytes": 0}
 
 
 def private_of(sample: Sample) -> list[Path]:
