@@ -104,12 +104,12 @@ def test_a_meter_reads_what_comes_over_the_wire() -> None:
         "willRetry": True,
         "error": {"codexErrorInfo": {"responseTooManyFailedAttempts": {"httpStatusCode": 429}}},
     }
-    broken = {"willRetry": True, "error": {"codexErrorInfo": {"responseStreamDisconnected": {"httpStatusCode": None}}}}
+    ended = {"willRetry": False, "error": {"codexErrorInfo": "other"}}
     for at, method, params in (
         (100.0, "pool/turn/assigned", {}),
         (101.0, "item/started", {"item": {"id": "c", "type": "commandExecution"}}),
         (102.0, "item/completed", {"item": {"id": "c", "type": "commandExecution"}}),
-        (103.0, "error", broken),
+        (103.0, "error", ended),
         (104.0, "error", limited),
         (150.0, "thread/tokenUsage/updated", usage),
         (151.0, "item/started", {"item": {"id": "m", "type": "agentMessage"}}),
@@ -323,6 +323,33 @@ def test_what_still_ran_when_the_pause_began_is_no_try() -> None:
     assert breaker.wait_s(100.0) == 30.0
     # Something that ended meanwhile says that the login is fine.
     assert not breaker.ended(COMPLETED, 0, 101.0) and breaker.pause is None
+
+
+def test_a_service_that_refuses_is_told_from_one_that_is_broken() -> None:
+    for status, name in (("401", "unauthorized"), ("403", "unauthorized"), ("503", None)):
+        breaker = Breaker()
+        error = {"kind": "httpConnectionFailed", "message": f"unexpected status {status}", "http_status": status}
+        assert breaker.ended(Outcome("failed", error=error), 0, 0.0)
+        assert (breaker.pause and breaker.pause.trouble.name) == name
+
+
+def test_a_run_pauses_while_turns_wait_for_the_network() -> None:
+    breaker = Breaker()
+    breaker.going_on()
+    breaker.waiting("Connection failed", 0.0)
+    breaker.waiting("Connection failed", 1.0)
+    assert breaker.pause is not None and breaker.pause.trouble is breakers.NETWORK
+    assert breaker.wait_s(1.0) == 29.0
+    # The one that is tried waits as well, and is no other try until it ends.
+    assert breaker.may_start(30.0)
+    breaker.started()
+    assert not breaker.may_start(1000.0)
+    breaker.going_on()
+    assert breaker.pause is None and breaker.may_start(1000.0)
+    # What pauses the run for another reason is not mended by that.
+    breaker.ended(failed("unauthorized"), 0, 0.0)
+    breaker.going_on()
+    assert breaker.pause is not None
 
 
 @pytest.mark.parametrize("kind", ["httpConnectionFailed", "responseStreamConnectionFailed", "sandboxError"])

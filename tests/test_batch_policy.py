@@ -50,7 +50,9 @@ def failed_turn(info: Any) -> TurnFailedError:
     ],
 )
 def test_an_exception_has_a_status_and_a_kind(error: AppServerError, status: str, kind: str) -> None:
-    assert policy.failure(error) == (status, {"kind": kind, "message": str(error)})
+    found, problem = policy.failure(error)
+    assert (found, problem["kind"], problem["message"]) == (status, kind, str(error))
+    assert problem.get("http_status") == ("502" if kind == "responseStreamDisconnected" else None)
 
 
 @pytest.mark.parametrize("status", policy.STATUSES)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
 from codex_app_server import AppServerError, TransportClosedError
@@ -60,7 +60,8 @@ def turn_key(key: str, index: int, attempt: int) -> str:
 class Attempt:
     """The turns of one attempt at a sample, on a thread that may have had the first of them already.
 
-    `on_assigned` is called when a turn really begins: not while it is queued. `halt` is done when the sample is to be
+    `on_assigned` is called when a turn really begins: not while it is queued; `on_waiting` when one waits for the
+    network, with what it says, and with None when it goes on. `halt` is done when the sample is to be
     interrupted, with the kind of the error that says so.
     """
 
@@ -76,6 +77,7 @@ class Attempt:
         responses: Sequence[str | None] = (),
         turn_options: dict[str, Any],
         on_assigned: Callable[[], None],
+        on_waiting: Callable[[str | None], None],
     ) -> None:
         self._thread = thread
         self._sample = sample
@@ -85,6 +87,8 @@ class Attempt:
         self._number = number
         self._turn_options = turn_options
         self._on_assigned = on_assigned
+        self._on_waiting = on_waiting
+        self._waits = False
         self.responses: list[str | None] = list(responses)
         self.events = EventLog()
         self.pool_gone: TransportClosedError | None = None
@@ -198,6 +202,7 @@ class Attempt:
             if method in _METERED:
                 params = notification.params
                 meter.observe(method, params, now)
+                self._heed_network(method, params)
                 if method == "pool/turn/assigned":
                     self._worker = params.get("worker")
                     self._queued_ms = (self._queued_ms or 0) + (params.get("queuedMs") or 0)
@@ -210,6 +215,13 @@ class Attempt:
                 reached = meter.reached(now)
                 if reached is not None:
                     self._over.set_result(reached)
+
+    def _heed_network(self, method: str, params: Mapping[str, Any]) -> None:
+        """Tell when the turn begins to wait for the network, and when it goes on."""
+        waits = method == "error" and bool(params.get("willRetry")) and policy.is_no_way(params.get("error"))
+        if waits or self._waits:
+            self._on_waiting(policy.said(params.get("error")) if waits else None)
+        self._waits = waits
 
     def _why(self, reached: Reached | None) -> Outcome:
         if reached is not None:

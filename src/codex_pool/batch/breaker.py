@@ -32,9 +32,10 @@ class Trouble:
 UNAUTHORIZED = Trouble(
     "unauthorized", 1, "the model's service refuses the login", "log in again (codex login), or mend the key"
 )
-NETWORK = Trouble(
-    "network", 5, "the model's service cannot be reached", "look at the network, and at base_url in the configuration"
+SERVICE = Trouble(
+    "service", 5, "the model's service does not answer as it should", "look at base_url and model in the configuration"
 )
+NETWORK = Trouble("network", 1, "there is no way to the model's service", "look at the network, and at base_url")
 SANDBOX = Trouble(
     "sandbox",
     5,
@@ -44,10 +45,11 @@ SANDBOX = Trouble(
 USAGE = Trouble("usage", 5, "the account's usage limit is used up", "wait for its reset, or buy more")
 DISK = Trouble("disk", 1, "the disk is full", "make room on the disk of the run directory")
 
+_REFUSED = ("401", "403")
 _BY_KIND = {
     "unauthorized": UNAUTHORIZED,
-    "httpConnectionFailed": NETWORK,
-    "responseStreamConnectionFailed": NETWORK,
+    "httpConnectionFailed": SERVICE,
+    "responseStreamConnectionFailed": SERVICE,
     "sandboxError": SANDBOX,
     "usageLimitExceeded": USAGE,
 }
@@ -83,6 +85,9 @@ class Breaker:
         """
         kind = "" if outcome.error is None else outcome.error["kind"]
         trouble = _BY_KIND.get(kind) if outcome.status == "failed" else None
+        if trouble is SERVICE and outcome.error is not None and outcome.error.get("http_status") in _REFUSED:
+            # codex calls every answer that it did not expect by one name.
+            trouble = UNAUTHORIZED
         if trouble is None:
             # An interrupted attempt says nothing of the world; whatever else ended got as far as the model.
             if outcome.status in ("completed", "limit") or (self._trying and outcome.status == "failed"):
@@ -92,6 +97,17 @@ class Breaker:
         said = "" if outcome.error is None else outcome.error["message"]
         self._met(trouble, said, now)
         return put_back < PUT_BACK_LIMIT or self.pause is not None
+
+    def waiting(self, message: str, now: float) -> None:
+        """A turn says that it waits for the network: codex does so as long as it takes, and the turn goes on then."""
+        if self.pause is None:
+            self._met(NETWORK, message, now)
+
+    def going_on(self) -> None:
+        """A turn that waited for the network goes on."""
+        if self.pause is not None and self.pause.trouble is NETWORK:
+            self._mended()
+            self._trying = False
 
     def disk_failed(self, error: OSError, now: float) -> bool:
         """Something could not be written; whether that is because the disk is full, which pauses the run."""

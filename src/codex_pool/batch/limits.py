@@ -1,7 +1,7 @@
 """Limits of a sample and of a run, and the meters that say when one is reached. Pure: the clock is passed in.
 
-Reaching a limit is an outcome, `limit`, not an error. Waiting for a place in the pool's queue, or for a rate limit to
-be over, is nobody's fault: the clock of a sample stands still meanwhile.
+Reaching a limit is an outcome, `limit`, not an error. Waiting for a place in the pool's queue, for a rate limit to
+be over or for the network is nobody's fault: the clock of a sample stands still meanwhile.
 """
 
 from __future__ import annotations
@@ -150,7 +150,8 @@ class Meter:
         """A notification of the running turn, as it came over the wire: does all of the above."""
         if method == "pool/turn/assigned":
             self.assigned(now)
-        elif method == "error" and params.get("willRetry") and _is_rate_limit(params.get("error")):
+        elif method == "error" and params.get("willRetry"):
+            # It waits for the service: for a rate limit to be over, or for the network to be there.
             self.paused(now)
         elif method == "turn/completed":
             self.turn_ended(now)
@@ -237,14 +238,6 @@ class RunMeter:
         if self.limits.wall_s is None:
             return None
         return max(0.0, self.limits.wall_s - (now - self._started_at))
-
-
-def _is_rate_limit(error: Any) -> bool:
-    """Of the `error` of a notification that the app-server tries again by itself."""
-    info = error.get("codexErrorInfo") if isinstance(error, Mapping) else None
-    if isinstance(info, Mapping):
-        return any(isinstance(more, Mapping) and more.get("httpStatusCode") == 429 for more in info.values())
-    return info in ("serverOverloaded", "usageLimitExceeded")
 
 
 def _counted(count: int, what: str) -> str:

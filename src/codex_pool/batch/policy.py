@@ -6,7 +6,7 @@ A sample that failed, was lost or stalled is tried again as often as `--retries`
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -59,9 +59,10 @@ _BACKOFF_MAX_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What an attempt came to. `error` is {kind, message}; `usage` counts tokens; times are milliseconds.
+    """What an attempt came to. `usage` counts tokens; times are milliseconds.
 
-    `limit` names the limit that was reached, with the status of that name.
+    `error` is {kind, message}, with http_status where that is known. `limit` names the limit that was reached, with the
+    status of that name.
     """
 
     status: Status
@@ -83,7 +84,9 @@ def failure(error: Exception) -> tuple[Status, dict[str, str]]:
             return "lost", _error("lost", error)
         if error.kind == "stalled":
             return "stalled", _error("stalled", error)
-        return "failed", _error(error_name(error.codex_error_info), error)
+        status = http_status(error.codex_error_info)
+        details = {} if status is None else {"http_status": str(status)}
+        return "failed", _error(error_name(error.codex_error_info), error) | details
     if isinstance(error, TurnLostError | ThreadLostError | TransportClosedError):
         return "lost", _error("lost", error)
     if isinstance(error, ServerBusyError):
@@ -96,13 +99,38 @@ def failure(error: Exception) -> tuple[Status, dict[str, str]]:
 
 def error_name(info: Any) -> str:
     """The camelCase name of a codexErrorInfo: a plain one, or one that carries details."""
+    info = _plain(info)
     if info is None:
         return "other"
-    if hasattr(info, "model_dump"):
-        info = info.model_dump(mode="json", by_alias=True, exclude_none=True)
     if isinstance(info, dict):
         return next(iter(info), "other")
     return str(getattr(info, "value", info))
+
+
+def http_status(info: Any) -> int | None:
+    """The HTTP status that a codexErrorInfo carries, if it does."""
+    info = _plain(info)
+    details = next(iter(info.values()), None) if isinstance(info, dict) else None
+    status = details.get("httpStatusCode") if isinstance(details, dict) else None
+    return status if isinstance(status, int) else None
+
+
+def is_no_way(error: Any) -> bool:
+    """Whether an error of a notification says that its turn waits until there is a network.
+
+    Its codexErrorInfo is that of any stream that broke and is tried again; only the words tell.
+    """
+    return "waiting for network" in said(error)
+
+
+def said(error: Any) -> str:
+    """What an error of a notification says."""
+    parts = [error.get(part) for part in ("message", "additionalDetails")] if isinstance(error, Mapping) else []
+    return ": ".join(part for part in parts if isinstance(part, str) and part)
+
+
+def _plain(info: Any) -> Any:
+    return info.model_dump(mode="json", by_alias=True, exclude_none=True) if hasattr(info, "model_dump") else info
 
 
 def parse_retry_on(text: str) -> frozenset[str]:

@@ -179,6 +179,14 @@ class Runner:
                 await unless_stopped(self._stopping, asyncio.sleep(PAUSE_POLL_S))
         return False
 
+    def _on_waiting(self, message: str | None) -> None:
+        """A running turn waits for the network, or goes on."""
+        if message is None:
+            self._breaker.going_on()
+        else:
+            self._breaker.waiting(message, time.monotonic())
+            self._say_pause()
+
     def _say_pause(self) -> None:
         pause = self._breaker.pause
         if pause is not None and pause.message != self._progress.paused:
@@ -203,13 +211,18 @@ class Runner:
     async def _run_sample(self, job: Job) -> None:
         sampling = Sampling(self._means, job)
         if job.row.state == "scoring":
+            self._breaker.given_up()
             self._score_later(sampling)
             return
         if job.sample.key in self._cancelled:
+            self._breaker.given_up()
             await self._record_cancelled(job)
             return
         tried = await sampling.take_up()
-        if tried is None:
+        if tried is not None:
+            # No turn was run: it shows nothing of what the run pauses for.
+            self._breaker.given_up()
+        else:
             tried = await self._tries(sampling, job)
         if tried is None:
             return
@@ -257,7 +270,7 @@ class Runner:
             await asyncio.wait(self._aside, return_when=asyncio.FIRST_COMPLETED)
         with self._progress.counted(job.sample.key) as counted:
             try:
-                tried = await sampling.attempt(lambda: counted.begin(time.monotonic()))
+                tried = await sampling.attempt(lambda: counted.begin(time.monotonic()), self._on_waiting)
             except TransportClosedError as error:
                 self._give_up(error)
                 raise Stopped from None

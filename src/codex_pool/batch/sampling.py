@@ -198,7 +198,7 @@ class Sampling:
 
     # An attempt.
 
-    async def attempt(self, on_assigned: Callable[[], None]) -> Tried:
+    async def attempt(self, on_assigned: Callable[[], None], on_waiting: Callable[[str | None], None]) -> Tried:
         """One more try. Raises Stopped when the sample was to halt before a turn was started, and
         TransportClosedError when there is no pool to start one in."""
         left = await self._to_go_on_with()
@@ -229,6 +229,7 @@ class Sampling:
             responses=() if left is None else left.responses,
             turn_options=turn_options,
             on_assigned=on_assigned,
+            on_waiting=on_waiting,
         )
         try:
             outcome = await attempt.run()

@@ -1,0 +1,42 @@
+"""A run that meets trouble that is no sample's own, on the real binary: it pauses, says so, and goes on by itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from codex_pool.batch.store import open_run
+
+# As `codex-pool`, with less patience.
+PROGRAM = "from codex_pool.batch import breaker; breaker.FIRST_TRY_S = 0.5; from codex_pool.cli import main; main()"
+
+
+@pytest.mark.real
+def test_a_refused_login_pauses_the_run_until_it_is_not_refused(tmp_path: Path, home: Path) -> None:
+    data, out = tmp_path / "data.jsonl", tmp_path / "out"
+    samples = [{"id": f"s{n}", "prompt": f"{n} [[http_error 401]] [[text ok]]"} for n in range(3)]
+    data.write_text("".join(json.dumps(sample) + "\n" for sample in samples))
+    options = ["--workers", "1", "--home", str(home), "--scorer", "exact:ok", "--json", "-o", str(out)]
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, "batch", str(data), *options],
+        capture_output=True,
+        text=True,
+        timeout=50,
+        env=dict(os.environ),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "paused: the model's service refuses the login" in done.stderr
+    assert "the same command goes on later" in done.stderr
+    with open_run(out) as store:
+        rows = list(store.samples())
+        attempts = {row.id: [attempt.status for attempt in store.attempts(row.n)] for row in rows}
+    # Each sample met it once, none of them failed, and what was tried is kept.
+    assert attempts == {f"s{n}": ["failed", "completed"] for n in range(3)}
+    assert [score.passed for row in rows for score in row.scores] == [True] * 3
+    metrics = json.loads(done.stdout.splitlines()[-1])
+    assert metrics["event"] == "done" and metrics["counts"]["completed"] == 3
