@@ -38,18 +38,38 @@ class Stopped(Exception):
 
 async def unless_stopped(stopping: asyncio.Future[Any], work: Coroutine[Any, Any, T], *, grace_s: float = 0.0) -> T:
     """The result of `work`; raises Stopped when `stopping` is done first and `work` not within `grace_s` then."""
-    task = asyncio.ensure_future(work)
-    try:
-        await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done() and grace_s > 0:
-            await asyncio.wait({task}, timeout=grace_s)
-        if task.done():
-            return task.result()
+    if stopping.done() and grace_s <= 0:
+        work.close()
         raise Stopped
+    task = asyncio.current_task()
+    assert task is not None
+    loop = asyncio.get_running_loop()
+    timer: asyncio.TimerHandle | None = None
+    is_over = False
+
+    # Within this task: another one for each thing that is waited for would cost more than the thing.
+    def give_up() -> None:
+        nonlocal is_over
+        is_over = True
+        task.cancel()
+
+    def on_stop(_: object) -> None:
+        nonlocal timer
+        timer = loop.call_later(grace_s, give_up)
+
+    stopping.add_done_callback(on_stop)
+    try:
+        return await work
+    except asyncio.CancelledError:
+        if not is_over:
+            raise
+        if hasattr(task, "uncancel"):
+            task.uncancel()
+        raise Stopped from None
     finally:
-        if not task.done():
-            task.cancel()
-            await asyncio.wait({task})
+        stopping.remove_done_callback(on_stop)
+        if timer is not None:
+            timer.cancel()
 
 
 def turn_key(key: str, index: int, attempt: int) -> str:

@@ -143,6 +143,7 @@ class _Batch:
         self._signals = 0
         self._app_server = ""
         self._runner: Runner | None = None
+        self._cancelled: set[tuple[str, int]] = set()
         self._only: frozenset[int] | None = None
         if asked.estimate is not None:
             self._only = frozenset(estimate.choose(counts["total"] - counts["done"], asked.estimate))
@@ -165,6 +166,7 @@ class _Batch:
                 self._emit_launch(None)
             else:
                 control.clear(self._directory.path)
+                self._directory.file(layout.WORK).mkdir(exist_ok=True)
                 self._directory.launch(self._config)
                 problem = await self._on_pool()
         except NotStartedError as error:
@@ -213,6 +215,7 @@ class _Batch:
                     only=self._only,
                 ),
                 told=Told(on_retry=self._on_retry, on_record=self._on_record, on_trouble=self._display.say),
+                cancelled=self._cancelled,
                 meter=RunMeter(settings.run_limits, time.monotonic(), tokens=tokens, cost=cost),
             )
             await runner.run(self._means(codex, runner, workers))
@@ -326,9 +329,11 @@ class _Batch:
             self._signals += 1
             self._display.say("cancelled: what runs is being stopped")
             self._stop.set()
-        elif isinstance(request.get("cancel"), list) and self._runner is not None:
+        elif isinstance(request.get("cancel"), list):
             sample_id, epoch = request["cancel"]
-            self._runner.cancel(sample_id, epoch)
+            self._cancelled.add((sample_id, epoch))
+            if self._runner is not None:
+                self._runner.cancel(sample_id, epoch)
 
     async def _watch(self, codex: AsyncCodex) -> None:
         """What the slots do, for whoever looks."""

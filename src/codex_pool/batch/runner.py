@@ -70,6 +70,7 @@ class Runner:
         rules: Rules,
         told: Told,
         meter: RunMeter,
+        cancelled: Collection[tuple[str, int]] = (),
     ) -> None:
         self._directory = directory
         self._progress = progress
@@ -79,7 +80,7 @@ class Runner:
         self._meter = meter
         self._breaker = Breaker(max_failures=rules.max_failures)
         self._jobs: dict[tuple[str, int], Job] = {}
-        self._cancelled: set[tuple[str, int]] = set()
+        self._cancelled = set(cancelled)
         self._aside: set[asyncio.Task[None]] = set()
         self._failed_aside: BaseException | None = None
         self._again: deque[Job] = deque()

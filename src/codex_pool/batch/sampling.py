@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -124,6 +125,8 @@ class Sampling:
 
     async def take_up(self) -> Tried | None:
         """The attempt that nobody saw the end of, if its turns were completed: they are not paid for twice."""
+        if self._job.row.attempts == 0:
+            return None
         last = self._last_attempt()
         if last is None or last.status is not None:
             return None
@@ -265,8 +268,9 @@ class Sampling:
         if sample.workspace is None:
             if sample.cwd is not None:
                 return None, Path(sample.cwd)
-            self._work.mkdir(parents=True, exist_ok=True)
-            return None, self._work.resolve()
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(self._work)
+            return None, self._work
         there = reopen(sample, self._work) if left is not None else None
         if there is None:
             async with self._means.setup_places:

@@ -15,7 +15,10 @@ from .schema import open_for_reading
 from .segments import path_of, read_lines
 
 PAGE = 200
-_SAMPLE = "s.n, s.id, s.epoch, s.digest, s.spec, s.tags, s.position, s.selected, s.state"
+_SAMPLE = (
+    "s.n, s.id, s.epoch, s.digest, s.spec, s.tags, s.position, s.selected, s.state, "
+    "(SELECT count(*) FROM attempts a WHERE a.n = s.n) AS tries"
+)
 
 
 class RunStore:
@@ -227,6 +230,7 @@ class RunStore:
                 state=row["state"],
                 selected=bool(row["selected"]),
                 position=row["position"],
+                attempts=row["tries"],
                 record=None if row["status"] is None else record_of(row),
                 scores=tuple(scores.get(row["n"], ())),
             )

@@ -103,6 +103,8 @@ class SampleRow:
     position: int
     record: RecordRow | None = None
     scores: tuple[ScoreRow, ...] = field(default=())
+    attempts: int = 0
+    """How many there were, those under way included."""
 
 
 def to_json(value: Any) -> str | None:

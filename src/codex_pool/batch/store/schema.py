@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
 
-from .layout import RunDirectoryError
+from .layout import RunDirectoryError, partial
 
 BUSY_S = 10.0
 
@@ -52,6 +54,8 @@ MIGRATIONS: tuple[str, ...] = (
 
 def open_for_writing(path: Path, migrations: Sequence[str] = MIGRATIONS) -> sqlite3.Connection:
     """The database, made or brought up to date. Raises RunDirectoryError for one that cannot be."""
+    if not path.exists():
+        _make(path, migrations)
     connection = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
     try:
         # Before anything is changed: a stranger's file must stay as it is.
@@ -59,14 +63,27 @@ def open_for_writing(path: Path, migrations: Sequence[str] = MIGRATIONS) -> sqli
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA wal_autocheckpoint = 2000")
-        for number, statements in enumerate(migrations[version:], version + 1):
-            connection.executescript(f"BEGIN IMMEDIATE; {statements}; PRAGMA user_version = {number}; COMMIT;")
+        _migrate(connection, version, migrations)
     except BaseException as error:
         connection.close()
         if isinstance(error, sqlite3.DatabaseError):
             raise _unreadable(path, error) from None
         raise
     return connection
+
+
+def _make(path: Path, migrations: Sequence[str]) -> None:
+    """A new database, there as a whole or not at all: somebody may look already."""
+    made = partial(path)
+    made.unlink(missing_ok=True)
+    with contextlib.closing(sqlite3.connect(made, isolation_level=None)) as connection:
+        _migrate(connection, 0, migrations)
+    os.replace(made, path)
+
+
+def _migrate(connection: sqlite3.Connection, version: int, migrations: Sequence[str]) -> None:
+    for number, statements in enumerate(migrations[version:], version + 1):
+        connection.executescript(f"BEGIN IMMEDIATE; {statements}; PRAGMA user_version = {number}; COMMIT;")
 
 
 def open_for_reading(path: Path, migrations: Sequence[str] = MIGRATIONS) -> sqlite3.Connection:

@@ -12,6 +12,9 @@ from pathlib import Path
 
 SEGMENT_BYTES = 64 * 2**20
 _GZIP = 16 + zlib.MAX_WBITS
+# Of a log that fits in here, a window as large: what is made ready for a long one costs more than compressing it.
+_SMALL_BYTES = 4 * 2**10
+_SMALL_WINDOW, _SMALL_MEMORY = 16 + 12, 4
 # A few lines are compressed in one go at the end; what is longer is as it comes, so that no attempt grows in memory.
 _BUFFER_BYTES = 64 * 2**10
 _CHUNK_BYTES = 256 * 2**10
@@ -43,7 +46,10 @@ class EventLog:
 
     def _compress(self) -> None:
         if self._compressor is None:
-            self._compressor = zlib.compressobj(1, zlib.DEFLATED, _GZIP)
+            small = self._waiting_bytes <= _SMALL_BYTES
+            self._compressor = zlib.compressobj(
+                1, zlib.DEFLATED, _SMALL_WINDOW if small else _GZIP, _SMALL_MEMORY if small else zlib.DEF_MEM_LEVEL
+            )
         if self._lines:
             self._compressed.append(self._compressor.compress(b"\n".join((*self._lines, b""))))
         self._lines.clear()
