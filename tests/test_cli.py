@@ -144,3 +144,12 @@ def test_what_is_asked_of_a_dataset_is_checked_before_anything_starts(tmp_path: 
     assert done.returncode == 2 and not (tmp_path / "out").exists()
     done = command(*asked, "--seed", "3")
     assert done.returncode == 2 and "--seed is for --shuffle" in done.stderr
+
+
+def test_a_workspace_is_refused_where_it_cannot_be(tmp_path: Path) -> None:
+    (tmp_path / "d.jsonl").write_text('{"prompt": "p", "workspace": {"files": {"a": "b"}}}')
+    key = tmp_path / "k.key"
+    assert command("keys", "new", "k", "-o", str(key), "--keys", str(tmp_path / "keys")).returncode == 0
+    asked = ("batch", str(tmp_path / "d.jsonl"), "-o", str(tmp_path / "out"))
+    done = command(*asked, "--connect", "tcp://127.0.0.1:9", "--key", str(key))
+    assert done.returncode == 2 and ":1: workspace: cannot be made where tcp://127.0.0.1:9 runs" in done.stderr

@@ -18,7 +18,7 @@ from typing import Any
 
 from codex_app_server import AppServerConfig, AppServerError, AsyncCodex
 from codex_pool.demo import demo_home
-from codex_pool.endpoints import EndpointError
+from codex_pool.endpoints import EndpointError, is_tcp
 from codex_pool.pool import Pool, aconnect
 
 from . import attached, control, display, estimate, home, settings, summary
@@ -97,7 +97,12 @@ def _run(asked: Settings, samples: Dataset, prices: Prices | None, scorers: Scor
 def _read(asked: Settings, scorers: Scorers, sources: Repositories) -> Dataset:
     def check(sample: Sample, where: str) -> list[str]:
         wrong = [f"{where}: {problem.partition(': ')[2]}" for problem in scorers.problems([sample])]
+        if sample.workspace is not None and is_elsewhere:
+            problem = f"cannot be made where {asked.endpoint} runs; expected an own pool, or a daemon on this machine"
+            wrong.append(f"{where}: workspace: {problem}")
         return wrong + [f"{where}: limits: {problem}" for problem in parse_limits(sample.limits)[1]]
+
+    is_elsewhere = asked.endpoint is not None and is_tcp(asked.endpoint)
 
     stdin = sys.stdin.buffer
     if asked.demo_dataset:
@@ -244,7 +249,8 @@ class _Batch:
             sources=self._sources,
             hook=settings.hook,
             keep=settings.keep,
-            guarded=not settings.unguarded,
+            # Elsewhere there is nothing of the run to be read.
+            guarded=not (settings.unguarded or (settings.endpoint is not None and is_tcp(settings.endpoint))),
             private=(self._directory.path, *self._private),
             sandbox=self._sandbox,
             written=runner.written,
