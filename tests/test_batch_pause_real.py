@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from programs import running
 
+from codex_app_server.testing.loopback import LoopbackModel, write_loopback_home
 from codex_pool.batch.store import open_run
 
 # As `codex-pool`, with less patience.
@@ -40,3 +43,21 @@ def test_a_refused_login_pauses_the_run_until_it_is_not_refused(tmp_path: Path, 
     assert [score.passed for row in rows for score in row.scores] == [True] * 3
     metrics = json.loads(done.stdout.splitlines()[-1])
     assert metrics["event"] == "done" and metrics["counts"]["completed"] == 3
+
+
+@pytest.mark.real
+def test_without_a_network_turns_wait_and_go_on(tmp_path: Path) -> None:
+    data, out, home = tmp_path / "data.jsonl", tmp_path / "out", tmp_path / "home"
+    data.write_text(json.dumps({"prompt": "hello", "limits": {"wall_s": 4}}) + "\n")
+    with socket.socket() as reserved:
+        reserved.bind(("127.0.0.1", 0))
+        port = reserved.getsockname()[1]
+    write_loopback_home(home, f"http://127.0.0.1:{port}/v1")
+    with running("batch", str(data), "--workers", "1", "--home", str(home), "-o", str(out)) as batch:
+        batch.wait_for_line("paused: there is no way to the model's service")
+        with LoopbackModel(port=port):
+            assert batch.wait(40.0) == 0, batch.lines
+    with open_run(out) as store:
+        (row,) = store.samples()
+        # Waiting is in no limit.
+        assert row.record is not None and row.record.status == "completed" and row.record.attempts == 1
