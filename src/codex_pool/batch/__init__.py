@@ -11,8 +11,15 @@ rescore    scoring a run again; score_run is what its command calls
 export     a run as files that other programs read
 store      the run directory: run.sqlite and what is made of it     the only writer
 home       the CODEX_HOME of a run
-runner     samples -> attempts, on asyncio, through a client
+attempt    the turns of one attempt, followed and limited
+sampling   one sample from its workspace to its record
+runner     many samples at once, on asyncio, through a client
 progress   what a display shows                                     pure
 display    a terminal, or lines
+settings   what was asked for, and what is written down of it
 run        all of it together: what the command line calls
+detach     the same in the background
+attached   what a run shows to who looks at it from outside
+control    telling a run what to do
+runs       what there is to do with runs
 """

@@ -1,9 +1,8 @@
-"""What people do with runs from outside: find them, look at them, tell them something, export and remove them."""
+"""What people do with runs from outside: find them, look at them, tell them something, remove them."""
 
 from __future__ import annotations
 
 import contextlib
-import csv
 import json
 import os
 import shutil
@@ -12,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from . import attached, control
 from .display import Display
@@ -22,7 +21,6 @@ from .store.rows import exported
 
 DEPTH = 3
 POLL_S = 0.25
-FORMATS = ("jsonl", "csv", "parquet")
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,103 +110,6 @@ def remove(path: Path) -> None:
         shutil.rmtree(path / name, ignore_errors=True)
     with contextlib.suppress(OSError):
         path.rmdir()
-
-
-def export(path: Path, format: str, out: IO[bytes] | None, file: Path | None) -> int:
-    """Write the finished samples; how many. `parquet` needs a file. Raises RunDirectoryError."""
-    with open_run(path) as store:
-        rows = (exported(row) for row in store.samples() if row.record is not None and row.state != "scoring")
-        if format == "parquet":
-            return _parquet(rows, file)
-        assert out is not None
-        count = 0
-        if format == "jsonl":
-            for value in rows:
-                out.write(json.dumps(value, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n")
-                count += 1
-            return count
-        return _csv(rows, scorers_of(store), out)
-
-
-def scorers_of(store: RunStore) -> list[str]:
-    """The names of all scorers that have scored something."""
-    names: dict[str, None] = {}
-    for row in store.samples():
-        names.update((score.scorer, None) for score in row.scores)
-    return list(names)
-
-
-def _flat(value: dict[str, Any], scorers: Sequence[str]) -> dict[str, Any]:
-    """One level of columns: what is an object otherwise is JSON, or columns of its own."""
-    usage, error = value.pop("usage") or {}, value.pop("error") or {}
-    scores = value.pop("scores")
-    flat = {name: json.dumps(one) if isinstance(one, dict | list) else one for name, one in value.items()}
-    flat |= {"error_kind": error.get("kind"), "error_message": error.get("message")}
-    for name in ("input_tokens", "cached_input_tokens", "output_tokens", "reasoning_output_tokens", "total_tokens"):
-        flat[name] = usage.get(name)
-    for name in scorers:
-        flat[f"score_{name}"] = scores.get(name, {}).get("value")
-    return flat
-
-
-def _csv(rows: Iterator[dict[str, Any]], scorers: Sequence[str], out: IO[bytes]) -> int:
-    import io
-
-    text = io.TextIOWrapper(out, encoding="utf-8", errors="backslashreplace", newline="", write_through=True)
-    count, writer = 0, None
-    for value in rows:
-        flat = _flat(value, scorers)
-        if writer is None:
-            writer = csv.DictWriter(text, list(flat))
-            writer.writeheader()
-        writer.writerow(flat)
-        count += 1
-    text.detach()
-    return count
-
-
-def _parquet(rows: Iterator[dict[str, Any]], file: Path | None) -> int:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError:
-        raise RunDirectoryError("parquet needs pyarrow; pip install 'codex-pool[parquet]'") from None
-    if file is None:
-        raise RunDirectoryError("parquet cannot be written to stdout; name a file with -o")
-    text = pyarrow.string()
-    whole = ("schema_version", "epoch", "attempts", "turns", "tool_calls", "queued_ms", "duration_ms")
-    usage = ("input_tokens", "cached_input_tokens", "output_tokens", "reasoning_output_tokens", "total_tokens")
-    scores = pyarrow.list_(
-        pyarrow.struct([("scorer", text), ("value", pyarrow.float64()), ("passed", pyarrow.bool_()), ("error", text)])
-    )
-    kinds = {
-        **dict.fromkeys((*whole, *usage), pyarrow.int64()),
-        **dict.fromkeys(("cost", "started_at", "ended_at"), pyarrow.float64()),
-        "scores": scores,
-    }
-    count, writer = 0, None
-    batch: list[dict[str, Any]] = []
-
-    def write(values: list[dict[str, Any]]) -> None:
-        nonlocal writer
-        if writer is None:
-            schema = pyarrow.schema([(name, kinds.get(name, text)) for name in values[0]])
-            writer = pyarrow.parquet.ParquetWriter(file, schema)
-        writer.write_table(pyarrow.Table.from_pylist(values, writer.schema))
-
-    for value in rows:
-        given = value["scores"].items()
-        listed = [{"scorer": name, **{k: s[k] for k in ("value", "passed", "error")}} for name, s in given]
-        batch.append({**_flat(value, ()), "scores": listed})
-        count += 1
-        if len(batch) == 1000:
-            write(batch)
-            batch = []
-    if batch:
-        write(batch)
-    if writer is not None:
-        writer.close()
-    return count
 
 
 def tail(path: Path, count: int, follow: bool, say: Callable[[SampleRow], None]) -> None:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import click
 
@@ -181,24 +181,37 @@ def retry(run: Path, samples: tuple[str, ...], statuses: tuple[str, ...], mark: 
 
 @runs.command()
 @click.argument("run", type=_RUN)
-@click.option("--format", type=click.Choice(("jsonl", "csv", "parquet")), default="jsonl", show_default=True)
-@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="A file.  [default: stdout]")
-def export(run: Path, format: str, output: Path | None) -> None:
-    """The finished samples of a run, with their scores."""
-    from codex_pool.batch import runs as work
+@click.option(
+    "--format",
+    type=click.Choice(("jsonl", "csv", "parquet", "inspect")),
+    help="As the ending of FILE says it; jsonl on stdout.",
+)
+@click.option(
+    "-o",
+    "--output",
+    metavar="FILE",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="FILE.jsonl, .csv, .parquet, or .eval, a log for `inspect view`.  [default: stdout]",
+)
+def export(run: Path, format: str | None, output: Path | None) -> None:
+    """The finished samples of a run, with their scores; in the format of Inspect AI with all that was said, too."""
+    from codex_pool.batch.export import ExportError, export_to
+    from codex_pool.batch.export import export as export_file
+    from codex_pool.batch.store import open_run
 
-    with _reported():
+    with _reported(), open_run(run) as store:
         try:
-            out: IO[bytes] | None = sys.stdout.buffer
             if output is not None:
-                out = None if format == "parquet" else output.open("wb")
-            count = work.export(run, format, out, output)
-        except OSError as error:
-            fail(f"{output or 'stdout'}: {error.strerror}", options.SOME_FAILED)
-    if output is not None:
-        if out is not None:
-            out.close()
-        click.echo(f"{output}: {count:,} samples", err=True)
+                export_file(store, output, format)
+                click.echo(f"{run}: exported to {output}", err=True)
+            elif format in ("parquet", "inspect"):
+                fail(f"{format} is not for stdout; name a file with -o", options.USAGE)
+            else:
+                export_to(store, sys.stdout.buffer, format or "jsonl")
+        except ExportError as error:
+            fail(str(error), options.USAGE)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @runs.command()
