@@ -88,7 +88,7 @@ def printed(found: Estimate, currency: str) -> list[tuple[str, str]]:
     """(name, figure) for people."""
     cost = "not known: no prices for its model; name a file with --prices"
     if found.cost is not None:
-        cost = f"{_figure(found.cost, '{:,.2f}')} {currency}"
+        cost = f"{_figure(found.cost, '{:,.2f}' if found.cost.expected >= 1 else '{:.2g}')} {currency}"
     return [
         ("from", f"{plural(found.canaries, 'sample')}, for {found.samples:,}"),
         ("tokens", _figure(found.tokens, "{:,.0f}")),
