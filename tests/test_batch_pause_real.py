@@ -41,8 +41,9 @@ def test_a_refused_login_pauses_the_run_until_it_is_not_refused(tmp_path: Path, 
     # Each sample met it once, none of them failed, and what was tried is kept.
     assert attempts == {f"s{n}": ["failed", "completed"] for n in range(3)}
     assert [score.passed for row in rows for score in row.scores] == [True] * 3
-    metrics = json.loads(done.stdout.splitlines()[-1])
-    assert metrics["event"] == "done" and metrics["counts"]["completed"] == 3
+    ended = json.loads(done.stdout.splitlines()[-1])
+    assert ended["event"] == "done" and ended["counts"]["completed"] == 3
+    assert ended["metrics"]["exact"]["mean"] == 1.0 and ended["metrics"]["exact"]["samples"] == 3
 
 
 @pytest.mark.real

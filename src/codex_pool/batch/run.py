@@ -395,7 +395,17 @@ class _Batch:
             code = OK if counts["completed"] + counts["limit"] >= wanted else SOME_NOT_COMPLETED
             code = INTERRUPTED if self._signals else code
         state = {INTERRUPTED: "interrupted", CANNOT_START: "not started"}.get(code, "finished")
-        outcome = {"problem": problem, "exit_code": code, "counts": counts, "app_server": self._app_server}
+        epochs = self._settings.request.epochs
+        samples = self._directory.store.samples(selected=True)
+        scored = summarise(scoring_summary.rows_of(samples), k=sorted({1, epochs}))
+        metrics = scoring_summary.as_json(scored)
+        outcome = {
+            "problem": problem,
+            "exit_code": code,
+            "counts": counts,
+            "metrics": metrics,
+            "app_server": self._app_server,
+        }
         if not self._is_done:
             self._directory.outcome(state, outcome)
         if problem is not None:
@@ -403,7 +413,6 @@ class _Batch:
         if code != CANNOT_START and not self._is_done:
             rows = summary.summary(counts, progress, now)
             where = str(self._directory.file(layout.RESULTS))
-            scored = summarise(scoring_summary.rows_of(self._directory.store.samples(selected=True)))
             rows += scoring_summary.printed(scored)
             if self._only is not None:
                 rows += self._estimated()
@@ -420,6 +429,7 @@ class _Batch:
                 "duration_s": round(progress.elapsed_s(now), 3),
                 "tokens": dict(progress.tokens),
                 "cost": progress.cost if progress.currency is not None else None,
+                "metrics": metrics,
                 "results": str(self._directory.file(layout.RESULTS)),
                 "log": str(self._log),
                 "problem": problem,
