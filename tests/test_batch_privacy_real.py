@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,8 +16,9 @@ from programs import codex_pool
 from codex_app_server import AppServerConfig, Codex
 from codex_app_server.config import find_codex
 from codex_app_server.testing.loopback import LoopbackModel, Rule, Script, Text, ToolCall
+from codex_pool import Pool, connect
 from codex_pool.batch.dataset import Sample
-from codex_pool.batch.workspace import prepare, thread_options
+from codex_pool.batch.workspace import config_overrides, prepare, thread_options
 
 pytestmark = pytest.mark.real
 SECRET = "the-answer-is-42"
@@ -84,3 +87,24 @@ def test_a_sample_with_a_target_cannot_read_it_in_its_dataset_and_one_without_is
     with_target, without = map(json.loads, (tmp_path / "out" / "results.jsonl").read_text().splitlines())
     assert SECRET not in with_target["final_response"] and with_target["final_response"].count("denied") == 2
     assert SECRET in without["final_response"] and without["final_response"].endswith("SQLite")
+
+
+def test_what_is_denied_stays_denied_when_the_worker_dies(
+    tmp_path: Path, config: AppServerConfig, model: LoopbackModel
+) -> None:
+    run, work = tmp_path / "run", tmp_path / "run" / "work" / "a"
+    work.mkdir(parents=True)
+    (run / "secret").write_text(SECRET)
+    model.script = Script((Rule(ToolCall(f"cat {run}/secret; ls", Text("{output}"))),))
+    overrides = (*config.config_overrides, *config_overrides([run], {}))
+    with (
+        Pool(2, replace(config, config_overrides=overrides), log_file=tmp_path / "pool.log") as pool,
+        connect(pool.endpoint) as codex,
+    ):
+        thread = codex.thread_start(cwd=str(work), **thread_options("workspace-write", work, [run]))
+        for _ in range(2):
+            said = thread.run("go").final_response or ""
+            assert SECRET not in said and f"{run}/secret" in said
+            for row in codex.client.request("pool/status")["workers"]:
+                if row.get("threads"):
+                    os.kill(row["appServerPid"], signal.SIGKILL)

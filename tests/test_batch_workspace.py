@@ -13,7 +13,15 @@ from typing import Any, TypeVar
 import pytest
 
 from codex_pool.batch.dataset import DatasetError, Sample, load
-from codex_pool.batch.workspace import Repositories, WorkspaceError, prepare, private_of, reopen, thread_options
+from codex_pool.batch.workspace import (
+    Repositories,
+    WorkspaceError,
+    config_overrides,
+    prepare,
+    private_of,
+    reopen,
+    thread_options,
+)
 
 T = TypeVar("T")
 
@@ -303,8 +311,8 @@ def test_a_profile_denies_what_is_private_but_never_the_workspace_itself(tmp_pat
 
     def filesystem(sandbox: str) -> Any:
         options = thread_options(sandbox, cwd, [run, tmp_path / "d.jsonl", cwd])
-        assert options["permissions"] == "codex-pool-sample" and "sandbox" not in options
-        return options["config"]["permissions.codex-pool-sample"]["filesystem"]
+        assert options["permissions"] == f"codex-pool-{sandbox}" and "sandbox" not in options
+        return options["config"][f"permissions.codex-pool-{sandbox}"]["filesystem"]
 
     assert filesystem("workspace-write") == {
         str(run): "deny",
@@ -316,7 +324,12 @@ def test_a_profile_denies_what_is_private_but_never_the_workspace_itself(tmp_pat
     )
     changing = {run: [run / "home", run / "gone"], run / "work": ()}
     options = thread_options("read-only", cwd, [run], changing)
-    assert options["config"]["permissions.codex-pool-sample"]["filesystem"] == {str(run / "home"): "deny"}
+    assert options["config"]["permissions.codex-pool-read-only"]["filesystem"] == {str(run / "home"): "deny"}
+    assert config_overrides([run, tmp_path / "d", run / "home"], {run: [run / "home", run / "gone"]}) == (
+        f'permissions.codex-pool-read-only={{"extends"=":read-only","filesystem"={{"{run}/home"="deny"}}}}',
+        f'permissions.codex-pool-workspace-write={{"extends"=":workspace","filesystem"={{"{run}"="deny",'
+        f'"{tmp_path}/d"="deny",":workspace_roots"={{"."="write",".git"="write"}}}}}}',
+    )
     config = thread_options("read-only", cwd, [run])["config"]
     assert (config["project_root_markers"], config["project_doc_max_bytes"]) == ([], 0)
     assert len(thread_options("read-only", cwd, [run], own=False)["config"]) == 1

@@ -307,6 +307,33 @@ def test_an_adopted_thread_takes_nothing_until_it_is_as_it_was(bench: Bench) -> 
     assert "sandboxPolicy" not in bench.sent[-1]["params"]
 
 
+def test_a_thread_with_a_permission_profile_is_adopted_with_it_or_not_at_all(bench: Bench) -> None:
+    """What the profile denies to read, no sandbox policy says."""
+    profile = {"id": "mine", "extends": ":workspace"}
+    bench.dispatch("turn/start", {"threadId": "t9"}, adopt=record(name=None, profile="mine"))
+    resume = bench.open[bench.request("thread/resume")]
+    assert resume["params"]["permissions"] == "mine" and "sandbox" not in resume["params"]
+    resumed = {**thread_result("t9", sandbox=WORKSPACE_WRITE), "activePermissionProfile": profile}
+    bench.answer(resume["id"], resumed)
+    assert "sandboxPolicy" not in bench.open[bench.request("turn/start")]["params"]
+
+
+def test_a_thread_that_came_back_without_its_permission_profile_is_refused(bench: Bench) -> None:
+    call = bench.dispatch("turn/start", {"threadId": "t9"}, adopt=record(name=None, profile="mine"))
+    bench.answer(bench.request("thread/resume"), thread_result("t9", sandbox=WORKSPACE_WRITE))
+    assert bench.answered[call][1]["error"]["code"] == -32010 and bench.open == {}
+
+
+def test_the_permission_profile_of_a_thread_is_in_its_record_unless_it_is_codexs_own(bench: Bench) -> None:
+    call = bench.dispatch("thread/start")
+    answer = {**thread_result("t1"), "activePermissionProfile": {"id": "mine", "extends": None}}
+    bench.answer(bench.request("thread/start"), answer)
+    assert bench.answered[call][0].record.profile == "mine"
+    settings = {"cwd": "/w", "activePermissionProfile": {"id": ":workspace"}}
+    bench.notify("thread/settings/updated", threadId="t1", threadSettings=settings)
+    assert bench.routed(wire.ThreadChanged)[-1].record.profile == ""
+
+
 def test_a_resume_of_its_own_does_not_make_an_adopted_thread_forget_its_policy(bench: Bench) -> None:
     bench.dispatch("thread/resume", {"threadId": "t9"}, adopt=record())
     loose = '{"type":"workspaceWrite","networkAccess":true}'

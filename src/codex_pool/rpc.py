@@ -39,6 +39,10 @@ class _Thread(msgspec.Struct):
     name: str | None = None
 
 
+class _Profile(msgspec.Struct):
+    id: str = ""
+
+
 class _ThreadResult(msgspec.Struct, rename="camel"):
     thread: _Thread
     cwd: str | None = None
@@ -46,6 +50,7 @@ class _ThreadResult(msgspec.Struct, rename="camel"):
     model_provider: str | None = None
     sandbox: msgspec.Raw = _NULL
     approval_policy: msgspec.Raw = _NULL
+    active_permission_profile: _Profile | None = None
 
 
 class _Settings(msgspec.Struct, rename="camel"):
@@ -54,6 +59,7 @@ class _Settings(msgspec.Struct, rename="camel"):
     model_provider: str | None = None
     sandbox_policy: msgspec.Raw = _NULL
     approval_policy: msgspec.Raw = _NULL
+    active_permission_profile: _Profile | None = None
 
 
 class _Params(msgspec.Struct, rename="camel"):
@@ -208,6 +214,7 @@ def record_of(result: bytes, turns: int) -> ThreadRecord | None:
         model_provider=answer.model_provider,
         sandbox=_text(answer.sandbox),
         approval_policy=_text(answer.approval_policy),
+        profile=_named(answer.active_permission_profile),
     )
 
 
@@ -229,14 +236,23 @@ def updated_record(record: ThreadRecord, method: str, line: bytes) -> ThreadReco
         model_provider=settings.model_provider or record.model_provider,
         sandbox=_text(settings.sandbox_policy) or record.sandbox,
         approval_policy=_text(settings.approval_policy) or record.approval_policy,
+        profile=_named(settings.active_permission_profile),
     )
+
+
+def _named(profile: _Profile | None) -> str:
+    """A permission profile that somebody has defined; one of codex's own, `:workspace`, says what the sandbox says."""
+    return "" if profile is None or profile.id.startswith(":") else profile.id
 
 
 def resume_params(record: ThreadRecord) -> dict[str, Any]:
     """Parameters that bring a thread back with its settings: resume alone falls back to the configured sandbox."""
     params: dict[str, Any] = {"threadId": record.thread_id, "excludeTurns": True}
     mode = SANDBOX_MODES.get(sandbox_type(record.sandbox))
-    if mode is not None:
+    if record.profile:
+        # What it denies no sandbox policy says; where it is not known, the app-server refuses.
+        params["permissions"] = record.profile
+    elif mode is not None:
         params["sandbox"] = mode
     if record.approval_policy:
         params["approvalPolicy"] = msgspec.Raw(record.approval_policy.encode())

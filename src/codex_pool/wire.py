@@ -78,6 +78,8 @@ class ThreadRecord(msgspec.Struct, array_like=True, frozen=True):
     approval_policy: str = ""
     # The identity of the client that made it; "" is the pool's own user.
     owner: str = ""
+    # The permission profile that it runs with, if that is one that somebody has defined.
+    profile: str = ""
 
 
 class Position(msgspec.Struct, array_like=True, frozen=True, gc=False):

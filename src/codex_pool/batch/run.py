@@ -39,7 +39,7 @@ from .scoring.metrics import summarise
 from .settings import Settings
 from .store import RunDirectory, RunDirectoryError, SampleRow, layout, shown_name
 from .store.rows import exported
-from .workspace import Repositories
+from .workspace import Repositories, config_overrides
 
 OK, SOME_NOT_COMPLETED, USAGE, CANNOT_START, INTERRUPTED = 0, 1, 2, 3, 130
 STATUS_EVERY_S = 0.25
@@ -249,8 +249,7 @@ class _Batch:
             sources=self._sources,
             hook=settings.hook,
             keep=settings.keep,
-            # Elsewhere there is nothing of the run to be read.
-            guarded=not (settings.unguarded or (settings.endpoint is not None and is_tcp(settings.endpoint))),
+            guarded=self._guarded,
             private=(self._directory.path, *self._private),
             sandbox=self._sandbox,
             written=runner.written,
@@ -276,7 +275,7 @@ class _Batch:
 
         config = AppServerConfig(
             codex_bin=settings.codex_bin,
-            config_overrides=settings.overrides,
+            config_overrides=(*self._guards(), *settings.overrides),
             cwd=self._directory.path,
             env={"CODEX_HOME": str(path.resolve())},
         )
@@ -290,6 +289,18 @@ class _Batch:
             log=self._log,
             on_slots=on_slots,
         )
+
+    def _guards(self) -> tuple[str, ...]:
+        if not self._guarded:
+            return ()
+        run = self._directory.path.resolve()
+        return config_overrides((run, *self._private), {run: layout.staying(run)})
+
+    @property
+    def _guarded(self) -> bool:
+        # Elsewhere there is nothing of the run to be read.
+        endpoint = self._settings.endpoint
+        return not (self._settings.unguarded or (endpoint is not None and is_tcp(endpoint)))
 
     async def _connect(self, endpoint: str) -> AsyncCodex:
         # An own pool is ready when its workers are; its broker may hear of them a moment later.

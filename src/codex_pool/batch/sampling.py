@@ -290,7 +290,7 @@ class Sampling:
             return {**options, "sandbox": sandbox, **more}, {}
         run, work = self._directory.path.resolve(), self._directory.file(layout.WORK).resolve()
         changing = {
-            run: [run / name for name in layout.STAYING],
+            run: layout.staying(run),
             work: (),
             work / self._name: [work / self._name / BASE],
         }

@@ -229,7 +229,7 @@ class Threads:
             problem = rpc.error_of(line)
         else:
             resumed = rpc.record_of(rpc.result_of(line), wanted.turns)
-            if resumed is None or rpc.sandbox_type(resumed.sandbox) != rpc.sandbox_type(wanted.sandbox):
+            if resumed is None or _sandbox_of(resumed) != _sandbox_of(wanted):
                 problem = f"its sandbox {wanted.sandbox} could not be restored, and it is never widened"
         if problem is not None:
             # Kept in the broker's books, so that the next request cannot have it with another sandbox either.
@@ -238,7 +238,7 @@ class Threads:
             for waiting in adoption.waiting:
                 adoption.waiter.refuse(waiting, errors.THREAD_LOST, message, {"safeToRetry": True})
             return
-        self._threads[wanted.thread_id] = Thread(wanted, restore_sandbox=True, adopted=True)
+        self._threads[wanted.thread_id] = Thread(wanted, restore_sandbox=not wanted.profile, adopted=True)
         if wanted.name is not None:
             self._ask("thread/name/set", wanted, {"name": wanted.name}, lambda *_: None)
         for waiting in adoption.waiting:
@@ -290,3 +290,7 @@ class Threads:
         del self._parents[thread_id]
         for session in self._router.thread_followers(thread_id):
             self._router.unfollow_thread(thread_id, session)
+
+
+def _sandbox_of(record: wire.ThreadRecord) -> tuple[str, str]:
+    return rpc.sandbox_type(record.sandbox), record.profile

@@ -22,8 +22,7 @@ from pathlib import Path
 DATABASE, RESULTS, CONFIG, LOCK, LOG = "run.sqlite", "results.jsonl", "config.json", "lock", "pool.log"
 EVENTS, ARTIFACTS, HOME, WORK = "events", "artifacts", "home", "work"
 _OF_SQLITE = (DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm", f"{DATABASE}-journal")
-# What stays for as long as a run goes on, and holds what an agent is not to read.
-STAYING = (*_OF_SQLITE[:3], RESULTS, CONFIG, LOG, EVENTS, ARTIFACTS, HOME, "repositories")
+_STAYING = (*_OF_SQLITE[:3], RESULTS, CONFIG, LOG, EVENTS, ARTIFACTS, HOME, "repositories")
 _EARLIER = ("journal.jsonl", "run.json")
 _TEMPORARY = ".partial"
 
@@ -48,6 +47,11 @@ def directory_name(sample_id: str, epoch: int) -> str:
 def shown_name(sample_id: str, epoch: int) -> str:
     """A sample as people read it."""
     return sample_id if epoch == 1 else f"{sample_id}#{epoch}"
+
+
+def staying(directory: Path) -> list[Path]:
+    """What stays for as long as a run goes on, and holds what an agent is not to read."""
+    return [directory / name for name in _STAYING]
 
 
 def take_lock(path: Path) -> int:

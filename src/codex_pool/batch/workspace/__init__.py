@@ -9,7 +9,17 @@ privacy       thread options that deny the agent's sandbox to read answers
 
 from .errors import WorkspaceError
 from .prepare import BASE, Workspace, prepare, reopen
-from .privacy import private_of, thread_options
+from .privacy import config_overrides, private_of, thread_options
 from .repositories import Repositories
 
-__all__ = ["BASE", "Repositories", "Workspace", "WorkspaceError", "prepare", "private_of", "reopen", "thread_options"]
+__all__ = [
+    "BASE",
+    "Repositories",
+    "Workspace",
+    "WorkspaceError",
+    "config_overrides",
+    "prepare",
+    "private_of",
+    "reopen",
+    "thread_options",
+]

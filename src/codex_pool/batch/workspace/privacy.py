@@ -6,13 +6,13 @@ codex's sandbox denies it: a permission profile of the thread's own, given with 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..dataset import Sample
 
-PROFILE = "codex-pool-sample"
 MAX_ENTRIES = 256
 _EXTENDS = {"read-only": ":read-only", "workspace-write": ":workspace"}
 
@@ -29,30 +29,55 @@ def thread_options(
 
     `changing`: of directories in which things come and go, what stays; only that can be denied one by one.
     `own`: `cwd` was made for the sample, so that it is no part of a project around it.
-    Give turns after the first the same `permissions`: on a thread that came from a dead worker they fail, rather than
-    see more.
+    Give turns after the first the same `permissions`.
     """
-    parent = _EXTENDS.get(sandbox)
-    if parent is None:
+    if sandbox not in _EXTENDS:
         return {"sandbox": sandbox}
     cwd = cwd.resolve()
-    filesystem: dict[str, Any] = {}
+    filesystem: list[Path] = []
     for path in (path.resolve() for path in private):
         if path == cwd:
             continue
         # codex opens a denied directory for what may be written inside of it, not for what may only be read.
         paths = _around(path, cwd, changing or {}) if sandbox == "read-only" and cwd.is_relative_to(path) else [path]
-        filesystem |= {str(one): "deny" for one in paths}
-    # What lies in a denied directory is denied with it, and the sandbox cannot deny it once more.
-    denied = [Path(path) for path in filesystem]
-    filesystem = {str(path): "deny" for path in denied if not any(path.is_relative_to(o) for o in denied if o != path)}
-    if sandbox == "workspace-write":
-        filesystem[":workspace_roots"] = {".": "write", ".git": "write"}
-    profile = {"extends": parent, "filesystem": filesystem}
-    config: dict[str, Any] = {f"permissions.{PROFILE}": profile}
+        filesystem += paths
+    config: dict[str, Any] = {f"permissions.{_name(sandbox)}": _profile(sandbox, filesystem)}
     if own:
         config |= _of_its_own(cwd)
-    return {"permissions": PROFILE, "config": config}
+    return {"permissions": _name(sandbox), "config": config}
+
+
+def config_overrides(private: Iterable[Path], changing: Mapping[Path, Sequence[Path]]) -> tuple[str, ...]:
+    """The same profiles for a whole app-server, with what is private of every sample: `--config` options.
+
+    A thread whose worker died finds its profile with the next worker; without it, it is refused there.
+    """
+    private = [path.resolve() for path in private]
+    staying = [stays for path in private for stays in changing.get(path, [path]) if stays.exists()]
+    return tuple(
+        f"permissions.{_name(sandbox)}={_toml(_profile(sandbox, staying if sandbox == 'read-only' else private))}"
+        for sandbox in _EXTENDS
+    )
+
+
+def _name(sandbox: str) -> str:
+    return f"codex-pool-{sandbox}"
+
+
+def _profile(sandbox: str, denied: Iterable[Path]) -> dict[str, Any]:
+    # What lies in a denied directory is denied with it, and the sandbox cannot deny it once more.
+    paths = list(denied)
+    outermost = [path for path in paths if not any(path != other and path.is_relative_to(other) for other in paths)]
+    filesystem: dict[str, Any] = {str(path): "deny" for path in outermost}
+    if sandbox == "workspace-write":
+        filesystem[":workspace_roots"] = {".": "write", ".git": "write"}
+    return {"extends": _EXTENDS[sandbox], "filesystem": filesystem}
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{json.dumps(key)}={_toml(part)}" for key, part in value.items()) + "}"
+    return json.dumps(value)
 
 
 def _of_its_own(cwd: Path) -> dict[str, Any]:
