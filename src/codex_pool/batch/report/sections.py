@@ -129,7 +129,7 @@ def scores(figures: RunFigures) -> Html | None:
         for scorer, line in summary.scorers.items()
     ]
     columns = element("tr", *(element("th", name, scope="col", class_=class_ or None) for name, class_ in head))
-    note = "Intervals by bootstrap over samples, from 2,000 samples on by the normal law."
+    note = "Intervals by bootstrap over samples, above 500 samples by the normal law."
     if k:
         note += (
             f" Epochs of one sample belong together. pass@{k}: the part of samples of which one of {k} epochs passed."

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 
 RESAMPLES = 1_000
 LEVEL = 0.95
-# Beyond, drawing takes seconds and says the same as the normal distribution.
-BOOTSTRAP_UP_TO = 2_000
+# Beyond, drawing says the same as the normal distribution, and takes seconds where there are many tags.
+BOOTSTRAP_UP_TO = 500
 _Z = 1.959963984540054
 
 
