@@ -8,6 +8,7 @@ import pytest
 from worker_bench import WORKSPACE_WRITE, Bench, completed, delta, item, record, thread_result
 
 from codex_pool import wire
+from codex_pool.worker.running import HELD_BYTES
 from codex_pool.worker.subscriptions import Limits
 from codex_pool.worker.watchdog import STALL_LIMIT_S
 
@@ -446,3 +447,71 @@ def test_a_question_too_long_to_pass_on_is_declined(bench: Bench) -> None:
     bench.apply(bench.core.lines([LongLine(head, b'"}}', 10**8)], bench.now))
     assert bench.sent[-1] == {"id": 5, "result": {"decision": "decline"}}
     assert any("beyond the size cap" in note for note in bench.notes)
+
+
+# Turns that nobody reads along.
+
+
+def test_what_nobody_reads_along_is_sent_at_the_next_tick_and_at_the_end(bench: Bench) -> None:
+    bench.thread()
+    bench.turn("u1", interest="items")
+    bench.say(started("u1"))
+    bench.delta("u1")
+    bench.say(item("u1"))
+    assert bench.events["s1", "u1"] == [] and bench.core.wants_tick
+    bench.tick(0.1)
+    ((head, lines),) = bench.events["s1", "u1"]
+    assert [line["method"] for line in lines] == ["pool/turn/assigned", "turn/started", "item/completed"]
+    assert (head.after, head.last, head.ended) == (0, 4, False) and not bench.core.wants_tick
+    bench.delta("u1")
+    bench.say(item("u1"))
+    bench.complete("u1")
+    assert len(bench.events["s1", "u1"]) == 2, "the end goes at once, with all that was held"
+    assert bench.check_numbers("s1", "u1") == 7
+    bench.ack()
+    assert not any(bench.core.held.values()), bench.core.held
+
+
+def test_what_is_held_has_a_bound(bench: Bench) -> None:
+    bench.thread()
+    bench.turn("u1", interest="final")
+    bench.delta("u1", text="x" * HELD_BYTES)
+    assert bench.check_numbers("s1", "u1") == 2, "the first notification and a delta that it does not want"
+
+
+def test_who_joins_to_read_along_gets_what_comes_from_then_on_and_at_once(bench: Bench) -> None:
+    bench.thread()
+    bench.turn("u1", interest="items")
+    bench.say(item("u1"))
+    bench.dispatch("pool/turn/follow", {"threadId": "t1", "turnId": "u1"}, session="s2")
+    assert bench.check_numbers("s1", "u1") == 2 and bench.events["s2", "u1"] == []
+    bench.delta("u1")
+    assert bench.methods("s2", "u1") == ["item/agentMessage/delta"]
+    ((head, _),) = bench.events["s2", "u1"]
+    assert (head.after, head.last) == (2, 3)
+    bench.gone("s2")
+    bench.delta("u1")
+    bench.complete("u1")
+    assert bench.check_numbers("s1", "u1") == 5
+
+
+def test_what_is_said_of_threads_that_nobody_reads_along_waits_in_order(bench: Bench) -> None:
+    def status(thread_id: str, kind: str) -> dict[str, Any]:
+        return {"method": "thread/status/changed", "params": {"threadId": thread_id, "status": {"type": kind}}}
+
+    for thread_id in ("t1", "t2"):
+        bench.thread(thread_id)
+        bench.turn(f"u-{thread_id}", thread_id, interest="items")
+        bench.say(status(thread_id, "active"))
+    bench.complete("u-t1", "t1")
+    bench.say(status("t1", "idle"))
+    assert bench.lines == []
+    bench.tick(0.1)
+    ((sessions, lines),) = bench.lines
+    said = [(line["params"]["threadId"], line["params"]["status"]["type"]) for line in lines]
+    assert sessions == ["s1"] and said == [("t1", "active"), ("t2", "active"), ("t1", "idle")]
+    # Of a thread that somebody reads along it is told at once, and what waited comes before it.
+    bench.say(status("t2", "idle"))
+    bench.thread("t3")
+    bench.say(status("t3", "idle"))
+    assert [line["params"]["threadId"] for line in bench.lines[-1][1]] == ["t2", "t3"]

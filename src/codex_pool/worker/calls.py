@@ -219,7 +219,7 @@ class Calls:
             return
         wanted = _text_of(request.line, "interest")
         interests: dict[str | None, wire.Interest] = {"full": "full", "items": "items", "final": "final"}
-        self._running.subscriptions.join(turn, request.session, interests.get(wanted, request.interest))
+        self._running.join(turn, request.session, interests.get(wanted, request.interest))
         self._answer(request, True, b'{"id":%s,"result":{}}' % bytes(request.line.id))
 
 

@@ -46,6 +46,8 @@ from codex_pool.worker.subscriptions import LIMITS, Limits
 from codex_pool.worker.threads import Threads
 from codex_pool.worker.watchdog import IDLE_LIMIT_S, PROBE_LIMIT_S, Probe, TurnWatchdog
 
+MAX_ASIDES = 256
+
 _LOGGED_IN = "account/login/completed"
 _LIMITS_UPDATED = "account/rateLimits/updated"
 _RESOLVED = "serverRequest/resolved"
@@ -92,6 +94,8 @@ class WorkerCore:
         # Who is asked what belongs to no thread.
         self._holder = ""
         self._globals = Latest()
+        # What is said of threads that nobody reads along, by who is to hear it; it waits for the next tick.
+        self._asides: dict[tuple[str, ...], list[bytes]] = {}
         # Which broker this is, counted: call numbers of one mean nothing to the next.
         self._broker = 0
         # Turns that the app-server began by itself within the lines that are being handled.
@@ -225,6 +229,9 @@ class WorkerCore:
             self._questions.turn_ended(turn_id)
         for line in self._globals.due(now):
             self._outbox.sessions([], line)
+        asides, self._asides = self._asides, {}
+        for sessions, lines in asides.items():
+            self._outbox.sessions([*sessions], b"\n".join(lines))
         if self._probe.look(now):
             self._requests.ask(PROBE, {"limit": 1}, lambda *_: None, control=True)
         if self._probe.is_dead(now):
@@ -235,7 +242,7 @@ class WorkerCore:
     @property
     def wants_tick(self) -> bool:
         """Whether something waits for a fraction of a second."""
-        return self._running.waits or self._globals.waits or self._requests.waits
+        return bool(self._asides) or self._running.waits or self._globals.waits or self._requests.waits
 
     # Events from the app-server.
 
@@ -325,8 +332,13 @@ class WorkerCore:
             for line, method in zip(lines, methods, strict=True)
             if not self._threads.is_moving(thread_id, method)
         ]
-        if told:
-            self._outbox.sessions(sessions, b"\n".join(told))
+        if not told:
+            return
+        aside = self._asides.setdefault(tuple(sessions), [])
+        aside += told
+        reads_along = any(self._threads.interest_of(thread_id, session) == "full" for session in sessions)
+        if reads_along or _RESOLVED in methods or len(aside) >= MAX_ASIDES:
+            self._outbox.sessions(sessions, b"\n".join(self._asides.pop(tuple(sessions))))
 
     def _on_global_lines(self, lines: list[bytes], methods: list[str]) -> None:
         for line, method in zip(lines, methods, strict=True):

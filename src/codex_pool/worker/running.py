@@ -2,6 +2,10 @@
 
 A turn's TurnStarted precedes its TurnEnded, and TurnEnded comes after its last events were published. Turns that the
 app-server starts by itself - goals, compaction, sub-agents - are owned from their turn/started on.
+
+While nobody reads a turn along - all its subscribers want its items or its end, no deltas - what comes of it is held
+until the next tick, HELD_BYTES or its end: an app-server writes each line by itself, and a message for each would cost
+more than all the rest.
 """
 
 from __future__ import annotations
@@ -24,6 +28,7 @@ from codex_pool.worker.turns import NO_COUNTS, Turn
 from codex_pool.worker.watchdog import TurnWatchdog
 
 MAX_STALLED = 4096
+HELD_BYTES = 64 * 1024
 
 _TELLS_LIMIT = frozenset({"error", "turn/completed"})
 _OF_THREADS = frozenset({"thread/settings/updated", "thread/name/updated", "thread/closed"})
@@ -54,6 +59,8 @@ class RunningTurns:
         self._watchdog = watchdog
         self.subscriptions = Subscriptions(worker, limits)
         self._turns: dict[str, Turn] = {}
+        # Turns of which something is held.
+        self._holding: dict[str, Turn] = {}
         # Turns to interrupt that the app-server did not know yet.
         self._too_early: set[str] = set()
         # The turn inside of a review, which is the one to interrupt.
@@ -70,12 +77,12 @@ class RunningTurns:
 
     @property
     def waits(self) -> bool:
-        return bool(self._too_early)
+        return bool(self._too_early or self._holding)
 
     @property
     def held(self) -> dict[str, int]:
         turns = {"turns": len(self._turns), "too_early": len(self._too_early), "inner": len(self._inner)}
-        return {**turns, **self.subscriptions.held}
+        return {**turns, "holding": len(self._holding), **self.subscriptions.held}
 
     @property
     def holdings(self) -> list[wire.TurnHeld]:
@@ -100,14 +107,19 @@ class RunningTurns:
             turn = self._begin(turn_id, thread_id, sessions)
             self._threads.turn_started(thread_id, request.session, request.interest)
         if not request.gone:
-            self.subscriptions.join(turn, request.session, request.interest)
+            self.join(turn, request.session, request.interest)
         elif not turn.subscribers and not request.kept:
             self.interrupt(turn_id, thread_id)
+
+    def join(self, turn: Turn, session: str, interest: wire.Interest) -> None:
+        """From now on this session gets the turn's notifications."""
+        self._let_go(turn)
+        self.subscriptions.join(turn, session, interest)
 
     def announce(self, turn_id: str, queued_ms: int = 0) -> None:
         """The turn's first notification says who runs it."""
         turn = self._turns.get(turn_id)
-        if turn is None or turn.last > 0:
+        if turn is None or turn.last > 0 or turn.held_bytes:
             return
         params: dict[str, Any] = {"threadId": turn.thread_id, "turnId": turn_id}
         params |= {"worker": self._worker, "slot": self._slot, "queuedMs": queued_ms}
@@ -174,8 +186,23 @@ class RunningTurns:
         ended: bool,
         counts: Mapping[int, int] = NO_COUNTS,
     ) -> None:
+        """Number what has come of a turn and send it, or hold it while it can wait."""
+        if not turn.has_readers:
+            turn.hold(lines, methods, counts)
+            if not ended and turn.held_bytes < HELD_BYTES:
+                self._holding[turn.id] = turn
+                return
+            lines, methods, counts = turn.take_held()
+            self._holding.pop(turn.id, None)
         now = self._outbox.now
         self._outbox.messages(self.subscriptions.publish(turn, lines, methods, ended=ended, now=now, counts=counts))
+
+    def _let_go(self, turn: Turn) -> None:
+        """Send what is held of a turn."""
+        if self._holding.pop(turn.id, None) is not None:
+            lines, methods, counts = turn.take_held()
+            now = self._outbox.now
+            self._outbox.messages(self.subscriptions.publish(turn, lines, methods, ended=False, now=now, counts=counts))
 
     def _end_here(self, turn: Turn, kind: str, reason: str) -> None:
         """The worker ends it, whatever the app-server does."""
@@ -229,7 +256,7 @@ class RunningTurns:
         turn = self._begin(turn_id, thread_id, followers)
         self._threads.turn_started(thread_id, "", "full")
         for session in followers:
-            self.subscriptions.join(turn, session, self._threads.interest_of(thread_id, session))
+            self.join(turn, session, self._threads.interest_of(thread_id, session))
         # It may be over already, with all of it in this read.
         with contextlib.suppress(AppServerError):
             self._router.follow(turn_id, "", thread_id=thread_id)
@@ -255,7 +282,9 @@ class RunningTurns:
     # The clock.
 
     def tick(self, asking: Collection[str]) -> list[str]:
-        """Interrupts that came too early, turns whose time is over; the turns that were ended here."""
+        """What is held, interrupts that came too early, turns whose time is over; the turns that were ended here."""
+        for turn in list(self._holding.values()):
+            self._let_go(turn)
         too_early, self._too_early = self._too_early, set()
         for turn_id in too_early:
             self.interrupt(turn_id, self._turns[turn_id].thread_id)

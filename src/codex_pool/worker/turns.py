@@ -20,12 +20,34 @@ _FINAL = frozenset({"item/completed", "thread/tokenUsage/updated", "error", "tur
 
 @dataclass(slots=True, eq=False)
 class Turn:
-    """A running turn. `last` is the highest number given out; `subscribers` are those that get it, by session."""
+    """A running turn. `last` is the highest number given out; `subscribers` are those that get it, by session.
+
+    `held` is what has come of it and has no number yet; `held_bytes` how much that is.
+    """
 
     id: str
     thread_id: str
     last: int = 0
     subscribers: dict[str, Subscription] = field(default_factory=dict)
+    held: tuple[list[bytes], list[str], dict[int, int]] = field(default_factory=lambda: ([], [], {}))
+    held_bytes: int = 0
+
+    @property
+    def has_readers(self) -> bool:
+        """Whether anybody reads along: who wants no deltas wants to know what the turn comes to."""
+        return any(subscription.interest == "full" for subscription in self.subscribers.values())
+
+    def hold(self, lines: list[bytes], methods: list[str], counts: Mapping[int, int]) -> None:
+        held_lines, held_methods, held_counts = self.held
+        for place, count in counts.items():
+            held_counts[place + len(held_lines)] = count
+        held_lines += lines
+        held_methods += methods
+        self.held_bytes += sum(map(len, lines))
+
+    def take_held(self) -> tuple[list[bytes], list[str], dict[int, int]]:
+        held, self.held, self.held_bytes = self.held, ([], [], {}), 0
+        return held
 
 
 def split_runs(
