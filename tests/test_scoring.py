@@ -14,7 +14,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scored import Asked, context
 
-from codex_pool.batch.scoring import Score, ScorerError, check_samples, parse_scorer, parse_scorers, score_sample
+from codex_pool.batch.dataset import Sample
+from codex_pool.batch.scoring import (
+    Score,
+    ScorerError,
+    Scorers,
+    check_samples,
+    parse_scorer,
+    parse_scorers,
+    score_sample,
+)
 from codex_pool.batch.scoring.text import cpu_limit, numbers
 
 
@@ -187,6 +196,16 @@ def test_samples_that_could_not_be_scored_are_known_before() -> None:
         "c: number: has no target; give the sample one, or the scorer",
         "c: json_schema: has no output_schema; give the sample one, or the scorer a schema",
     ]
+
+
+def test_what_scorers_bring_is_known_however_they_are_written(tmp_path: Path) -> None:
+    (tmp_path / "hidden").mkdir()
+    spec = {"type": "command", "command": "true", "files": {"t": "hidden"}}
+    scorers = Scorers([json.dumps(spec)], directory=tmp_path)
+    assert scorers.files_of(Sample("a", ("p",))) == [tmp_path / "hidden"]
+    for own in ((spec,), (json.dumps(spec),)):
+        assert scorers.files_of(Sample("b", ("p",), scorers=own, directory=str(tmp_path))) == [tmp_path / "hidden"]
+    assert scorers.files_of(Sample("c", ("p",), scorers=())) == []
 
 
 # The judge.

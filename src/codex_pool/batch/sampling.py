@@ -295,7 +295,11 @@ class Sampling:
             work / self._name: [work / self._name / BASE],
         }
         guarded = thread_options(
-            sandbox, cwd, [*self._means.private, *private_of(sample)], changing, own=sample.cwd is None
+            sandbox,
+            cwd,
+            [*self._means.private, *private_of(sample), *self._means.scorers.files_of(sample)],
+            changing,
+            own=sample.cwd is None,
         )
         again = {"permissions": guarded["permissions"]} if "permissions" in guarded else {}
         return {**options, **guarded, **more}, again

@@ -40,6 +40,10 @@ class Scorers:
             self._parsed[key] = parse_scorers(sample.scorers, "scorers", directory)
         return self._parsed[key]
 
+    def files_of(self, sample: WithScorers) -> list[Path]:
+        """What its scorers put into its workspace when the agent is done, and what it is not to read before."""
+        return [Path(source) for scorer in self.of(sample) for source in scorer.spec.get("files", {}).values()]
+
     def problems(self, samples: Iterable[WithScorers]) -> Iterator[str]:
         """All that is wrong with the scorers of these samples, each as `sample: field: problem`."""
         for sample in samples:
