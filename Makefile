@@ -33,13 +33,18 @@ lint: $(VENV)/.installed-test
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
+# Everything that is measured, under 15 minutes; reports in out/bench, plots in docs/images.
 bench: $(VENV)/.installed-bench
-	$(BIN)/python bench/sdk.py
-	$(BIN)/python bench/throughput.py
-	$(BIN)/python bench/cpu.py
+	$(BIN)/python bench/sdk.py --rounds 3
+	$(BIN)/python bench/notifications.py --rounds 3
+	$(BIN)/python bench/throughput.py --turns 200 --rounds 5
+	$(BIN)/python bench/cpu.py --turns 1000
 	$(BIN)/python bench/memory.py
 	$(BIN)/python bench/growth.py
 	$(BIN)/python bench/start.py
+	$(BIN)/python bench/lean.py --turns 60 --rounds 3
+	$(BIN)/python bench/scaling.py --seconds 1.5
+	$(BIN)/python bench/plots.py
 
 # The wire types, from the schema of the pinned codex binary.
 generate: $(VENV)/.installed-test

@@ -3,8 +3,8 @@
     python bench/scaling.py [--workers 1000] [--threads 100000] [--seconds 4]
 
 The broker is the real policy core, driven by simulated workers and clients on a simulated clock; sockets and machines
-are not there. What a message costs the broker's process comes from out/bench/growth.json (see bench/growth.py); what the
-core itself costs for the start of a turn is measured first, at this size. The broker is one server with a queue: a
+are not there. What a message costs the broker's process comes from out/bench/growth.json (see bench/growth.py); what
+the core itself costs for the start of a turn is measured first, at this size. The broker is one server with a queue: a
 message that comes while it is busy waits.
 
 A turn lasts 20 s in the mean (exponential) and sends as many messages a second as the profile says, at random times:
