@@ -332,6 +332,12 @@ def test_a_filter_takes_what_it_says(ten: Path, text: str, numbers: str) -> None
     assert ids(ten, text) == [f"s{number}" for number in numbers]
 
 
+def test_text_that_is_a_number_is_compared_as_one(tmp_path: Path) -> None:
+    path = written(tmp_path / "d.csv", "prompt,metadata.n\np,9\np,10\np,x\n")
+    assert ids(path, "metadata.n>=9.5") == ["3", "4"] and ids(path, "metadata.n=10") == ["3"]
+    assert ids(lines(tmp_path / "d.jsonl", {"prompt": "p", "metadata": {"n": 10**400}}), "metadata.n!=1") == ["1"]
+
+
 def test_several_filters_ids_and_a_limit_work_together(ten: Path) -> None:
     assert ids(ten, "tags=even", "metadata.n>2") == ["s4", "s6", "s8"]
     assert ids(ten, "tags=even", sample_ids=("s3", "s[4-9]"), limit=2) == ["s4", "s6"]

@@ -73,11 +73,14 @@ class Filter:
         if self.pattern is not None:
             return self.pattern.search(_text(content)) is not None
         compare = _COMPARE[self.operator]
-        if isinstance(content, int | float) and not isinstance(content, bool):
+        is_number = isinstance(content, int | float) and not isinstance(content, bool)
+        # Text of a table may be a number as well.
+        if is_number or (isinstance(content, str) and self.operator[0] in "<>"):
             try:
-                return compare(content, float(self.value))
-            except ValueError:
-                return False
+                return compare(float(content), float(self.value))
+            except (ValueError, OverflowError):
+                if is_number:
+                    return False
         return compare(_text(content), self.value)
 
 
