@@ -143,7 +143,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5, help="runs of each competitor (default 5)")
     parser.add_argument("--quick", action="store_true", help="short runs, two rounds: to see that it works")
-    parser.add_argument("--deltas", type=int, default=20_000, help="deltas of a turn (default 20,000)")
+    parser.add_argument("--deltas", type=int, default=35_000, help="deltas of a turn (default 35,000)")
     parser.add_argument("--only", nargs="+", help="only these competitors")
     parser.add_argument("--out", type=Path, default=Path("out/bench/notifications.json"), help="where the JSON goes")
     arguments = parser.parse_args()
@@ -151,13 +151,13 @@ def main() -> int:
 
     # So many turns that each runs for a second or more.
     competitors: dict[str, Callable[[], Run]] = {
-        "published": lambda: direct("published", deltas, 5),
-        "sdk": lambda: direct("sdk", deltas, 20),
-        "typed": lambda: through_pool("typed", 1, 2, deltas, 10),
-        "asyncio": lambda: through_pool("asyncio", 1, 2, deltas, 10),
-        "raw": lambda: through_pool("raw", 2, 1, deltas, 30),
-        "relay": lambda: through_relay(deltas, 60),
-        "pipe": lambda: through_pipe(deltas, 100),
+        "published": lambda: direct("published", deltas, 3),
+        "sdk": lambda: direct("sdk", deltas, 12),
+        "typed": lambda: through_pool("typed", 1, 2, deltas, 6),
+        "asyncio": lambda: through_pool("asyncio", 1, 2, deltas, 6),
+        "raw": lambda: through_pool("raw", 2, 1, deltas, 20),
+        "relay": lambda: through_relay(deltas, 36),
+        "pipe": lambda: through_pipe(deltas, 60),
     }
     runs: dict[str, list[Run]] = {}
 

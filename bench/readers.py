@@ -136,7 +136,9 @@ class Lines:
                 if entry.startswith(b'{"id":'):
                     self.answers.put(json.loads(entry)["result"])
                 continue
-            self.seen += len(entry.lines)
+            for place, lines in enumerate(entry.lines):
+                # Each line by itself, as bytes.
+                self.seen += len(lines.split(b"\n")) if place in (entry.counts or ()) else 1
             if entry.ended:
                 self.ended.put(self.seen)
 

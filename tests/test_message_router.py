@@ -133,6 +133,18 @@ def test_deltas_that_stand_together_stay_together() -> None:
     assert [len(run.lines), run.methods[1], run.lines[1]] == [4, "item/agentMessage/delta", b"\n".join(deltas)]
 
 
+def test_stretches_of_a_turn_that_is_not_followed_yet_are_taken_apart() -> None:
+    router = MessageRouter()
+    start(router, 1)
+    deltas = [stamped("a", number, 0) for number in range(3)]
+    entries, methods = [note("th", "a", 9), b"\n".join(deltas)], ["", "item/agentMessage/delta"]
+    assert router.receive_run("th", "a", entries, False, methods, {1: 3}) == []
+    _, run = router.receive([started(1, "a")])
+    assert isinstance(run, TurnRun)
+    assert run.lines == [note("th", "a", 9), *deltas]
+    assert run.methods == ["", *["item/agentMessage/delta"] * 3]
+
+
 # What one thing does.
 
 

@@ -421,6 +421,24 @@ def test_receipts_may_wait_for_more_but_not_for_long_not_for_much_and_not_at_the
     assert bench.of(wire.Ack) == [], "who comes back says in its Hello how far it is"
 
 
+def test_a_long_run_of_one_method_is_left_whole_and_one_of_two_is_taken_apart() -> None:
+    alike = [note(number) for number in range(200)]
+    other = line(method="item/reasoning/textDelta", params={"number": 200})
+    held = Numbers()
+    for turn, run in (("t1", alike), ("t2", [*alike, other])):
+        frame, *bodies = events(turn, 0, [([line(method="item/completed")], "kept"), (run, "droppable")])
+        head = wire.decode_to_client(frame)
+        assert isinstance(head, wire.Events)
+        got = held.events(head, bodies)
+        assert got is not None
+        if turn == "t1":
+            assert got.lines[1:] == [b"\n".join(alike)]
+            assert (got.methods, got.counts) == (["", "item/agentMessage/delta"], {1: 200})
+        else:
+            assert got.lines[1:] == [*alike, other]
+            assert (got.methods, got.counts) == (None, None)
+
+
 def test_the_end_of_a_turn_whose_worker_died_comes_once(bench: Bench) -> None:
     ended = [wire.encode(wire.Ended("th", "t")), line(method="turn/completed")]
     bench.get(some("t", 1, 2), ended, ended)

@@ -396,7 +396,7 @@ class Connection:
                     for token in delivery.tokens:
                         mailbox = token()  # type: ignore[operator]
                         if mailbox is not None:
-                            mailbox.put(delivery.lines, delivery.methods)
+                            mailbox.put(delivery.lines, delivery.methods, delivery.counts)
                             if delivery.ended:
                                 mailbox.close()
                 case Reply():

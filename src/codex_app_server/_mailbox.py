@@ -14,8 +14,9 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import repeat
+from types import MappingProxyType
 
 from .generated.routing import NOTIFICATIONS
 from .notifications import Notification
@@ -48,8 +49,8 @@ class Mailbox:
     )
 
     def __init__(self, *, max_lines: int | None = None) -> None:
-        # Batches, and what each counts in bytes.
-        self._waiting: deque[tuple[Iterator[Notification], int]] = deque()
+        # Lines, or a stretch of them; their methods, or that of all, "" if it is not known; what that counts in bytes.
+        self._waiting: deque[tuple[list[bytes] | bytes, Sequence[str], int]] = deque()
         # The rest of the batch that is being read; whoever takes from it gets what no other reader gets.
         self.current: Iterator[Notification] = iter(())
         self._max_lines = max_lines
@@ -66,22 +67,24 @@ class Mailbox:
         self.ref = weakref.ref(self)
         hash(self.ref)
 
-    def put(self, lines: list[bytes], methods: Iterable[str] = ()) -> None:
-        """What has come; `methods` runs parallel to `lines`, or is empty."""
+    def put(
+        self, lines: list[bytes], methods: Sequence[str] = (), counts: Mapping[int, int] = MappingProxyType({})
+    ) -> None:
+        """What has come; `methods` runs parallel to `lines`, or is empty.
+
+        `counts`: by their place in `lines` the stretches, many deltas of one method with the newlines between them.
+        """
         if self._closed:
             return
-        came = map(Notification, lines, methods or repeat(""))
-        size = sum(map(len, lines))
-        self._put_bytes += size
-        if self._put_bytes - self._taken_bytes > MAX_WAITING_BYTES or self._left_out:
-            self._put_without_deltas(came)
-        elif self._max_lines is None:
-            self._waiting.append((came, size))
-        else:
-            for notification in came:
-                self._put_one(notification, len(notification.raw))
+        begin = 0
+        for place, count in counts.items():
+            self._put_lines(lines[begin:place], methods[begin:place])
+            self._put_stretch(lines[place], methods[place], count)
+            begin = place + 1
+        self._put_lines(lines[begin:] if begin else lines, methods[begin:] if begin else methods)
+        if self._max_lines is not None:
             while len(self._waiting) > self._max_lines:
-                self._taken_bytes += self._waiting.popleft()[1]
+                self._taken_bytes += self._waiting.popleft()[2]
                 self.dropped += 1
         self._wake()
 
@@ -92,24 +95,42 @@ class Mailbox:
             self._closed, self._error = True, error
             self._wake()
 
-    def _put_without_deltas(self, came: Iterable[Notification]) -> None:
+    def _put_lines(self, lines: list[bytes], methods: Sequence[str]) -> None:
+        size = sum(map(len, lines))
+        self._put_bytes += size
+        if self._is_full or self._left_out or self._max_lines is not None:
+            self._put_one_by_one(map(Notification, lines, methods or repeat("")))
+        elif lines:
+            self._waiting.append((lines, methods or "", size))
+
+    def _put_stretch(self, stretch: bytes, method: str, count: int) -> None:
+        self._put_bytes += len(stretch)
+        if self._is_full:
+            self._put_bytes -= len(stretch)
+            self._left_out += count
+            return
+        self._note_left_out()
+        self._waiting.append((stretch, method, len(stretch)))
+
+    @property
+    def _is_full(self) -> bool:
+        return self._put_bytes - self._taken_bytes > MAX_WAITING_BYTES
+
+    def _put_one_by_one(self, came: Iterable[Notification]) -> None:
+        """A ring has each by itself; without room a delta is left out."""
         for notification in came:
-            too_much = self._put_bytes - self._taken_bytes > MAX_WAITING_BYTES
-            if too_much and notification.method in _DROPPABLE:
+            if self._is_full and notification.method in _DROPPABLE:
                 self._put_bytes -= len(notification.raw)
                 self._left_out += 1
                 continue
             self._note_left_out()
-            self._put_one(notification, len(notification.raw))
-
-    def _put_one(self, notification: Notification, size: int) -> None:
-        self._waiting.append((iter((notification,)), size))
+            self._waiting.append(([notification.raw], notification.method, len(notification.raw)))
 
     def _note_left_out(self) -> None:
         if self._left_out:
             count, self._left_out = self._left_out, 0
             line = b'{"method":"%s","params":{"count":%d}}' % (DELTAS_DROPPED.encode(), count)
-            self._put_one(Notification(line, DELTAS_DROPPED), 0)
+            self._waiting.append(([line], DELTAS_DROPPED, 0))
 
     @property
     def closed(self) -> bool:
@@ -126,7 +147,7 @@ class Mailbox:
             for notification in self.current:
                 return notification
             try:
-                self.current, size = self._waiting.popleft()
+                lines, methods, size = self._waiting.popleft()
             except IndexError:
                 if not self._closed:
                     raise
@@ -138,6 +159,9 @@ class Mailbox:
                     raise self._error.with_traceback(None) from None
                 return None
             self._taken_bytes += size
+            if isinstance(lines, bytes):
+                lines = lines.split(b"\n")
+            self.current = map(Notification, lines, repeat(methods) if isinstance(methods, str) else methods)
 
     def _wake(self) -> None:
         raise AssertionError("abstract")

@@ -454,21 +454,30 @@ class MessageRouter:
                     end = line[-envelope.END_BYTES :] if is_whole(line) else b"\n"
 
     def receive_run(
-        self, thread_id: str, turn_id: str, lines: list[bytes], ended: bool, methods: list[str] | None = None
+        self,
+        thread_id: str,
+        turn_id: str,
+        lines: list[bytes],
+        ended: bool,
+        methods: list[str] | None = None,
+        counts: dict[int, int] | None = None,
     ) -> list[Delivery]:
         """Route notifications that are known to belong to one turn, without looking into them.
 
-        `methods` runs parallel to `lines`, where they are known: "" is a method that is not.
+        `methods` runs parallel to `lines`, where they are known: "" is a method that is not. `counts`: the stretches.
         """
         self._check()
         out = self._take_let_go()
         turn = self._turns.get(turn_id)
         methods = methods or [""] * len(lines)
         if turn is not None:
-            out.append(TurnRun(list(turn.followers), thread_id, turn_id, lines, methods, ended))
+            out.append(TurnRun(list(turn.followers), thread_id, turn_id, lines, methods, ended, counts or {}))
             if ended:
                 self._end(turn_id)
-        elif not self._keep_early(thread_id, turn_id, lines, methods, ended):
+            return out
+        if counts:
+            lines, methods = _taken_apart(lines, methods, counts)
+        if not self._keep_early(thread_id, turn_id, lines, methods, ended):
             out.append(self._unclaimed(thread_id, lines, methods))
         return out
 
@@ -717,3 +726,13 @@ class MessageRouter:
                 early.followers = []
                 return
         read.out.append(Malformed(line.head, reason))
+
+
+def _taken_apart(lines: list[bytes], methods: list[str], counts: dict[int, int]) -> tuple[list[bytes], list[str]]:
+    """The same without stretches."""
+    found: list[bytes] = []
+    named: list[str] = []
+    for place, (entry, method) in enumerate(zip(lines, methods, strict=True)):
+        found += entry.split(b"\n") if place in counts else [entry]
+        named += [method] * counts.get(place, 1)
+    return found, named

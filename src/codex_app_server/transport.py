@@ -31,7 +31,8 @@ Interest = Literal["full", "items", "final"]
 class TurnLines(NamedTuple):
     """Notifications known to belong to one turn, in order. `ended` when the last of them ends it.
 
-    `methods` runs parallel to `lines`, where any is known: "" is one that is not.
+    `methods` runs parallel to `lines`, where any is known: "" is one that is not. `counts`: by their place in `lines`
+    the stretches, many deltas of one method with the newlines between them, and how many; every other place has one.
     """
 
     thread_id: str
@@ -39,6 +40,7 @@ class TurnLines(NamedTuple):
     lines: list[bytes]
     ended: bool
     methods: list[str] | None = None
+    counts: dict[int, int] | None = None
 
 
 class Receiver(Protocol):

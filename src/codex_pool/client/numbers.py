@@ -15,6 +15,8 @@ from codex_app_server.transport import TurnLines
 from codex_pool import rpc, wire
 
 MAX_ENDED_TURNS = 4096
+# A run of less is taken apart at once.
+STRETCH_BYTES = 4096
 
 
 @dataclass(slots=True)
@@ -111,8 +113,8 @@ class Numbers:
         turn.last = max(last, head.last)
         if head.ended:
             self._forget(head.turn_id)
-        lines, methods = _lines(head, bodies, skip)
-        return TurnLines(head.thread_id, head.turn_id, lines, head.ended, methods)
+        lines, methods, counts = _lines(head, bodies, skip)
+        return TurnLines(head.thread_id, head.turn_id, lines, head.ended, methods or None, counts or None)
 
     def ended(self, head: wire.Ended, bodies: list[bytes]) -> TurnLines | None:
         """The last lines of a turn whose worker cannot number them any more."""
@@ -139,25 +141,31 @@ class Numbers:
             self._over.popitem(last=False)
 
 
-def _lines(head: wire.Events, bodies: list[bytes], skip: int) -> tuple[list[bytes], list[str] | None]:
+def _lines(head: wire.Events, bodies: list[bytes], skip: int) -> tuple[list[bytes], list[str], dict[int, int]]:
     """The lines of a message but for the first `skip` numbers; for a dropped run one that says how many there were.
 
-    And their methods, as far as one look at a run of deltas tells.
+    With them methods and counts as TurnLines has them: a long run of one method is left for its reader to take apart.
     """
     lines: list[bytes] = []
     methods: list[str] = []
+    counts: dict[int, int] = {}
     for run, body in zip(head.runs, bodies, strict=True):
-        before = len(lines)
         if run.cls == "dropped":
             left = run.count - skip
             if left > 0:
                 params = {"threadId": head.thread_id, "turnId": head.turn_id, "count": left}
                 lines.append(rpc.encode({"method": "sdk/deltas/dropped", "params": params}))
+        elif run.cls == "droppable" and not skip and len(body) > STRETCH_BYTES:
+            method = common_method(body, run.count)
+            if method:
+                methods += [""] * (len(lines) - len(methods)) + [method]
+                counts[len(lines)] = run.count
+                lines.append(body)
+            else:
+                lines += body.split(b"\n")
         else:
-            lines += body.split(b"\n")[skip:] if skip else body.split(b"\n")
-        method = common_method(body, run.count) if run.cls == "droppable" else ""
-        if method:
-            methods += [""] * (before - len(methods))
-            methods += [method] * (len(lines) - before)
+            lines += body.split(b"\n")[skip:]
         skip = max(0, skip - run.count)
-    return lines, methods + [""] * (len(lines) - len(methods)) if methods else None
+    if methods:
+        methods += [""] * (len(lines) - len(methods))
+    return lines, methods, counts
