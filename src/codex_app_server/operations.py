@@ -6,6 +6,7 @@ The sync and the async client are thin drivers over the same values, so the two 
 from __future__ import annotations
 
 import difflib
+import functools
 import os.path
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -142,9 +143,7 @@ def encode_params(type_name: str, fields: Mapping[str, Any]) -> bytes:
 
     from .generated import models
 
-    # A type that is a union has no fields of its own; what its branches require is never null.
-    declared = getattr(getattr(models, type_name), "model_fields", {})
-    required = {name for name, field in declared.items() if field.is_required()}
+    required = _required_of(type_name)
     sent = {name: field for name, field in fields.items() if field is not None or name in required}
     try:
         return _dump(type_name, models.adapter(type_name).validate_python(sent))
@@ -153,6 +152,15 @@ def encode_params(type_name: str, fields: Mapping[str, Any]) -> bytes:
             f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}" for problem in error.errors()
         )
         raise InvalidInputError(f"{type_name}: {problems}") from None
+
+
+@functools.cache
+def _required_of(type_name: str) -> frozenset[str]:
+    from .generated import models
+
+    # A type that is a union has no fields of its own; what its branches require is never null.
+    declared = getattr(getattr(models, type_name), "model_fields", {})
+    return frozenset(name for name, field in declared.items() if field.is_required())
 
 
 def _dump(type_name: str, value: Any) -> bytes:

@@ -408,7 +408,8 @@ class _Batch:
             code = INTERRUPTED if self._signals else code
         state = {INTERRUPTED: "interrupted", CANNOT_START: "not started"}.get(code, "finished")
         epochs = self._settings.request.epochs
-        samples = self._directory.store.samples(selected=True)
+        store = self._directory.store
+        samples = store.samples(selected=True) if store.has_scores() else ()
         scored = summarise(scoring_summary.rows_of(samples), k=sorted({1, epochs}))
         metrics = scoring_summary.as_json(scored)
         outcome = {

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from codex_app_server import AppServerError, AsyncCodex, TransportClosedError
+from codex_app_server import AppServerError, AsyncCodex, TransportClosedError, operations
 from codex_app_server.async_api import AsyncThread
 from codex_app_server.operations import final_response
 
@@ -316,7 +316,9 @@ class Sampling:
             # Without the turn that was cut: its beginning would confuse whoever reads on.
             kept = {name: value for name, value in options.items() if name != "environments"}
             return await codex.thread_fork(left.thread_id, last_turn_id=left.turns[-1].id, **kept)
-        return await codex.thread_start(**options)
+        # The directory is there: it need not be asked for, once more for each sample.
+        operation = replace(operations.thread_start(options), paths=())
+        return AsyncThread(codex.client, (await codex.client.perform(operation)).thread.id)
 
     def _limits(self) -> Limits:
         return parse_limits(self._sample.limits, self._means.limits)[0]

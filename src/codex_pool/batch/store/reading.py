@@ -189,6 +189,10 @@ class RunStore:
             found[status] = found.get(status, 0) + row["count"]
         return found
 
+    def has_scores(self) -> bool:
+        """Whether anything was scored."""
+        return self._connection.execute("SELECT 1 FROM scores LIMIT 1").fetchone() is not None
+
     def spent(self) -> tuple[int, float]:
         """Tokens and money of all attempts so far."""
         tokens, cost = self._connection.execute(

@@ -1,0 +1,100 @@
+"""What a batch costs the machine beside its pool: CPU and memory of the batch process over samples that do nothing.
+
+    python bench/batch.py [--samples 20000] [--workers 2] [--turns-per-worker 8] [--profile]
+
+Samples run through the whole pool on the null app-server, which answers at once. Only the batch process is measured:
+its CPU, dataset and start included, and its peak of memory; the pool's processes are its children.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import common
+
+WANTED_MS, WANTED_MIB = 1.0, 150.0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--samples", type=int, default=20_000)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--turns-per-worker", type=int, default=8)
+    parser.add_argument("--profile", action="store_true", help="print where the time of the loop's thread goes")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child is not None:
+        return run(Path(options.child), options)
+    with tempfile.TemporaryDirectory(prefix="bench-batch-") as name:
+        # A process of its own: what this one has loaded is none of the batch's.
+        done = subprocess.run(
+            [sys.executable, __file__, *sys.argv[1:], "--child", name], stdout=subprocess.PIPE, text=True
+        )
+        if done.returncode != 0:
+            return done.returncode
+        print(done.stdout)
+        found = json.loads(done.stdout.splitlines()[-1])
+    print(json.dumps(common.machine()))
+    met = found["cpu_ms_a_sample"] < WANTED_MS and found["peak_mib"] < WANTED_MIB
+    print(f"wanted: under {WANTED_MS} ms and {WANTED_MIB:.0f} MiB: {'met' if met else 'not met'}")
+    return 0 if met else 1
+
+
+def run(root: Path, options: argparse.Namespace) -> int:
+    """One batch in this process; its figures as JSON on stdout."""
+    import codex_app_server.testing
+    from codex_pool.batch.dataset.request import Request
+    from codex_pool.batch.run import run_batch
+    from codex_pool.batch.settings import Settings
+
+    null = Path(codex_app_server.testing.__file__).parent / "null_app_server.py"
+    binary = root / "codex"
+    binary.write_text(f"#!/bin/sh\nexec {sys.executable} -S -E {null} '{{\"deltas\": 3}}'\n")
+    binary.chmod(0o755)
+    data = root / "data.jsonl"
+    with data.open("w") as file:
+        for number in range(options.samples):
+            file.write(json.dumps({"id": str(number), "prompt": f"prompt {number}"}) + "\n")
+    (root / "home").mkdir()
+    settings = Settings(
+        request=Request(source=data),
+        output=root / "out",
+        workers=options.workers,
+        turns_per_worker=options.turns_per_worker,
+        codex_bin=str(binary),
+        home=str(root / "home"),
+    )
+    cpu, began = time.process_time(), time.perf_counter()
+    if options.profile:
+        import cProfile
+        import pstats
+
+        profile = cProfile.Profile(time.thread_time)
+        profile.enable()
+    code = run_batch(settings)
+    if options.profile:
+        profile.disable()
+        pstats.Stats(profile).sort_stats("tottime").print_stats(40)
+        pstats.Stats(profile).sort_stats("cumulative").print_stats("codex_|asyncio/tasks")
+    figures = {
+        "samples": options.samples,
+        "cpu_ms_a_sample": round((time.process_time() - cpu) * 1000 / options.samples, 3),
+        "peak_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+        "samples_per_s": round(options.samples / (time.perf_counter() - began), 1),
+        "exit_code": code,
+    }
+    print(json.dumps(figures))
+    return code
+
+
+if __name__ == "__main__":
+    os.environ.pop("CODEX_HOME", None)
+    sys.exit(main())
