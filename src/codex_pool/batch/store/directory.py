@@ -62,9 +62,8 @@ class RunDirectory:
             stack.callback(self._connection.close)
             self.store = RunStore(path, open_for_reading(database))
             stack.callback(self.store.close)
-            # A reader of the writer's own: connections are not shared between threads.
-            self._rows = RunStore(path, open_for_reading(database))
-            stack.callback(self._rows.close)
+            # What a change has made of a sample is read where it was made, within its transaction.
+            self._rows = RunStore(path, self._connection)
             self._segments = Segments(path / layout.EVENTS, changes.last_place(self._connection))
             self._results = Results(path)
             self._writer = Writer(self._connection, before_commit=self._segments.sync, after_commit=self._after_commit)
@@ -158,7 +157,7 @@ class RunDirectory:
         def change(db: sqlite3.Connection) -> Finished | None:
             changes.end_attempt(db, start, end, note, time.time(), self._append(events))
             changes.record(db, start.n, record, "scoring" if to_score else "done")
-            return None if to_score else Finished(start.n)
+            return None if to_score else self._finished(start.n)
 
         return self._writer.submit(change)
 
@@ -167,7 +166,7 @@ class RunDirectory:
 
         def change(db: sqlite3.Connection) -> Finished:
             changes.record(db, n, record, "done")
-            return Finished(n)
+            return self._finished(n)
 
         return self._writer.submit(change)
 
@@ -179,7 +178,7 @@ class RunDirectory:
             if artifacts is not None:
                 db.execute("UPDATE records SET artifacts = ? WHERE n = ?", (to_json(list(artifacts)), n))
             db.execute("UPDATE samples SET state = 'done' WHERE n = ? AND state = 'scoring'", (n,))
-            return Finished(n)
+            return self._finished(n)
 
         return self._writer.submit(change)
 
@@ -203,13 +202,14 @@ class RunDirectory:
     def _do(self, change: Callable[[sqlite3.Connection], Any]) -> Any:
         return self._writer.submit(change).result()
 
+    def _finished(self, n: int) -> Finished:
+        return Finished(n, self._rows.sample_at(n))
+
     def _append(self, events: bytes | None) -> tuple[int, int, int] | None:
         return None if events is None else self._segments.append(events)
 
     def _after_commit(self, results: list[Any]) -> None:
         finished = [result for result in results if isinstance(result, Finished)]
-        for one in finished:
-            one.row = self._rows.sample_at(one.n)
         if finished:
             self._results.append(one.row for one in finished if one.row is not None)
 

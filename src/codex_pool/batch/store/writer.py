@@ -5,10 +5,16 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any
+
+# While changes come one after the other they are gathered for so long: a commit costs more than ten changes. One that
+# comes alone is not kept waiting.
+GATHER_S = 0.005
+BUSY_S = 0.05
 
 Change = Callable[[sqlite3.Connection], Any]
 
@@ -52,15 +58,20 @@ class Writer:
         self._thread.join()
 
     def _run(self) -> None:
+        committed_at = 0.0
         while True:
             with self._has_work:
                 while not self._waiting and not self._closing:
                     self._has_work.wait()
+            if time.monotonic() - committed_at < BUSY_S and not self._closing:
+                time.sleep(GATHER_S)
+            with self._has_work:
                 group = list(self._waiting)
                 self._waiting.clear()
             if not group:
                 return
             error = self._apply(group)
+            committed_at = time.monotonic()
             if error is not None and len(group) > 1:
                 # Whoever is to blame fails alone.
                 for one in group:
