@@ -31,7 +31,7 @@ from .policy import Outcome
 from .prices import Prices, PricesError, read_prices
 from .progress import Progress, plural
 from .runner import Rules, Runner, Told, entry_of
-from .sampling import Means
+from .sampling import Means, remove_left
 from .scoring import ScorerError, Scorers
 from .scoring import summary as scoring_summary
 from .scoring.ask import Asking
@@ -39,7 +39,7 @@ from .scoring.metrics import summarise
 from .settings import Settings
 from .store import RunDirectory, RunDirectoryError, SampleRow, layout, shown_name
 from .store.rows import exported
-from .workspace import Repositories, config_overrides
+from .workspace import Repositories, WorkspaceError, config_overrides
 
 OK, SOME_NOT_COMPLETED, USAGE, CANNOT_START, INTERRUPTED = 0, 1, 2, 3, 130
 STATUS_EVERY_S = 0.25
@@ -224,6 +224,10 @@ class _Batch:
                 cancelled=self._cancelled,
                 meter=RunMeter(settings.run_limits, time.monotonic(), tokens=tokens, cost=cost),
             )
+            try:
+                await remove_left(self._directory)
+            except WorkspaceError as error:
+                self._display.say(str(error))
             await runner.run(self._means(codex, runner, workers))
             if runner.pool_gone is None:
                 return runner.ended_early

@@ -438,6 +438,23 @@ class Sampling:
         return [DIFF]
 
 
+async def remove_left(directory: RunDirectory) -> None:
+    """Remove the workspaces of samples that are done, which a run that died had no time to; unless some are kept.
+
+    Raises WorkspaceError.
+    """
+    work = directory.file(layout.WORK)
+    left = {entry.name for entry in os.scandir(work) if os.path.exists(os.path.join(entry.path, "workspace.json"))}
+    launches = directory.store.info()["launches"]
+    if not left or any(launch["config"].get("arguments", {}).get("keep") for launch in launches):
+        return
+    for row in directory.store.samples(state="done"):
+        if row.spec.get("workspace") is not None and directory_name(row.id, row.epoch) in left:
+            workspace = reopen(Sample.from_json(row.spec), work / directory_name(row.id, row.epoch))
+            if workspace is not None:
+                await workspace.remove()
+
+
 def _keep(artifacts: Path, diff: bytes) -> None:
     artifacts.mkdir(parents=True, exist_ok=True)
     layout.replace(artifacts / DIFF, diff)

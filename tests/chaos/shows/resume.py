@@ -69,6 +69,9 @@ def main() -> int:
         final = asked(model)
         if code != 0:
             problems.append(f"exit code {code}: {(root / 'stderr').read_text(errors='replace')[-2000:]}")
+        left = [path.name for path in (out / "work").iterdir() if (path / "workspace.json").exists()]
+        if left:
+            problems.append(f"workspaces were left: {left[:5]}")
         with open_run(out) as store:
             attempts = Counter(str(row.status) for row in store.all_attempts())
             doubled = [row.n for row in store.all_attempts() if row.status == "completed" and row.attempt > 1]
