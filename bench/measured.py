@@ -89,12 +89,12 @@ class PoolProcesses:
     def __init__(self, supervisor: int) -> None:
         self.supervisor = supervisor
         self.broker, self.workers, self.app_servers = 0, [], []
-        for pid in _children(supervisor):
+        for pid in children_of(supervisor):
             if "codex_pool.broker" in _command(pid):
                 self.broker = pid
             elif "codex_pool.worker" in _command(pid):
                 self.workers.append(pid)
-                self.app_servers += _children(pid)
+                self.app_servers += children_of(pid)
 
     def cpu_s(self) -> dict[str, float]:
         """CPU seconds so far, by room."""
@@ -106,7 +106,8 @@ class PoolProcesses:
         }
 
 
-def _children(pid: int) -> list[int]:
+def children_of(pid: int) -> list[int]:
+    """The children of a process, whichever of its threads has started them."""
     tasks = Path(f"/proc/{pid}/task").iterdir()
     return [int(child) for task in tasks for child in (task / "children").read_text().split()]
 

@@ -15,8 +15,9 @@ enough that a pool has room for all of it: nothing is left out for a slow reader
     pipe        one app-server's stdout, read and thrown away: the limit
 
 All competitors take turns, each run in processes of its own; figures are medians, ratios medians of the ratios of the
-rounds. CPU is microseconds for each notification, of all processes that move it but the app-server: rates depend on
-what else the machine does, CPU hardly.
+rounds. CPU is microseconds for each notification, of all processes that move it but the app-server. Rates depend on
+what else the machine does, CPU hardly: so there is also what the CPU seen would allow on two cores of its own, where a
+client has one interpreter lock and all together have two cores.
 """
 
 from __future__ import annotations
@@ -38,13 +39,15 @@ from measured import Child, PoolProcesses, children
 from codex_app_server.testing import null_app_server
 
 READ_BYTES = 512 * 1024
+CORES = 2
 
 
 class Run(NamedTuple):
-    """Of one run: notifications/s; CPU us for each, by room."""
+    """Of one run: notifications/s; CPU us for each, by room; what that CPU would allow on two cores of its own."""
 
     rate: float
     cpu_us: dict[str, float]
+    allowed: float
 
 
 def direct(kind: str, deltas: int, turns: int) -> Run:
@@ -54,8 +57,11 @@ def direct(kind: str, deltas: int, turns: int) -> Run:
         reader,
     ):
         reader.line()
+        (app_server,) = measured.children_of(reader.pid)
+        before = measured.cpu_s(app_server)
         reader.go()
-        return _run([reader.result()], {})
+        result = reader.result()
+        return _run([result], {}, measured.cpu_s(app_server) - before)
 
 
 def through_pool(kind: str, clients: int, threads: int, deltas: int, turns: int) -> Run:
@@ -74,7 +80,7 @@ def through_pool(kind: str, clients: int, threads: int, deltas: int, turns: int)
             results = [reader.result() for reader in readers]
             after = processes.cpu_s()
     rooms = {name: after[name] - before[name] for name in after if name != "app-servers"}
-    return _run(results, rooms)
+    return _run(results, rooms, after["app-servers"] - before["app-servers"])
 
 
 def through_relay(deltas: int, turns: int) -> Run:
@@ -91,15 +97,25 @@ def through_relay(deltas: int, turns: int) -> Run:
                 with children(*(Child("relay.py", "client", each) for each in numbered)) as clients:
                     for client in clients:
                         client.line()
-                    before = measured.cpu_s(relay.pid), sum(measured.cpu_s(each.pid) for each in sources)
+                    before = _relay_cpu_s(relay, sources)
                     for client in clients:
                         client.go()
                     results = [client.result() for client in clients]
-                    after = measured.cpu_s(relay.pid), sum(measured.cpu_s(each.pid) for each in sources)
+                    after = _relay_cpu_s(relay, sources)
             finally:
                 for each in (*sources, relay):
                     each.process.kill()
-    return _run(results, {"broker": after[0] - before[0], "workers": after[1] - before[1]})
+    spent = [late - early for late, early in zip(after, before, strict=True)]
+    return _run(results, {"broker": spent[0], "workers": spent[1]}, spent[2])
+
+
+def _relay_cpu_s(relay: Child, sources: list[Child]) -> tuple[float, float, float]:
+    app_servers = [pid for each in sources for pid in measured.children_of(each.pid)]
+    return (
+        measured.cpu_s(relay.pid),
+        sum(measured.cpu_s(each.pid) for each in sources),
+        sum(map(measured.cpu_s, app_servers)),
+    )
 
 
 def through_pipe(deltas: int, turns: int) -> Run:
@@ -124,19 +140,22 @@ def through_pipe(deltas: int, turns: int) -> Run:
             return seen
 
         read(1)
+        before = measured.cpu_s(app_server.pid)
         began, began_cpu = time.monotonic(), time.process_time()
         seen = read(turns)
+        spent = measured.cpu_s(app_server.pid) - before
         done = {"seen": seen, "began": began, "ended": time.monotonic(), "cpu_s": time.process_time() - began_cpu}
         app_server.stdin.close()
-    return _run([done], {})
+    return _run([done], {}, spent)
 
 
-def _run(results: list[dict[str, Any]], rooms_s: dict[str, float]) -> Run:
+def _run(results: list[dict[str, Any]], rooms_s: dict[str, float], app_servers_s: float) -> Run:
     seen = sum(result["seen"] for result in results)
     took = max(result["ended"] for result in results) - min(result["began"] for result in results)
     rooms_s["clients"] = sum(result["cpu_s"] for result in results)
     rooms_s["all"] = sum(rooms_s.values())
-    return Run(seen / took, {name: cpu / seen * 1e6 for name, cpu in rooms_s.items()})
+    allowed = min(len(results) / rooms_s["clients"], CORES / (rooms_s["all"] + app_servers_s)) * seen
+    return Run(seen / took, {name: cpu / seen * 1e6 for name, cpu in rooms_s.items()}, allowed)
 
 
 def main() -> int:
@@ -172,8 +191,10 @@ def main() -> int:
     for name in names:
         said = "  ".join(f"{room} {common.median(figures):.2f}" for room, figures in rooms[name].items())
         print(f"CPU us a notification, {name}: {said}", file=sys.stderr)
+    allowed = {name: [each.allowed for each in runs[name]] for name in names}
     if "published" in names:
         common.table("notifications/s", rates, "published", "per s")
+        common.table("notifications/s that the CPU seen allows on two free cores", allowed, "published", "per s")
         common.table("CPU of a notification", cpu, "published", "us")
 
     def row(what: str, name: str, peer: str, at_least: float) -> common.Row:
@@ -188,8 +209,13 @@ def main() -> int:
         ("raw through the pool, two client processes", "raw", "relay", 0.6),
     ]
     rows = [row(*each) for each in wanted if {each[1], each[2]} <= {*names}]
+    for what, name, against, _ in wanted:
+        if {name, against} <= {*names}:
+            ratio = common.ratio(allowed, name, against)
+            figure = common.median(allowed[name])
+            rows.append(common.row(f"{what}, as CPU allows", figure, "per s", peer=against, ratio=ratio))
     settings = {"deltas": deltas, "rounds": rounds, "workers": 2}
-    common.report(arguments.out, settings, rows, notifications_per_s=rates, cpu_us=rooms)
+    common.report(arguments.out, settings, rows, notifications_per_s=rates, cpu_us=rooms, allowed_per_s=allowed)
     return 0
 
 
