@@ -17,6 +17,7 @@ runner     many samples at once, on asyncio, through a client
 progress   what a display shows                                     pure
 display    a terminal, or lines
 settings   what was asked for, and what is written down of it
+notify     the user's command at the end
 run        all of it together: what the command line calls
 detach     the same in the background
 attached   what a run shows to who looks at it from outside

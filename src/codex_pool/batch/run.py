@@ -10,7 +10,6 @@ import logging
 import os
 import signal
 import sqlite3
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -27,6 +26,7 @@ from .dataset import Dataset, DatasetError, Sample
 from .home import HomeError
 from .launch import START_LIMIT_S, USER_HOME_START_LIMIT_S, NotStartedError, start_pool
 from .limits import RunMeter, parse_limits
+from .notify import notify
 from .policy import Outcome
 from .prices import Prices, PricesError, read_prices
 from .progress import Progress, plural
@@ -45,7 +45,6 @@ OK, SOME_NOT_COMPLETED, USAGE, CANNOT_START, INTERRUPTED = 0, 1, 2, 3, 130
 STATUS_EVERY_S = 0.25
 CONNECT_LIMIT_S = 5.0
 CONNECT_AGAIN_S = 0.05
-NOTIFY_LIMIT_S = 60.0
 REPOSITORIES = "repositories"
 
 
@@ -454,7 +453,7 @@ class _Batch:
             }
         )
         if self._settings.notify is not None:
-            wrong = _notify(self._settings.notify, self._directory.path, state, code)
+            wrong = notify(self._settings.notify, self._directory.path, state, code)
             if wrong is not None:
                 self._display.say(f"codex-pool: --notify {self._settings.notify}: {wrong}")
         return code
@@ -489,23 +488,6 @@ def _thread_options(overrides: tuple[str, ...]) -> dict[str, Any]:
     if any(override.partition("=")[0].strip() == "approval_policy" for override in overrides):
         return {}
     return {"approval_policy": "never"}
-
-
-def _notify(command: str, directory: Path, state: str, code: int) -> str | None:
-    """Run the user's command at the end of a run; what went wrong with it."""
-    told = {"CODEX_POOL_RUN": str(directory), "CODEX_POOL_STATE": state, "CODEX_POOL_EXIT_CODE": str(code)}
-    try:
-        done = subprocess.run(
-            command,
-            shell=True,
-            env={**os.environ, **told},
-            stdin=subprocess.DEVNULL,
-            stdout=sys.stderr.fileno(),
-            timeout=NOTIFY_LIMIT_S,
-        )
-    except (OSError, subprocess.SubprocessError) as error:
-        return str(error)
-    return None if done.returncode == 0 else f"exit code {done.returncode}"
 
 
 async def _configured_sandbox(codex: AsyncCodex) -> str | None:
