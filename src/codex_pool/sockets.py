@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 HIGH_WATER_MARK = 10_000
 # Plain numbers: those of pyzmq are enums, whose operators cost as much as a send.
 READABLE, WRITABLE = int(zmq.POLLIN), int(zmq.POLLOUT)
+_EVENTS = int(zmq.EVENTS)
 _NOW, _NOW_AND_MORE = int(zmq.NOBLOCK), int(zmq.NOBLOCK | zmq.SNDMORE)
 # Off this machine: what waits to be read of one connection, and how long a stranger may take.
 TCP_RECEIVE_MESSAGES = 64
@@ -32,6 +33,17 @@ def send(socket: zmq.Socket[bytes], frames: Sequence[bytes]) -> None:
     for frame in frames[:-1]:
         socket.send(frame, _NOW_AND_MORE)
     socket.send(frames[-1], _NOW)
+
+
+def receive(socket: zmq.Socket[bytes]) -> list[bytes] | None:
+    """A message, if one is there."""
+    # Looking first costs less than being told by an exception, which is how every turn of a loop ends.
+    if not socket.get(_EVENTS) & READABLE:  # type: ignore[operator]
+        return None
+    try:
+        return socket.recv_multipart(_NOW)
+    except zmq.Again:
+        return None
 
 
 def dealer(context: zmq.Context[zmq.Socket[bytes]], endpoint: str, identity: str) -> zmq.Socket[bytes]:

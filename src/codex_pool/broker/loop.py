@@ -135,10 +135,10 @@ class Broker:
     def _phase_receive(self, socket: zmq.Socket[bytes], handle: Any) -> None:
         now = time.monotonic()
         for _ in range(MESSAGES_PER_PHASE):
-            try:
-                identity, *frames = socket.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
+            message = sockets.receive(socket)
+            if message is None:
                 return
+            identity, *frames = message
             self._apply(handle(identity, frames or [b""], now))
 
     def _own_message(self, routing_id: bytes, frames: list[bytes], now: float) -> list[Effect]:

@@ -185,6 +185,7 @@ class PoolTransport:
             os.read(self._wake_r, 4096)
         while self._wanted:
             self._apply(self._wanted.popleft()(), context)
+        self._flush()
         broken = connection is not None and connection.monitor in ready
         if connection is not None and ready.get(connection.socket, 0) & READABLE:
             self._receive(connection, context)
@@ -199,10 +200,10 @@ class PoolTransport:
         """All messages that are there, as one batch."""
         messages: list[list[bytes]] = []
         for _ in range(MESSAGES_PER_BATCH):
-            try:
-                messages.append(connection.socket.recv_multipart(zmq.NOBLOCK))
-            except zmq.Again:
+            message = sockets.receive(connection.socket)
+            if message is None:
                 break
+            messages.append(message)
         if messages:
             self._apply(self._session.messages(messages, time.monotonic()), context)
 

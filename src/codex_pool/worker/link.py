@@ -67,10 +67,7 @@ class BrokerLink:
 
     def receive(self) -> list[bytes] | None:
         """A message, if one is there."""
-        try:
-            return self.socket.recv_multipart(zmq.NOBLOCK)
-        except zmq.Again:
-            return None
+        return sockets.receive(self.socket)
 
     def _connect(self, name: str) -> zmq.Socket[bytes]:
         identity = f"{name}/{self._number}" if self._number else name
