@@ -107,16 +107,18 @@ def test_nothing_outlives_a_killed_supervisor_by_more_than_10_s(
     command = f"setsid sleep {marks[0]} & (sleep {marks[1]} &) ; sleep {marks[2]}"
     pool = Pool(2, danger, endpoint=endpoint, log_file=tmp_path / "log", recycle_turns=1)
     with pool, pool.connect() as codex:
-        thread = codex.thread_start()
-        other = codex.thread_start()
-        other.turn(f'[[tool_call "{command}"]] [[text "never"]]')
+        # Of three threads on two workers, one has the worker of the first for company.
+        first, *others = [codex.thread_start() for _ in range(3)]
+        turn = first.turn(f'[[tool_call "{command}"]] [[text "never"]]')
+        worker = next(turn.stream()).params["worker"]
         wait_until(lambda: all(map(sleeping, marks)), "the commands run")
-        # A turn on the same worker wears it.
-        thread.run("hello")
-        extra = [codex.thread_start() for _ in range(3)]
-        for each in extra:
-            each.run("hello")
-        wait_until(lambda: codex.client.request("pool/status")["draining"], "a worker drains, the commands below it")
+        for other in others:
+            other.run("hello")
+
+        def drains() -> bool:
+            return worker in [row["worker"] for row in codex.client.request("pool/status")["draining"]]
+
+        wait_until(drains, "the worker drains, the commands below it")
         assert pool.supervisor_pid is not None
         supervisor = pool.supervisor_pid
         wait_until(lambda: len(processes.descendants(supervisor)) >= 1 + 2 * 3 + 3, "three workers, and the commands")
