@@ -128,6 +128,20 @@ def test_a_thread_on_its_way_is_left_to_the_next_broker_before_its_worker_puts_i
     assert "t1" in [record.thread_id for record in bench.legacy]
 
 
+def test_a_thread_that_its_worker_closed_and_then_did_not_put_away_goes_on_after_its_death(bench: Bench) -> None:
+    old = bench.thread("t1")
+    bench.thread("busy")
+    bench.turn("busy")
+    new = replacement(bench)
+    bench.drain(old)
+    call = bench.call("turn/start", {"threadId": "t1"})
+    bench.from_worker(old, wire.ThreadGone("t1", keep=True))
+    bench.put_away(old, ok=False)
+    bench.lose(old)
+    ((name, head),) = bench.dispatches(call)
+    assert name == "new" and head.adopt is not None and head.adopt.thread_id == "t1"
+
+
 def test_a_worker_that_dies_while_it_puts_a_thread_away(bench: Bench) -> None:
     """Whether it did is not known; the next one is told that it may have."""
     old = bench.thread("t1")

@@ -361,6 +361,8 @@ class BrokerMachine(RuleBasedStateMachine):
         somewhere = [call for worker in books.workers.values() for call in (*worker.waiting, *worker.parked)]
         somewhere += books.homeless + [call for thread in books.threads.values() for call in thread.moving or ()]
         assert {id(call) for call in waiting} == {id(call) for call in somewhere if not call.dropped}
+        for thread_id, thread in books.threads.items():
+            assert thread.worker is None or thread_id in books.workers[thread.worker].threads
 
     def teardown(self) -> None:
         """When everything has been answered and ended, every call has one answer and nothing is kept."""

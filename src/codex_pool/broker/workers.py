@@ -192,9 +192,12 @@ class Workers:
         self._check_drained(worker)
 
     def _on_thread_gone(self, gone: wire.ThreadGone, worker: Worker) -> None:
-        worker.threads.discard(gone.thread_id)
         thread = self._books.threads.get(gone.thread_id)
-        if thread is None or thread.worker not in (None, worker.name) or thread.moving is not None:
+        if thread is not None and thread.worker == worker.name and thread.moving is not None:
+            # Where it is now the answer to its release tells.
+            return
+        worker.threads.discard(gone.thread_id)
+        if thread is None or thread.worker not in (None, worker.name):
             return
         if gone.keep:
             self._books.orphan(thread)
