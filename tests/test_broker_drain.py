@@ -132,7 +132,7 @@ def test_a_thread_that_its_worker_closed_and_then_did_not_put_away_goes_on_after
     old = bench.thread("t1")
     bench.thread("busy")
     bench.turn("busy")
-    new = replacement(bench)
+    replacement(bench)
     bench.drain(old)
     call = bench.call("turn/start", {"threadId": "t1"})
     bench.from_worker(old, wire.ThreadGone("t1", keep=True))
