@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,16 @@ _SAMPLE = (
 
 
 class RunStore:
-    """The run in a directory, read-only. Every call sees what is committed at that moment. Close it, or use `with`."""
+    """The run in a directory, read-only. Every call sees what is committed at that moment. Close it, or use `with`.
+
+    Calls may come from any thread.
+    """
 
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
         self.path = path
         self._connection = connection
+        # Threads would get each other's cached statements.
+        self._lock = threading.Lock()
         connection.row_factory = sqlite3.Row
 
     def __enter__(self) -> RunStore:
@@ -47,7 +53,7 @@ class RunStore:
                 "config": from_json(row["config"]),
                 "outcome": from_json(row["outcome"]),
             }
-            for row in self._connection.execute("SELECT * FROM launches ORDER BY number")
+            for row in self._fetch("SELECT * FROM launches ORDER BY number")
         ]
         pid = layout.holder(self.path)
         last = launches[-1] if launches else {}
@@ -63,7 +69,7 @@ class RunStore:
             "config": last.get("config", {}),
             "outcome": last.get("outcome"),
             "launches": launches,
-            **{row["key"]: from_json(row["value"]) for row in self._connection.execute("SELECT key, value FROM run")},
+            **{row["key"]: from_json(row["value"]) for row in self._fetch("SELECT key, value FROM run")},
         }
 
     def samples(
@@ -128,16 +134,16 @@ class RunStore:
 
     def attempts(self, n: int) -> list[AttemptRow]:
         """Every attempt at a sample, the oldest first."""
-        found = self._connection.execute("SELECT * FROM attempts WHERE n = ? ORDER BY attempt", (n,))
+        found = self._fetch("SELECT * FROM attempts WHERE n = ? ORDER BY attempt", (n,))
         return [attempt_of(row) for row in found]
 
     def all_attempts(self) -> Iterator[AttemptRow]:
         """Every attempt of the run, in the order of the samples' numbers."""
         after = (-1, -1)
         while True:
-            page = self._connection.execute(
+            page = self._fetch(
                 f"SELECT * FROM attempts WHERE (n, attempt) > (?, ?) ORDER BY n, attempt LIMIT {PAGE}", after
-            ).fetchall()
+            )
             yield from map(attempt_of, page)
             if len(page) < PAGE:
                 return
@@ -145,12 +151,11 @@ class RunStore:
 
     def event_lines(self, n: int, attempt: int) -> Iterator[bytes]:
         """The notifications of an attempt as they came; none if they were not kept."""
-        row = self._connection.execute(
-            "SELECT segment, offset, length FROM attempts WHERE n = ? AND attempt = ?", (n, attempt)
-        ).fetchone()
-        if row is not None and row["length"] is not None:
-            path = path_of(self.path / layout.EVENTS, row["segment"])
-            yield from read_lines(path, row["offset"], row["length"])
+        where = "n = ? AND attempt = ?"
+        for row in self._fetch(f"SELECT segment, offset, length FROM attempts WHERE {where}", (n, attempt)):
+            if row["length"] is not None:
+                path = path_of(self.path / layout.EVENTS, row["segment"])
+                yield from read_lines(path, row["offset"], row["length"])
 
     def events(self, n: int, attempt: int) -> Iterator[dict[str, Any]]:
         """The notifications of an attempt, decoded: `method` and `params`."""
@@ -168,9 +173,10 @@ class RunStore:
 
     def artifacts_of(self, n: int) -> Path:
         """The directory of a sample's artifacts; it may not exist."""
-        row = self._connection.execute("SELECT id, epoch FROM samples WHERE n = ?", (n,)).fetchone()
-        if row is None:
+        rows = self._fetch("SELECT id, epoch FROM samples WHERE n = ?", (n,))
+        if not rows:
             raise KeyError(f"{self.path} has no sample number {n}")
+        (row,) = rows
         return self.path / layout.ARTIFACTS / layout.directory_name(row["id"], row["epoch"])
 
     def counts(self) -> dict[str, int]:
@@ -179,7 +185,7 @@ class RunStore:
         One that failed before and is to be run again is pending, and failed until then.
         """
         found = {"total": 0, "pending": 0, "running": 0, "scoring": 0, "done": 0, "not_run": 0}
-        for row in self._connection.execute(
+        for row in self._fetch(
             "SELECT s.state, r.status, count(*) AS count FROM samples s LEFT JOIN records r USING (n) "
             "WHERE s.selected GROUP BY 1, 2"
         ):
@@ -191,13 +197,13 @@ class RunStore:
 
     def has_scores(self) -> bool:
         """Whether anything was scored."""
-        return self._connection.execute("SELECT 1 FROM scores LIMIT 1").fetchone() is not None
+        return bool(self._fetch("SELECT 1 FROM scores LIMIT 1"))
 
     def spent(self) -> tuple[int, float]:
         """Tokens and money of all attempts so far."""
-        tokens, cost = self._connection.execute(
+        ((tokens, cost),) = self._fetch(
             "SELECT coalesce(sum(json_extract(usage, '$.total_tokens')), 0), coalesce(sum(cost), 0.0) FROM attempts"
-        ).fetchone()
+        )
         return tokens, cost
 
     def failures(self, size: int) -> tuple[list[SampleRow], int]:
@@ -206,20 +212,20 @@ class RunStore:
             "s.selected AND r.status NOT IN ('completed', 'limit') "
             "AND coalesce(json_extract(r.error, '$.kind'), '') <> 'interrupted'"
         )
-        count = self._connection.execute(
-            f"SELECT count(*) FROM samples s JOIN records r USING (n) WHERE {where}"
-        ).fetchone()[0]
+        ((count,),) = self._fetch(f"SELECT count(*) FROM samples s JOIN records r USING (n) WHERE {where}")
         return self._rows(f"{where} ORDER BY s.position, s.n LIMIT {size:d}", ()), count
 
+    def _fetch(self, query: str, values: Sequence[Any] = ()) -> list[Any]:
+        with self._lock:
+            return self._connection.execute(query, values).fetchall()
+
     def _rows(self, where: str, values: Sequence[Any]) -> list[SampleRow]:
-        found = self._connection.execute(
-            f"SELECT {_SAMPLE}, r.* FROM samples s LEFT JOIN records r USING (n) WHERE {where}", values
-        ).fetchall()
+        found = self._fetch(f"SELECT {_SAMPLE}, r.* FROM samples s LEFT JOIN records r USING (n) WHERE {where}", values)
         if not found:
             return []
         scores: dict[int, list[ScoreRow]] = {}
         marks = ",".join("?" * len(found))
-        for row in self._connection.execute(
+        for row in self._fetch(
             f"SELECT * FROM scores WHERE n IN ({marks}) ORDER BY n, place", [row["n"] for row in found]
         ):
             scores.setdefault(row["n"], []).append(score_of(row))
