@@ -20,6 +20,8 @@ from codex_pool import processes, start
 def main() -> int:
     """Entry of the worker process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Before there is an app-server: whoever ends this process early is to hear from it, and to leave nothing below it.
+    signals = start.signal_descriptor(signal.SIGTERM)
     processes.become_subreaper()
     line = start.read_line(0)
     arguments = json.loads(line)
@@ -31,7 +33,7 @@ def main() -> int:
         return 1
     from codex_pool.worker.loop import work
 
-    return work(line, process)
+    return work(line, process, signals)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ import contextlib
 import os
 import random
 import select
-import signal
 import subprocess
 import sys
 import time
@@ -27,7 +26,7 @@ import zmq
 
 from codex_app_server import _process
 from codex_app_server.lines import LineSplitter, LongLine
-from codex_pool import processes, start, wire
+from codex_pool import processes, wire
 from codex_pool.sockets import READABLE, WRITABLE
 from codex_pool.worker.arguments import WorkerArguments
 from codex_pool.worker.core import WorkerCore
@@ -54,9 +53,10 @@ class Stop(Exception):
 
 
 class Worker:
-    """See the module's docstring. `process` is the app-server, which has been started and has not been spoken to."""
+    """See the module's docstring. `process` is the app-server, which has been started and has not been spoken to;
+    `signals` becomes readable when this process is asked to end."""
 
-    def __init__(self, arguments: WorkerArguments, process: subprocess.Popen[bytes]) -> None:
+    def __init__(self, arguments: WorkerArguments, process: subprocess.Popen[bytes], signals: int) -> None:
         self._arguments = arguments
         self._process = process
         self._context = zmq.Context()
@@ -69,7 +69,7 @@ class Worker:
         self._load_at = 0.0
         self._loops = 0
         self._leaves_by: float | None = None
-        self._signals = start.signal_descriptor(signal.SIGTERM)
+        self._signals = signals
 
     def run(self) -> str:
         """Work until there is a reason to stop; returns it. Nothing of the app-server is left then."""
@@ -315,9 +315,9 @@ def log(message: str) -> None:
     print(f"worker: {message}", file=sys.stderr, flush=True)
 
 
-def work(arguments: bytes, process: subprocess.Popen[bytes]) -> int:
+def work(arguments: bytes, process: subprocess.Popen[bytes], signals: int) -> int:
     """Be the worker with these start arguments, as JSON, around this app-server; the exit code."""
-    worker = Worker(msgspec.json.decode(arguments, type=WorkerArguments), process)
+    worker = Worker(msgspec.json.decode(arguments, type=WorkerArguments), process, signals)
     reason = worker.run()
     report(worker.exit_report(reason))
     return 0 if reason.startswith("the supervisor") else 1
