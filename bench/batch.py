@@ -55,7 +55,7 @@ def run(root: Path, options: argparse.Namespace) -> int:
     from codex_pool.batch.run import run_batch
     from codex_pool.batch.settings import Settings
 
-    null = Path(codex_app_server.testing.__file__).parent / "null_app_server.py"
+    null = Path(codex_app_server.testing.__file__).parent / "_null_app_server.py"
     binary = root / "codex"
     binary.write_text(f"#!/bin/sh\nexec {sys.executable} -S -E {null} '{{\"deltas\": 3}}'\n")
     binary.chmod(0o755)

@@ -16,7 +16,7 @@ import msgspec
 import pytest
 import zmq
 
-import codex_app_server.testing.null_app_server as null_app_server
+import codex_app_server.testing._null_app_server as null_app_server
 from codex_pool import sockets, wire
 from codex_pool.worker.arguments import WorkerArguments
 

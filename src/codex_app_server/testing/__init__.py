@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 __all__ = ["LoopbackModel", "Script", "null_app_server", "write_loopback_home"]
 
-_NULL_APP_SERVER = Path(__file__).with_name("null_app_server.py")
+_NULL_APP_SERVER = Path(__file__).with_name("_null_app_server.py")
 
 
 def null_app_server(**scenario: Any) -> AppServerConfig:
-    """The configuration of a null app-server; the scenario's members stand at the top of `null_app_server.py`.
+    """The configuration of a null app-server; the scenario's members stand at the top of `_null_app_server.py`.
 
     `Codex(null_app_server(on={"thread/list": {"error": {"code": -32001, "message": "busy"}}}))` is overloaded for ever.
     """

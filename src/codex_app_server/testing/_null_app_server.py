@@ -1,6 +1,6 @@
 """A null app-server: speaks the protocol, does no work. Answers at once, or as a scenario says.
 
-    python null_app_server.py '{"deltas": 20}'
+    python _null_app_server.py '{"deltas": 20}'
 
 Stands by itself, stdlib only, so that it starts in milliseconds: run it by path. For what the real one will not do on
 demand - answers that never come, errors, lines that are no lines - and as a load generator: a turn's notifications,
