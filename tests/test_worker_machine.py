@@ -53,6 +53,7 @@ class LossMachine(RuleBasedStateMachine):
     @initialize()
     def begin(self) -> None:
         self.now = 100.0
+        self.passed = 0.0
         self.core = WorkerCore(worker="w0", slot=0, pid=1, app_server_pid=2, initialize={}, limits=SMALL)
         self.sessions = {name: Session(name) for name in SESSIONS}
         self.ids = itertools.count(1)
@@ -217,6 +218,12 @@ class LossMachine(RuleBasedStateMachine):
 
     @rule(seconds=st.sampled_from([0.1, 1.0, 5.0]))
     def time_passes(self, seconds: float) -> None:
+        # Calls that run into their deadline (60 s) have tests of their own.
+        if self.passed + seconds < 50:
+            self.passed += seconds
+            self._pass(seconds)
+
+    def _pass(self, seconds: float) -> None:
         self.now += seconds
         self.apply(self.core.tick(self.now))
         for number, message in list(self.open.items()):
@@ -244,7 +251,7 @@ class LossMachine(RuleBasedStateMachine):
                     self.read(session, 1, True)
             if not self.open and not any(reader.unanswered for reader in self.sessions.values()):
                 break
-            self.time_passes(1.0)
+            self._pass(1.0)
         started = {
             answer["result"]["turn"]["id"]: name
             for name, reader in self.sessions.items()
