@@ -47,10 +47,15 @@ class Exact(Scorer):
         if context.final_response is None:
             return self.verdict(False, explanation=NO_RESPONSE)
         answer = context.final_response.strip()
-        wanted = targets(self.options, context.sample)
-        fold = str.casefold if self.options.get("ignore_case") else str
-        passed = fold(answer) in [fold(target.strip()) for target in wanted]
-        return self.verdict(passed, answer, None if passed else f"expected {_alternatives(wanted)}")
+        return _compared(self, answer, context)
+
+
+def _compared(scorer: Scorer, answer: str, context: ScoreContext) -> Score:
+    """Whether the answer is one of the targets, white space around them aside."""
+    wanted = targets(scorer.options, context.sample)
+    fold = str.casefold if scorer.options.get("ignore_case") else str
+    passed = fold(answer) in [fold(target.strip()) for target in wanted]
+    return scorer.verdict(passed, answer, None if passed else f"expected {_alternatives(wanted)}")
 
 
 class Includes(Scorer):
@@ -128,10 +133,7 @@ class Regex(Scorer):
         if group is None:
             return self.verdict(True, match.group())
         answer = (match.group(group) or "").strip()
-        wanted = targets(self.options, context.sample)
-        fold = str.casefold if self.options.get("ignore_case") else str
-        passed = fold(answer) in [fold(target.strip()) for target in wanted]
-        return self.verdict(passed, answer, None if passed else f"expected {_alternatives(wanted)}")
+        return _compared(self, answer, context)
 
 
 class Number(Scorer):
