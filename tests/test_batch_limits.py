@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import math
 import re
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from codex_pool.batch import breaker as breakers
 from codex_pool.batch import estimate as estimates
 from codex_pool.batch import policy
 from codex_pool.batch.breaker import Breaker
+from codex_pool.batch.disk import is_full
 from codex_pool.batch.limits import Limits, Meter, Reached, RunLimits, RunMeter, parse_limits
 from codex_pool.batch.policy import Outcome
 from codex_pool.batch.prices import Price, Prices, PricesError, parse_prices, read_prices
@@ -393,11 +395,42 @@ def test_a_try_that_is_interrupted_shows_nothing() -> None:
     assert breaker.may_start(40.0)
 
 
-def test_a_full_disk_pauses_and_another_error_does_not() -> None:
+def test_a_full_disk_pauses_the_run_until_there_is_room() -> None:
+    breaker = Breaker(directory="out/run")
+    breaker.disk_full("0.0 MiB are free", 0.0)
+    assert breaker.pause is not None and breaker.pause.message == (
+        "paused: the disk is full (0.0 MiB are free); make room on the disk of out/run; the run goes on by itself "
+        "then; Ctrl-C ends it, and the same command goes on later"
+    )
+    breaker.disk_full("0.0 MiB are free", 10.0)
+    assert breaker.wait_s(10.0) == 20.0
+    breaker.disk_mended()
+    assert breaker.pause is None and breaker.may_start(10.0)
+    # There being room mends nothing else.
+    breaker.ended(failed("unauthorized"), 0, 10.0)
+    breaker.disk_full("0.0 MiB are free", 11.0)
+    breaker.disk_mended()
+    assert breaker.pause is not None and breaker.pause.trouble is breakers.UNAUTHORIZED
+
+
+def test_a_program_that_met_a_full_disk_pauses_the_run() -> None:
     breaker = Breaker()
-    assert not breaker.disk_failed(OSError(errno.EACCES, "no"), 0.0) and breaker.pause is None
-    assert breaker.disk_failed(OSError(errno.ENOSPC, "No space left on device"), 0.0)
-    assert breaker.pause is not None and "the disk is full ([Errno 28] No space" in breaker.pause.message
+    error = {"kind": "workspace", "message": "git add: fatal: write error: No space left on device"}
+    assert breaker.ended(Outcome("failed", error=error), 0, 0.0)
+    assert breaker.pause is not None and breaker.pause.trouble is breakers.DISK
+
+
+def test_an_attempt_that_ran_while_the_disk_was_full_is_made_again_a_few_times() -> None:
+    breaker, put_back = Breaker(), 0
+    while breaker.ended(failed(breakers.DISK_FULL), put_back, 0.0):
+        put_back += 1
+    assert put_back == breakers.PUT_BACK_LIMIT and breaker.pause is None
+
+
+def test_only_a_full_disk_is_taken_for_one() -> None:
+    assert is_full(OSError(errno.ENOSPC, "no")) and is_full(OSError(errno.EDQUOT, "no"))
+    assert is_full(sqlite3.OperationalError("database or disk is full"))
+    assert not is_full(OSError(errno.EACCES, "no")) and not is_full(sqlite3.OperationalError("disk I/O error"))
 
 
 def test_a_run_with_too_many_failures_ends() -> None:

@@ -7,7 +7,6 @@ mend it.
 
 from __future__ import annotations
 
-import errno
 from dataclasses import dataclass
 
 from .policy import Outcome
@@ -17,6 +16,7 @@ LONGEST_TRY_S = 600.0
 # So often a sample goes back; then it is the sample.
 PUT_BACK_LIMIT = 3
 _GOES_ON = "the run tries again by itself; Ctrl-C ends it, and the same command goes on later"
+_GOES_ON_THEN = "the run goes on by itself then; Ctrl-C ends it, and the same command goes on later"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +27,7 @@ class Trouble:
     after: int
     message: str
     remedy: str
+    goes_on: str = _GOES_ON
 
 
 UNAUTHORIZED = Trouble(
@@ -43,7 +44,12 @@ SANDBOX = Trouble(
     "install what it needs (bubblewrap, on Linux), or choose another sandbox for the samples",
 )
 USAGE = Trouble("usage", 5, "the account's usage limit is used up", "wait for its reset, or buy more")
-DISK = Trouble("disk", 1, "the disk is full", "make room on the disk of the run directory")
+DISK = Trouble("disk", 1, "the disk is full", "make room on the disk of {directory}", _GOES_ON_THEN)
+
+# The kind of error of an attempt that ran while the disk of the run was full.
+DISK_FULL = "diskFull"
+# codex, git and whatever else is run for a sample say it in words only.
+_WORDS_OF_FULL = ("No space left on device", "Disk quota exceeded")
 
 _REFUSED = ("401", "403")
 _BY_KIND = {
@@ -67,13 +73,15 @@ class Pause:
 class Breaker:
     """Told how every attempt ended; says whether samples may start. Times are monotonic seconds.
 
-    With `max_failures` the run ends when so many samples have failed for good: `failed_too_often` says so then.
+    `directory` is where room is to be made when the disk is full. With `max_failures` the run ends when so many samples
+    have failed for good: `failed_too_often` says so then.
     """
 
-    def __init__(self, *, max_failures: int | None = None) -> None:
+    def __init__(self, *, max_failures: int | None = None, directory: str = "the run directory") -> None:
         self.pause: Pause | None = None
         self.failures = 0
         self._max_failures = max_failures
+        self._directory = directory
         self._in_a_row: dict[str, int] = {}
         self._try_s = FIRST_TRY_S
         self._trying = False
@@ -84,19 +92,27 @@ class Breaker:
         Look at `pause` afterwards. An outcome that another attempt follows (`--retries`) is not told here.
         """
         kind = "" if outcome.error is None else outcome.error["kind"]
+        # A sample that fills the disk each time, and leaves room at its end, would never be recorded.
+        goes_back = put_back < PUT_BACK_LIMIT
+        if kind == DISK_FULL:
+            # That there is no room is told by who looks; there may be again.
+            self._trying = False
+            return goes_back
         trouble = _BY_KIND.get(kind) if outcome.status == "failed" else None
         if trouble is SERVICE and outcome.error is not None and outcome.error.get("http_status") in _REFUSED:
             # codex calls every answer that it did not expect by one name.
             trouble = UNAUTHORIZED
+        said = "" if outcome.error is None else outcome.error["message"]
+        if outcome.status == "failed" and any(words in said for words in _WORDS_OF_FULL):
+            trouble = DISK
         if trouble is None:
             # An interrupted attempt says nothing of the world; whatever else ended got as far as the model.
             if outcome.status in ("completed", "limit") or (self._trying and outcome.status == "failed"):
                 self._mended()
             self._trying = False
             return False
-        said = "" if outcome.error is None else outcome.error["message"]
         self._met(trouble, said, now)
-        return put_back < PUT_BACK_LIMIT or self.pause is not None
+        return goes_back or (self.pause is not None and trouble is not DISK)
 
     def waiting(self, message: str, now: float) -> None:
         """A turn says that it waits for the network: codex does so as long as it takes, and the turn goes on then."""
@@ -109,12 +125,16 @@ class Breaker:
             self._mended()
             self._trying = False
 
-    def disk_failed(self, error: OSError, now: float) -> bool:
-        """Something could not be written; whether that is because the disk is full, which pauses the run."""
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            return False
-        self._met(DISK, str(error), now)
-        return True
+    def disk_full(self, said: str, now: float) -> None:
+        """There is no room on the disk of the run."""
+        if self.pause is None:
+            self._met(DISK, said, now)
+
+    def disk_mended(self) -> None:
+        """There is room again."""
+        if self.pause is not None and self.pause.trouble is DISK:
+            self._mended()
+            self._trying = False
 
     def recorded(self, outcome: Outcome) -> None:
         """A sample has its record."""
@@ -159,7 +179,9 @@ class Breaker:
             return
         self._trying = False
         detail = " ".join(said.split())[:200]
-        message = f"paused: {trouble.message}{f' ({detail})' if detail else ''}; {trouble.remedy}; {_GOES_ON}"
+        what = f"{trouble.message}{f' ({detail})' if detail else ''}"
+        remedy = trouble.remedy.format(directory=self._directory)
+        message = f"paused: {what}; {remedy}; {trouble.goes_on}"
         self.pause = Pause(trouble, message, now + self._try_s)
 
     def _mended(self) -> None:

@@ -23,6 +23,7 @@ from codex_pool.pool import Pool, aconnect
 from . import attached, control, display, estimate, home, settings, summary
 from .attempt import Stopped
 from .dataset import Dataset, DatasetError, Sample
+from .disk import Disk, is_full
 from .home import HomeError
 from .launch import START_LIMIT_S, USER_HOME_START_LIMIT_S, NotStartedError, start_pool
 from .limits import RunMeter, parse_limits
@@ -67,7 +68,12 @@ def run_batch(asked: Settings) -> int:
 
 
 def _run(asked: Settings, samples: Dataset, prices: Prices | None, scorers: Scorers, sources: Repositories) -> int:
+    disk = Disk(asked.output)
     try:
+        # Before anything is made there; what --fresh removes may be the room that is missing.
+        shortage = None if asked.fresh else disk.shortage()
+        if shortage is not None:
+            raise RunDirectoryError(disk.problem(shortage))
         directory = RunDirectory(asked.output, fresh=asked.fresh)
     except RunDirectoryError as error:
         return _refuse(error)
@@ -87,11 +93,16 @@ def _run(asked: Settings, samples: Dataset, prices: Prices | None, scorers: Scor
     except (RunDirectoryError, HomeError, EndpointError, FileExistsError) as error:
         return _refuse(error)
     except (OSError, sqlite3.Error) as error:
-        print(f"codex-pool: {asked.output}: {error}; the run directory must be writable", file=sys.stderr)
+        remedy = f"{asked.output}: {error}; the run directory must be writable"
+        print(f"codex-pool: {disk.problem(error) if is_full(error) else remedy}", file=sys.stderr)
         return SOME_NOT_COMPLETED
     finally:
-        with contextlib.suppress(OSError, sqlite3.Error):
+        try:
             directory.close()
+        except (OSError, sqlite3.Error) as error:
+            where = directory.file(layout.RESULTS)
+            why = disk.problem(error) if is_full(error) else f"{error}; the same command writes it again"
+            print(f"codex-pool: {where} is not up to date: {why}", file=sys.stderr)
 
 
 def _read(asked: Settings, scorers: Scorers, sources: Repositories) -> Dataset:
@@ -257,6 +268,8 @@ class _Batch:
             private=(self._directory.path, *self._private),
             sandbox=self._sandbox,
             written=runner.written,
+            room=runner.room,
+            was_full=runner.was_full,
             scoring_places=asyncio.Semaphore(places),
             setup_places=asyncio.Semaphore(places),
         )
@@ -423,7 +436,13 @@ class _Batch:
             "app_server": self._app_server,
         }
         if not self._is_done:
-            self._directory.outcome(state, outcome)
+            try:
+                self._directory.outcome(state, outcome)
+            except (OSError, sqlite3.Error) as error:
+                if not is_full(error):
+                    raise
+                # Only how it ended is not written down; that of its samples is.
+                problem = problem or Disk(self._directory.path).problem(error)
         if problem is not None:
             self._display.say(f"codex-pool: {problem}")
         if code != CANNOT_START and not self._is_done:

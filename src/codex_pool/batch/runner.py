@@ -8,22 +8,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import random
 import sqlite3
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Coroutine
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from codex_app_server import AppServerError, TransportClosedError
 
 from . import policy
 from .attempt import CANCELLED, Stopped, unless_stopped
-from .breaker import Breaker
+from .breaker import DISK_FULL, Breaker
 from .dataset import Sample
+from .disk import Disk, is_full
 from .limits import RunMeter
 from .policy import INTERRUPTED, RETRY_ON_DEFAULT, Outcome
 from .progress import Progress
@@ -78,7 +78,11 @@ class Runner:
         self._rules = rules
         self._told = told
         self._meter = meter
-        self._breaker = Breaker(max_failures=rules.max_failures)
+        self._breaker = Breaker(max_failures=rules.max_failures, directory=str(directory.path))
+        self._disk = Disk(directory.path)
+        self._is_short = False
+        self._unwritten = 0
+        self._full_at = float("-inf")
         self._jobs: dict[tuple[str, int], Job] = {}
         self._cancelled = set(cancelled)
         self._aside: set[asyncio.Task[None]] = set()
@@ -98,6 +102,7 @@ class Runner:
         self._progress.started_at = time.monotonic()
         self._stopping = asyncio.ensure_future(self._stop.wait())
         self._stopping.add_done_callback(self._halt_all)
+        looking = asyncio.ensure_future(self._look_after_disk())
         count = min(self._rules.concurrency, max(1, self._progress.waiting))
         lanes = [asyncio.ensure_future(self._lane()) for _ in range(count)]
         try:
@@ -110,7 +115,7 @@ class Runner:
             if self._failed_aside is not None:
                 raise self._failed_aside
         finally:
-            tasks = (*lanes, *self._aside, self._stopping)
+            tasks = (*lanes, *self._aside, self._stopping, looking)
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -122,19 +127,37 @@ class Runner:
         if job is not None and not job.halt.done():
             job.halt.set_result(CANCELLED)
 
-    async def written(self, change: Callable[[], Future[Any]]) -> Any:
-        """What is on the disk now; it gets there also when nobody waits any more. A full disk is waited for."""
-        while True:
-            try:
-                return await asyncio.wrap_future(change())
-            except (sqlite3.OperationalError, OSError) as error:
-                full = error if isinstance(error, OSError) else OSError(errno.ENOSPC, str(error))
-                if isinstance(error, sqlite3.OperationalError) and "full" not in str(error):
-                    raise
-                if not self._breaker.disk_failed(full, time.monotonic()) or self._stop.is_set():
-                    raise
-                self._say_pause()
-            await asyncio.sleep(WRITE_AGAIN_S)
+    async def written(self, change: Callable[[], Future[Any] | asyncio.Future[Any]]) -> Any:
+        """What is on the disk now; it gets there also when nobody waits any more.
+
+        A full disk is waited for; raises Stopped when the run stops meanwhile.
+        """
+        failed = False
+        try:
+            while True:
+                try:
+                    return await asyncio.wrap_future(change())
+                except (sqlite3.Error, OSError) as error:
+                    if not is_full(error):
+                        raise
+                    self._unwritten += not failed
+                    failed = True
+                    self._found_full(error.strerror or str(error) if isinstance(error, OSError) else str(error))
+                await unless_stopped(self._stopping, asyncio.sleep(WRITE_AGAIN_S))
+        finally:
+            if failed:
+                self._unwritten -= 1
+                self._disk_mended()
+
+    async def room(self) -> None:
+        """Waits while the disk is full. Raises Stopped when the run stops meanwhile."""
+        while not self._look_for_room():
+            await unless_stopped(self._stopping, asyncio.sleep(PAUSE_POLL_S))
+
+    def was_full(self, since: float) -> bool:
+        """Whether the disk has been full since then."""
+        self._look_for_room()
+        return self._full_at >= since
 
     def used(self, tokens: int, cost: float | None) -> None:
         """Something besides attempts was paid for: a judge's question."""
@@ -171,7 +194,7 @@ class Runner:
                 self.ended_early = why
                 self._told.on_trouble(f"{why}; what runs may end" if reached is not None else why)
                 return False
-            if self._breaker.may_start(now):
+            if self._look_for_room() and self._breaker.may_start(now):
                 if self._breaker.pause is None:
                     self._progress.paused = None
                 return True
@@ -187,6 +210,32 @@ class Runner:
         else:
             self._breaker.waiting(message, time.monotonic())
             self._say_pause()
+
+    async def _look_after_disk(self) -> None:
+        """So that also a disk is noticed that was full for a while."""
+        while True:
+            self._look_for_room()
+            await asyncio.sleep(PAUSE_POLL_S)
+
+    def _look_for_room(self) -> bool:
+        """Whether there is room on the disk of the run, which pauses while there is none."""
+        shortage = self._disk.shortage()
+        if shortage is not None:
+            self._is_short = True
+            self._found_full(shortage)
+        elif self._is_short:
+            self._is_short = False
+            self._disk_mended()
+        return shortage is None
+
+    def _found_full(self, said: str) -> None:
+        self._full_at = time.monotonic()
+        self._breaker.disk_full(said, self._full_at)
+        self._say_pause()
+
+    def _disk_mended(self) -> None:
+        if not self._is_short and self._unwritten == 0:
+            self._breaker.disk_mended()
 
     def _say_pause(self) -> None:
         pause = self._breaker.pause
@@ -246,7 +295,8 @@ class Runner:
             outcome = tried.outcome
             tries += 1
             rules = self._rules
-            if not job.halt.done() and policy.may_retry(outcome, tries, rules.retries, rules.retry_on):
+            is_own = outcome.error is None or outcome.error["kind"] != DISK_FULL
+            if is_own and not job.halt.done() and policy.may_retry(outcome, tries, rules.retries, rules.retry_on):
                 self._told.on_retry(job.sample, outcome)
                 with contextlib.suppress(Stopped):
                     pause_s = policy.backoff_s(outcome, tries, jitter=random.random())
@@ -269,6 +319,7 @@ class Runner:
     async def _attempt(self, sampling: Sampling, job: Job) -> Tried:
         while len(self._aside) - self._waiting_scores() >= self._rules.concurrency:
             await asyncio.wait(self._aside, return_when=asyncio.FIRST_COMPLETED)
+        began_at = time.monotonic()
         with self._progress.counted(job.sample.key) as counted:
             try:
                 tried = await sampling.attempt(lambda: counted.begin(time.monotonic()), self._on_waiting)
@@ -277,6 +328,8 @@ class Runner:
                 raise Stopped from None
         if tried.pool_gone is not None:
             self._give_up(tried.pool_gone)
+        if _touches_disk(tried) and self.was_full(began_at):
+            tried.outcome = _for_a_full_disk(tried.outcome)
         cost = sampling.cost_of(tried.outcome)
         self._progress.turn_ended(tried.outcome, cost)
         self._meter.used((tried.outcome.usage or {}).get("total_tokens", 0), cost)
@@ -301,6 +354,9 @@ class Runner:
     async def _score(self, sampling: Sampling) -> None:
         try:
             finished = await sampling.score()
+        except Stopped:
+            # The next run scores what has no scores.
+            return
         finally:
             self._progress.scoring -= 1
         self._ended(finished)
@@ -346,6 +402,21 @@ class Runner:
         for job in self._jobs.values():
             if not job.halt.done():
                 job.halt.set_result(INTERRUPTED)
+
+
+def _touches_disk(tried: Tried) -> bool:
+    """Whether an attempt may have come to what it came to because of a full disk; an answer without a command not."""
+    if tried.outcome.status == "interrupted":
+        return False
+    return tried.outcome.status != "completed" or tried.tool_calls > 0
+
+
+def _for_a_full_disk(outcome: Outcome) -> Outcome:
+    """What an attempt came to that may have come to it because of a full disk."""
+    message = "the disk of the run directory was full meanwhile"
+    if outcome.error is not None:
+        message += f"; {outcome.error['message']}"
+    return replace(outcome, status="failed", limit=None, error={"kind": DISK_FULL, "message": message})
 
 
 def entry_of(sample: Sample) -> Entry:

@@ -12,11 +12,11 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from codex_app_server import AppServerError, AsyncCodex, TransportClosedError, operations
 from codex_app_server.async_api import AsyncThread
@@ -25,6 +25,7 @@ from codex_app_server.operations import final_response
 from . import policy
 from .attempt import Attempt, Stopped, turn_key, unless_stopped
 from .dataset import Sample
+from .disk import is_full
 from .limits import TOOL_CALLS, Limits, Meter, parse_limits
 from .policy import Outcome
 from .prices import Prices
@@ -32,6 +33,8 @@ from .scoring import ScoreContext, Scorers, score_sample
 from .scoring.base import Ask
 from .store import AttemptRow, EventLog, Finished, RecordRow, RunDirectory, SampleRow, Start, directory_name, layout
 from .workspace import BASE, Repositories, Workspace, WorkspaceError, prepare, private_of, reopen, thread_options
+
+T = TypeVar("T")
 
 DIFF = "diff.patch"
 WORKSPACE = "workspace"
@@ -41,6 +44,8 @@ DEFAULT_SANDBOX = "workspace-write"
 # How long a turn that a dead run left may still run.
 LEFT_RUNNING_LIMIT_S = 60.0
 LEFT_RUNNING_POLL_S = 0.5
+# So often is done again what was done while the disk was full; then it is what fills it.
+AGAIN_LIMIT = 3
 
 
 @dataclass(slots=True)
@@ -104,8 +109,12 @@ class Means:
     """What no agent may read."""
     sandbox: str | None = None
     """What codex's configuration says, for samples without workspace that do not say it."""
-    written: Callable[[Callable[[], Future[Any]]], Any]
+    written: Callable[[Callable[[], Future[Any] | asyncio.Future[Any]]], Any]
     """Waits until a change is on the disk, trying again while the disk is full."""
+    room: Callable[[], Awaitable[None]]
+    """Waits while the disk is full."""
+    was_full: Callable[[float], bool]
+    """Whether the disk has been full since then, a time of the monotonic clock."""
     scoring_places: asyncio.Semaphore
     setup_places: asyncio.Semaphore
 
@@ -209,6 +218,10 @@ class Sampling:
         try:
             workspace, cwd = await self._workspace(left)
         except WorkspaceError as error:
+            return await self._nothing(Outcome("failed", {"kind": WORKSPACE, "message": str(error)}))
+        except OSError as error:
+            if not is_full(error):
+                raise
             return await self._nothing(Outcome("failed", {"kind": WORKSPACE, "message": str(error)}))
         try:
             options, turn_options = self._thread_options(workspace, cwd)
@@ -387,7 +400,8 @@ class Sampling:
             artifacts=artifacts,
             ask=self._means.ask,
         )
-        scores = await score_sample(self._means.scorers.of(self._sample), context, places=self._means.scoring_places)
+        scorers, places = self._means.scorers.of(self._sample), self._means.scoring_places
+        scores = await self._with_room(lambda: score_sample(scorers, context, places=places))
         names = await asyncio.to_thread(_names, artifacts)
         finished: Finished = await self._means.written(lambda: self._directory.scored(row.n, scores, names))
         return finished
@@ -428,14 +442,31 @@ class Sampling:
             return []
         artifacts = self._directory.store.artifacts_of(self._job.row.n)
         try:
-            diff = await tried.workspace.diff()
+            diff = await self._with_room(tried.workspace.diff)
         except WorkspaceError as error:
             if tried.outcome.error is None:
                 problem = {"kind": WORKSPACE, "message": str(error)}
                 tried.outcome = replace(tried.outcome, status="failed", error=problem)
             return []
-        await asyncio.to_thread(_keep, artifacts, diff)
+        keep = asyncio.get_running_loop().run_in_executor
+        await self._means.written(lambda: keep(None, _keep, artifacts, diff))
         return [DIFF]
+
+    async def _with_room(self, work: Callable[[], Awaitable[T]]) -> T:
+        """What came of it while the disk had room: what is done on a full one may be wrong and not say so."""
+        again = 0
+        while True:
+            await self._means.room()
+            began_at = time.monotonic()
+            try:
+                result = await work()
+            except WorkspaceError:
+                if again == AGAIN_LIMIT or not self._means.was_full(began_at):
+                    raise
+            else:
+                if again == AGAIN_LIMIT or not self._means.was_full(began_at):
+                    return result
+            again += 1
 
 
 async def remove_left(directory: RunDirectory) -> None:

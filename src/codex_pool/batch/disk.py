@@ -1,0 +1,48 @@
+"""The disk of the run directory: whether it is full, which an error says, or looking at it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sqlite3
+from pathlib import Path
+
+# With less than this nothing is begun: what a sample makes, and codex of it, is to have room to its end.
+LEAST_BYTES = 16 * 2**20
+
+
+class Disk:
+    """The disk that a run directory lies on, or will."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def free_bytes(self) -> int:
+        """What may still be written there."""
+        there = self.directory.absolute()
+        while not there.exists() and there != there.parent:
+            there = there.parent
+        found = os.statvfs(there)
+        # What is kept for root is root's to write.
+        return found.f_frsize * (found.f_bfree if os.geteuid() == 0 else found.f_bavail)
+
+    def shortage(self) -> str | None:
+        """What is wrong with it, None if there is room."""
+        free = self.free_bytes()
+        if free >= LEAST_BYTES:
+            return None
+        return f"{free / 2**20:.1f} MiB are free, and {LEAST_BYTES // 2**20} are needed"
+
+    def problem(self, said: object) -> str:
+        """How a program that cannot go on says so."""
+        return (
+            f"the disk is full ({said}); make room on the disk of {self.directory}; what is recorded stays, "
+            "and the same command goes on then"
+        )
+
+
+def is_full(error: Exception) -> bool:
+    """Whether something could not be written because the disk is full, or a quota is used up."""
+    if isinstance(error, sqlite3.Error):
+        return "full" in str(error)
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
