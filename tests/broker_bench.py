@@ -216,16 +216,16 @@ class Bench:
         """Answer a call as a worker would; a turn that it starts is named."""
         dispatch, line = worker.open.pop(call)
         key = key_of(dispatch, line)
-        turn_id = None
+        turn_id, started = None, None
         if key in worker.answered:
             ok, turn_id = worker.answered[key]
         elif ok and starts_turn(line["method"]):
             turn_id, thread_id = f"u{next(self._turn_numbers)}", line["params"]["threadId"]
             worker.running[turn_id] = (thread_id, dispatch.session)
-            self.from_worker(worker, wire.TurnStarted(thread_id, turn_id, [dispatch.session]))
+            started = wire.TurnHeld(thread_id, turn_id, [dispatch.session])
         worker.answered[key] = (ok, turn_id)
         body = {"id": line["id"], **({"result": {}} if ok else {"error": {"code": -32600, "message": "no"}})}
-        self.answer_with(worker, call, body, record=record, turn_id=turn_id)
+        self.answer_with(worker, call, body, record=record, started=started)
         return turn_id
 
     def answer_with(
@@ -235,10 +235,10 @@ class Bench:
         body: dict[str, Any],
         *,
         record: wire.ThreadRecord | None = None,
-        turn_id: str | None = None,
+        started: wire.TurnHeld | None = None,
     ) -> None:
         worker.open.pop(call, None)
-        route = wire.Answered(call, "result" in body, record, turn_id)
+        route = wire.Answered(call, "result" in body, record, started)
         self.from_worker(worker, route, wire.encode(wire.Lines()), encode(body))
 
     def put_away(self, worker: FakeWorker, *, ok: bool = True) -> None:

@@ -50,7 +50,7 @@ def test_a_turn_is_started_once_whatever_is_said_of_it(bench: Bench, again: bool
     bench.answer(bench.request("turn/start"), {"turn": {"id": "u1"}})
     bench.complete("u1")
     third = bench.dispatch("turn/start", {"threadId": "t1"}, id="a", again=again)
-    assert bench.open == {} and bench.answered[third][0].turn_id == "u1"
+    assert bench.open == {} and bench.answered[third][1]["result"] == {"turn": {"id": "u1"}}
     assert [message["method"] for message in bench.sent].count("turn/start") == 1
 
 
@@ -122,12 +122,13 @@ def test_a_turn_whose_start_was_answered_into_the_void_is_told_in_full(bench: Be
     bench.dispatch("turn/start", {"threadId": "t1"}, id="a")
     bench.new_broker()
     bench.answer(bench.request("turn/start"), {"turn": {"id": "u1"}})
+    assert bench.routed(wire.TurnStarted) == [wire.TurnStarted("t1", "u1", ["s1"])]
     bench.delta("u1")
     bench.events.clear()
     bench.back("s1")
     assert bench.methods("s1", "u1") == ["pool/turn/assigned", "item/agentMessage/delta"]
     again = bench.dispatch("turn/start", {"threadId": "t1"}, id="a", again=True)
-    assert bench.answered[again][0].turn_id == "u1"
+    assert bench.answered[again][1]["result"] == {"turn": {"id": "u1"}} and bench.answered[again][0].started is None
 
 
 def test_who_comes_back_is_asked_again(bench: Bench) -> None:
@@ -176,7 +177,7 @@ def test_a_turn_that_had_not_begun_is_started(bench: Bench) -> None:
     start = bench.open[bench.request("turn/start")]
     assert start["params"]["clientUserMessageId"] == KEY and "sandboxPolicy" in start["params"]
     bench.answer(start["id"], {"turn": {"id": "u1"}})
-    assert bench.answered[call][0].turn_id == "u1"
+    assert bench.answered[call][0].started == wire.TurnHeld("t9", "u1", ["s1"])
 
 
 def test_a_key_of_the_clients_own_is_looked_for(bench: Bench) -> None:

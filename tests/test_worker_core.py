@@ -49,14 +49,13 @@ def test_a_turn_is_announced_numbered_and_ended_in_order(bench: Bench) -> None:
     bench.say(delta("u1"), delta("u1"), item("u1"))
     bench.complete("u1")
     assert [type(route).__name__ for route in bench.routes] == [
-        "TurnStarted",
         "Answered",
-        "ToSessions",
+        "TurnStarted",
         "ToSessions",
         "ToSessions",
         "TurnEnded",
     ]
-    assert bench.answered[call][0].turn_id == "u1"
+    assert bench.answered[call][0].started == wire.TurnHeld("t1", "u1", ["s1"])
     assert bench.methods("s1", "u1") == [
         "pool/turn/assigned",
         *["item/agentMessage/delta"] * 2,
@@ -66,7 +65,7 @@ def test_a_turn_is_announced_numbered_and_ended_in_order(bench: Bench) -> None:
     assert bench.check_numbers("s1", "u1") == 5
     head, _ = bench.events["s1", "u1"][1]
     assert head.runs == [wire.Run(2, "droppable"), wire.Run(1, "kept")]
-    assert bench.routed(wire.TurnEnded) == [wire.TurnEnded("t1", "u1", "completed")]
+    assert bench.routed(wire.TurnEnded) == [wire.TurnEnded("t1", "u1", "completed", ["s1"])]
     assert bench.core.running_turns == 0
 
 

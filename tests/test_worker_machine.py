@@ -95,10 +95,15 @@ class LossMachine(RuleBasedStateMachine):
             case wire.Answered():
                 # A number that this broker never gave would be another call's.
                 self.sessions[self.calls.pop(route.call)].on_the_way.append([*frames])
+                if route.started is not None:
+                    self.started[route.started.turn_id] += 1
             case wire.TurnStarted():
                 self.started[route.turn_id] += 1
             case wire.TurnEnded():
                 self.ended[route.turn_id] += 1
+                for session in route.sessions:
+                    if not self.sessions[session].away:
+                        self.sessions[session].on_the_way.append([*frames])
             case wire.Register():
                 self.holdings = wire.decode_holdings(frames[1])
 

@@ -37,7 +37,7 @@ def test_a_turn_of_the_app_servers_own_is_numbered_counted_and_ended_like_any_ot
     bench.say(delta("own"))
     bench.complete("own")
     assert bench.routed(wire.TurnStarted) == [wire.TurnStarted("t1", "own", ["s1"])]
-    assert bench.routed(wire.TurnEnded) == [wire.TurnEnded("t1", "own", "completed")]
+    assert bench.routed(wire.TurnEnded) == [wire.TurnEnded("t1", "own", "completed", ["s1"])]
     assert bench.methods("s1", "own") == [
         "pool/turn/assigned",
         "turn/started",
@@ -235,7 +235,7 @@ def test_a_turn_that_comes_to_a_standstill_is_interrupted_and_then_given_up() ->
     ended = bench.events["s1", "u1"][-1][1][0]["params"]
     assert ended["kind"] == "stalled" and ended["safeToRetry"] is False
     assert "nothing was heard of it for 100 s" in ended["message"]
-    assert bench.routed(wire.TurnEnded) == [wire.TurnEnded("t1", "u1", "failed")]
+    assert bench.routed(wire.TurnEnded) == [wire.TurnEnded("t1", "u1", "failed", ["s1"])]
     bench.complete("u1")
     assert len(bench.routed(wire.TurnEnded)) == 1 and bench.methods("s1", "u1").count("turn/completed") == 1
 
@@ -286,7 +286,7 @@ def test_the_wall_limit_does_not_pause() -> None:
     bench.answer(bench.request("turn/interrupt"), {})
     bench.complete("u1", status="interrupted")
     run_for(bench, 20)
-    assert bench.routed(wire.TurnEnded) == [wire.TurnEnded("t1", "u1", "interrupted")]
+    assert bench.routed(wire.TurnEnded) == [wire.TurnEnded("t1", "u1", "interrupted", ["s1"])]
     assert any("it ran for 50 s, which is its limit" in note for note in bench.notes)
 
 
@@ -470,6 +470,33 @@ def test_what_nobody_reads_along_is_sent_at_the_next_tick_and_at_the_end(bench: 
     assert bench.check_numbers("s1", "u1") == 7
     bench.ack()
     assert not any(bench.core.held.values()), bench.core.held
+
+
+def test_how_every_turn_begins_waits_longer(bench: Bench) -> None:
+    bench.thread()
+    bench.turn("u1", interest="items")
+    own = {"item": {"type": "userMessage", "id": "i"}, "threadId": "t1", "turnId": "u1"}
+    bench.say(started("u1"), {"method": "item/started", "params": own}, {"method": "item/completed", "params": own})
+    bench.delta("u1")
+    bench.tick(0.1)
+    assert bench.events["s1", "u1"] == [] and not bench.core.wants_tick
+    bench.tick(0.8)
+    assert bench.events["s1", "u1"] == []
+    bench.tick(0.2)
+    assert bench.methods("s1", "u1") == ["pool/turn/assigned", "turn/started", "item/started", "item/completed"]
+    bench.complete("u1")
+    assert bench.check_numbers("s1", "u1") == 6
+
+
+def test_there_is_no_hurry_while_turns_run_and_nobody_reads_along(bench: Bench) -> None:
+    bench.thread()
+    assert not bench.core.unhurried, "whoever asks waits for the answer"
+    bench.turn("u1", interest="items")
+    assert bench.core.unhurried
+    bench.dispatch("pool/turn/follow", {"threadId": "t1", "turnId": "u1"}, session="s2")
+    assert not bench.core.unhurried
+    bench.complete("u1")
+    assert not bench.core.unhurried
 
 
 def test_what_is_held_has_a_bound(bench: Bench) -> None:

@@ -39,13 +39,16 @@ class Desk:
             msgspec.json.encode({"method": method, "number": turn.last + number, "x": "x" * size})
             for number, method in enumerate(methods, 1)
         ]
-        ended = DONE in methods
-        self.take(self.subscriptions.publish(turn, lines, list(methods), ended=ended, now=self.now))
+        ended = "completed" if DONE in methods else None
+        messages = self.subscriptions.publish(turn, lines, list(methods), ended=ended, now=self.now)
+        ends = [route for route, *_ in messages if isinstance(wire.decode_from_worker(route), wire.TurnEnded)]
+        assert len(ends) == (ended is not None)
+        self.take(messages)
 
     def take(self, messages: list[list[bytes]]) -> None:
         for route, *frames in messages:
             to = wire.decode_from_worker(route)
-            assert isinstance(to, wire.ToSessions) and to.sessions
+            assert isinstance(to, wire.ToSessions | wire.TurnEnded) and bool(to.sessions) == bool(frames)
             for session in to.sessions:
                 self.readers[session].on_the_way.append(frames)
 
@@ -102,7 +105,7 @@ def test_sessions_of_one_interest_share_one_message() -> None:
     turn = desk.turn("u1", "s1", "s2")
     desk.subscriptions.join(turn, "s3", "items")
     lines = [b'{"x":"%s"}' % (b"x" * 1000)]
-    messages = desk.subscriptions.publish(turn, lines, [DELTA], ended=False, now=0)
+    messages = desk.subscriptions.publish(turn, lines, [DELTA], now=0)
     assert [wire.decode_from_worker(message[0]) for message in messages] == [wire.ToSessions(["s1", "s2"])]
     (kept,) = {id(each.sent[0].frames[1]) for each in turn.subscribers.values() if each.sent}
     assert kept == id(messages[0][2])

@@ -80,7 +80,10 @@ class Bench:
             assert wire.decode_to_client(frames[1]) == wire.Lines()
             (body,) = frames[2:]
             self.answered[route.call] = (route, json.loads(body))
-        elif isinstance(route, wire.ToSessions):
+            if route.started is not None:
+                # The broker hears of it as of any other turn.
+                self.routes.append(wire.TurnStarted(*msgspec.structs.astuple(route.started)))
+        elif isinstance(route, wire.ToSessions) or (isinstance(route, wire.TurnEnded) and len(frames) > 1):
             head = wire.decode_to_client(frames[1])
             if isinstance(head, wire.Lines):
                 self.lines.append((route.sessions, [json.loads(line) for line in frames[2].split(b"\n")]))

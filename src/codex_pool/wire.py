@@ -243,17 +243,17 @@ class ToSessions(_Head, frozen=True):
 class Answered(_Head, frozen=True):
     """The answer to a Dispatch; the rest of the message goes to its session.
 
-    `record` is set when the answer brought a thread into being or into this worker.
+    `record` is set when the answer brought a thread into being or into this worker, `started` when it began a turn.
     """
 
     call: int
     ok: bool
     record: ThreadRecord | None = None
-    turn_id: str | None = None
+    started: TurnHeld | None = None
 
 
 class TurnStarted(_Head, frozen=True):
-    """A turn is running, whoever started it; `sessions` follow it."""
+    """A turn is running that no answer tells of; `sessions` follow it."""
 
     thread_id: str
     turn_id: str
@@ -261,11 +261,12 @@ class TurnStarted(_Head, frozen=True):
 
 
 class TurnEnded(_Head, frozen=True):
-    """A turn is over; its last notification was sent before this."""
+    """A turn is over. The rest of the message, its last notifications, goes to these sessions; others have them."""
 
     thread_id: str
     turn_id: str
     status: str
+    sessions: list[str] = []
 
 
 class ThreadChanged(_Head, frozen=True):

@@ -251,8 +251,9 @@ class Books:
         """What the worker says of a thread; whose it is, only the broker knows."""
         record = msgspec.structs.replace(record, owner=thread.record.owner)
         if record != thread.record:
+            if _lasting(record) != _lasting(thread.record):
+                self._changed[record.thread_id] = None
             thread.record = record
-            self._changed[record.thread_id] = None
 
     def drop_thread(self, thread_id: str) -> None:
         thread = self.threads.pop(thread_id, None)
@@ -328,6 +329,12 @@ def without(frames: list[bytes], beginnings: tuple[bytes, ...]) -> list[bytes]:
         if body or run.cls == "dropped"
     ]
     return [wire.encode(msgspec.structs.replace(head, runs=[run for run, _ in runs])), *(body for _, body in runs)]
+
+
+def _lasting(record: wire.ThreadRecord) -> wire.ThreadRecord:
+    """What must be written down of a thread: whether it has turns, if it is stored at all."""
+    turns = 0 if record.ephemeral else min(record.turns, 1)
+    return record if record.turns == turns else msgspec.structs.replace(record, turns=turns)
 
 
 def _bound(book: dict[Any, Any], limit: int) -> None:

@@ -136,6 +136,8 @@ class Dispatcher:
 
     def start_waiting(self, worker: Worker) -> None:
         """Start what waits with this worker, as far as there is room; a busy thread lets others pass."""
+        if not worker.waiting:
+            return
 
         def is_free(thread_id: str) -> bool:
             thread = self._books.threads.get(thread_id)

@@ -188,11 +188,10 @@ class Call:
     gather: Gather | None = None
     told: bool = False
     dropped: bool = False
+    # The id in JSON; with its session it names the request.
+    id_json: str = field(init=False)
+    key: tuple[str, str] = field(init=False)
 
-    @property
-    def id_json(self) -> str:
-        return rpc.encode(self.request_id).decode()
-
-    @property
-    def key(self) -> tuple[str, str]:
-        return self.session, self.id_json
+    def __post_init__(self) -> None:
+        self.id_json = rpc.encode(self.request_id).decode()
+        self.key = self.session, self.id_json

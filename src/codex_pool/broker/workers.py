@@ -63,6 +63,7 @@ class Workers:
             case wire.TurnStarted():
                 self._on_turn_started(route, worker)
             case wire.TurnEnded():
+                books.pass_on(route.sessions, frames[1:])
                 self._on_turn_ended(route, worker)
             case wire.ThreadChanged():
                 thread = books.threads.get(route.record.thread_id)
@@ -140,6 +141,8 @@ class Workers:
 
     def _on_answered(self, answered: wire.Answered, worker: Worker, frames: list[bytes]) -> None:
         books = self._books
+        if answered.started is not None:
+            self._on_turn_started(answered.started, worker)
         call = books.calls.get(answered.call)
         if call is None or call.worker != worker.name:
             return
@@ -169,7 +172,7 @@ class Workers:
             thread.turns.add(turn_id)
         return thread
 
-    def _on_turn_started(self, started: wire.TurnStarted, worker: Worker) -> None:
+    def _on_turn_started(self, started: wire.TurnStarted | wire.TurnHeld, worker: Worker) -> None:
         new = started.turn_id not in self._books.turns
         thread = self._run(started.turn_id, started.thread_id, started.sessions, worker)
         if thread is not None and new:

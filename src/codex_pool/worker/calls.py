@@ -161,9 +161,10 @@ class Calls:
             self.refuse(request, INTERNAL_ERROR, message, {"safeToRetry": False})
             return
         record = self._after(request, line) if ok else None
+        started = None
         if reply.turn_id is not None and request.thread_id is not None:
-            self._running.started(reply.turn_id, request.thread_id, request)
-        self._answer(request, ok, rpc.with_id(line, bytes(request.line.id)), record, reply.turn_id)
+            started = self._running.started(reply.turn_id, request.thread_id, request)
+        self._answer(request, ok, rpc.with_id(line, bytes(request.line.id)), record, started)
         if reply.turn_id is not None:
             self._running.announce(reply.turn_id, request.queued_ms)
 
@@ -197,16 +198,18 @@ class Calls:
         ok: bool,
         line: bytes,
         record: wire.ThreadRecord | None = None,
-        turn_id: str | None = None,
+        started: wire.TurnHeld | None = None,
     ) -> None:
-        self._seen.answered(request, Answer(ok, line, turn_id, record.thread_id if record is not None else None))
+        self._seen.answered(request, Answer(ok, line, record.thread_id if record is not None else None))
         if request.call is not None:
-            self._outbox.broker(wire.encode(wire.Answered(request.call, ok, record, turn_id)), LINES, line)
+            self._outbox.broker(wire.encode(wire.Answered(request.call, ok, record, started)), LINES, line)
+        elif started is not None:
+            self._outbox.broker(wire.encode(wire.TurnStarted(started.thread_id, started.turn_id, started.sessions)))
 
     def _answer_again(self, answer: Answer, call: int) -> None:
         thread = self._threads.get(answer.thread_id)
         record = thread.record if thread is not None else None
-        answered = wire.Answered(call, answer.ok, record, answer.turn_id)
+        answered = wire.Answered(call, answer.ok, record)
         self._outbox.broker(wire.encode(answered), LINES, answer.line)
 
     def _follow_turn(self, request: Request) -> None:

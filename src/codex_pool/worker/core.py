@@ -244,6 +244,11 @@ class WorkerCore:
         """Whether something waits for a fraction of a second."""
         return bool(self._asides) or self._running.waits or self._globals.waits or self._requests.waits
 
+    @property
+    def unhurried(self) -> bool:
+        """Whether turns run and nobody reads any of them along: what comes of them may come together."""
+        return self._running.unhurried
+
     # Events from the app-server.
 
     def lines(self, lines: list[bytes | LongLine], now: float, jitter: float = 0.5) -> list[Effect]:

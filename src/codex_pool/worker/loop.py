@@ -12,6 +12,7 @@ app-server. It turns at least once a second, so that a beat that says it did not
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import random
 import select
@@ -35,6 +36,9 @@ from codex_pool.worker.link import BrokerLink
 
 READ_BYTES = 256 * 1024
 READS_PER_TURN = 8
+# While nobody reads along, what an app-server writes line by line is gathered for so long after a read of little.
+REST_S = 0.02
+LITTLE_BYTES = 64 * 1024
 STDERR_LINES = 40
 REAP_EVERY_S = 10.0
 TICK_S = 1.0
@@ -67,6 +71,7 @@ class Worker:
         self._from_supervisor = LineSplitter(64 * 1024)
         self._load = (0, 0)
         self._load_at = 0.0
+        self._rest_until = 0.0
         self._loops = 0
         self._leaves_by: float | None = None
         self._signals = signals
@@ -122,8 +127,15 @@ class Worker:
                 poller.register(self._stdin, WRITABLE)
             elif self._stdin in poller:
                 poller.unregister(self._stdin)
-            tick_s = QUICK_TICK_S if self._core.wants_tick else TICK_S
-            ready = dict(poller.poll(int(tick_s * 1000)))
+            tick_s = wait_s = QUICK_TICK_S if self._core.wants_tick else TICK_S
+            rest_s = self._rest_until - time.monotonic() if self._rest_until and self._core.unhurried else 0.0
+            if rest_s > 0:
+                wait_s = min(wait_s, rest_s)
+                if stdout in poller:
+                    poller.unregister(stdout)
+            elif stdout not in poller:
+                poller.register(stdout, READABLE)
+            ready = dict(poller.poll(math.ceil(wait_s * 1000)))
             self._loops += 1
             if self._signals in ready:
                 raise Stop("the supervisor asked this worker to stop by SIGTERM")
@@ -154,7 +166,7 @@ class Worker:
 
     def _read_stdout(self, stdout: int) -> None:
         lines: list[bytes | LongLine] = []
-        ended = False
+        ended, size = False, 0
         for _ in range(READS_PER_TURN):
             try:
                 chunk = os.read(stdout, READ_BYTES)
@@ -163,11 +175,14 @@ class Worker:
             if not chunk:
                 ended = True
                 break
+            size += len(chunk)
             lines += self._splitter.blocks(chunk)
             if len(chunk) < READ_BYTES:
                 break
+        now = time.monotonic()
+        self._rest_until = now + REST_S if size <= LITTLE_BYTES else 0.0
         if lines:
-            self._apply(self._core.lines(lines, time.monotonic(), random.random()))
+            self._apply(self._core.lines(lines, now, random.random()))
         if ended:
             self._broker.flush()
             raise Stop("the app-server has ended")

@@ -4,8 +4,8 @@ A turn's TurnStarted precedes its TurnEnded, and TurnEnded comes after its last 
 app-server starts by itself - goals, compaction, sub-agents - are owned from their turn/started on.
 
 While nobody reads a turn along - all its subscribers want its items or its end, no deltas - what comes of it is held
-until the next tick, HELD_BYTES or its end: an app-server writes each line by itself, and a message for each would cost
-more than all the rest.
+until the next tick, HELD_BYTES or its end, and how every turn begins until OPENING_S: an app-server writes each line by
+itself, and a message for each would cost more than all the rest.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from codex_pool.worker.watchdog import TurnWatchdog
 
 MAX_STALLED = 4096
 HELD_BYTES = 64 * 1024
+OPENING_S = 1.0
 
 _TELLS_LIMIT = frozenset({"error", "turn/completed"})
 _OF_THREADS = frozenset({"thread/settings/updated", "thread/name/updated", "thread/closed"})
@@ -59,8 +60,9 @@ class RunningTurns:
         self._watchdog = watchdog
         self.subscriptions = Subscriptions(worker, limits)
         self._turns: dict[str, Turn] = {}
-        # Turns of which something is held.
+        # Turns of which something is held, and those of them of which it is news.
         self._holding: dict[str, Turn] = {}
+        self._news: set[str] = set()
         # Turns to interrupt that the app-server did not know yet.
         self._too_early: set[str] = set()
         # The turn inside of a review, which is the one to interrupt.
@@ -77,7 +79,12 @@ class RunningTurns:
 
     @property
     def waits(self) -> bool:
-        return bool(self._too_early or self._holding)
+        return bool(self._too_early or self._news)
+
+    @property
+    def unhurried(self) -> bool:
+        """Whether turns run, and nobody reads any of them along."""
+        return bool(self._turns) and not any(turn.has_readers for turn in self._turns.values())
 
     @property
     def held(self) -> dict[str, int]:
@@ -96,20 +103,24 @@ class RunningTurns:
 
     # From the beginning to the end.
 
-    def started(self, turn_id: str, thread_id: str, request: Request) -> None:
-        """The answer to this request named the turn. A start that joined a running turn adds its session to it."""
+    def started(self, turn_id: str, thread_id: str, request: Request) -> wire.TurnHeld | None:
+        """The answer to this request named the turn; what the broker is to hear, if it runs since now.
+
+        A start that joined a running turn adds its session to it.
+        """
         thread = self._threads.get(thread_id)
         if thread is not None and request.method == "turn/start":
             thread.restore_sandbox = False
-        turn = self._turns.get(turn_id)
+        turn, held = self._turns.get(turn_id), None
         if turn is None:
-            sessions = [] if request.gone else [request.session]
-            turn = self._begin(turn_id, thread_id, sessions)
+            turn = self._begin(turn_id, thread_id)
+            held = wire.TurnHeld(thread_id, turn_id, [] if request.gone else [request.session])
             self._threads.turn_started(thread_id, request.session, request.interest)
         if not request.gone:
             self.join(turn, request.session, request.interest)
         elif not turn.subscribers and not request.kept:
             self.interrupt(turn_id, thread_id)
+        return held
 
     def join(self, turn: Turn, session: str, interest: wire.Interest) -> None:
         """From now on this session gets the turn's notifications."""
@@ -124,7 +135,7 @@ class RunningTurns:
         params: dict[str, Any] = {"threadId": turn.thread_id, "turnId": turn_id}
         params |= {"worker": self._worker, "slot": self._slot, "queuedMs": queued_ms}
         line = rpc.encode({"method": "pool/turn/assigned", "params": params})
-        self._publish(turn, [line], ["pool/turn/assigned"], ended=False)
+        self._publish(turn, [line], ["pool/turn/assigned"])
 
     def said(
         self,
@@ -141,9 +152,10 @@ class RunningTurns:
             return
         self._watchdog.heard(turn_id, lines, methods, self._outbox.now)
         self.heed(turn.thread_id, lines, methods)
-        self._publish(turn, lines, methods, ended=ended, counts=counts)
+        status = rpc.status_of(lines[-1]) if ended else None
+        self._publish(turn, lines, methods, ended=status, counts=counts)
         if ended:
-            self._end(turn, rpc.status_of(lines[-1]))
+            self._end(turn)
 
     def broken(self, turn_id: str, reason: str) -> None:
         """The turn cannot be followed any further."""
@@ -171,10 +183,9 @@ class RunningTurns:
         if limited is not None:
             self._outbox.broker(wire.encode(limited))
 
-    def _begin(self, turn_id: str, thread_id: str, sessions: list[str]) -> Turn:
+    def _begin(self, turn_id: str, thread_id: str) -> Turn:
         turn = self._turns[turn_id] = Turn(turn_id, thread_id)
         self._watchdog.started(turn_id, self._outbox.now)
-        self._outbox.broker(wire.encode(wire.TurnStarted(thread_id, turn_id, sessions)))
         return turn
 
     def _publish(
@@ -183,43 +194,48 @@ class RunningTurns:
         lines: list[bytes],
         methods: list[str],
         *,
-        ended: bool,
+        ended: str | None = None,
         counts: Mapping[int, int] = NO_COUNTS,
     ) -> None:
-        """Number what has come of a turn and send it, or hold it while it can wait."""
+        """Number what has come of a turn and send it, or hold it while it can wait; `ended` is its last status."""
         if not turn.has_readers:
-            turn.hold(lines, methods, counts)
-            if not ended and turn.held_bytes < HELD_BYTES:
+            turn.hold(lines, methods, counts, self._outbox.now)
+            if ended is None and turn.held_bytes < HELD_BYTES:
                 self._holding[turn.id] = turn
+                if turn.has_news:
+                    self._news.add(turn.id)
                 return
-            lines, methods, counts = turn.take_held()
-            self._holding.pop(turn.id, None)
+            lines, methods, counts = self._take_held(turn)
         now = self._outbox.now
         self._outbox.messages(self.subscriptions.publish(turn, lines, methods, ended=ended, now=now, counts=counts))
 
     def _let_go(self, turn: Turn) -> None:
         """Send what is held of a turn."""
-        if self._holding.pop(turn.id, None) is not None:
-            lines, methods, counts = turn.take_held()
+        if turn.id in self._holding:
+            lines, methods, counts = self._take_held(turn)
             now = self._outbox.now
-            self._outbox.messages(self.subscriptions.publish(turn, lines, methods, ended=False, now=now, counts=counts))
+            self._outbox.messages(self.subscriptions.publish(turn, lines, methods, now=now, counts=counts))
+
+    def _take_held(self, turn: Turn) -> tuple[list[bytes], list[str], dict[int, int]]:
+        self._holding.pop(turn.id, None)
+        self._news.discard(turn.id)
+        return turn.take_held()
 
     def _end_here(self, turn: Turn, kind: str, reason: str) -> None:
         """The worker ends it, whatever the app-server does."""
         lines = rpc.ended_lines(turn.thread_id, turn.id, kind, reason, safe_to_retry=False)
-        self._publish(turn, lines, ["pool/turn/ended", "turn/completed"], ended=True)
+        self._publish(turn, lines, ["pool/turn/ended", "turn/completed"], ended="failed")
         self._stalled[turn.id] = None
         if len(self._stalled) > MAX_STALLED:
             self._stalled.popitem(last=False)
-        self._end(turn, "failed")
+        self._end(turn)
 
-    def _end(self, turn: Turn, status: str) -> None:
+    def _end(self, turn: Turn) -> None:
         del self._turns[turn.id]
         self._too_early.discard(turn.id)
         self._inner.pop(turn.id, None)
         self._watchdog.ended(turn.id)
         self.finished += 1
-        self._outbox.broker(wire.encode(wire.TurnEnded(turn.thread_id, turn.id, status)))
 
     # Turns of its own accord.
 
@@ -253,7 +269,8 @@ class RunningTurns:
 
     def _begin_own(self, turn_id: str, thread_id: str) -> None:
         followers = self._threads.followers_of(thread_id)
-        turn = self._begin(turn_id, thread_id, followers)
+        turn = self._begin(turn_id, thread_id)
+        self._outbox.broker(wire.encode(wire.TurnStarted(thread_id, turn_id, followers)))
         self._threads.turn_started(thread_id, "", "full")
         for session in followers:
             self.join(turn, session, self._threads.interest_of(thread_id, session))
@@ -284,7 +301,8 @@ class RunningTurns:
     def tick(self, asking: Collection[str]) -> list[str]:
         """What is held, interrupts that came too early, turns whose time is over; the turns that were ended here."""
         for turn in list(self._holding.values()):
-            self._let_go(turn)
+            if turn.has_news or self._outbox.now - turn.held_at >= OPENING_S:
+                self._let_go(turn)
         too_early, self._too_early = self._too_early, set()
         for turn_id in too_early:
             self.interrupt(turn_id, self._turns[turn_id].thread_id)

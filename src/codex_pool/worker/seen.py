@@ -17,7 +17,6 @@ class Answer(NamedTuple):
 
     ok: bool
     line: bytes
-    turn_id: str | None = None
     thread_id: str | None = None
 
 

@@ -144,28 +144,31 @@ class Subscriptions:
         lines: list[bytes],
         methods: list[str],
         *,
-        ended: bool,
         now: float,
+        ended: str | None = None,
         counts: Mapping[int, int] = NO_COUNTS,
     ) -> list[list[bytes]]:
         """Number a run of the turn's notifications; the messages that may go out at once.
 
-        `counts` says where more than one line stands in a place of `lines`, and how many.
+        `ended` is the turn's status if these are its last ones: then one message tells the broker so. `counts` says
+        where more than one line stands in a place of `lines`, and how many.
         """
         turn.last += len(lines) + sum(counts.values()) - len(counts)
         alike: dict[tuple[wire.Interest, int], list[Subscription]] = {}
         for subscription in turn.subscribers.values():
             alike.setdefault((subscription.interest, subscription.covered), []).append(subscription)
         messages: list[list[bytes]] = []
+        is_over = ended is not None
+        last: list[str] = []
         for (interest, after), subscriptions in alike.items():
             runs, bodies = split_runs(lines, methods, interest, counts)
-            if not runs and not ended:
+            if not runs and not is_over:
                 continue
-            piece = self._piece(turn, after, turn.last, runs, bodies, ended)
+            piece = self._piece(turn, after, turn.last, runs, bodies, is_over)
             at_once: list[str] = []
             for subscription in subscriptions:
                 subscription.covered = turn.last
-                if ended:
+                if is_over:
                     self._end(subscription, now)
                 if not subscription.waiting and self._has_credit(subscription, piece):
                     self._sent(subscription, piece)
@@ -175,6 +178,10 @@ class Subscriptions:
             if at_once:
                 route = subscriptions[0].session.route if len(subscriptions) == 1 else _route(at_once)
                 messages.append([route, *piece.frames])
+                last = at_once
+        if ended is not None:
+            frames = messages.pop()[1:] if messages else []
+            messages.append([wire.encode(wire.TurnEnded(turn.thread_id, turn.id, ended, last)), *frames])
         while self._kept_bytes > self._limits.total and self._overflow_largest(now, messages):
             pass
         return messages

@@ -15,6 +15,11 @@ if TYPE_CHECKING:
 NO_COUNTS: Mapping[int, int] = {}
 
 _DROPPABLE = frozenset(name for name, entry in NOTIFICATIONS.items() if entry.droppable)
+# With what its client has said itself, and with deltas, nobody who does not read along waits for these.
+_OPENING = frozenset({"pool/turn/assigned", "turn/started"})
+_OF_ITEMS = frozenset({"item/started", "item/completed"})
+_OWN_MESSAGE = b'"params":{"item":{"type":"userMessage"'
+_OWN_MESSAGE_WITHIN_BYTES = 80
 _FINAL = frozenset({"item/completed", "thread/tokenUsage/updated", "error", "turn/started", "turn/completed"})
 
 
@@ -22,7 +27,8 @@ _FINAL = frozenset({"item/completed", "thread/tokenUsage/updated", "error", "tur
 class Turn:
     """A running turn. `last` is the highest number given out; `subscribers` are those that get it, by session.
 
-    `held` is what has come of it and has no number yet; `held_bytes` how much that is.
+    `held` is what has come of it and has no number yet, `held_bytes` how much that is and `held_at` since when;
+    `has_news` whether it is more than the beginning of every turn.
     """
 
     id: str
@@ -31,14 +37,19 @@ class Turn:
     subscribers: dict[str, Subscription] = field(default_factory=dict)
     held: tuple[list[bytes], list[str], dict[int, int]] = field(default_factory=lambda: ([], [], {}))
     held_bytes: int = 0
+    held_at: float = 0.0
+    has_news: bool = False
 
     @property
     def has_readers(self) -> bool:
         """Whether anybody reads along: who wants no deltas wants to know what the turn comes to."""
         return any(subscription.interest == "full" for subscription in self.subscribers.values())
 
-    def hold(self, lines: list[bytes], methods: list[str], counts: Mapping[int, int]) -> None:
+    def hold(self, lines: list[bytes], methods: list[str], counts: Mapping[int, int], now: float) -> None:
         held_lines, held_methods, held_counts = self.held
+        if not held_lines:
+            self.held_at = now
+        self.has_news = self.has_news or any(map(_is_news, lines, methods))
         for place, count in counts.items():
             held_counts[place + len(held_lines)] = count
         held_lines += lines
@@ -46,7 +57,7 @@ class Turn:
         self.held_bytes += sum(map(len, lines))
 
     def take_held(self) -> tuple[list[bytes], list[str], dict[int, int]]:
-        held, self.held, self.held_bytes = self.held, ([], [], {}), 0
+        held, self.held, self.held_bytes, self.has_news = self.held, ([], [], {}), 0, False
         return held
 
 
@@ -82,6 +93,12 @@ def split_runs(
         current.append(line)
     finish()
     return runs, bodies
+
+
+def _is_news(line: bytes, method: str) -> bool:
+    if method in _DROPPABLE or method in _OPENING:
+        return False
+    return method not in _OF_ITEMS or _OWN_MESSAGE not in line[:_OWN_MESSAGE_WITHIN_BYTES]
 
 
 def _is_final(method: str) -> bool:
