@@ -4,19 +4,29 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from programs import running
 
 from codex_app_server.testing.loopback import LoopbackModel, write_loopback_home
+from codex_pool.batch.breaker import PUT_BACK_LIMIT
 from codex_pool.batch.store import open_run
 
 # As `codex-pool`, with less patience.
-PROGRAM = "from codex_pool.batch import breaker; breaker.FIRST_TRY_S = 0.5; from codex_pool.cli import main; main()"
+PROGRAM = "from codex_pool.batch import breaker; breaker.FIRST_TRY_S = 0.1; from codex_pool.cli import main; main()"
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """`codex-pool ARGUMENTS`, with less patience, to its end."""
+    return subprocess.run(
+        [sys.executable, "-c", PROGRAM, *arguments], capture_output=True, text=True, timeout=50, env=dict(os.environ)
+    )
 
 
 @pytest.mark.real
@@ -25,13 +35,7 @@ def test_a_refused_login_pauses_the_run_until_it_is_not_refused(tmp_path: Path, 
     samples = [{"id": f"s{n}", "prompt": f"{n} [[http_error 401]] [[text ok]]"} for n in range(3)]
     data.write_text("".join(json.dumps(sample) + "\n" for sample in samples))
     options = ["--workers", "1", "--home", str(home), "--scorer", "exact:ok", "--json", "-o", str(out)]
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, "batch", str(data), *options],
-        capture_output=True,
-        text=True,
-        timeout=50,
-        env=dict(os.environ),
-    )
+    done = run("batch", str(data), *options)
     assert done.returncode == 0, done.stderr
     assert "paused: the model's service refuses the login" in done.stderr
     assert "the same command goes on later" in done.stderr
@@ -44,6 +48,33 @@ def test_a_refused_login_pauses_the_run_until_it_is_not_refused(tmp_path: Path, 
     ended = json.loads(done.stdout.splitlines()[-1])
     assert ended["event"] == "done" and ended["counts"]["completed"] == 3
     assert ended["metrics"]["exact"]["mean"] == 1.0 and ended["metrics"]["exact"]["samples"] == 3
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(("count", "times"), [(1, PUT_BACK_LIMIT + 2), (3, 1)])
+def test_a_used_up_usage_limit_pauses_the_run_until_it_is_reset(
+    tmp_path: Path, home: Path, count: int, times: int
+) -> None:
+    data, out = tmp_path / "data.jsonl", tmp_path / "out"
+    # However few samples there are, and however often one meets it: it is not their own.
+    used_up = f"[[http_error 429 code=usage_limit_reached resets_at={int(time.time()) + 3600}]]"
+    samples = [{"id": f"s{n}", "prompt": f"{n} {used_up * times} [[text ok]]"} for n in range(count)]
+    data.write_text("".join(json.dumps(sample) + "\n" for sample in samples))
+    done = run("batch", str(data), "--workers", "1", "--home", str(home), "--json", "-o", str(out))
+    assert done.returncode == 0, done.stderr
+    paused = [line for line in done.stderr.splitlines() if line.startswith("paused: ")]
+    # What codex says of it, with the time of the reset; what to do; and when the run goes on.
+    assert "the account's usage limit is used up (You" in paused[0], done.stderr
+    assert re.search(r"Try again at [^;]*\d:\d\d.[AP]M\.\); wait for its reset, or buy more; ", paused[0]), paused
+    assert re.search(r"the run tries again by itself in \d s; Ctrl-C ends it, and the same command", paused[0]), paused
+    assert len(paused) >= times
+    with open_run(out) as store:
+        rows = list(store.samples())
+        attempts = {row.id: [attempt.status for attempt in store.attempts(row.n)] for row in rows}
+    assert attempts == {f"s{n}": ["failed"] * times + ["completed"] for n in range(count)}
+    assert [row.record and row.record.status for row in rows] == ["completed"] * count
+    ended = json.loads(done.stdout.splitlines()[-1])
+    assert ended["event"] == "done" and ended["counts"]["completed"] == count
 
 
 @pytest.mark.real

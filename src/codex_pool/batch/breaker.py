@@ -10,12 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .policy import Outcome
+from .progress import duration
 
 FIRST_TRY_S = 30.0
 LONGEST_TRY_S = 600.0
 # So often a sample goes back; then it is the sample.
 PUT_BACK_LIMIT = 3
-_GOES_ON = "the run tries again by itself; Ctrl-C ends it, and the same command goes on later"
+_GOES_ON = "the run tries again by itself in {wait}; Ctrl-C ends it, and the same command goes on later"
 _GOES_ON_THEN = "the run goes on by itself then; Ctrl-C ends it, and the same command goes on later"
 
 
@@ -43,7 +44,7 @@ SANDBOX = Trouble(
     "codex's sandbox does not work here",
     "install what it needs (bubblewrap, on Linux), or choose another sandbox for the samples",
 )
-USAGE = Trouble("usage", 5, "the account's usage limit is used up", "wait for its reset, or buy more")
+USAGE = Trouble("usage", 1, "the account's usage limit is used up", "wait for its reset, or buy more")
 DISK = Trouble("disk", 1, "the disk is full", "make room on the disk of {directory}", _GOES_ON_THEN)
 
 # The kind of error of an attempt that ran while the disk of the run was full.
@@ -181,7 +182,8 @@ class Breaker:
         detail = " ".join(said.split())[:200]
         what = f"{trouble.message}{f' ({detail})' if detail else ''}"
         remedy = trouble.remedy.format(directory=self._directory)
-        message = f"paused: {what}; {remedy}; {trouble.goes_on}"
+        goes_on = trouble.goes_on.format(wait=duration(self._try_s))
+        message = f"paused: {what}; {remedy}; {goes_on}"
         self.pause = Pause(trouble, message, now + self._try_s)
 
     def _mended(self) -> None:

@@ -115,6 +115,8 @@ class HttpError(_Answer, frozen=True, tag="http_error"):
     """Sent as the Retry-After header, in whole seconds rounded up."""
     code: str | None = None
     """`error.type` and `error.code` of the body, such as usage_limit_reached."""
+    resets_at: int | None = None
+    """`error.resets_at` of the body, in Unix seconds: when codex says that a usage limit is over."""
 
     def __post_init__(self) -> None:
         if not 400 <= self.status <= 599:

@@ -42,7 +42,14 @@ class Plan(NamedTuple):
 def plan(answer: Answer, request: ModelRequest, response_id: str) -> Plan:
     """What to send for `answer`; the ids of its items are made of `response_id`."""
     if isinstance(answer, HttpError):
-        return plan_error(answer.status, answer.message, answer.code, answer.retry_after_s, kind="http_error")
+        return plan_error(
+            answer.status,
+            answer.message,
+            answer.code,
+            answer.retry_after_s,
+            kind="http_error",
+            resets_at=answer.resets_at,
+        )
     writer = _Writer(response_id, request)
     if isinstance(answer, Text | Json):
         writer.message(answer)
@@ -69,10 +76,18 @@ def plan(answer: Answer, request: ModelRequest, response_id: str) -> Plan:
 
 
 def plan_error(
-    status: int, message: str, code: str | None = None, retry_after_s: float | None = None, *, kind: str = "refused"
+    status: int,
+    message: str,
+    code: str | None = None,
+    retry_after_s: float | None = None,
+    *,
+    kind: str = "refused",
+    resets_at: int | None = None,
 ) -> Plan:
     """An HTTP error with a JSON body; `refused` is the server's own, `http_error` a scripted one."""
-    error = {"message": message, "type": code or "loopback_error", "code": code}
+    error: dict[str, Any] = {"message": message, "type": code or "loopback_error", "code": code}
+    if resets_at is not None:
+        error["resets_at"] = resets_at
     wait_s = None if retry_after_s is None else math.ceil(retry_after_s)
     return Plan(kind, (Frame(msgspec.json.encode({"error": error})),), "http_error", status, wait_s)
 
