@@ -456,8 +456,10 @@ class AsyncTurnHandle:
 
     async def _collect(self) -> TurnResult:
         collector = TurnCollector(self.id)
-        async for notification in self.stream():
+        while (notification := await self._mailbox.get()) is not None:
             collector.add(notification)
+            for there in self._mailbox.current:
+                collector.add(there)
         return collector.result()
 
     def abandon(self) -> None:

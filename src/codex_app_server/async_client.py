@@ -321,20 +321,26 @@ class AsyncAppServerClient:
 
     async def _wait(self, call: Call) -> bytes:
         future: asyncio.Future[bytes] = call.future  # type: ignore[assignment]
+        timer: asyncio.TimerHandle | None = None
+
+        def look() -> None:
+            nonlocal timer
+            left_s = _QUEUE_POLL_S if call.deadline is None else call.deadline - time.monotonic()
+            if left_s > 0:
+                timer = future.get_loop().call_later(left_s, look)
+            elif not future.done():
+                future.set_exception(RequestTimeoutError(f"no answer to {call.method} within {call.timeout_s} s"))
+
+        if call.timeout_s is not None:
+            look()
         try:
-            while not future.done():
-                deadline = call.deadline
-                wait_s = None if call.timeout_s is None else _QUEUE_POLL_S
-                if deadline is not None:
-                    wait_s = max(0.0, deadline - time.monotonic())
-                done, _ = await asyncio.wait([future], timeout=wait_s)
-                if not done and deadline is not None and deadline == call.deadline:
-                    raise RequestTimeoutError(f"no answer to {call.method} within {call.timeout_s} s")
+            return await future
         except BaseException:
             self._connection.give_up(call)
-            future.cancel()
             raise
-        return future.result()
+        finally:
+            if timer is not None:
+                timer.cancel()
 
     def _on_ask(self, ask: Ask) -> None:
         self._open_asks[ask.id] = self.spawn(self._answer(ask))

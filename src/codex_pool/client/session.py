@@ -408,6 +408,12 @@ class Session:
                 del self._asks[ask_id]
 
     def _on_line(self, line: bytes, batch: list[bytes | LongLine | TurnLines], out: list[Effect]) -> None:
+        if line.startswith(_NOTIFICATION) and not line.startswith(_RESOLVED):
+            # The router reads it; a line is read here only for what it may say to the session.
+            beginning = line[len(_NOTIFICATION) : line.find(b":", len(_NOTIFICATION))]
+            if beginning.endswith(b'","params"'):
+                batch.append(line)
+                return
         try:
             header = envelope.scan(line)
         except ValueError:
@@ -462,5 +468,8 @@ def _cancel(request_id: RequestId) -> Send:
     return Send([_CALL, line])
 
 
+# How notifications begin; a pool writes the id of a question before its params.
+_NOTIFICATION = b'{"method":"'
+_RESOLVED = b'{"method":"serverRequest/resolved"'
 _CALL = wire.encode(wire.Call())
 _BEAT = wire.encode(wire.Beat())
