@@ -140,6 +140,32 @@ def test_a_setup_that_fails_is_a_failure_and_one_that_was_killed_begins_anew(
     assert found["slow"]["status"] == "completed" and made.read_text() == "x\n"
 
 
+def test_a_workspace_that_the_last_sample_left_when_killed_is_removed_by_the_same_command(
+    tmp_path: Path, home: Path, model: LoopbackModel
+) -> None:
+    data = dataset(tmp_path / "d.jsonl", {"id": "s", "prompt": "say x", "workspace": {"files": {"a": ""}}})
+    out, stopping = tmp_path / "out", tmp_path / "stopping"
+    # The hook is told to stop when a sample is recorded, before its workspace is removed; once it takes too long.
+    hook = f'[ "$CODEX_POOL_HOOK" != stop ] || ! mkdir {stopping} || sleep 60'
+    arguments = ("batch", str(data), "--home", str(home), "--workers", "1", "--workspace-hook", hook, "-o", str(out))
+    with running(*arguments) as batch:
+        until(stopping.exists, "the workspace is about to be removed")
+        batch.end(signal.SIGKILL)
+    left = out / "work" / "s"
+    assert _state(out, "s") == "done" and (left / "workspace" / "a").exists()
+    done = codex_pool(*arguments)
+    assert done.returncode == 0 and "nothing to do" in done.stderr, done.stderr
+    assert not left.exists()
+    # Killed a moment later, when it was half removed.
+    (left / "workspace").mkdir(parents=True)
+    (left / "workspace" / "a").touch()
+    kept = codex_pool(*arguments, "--keep")
+    assert kept.returncode == 0 and left.exists(), kept.stderr
+    done = codex_pool(*arguments)
+    assert done.returncode == 0 and not left.exists(), done.stderr
+    assert asked(model) == {"say x": 1}
+
+
 def test_a_run_goes_on_in_the_background_and_is_told_what_to_do(
     tmp_path: Path, home: Path, model: LoopbackModel
 ) -> None:

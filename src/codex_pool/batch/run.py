@@ -180,6 +180,7 @@ class _Batch:
             self._display.start(self._title())
             if self._is_done:
                 self._emit_launch(None)
+                await self._remove_left()
             else:
                 control.clear(self._directory.path)
                 self._directory.file(layout.WORK).mkdir(exist_ok=True)
@@ -234,15 +235,20 @@ class _Batch:
                 cancelled=self._cancelled,
                 meter=RunMeter(settings.run_limits, time.monotonic(), tokens=tokens, cost=cost),
             )
-            try:
-                await remove_left(self._directory)
-            except WorkspaceError as error:
-                self._display.say(str(error))
+            await self._remove_left()
             await runner.run(self._means(codex, runner, workers))
             if runner.pool_gone is None:
                 return runner.ended_early
             why = pool.failure if pool is not None else None
             return f"the pool is gone: {why or runner.pool_gone}; see {self._log}"
+
+    async def _remove_left(self) -> None:
+        if self._settings.keep:
+            return
+        try:
+            await remove_left(self._directory)
+        except WorkspaceError as error:
+            self._display.say(str(error))
 
     def _means(self, codex: AsyncCodex, runner: Runner, workers: int) -> Means:
         settings, prices = self._settings, self._prices

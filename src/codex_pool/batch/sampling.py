@@ -32,7 +32,7 @@ from .prices import Prices
 from .scoring import ScoreContext, Scorers, score_sample
 from .scoring.base import Ask
 from .store import AttemptRow, EventLog, Finished, RecordRow, RunDirectory, SampleRow, Start, directory_name, layout
-from .workspace import BASE, Repositories, Workspace, WorkspaceError, prepare, private_of, reopen, thread_options
+from .workspace import BASE, Repositories, Workspace, WorkspaceError, prepare, private_of, reopen, sweep, thread_options
 
 T = TypeVar("T")
 
@@ -475,15 +475,13 @@ async def remove_left(directory: RunDirectory) -> None:
     Raises WorkspaceError.
     """
     work = directory.file(layout.WORK)
-    left = {entry.name for entry in os.scandir(work) if os.path.exists(os.path.join(entry.path, "workspace.json"))}
+    left = {entry.name for entry in os.scandir(work)} if work.is_dir() else set()
     launches = directory.store.info()["launches"]
     if not left or any(launch["config"].get("arguments", {}).get("keep") for launch in launches):
         return
     for row in directory.store.samples(state="done"):
         if row.spec.get("workspace") is not None and directory_name(row.id, row.epoch) in left:
-            workspace = reopen(Sample.from_json(row.spec), work / directory_name(row.id, row.epoch))
-            if workspace is not None:
-                await workspace.remove()
+            await sweep(Sample.from_json(row.spec), work / directory_name(row.id, row.epoch))
 
 
 def _keep(artifacts: Path, diff: bytes) -> None:

@@ -8,7 +8,7 @@ privacy       thread options that deny the agent's sandbox to read answers
 """
 
 from .errors import WorkspaceError
-from .prepare import BASE, Workspace, prepare, reopen
+from .prepare import BASE, Workspace, prepare, reopen, sweep
 from .privacy import config_overrides, private_of, thread_options
 from .repositories import Repositories
 
@@ -21,5 +21,6 @@ __all__ = [
     "prepare",
     "private_of",
     "reopen",
+    "sweep",
     "thread_options",
 ]

@@ -116,6 +116,15 @@ def reopen(sample: Sample, directory: Path) -> Workspace | None:
     return _workspace(sample, directory, state) if (directory / _WORKSPACE).is_dir() else None
 
 
+async def sweep(sample: Sample, directory: Path) -> None:
+    """Remove what a run that died left of a workspace: all, or what it had begun to remove. Raises WorkspaceError."""
+    workspace = reopen(sample, directory)
+    if workspace is not None:
+        await workspace.remove()
+    else:
+        await asyncio.to_thread(_remove, directory)
+
+
 def _workspace(sample: Sample, directory: Path, state: dict[str, Any]) -> Workspace:
     said, path, environment = state["said"], directory / _WORKSPACE, None
     cwd, thread = said.get("cwd", str(path)), said.get("thread", {})
