@@ -108,7 +108,7 @@ class Session:
     """See the module's docstring.
 
     `no_pool(why)` says that there is no pool and how to start one; `jitter()` is in [0, 1). Receipts may wait for
-    `receipt_delay_s`, so that one is for many messages; that of a turn's end does not.
+    `receipt_delay_s`, so that one is for many messages.
     """
 
     def __init__(
@@ -237,7 +237,7 @@ class Session:
                         if last is not None or self._numbers.is_over(head.turn_id):
                             got = self._receipts.setdefault(head.worker, {})
                             got[head.turn_id] = head.last if last is None else last
-                        self._receipt_bytes += RECEIPT_BYTES if head.ended else MESSAGE_BYTES + sum(map(len, bodies))
+                        self._receipt_bytes += MESSAGE_BYTES + sum(map(len, bodies))
                     case wire.Ended():
                         self._turn_lines(self._numbers.ended(head, bodies), batch)
                     case wire.Lines():
