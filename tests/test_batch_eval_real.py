@@ -166,6 +166,27 @@ def test_a_workspace_that_the_last_sample_left_when_killed_is_removed_by_the_sam
     assert asked(model) == {"say x": 1}
 
 
+def test_what_the_judge_was_paid_counts_in_the_limits_of_a_run_that_goes_on(
+    tmp_path: Path, home: Path, model: LoopbackModel
+) -> None:
+    data = dataset(tmp_path / "d.jsonl", {"id": "a", "prompt": "say x"}, {"id": "b", "prompt": "say y"})
+    out, prices = tmp_path / "out", tmp_path / "prices.toml"
+    prices.write_text('currency = "USD"\n[models."*"]\ninput = 1.0\ncached_input = 1.0\noutput = 1.0\n')
+    arguments = ("batch", str(data), "--home", str(home), "--workers", "1", "--scorer", "judge", "-o", str(out))
+    first = codex_pool(*arguments, "--limit", "1", "--prices", str(prices))
+    assert first.returncode == 0, first.stderr
+    with open_run(out) as store:
+        of_attempts = sum((a.usage or {})["total_tokens"] for row in store.samples() for a in store.attempts(row.n))
+        tokens, cost = store.spent()
+    # The judge reads all of its instructions; the sample is a word.
+    assert tokens > of_attempts > 0 and cost == pytest.approx(tokens / 1e6)
+    for limit in (("--run-tokens", str(of_attempts + 1)), ("--run-cost", f"{(of_attempts + 1) / 1e6:.9f}")):
+        again = codex_pool(*arguments, "--prices", str(prices), *limit)
+        assert again.returncode == 1 and "its limit is" in again.stderr, again.stderr
+        assert asked(model)["say y"] == 0
+    assert codex_pool(*arguments).returncode == 0 and asked(model)["say y"] == 1
+
+
 def test_a_run_goes_on_in_the_background_and_is_told_what_to_do(
     tmp_path: Path, home: Path, model: LoopbackModel
 ) -> None:

@@ -21,11 +21,12 @@ def test_a_judge_is_asked_in_a_thread_of_its_own(config: AppServerConfig, model:
     model.script = Script((Rule(Text(grade), contains="Be strict."),))
     used: list[int] = []
 
+    async def on_usage(usage: dict[str, int] | None, model: str | None) -> None:
+        used.append((usage or {})["total_tokens"])
+
     async def main() -> list[Score]:
         async with AsyncCodex(config) as codex:
-            ask = Asking(
-                codex, tmp_path / "empty", on_usage=lambda usage, _: used.append((usage or {})["total_tokens"])
-            )
+            ask = Asking(codex, tmp_path / "empty", on_usage=on_usage)
             scorers = parse_scorers(["judge:Be strict.", {"type": "judge", "name": "second"}], "x")
             asked: ScoreContext = context("41", "42", ask=ask)
             return await score_sample(scorers, asked)

@@ -253,9 +253,9 @@ class _Batch:
     def _means(self, codex: AsyncCodex, runner: Runner, workers: int) -> Means:
         settings, prices = self._settings, self._prices
 
-        def on_usage(usage: dict[str, int] | None, model: str | None) -> None:
+        async def on_usage(usage: dict[str, int] | None, model: str | None) -> None:
             cost = None if prices is None else prices.cost(usage, model or settings.model)
-            runner.used((usage or {}).get("total_tokens", 0), cost)
+            await runner.used((usage or {}).get("total_tokens", 0), cost)
 
         places = max(1, os.cpu_count() or 1)
         return Means(

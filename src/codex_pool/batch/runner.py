@@ -159,10 +159,11 @@ class Runner:
         self._look_for_room()
         return self._full_at >= since
 
-    def used(self, tokens: int, cost: float | None) -> None:
-        """Something besides attempts was paid for: a judge's question."""
+    async def used(self, tokens: int, cost: float | None) -> None:
+        """Something besides attempts was paid for: a judge's question. It is on the disk for the runs after this."""
         self._meter.used(tokens, cost)
         self._progress.cost += cost or 0.0
+        await self.written(lambda: self._directory.judged(tokens, cost or 0.0))
 
     # Lanes.
 

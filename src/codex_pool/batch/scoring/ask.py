@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ _RETRY_ON = frozenset({"lost", "stalled", policy.OVERLOAD})
 class Asking:
     """Asks `codex`; threads work in `directory`, an empty one, read-only, and are not kept.
 
-    `on_usage(usage, model)` is told the tokens of each question, as a record has them; None where not known.
+    `on_usage(usage, model)` is awaited with the tokens of each question, as a record has them; None where not known.
     """
 
     def __init__(
@@ -31,7 +31,7 @@ class Asking:
         codex: AsyncCodex,
         directory: Path,
         *,
-        on_usage: Callable[[dict[str, int] | None, str | None], None] = lambda usage, model: None,
+        on_usage: Callable[[dict[str, int] | None, str | None], Awaitable[None]] | None = None,
     ) -> None:
         self._codex = codex
         self._directory = directory
@@ -67,7 +67,8 @@ class Asking:
         options: dict[str, Any] = {"effort": effort, "output_schema": output_schema}
         result: TurnResult = await thread.run(prompt, **options)
         total = None if result.usage is None else result.usage.total
-        self._on_usage(None if total is None else total.model_dump(), model)
+        if self._on_usage is not None:
+            await self._on_usage(None if total is None else total.model_dump(), model)
         if result.final_response is None:
             raise ScoringFailed("the judge said nothing")
         return result.final_response

@@ -65,6 +65,16 @@ def note(db: sqlite3.Connection, key: str, value: str | None) -> None:
     db.execute("INSERT OR REPLACE INTO run VALUES (?, ?)", (key, value))
 
 
+def judged(db: sqlite3.Connection, tokens: int, cost: float) -> None:
+    """Add to what judges were paid, beside the attempts."""
+    db.execute(
+        "INSERT INTO run VALUES ('judged', json_object('tokens', :tokens, 'cost', :cost)) "
+        "ON CONFLICT (key) DO UPDATE SET value = json_object("
+        "'tokens', json_extract(value, '$.tokens') + :tokens, 'cost', json_extract(value, '$.cost') + :cost)",
+        {"tokens": tokens, "cost": cost},
+    )
+
+
 def load(
     db: sqlite3.Connection,
     entries: Iterable[Entry],

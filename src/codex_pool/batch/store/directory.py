@@ -195,6 +195,10 @@ class RunDirectory:
 
         self._do(change)
 
+    def judged(self, tokens: int, cost: float) -> Future[None]:
+        """What a judge was paid for a question, whatever becomes of its answer."""
+        return self._writer.submit(lambda db: changes.judged(db, tokens, cost))
+
     def note(self, key: str, value: Any) -> Future[None]:
         """Something about the run, found again in `RunStore.info`."""
         return self._writer.submit(lambda db: changes.note(db, key, to_json(value)))

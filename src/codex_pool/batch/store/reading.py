@@ -200,10 +200,13 @@ class RunStore:
         return bool(self._fetch("SELECT 1 FROM scores LIMIT 1"))
 
     def spent(self) -> tuple[int, float]:
-        """Tokens and money of all attempts so far."""
+        """Tokens and money so far, of all attempts and of what judges were asked about them."""
         ((tokens, cost),) = self._fetch(
             "SELECT coalesce(sum(json_extract(usage, '$.total_tokens')), 0), coalesce(sum(cost), 0.0) FROM attempts"
         )
+        for row in self._fetch("SELECT value FROM run WHERE key = 'judged'"):
+            judged = from_json(row["value"])
+            tokens, cost = tokens + judged["tokens"], cost + judged["cost"]
         return tokens, cost
 
     def failures(self, size: int) -> tuple[list[SampleRow], int]:
