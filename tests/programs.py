@@ -87,8 +87,15 @@ class Program:
 @contextmanager
 def running(*arguments: str, home: Path | None = None) -> Iterator[Program]:
     """`codex-pool ARGUMENTS` under way; killed at the end if it still runs."""
+    with started([sys.executable, "-m", "codex_pool.cli", *arguments], home=home) as program:
+        yield program
+
+
+@contextmanager
+def started(command: list[str], home: Path | None = None) -> Iterator[Program]:
+    """Any command that becomes a program of the project; killed at the end if it still runs."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "codex_pool.cli", *arguments],
+        command,
         env=environment(home),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from programs import LIMIT_S, Program
+from programs import LIMIT_S, Program, started
 from small_disk import SmallDisk, small_disk
 
 from codex_app_server.testing.loopback import LoopbackModel, write_loopback_home
@@ -42,29 +40,8 @@ def command(tmp_path: Path, disk: SmallDisk, model: LoopbackModel) -> list[str]:
     return [*disk.within, sys.executable, "-m", "codex_pool.cli", "batch", str(data), *options]
 
 
-@contextmanager
-def running(command: list[str]) -> Iterator[Program]:
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    program = Program(process)
-    try:
-        yield program
-    finally:
-        if process.poll() is None:
-            process.kill()
-        program.wait()
-        for stream in (process.stdout, process.stderr):
-            assert stream is not None
-            stream.close()
-
-
 def run(command: list[str]) -> Program:
-    with running(command) as batch:
+    with started(command) as batch:
         batch.wait(LIMIT_S)
     return batch
 
@@ -96,7 +73,7 @@ def test_a_run_whose_disk_is_full_waits_for_room_and_goes_on(
     tmp_path: Path, disk: SmallDisk, command: list[str], model: LoopbackModel
 ) -> None:
     out = disk.path / "out"
-    with running(command) as batch:
+    with started(command) as batch:
         fill_while_samples_run(disk, model)
         said = batch.wait_for_line("paused: the disk is full")
         assert f"make room on the disk of {out}" in said and "the run goes on by itself then" in said
@@ -113,7 +90,7 @@ def test_a_run_that_is_ended_on_a_full_disk_is_finished_by_the_same_command(
     tmp_path: Path, disk: SmallDisk, command: list[str], model: LoopbackModel
 ) -> None:
     out = disk.path / "out"
-    with running(command) as batch:
+    with started(command) as batch:
         fill_while_samples_run(disk, model)
         batch.wait_for_line("paused: the disk is full")
         assert batch.end(signal.SIGINT) == 130, batch.lines

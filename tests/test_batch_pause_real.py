@@ -9,10 +9,11 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
-from programs import running
+from programs import running, started
 
 from codex_app_server.testing.loopback import LoopbackModel, write_loopback_home
 from codex_pool.batch.breaker import PUT_BACK_LIMIT
@@ -76,6 +77,33 @@ def test_a_used_up_usage_limit_pauses_the_run_until_it_is_reset(
     assert [row.record and row.record.status for row in rows] == ["completed"] * count
     ended = json.loads(done.stdout.splitlines()[-1])
     assert ended["event"] == "done" and ended["counts"]["completed"] == count
+
+
+@pytest.mark.real
+def test_a_sandbox_that_cannot_start_pauses_the_run_until_it_can(tmp_path: Path, home: Path) -> None:
+    data, out = tmp_path / "data.jsonl", tmp_path / "out"
+    command = '[[tool_call "echo made"]] [[text "{output}"]]'
+    samples = [{"id": f"s{n}", "prompt": f"{n} {command}", "sandbox": "workspace-write"} for n in range(3)]
+    data.write_text("".join(json.dumps(sample) + "\n" for sample in samples))
+    # codex's sandbox is made of namespaces; below this one nobody gets any, for as long as the limit is 0.
+    limit = "/proc/sys/user/max_user_namespaces"
+    denied = ["unshare", "--user", "--map-root-user", "sh", "-c", f'echo 0 > {limit} && exec "$@"', "sh"]
+    arguments = ["batch", str(data), "--workers", "1", "--home", str(home), "-o", str(out)]
+    with started([*denied, sys.executable, "-c", PROGRAM, *arguments]) as batch:
+        said = batch.wait_for_line("paused: ")
+        assert "codex's sandbox does not work here (bwrap: " in said and "choose another sandbox" in said, batch.lines
+        allow = ["sh", "-c", f"echo 1000 > {limit}"]
+        user = ["nsenter", "--target", str(batch.process.pid), "--user", "--preserve-credentials"]
+        subprocess.run([*user, *allow], check=True, timeout=10)
+        assert batch.wait(40.0) == 0, batch.lines
+    with open_run(out) as store:
+        rows = list(store.samples())
+        attempts = [attempt for row in rows for attempt in store.attempts(row.n)]
+    assert [row.record and (row.record.status, row.record.final_response) for row in rows] == [
+        ("completed", "made")
+    ] * 3
+    kinds = Counter(attempt.error["kind"] for attempt in attempts if attempt.error is not None)
+    assert set(kinds) == {"sandboxError"} and kinds["sandboxError"] >= 5
 
 
 @pytest.mark.real

@@ -111,6 +111,7 @@ class Attempt:
         self._waits = False
         self.responses: list[str | None] = list(responses)
         self.events = EventLog()
+        self._commands = policy.Commands()
         self.pool_gone: TransportClosedError | None = None
         self._usage: Any = None
         self._turn_id: str | None = None
@@ -182,6 +183,10 @@ class Attempt:
             result = self._collector.result()
             if result.status == "interrupted":
                 return self._interrupted(policy.INTERRUPTED, "the turn was interrupted")
+        refused = self._commands.refused
+        if refused is not None and (why is None or why.status == "limit"):
+            return self._outcome("failed", {"kind": policy.SANDBOX_ERROR, "message": refused})
+        if why is None:
             return self._outcome("completed", None)
         return self._outcome(why.status, why.error, why.limit)
 
@@ -223,6 +228,8 @@ class Attempt:
                 params = notification.params
                 meter.observe(method, params, now)
                 self._heed_network(method, params)
+                if method == "item/completed":
+                    self._commands.completed(params["item"])
                 if method == "pool/turn/assigned":
                     self._worker = params.get("worker")
                     self._queued_ms = (self._queued_ms or 0) + (params.get("queuedMs") or 0)

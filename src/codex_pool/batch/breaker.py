@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .policy import Outcome
+from .policy import SANDBOX_ERROR, Outcome
 from .progress import duration
 
 FIRST_TRY_S = 30.0
@@ -57,7 +57,7 @@ _BY_KIND = {
     "unauthorized": UNAUTHORIZED,
     "httpConnectionFailed": SERVICE,
     "responseStreamConnectionFailed": SERVICE,
-    "sandboxError": SANDBOX,
+    SANDBOX_ERROR: SANDBOX,
     "usageLimitExceeded": USAGE,
 }
 
@@ -104,7 +104,8 @@ class Breaker:
             # codex calls every answer that it did not expect by one name.
             trouble = UNAUTHORIZED
         said = "" if outcome.error is None else outcome.error["message"]
-        if outcome.status == "failed" and any(words in said for words in _WORDS_OF_FULL):
+        # A sandbox may say that it has no space left when it means namespaces.
+        if outcome.status == "failed" and kind != SANDBOX_ERROR and any(words in said for words in _WORDS_OF_FULL):
             trouble = DISK
         if trouble is None:
             # An interrupted attempt says nothing of the world; whatever else ended got as far as the model.

@@ -26,6 +26,9 @@ WALL_LIMIT = "wall_limit"
 INTERRUPTED = "interrupted"
 INVALID_INPUT = "invalidInput"
 OVERLOADED = "serverOverloaded"
+SANDBOX_ERROR = "sandboxError"
+# bubblewrap, about itself.
+_SANDBOX_SAYS = "bwrap: "
 
 # The service asks for patience; anything else may be tried again almost at once.
 _OVERLOAD_KINDS = frozenset(
@@ -46,7 +49,7 @@ RETRY_ON_KINDS = (
     "internalServerError",
     "badRequest",
     "unauthorized",
-    "sandboxError",
+    SANDBOX_ERROR,
     "cyberPolicy",
     "requestTimeout",
     "lineTooLong",
@@ -121,6 +124,34 @@ def is_no_way(error: Any) -> bool:
     Its codexErrorInfo is that of any stream that broke and is tried again; only the words tell.
     """
     return "waiting for network" in said(error)
+
+
+class Commands:
+    """Whether the sandbox has let any command of an attempt begin.
+
+    codex has no error for one that cannot start: each command fails, with what the sandbox said for its output, and the
+    model answers all the same.
+    """
+
+    def __init__(self) -> None:
+        self._began = False
+        self._refused: str | None = None
+
+    def completed(self, item: Mapping[str, Any]) -> None:
+        """An item has ended."""
+        if item.get("type") != "commandExecution":
+            return
+        output = str(item.get("aggregatedOutput") or "").strip()
+        # A command that is not run says nothing else.
+        if item.get("status") == "failed" and output.startswith(_SANDBOX_SAYS) and "\n" not in output:
+            self._refused = output
+        else:
+            self._began = True
+
+    @property
+    def refused(self) -> str | None:
+        """What the sandbox said, if there were commands and it let none begin."""
+        return None if self._began else self._refused
 
 
 def said(error: Any) -> str:
