@@ -6,6 +6,7 @@
     quiet     RUST_LOG=off
     skills    without the bundled skills: changes the agent
     tools     without tools that not every task needs: changes the agent
+    roots     with one root certificate to trust instead of all that the machine has: changes whom it can connect to
 
 One worker, real turns on the loopback model, in turns; ratios are medians of the ratios of the rounds.
 """
@@ -14,6 +15,8 @@ from __future__ import annotations
 
 import argparse
 import functools
+import os
+import ssl
 import statistics
 import sys
 import tempfile
@@ -44,13 +47,26 @@ def without(features: str) -> tuple[str, ...]:
     return tuple(f"features.{name}=false" for name in features.split())
 
 
-PROFILES = {
-    "pool": Profile(),
-    "unseen": Profile(without(UNSEEN)),
-    "quiet": Profile(env={"RUST_LOG": "off"}),
-    "skills": Profile(("skills.bundled.enabled=false",)),
-    "tools": Profile(without(TOOLS)),
-}
+def profiles(directory: Path) -> dict[str, Profile]:
+    return {
+        "pool": Profile(),
+        "unseen": Profile(without(UNSEEN)),
+        "quiet": Profile(env={"RUST_LOG": "off"}),
+        "skills": Profile(("skills.bundled.enabled=false",)),
+        "tools": Profile(without(TOOLS)),
+        "roots": Profile(env=one_root(directory)),
+    }
+
+
+def one_root(directory: Path) -> dict[str, str]:
+    """The first of the machine's root certificates, alone."""
+    bundle = ssl.get_default_verify_paths().openssl_cafile
+    files = (os.environ.get("SSL_CERT_FILE"), bundle, "/etc/ssl/certs/ca-certificates.crt")
+    text = next(Path(file).read_text() for file in files if file is not None and Path(file).is_file())
+    end = "-----END CERTIFICATE-----\n"
+    (directory / "root.pem").write_text(text[: text.index(end) + len(end)])
+    (directory / "no-roots").mkdir()
+    return {"SSL_CERT_FILE": str(directory / "root.pem"), "SSL_CERT_DIR": str(directory / "no-roots")}
 
 
 def measured(profile: Profile, home: Path, turns: int) -> float:
@@ -75,7 +91,10 @@ def main() -> int:
         tempfile.TemporaryDirectory(prefix="codex-pool-bench-") as directory,
         demo_home(Path(directory) / "home", script=None) as home,
     ):
-        runs = {name: functools.partial(measured, profile, home, arguments.turns) for name, profile in PROFILES.items()}
+        runs = {
+            name: functools.partial(measured, profile, home, arguments.turns)
+            for name, profile in profiles(Path(directory)).items()
+        }
         figures = common.alternate(runs, arguments.rounds, "ms")
     rows = [
         common.row(

@@ -146,7 +146,7 @@ def encode_params(type_name: str, fields: Mapping[str, Any]) -> bytes:
     required = _required_of(type_name)
     sent = {name: field for name, field in fields.items() if field is not None or name in required}
     try:
-        return _dump(type_name, models.adapter(type_name).validate_python(sent))
+        return _dump(type_name, models.adapter(type_name).validator.validate_python(sent))
     except ValidationError as error:
         problems = "; ".join(
             f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}" for problem in error.errors()
@@ -169,7 +169,7 @@ def _dump(type_name: str, value: Any) -> bytes:
     from .generated import models
 
     try:
-        return models.adapter(type_name).dump_json(value, by_alias=True, exclude_unset=True)
+        return models.adapter(type_name).serializer.to_json(value, by_alias=True, exclude_unset=True)
     except (PydanticSerializationError, UnicodeEncodeError) as error:
         raise InvalidInputError(f"{type_name} cannot be sent as UTF-8 JSON: {error}") from None
 
@@ -181,7 +181,7 @@ def _finish_with(method: str, type_name: str | None) -> Callable[[bytes], Any]:
         from .generated import models
 
         try:
-            return models.adapter(type_name).validate_json(result)
+            return models.adapter(type_name).validator.validate_json(result)
         except ValueError as error:
             raise AppServerError(f"the answer to {method} is not a {type_name}: {error}") from None
 

@@ -294,4 +294,5 @@ def main() -> None:
         report({"event": "failed", "reason": str(error)})
         sys.exit(1)
     report({"event": "ready"})
+    start.collect_rarely()
     broker.run()

@@ -27,7 +27,7 @@ import zmq
 
 from codex_app_server import _process
 from codex_app_server.lines import LineSplitter, LongLine
-from codex_pool import processes, wire
+from codex_pool import processes, start, wire
 from codex_pool.sockets import READABLE, WRITABLE
 from codex_pool.worker.arguments import WorkerArguments
 from codex_pool.worker.core import WorkerCore
@@ -128,8 +128,8 @@ class Worker:
             elif self._stdin in poller:
                 poller.unregister(self._stdin)
             tick_s = wait_s = QUICK_TICK_S if self._core.wants_tick else TICK_S
-            rest_s = self._rest_until - time.monotonic() if self._rest_until and self._core.unhurried else 0.0
-            if rest_s > 0:
+            rest_s = self._rest_until - time.monotonic() if self._rest_until else 0.0
+            if rest_s > 0 and self._core.unhurried:
                 wait_s = min(wait_s, rest_s)
                 if stdout in poller:
                     poller.unregister(stdout)
@@ -332,6 +332,7 @@ def log(message: str) -> None:
 
 def work(arguments: bytes, process: subprocess.Popen[bytes], signals: int) -> int:
     """Be the worker with these start arguments, as JSON, around this app-server; the exit code."""
+    start.collect_rarely()
     worker = Worker(msgspec.json.decode(arguments, type=WorkerArguments), process, signals)
     reason = worker.run()
     report(worker.exit_report(reason))

@@ -84,7 +84,7 @@ class RunningTurns:
     @property
     def unhurried(self) -> bool:
         """Whether turns run, and nobody reads any of them along."""
-        return bool(self._turns) and not any(turn.has_readers for turn in self._turns.values())
+        return bool(self._turns) and not any([turn.has_readers for turn in self._turns.values()])
 
     @property
     def held(self) -> dict[str, int]:
