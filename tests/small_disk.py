@@ -1,12 +1,11 @@
 """A small file system of one's own, to be filled up: a tmpfs that only the commands run on it see.
 
-It lies in a mount namespace, so nothing is mounted for anybody else and it is gone with its last process. As root that
-needs CAP_SYS_ADMIN (in a container: `--cap-add SYS_ADMIN`), else user namespaces that anybody may make.
+It lies in a mount namespace, so nothing is mounted for anybody else and it is gone with its last process. That needs
+CAP_SYS_ADMIN (in a container: `--cap-add SYS_ADMIN`), or else user namespaces that anybody may make.
 """
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from pathlib import Path
 
 _LIMIT_S = 10.0
 _NEEDED = (
-    "this test fills a tmpfs of its own, and could not mount one; expected root with CAP_SYS_ADMIN (in a container: "
+    "this test fills a tmpfs of its own, and could not mount one; expected CAP_SYS_ADMIN (in a container: "
     "--cap-add SYS_ADMIN --security-opt apparmor=unconfined), or unprivileged user namespaces"
 )
 
@@ -52,7 +51,7 @@ class SmallDisk:
 def small_disk(path: Path, megabytes: int) -> Iterator[SmallDisk]:
     """An empty disk at `path`, for as long as this lasts."""
     path.mkdir()
-    mine = os.geteuid() == 0
+    mine = subprocess.run(["unshare", "--mount", "true"], capture_output=True, timeout=_LIMIT_S).returncode == 0
     mount = 'mount -t tmpfs -o "size=$1" none "$2" && echo mounted && exec cat'
     user = () if mine else ("--user", "--map-root-user")
     command = ["unshare", *user, "--mount", "sh", "-c", mount, "sh", f"{megabytes}m", str(path)]
