@@ -35,7 +35,6 @@ from codex_pool.worker.effects import Effect, Fail, Note, Ready, ToAppServer, To
 from codex_pool.worker.link import BrokerLink
 
 READ_BYTES = 256 * 1024
-READS_PER_TURN = 8
 # While nobody reads along, what an app-server writes line by line is gathered for so long after a read of little.
 REST_S = 0.02
 LITTLE_BYTES = 64 * 1024
@@ -165,27 +164,18 @@ class Worker:
     # Reading.
 
     def _read_stdout(self, stdout: int) -> None:
-        lines: list[bytes | LongLine] = []
-        ended, size = False, 0
-        for _ in range(READS_PER_TURN):
-            try:
-                chunk = os.read(stdout, READ_BYTES)
-            except BlockingIOError:
-                break
-            if not chunk:
-                ended = True
-                break
-            size += len(chunk)
-            lines += self._splitter.blocks(chunk)
-            if len(chunk) < READ_BYTES:
-                break
-        now = time.monotonic()
-        self._rest_until = now + REST_S if size <= LITTLE_BYTES else 0.0
-        if lines:
-            self._apply(self._core.lines(lines, now, random.random()))
-        if ended:
+        try:
+            chunk = os.read(stdout, READ_BYTES)
+        except BlockingIOError:
+            return
+        if not chunk:
             self._broker.flush()
             raise Stop("the app-server has ended")
+        now = time.monotonic()
+        self._rest_until = now + REST_S if len(chunk) <= LITTLE_BYTES else 0.0
+        lines = self._splitter.blocks(chunk)
+        if lines:
+            self._apply(self._core.lines(lines, now, random.random()))
 
     def _read_supervisor(self) -> None:
         chunk = os.read(0, 4096)

@@ -34,7 +34,7 @@ MAX_ENDED = 4096
 class Limits(NamedTuple):
     """Bounds in bytes; see the module's docstring."""
 
-    window: int = 1 * MIB
+    window: int = 4 * MIB
     session_window: int = 16 * MIB
     waiting: int = 8 * MIB
     overflow: int = 64 * MIB
