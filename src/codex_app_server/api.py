@@ -211,7 +211,7 @@ class Thread:
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         try:
-            turn = self._turn(input, "items", options, output_type, on_busy, detach, deadline)
+            turn = self._turn(input, "final", options, output_type, on_busy, detach, deadline)
             result = turn.run(timeout=_left_s(deadline))
         except TimeoutError:
             if deadline is None or time.monotonic() < deadline:

@@ -238,7 +238,7 @@ class AsyncThread:
         """
 
         async def turn_and_wait() -> TurnResult:
-            turn = await self._turn(input, "items", options, output_type, on_busy, detach)
+            turn = await self._turn(input, "final", options, output_type, on_busy, detach)
             return await turn.run()
 
         try:

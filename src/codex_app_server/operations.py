@@ -216,20 +216,59 @@ def initialize(config: AppServerConfig) -> Operation[models.InitializeResponse]:
     return Operation("initialize", encode_plain("initialize", params), _finish_with("initialize", "InitializeResponse"))
 
 
-def thread_start(options: Mapping[str, Any]) -> Operation[models.ThreadStartResponse]:
-    return _with_paths(request("thread/start", check_options("ThreadStartOptions", options)), options)
+class Named(msgspec.Struct):
+    """A thread or a turn of which only the id is wanted."""
+
+    id: str
 
 
-def thread_resume(thread_id: str, options: Mapping[str, Any]) -> Operation[models.ThreadResumeResponse]:
-    return _with_paths(
-        request("thread/resume", {"thread_id": thread_id, **check_options("ThreadResumeOptions", options)}), options
-    )
+class WithThread(msgspec.Struct):
+    """What a handle on a thread needs of the answer that names it: to build all of it takes longer than to send it."""
+
+    thread: Named
 
 
-def thread_fork(thread_id: str, options: Mapping[str, Any]) -> Operation[models.ThreadForkResponse]:
-    return _with_paths(
-        request("thread/fork", {"thread_id": thread_id, **check_options("ThreadForkOptions", options)}), options
-    )
+class WithTurn(msgspec.Struct):
+    """The same of a turn."""
+
+    turn: Named
+
+
+_decode_thread = msgspec.json.Decoder(WithThread).decode
+_decode_turn = msgspec.json.Decoder(WithTurn).decode
+
+
+def _finish_thread(result: bytes) -> WithThread:
+    return _decode_named(_decode_thread, result, "thread")
+
+
+def _finish_turn(result: bytes) -> WithTurn:
+    return _decode_named(_decode_turn, result, "turn")
+
+
+def _decode_named(decode: Callable[[bytes], T], result: bytes, what: str) -> T:
+    try:
+        return decode(result)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise AppServerError(f"the answer to the start of a {what} does not name one: {error}") from None
+
+
+def thread_start(options: Mapping[str, Any]) -> Operation[WithThread]:
+    return _naming_thread("thread/start", check_options("ThreadStartOptions", options), options)
+
+
+def thread_resume(thread_id: str, options: Mapping[str, Any]) -> Operation[WithThread]:
+    fields = {"thread_id": thread_id, **check_options("ThreadResumeOptions", options)}
+    return _naming_thread("thread/resume", fields, options)
+
+
+def thread_fork(thread_id: str, options: Mapping[str, Any]) -> Operation[WithThread]:
+    fields = {"thread_id": thread_id, **check_options("ThreadForkOptions", options)}
+    return _naming_thread("thread/fork", fields, options)
+
+
+def _naming_thread(method: str, fields: Mapping[str, Any], options: Mapping[str, Any]) -> Operation[WithThread]:
+    return _with_paths(replace(request(method, fields), finish=_finish_thread), options)
 
 
 def thread_list(options: Mapping[str, Any]) -> Operation[models.ThreadListResponse]:
@@ -242,15 +281,14 @@ def thread_read(thread_id: str, include_turns: bool) -> Operation[models.ThreadR
 
 def turn_start(
     thread_id: str, input: RunInput, options: Mapping[str, Any], interest: Interest, output_type: Any = None
-) -> Operation[models.TurnStartResponse]:
+) -> Operation[WithTurn]:
     fields = {"thread_id": thread_id, **to_wire_turn(input), **check_options("TurnStartOptions", options)}
     if output_type is not None:
         if fields.get("output_schema") is not None:
             raise InvalidInputError("output_type says what output_schema says too; give one of them")
         fields["output_schema"] = schema_of(output_type)
     params = encode_params("TurnStartParams", fields)
-    finish = _finish_with("turn/start", "TurnStartResponse")
-    return _with_paths(Operation("turn/start", params, finish, thread_id, interest), fields)
+    return _with_paths(Operation("turn/start", params, _finish_turn, thread_id, interest), fields)
 
 
 def schema_of(output_type: Any) -> dict[str, Any]:

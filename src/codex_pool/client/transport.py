@@ -77,6 +77,7 @@ class PoolTransport:
         self._thread: threading.Thread | None = None
         self._wake_lock = threading.Lock()
         self._wake_r = self._wake_w = -1
+        self._woken = False
         self._connection: _Connection | None = None
 
     def start(self, receiver: Receiver) -> None:
@@ -128,6 +129,10 @@ class PoolTransport:
         self._wake()
 
     def _wake(self) -> None:
+        if self._woken:
+            # It has not looked since, and when it does it sees all that is wanted.
+            return
+        self._woken = True
         # Locked: a descriptor that was closed meanwhile may belong to somebody else by now.
         with self._wake_lock, contextlib.suppress(OSError):
             os.write(self._wake_w, b"\0")
@@ -183,6 +188,7 @@ class PoolTransport:
         ready = dict(poller.poll(int(left_s * 1000) + 1))
         if self._wake_r in ready:
             os.read(self._wake_r, 4096)
+            self._woken = False
         while self._wanted:
             self._apply(self._wanted.popleft()(), context)
         self._flush()
