@@ -38,6 +38,10 @@ def check(number: int, response: str | None) -> None:
         raise AssertionError(f"turn {number} was answered {response!r}")
 
 
+# As codex comes; the home of the benches has it off.
+PLAIN = ("features.shell_snapshot=true",)
+
+
 def overrides() -> tuple[str, ...]:
     """What the pool adds by itself, for everybody."""
     from codex_pool.pool import LEAN_OVERRIDES
@@ -53,8 +57,11 @@ def environment(home: Path, sqlite: str) -> dict[str, str]:
 
 
 @contextmanager
-def published(home: Path, app_servers: int, concurrency: int) -> Iterator[Running]:
-    """`openai-codex`, a thread of the caller per turn under way, spread over `app_servers` processes by hand."""
+def published(home: Path, app_servers: int, concurrency: int, *, plain: bool = False) -> Iterator[Running]:
+    """`openai-codex`, a thread of the caller per turn under way, spread over `app_servers` processes by hand.
+
+    `plain`: without what the pool adds.
+    """
     from openai_codex import ApprovalMode, Codex, CodexConfig
 
     with ExitStack() as stack:
@@ -62,7 +69,8 @@ def published(home: Path, app_servers: int, concurrency: int) -> Iterator[Runnin
         before = set(app_servers_below(os.getpid()))
         for number in range(app_servers):
             env = environment(home, f"published-{number}")
-            clients.append(stack.enter_context(Codex(CodexConfig(env=env, config_overrides=overrides()))))
+            settings = PLAIN if plain else overrides()
+            clients.append(stack.enter_context(Codex(CodexConfig(env=env, config_overrides=settings))))
         pids = set(app_servers_below(os.getpid())) - before
         assert len(pids) == app_servers
 
@@ -134,12 +142,12 @@ def pooled(
 
 
 @contextmanager
-def executed(home: Path, concurrency: int) -> Iterator[Running]:
-    """`codex exec` under xargs: a process a turn."""
+def executed(home: Path, concurrency: int, *, plain: bool = False) -> Iterator[Running]:
+    """`codex exec` under xargs: a process a turn. `plain`: without what the pool adds."""
     from codex_app_server.config import find_codex
 
     argv = ["xargs", "-P", str(concurrency), "-I{}", str(find_codex())]
-    for override in overrides():
+    for override in PLAIN if plain else overrides():
         argv += ["--config", override]
     argv += ["exec", "--skip-git-repo-check", "--ephemeral", prompt(0).replace("Question 0", "Question {}")]
     env = {**os.environ, **environment(home, "executed")}

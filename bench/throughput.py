@@ -2,13 +2,15 @@
 
     python bench/throughput.py [--turns 300] [--rounds 7] [--concurrency 16] [--workers 2]
 
-Every competitor runs the same prompts on the same codex binary, with the same configuration, kind of thread and number
-of turns at once, against one loopback model in a process of its own:
+Every competitor runs the same prompts on the same codex binary, with the same configuration (but those that are plain),
+kind of thread and number of turns at once, against one loopback model in a process of its own:
 
     pool          codex_pool, N workers, one asyncio client
     published-N   openai-codex over N app-servers, driven by hand, a thread of the caller per turn under way
     published-1   the same on one app-server
     exec          `codex exec` under xargs, a process a turn; fewer turns, because each takes so long
+    exec-plain    the same without the switches that the pool adds, as people run it
+    plain-1       published-1 without them
 
 They take turns within each round, in an order that rotates, so that a drift of the machine hits all alike. Reported are
 the median over rounds, and the pool's ratio to each peer as the median of the ratios of the rounds. Start-up is not
@@ -30,8 +32,8 @@ from pathlib import Path
 import common
 import real
 
-# One in so many turns is run by `codex exec`.
-EXEC_SHARE = 10
+# One in so many turns is run by those that take long.
+FEW, FEW_SHARE = frozenset({"exec", "exec-plain", "plain-1"}), 10
 
 
 def main() -> int:
@@ -52,15 +54,17 @@ def main() -> int:
         by_hand: lambda home: real.published(home, workers, concurrency),
         "published-1": lambda home: real.published(home, 1, concurrency),
         "exec": lambda home: real.executed(home, concurrency),
+        "exec-plain": lambda home: real.executed(home, concurrency, plain=True),
+        "plain-1": lambda home: real.published(home, 1, concurrency, plain=True),
     }
 
     cpu: common.Figures = {name: [] for name in competitors}
 
     def measured(name: str, home: Path) -> float:
         # Only the competitor under measurement has processes: idle peers would still cost memory and beats.
-        turns = arguments.turns if name != "exec" else max(concurrency, arguments.turns // EXEC_SHARE)
+        turns = arguments.turns if name not in FEW else max(concurrency, arguments.turns // FEW_SHARE)
         with competitors[name](home) as running:
-            if name != "exec":
+            if name not in FEW:
                 running.run(concurrency * 2)
             before = sum(running.cpu_s().values())
             took = running.run(turns)
@@ -73,6 +77,7 @@ def main() -> int:
     ):
         runs = {name: functools.partial(measured, name, home) for name in competitors}
         rates = common.alternate(runs, arguments.rounds, "turns/s")
+    wanted_of = {by_hand: 0.98, "published-1": 1.2, "exec": 4.0, "exec-plain": None, "plain-1": None}
     title = f"{arguments.turns} turns of {real.DELTAS} deltas, {concurrency} at once, median of {arguments.rounds} runs"
     common.table(title, rates, "pool", "turns/s")
     rows = [
@@ -84,7 +89,7 @@ def main() -> int:
             ratio=common.ratio(rates, "pool", peer),
             at_least=wanted,
         )
-        for peer, wanted in ((by_hand, 0.98), ("published-1", 1.2), ("exec", 4.0))
+        for peer, wanted in wanted_of.items()
     ]
     rows += [
         common.row(
