@@ -156,6 +156,9 @@ class Attempt:
         self._meter.turn_started()
         turn = await unless_stopped(self._halt, start, grace_s=START_ANSWER_LIMIT_S)
         began_at = time.monotonic()
+        # It runs: while it was queued there was no answer. Its first notification says so too, and may take its time.
+        self._meter.assigned(began_at)
+        self._on_assigned()
         self._turn_id = turn.id
         self._collector = TurnCollector(turn.id)
         self._over = asyncio.get_running_loop().create_future()
@@ -233,7 +236,6 @@ class Attempt:
                 if method == "pool/turn/assigned":
                     self._worker = params.get("worker")
                     self._queued_ms = (self._queued_ms or 0) + (params.get("queuedMs") or 0)
-                    self._on_assigned()
                     continue
             else:
                 meter.event(now)

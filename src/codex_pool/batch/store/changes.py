@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .layout import RunDirectoryError, shown_name
-from .rows import Entry, RecordRow, text, to_json
+from .rows import Entry, RecordRow, plain_json, text, to_json
 
 # Statuses that a run leaves as they are; all others are run again.
 SETTLED = ("completed", "limit")
@@ -92,7 +92,7 @@ def load(
     db.executemany(
         "INSERT INTO coming VALUES (?, ?, ?, ?, ?, ?)",
         (
-            (position, text(e.id), e.epoch, e.digest, to_json(e.spec), to_json(e.tags))
+            (position, text(e.id), e.epoch, e.digest, to_json(e.spec), plain_json(e.tags))
             for position, e in enumerate(entries)
         ),
     )
@@ -171,8 +171,8 @@ def end_attempt(
         "note = ?, segment = ?, offset = ?, length = ? WHERE n = ? AND attempt = ?",
         (
             end["status"],
-            to_json(end.get("error")),
-            to_json(end.get("usage")),
+            plain_json(end.get("error")),
+            plain_json(end.get("usage")),
             end.get("cost"),
             end.get("worker"),
             end.get("turn_id"),
@@ -199,8 +199,8 @@ def record(db: sqlite3.Connection, n: int, row: RecordRow, state: str) -> None:
             row.status,
             row.limit,
             text(row.final_response),
-            to_json(row.error),
-            to_json(row.usage),
+            plain_json(row.error),
+            plain_json(row.usage),
             row.cost,
             row.thread_id,
             row.turn_id,
@@ -212,8 +212,8 @@ def record(db: sqlite3.Connection, n: int, row: RecordRow, state: str) -> None:
             row.duration_ms,
             row.started_at,
             row.ended_at,
-            to_json(row.responses) if len(row.responses) > 1 else None,
-            to_json(row.artifacts),
+            plain_json(row.responses) if len(row.responses) > 1 else None,
+            plain_json(row.artifacts),
         ),
     )
     # Scores are of an answer, and this is another one.

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
+
 EXPORT_VERSION = 1
 
 
@@ -107,13 +109,33 @@ class SampleRow:
     """How many there were, those under way included."""
 
 
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder().decode
+
+
 def to_json(value: Any) -> str | None:
     """JSON in ASCII: no text in it that a database would not take."""
     return None if value is None else json.dumps(value, separators=(",", ":"))
 
 
+def plain_json(value: Any) -> str | None:
+    """The same, many times as fast, for what has no numbers but whole ones."""
+    if value is None:
+        return None
+    try:
+        return _encode(value).decode("ascii")
+    except UnicodeError:
+        return to_json(value)
+
+
 def from_json(text: str | None) -> Any:
-    return None if text is None else json.loads(text)
+    if text is None:
+        return None
+    try:
+        return _decode(text)
+    except msgspec.DecodeError:
+        # What is no number in JSON is one in ours.
+        return json.loads(text)
 
 
 def text(value: str | None) -> str | None:
