@@ -31,6 +31,8 @@ from .presets import PRESETS, expand
 from .transport import DEFAULT_TIMEOUT_S, Interest
 
 if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
     from .generated import models
     from .generated.models._base import Asks
 
@@ -139,19 +141,29 @@ def encode_plain(what: str, value: Any) -> bytes:
 
 def encode_params(type_name: str, fields: Mapping[str, Any]) -> bytes:
     """The JSON of a generated parameters type, without optional fields that are None. Raises InvalidInputError."""
-    from pydantic import ValidationError
-
-    from .generated import models
-
     required = _required_of(type_name)
     sent = {name: field for name, field in fields.items() if field is not None or name in required}
     try:
-        return _dump(type_name, models.adapter(type_name).validator.validate_python(sent))
-    except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}" for problem in error.errors()
-        )
-        raise InvalidInputError(f"{type_name}: {problems}") from None
+        value = _adapter(type_name).validator.validate_python(sent)
+    except ValueError as error:
+        raise InvalidInputError(f"{type_name}: {_problems_of(error)}") from None
+    return _dump(type_name, value)
+
+
+def _problems_of(error: ValueError) -> str:
+    from pydantic import ValidationError
+
+    if not isinstance(error, ValidationError):
+        return str(error)
+    return "; ".join(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors())
+
+
+@functools.cache
+def _adapter(type_name: str) -> TypeAdapter[Any]:
+    """What validates and dumps a type, remembered here: an import in a function costs as much as a small payload."""
+    from .generated import models
+
+    return models.adapter(type_name)
 
 
 @functools.cache
@@ -164,13 +176,9 @@ def _required_of(type_name: str) -> frozenset[str]:
 
 
 def _dump(type_name: str, value: Any) -> bytes:
-    from pydantic_core import PydanticSerializationError
-
-    from .generated import models
-
     try:
-        return models.adapter(type_name).serializer.to_json(value, by_alias=True, exclude_unset=True)
-    except (PydanticSerializationError, UnicodeEncodeError) as error:
+        return _adapter(type_name).serializer.to_json(value, by_alias=True, exclude_unset=True)
+    except ValueError as error:
         raise InvalidInputError(f"{type_name} cannot be sent as UTF-8 JSON: {error}") from None
 
 
@@ -178,10 +186,8 @@ def _finish_with(method: str, type_name: str | None) -> Callable[[bytes], Any]:
     def finish(result: bytes) -> Any:
         if type_name is None:
             return msgspec.json.decode(result)
-        from .generated import models
-
         try:
-            return models.adapter(type_name).validator.validate_json(result)
+            return _adapter(type_name).validator.validate_json(result)
         except ValueError as error:
             raise AppServerError(f"the answer to {method} is not a {type_name}: {error}") from None
 
