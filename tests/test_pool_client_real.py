@@ -138,6 +138,23 @@ def test_a_broker_that_is_killed_costs_no_delta(pool: Pool) -> None:
         assert thread.run("and again?").status == "completed"
 
 
+def test_a_broker_is_killed_while_workers_rest(pool: Pool, model: LoopbackModel) -> None:
+    """Nobody reads the turns along, so their workers do not listen most of the time."""
+    results: list[str] = []
+    with pool.connect() as codex:
+        before = [row["worker"] for row in status(codex)["workers"]]
+        threads = [codex.thread_start() for _ in range(2)]
+        runs = [threading.Thread(target=lambda t=each: results.append(t.run(slow()).status.value)) for each in threads]
+        for run in runs:
+            run.start()
+        wait_until(lambda: sum(record.deltas_sent > 10 for record in model.active) == 2, "both turns run")
+        os.kill(broker_of(pool), signal.SIGKILL)
+        for run in runs:
+            run.join(LIMIT_S)
+        assert results == ["completed"] * 2
+        assert [row["worker"] for row in status(codex)["workers"]] == before
+
+
 def test_a_call_that_is_under_way_when_the_connection_breaks_is_answered_once(pool: Pool, model: LoopbackModel) -> None:
     with pool.connect() as codex:
         threads = [codex.thread_start() for _ in range(2)]

@@ -35,7 +35,7 @@ from codex_pool.worker.effects import Effect, Fail, Note, Ready, ToAppServer, To
 from codex_pool.worker.link import BrokerLink
 
 READ_BYTES = 256 * 1024
-# While nobody reads along, what an app-server writes line by line is gathered for so long after a read of little.
+# While nobody reads along, what comes is gathered for so long after a read of little: app-servers write line by line.
 REST_S = 0.02
 LITTLE_BYTES = 64 * 1024
 STDERR_LINES = 40
@@ -119,9 +119,6 @@ class Worker:
         self._apply(self._core.start(time.monotonic()))
         reaped_at = ticked_at = time.monotonic()
         while True:
-            broker = self._broker.socket
-            wants = READABLE if self._broker.unsent_bytes < MAX_UNSENT_BYTES else 0
-            poller.register(broker, wants | (WRITABLE if self._broker.has_unsent else 0))
             if self._to_app_server:
                 poller.register(self._stdin, WRITABLE)
             elif self._stdin in poller:
@@ -132,8 +129,13 @@ class Worker:
                 wait_s = min(wait_s, rest_s)
                 if stdout in poller:
                     poller.unregister(stdout)
-            elif stdout not in poller:
-                poller.register(stdout, READABLE)
+            else:
+                rest_s = 0.0
+                if stdout not in poller:
+                    poller.register(stdout, READABLE)
+            broker = self._broker.socket
+            listens = not rest_s and self._broker.unsent_bytes < MAX_UNSENT_BYTES
+            poller.register(broker, (READABLE if listens else 0) | (WRITABLE if self._broker.has_unsent else 0))
             ready = dict(poller.poll(math.ceil(wait_s * 1000)))
             self._loops += 1
             if self._signals in ready:
@@ -185,7 +187,8 @@ class Worker:
             if isinstance(line, bytes) and b'"stop"' in line:
                 self._leaves_by = time.monotonic() + LEAVE_LIMIT_S
             elif isinstance(line, bytes) and _told(line) == "new":
-                self._poller.unregister(self._broker.socket)
+                # While it rests it does not listen, and a socket that is not there cannot be taken out.
+                self._poller.register(self._broker.socket, 0)
                 self._broker.renew()
                 self._apply(self._core.new_broker())
             else:
