@@ -75,11 +75,18 @@ class Broker:
         return registered
 
     def answer(self, number: int) -> dict[str, Any]:
-        def found(_: str, frames: list[bytes]) -> Any:
+        """The answer to a call; what came before it is there for whoever waits next."""
+        before: list[tuple[str, list[bytes]]] = []
+
+        def found(identity: str, frames: list[bytes]) -> Any:
             route = wire.decode_from_worker(frames[0])
-            return json.loads(frames[2]) if isinstance(route, wire.Answered) and route.call == number else None
+            if isinstance(route, wire.Answered) and route.call == number:
+                return json.loads(frames[2])
+            before.append((identity, frames))
+            return None
 
         answer: dict[str, Any] = self.wait(found)
+        self.got[:0] = before
         return answer
 
     def events(self, until: str) -> list[tuple[wire.Events, list[dict[str, Any]]]]:
