@@ -198,10 +198,17 @@ def test_a_new_broker_finds_all_as_it_was_and_nothing_is_done_twice(
     events += broker.events("turn/completed")
     last = first.last
     for head, _ in events:
+        if head.after > last:
+            # Sent before the worker heard that the session is back: it comes again in its place.
+            continue
         # Both times that the session came back it was sent the same again.
         assert head.after in (last, first.last)
         last = head.last
-    assert events[-1][0].ended and sum(line["method"] == "turn/completed" for _, lines in events for line in lines) == 1
+    assert (
+        events[-1][0].ended
+        and last == events[-1][0].last
+        and sum(line["method"] == "turn/completed" for _, lines in events for line in lines) == 1
+    )
     assert worker.wait("load")["turns"] <= 1
 
 
