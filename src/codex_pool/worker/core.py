@@ -14,7 +14,7 @@ Who owns what: `requests` the ids and places of requests to the app-server; `cal
 what was taken; `running` the turns, their numbers and - in `subscriptions` - who has got which of them; `threads` the
 records and who follows them; `questions` what the app-server asks. Rules that hold throughout:
  - A call of a session is done once, however often it is sent; its answer is sent under its latest number.
- - A turn's TurnStarted precedes its TurnEnded; each is sent once.
+ - That a turn has begun (the answer to its start, or TurnStarted) precedes its TurnEnded; each is told once.
  - A thread that is being adopted takes no request until it is as it was.
 """
 

@@ -1,7 +1,8 @@
 """Running turns: begun, numbered, watched, interrupted, ended - each once. Pure.
 
-A turn's TurnStarted precedes its TurnEnded, and TurnEnded comes after its last events were published. Turns that the
-app-server starts by itself - goals, compaction, sub-agents - are owned from their turn/started on.
+The broker hears that a turn has begun by the answer to its start, or else by TurnStarted, and that it has ended by
+TurnEnded, which takes its last events along. Turns that the app-server starts by itself - goals, compaction,
+sub-agents - are owned from their turn/started on.
 
 While nobody reads a turn along - all its subscribers want its items or its end, no deltas - what comes of it is held
 until the next tick, HELD_BYTES or its end, and how every turn begins until OPENING_S: an app-server writes each line by
