@@ -109,8 +109,6 @@ def scan(line: bytes) -> Envelope:
 _BEGINNING = re.compile(rb'\{"method":"([^"\\]+)","params":\{"threadId":"[^"\\]*","turnId":"[^"\\]*"')
 _BEGINNING_BYTES = 512
 _TURN_ID = b'"turnId":"'
-# Where it stands in them: behind the method.
-_PARAMS, _PARAMS_WITHIN_BYTES = b'","params":{"threadId":"', 96
 # How they end: after this, a time of 13 digits.
 _EMITTED = b'},"emittedAtMs":'
 _REMEMBERED = 256
@@ -144,8 +142,6 @@ class Scanner:
 
         That holds for lines that are `is_whole`. Raises ValueError as `scan`.
         """
-        if line.find(_PARAMS, 0, _PARAMS_WITHIN_BYTES) < 0:
-            return scan(line), None
         beginning = line[: line.find(b'"', line.find(_TURN_ID, 0, _BEGINNING_BYTES) + len(_TURN_ID)) + 1]
         header = self._headers.get(beginning)
         if header is not None and is_whole(line):
