@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import queue
@@ -9,7 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +31,15 @@ Entry = bytes | LongLine | TurnLines
 
 
 class Inbox:
-    """A receiver that a test reads from."""
+    """A receiver that a test reads from. `threads`: which ones gave it what it has."""
 
     def __init__(self) -> None:
+        self.threads: list[int] = []
         self.entries: queue.Queue[Entry] = queue.Queue()
         self.closed: queue.Queue[TransportClosedError] = queue.Queue()
 
     def on_batch(self, batch: list[Entry]) -> None:
+        self.threads.append(threading.get_ident())
         for entry in batch:
             self.entries.put(entry)
 
@@ -107,20 +110,67 @@ def broker_at(path: Path) -> Iterator[Broker]:
         path.unlink(missing_ok=True)
 
 
+def wait_until(condition: Callable[[], Any], what: str) -> None:
+    deadline = time.monotonic() + LIMIT_S
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {LIMIT_S} s: {what}"
+        time.sleep(0.01)
+
+
 @contextmanager
-def session_at(broker: Broker, **options: Any) -> Iterator[tuple[PoolTransport, Inbox]]:
-    """A client that has been let in."""
-    transport, inbox = PoolTransport(broker.endpoint, client="test", **options), Inbox()
+def running_loop() -> Iterator[asyncio.AbstractEventLoop]:
+    """An event loop in a thread of its own."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    try:
+        yield loop
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(LIMIT_S)
+        loop.close()
+
+
+def on(loop: asyncio.AbstractEventLoop, function: Callable[..., Any], *args: Any) -> Any:
+    """Call a function on a running loop; what it returns."""
+
+    async def call() -> Any:
+        return function(*args)
+
+    return asyncio.run_coroutine_threadsafe(call(), loop).result(LIMIT_S)
+
+
+SessionAt = Callable[..., AbstractContextManager[tuple[PoolTransport, Inbox]]]
+
+
+@contextmanager
+def started(broker: Broker, loop: asyncio.AbstractEventLoop | None) -> Iterator[tuple[PoolTransport, Inbox]]:
+    """A client that has been let in, and works on `loop` if there is one."""
+    transport, inbox = PoolTransport(broker.endpoint, client="test"), Inbox()
     starter = threading.Thread(target=transport.start, args=(inbox,))
     starter.start()
     try:
         broker.welcome()
         starter.join(LIMIT_S)
+        if loop is not None:
+            on(loop, transport.move_to, loop)
+            wait_until(lambda: transport._lent, "the loop works")
         yield transport, inbox
     finally:
         starter.join(LIMIT_S)
+        if loop is not None and not loop.is_closed():
+            on(loop, transport.move_to, None)
         transport.close()
         assert inbox.closed.qsize() == 1
+
+
+@pytest.fixture(params=["on its thread", "on a loop"])
+def session_at(request: pytest.FixtureRequest) -> Iterator[SessionAt]:
+    if request.param == "on its thread":
+        yield lambda broker: started(broker, None)
+    else:
+        with running_loop() as loop:
+            yield lambda broker: started(broker, loop)
 
 
 def cut(path: Path) -> None:
@@ -227,7 +277,7 @@ def is_unknown(broker: Broker, path: Path) -> None:
 
 @pytest.mark.parametrize("lose", [is_cut, is_silent, is_unknown])
 def test_a_lost_connection_is_made_anew_and_all_goes_on_where_it_was(
-    path: Path, lose: Callable[[Broker, Path], None]
+    path: Path, session_at: SessionAt, lose: Callable[[Broker, Path], None]
 ) -> None:
     with broker_at(path) as broker, session_at(broker) as (transport, inbox):
         (first,) = broker.identities
@@ -278,7 +328,7 @@ def test_a_broker_that_was_replaced_is_found_again(path: Path) -> None:
         broker.read(wire.Bye)
 
 
-def test_the_last_words_of_a_pool_are_heard(path: Path) -> None:
+def test_the_last_words_of_a_pool_are_heard(path: Path, session_at: SessionAt) -> None:
     for _ in range(10):
         with broker_at(path) as broker, session_at(broker) as (transport, inbox):
             broker.send(broker.identities[-1], *events("t", 0, *map(str, range(1000))))
@@ -294,7 +344,7 @@ def test_the_last_words_of_a_pool_are_heard(path: Path) -> None:
 
 
 def test_a_pool_that_does_not_come_back_is_given_up_with_the_reason(
-    path: Path, monkeypatch: pytest.MonkeyPatch
+    path: Path, session_at: SessionAt, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(session_, "RECONNECT_LIMIT_S", 1.0)
     with broker_at(path) as broker, session_at(broker) as (_, inbox):
@@ -306,7 +356,7 @@ def test_a_pool_that_does_not_come_back_is_given_up_with_the_reason(
         assert "start one with: codex-pool serve --endpoint" in str(error)
 
 
-def test_closing_does_not_wait_for_a_pool_that_is_gone(path: Path) -> None:
+def test_closing_does_not_wait_for_a_pool_that_is_gone(path: Path, session_at: SessionAt) -> None:
     with broker_at(path) as broker, session_at(broker) as (transport, _):
         broker.close()
         time.sleep(0.2)
@@ -315,7 +365,7 @@ def test_closing_does_not_wait_for_a_pool_that_is_gone(path: Path) -> None:
         assert time.monotonic() - began < 1.0
 
 
-def test_a_cancel_follows_its_call(path: Path) -> None:
+def test_a_cancel_follows_its_call(path: Path, session_at: SessionAt) -> None:
     with broker_at(path) as broker, session_at(broker) as (transport, _):
         transport.send(b'{"id":"x","method":"turn/start"}')
         transport.cancel("x")
@@ -324,7 +374,7 @@ def test_a_cancel_follows_its_call(path: Path) -> None:
         assert json.loads(line) == {"method": "pool/cancel", "params": {"requestId": "x"}}
 
 
-def test_a_thousand_messages_have_few_receipts(path: Path) -> None:
+def test_a_thousand_messages_have_few_receipts(path: Path, session_at: SessionAt) -> None:
     with broker_at(path) as broker, session_at(broker) as (_, inbox):
         for number in range(1000):
             broker.send(broker.identities[-1], *events("t", number, str(number)))
@@ -343,3 +393,103 @@ def test_a_thousand_messages_have_few_receipts(path: Path) -> None:
         assert lines == [str(number).encode() for number in range(1000)]
         assert acks < 500
         assert transport_.MESSAGES_PER_BATCH == 500
+
+
+# On an event loop.
+
+
+@pytest.fixture
+def loop() -> Iterator[asyncio.AbstractEventLoop]:
+    with running_loop() as loop:
+        yield loop
+
+
+def test_what_comes_is_given_on_the_loop_and_what_goes_leaves_from_any_thread(
+    path: Path, loop: asyncio.AbstractEventLoop
+) -> None:
+    with broker_at(path) as broker, started(broker, loop) as (transport, inbox):
+        (identity,) = broker.identities
+        for number, send in enumerate([transport.send, lambda line: on(loop, transport.send, line)]):
+            send(b'{"id":%d,"method":"thread/list"}' % number)
+            _, _, (line,) = broker.read(wire.Call)
+            assert json.loads(line)["id"] == number
+            broker.send(identity, wire.Lines(), b'{"id":%d,"result":{}}' % number)
+            assert json.loads(inbox.next())["id"] == number  # type: ignore[arg-type]
+        assert set(inbox.threads) == {on(loop, threading.get_ident)}
+        on(loop, transport.move_to, None)
+        broker.send(identity, wire.Lines(), b'{"method":"x"}')
+        inbox.next()
+        assert transport._thread is not None and inbox.threads[-1] == transport._thread.ident
+
+
+def test_many_messages_at_once_do_not_keep_the_loop_from_others(path: Path, loop: asyncio.AbstractEventLoop) -> None:
+    with broker_at(path) as broker, started(broker, loop) as (_, inbox):
+        busy, go_on = threading.Event(), threading.Event()
+        between: list[int] = []
+        loop.call_soon_threadsafe(lambda: (busy.set(), go_on.wait(LIMIT_S)))
+        assert busy.wait(LIMIT_S)
+        for number in range(1200):
+            broker.send(broker.identities[-1], *events("t", number, str(number)))
+
+        def look() -> None:
+            between.append(inbox.entries.qsize())
+            if between[-1] < 1200:
+                loop.call_soon(look)
+
+        loop.call_soon_threadsafe(look)
+        go_on.set()
+        lines: list[bytes] = []
+        while len(lines) < 1200:
+            entry = inbox.next()
+            assert isinstance(entry, TurnLines)
+            lines += entry.lines
+        assert lines == [str(number).encode() for number in range(1200)]
+        on(loop, between.append, 1200)
+        assert len(between) > 2
+
+
+def test_a_loop_that_is_blocked_costs_no_beat_and_nothing_that_comes(
+    path: Path, loop: asyncio.AbstractEventLoop
+) -> None:
+    with broker_at(path) as broker, started(broker, loop) as (transport, inbox):
+        blocked, go_on = threading.Event(), threading.Event()
+        loop.call_soon_threadsafe(lambda: (blocked.set(), go_on.wait(LIMIT_S)))
+        assert blocked.wait(LIMIT_S)
+        try:
+            broker.send(broker.identities[-1], *events("t", 0, "one"))
+            transport.send(b'{"id":1,"method":"thread/list"}')
+            # Longer than the client would be patient with a broker that it does not hear.
+            for _ in range(4):
+                broker.read(wire.Beat)
+            assert inbox.next() == TurnLines("th", "t", [b"one"], False)
+            broker.send(broker.identities[-1], *events("t", 1, "two"))
+        finally:
+            go_on.set()
+        assert inbox.next() == TurnLines("th", "t", [b"two"], False)
+        wait_until(lambda: transport._lent, "the loop works again")
+        broker.send(broker.identities[-1], wire.Lines(), b'{"method":"x"}')
+        assert inbox.next() == b'{"method":"x"}'
+        assert len(broker.identities) == 1
+
+
+def test_a_loop_that_was_closed_without_a_word_leaves_the_work_to_the_thread(path: Path) -> None:
+    with broker_at(path) as broker:
+        with running_loop() as loop:
+            client = started(broker, loop)
+            transport, inbox = client.__enter__()
+        try:
+            transport.send(b'{"id":1,"method":"thread/list"}')
+            broker.read(wire.Call)
+            broker.send(broker.identities[-1], wire.Lines(), b'{"id":1,"result":{}}')
+            assert inbox.next() == b'{"id":1,"result":{}}'
+        finally:
+            client.__exit__(None, None, None)
+        broker.read(wire.Bye)
+
+
+def test_a_client_of_asyncio_is_closed_whatever_its_loop_did(path: Path) -> None:
+    """Closed by hand on the loop's own thread, without being moved away from it first."""
+    with broker_at(path) as broker, running_loop() as loop:
+        with started(broker, loop) as (transport, _):
+            on(loop, transport.close)
+        broker.read(wire.Bye)

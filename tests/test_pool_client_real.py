@@ -107,10 +107,10 @@ def test_a_client_whose_beat_stopped_for_a_while_goes_on_where_it_was(
     blocked, go_on = threading.Event(), threading.Event()
     turn_of_loop = PoolTransport._turn
 
-    def stuck(self: PoolTransport, context: Any) -> None:
+    def stuck(self: PoolTransport) -> None:
         if blocked.is_set():
             go_on.wait(LIMIT_S)
-        turn_of_loop(self, context)
+        turn_of_loop(self)
 
     monkeypatch.setattr(PoolTransport, "_turn", stuck)
     with pool.connect() as codex:

@@ -36,7 +36,7 @@ from codex_app_server import (
     TurnFailedError,
     TurnHandle,
 )
-from codex_app_server.operations import TurnCollector
+from codex_app_server.results import TurnCollector
 from codex_app_server.testing.loopback import LoopbackModel, write_loopback_home
 from codex_pool import Pool, PoolStartError, aconnect, connect, processes, wire
 

@@ -41,7 +41,7 @@ from codex_app_server import (
 )
 from codex_app_server import transport as transport_module
 from codex_app_server.inputs import to_wire_input
-from codex_app_server.operations import final_response
+from codex_app_server.results import final_response
 from codex_app_server.testing.loopback import LoopbackModel, Messages, Rule, Script, Text, write_loopback_home
 
 WAIT_S = 30.0

@@ -526,19 +526,38 @@ def test_what_is_said_of_threads_that_nobody_reads_along_waits_in_order(bench: B
     def status(thread_id: str, kind: str) -> dict[str, Any]:
         return {"method": "thread/status/changed", "params": {"threadId": thread_id, "status": {"type": kind}}}
 
+    def started(thread_id: str) -> dict[str, Any]:
+        return {"method": "thread/started", "params": {"thread": {"id": thread_id}}}
+
+    def told(line: dict[str, Any]) -> tuple[str, str]:
+        params = line["params"]
+        if line["method"] == "thread/started":
+            return params["thread"]["id"], line["method"]
+        return params["threadId"], params["status"]["type"]
+
     for thread_id in ("t1", "t2"):
         bench.thread(thread_id)
         bench.turn(f"u-{thread_id}", thread_id, interest="items")
-        bench.say(status(thread_id, "active"))
-    bench.complete("u-t1", "t1")
-    bench.say(status("t1", "idle"))
+        bench.say(started(thread_id), status(thread_id, "active"))
     assert bench.lines == []
-    bench.tick(0.1)
+    # Who hears of an end is awake.
+    bench.complete("u-t1", "t1")
     ((sessions, lines),) = bench.lines
-    said = [(line["params"]["threadId"], line["params"]["status"]["type"]) for line in lines]
-    assert sessions == ["s1"] and said == [("t1", "active"), ("t2", "active"), ("t1", "idle")]
+    assert sessions == ["s1"] and [told(line) for line in lines] == [
+        ("t1", "thread/started"),
+        ("t1", "active"),
+        ("t2", "thread/started"),
+        ("t2", "active"),
+    ]
+    bench.say(status("t1", "idle"))
+    assert bench.lines[1:] == []
+    bench.tick(0.1)
+    assert [told(line) for line in bench.lines[1][1]] == [("t1", "idle")]
     # Of a thread that somebody reads along it is told at once, and what waited comes before it.
     bench.say(status("t2", "idle"))
     bench.thread("t3")
+    # The answer to the start of a thread has said that it is there.
+    bench.say(started("t3"))
+    assert bench.lines[2:] == []
     bench.say(status("t3", "idle"))
-    assert [line["params"]["threadId"] for line in bench.lines[-1][1]] == ["t2", "t3"]
+    assert [told(line) for line in bench.lines[2][1]] == [("t2", "idle"), ("t3", "thread/started"), ("t3", "idle")]

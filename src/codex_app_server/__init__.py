@@ -65,8 +65,8 @@ if TYPE_CHECKING:
         DeviceCodeLoginHandle,
     )
     from .notifications import Notification, UnknownNotification
-    from .operations import TurnResult
     from .presets import ApprovalMode, Sandbox
+    from .results import TurnResult
     from .retry import aretry_on_overload, retry_on_overload
     from .tracing import TracingTransport
     from .transport import StdioTransport, Transport
@@ -121,7 +121,7 @@ _HOMES = {
     ),
     "presets": ("ApprovalMode", "Sandbox"),
     "notifications": ("Notification", "UnknownNotification"),
-    "operations": ("TurnResult",),
+    "results": ("TurnResult",),
     "retry": ("aretry_on_overload", "retry_on_overload"),
     "tracing": ("TracingTransport",),
     "transport": ("StdioTransport", "Transport"),

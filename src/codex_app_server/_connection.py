@@ -1,7 +1,8 @@
 """Connection: one transport, one router, and those who wait. What the sync and the async client share.
 
 Lines come in on the transport's I/O thread, are routed there under a lock, and their deliveries are handed out by
-`post` - at once for threads, or in one wake-up of the event loop per read for asyncio.
+`post` - at once for threads, or in one wake-up of the event loop per read for asyncio; also at once where the transport
+works on that loop itself.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
@@ -45,7 +46,10 @@ from .errors import (
 )
 from .generated.routing import REQUESTS
 from .lines import LongLine
-from .transport import Interest, Transport, TurnLines
+from .transport import Interest, LoopTransport, Transport, TurnLines
+
+if TYPE_CHECKING:
+    import asyncio
 
 log = logging.getLogger("codex_app_server")
 
@@ -202,6 +206,11 @@ class Connection:
     def start(self) -> None:
         self._transport.start(self)
 
+    def move_to(self, loop: asyncio.AbstractEventLoop | None) -> None:
+        """Have the transport do its work on `loop`, if it can. Called on that loop; with None before the end of it."""
+        if isinstance(self._transport, LoopTransport):
+            self._transport.move_to(loop)
+
     def close(self) -> None:
         self._closing = True
         self._transport.close()
@@ -344,7 +353,7 @@ class Connection:
         with self._lock:
             return {**self._router.held, "calls": len(self._calls), "unclaimed": len(self._unclaimed)}
 
-    # In: called by the transport on its I/O thread.
+    # In: called by the transport, on its I/O thread or the loop that it works on.
 
     def on_batch(self, batch: list[bytes | LongLine | TurnLines]) -> None:
         with self._lock:

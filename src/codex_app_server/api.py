@@ -16,7 +16,7 @@ from .config import AppServerConfig
 from .errors import InvalidInputError, RequestTimeoutError, ThreadBusyError, TurnEndedError
 from .inputs import RunInput
 from .notifications import Notification
-from .operations import TurnCollector, TurnResult
+from .results import TurnCollector, TurnResult
 from .transport import Interest, Transport
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """AsyncAppServerClient: the same client for asyncio.
 
-Nothing blocks the event loop and nothing sits in an executor: the transport's own I/O thread wakes the loop once per
-read, however many turns that read belongs to.
+Nothing blocks the event loop and nothing sits in an executor: the transport works on the loop itself where it can (a
+pool's), else its own I/O thread wakes the loop once per read, however many turns that read belongs to.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import inspect
 import os.path
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar, overload
@@ -97,6 +98,7 @@ class AsyncAppServerClient:
         self._transport = transport or StdioTransport(self.config)
         self._approval_handler = approval_handler
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._logged_declines: set[str] = set()
         self._open_asks: dict[RequestId, asyncio.Task[None]] = {}
@@ -119,9 +121,11 @@ class AsyncAppServerClient:
     async def start(self) -> None:
         """Start the transport, bound to the running event loop. Raises AppServerError."""
         self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
         # Starting a process and loading types takes a while, which belongs to nobody's event loop.
         try:
             await asyncio.to_thread(self._start)
+            self._connection.move_to(self._loop)
         except BaseException:
             # A cancelled caller gets no client to close, but the thread goes on starting it.
             await self.close()
@@ -135,6 +139,7 @@ class AsyncAppServerClient:
     async def close(self) -> None:
         """End the connection; whoever still waits gets TransportClosedError. May be called twice."""
         if self._loop is not None:
+            self._connection.move_to(None)
             await asyncio.to_thread(self._connection.close)
         # One that was never started has nobody else to do it.
         self._connection.notifications.close()
@@ -295,6 +300,10 @@ class AsyncAppServerClient:
 
     def _post(self, function: Callable[..., None], *args: Any) -> None:
         assert self._loop is not None
+        if threading.get_ident() == self._thread:
+            # A transport that works on the loop.
+            function(*args)
+            return
         # A loop that is closed has nobody left who waits.
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(function, *args)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .generated.models import Turn
-    from .operations import TurnResult
+    from .results import TurnResult
 
 
 class AppServerError(Exception):

@@ -20,13 +20,11 @@ from .errors import (
     InvalidInputError,
     OutputTypeError,
     RequestTimeoutError,
-    TurnEndedError,
     TurnFailedError,
 )
 from .generated.options import OPTION_NAMES
 from .generated.routing import METHODS, REQUESTS
 from .inputs import ExternalMessage, RunInput, to_wire_input, to_wire_turn
-from .notifications import Notification
 from .presets import PRESETS, expand
 from .transport import DEFAULT_TIMEOUT_S, Interest
 
@@ -35,6 +33,7 @@ if TYPE_CHECKING:
 
     from .generated import models
     from .generated.models._base import Asks
+    from .results import TurnResult
 
 T = TypeVar("T")
 
@@ -368,101 +367,12 @@ def login_cancel(login_id: str) -> Operation[models.CancelLoginAccountResponse]:
     return request("account/login/cancel", {"login_id": login_id})
 
 
-@dataclass(frozen=True, slots=True)
-class TurnResult:
-    """What a turn came to.
-
-    `final_response` is the last agent message marked `final_answer`, else the last one without a phase, else None.
-    `usage` is the thread's token usage as last reported. Times are Unix seconds, `duration_ms` milliseconds.
-    """
-
-    id: str
-    status: models.TurnStatus
-    error: models.TurnError | None
-    final_response: str | None
-    items: list[Any]
-    usage: models.ThreadTokenUsage | None
-    started_at: int | None
-    completed_at: int | None
-    duration_ms: int | None
-
-
-class TurnCollector:
-    """Gathers a turn's notifications into its TurnResult. Only what the result needs is decoded."""
-
-    def __init__(self, turn_id: str) -> None:
-        self.turn_id = turn_id
-        self.items: list[Any] = []
-        self.usage: models.ThreadTokenUsage | None = None
-        self.turn: models.Turn | None = None
-        self.kind: str | None = None
-        self.safe_to_retry = False
-        self._is_empty = True
-
-    def add(self, notification: Notification) -> None:
-        self._is_empty = False
-        match notification.method:
-            case "item/completed":
-                item = getattr(notification.payload, "item", None)
-                if item is not None:
-                    self.items.append(item)
-            case "thread/tokenUsage/updated":
-                self.usage = getattr(notification.payload, "token_usage", self.usage)
-            case "turn/completed":
-                self.turn = getattr(notification.payload, "turn", None)
-            case "pool/turn/ended":
-                self.kind = notification.params.get("kind")
-                self.safe_to_retry = notification.params.get("safeToRetry") is True
-
-    def result(self) -> TurnResult:
-        """The result of the turn.
-
-        Raises TurnFailedError for one that failed, or whose end never came, TurnEndedError when all was read before.
-        """
-        turn = self.turn
-        if turn is None and self._is_empty:
-            raise TurnEndedError(
-                f"turn {self.turn_id} has ended, and what it sent was read before; "
-                "read what is stored of it with thread.read(include_turns=True)"
-            )
-        if turn is None:
-            raise TurnFailedError(f"turn {self.turn_id} ended without a readable turn/completed")
-        if turn.status == "failed":
-            message = turn.error.message if turn.error is not None else "the turn failed without a reason"
-            raise TurnFailedError(message, turn=turn, kind=self.kind or "failed", safe_to_retry=self.safe_to_retry)
-        return TurnResult(
-            id=turn.id,
-            status=turn.status,
-            error=turn.error,
-            final_response=final_response(self.items),
-            items=self.items,
-            usage=self.usage,
-            started_at=turn.started_at,
-            completed_at=turn.completed_at,
-            duration_ms=turn.duration_ms,
-        )
-
-
 def ended(turn_id: str, last: models.TurnCompletedNotification | None) -> models.TurnCompletedNotification:
     """`last`, the completion of a turn. Raises TurnFailedError when it never came or cannot be read."""
     if getattr(last, "turn", None) is None:
         raise TurnFailedError(f"turn {turn_id} ended without a readable turn/completed")
     assert last is not None
     return last
-
-
-def final_response(items: list[Any]) -> str | None:
-    """The answer among completed items: commentary never counts, an empty answer does."""
-    fallback: str | None = None
-    for item in reversed(items):
-        if getattr(item, "type", None) != "agentMessage":
-            continue
-        phase = getattr(item, "phase", None)
-        if phase == "final_answer":
-            return str(item.text)
-        if phase is None and fallback is None:
-            fallback = str(item.text)
-    return fallback
 
 
 def is_not_active_yet(error: Exception) -> bool:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import re
 import time
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from .envelope import RequestId
 from .errors import TransportClosedError
 from .lines import LongLine
-from .transport import DEFAULT_TIMEOUT_S, Interest, Receiver, Transport, TurnLines
+from .transport import DEFAULT_TIMEOUT_S, Interest, LoopTransport, Receiver, Transport, TurnLines
+
+if TYPE_CHECKING:
+    import asyncio
 
 _SECRET = re.compile(
     rb'("(?:apiKey|api_key|accessToken|access_token|refreshToken|refresh_token|idToken|id_token|authToken|token|'
@@ -48,6 +51,10 @@ class TracingTransport:
     @property
     def shared(self) -> bool:
         return self._inner.shared
+
+    def move_to(self, loop: asyncio.AbstractEventLoop | None) -> None:
+        if isinstance(self._inner, LoopTransport):
+            self._inner.move_to(loop)
 
     def cancel(self, request_id: RequestId) -> None:
         self._inner.cancel(request_id)

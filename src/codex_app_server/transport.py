@@ -1,7 +1,7 @@
 """Transport: carries lines between a client and one app-server; StdioTransport does so to a child process.
 
-A transport has one I/O thread. It hands everything to a `Receiver`, never runs user code, and ends with exactly one
-call of `on_closed`, whatever the cause.
+A transport has one I/O thread, or works on the event loop of its client. It hands all to a `Receiver`, never runs
+user code, and ends with exactly one call of `on_closed`, whatever the cause.
 """
 
 from __future__ import annotations
@@ -12,13 +12,16 @@ import selectors
 import subprocess
 import threading
 from collections import deque
-from typing import Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, runtime_checkable
 
 from . import _process
 from .config import AppServerConfig
 from .envelope import RequestId
 from .errors import TransportClosedError
 from .lines import MAX_LINE_BYTES, LineSplitter, LongLine
+
+if TYPE_CHECKING:
+    import asyncio
 
 DEFAULT_TIMEOUT_S = 60.0
 READ_BYTES = 512 * 1024
@@ -44,7 +47,7 @@ class TurnLines(NamedTuple):
 
 
 class Receiver(Protocol):
-    """What a transport calls, always from its I/O thread."""
+    """What a transport calls, from its I/O thread or on the loop it was moved to; one after the other."""
 
     def on_batch(self, batch: list[bytes | LongLine | TurnLines]) -> None:
         """What came in one read: lines not yet looked at, and runs of lines known to belong to a turn."""
@@ -76,6 +79,17 @@ class Transport(Protocol):
 
     def close(self) -> None:
         """End the connection and wait until the I/O thread is done. May be called twice."""
+
+
+@runtime_checkable
+class LoopTransport(Transport, Protocol):
+    """A transport that can do its work on an event loop, so that nothing has to change threads."""
+
+    def move_to(self, loop: asyncio.AbstractEventLoop | None) -> None:
+        """Work on `loop` from now on; None: on its own thread again, which comes before the end of the loop.
+
+        Called on that loop, after `start`.
+        """
 
 
 class StdioTransport:

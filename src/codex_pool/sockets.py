@@ -1,4 +1,4 @@
-"""ZeroMQ sockets as the house wants them. One thread owns a socket."""
+"""ZeroMQ sockets as the house wants them. One thread at a time uses a socket."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def send(socket: zmq.Socket[bytes], frames: Sequence[bytes]) -> None:
 def receive(socket: zmq.Socket[bytes]) -> list[bytes] | None:
     """A message, if one is there."""
     # Looking first costs less than being told by an exception, which is how every turn of a loop ends.
-    if not _get(socket, _EVENTS) & READABLE:  # type: ignore[operator]
+    if not is_readable(socket):
         return None
     try:
         frame = _recv(socket, _NOW, False)
@@ -51,6 +51,15 @@ def receive(socket: zmq.Socket[bytes]) -> list[bytes] | None:
         frame = _recv(socket, _NOW, False)
         frames.append(frame.bytes)
     return frames
+
+
+def is_readable(socket: zmq.Socket[bytes]) -> bool:
+    return bool(_get(socket, _EVENTS) & READABLE)  # type: ignore[operator]
+
+
+def descriptor(socket: zmq.Socket[bytes]) -> int:
+    """Of its news: readable when something has changed since the socket was last looked at, sent to or read from."""
+    return int(socket.getsockopt(zmq.FD))
 
 
 def dealer(context: zmq.Context[zmq.Socket[bytes]], endpoint: str, identity: str) -> zmq.Socket[bytes]:

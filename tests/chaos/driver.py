@@ -254,7 +254,7 @@ class World:
     @staticmethod
     def _follow(handle: TurnHandle, first: threading.Event) -> str:
         def read() -> Any:
-            from codex_app_server.operations import TurnCollector
+            from codex_app_server.results import TurnCollector
 
             collector = TurnCollector(handle.id)
             for notification in handle.stream():

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from codex_app_server import AppServerError, TransportClosedError
 from codex_app_server.async_api import AsyncThread, AsyncTurnHandle
-from codex_app_server.operations import TurnCollector, final_response
+from codex_app_server.results import TurnCollector
 
 from . import policy
 from .dataset import Sample
@@ -113,7 +113,7 @@ class Attempt:
         self.events = EventLog()
         self._commands = policy.Commands()
         self.pool_gone: TransportClosedError | None = None
-        self._usage: Any = None
+        self._usage: Mapping[str, Any] | None = None
         self._turn_id: str | None = None
         self._worker: str | None = None
         self._queued_ms: int | None = None
@@ -233,6 +233,8 @@ class Attempt:
                 self._heed_network(method, params)
                 if method == "item/completed":
                     self._commands.completed(params["item"])
+                elif method == "thread/tokenUsage/updated":
+                    self._usage = params["tokenUsage"]["total"]
                 if method == "pool/turn/assigned":
                     self._worker = params.get("worker")
                     self._queued_ms = (self._queued_ms or 0) + (params.get("queuedMs") or 0)
@@ -271,11 +273,10 @@ class Attempt:
 
     def _measure(self, began_at: float) -> None:
         collector = self._collector
-        took_ms = collector.turn.duration_ms if collector.turn is not None else None
+        took_ms = collector.duration_ms
         if took_ms is None:
             took_ms = round((time.monotonic() - began_at) * 1000)
         self._duration_ms = (self._duration_ms or 0) + took_ms
-        self._usage = collector.usage or self._usage
 
     def _outcome(self, status: Status, error: dict[str, str] | None, limit: str | None = None) -> Outcome:
         collector = getattr(self, "_collector", None)
@@ -283,7 +284,7 @@ class Attempt:
         return Outcome(
             status=status,
             error=error,
-            final_response=last if collector is None else final_response(collector.items),
+            final_response=last if collector is None else collector.final_response,
             usage=usage(self._usage),
             thread_id=self._thread.id,
             turn_id=self._turn_id,
@@ -294,17 +295,16 @@ class Attempt:
         )
 
 
-def usage(reported: Any) -> dict[str, int] | None:
-    """The tokens of a thread, all its turns and their model requests together."""
-    if reported is None:
+def usage(total: Mapping[str, Any] | None) -> dict[str, int] | None:
+    """The tokens of a thread, all its turns and their model requests together, as the app-server has reported them."""
+    if total is None:
         return None
-    total = reported.total
     return {
-        "input_tokens": total.input_tokens,
-        "cached_input_tokens": total.cached_input_tokens,
-        "output_tokens": total.output_tokens,
-        "reasoning_output_tokens": total.reasoning_output_tokens,
-        "total_tokens": total.total_tokens,
+        "input_tokens": int(total["inputTokens"]),
+        "cached_input_tokens": int(total["cachedInputTokens"]),
+        "output_tokens": int(total["outputTokens"]),
+        "reasoning_output_tokens": int(total["reasoningOutputTokens"]),
+        "total_tokens": int(total["totalTokens"]),
     }
 
 

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from codex_app_server import AppServerError, AsyncCodex, TransportClosedError, operations
 from codex_app_server.async_api import AsyncThread
-from codex_app_server.operations import final_response
+from codex_app_server.results import final_response
 
 from . import policy
 from .attempt import Attempt, Stopped, turn_key, unless_stopped

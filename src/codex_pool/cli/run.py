@@ -85,7 +85,7 @@ def _codex(
 
 def _run_turn(codex: Codex, prompt: str, thread_options: Any, turn_options: Any) -> None:
     """Stream the turn; Ctrl-C interrupts it, a second one ends at once."""
-    from codex_app_server.operations import TurnCollector
+    from codex_app_server.results import TurnCollector
 
     turn = codex.thread_start(ephemeral=True, **thread_options).turn(prompt, **turn_options)
     collector = TurnCollector(turn.id)

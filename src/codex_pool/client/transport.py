@@ -1,6 +1,9 @@
 """PoolTransport: carries lines between a client and a pool, over ZeroMQ: a thin loop around `session`.
 
-To the client above it a pool looks like one big app-server. One I/O thread owns the socket and beats.
+To the client above it a pool looks like one big app-server. One I/O thread owns the socket and beats. For a client of
+asyncio the event loop does its work: between them a thread would have to be woken for each message, and to wait for the
+interpreter's lock. The thread then only looks whether the loop is late, and does what is due if so: a pool lets go of
+clients that it does not hear.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import zmq
 
@@ -22,14 +26,20 @@ from codex_pool import endpoints, keys, sockets, wire
 from codex_pool.broker.identity import MAX_MESSAGE_BYTES
 from codex_pool.client import session as session_
 from codex_pool.client.effects import Connect, Deliver, Disconnect, Effect, Failed, Send, Welcomed
+from codex_pool.client.on_loop import OnLoop
 from codex_pool.client.session import Session
 from codex_pool.sockets import READABLE, WRITABLE
+
+if TYPE_CHECKING:
+    import asyncio
 
 MESSAGES_PER_BATCH = 500
 # Of slow turns each message comes alone; a receipt for each would go as far as the message itself.
 RECEIPT_DELAY_S = 0.1
 # How long after the news that a connection broke its last messages may come out of the socket.
 LAST_MESSAGES_MS = 10
+# What an event loop may be late with what is due before the thread does it.
+LATE_S = 0.5
 
 
 class PoolTransport:
@@ -78,7 +88,14 @@ class PoolTransport:
         self._wake_lock = threading.Lock()
         self._wake_r = self._wake_w = -1
         self._woken = False
+        self._context: zmq.Context[zmq.Socket[bytes]] | None = None
         self._connection: _Connection | None = None
+        # The loop that may work, whether it does just now, and what is held by whoever works or says who does.
+        self._on_loop: OnLoop | None = None
+        self._lent = False
+        self._working = False
+        self._work_lock = threading.Lock()
+        self._failure: BaseException | None = None
 
     def start(self, receiver: Receiver) -> None:
         """Begin the session. Raises TransportClosedError, which says how to start a pool, if there is none."""
@@ -107,6 +124,17 @@ class PoolTransport:
             raise TransportClosedError(f"a line of {len(line)} bytes; the limit is {self._max_line_bytes}")
         self._want(lambda: self._session.line(line, interest, timeout_s))
 
+    def move_to(self, loop: asyncio.AbstractEventLoop | None) -> None:
+        """Have `loop` do the work from now on; None: the I/O thread again. Called on that loop."""
+        on_loop, self._on_loop = self._on_loop, None
+        if on_loop is not None:
+            with self._work_lock:
+                self._lent = False
+            on_loop.close()
+        if loop is not None:
+            self._on_loop = OnLoop(loop, self._work_on_loop)
+        self._wake()
+
     def cancel(self, request_id: RequestId) -> None:
         if self._thread is not None:
             self._want(lambda: self._session.cancel(request_id))
@@ -126,7 +154,13 @@ class PoolTransport:
 
     def _want(self, what: Callable[[], list[Effect]]) -> None:
         self._wanted.append(what)
-        self._wake()
+        on_loop = self._on_loop
+        if not self._lent or on_loop is None:
+            self._wake()
+        elif on_loop.is_here and not self._working:
+            self._work_on_loop(receive=False)
+        elif not on_loop.soon():
+            self._wake()
 
     def _wake(self) -> None:
         if self._woken:
@@ -162,23 +196,33 @@ class PoolTransport:
         self._receiver.on_closed(error)
 
     def _pump(self) -> None:
-        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._context = zmq.Context()
         try:
-            self._apply(self._session.start(time.monotonic()), context)
+            self._apply(self._session.start(time.monotonic()))
+            self._flush()
             while not self._closing:
-                self._turn(context)
+                if self._failure is not None:
+                    raise self._failure
+                if self._lent:
+                    self._stand_by()
+                elif not self._lend():
+                    self._turn()
         finally:
+            with self._work_lock:
+                self._lent = False
+            on_loop = self._on_loop
+            if on_loop is not None:
+                on_loop.soon()
             if self._connection is not None:
                 with contextlib.suppress(zmq.ZMQError):
                     self._connection.socket.send(wire.encode(wire.Bye()), zmq.NOBLOCK)
                 self._connection.close(linger_ms=500 if self._session.open else 0)
                 self._connection = None
-            context.term()
+            self._context.term()
 
-    def _turn(self, context: zmq.Context[zmq.Socket[bytes]]) -> None:
-        """One turn of the loop."""
+    def _turn(self) -> None:
+        """One turn of the thread's own loop."""
         connection = self._connection
-        self._flush()
         if connection is None:
             poller = self._idle_poller
         else:
@@ -187,22 +231,109 @@ class PoolTransport:
         left_s = max(0.0, self._session.next_deadline - time.monotonic())
         ready = dict(poller.poll(int(left_s * 1000) + 1))
         if self._wake_r in ready:
-            os.read(self._wake_r, 4096)
-            self._woken = False
-        while self._wanted:
-            self._apply(self._wanted.popleft()(), context)
-        self._flush()
-        broken = connection is not None and connection.monitor in ready
-        if connection is not None and ready.get(connection.socket, 0) & READABLE:
-            self._receive(connection, context)
-        if broken and connection is not None:
+            self._slept()
+        self._work()
+        if connection is not None and connection.monitor in ready:
             while connection is self._connection and connection.socket.poll(LAST_MESSAGES_MS):
-                self._receive(connection, context)
+                self._receive(connection)
             if connection is self._connection:
-                self._apply(self._session.lost("it was closed, or nothing listens", time.monotonic()), context)
-        self._apply(self._session.tick(time.monotonic()), context)
+                self._apply(self._session.lost("it was closed, or nothing listens", time.monotonic()))
+            self._flush()
 
-    def _receive(self, connection: _Connection, context: zmq.Context[zmq.Socket[bytes]]) -> None:
+    def _slept(self) -> None:
+        os.read(self._wake_r, 4096)
+        self._woken = False
+
+    # The event loop, and the thread while that works.
+
+    def _lend(self) -> bool:
+        """Let the loop work if there is one and all is well. Whether it does."""
+        on_loop = self._on_loop
+        if on_loop is None or self._connection is None or not self._session.open:
+            return False
+        with self._work_lock:
+            # Another may have been told of meanwhile.
+            self._lent = on_loop is self._on_loop and on_loop.soon()
+        if not self._lent and on_loop is self._on_loop:
+            # It is closed.
+            self._on_loop = None
+            on_loop.close()
+        return self._lent
+
+    def _stand_by(self) -> None:
+        """Sleep until the loop is late, somebody wakes the thread, or a second has passed."""
+        with self._work_lock:
+            left_s = self._session.next_deadline + LATE_S - time.monotonic()
+            if left_s <= 0:
+                # Once it has done what is due the thread lends the work again.
+                self._lent = False
+        if left_s <= 0:
+            self._work()
+        elif self._idle_poller.poll(int(left_s * 1000) + 1):
+            self._slept()
+            on_loop = self._on_loop
+            if self._wanted and on_loop is not None:
+                on_loop.soon()
+
+    def _work_on_loop(self, receive: bool = True) -> None:
+        on_loop = self._on_loop
+        assert on_loop is not None
+        with self._work_lock:
+            connection = self._connection
+            if self._lent and connection is not None:
+                self._working = True
+                try:
+                    on_loop.watch(
+                        connection,
+                        {
+                            connection.descriptor: self._work_on_loop,
+                            connection.monitor_descriptor: self._look_at_monitor,
+                        },
+                    )
+                    if self._work(receive):
+                        on_loop.soon()
+                except BaseException as error:
+                    self._failure, self._lent = error, False
+                self._working = False
+                if connection is not self._connection or not self._session.open:
+                    # To connect again takes waiting.
+                    self._lent = False
+            lent = self._lent
+        if lent:
+            on_loop.wake_at(self._session.next_deadline)
+        else:
+            on_loop.unwatch()
+            self._wake()
+
+    def _look_at_monitor(self) -> None:
+        """On the loop: if the connection is broken that is the thread's affair."""
+        on_loop, connection = self._on_loop, self._connection
+        with self._work_lock:
+            if self._lent and connection is not None and not sockets.is_readable(connection.monitor):
+                return
+            self._lent = False
+        if on_loop is not None:
+            on_loop.unwatch()
+        self._wake()
+
+    # Either.
+
+    def _work(self, receive: bool = True) -> bool:
+        """Do what there is to do, without waiting. Whether there is more."""
+        while self._wanted:
+            self._apply(self._wanted.popleft()())
+        self._apply(self._session.tick(time.monotonic()))
+        self._flush()
+        connection = self._connection
+        if connection is None:
+            return False
+        if receive:
+            self._receive(connection)
+            self._flush()
+        # Sending may have taken the news of what has come meanwhile.
+        return connection is self._connection and sockets.is_readable(connection.socket)
+
+    def _receive(self, connection: _Connection) -> None:
         """All messages that are there, as one batch."""
         messages: list[list[bytes]] = []
         for _ in range(MESSAGES_PER_BATCH):
@@ -211,9 +342,9 @@ class PoolTransport:
                 break
             messages.append(message)
         if messages:
-            self._apply(self._session.messages(messages, time.monotonic()), context)
+            self._apply(self._session.messages(messages, time.monotonic()))
 
-    def _apply(self, effects: list[Effect], context: zmq.Context[zmq.Socket[bytes]]) -> None:
+    def _apply(self, effects: list[Effect]) -> None:
         for effect in effects:
             match effect:
                 case Send():
@@ -221,7 +352,8 @@ class PoolTransport:
                 case Deliver():
                     self._receiver.on_batch(effect.batch)
                 case Connect():
-                    self._connection = _Connection(context, self._endpoint, effect.identity, self._key)
+                    assert self._context is not None
+                    self._connection = _Connection(self._context, self._endpoint, effect.identity, self._key)
                     self._connection.poller.register(self._wake_r, READABLE)
                 case Disconnect():
                     if self._connection is not None:
@@ -251,6 +383,8 @@ class _Connection:
         self.socket, self.monitor = sockets.dealer_once(context, endpoint, identity, key)
         self.poller = zmq.Poller()
         self.poller.register(self.monitor, READABLE)
+        self.descriptor = sockets.descriptor(self.socket)
+        self.monitor_descriptor = sockets.descriptor(self.monitor)
 
     def close(self, linger_ms: int) -> None:
         self.socket.disable_monitor()

@@ -94,7 +94,8 @@ class WorkerCore:
         # Who is asked what belongs to no thread.
         self._holder = ""
         self._globals = Latest()
-        # What is said of threads that nobody reads along, by who is to hear it; it waits for the next tick.
+        # What is said of threads that nobody reads along, by who is to hear it; it waits for the next end of a turn, or
+        # tick.
         self._asides: dict[tuple[str, ...], list[bytes]] = {}
         # Which broker this is, counted: call numbers of one mean nothing to the next.
         self._broker = 0
@@ -229,9 +230,7 @@ class WorkerCore:
             self._questions.turn_ended(turn_id)
         for line in self._globals.due(now):
             self._outbox.sessions([], line)
-        asides, self._asides = self._asides, {}
-        for sessions, lines in asides.items():
-            self._outbox.sessions([*sessions], b"\n".join(lines))
+        self._say_asides()
         if self._probe.look(now):
             self._requests.ask(PROBE, {"limit": 1}, lambda *_: None, control=True)
         if self._probe.is_dead(now):
@@ -259,8 +258,12 @@ class WorkerCore:
         self._outbox.now = now
         self._probe.heard(now)
         self._begun.clear()
+        finished = self._running.finished
         for delivery in self._router.receive_blocks(lines):
             self._on_delivery(delivery, jitter)
+        if self._running.finished != finished:
+            # Who hears of an end is awake.
+            self._say_asides()
         self._requests.refill()
         return self._outbox.take()
 
@@ -342,8 +345,15 @@ class WorkerCore:
         aside = self._asides.setdefault(tuple(sessions), [])
         aside += told
         reads_along = any(self._threads.interest_of(thread_id, session) == "full" for session in sessions)
-        if reads_along or _RESOLVED in methods or len(aside) >= MAX_ASIDES:
+        # Whoever follows a thread that starts has the answer to its start.
+        is_news = any(method != "thread/started" for method in methods)
+        if (reads_along and is_news) or _RESOLVED in methods or len(aside) >= MAX_ASIDES:
             self._outbox.sessions(sessions, b"\n".join(self._asides.pop(tuple(sessions))))
+
+    def _say_asides(self) -> None:
+        asides, self._asides = self._asides, {}
+        for sessions, lines in asides.items():
+            self._outbox.sessions([*sessions], b"\n".join(lines))
 
     def _on_global_lines(self, lines: list[bytes], methods: list[str]) -> None:
         for line, method in zip(lines, methods, strict=True):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from codex_app_server import AppServerError, AsyncCodex, TransportClosedError
-from codex_app_server.operations import TurnResult
+from codex_app_server.results import TurnResult
 
 from .. import policy
 from ..policy import Outcome

@@ -1,0 +1,220 @@
+"""What a turn came to, gathered from its notifications. Of these only what is asked for is decoded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from .errors import TurnEndedError, TurnFailedError
+from .notifications import Notification
+
+if TYPE_CHECKING:
+    from .generated import models
+
+
+class _Ended(msgspec.Struct, rename="camel"):
+    id: str
+    status: str
+    error: msgspec.Raw = msgspec.Raw(b"null")
+    started_at: int | None = None
+    completed_at: int | None = None
+    duration_ms: int | None = None
+
+
+class _EndedParams(msgspec.Struct):
+    turn: _Ended
+
+
+class _EndedLine(msgspec.Struct):
+    params: _EndedParams
+
+
+class _Item(msgspec.Struct):
+    type: str
+    text: str = ""
+    phase: str | None = None
+
+
+class _ItemParams(msgspec.Struct):
+    item: _Item
+
+
+class _ItemLine(msgspec.Struct):
+    params: _ItemParams
+
+
+_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+_AGENT_MESSAGE = b"agentMessage"
+
+_decode_ended = msgspec.json.Decoder(_EndedLine).decode
+_decode_item = msgspec.json.Decoder(_ItemLine).decode
+
+
+# Without slots: what is decoded later has no place before.
+@dataclass(frozen=True)
+class TurnResult:
+    """What a turn came to.
+
+    `final_response` is the last agent message marked `final_answer`, else the last one without a phase, else None.
+    `usage` is the thread's token usage as last reported. Times are Unix seconds, `duration_ms` milliseconds. Items and
+    usage are decoded when they are looked at.
+    """
+
+    id: str
+    status: models.TurnStatus
+    error: models.TurnError | None
+    final_response: str | None
+    items: list[Any]
+    usage: models.ThreadTokenUsage | None
+    started_at: int | None
+    completed_at: int | None
+    duration_ms: int | None
+
+    def __getattr__(self, name: str) -> Any:
+        later: dict[str, Callable[[], Any]] = self.__dict__.get("_later", {})
+        if name not in later:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        found = self.__dict__[name] = later[name]()
+        return found
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+
+
+class TurnCollector:
+    """Gathers a turn's notifications into its TurnResult."""
+
+    def __init__(self, turn_id: str) -> None:
+        self.turn_id = turn_id
+        self.kind: str | None = None
+        self.safe_to_retry = False
+        self._is_empty = True
+        self._items: list[Notification] = []
+        self._usage: list[Notification] = []
+        self._end: Notification | None = None
+
+    def add(self, notification: Notification) -> None:
+        self._is_empty = False
+        match notification.method:
+            case "item/completed":
+                self._items.append(notification)
+            case "thread/tokenUsage/updated":
+                self._usage.append(notification)
+            case "turn/completed":
+                self._end = notification
+            case "pool/turn/ended":
+                self.kind = notification.params.get("kind")
+                self.safe_to_retry = notification.params.get("safeToRetry") is True
+
+    @property
+    def items(self) -> list[Any]:
+        """The completed items so far; one that is of no known form is left out."""
+        return _items(self._items)
+
+    @property
+    def usage(self) -> models.ThreadTokenUsage | None:
+        """The thread's token usage as last reported in a known form."""
+        return _usage(self._usage)
+
+    @property
+    def final_response(self) -> str | None:
+        """The answer among the items so far."""
+        return _answer(_message_of(notification) for notification in reversed(self._items))
+
+    @property
+    def duration_ms(self) -> int | None:
+        """How long the turn says that it took, once it has ended."""
+        turn = _end_of(self._end) if self._end is not None else None
+        return turn.duration_ms if turn is not None else None
+
+    def result(self) -> TurnResult:
+        """The result of the turn.
+
+        Raises TurnFailedError for one that failed, or whose end never came, TurnEndedError when all was read before.
+        """
+        turn = _end_of(self._end) if self._end is not None else None
+        if turn is None and self._is_empty:
+            raise TurnEndedError(
+                f"turn {self.turn_id} has ended, and what it sent was read before; "
+                "read what is stored of it with thread.read(include_turns=True)"
+            )
+        if turn is None:
+            raise TurnFailedError(f"turn {self.turn_id} ended without a readable turn/completed")
+        if turn.status == "failed":
+            message = turn.error.message if turn.error is not None else "the turn failed without a reason"
+            raise TurnFailedError(message, turn=turn, kind=self.kind or "failed", safe_to_retry=self.safe_to_retry)
+        from .generated.models import TurnStatus
+
+        result = TurnResult.__new__(TurnResult)
+        items, usages = self._items, self._usage
+        result.__dict__.update(
+            id=turn.id,
+            status=TurnStatus(turn.status),
+            error=None if isinstance(turn, _Ended) else turn.error,
+            final_response=self.final_response,
+            started_at=turn.started_at,
+            completed_at=turn.completed_at,
+            duration_ms=turn.duration_ms,
+            _later={"items": lambda: _items(items), "usage": lambda: _usage(usages)},
+        )
+        return result
+
+
+def _items(notifications: list[Notification]) -> list[Any]:
+    items = [getattr(notification.payload, "item", None) for notification in notifications]
+    return [item for item in items if item is not None]
+
+
+def _usage(notifications: list[Notification]) -> models.ThreadTokenUsage | None:
+    for notification in reversed(notifications):
+        usage: models.ThreadTokenUsage | None = getattr(notification.payload, "token_usage", None)
+        if usage is not None:
+            return usage
+    return None
+
+
+def final_response(items: list[Any]) -> str | None:
+    """The answer among completed items."""
+    return _answer(_as_message(item) for item in reversed(items))
+
+
+def _answer(messages: Iterable[tuple[str, str | None] | None]) -> str | None:
+    """Of texts and phases, the last first: commentary never counts, an empty answer does."""
+    fallback: str | None = None
+    for message in messages:
+        if message is None:
+            continue
+        text, phase = message
+        if phase == "final_answer":
+            return text
+        if phase is None and fallback is None:
+            fallback = text
+    return fallback
+
+
+def _message_of(notification: Notification) -> tuple[str, str | None] | None:
+    """The text and the phase of an agent message; None for another item."""
+    if notification.raw.find(_AGENT_MESSAGE) < 0:
+        return None
+    try:
+        return _as_message(_decode_item(notification.raw).params.item)
+    except _UNREADABLE:
+        return _as_message(getattr(notification.payload, "item", None))
+
+
+def _as_message(item: Any) -> tuple[str, str | None] | None:
+    return (str(item.text), item.phase) if getattr(item, "type", None) == "agentMessage" else None
+
+
+def _end_of(notification: Notification) -> Any:
+    """The turn in its turn/completed, or as much of it as a result needs; None if it cannot be read."""
+    try:
+        ended = _decode_ended(notification.raw).params.turn
+    except _UNREADABLE:
+        ended = None
+    if ended is None or ended.status != "completed" or bytes(ended.error) != b"null":
+        return getattr(notification.payload, "turn", None)
+    return ended

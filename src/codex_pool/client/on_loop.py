@@ -1,0 +1,99 @@
+"""OnLoop: has a transport's work done on an asyncio event loop, where those live for whom it is done."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import asyncio
+
+
+class OnLoop:
+    """Calls `work` on `loop`: soon after `soon`, and when it is time; and what is said to be called for a descriptor.
+
+    All but `soon` and `is_here` is called on the loop, or when that is closed.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, work: Callable[[], None]) -> None:
+        self._loop = loop
+        self._work = work
+        self._thread = threading.get_ident()
+        self._scheduled = False
+        self._closed = False
+        self._watched: object = None
+        self._descriptors: list[int] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
+
+    @property
+    def is_here(self) -> bool:
+        """Whether this is the loop's thread."""
+        return threading.get_ident() == self._thread
+
+    def soon(self) -> bool:
+        """From any thread. False when the loop is closed."""
+        if self._scheduled:
+            # It has not looked since, and when it does it sees all there is.
+            return not self._loop.is_closed()
+        self._scheduled = True
+        try:
+            if self.is_here:
+                self._loop.call_soon(self._on_soon)
+            else:
+                self._loop.call_soon_threadsafe(self._on_soon)
+        except RuntimeError:
+            return False
+        return True
+
+    def watch(self, what: object, readers: Mapping[int, Callable[[], None]]) -> None:
+        """Watch the descriptors of `what` from now on, and no others; `readers` are called when they are readable."""
+        if what is self._watched:
+            return
+        self.unwatch()
+        self._watched = what
+        for descriptor, reader in readers.items():
+            # Another thread may close its own, which must not become somebody else's while it is watched here.
+            duplicate = os.dup(descriptor)
+            self._descriptors.append(duplicate)
+            self._loop.add_reader(duplicate, reader)
+
+    def unwatch(self) -> None:
+        for descriptor in self._descriptors:
+            with contextlib.suppress(RuntimeError):
+                self._loop.remove_reader(descriptor)
+            os.close(descriptor)
+        self._watched, self._descriptors = None, []
+
+    def wake_at(self, when: float) -> None:
+        """Call `work` at this time of the monotonic clock, or earlier."""
+        if self._timer is not None:
+            if self._timer_at <= when:
+                return
+            self._timer.cancel()
+        self._timer_at = when
+        self._timer = self._loop.call_later(max(0.0, when - time.monotonic()), self._on_time)
+
+    def close(self) -> None:
+        """`work` is not called any more."""
+        self._closed = True
+        self.unwatch()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _on_soon(self) -> None:
+        self._scheduled = False
+        self._call()
+
+    def _on_time(self) -> None:
+        self._timer = None
+        self._call()
+
+    def _call(self) -> None:
+        if not self._closed:
+            self._work()
