@@ -6,6 +6,7 @@
     quiet     RUST_LOG=off
     skills    without the bundled skills: changes the agent
     tools     without tools that not every task needs: changes the agent
+    bundle    with the file of all root certificates that the machine has, and not also their directory: trusts the same
     roots     with one root certificate to trust instead of all that the machine has: changes whom it can connect to
 
 One worker, real turns on the loopback model, in turns; ratios are medians of the ratios of the rounds.
@@ -54,19 +55,34 @@ def profiles(directory: Path) -> dict[str, Profile]:
         "quiet": Profile(env={"RUST_LOG": "off"}),
         "skills": Profile(("skills.bundled.enabled=false",)),
         "tools": Profile(without(TOOLS)),
-        "roots": Profile(env=one_root(directory)),
+        "bundle": Profile(env=roots_in(machine_bundle(), directory)),
+        "roots": Profile(env=roots_in(one_root(directory), directory)),
     }
 
 
-def one_root(directory: Path) -> dict[str, str]:
-    """The first of the machine's root certificates, alone."""
-    bundle = ssl.get_default_verify_paths().openssl_cafile
-    files = (os.environ.get("SSL_CERT_FILE"), bundle, "/etc/ssl/certs/ca-certificates.crt")
-    text = next(Path(file).read_text() for file in files if file is not None and Path(file).is_file())
+def machine_bundle() -> Path:
+    """The file with all root certificates of the machine."""
+    files = (
+        os.environ.get("SSL_CERT_FILE"),
+        ssl.get_default_verify_paths().openssl_cafile,
+        "/etc/ssl/certs/ca-certificates.crt",
+    )
+    return next(Path(file) for file in files if file is not None and Path(file).is_file())
+
+
+def one_root(directory: Path) -> Path:
+    """A file with the first of the machine's root certificates, alone."""
+    text = machine_bundle().read_text()
     end = "-----END CERTIFICATE-----\n"
-    (directory / "root.pem").write_text(text[: text.index(end) + len(end)])
-    (directory / "no-roots").mkdir()
-    return {"SSL_CERT_FILE": str(directory / "root.pem"), "SSL_CERT_DIR": str(directory / "no-roots")}
+    path = directory / "root.pem"
+    path.write_text(text[: text.index(end) + len(end)])
+    return path
+
+
+def roots_in(file: Path, directory: Path) -> dict[str, str]:
+    nothing = directory / "no-roots"
+    nothing.mkdir(exist_ok=True)
+    return {"SSL_CERT_FILE": str(file), "SSL_CERT_DIR": str(nothing)}
 
 
 def measured(profile: Profile, home: Path, turns: int) -> float:
