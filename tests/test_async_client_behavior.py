@@ -178,6 +178,34 @@ def test_a_request_has_a_deadline_and_its_late_answer_harms_nobody() -> None:
     run(main())
 
 
+def test_each_of_several_requests_has_its_own_deadline() -> None:
+    async def main() -> None:
+        steps = [["take", "fake/go"], ["answer", "fake/long", {}], ["answer", "fake/after", {}]]
+        async with connected(*steps) as client:
+            began = time.monotonic()
+            long = asyncio.create_task(client.request("fake/long", timeout_s=WAIT_S))
+            await asyncio.sleep(0)
+            ended = []
+
+            async def short(timeout_s: float) -> None:
+                with pytest.raises(RequestTimeoutError, match=f"within {timeout_s} s"):
+                    await client.request("fake/never", timeout_s=timeout_s)
+                assert time.monotonic() - began >= timeout_s
+                ended.append(timeout_s)
+
+            await asyncio.gather(*(short(timeout_s) for timeout_s in (0.3, 0.1, 0.2)))
+            assert ended == [0.1, 0.2, 0.3] and not long.done()
+            client.notify("fake/go")
+            assert await long == {}
+            assert await client.request("fake/after", timeout_s=None) == {}
+            assert nothing_is_held(client)
+            # Of calls that are over nothing is looked for.
+            client._look()
+            assert client._timer is None
+
+    run(main())
+
+
 def test_a_cancelled_start_is_interrupted_and_leaves_its_turn_to_everybody() -> None:
     async def main() -> None:
         interrupt = ["answer", "turn/interrupt", {}]

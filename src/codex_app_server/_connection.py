@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
+import math
 import threading
 import time
 from collections import OrderedDict
@@ -271,6 +272,20 @@ class Connection:
         """Answer a request of the app-server; an answer that can no longer be delivered is dropped."""
         with contextlib.suppress(TransportClosedError):
             self._transport.send(line)
+
+    def overdue(self, now: float) -> tuple[list[Call], float]:
+        """The calls whose deadline is over, and when the next one's will be; what waits in a queue has none yet."""
+        over: list[Call] = []
+        next_one = math.inf
+        with self._lock:
+            for call in self._calls.values():
+                if call.deadline is None:
+                    continue
+                if call.deadline <= now:
+                    over.append(call)
+                else:
+                    next_one = min(next_one, call.deadline)
+        return over, next_one
 
     def give_up(self, call: Call) -> None:
         """Stop waiting for the answer of `call`; the turn that it has started, or will have, is interrupted."""

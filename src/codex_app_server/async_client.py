@@ -99,6 +99,8 @@ class AsyncAppServerClient:
         self._approval_handler = approval_handler
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
         self._tasks: set[asyncio.Task[None]] = set()
         self._logged_declines: set[str] = set()
         self._open_asks: dict[RequestId, asyncio.Task[None]] = {}
@@ -143,6 +145,8 @@ class AsyncAppServerClient:
             await asyncio.to_thread(self._connection.close)
         # One that was never started has nobody else to do it.
         self._connection.notifications.close()
+        if self._timer is not None:
+            self._timer.cancel()
         for task in self._tasks:
             task.cancel()
 
@@ -330,26 +334,33 @@ class AsyncAppServerClient:
 
     async def _wait(self, call: Call) -> bytes:
         future: asyncio.Future[bytes] = call.future  # type: ignore[assignment]
-        timer: asyncio.TimerHandle | None = None
-
-        def look() -> None:
-            nonlocal timer
-            left_s = _QUEUE_POLL_S if call.deadline is None else call.deadline - time.monotonic()
-            if left_s > 0:
-                timer = future.get_loop().call_later(left_s, look)
-            elif not future.done():
-                future.set_exception(RequestTimeoutError(f"no answer to {call.method} within {call.timeout_s} s"))
-
         if call.timeout_s is not None:
-            look()
+            # While it waits in a queue its deadline is put off.
+            self._look_at(call.deadline or time.monotonic() + _QUEUE_POLL_S)
         try:
             return await future
         except BaseException:
             self._connection.give_up(call)
             raise
-        finally:
-            if timer is not None:
-                timer.cancel()
+
+    def _look_at(self, when: float) -> None:
+        """Look for calls whose time is over then, or before: one timer for all of them."""
+        if self._timer is not None:
+            if self._timer_at <= when:
+                return
+            self._timer.cancel()
+        self._timer_at = when
+        self._timer = asyncio.get_running_loop().call_later(max(0.0, when - time.monotonic()), self._look)
+
+    def _look(self) -> None:
+        self._timer = None
+        now = time.monotonic()
+        over, next_one = self._connection.overdue(now)
+        for call in over:
+            if not call.future.done():
+                call.future.set_exception(RequestTimeoutError(f"no answer to {call.method} within {call.timeout_s} s"))
+        if self._connection.held["calls"] > len(over):
+            self._look_at(min(next_one, now + _QUEUE_POLL_S))
 
     def _on_ask(self, ask: Ask) -> None:
         self._open_asks[ask.id] = self.spawn(self._answer(ask))

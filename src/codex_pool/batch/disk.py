@@ -16,13 +16,20 @@ class Disk:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        self._there = directory.absolute()
 
     def free_bytes(self) -> int:
         """What may still be written there."""
-        there = self.directory.absolute()
-        while not there.exists() and there != there.parent:
-            there = there.parent
-        found = os.statvfs(there)
+        there = self._there
+        while True:
+            try:
+                found = os.statvfs(there)
+                break
+            except (FileNotFoundError, NotADirectoryError):
+                # Still to be made: on the disk of what it will lie in.
+                if there == there.parent:
+                    raise
+                there = there.parent
         # What is kept for root is root's to write.
         return found.f_frsize * (found.f_bfree if os.geteuid() == 0 else found.f_bavail)
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from codex_app_server import AppServerConfig, AppServerError, AsyncCodex
+from codex_pool import start
 from codex_pool.demo import demo_home
 from codex_pool.endpoints import EndpointError, is_tcp
 from codex_pool.pool import Pool, aconnect
@@ -63,6 +64,8 @@ def run_batch(asked: Settings) -> int:
         print(error, file=sys.stderr)
         print(f"codex-pool: {plural(len(error.problems), 'problem')}; nothing was run", file=sys.stderr)
         return USAGE
+    # Many small objects and few cycles, for hours.
+    start.collect_rarely()
     with samples:
         return _run(asked, samples, prices, scorers, sources)
 

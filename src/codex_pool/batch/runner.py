@@ -29,6 +29,7 @@ from .policy import INTERRUPTED, RETRY_ON_DEFAULT, Outcome
 from .progress import Progress
 from .sampling import Job, Means, Sampling, Tried
 from .store import Entry, Finished, RecordRow, RunDirectory, SampleRow
+from .waking import Waking
 
 # How long the threads of the last samples may take to be archived.
 ARCHIVE_LIMIT_S = 10.0
@@ -99,6 +100,7 @@ class Runner:
     async def run(self, means: Means) -> None:
         """Run all that is to be done. What has not been started when the run stops has no record."""
         self._means = means
+        self._waking = Waking()
         self._progress.started_at = time.monotonic()
         self._stopping = asyncio.ensure_future(self._stop.wait())
         self._stopping.add_done_callback(self._halt_all)
@@ -136,7 +138,8 @@ class Runner:
         try:
             while True:
                 try:
-                    return await asyncio.wrap_future(change())
+                    future = change()
+                    return await (future if asyncio.isfuture(future) else self._waking.result(future))
                 except (sqlite3.Error, OSError) as error:
                     if not is_full(error):
                         raise

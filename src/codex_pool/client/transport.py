@@ -327,22 +327,25 @@ class PoolTransport:
         connection = self._connection
         if connection is None:
             return False
-        if receive:
-            self._receive(connection)
-            self._flush()
+        if receive and not self._receive(connection) and not self._outgoing:
+            return False
+        self._flush()
         # Sending may have taken the news of what has come meanwhile.
         return connection is self._connection and sockets.is_readable(connection.socket)
 
-    def _receive(self, connection: _Connection) -> None:
-        """All messages that are there, as one batch."""
+    def _receive(self, connection: _Connection) -> bool:
+        """All messages that are there, as one batch. Whether there may be more."""
         messages: list[list[bytes]] = []
-        for _ in range(MESSAGES_PER_BATCH):
+        more = True
+        while more and len(messages) < MESSAGES_PER_BATCH:
             message = sockets.receive(connection.socket)
             if message is None:
-                break
-            messages.append(message)
+                more = False
+            else:
+                messages.append(message)
         if messages:
             self._apply(self._session.messages(messages, time.monotonic()))
+        return more
 
     def _apply(self, effects: list[Effect]) -> None:
         for effect in effects:
