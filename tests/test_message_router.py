@@ -13,20 +13,19 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from codex_app_server import _message_router
-from codex_app_server._message_router import (
-    MAX_FORGOTTEN_REQUESTS,
+from codex_app_server._deliveries import (
     Ask,
     Delivery,
     GlobalRun,
     LongAsk,
     Malformed,
-    MessageRouter,
     Reply,
     ThreadRun,
     Token,
     TurnBroken,
     TurnRun,
 )
+from codex_app_server._message_router import MAX_FORGOTTEN_REQUESTS, MessageRouter
 from codex_app_server.errors import TransportClosedError, TurnEndedError, UnknownTurnError
 from codex_app_server.lines import LongLine
 

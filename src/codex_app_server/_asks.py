@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from ._message_router import Ask
+from ._deliveries import Ask
 from .generated.routing import SERVER_REQUESTS
 
 METHOD_NOT_FOUND = -32601

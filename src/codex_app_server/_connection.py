@@ -20,19 +20,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 
 from . import _asks
+from ._deliveries import Ask, Delivery, GlobalRun, LongAsk, Malformed, Reply, ThreadRun, TurnBroken, TurnRun
 from ._mailbox import Mailbox
-from ._message_router import (
-    Ask,
-    Delivery,
-    GlobalRun,
-    LongAsk,
-    Malformed,
-    MessageRouter,
-    Reply,
-    ThreadRun,
-    TurnBroken,
-    TurnRun,
-)
+from ._message_router import MessageRouter
 from .envelope import RequestId
 from .errors import (
     InternalRpcError,

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from . import _asks, operations
 from ._connection import GLOBAL_NOTIFICATIONS, Call, Connection, log
+from ._deliveries import Ask
 from ._mailbox import Mailbox
-from ._message_router import Ask
 from .client import INTERRUPT_ANSWER_S, INTERRUPT_LIMIT_S, INTERRUPT_RETRY_S
 from .config import AppServerConfig
 from .envelope import RequestId

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from . import _asks, operations
 from ._connection import GLOBAL_NOTIFICATIONS, Call, Connection, log
+from ._deliveries import Ask
 from ._mailbox import SyncMailbox
-from ._message_router import Ask
 from .config import AppServerConfig
 from .envelope import RequestId
 from .errors import (

@@ -9,7 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from codex_app_server import errors
-from codex_app_server._message_router import Reply
+from codex_app_server._deliveries import Reply
 from codex_pool import rpc, wire
 from codex_pool.worker import reading
 from codex_pool.worker.effects import LINES, Outbox

@@ -21,18 +21,18 @@ records and who follows them; `questions` what the app-server asks. Rules that h
 from __future__ import annotations
 
 from codex_app_server import envelope
-from codex_app_server._message_router import (
+from codex_app_server._deliveries import (
     Ask,
     Delivery,
     GlobalRun,
     LongAsk,
     Malformed,
-    MessageRouter,
     Reply,
     ThreadRun,
     TurnBroken,
     TurnRun,
 )
+from codex_app_server._message_router import MessageRouter
 from codex_app_server.generated.routing import NOTIFICATIONS
 from codex_app_server.lines import LongLine
 from codex_pool import rpc, wire

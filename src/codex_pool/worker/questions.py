@@ -8,7 +8,7 @@ from typing import NamedTuple
 import msgspec
 
 from codex_app_server import _asks
-from codex_app_server._message_router import Ask
+from codex_app_server._deliveries import Ask
 from codex_app_server.envelope import RequestId
 from codex_pool import rpc
 from codex_pool.worker.effects import Outbox
