@@ -91,12 +91,12 @@ class Operation(Generic[T]):
         return None if self.method in NO_DEADLINE else DEFAULT_TIMEOUT_S
 
 
-def _with_paths(operation: Operation[T], fields: Mapping[str, Any]) -> Operation[T]:
-    """The operation, with the paths among its fields."""
+def _paths_of(fields: Mapping[str, Any]) -> tuple[GivenPath, ...]:
+    """The paths among the fields of an operation."""
     cwd, input = fields.get("cwd"), fields.get("input", ())
     paths = [GivenPath("cwd", str(cwd), True)] if cwd else []
     paths += [GivenPath("image", item["path"], False) for item in input if item["type"] == "localImage"]
-    return replace(operation, paths=tuple(paths)) if paths else operation
+    return tuple(paths)
 
 
 def request(method: str | Asks[Any], fields: Mapping[str, Any] | None = None) -> Operation[Any]:
@@ -273,7 +273,10 @@ def thread_fork(thread_id: str, options: Mapping[str, Any]) -> Operation[WithThr
 
 
 def _naming_thread(method: str, fields: Mapping[str, Any], options: Mapping[str, Any]) -> Operation[WithThread]:
-    return _with_paths(replace(request(method, fields), finish=_finish_thread), options)
+    type_name = REQUESTS[method].params
+    assert type_name is not None
+    params = encode_params(type_name, fields)
+    return Operation(method, params, _finish_thread, fields.get("thread_id"), paths=_paths_of(options))
 
 
 def thread_list(options: Mapping[str, Any]) -> Operation[models.ThreadListResponse]:
@@ -293,7 +296,7 @@ def turn_start(
             raise InvalidInputError("output_type says what output_schema says too; give one of them")
         fields["output_schema"] = schema_of(output_type)
     params = encode_params("TurnStartParams", fields)
-    return _with_paths(Operation("turn/start", params, _finish_turn, thread_id, interest), fields)
+    return Operation("turn/start", params, _finish_turn, thread_id, interest, _paths_of(fields))
 
 
 def schema_of(output_type: Any) -> dict[str, Any]:
@@ -339,7 +342,7 @@ def turn_steer(thread_id: str, turn_id: str, input: RunInput) -> Operation[model
     if isinstance(input, ExternalMessage):
         raise InvalidInputError("an ExternalMessage cannot steer a turn; give it as the input of a turn of its own")
     fields = {"thread_id": thread_id, "expected_turn_id": turn_id, "input": to_wire_input(input)}
-    return _with_paths(request("turn/steer", fields), fields)
+    return replace(request("turn/steer", fields), paths=_paths_of(fields))
 
 
 def turn_interrupt(thread_id: str, turn_id: str) -> Operation[models.TurnInterruptResponse]:
