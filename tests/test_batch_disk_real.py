@@ -13,6 +13,7 @@ from programs import LIMIT_S, Program, started
 from small_disk import SmallDisk, small_disk
 
 from codex_app_server.testing.loopback import LoopbackModel, write_loopback_home
+from codex_pool import processes
 from codex_pool.batch.store import open_run
 
 MEGABYTES = 64
@@ -115,3 +116,54 @@ def test_a_run_on_a_disk_that_is_full_from_the_start_says_so(
     batch = run(command)
     assert batch.process.returncode == 2 and model.requests == []
     assert f"make room on the disk of {out}" in batch.lines["stderr"][-1], batch.lines
+
+
+# The disk of the CODEX_HOME, when it is another one.
+
+
+@pytest.fixture
+def command_with_home_elsewhere(tmp_path: Path, disk: SmallDisk, model: LoopbackModel) -> list[str]:
+    """A batch of which only the CODEX_HOME is on the small disk."""
+    write_loopback_home(disk.seen / "home", model.base_url)
+    data = tmp_path / "data.jsonl"
+    samples = [{"id": f"s{n}", "prompt": f"{n} {'[[hang 1]] ' if n < 2 else ''}[[text ok]]"} for n in range(4)]
+    data.write_text("".join(json.dumps(sample) + "\n" for sample in samples))
+    options = ["--workers", "1", "--turns-per-worker", "2", "--home", str(disk.path / "home"), "--json"]
+    options += ["-o", str(tmp_path / "out")]
+    return [*disk.within, sys.executable, "-m", "codex_pool.cli", "batch", str(data), *options]
+
+
+@pytest.mark.real
+def test_a_run_whose_home_is_on_a_full_disk_of_its_own_waits_for_room_too(
+    tmp_path: Path, disk: SmallDisk, command_with_home_elsewhere: list[str], model: LoopbackModel
+) -> None:
+    with started(command_with_home_elsewhere) as batch:
+        model.wait_for(lambda request: True, LIMIT_S, count=2)
+        disk.fill()
+        said = batch.wait_for_line("paused: the disk is full")
+        assert f"make room on the disk of {disk.path / 'home'}; the run goes on by itself then" in said
+        # What a worker comes to that cannot write may well be its death.
+        (app_server,) = (
+            process
+            for process in processes.descendants(batch.process.pid)
+            if b"app-server" in Path(f"/proc/{process.pid}/cmdline").read_bytes().split(b"\0")
+        )
+        processes.kill(app_server)
+        disk.make_room()
+        assert batch.wait(LIMIT_S) == 0, batch.lines
+    with open_run(tmp_path / "out") as store:
+        rows = list(store.samples())
+        attempts = {row.id: [(a.status, (a.error or {}).get("kind")) for a in store.attempts(row.n)] for row in rows}
+    assert [row.record and row.record.status for row in rows] == ["completed"] * 4, attempts
+    again, once = [("failed", "diskFull"), ("completed", None)], [("completed", None)]
+    assert attempts == {"s0": again, "s1": again, "s2": once, "s3": once}
+
+
+@pytest.mark.real
+def test_a_run_whose_home_is_on_a_disk_that_is_full_from_the_start_says_so(
+    disk: SmallDisk, command_with_home_elsewhere: list[str], model: LoopbackModel
+) -> None:
+    disk.fill()
+    batch = run(command_with_home_elsewhere)
+    assert batch.process.returncode == 3 and model.requests == [], batch.lines
+    assert f"make room on the disk of {disk.path / 'home'}" in batch.lines["stderr"][-1], batch.lines

@@ -396,28 +396,30 @@ def test_a_try_that_is_interrupted_shows_nothing() -> None:
 
 
 def test_a_full_disk_pauses_the_run_until_there_is_room() -> None:
-    breaker = Breaker(directory="out/run")
-    breaker.disk_full("0.0 MiB are free", 0.0)
+    breaker = Breaker(directory="out/run or of home")
+    breaker.disk_full("0.0 MiB are free", 0.0, "out/run")
     assert breaker.pause is not None and breaker.pause.message == (
         "paused: the disk is full (0.0 MiB are free); make room on the disk of out/run; the run goes on by itself "
         "then; Ctrl-C ends it, and the same command goes on later"
     )
-    breaker.disk_full("0.0 MiB are free", 10.0)
+    breaker.disk_full("0.0 MiB are free", 10.0, "out/run")
     assert breaker.wait_s(10.0) == 20.0
     breaker.disk_mended()
     assert breaker.pause is None and breaker.may_start(10.0)
     # There being room mends nothing else.
     breaker.ended(failed("unauthorized"), 0, 10.0)
-    breaker.disk_full("0.0 MiB are free", 11.0)
+    breaker.disk_full("0.0 MiB are free", 11.0, "out/run")
     breaker.disk_mended()
     assert breaker.pause is not None and breaker.pause.trouble is breakers.UNAUTHORIZED
 
 
 def test_a_program_that_met_a_full_disk_pauses_the_run() -> None:
-    breaker = Breaker()
+    breaker = Breaker(directory="out/run or of home")
     error = {"kind": "workspace", "message": "git add: fatal: write error: No space left on device"}
     assert breaker.ended(Outcome("failed", error=error), 0, 0.0)
     assert breaker.pause is not None and breaker.pause.trouble is breakers.DISK
+    # It does not say where.
+    assert "make room on the disk of out/run or of home; " in breaker.pause.message
 
 
 def test_an_attempt_that_ran_while_the_disk_was_full_is_made_again_a_few_times() -> None:

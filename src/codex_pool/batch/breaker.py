@@ -47,7 +47,7 @@ SANDBOX = Trouble(
 USAGE = Trouble("usage", 1, "the account's usage limit is used up", "wait for its reset, or buy more")
 DISK = Trouble("disk", 1, "the disk is full", "make room on the disk of {directory}", _GOES_ON_THEN)
 
-# The kind of error of an attempt that ran while the disk of the run was full.
+# The kind of error of an attempt that ran while a disk of the run was full.
 DISK_FULL = "diskFull"
 # codex, git and whatever else is run for a sample say it in words only.
 _WORDS_OF_FULL = ("No space left on device", "Disk quota exceeded")
@@ -74,7 +74,7 @@ class Pause:
 class Breaker:
     """Told how every attempt ended; says whether samples may start. Times are monotonic seconds.
 
-    `directory` is where room is to be made when the disk is full. With `max_failures` the run ends when so many samples
+    `directory` is where room is to be made when something says that a disk is full, and not which. With `max_failures` the run ends when so many samples
     have failed for good: `failed_too_often` says so then.
     """
 
@@ -127,10 +127,10 @@ class Breaker:
             self._mended()
             self._trying = False
 
-    def disk_full(self, said: str, now: float) -> None:
-        """There is no room on the disk of the run."""
+    def disk_full(self, said: str, now: float, directory: str) -> None:
+        """There is no room on the disk of this directory."""
         if self.pause is None:
-            self._met(DISK, said, now)
+            self._met(DISK, said, now, directory)
 
     def disk_mended(self) -> None:
         """There is room again."""
@@ -170,7 +170,7 @@ class Breaker:
         """What was tried came to nothing: it was interrupted, or never got so far."""
         self._trying = False
 
-    def _met(self, trouble: Trouble, said: str, now: float) -> None:
+    def _met(self, trouble: Trouble, said: str, now: float, directory: str | None = None) -> None:
         count = self._in_a_row[trouble.name] = self._in_a_row.get(trouble.name, 0) + 1
         if self.pause is not None:
             # What still ran when the pause began is no new try.
@@ -182,7 +182,7 @@ class Breaker:
         self._trying = False
         detail = " ".join(said.split())[:200]
         what = f"{trouble.message}{f' ({detail})' if detail else ''}"
-        remedy = trouble.remedy.format(directory=self._directory)
+        remedy = trouble.remedy.format(directory=directory or self._directory)
         goes_on = trouble.goes_on.format(wait=duration(self._try_s))
         message = f"paused: {what}; {remedy}; {goes_on}"
         self.pause = Pause(trouble, message, now + self._try_s)

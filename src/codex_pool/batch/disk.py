@@ -1,4 +1,4 @@
-"""The disk of the run directory: whether it is full, which an error says, or looking at it."""
+"""The disks of a run: whether one is full, which an error says, or looking at it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LEAST_BYTES = 16 * 2**20
 
 
 class Disk:
-    """The disk that a run directory lies on, or will."""
+    """The disk that a directory lies on, or will."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -46,6 +46,17 @@ class Disk:
             f"the disk is full ({said}); make room on the disk of {self.directory}; what is recorded stays, "
             "and the same command goes on then"
         )
+
+
+def disks_of(run: Path, home: str | None) -> tuple[Disk, ...]:
+    """The disk of a run directory, and that of the CODEX_HOME if it is on this machine and on another one."""
+    try:
+        if home is None or os.stat(home).st_dev == os.stat(run).st_dev:
+            return (Disk(run),)
+    except OSError:
+        # The home of a daemon may be where we cannot look.
+        return (Disk(run),)
+    return (Disk(run), Disk(Path(home)))
 
 
 def is_full(error: Exception) -> bool:

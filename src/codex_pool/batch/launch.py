@@ -10,9 +10,10 @@ from typing import Any
 
 from codex_app_server import AppServerConfig, BinaryNotFoundError, TransportClosedError
 from codex_app_server.config import find_codex
-from codex_pool.pool import Pool, PoolStartError
+from codex_pool.pool import Pool, PoolStartError, codex_home
 
 from .attempt import unless_stopped
+from .disk import Disk
 
 # Until any worker is ready. The user's own home may hold thousands of threads, and a first start reads them all.
 START_LIMIT_S = 10.0
@@ -39,6 +40,11 @@ async def start_pool(
 
     Raises NotStartedError, and Stopped when `stopping` is done first.
     """
+    disk = Disk(codex_home(config))
+    shortage = disk.shortage()
+    if shortage is not None:
+        # An app-server that cannot make its databases dies, and does not say of what.
+        raise NotStartedError(disk.problem(shortage))
     any_ready = asyncio.Event()
     loop = asyncio.get_running_loop()
 

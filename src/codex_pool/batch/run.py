@@ -24,7 +24,7 @@ from codex_pool.pool import Pool, aconnect
 from . import attached, control, display, estimate, home, settings, summary
 from .attempt import Stopped
 from .dataset import Dataset, DatasetError, Sample
-from .disk import Disk, is_full
+from .disk import Disk, disks_of, is_full
 from .home import HomeError
 from .launch import START_LIMIT_S, USER_HOME_START_LIMIT_S, NotStartedError, start_pool
 from .limits import RunMeter, parse_limits
@@ -223,6 +223,7 @@ class _Batch:
             self._emit_launch(endpoint, workers)
             stack.callback(asyncio.ensure_future(self._watch(codex)).cancel)
             tokens, cost = self._directory.store.spent()
+            codex_home = None if is_tcp(endpoint) else codex.metadata.codex_home
             runner = self._runner = Runner(
                 self._directory,
                 progress,
@@ -236,6 +237,7 @@ class _Batch:
                 ),
                 told=Told(on_retry=self._on_retry, on_record=self._on_record, on_trouble=self._display.say),
                 cancelled=self._cancelled,
+                disks=disks_of(self._directory.path, codex_home),
                 meter=RunMeter(settings.run_limits, time.monotonic(), tokens=tokens, cost=cost),
             )
             await self._remove_left()

@@ -12,7 +12,7 @@ import random
 import sqlite3
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Any
@@ -71,6 +71,7 @@ class Runner:
         rules: Rules,
         told: Told,
         meter: RunMeter,
+        disks: Sequence[Disk],
         cancelled: Collection[tuple[str, int]] = (),
     ) -> None:
         self._directory = directory
@@ -79,10 +80,13 @@ class Runner:
         self._rules = rules
         self._told = told
         self._meter = meter
-        self._breaker = Breaker(max_failures=rules.max_failures, directory=str(directory.path))
-        self._disk = Disk(directory.path)
-        self._is_short = False
+        where = " or of ".join(str(disk.directory) for disk in disks)
+        self._breaker = Breaker(max_failures=rules.max_failures, directory=where)
+        # The first is that of the run directory.
+        self._disks = disks
+        self._short: Disk | None = None
         self._unwritten = 0
+        self._full = disks[0]
         self._full_at = float("-inf")
         self._jobs: dict[tuple[str, int], Job] = {}
         self._cancelled = set(cancelled)
@@ -145,7 +149,8 @@ class Runner:
                         raise
                     self._unwritten += not failed
                     failed = True
-                    self._found_full(error.strerror or str(error) if isinstance(error, OSError) else str(error))
+                    said = error.strerror or str(error) if isinstance(error, OSError) else str(error)
+                    self._found_full(self._disks[0], said)
                 await unless_stopped(self._stopping, asyncio.sleep(WRITE_AGAIN_S))
         finally:
             if failed:
@@ -153,12 +158,12 @@ class Runner:
                 self._disk_mended()
 
     async def room(self) -> None:
-        """Waits while the disk is full. Raises Stopped when the run stops meanwhile."""
+        """Waits while a disk is full. Raises Stopped when the run stops meanwhile."""
         while not self._look_for_room():
             await unless_stopped(self._stopping, asyncio.sleep(PAUSE_POLL_S))
 
     def was_full(self, since: float) -> bool:
-        """Whether the disk has been full since then."""
+        """Whether a disk has been full since then."""
         self._look_for_room()
         return self._full_at >= since
 
@@ -222,23 +227,29 @@ class Runner:
             await asyncio.sleep(PAUSE_POLL_S)
 
     def _look_for_room(self) -> bool:
-        """Whether there is room on the disk of the run, which pauses while there is none."""
-        shortage = self._disk.shortage()
-        if shortage is not None:
-            self._is_short = True
-            self._found_full(shortage)
-        elif self._is_short:
-            self._is_short = False
-            self._disk_mended()
-        return shortage is None
+        """Whether there is room on the disks of the run, which pauses while there is none on one."""
+        for disk in self._disks:
+            shortage = disk.shortage()
+            if shortage is not None:
+                self._no_longer_short(unless=disk)
+                self._short = disk
+                self._found_full(disk, shortage)
+                return False
+        self._no_longer_short()
+        return True
 
-    def _found_full(self, said: str) -> None:
-        self._full_at = time.monotonic()
-        self._breaker.disk_full(said, self._full_at)
+    def _no_longer_short(self, unless: Disk | None = None) -> None:
+        if self._short is not None and self._short is not unless:
+            self._short = None
+            self._disk_mended()
+
+    def _found_full(self, disk: Disk, said: str) -> None:
+        self._full, self._full_at = disk, time.monotonic()
+        self._breaker.disk_full(said, self._full_at, str(disk.directory))
         self._say_pause()
 
     def _disk_mended(self) -> None:
-        if not self._is_short and self._unwritten == 0:
+        if self._short is None and self._unwritten == 0:
             self._breaker.disk_mended()
 
     def _say_pause(self) -> None:
@@ -333,7 +344,7 @@ class Runner:
         if tried.pool_gone is not None:
             self._give_up(tried.pool_gone)
         if _touches_disk(tried) and self.was_full(began_at):
-            tried.outcome = _for_a_full_disk(tried.outcome)
+            tried.outcome = _for_a_full_disk(tried.outcome, self._full)
         cost = sampling.cost_of(tried.outcome)
         self._progress.turn_ended(tried.outcome, cost)
         self._meter.used((tried.outcome.usage or {}).get("total_tokens", 0), cost)
@@ -415,9 +426,9 @@ def _touches_disk(tried: Tried) -> bool:
     return tried.outcome.status != "completed" or tried.tool_calls > 0
 
 
-def _for_a_full_disk(outcome: Outcome) -> Outcome:
+def _for_a_full_disk(outcome: Outcome, disk: Disk) -> Outcome:
     """What an attempt came to that may have come to it because of a full disk."""
-    message = "the disk of the run directory was full meanwhile"
+    message = f"the disk of {disk.directory} was full meanwhile"
     if outcome.error is not None:
         message += f"; {outcome.error['message']}"
     return replace(outcome, status="failed", limit=None, error={"kind": DISK_FULL, "message": message})
