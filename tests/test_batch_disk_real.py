@@ -126,7 +126,7 @@ def command_with_home_elsewhere(tmp_path: Path, disk: SmallDisk, model: Loopback
     """A batch of which only the CODEX_HOME is on the small disk."""
     write_loopback_home(disk.seen / "home", model.base_url)
     data = tmp_path / "data.jsonl"
-    samples = [{"id": f"s{n}", "prompt": f"{n} {'[[hang 1]] ' if n < 2 else ''}[[text ok]]"} for n in range(4)]
+    samples = [{"id": f"s{n}", "prompt": f"{n} {'[[hang]] ' if n < 2 else ''}[[text ok]]"} for n in range(4)]
     data.write_text("".join(json.dumps(sample) + "\n" for sample in samples))
     options = ["--workers", "1", "--turns-per-worker", "2", "--home", str(disk.path / "home"), "--json"]
     options += ["-o", str(tmp_path / "out")]

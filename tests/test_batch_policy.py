@@ -183,6 +183,20 @@ def test_the_home_of_a_demo_is_not_taken_for_a_real_one(tmp_path: Any, monkeypat
         home.prepare("run", tmp_path / "home")
 
 
+def test_a_copy_of_a_loopback_home_is_used_again_and_follows_it(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    user, own = tmp_path / "user", tmp_path / "home"
+    monkeypatch.setenv("CODEX_HOME", str(user))
+    for port in (1, 2):
+        # A loopback model that is started again may listen somewhere else.
+        write_loopback_home(user, f"http://127.0.0.1:{port}/v1")
+        assert home.prepare("run", own) == own
+        assert (own / "config.toml").read_text() == (user / "config.toml").read_text()
+    # It is no real one, whatever comes after.
+    (user / "config.toml").write_text('model = "real"\n')
+    with pytest.raises(home.HomeError, match="or from the home of a loopback model"):
+        home.prepare("run", own)
+
+
 def test_a_sandbox_that_lets_no_command_begin_is_told_from_commands_that_fail() -> None:
     def refused(*outputs: str, status: str = "failed") -> str | None:
         commands = policy.Commands()

@@ -159,6 +159,20 @@ def test_a_turn_that_was_completed_unseen_is_taken_up_and_not_paid_for_again(
 
 
 @real
+def test_a_run_that_copied_a_loopback_home_goes_on_with_the_same_command(
+    tmp_path: Path, home: Path, model: LoopbackModel
+) -> None:
+    data = dataset(tmp_path / "d.jsonl", {"prompt": "say alpha"}, {"prompt": "[[hang]] [[text ok]]"})
+    arguments = ("batch", str(data), "--workers", "1", "-o", str(tmp_path / "out"))
+    with running(*arguments, home=home) as batch:
+        until(lambda: len(model.requests) == 2, "one turn hangs")
+        assert batch.end(signal.SIGINT, LIMIT_S) == 130
+    done = codex_pool(*arguments, home=home)
+    assert done.returncode == 0, done.stderr
+    assert [record["status"] for record in results(tmp_path / "out")] == ["completed", "completed"]
+
+
+@real
 def test_the_death_of_an_app_server_costs_a_retry(tmp_path: Path, home: Path, model: LoopbackModel) -> None:
     samples = [{"id": str(n), "prompt": f"[[text deltas=20 pace_ms=60]] {n}"} for n in range(10)]
     data, out = dataset(tmp_path / "d.jsonl", *samples), tmp_path / "out"

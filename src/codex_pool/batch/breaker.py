@@ -74,8 +74,8 @@ class Pause:
 class Breaker:
     """Told how every attempt ended; says whether samples may start. Times are monotonic seconds.
 
-    `directory` is where room is to be made when something says that a disk is full, and not which. With `max_failures` the run ends when so many samples
-    have failed for good: `failed_too_often` says so then.
+    `directory` is where room is to be made when something says that a disk is full, and not which. With `max_failures`
+    the run ends when so many samples have failed for good: `failed_too_often` says so then.
     """
 
     def __init__(self, *, max_failures: int | None = None, directory: str = "the run directory") -> None:
