@@ -108,6 +108,7 @@ def test_a_script_survives_its_json_form() -> None:
         Text("a", 1, phase="commentary"),
         Json({"a": [1]}, pace_ms=2.5),
         ToolCall(("a", "b"), Text("done"), escalate=True),
+        ToolCall('{"path": "a.png"}', tool="view_image"),
         HttpError(429, "slow down", 2.0, "rate"),
         Failed("server_is_overloaded"),
         Drop(None),
@@ -241,6 +242,7 @@ def test_what_codex_says_in_the_users_role_is_not_the_prompt() -> None:
             {"type": "function_call_output", "call_id": "1", "output": "old"},
             message("user", "second"),
             {"type": "function_call_output", "call_id": "2", "output": "new"},
+            {"type": "function_call_output", "call_id": "3", "output": [{"type": "input_image", "image_url": "data:"}]},
             message("user", "<turn_aborted>\n</turn_aborted>"),
         ],
         "tools": [{"type": "function", "name": "exec_command", "parameters": {}}, {"type": "web_search"}],
@@ -248,7 +250,7 @@ def test_what_codex_says_in_the_users_role_is_not_the_prompt() -> None:
     }
     request = read_request(json.dumps(body).encode())
     assert (request.prompt, request.user_texts) == ("second", ("hello\nthere", "second"))
-    assert (request.tool_outputs, request.tools) == (("new",), ("exec_command", "web_search"))
+    assert (request.tool_outputs, request.tools) == (("new", "data:"), ("exec_command", "web_search"))
     assert (request.instructions, request.output_schema) == ("be good", {"type": "object"})
 
 

@@ -33,7 +33,7 @@ class ModelRequest(msgspec.Struct, frozen=True, kw_only=True):
     user_texts: tuple[str, ...] = ()
     """Text of every user message, oldest first; what codex adds in the user's role is left out."""
     tool_outputs: tuple[str, ...] = ()
-    """Outputs of the tool calls made since the last user message."""
+    """Outputs of the tool calls made since the last user message; an image in them is its URL."""
     model: str = ""
     tools: tuple[str, ...] = ()
     instructions: str = ""
@@ -97,7 +97,7 @@ def read_request(body: bytes) -> ModelRequest:
                 user_texts.append(text)
                 tool_outputs.clear()
         elif item.type.endswith("_call_output"):
-            tool_outputs.append(_text_of(item.output))
+            tool_outputs.append(_text_of(item.output, ("text", "image_url")))
     return ModelRequest(
         prompt=user_texts[-1] if user_texts else "",
         user_texts=tuple(user_texts),
@@ -109,11 +109,11 @@ def read_request(body: bytes) -> ModelRequest:
     )
 
 
-def _text_of(content: Any) -> str:
-    """The text of a message's content or a tool's output: a string, or a list of parts with `text`."""
+def _text_of(content: Any, members: tuple[str, ...] = ("text",)) -> str:
+    """The text of a message's content or a tool's output: a string, or a list of parts that have it in `members`."""
     if isinstance(content, str):
         return content
     if isinstance(content, list):
-        texts = (part.get("text") for part in content if isinstance(part, dict))
+        texts = (part.get(name) for part in content if isinstance(part, dict) for name in members)
         return "\n".join(text for text in texts if isinstance(text, str))
     return ""

@@ -93,6 +93,8 @@ class ToolCall(_Answer, frozen=True, tag="tool_call"):
     """Any answer but a tool call; None is a text made of the prompt."""
     escalate: bool = False
     """Ask to run outside the sandbox: with approval policy on-request the client is asked for its approval."""
+    tool: str | None = None
+    """Another tool than the one for commands, `name` or `namespace.name`; `cmd` is then its arguments, as JSON."""
 
     def __post_init__(self) -> None:
         if not self.commands:
@@ -268,7 +270,7 @@ class Script(msgspec.Struct, frozen=True, omit_defaults=True):
         if isinstance(answer, ToolCall):
             done = len(request.tool_outputs)
             if done < len(answer.commands):
-                return ToolCall(answer.commands[done], escalate=answer.escalate)
+                return msgspec.structs.replace(answer, cmd=answer.commands[done], then=None)
             answer = Text() if answer.then is None else answer.then
             if isinstance(answer, Attempts):
                 answer = answer.answers[min(tool_attempt, len(answer.answers)) - 1]

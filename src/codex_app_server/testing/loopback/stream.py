@@ -161,17 +161,16 @@ class _Writer:
             self._deltas(filler(max(deltas * 8, deltas)), deltas, None, pace_ms)
 
     def tool_call(self, answer: ToolCall, index: int) -> None:
-        # No login shell: what a user's profile prints is not the script's. The wait is the longest codex allows.
-        arguments = {"cmd": answer.commands[0], "login": False, "yield_time_ms": 30_000}
-        if answer.escalate:
-            arguments |= {"sandbox_permissions": "require_escalated", "justification": "The script asks for it."}
-        item = {
-            "type": "function_call",
-            "id": f"fc_{self.id}",
-            "call_id": f"call_{self.id}_{index}",
-            "name": "exec_command",
-            "arguments": msgspec.json.encode(arguments).decode(),
-        }
+        item = {"type": "function_call", "id": f"fc_{self.id}", "call_id": f"call_{self.id}_{index}"}
+        if answer.tool is None:
+            # No login shell: what a user's profile prints is not the script's. The wait is the longest codex allows.
+            arguments = {"cmd": answer.commands[0], "login": False, "yield_time_ms": 30_000}
+            if answer.escalate:
+                arguments |= {"sandbox_permissions": "require_escalated", "justification": "The script asks for it."}
+            item |= {"name": "exec_command", "arguments": msgspec.json.encode(arguments).decode()}
+        else:
+            namespace, dot, name = answer.tool.rpartition(".")
+            item |= {"name": name, "arguments": answer.commands[0], **({"namespace": namespace} if dot else {})}
         self.event("response.output_item.done", output_index=0, item=item)
         self._output_chars += len(answer.commands[0])
 
