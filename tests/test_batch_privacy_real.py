@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import os
 import signal
@@ -22,6 +23,9 @@ from codex_pool.batch.workspace import config_overrides, prepare, thread_options
 
 pytestmark = pytest.mark.real
 SECRET = "the-answer-is-42"
+PIXEL = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
 
 
 @pytest.mark.parametrize("sandbox", ["workspace-write", "read-only"])
@@ -37,7 +41,9 @@ def test_the_sandbox_denies_the_run_and_the_dataset_and_grants_the_workspace(
     workspace = asyncio.run(prepare(sample, run / "work" / "a"))
     (run / "work" / "a" / "base.git" / "secret").write_text(SECRET)
     read = f"cat {' '.join(map(str, secrets))} ../base.git/secret; grep -r answer {run} {data}"
-    cmd = f"cat code.txt; echo mine > new.txt; {read}"
+    # What codex reads there outside of the sandbox is not the agent's to write.
+    write = "echo mine > new.txt; mkdir -p .agents/skills .codex/skills"
+    cmd = f"cat code.txt; {write}; {read}"
     model.script = Script((Rule(ToolCall(cmd, Text("{output}"))),))
     with Codex(config) as codex:
         options = thread_options(sandbox, workspace.cwd, [run, data])
@@ -46,7 +52,60 @@ def test_the_sandbox_denies_the_run_and_the_dataset_and_grants_the_workspace(
             said = thread.run("go", permissions=options["permissions"]).final_response
             assert said is not None and "visible" in said and SECRET not in said and "denied" in said
     assert (workspace.cwd / "new.txt").exists() == (sandbox == "workspace-write")
+    assert not list(workspace.cwd.glob("*/skills"))
     assert (b"+mine" in asyncio.run(workspace.diff())) == (sandbox == "workspace-write")
+
+
+@pytest.mark.parametrize("sandbox", ["workspace-write", "read-only"])
+def test_no_tool_of_codex_reads_what_the_sandbox_denies(
+    tmp_path: Path, config: AppServerConfig, model: LoopbackModel, sandbox: str
+) -> None:
+    run, data = tmp_path / "run", tmp_path / "data"
+    cwd, answer = run / "work" / "a", data / "answer.png"
+    others = [answer, data / "tests" / "hidden.png", run / "work" / "b" / "found.png", run / "run.sqlite"]
+    for path in (*others, cwd / "own.png"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(PIXEL)
+    (data / "answer.txt").write_text(SECRET + "\n")
+    (cwd / "link.png").symlink_to(answer)
+    (cwd / "link.txt").symlink_to(data / "answer.txt")
+    looks = [{"path": str(path)} for path in (*others, cwd / "link.png", "../../../data/answer.png")]
+    # codex applies a patch by itself, and quotes what it has not found.
+    patches = [
+        f"*** Update File: {data}/answer.txt\n*** Move to: {cwd}/found.txt\n@@\n-{SECRET}\n+{SECRET}",
+        f"*** Update File: {cwd}/link.txt\n*** Move to: {cwd}/found.txt\n@@\n-{SECRET}\n+{SECRET}",
+        f"*** Delete File: {data}/answer.txt",
+    ]
+    applied = tuple(f"apply_patch <<'E'\n*** Begin Patch\n{patch}\n*** End Patch\nE\n" for patch in patches)
+    child = ToolCall(json.dumps({"message": "a child that looks"}), tool="multi_agent_v1.spawn_agent")
+    model.script = Script(
+        (
+            Rule(_view({"path": "own.png"}), contains="own"),
+            Rule(_view(*looks), contains="look"),
+            Rule(ToolCall(applied), contains="patch"),
+            Rule(child, contains="delegate"),
+        )
+    )
+    with Codex(config) as codex:
+        options = thread_options(sandbox, cwd, [run, data])
+
+        def outputs(prompt: str, heard: str = "") -> tuple[str, ...]:
+            thread = codex.thread_start(cwd=str(cwd), **options)
+            thread.run(prompt, permissions=options["permissions"])
+            done = model.wait_for(lambda request: (heard or prompt) in request.prompt and request.answer == "text")
+            return done.tool_outputs
+
+        assert outputs("own")[0].startswith("data:image/png;base64,")
+        for seen in (outputs("look"), outputs("delegate", "a child that looks")):
+            assert len(seen) == len(looks) and not any("data:" in output for output in seen)
+            assert all("unable to " in output and "(os error" in output for output in seen), seen
+        patched = outputs("patch")
+        assert len(patched) == len(patches) and all("Permission denied" in output for output in patched), patched
+    assert not (cwd / "found.txt").exists()
+
+
+def _view(*arguments: dict[str, str]) -> ToolCall:
+    return ToolCall(tuple(map(json.dumps, arguments)), tool="view_image")
 
 
 def test_an_exec_server_that_a_hook_names_runs_the_commands(
@@ -87,6 +146,28 @@ def test_a_sample_with_a_target_cannot_read_it_in_its_dataset_and_one_without_is
     with_target, without = map(json.loads, (tmp_path / "out" / "results.jsonl").read_text().splitlines())
     assert SECRET not in with_target["final_response"] and with_target["final_response"].count("denied") == 2
     assert SECRET in without["final_response"] and without["final_response"].endswith("SQLite")
+
+
+@pytest.mark.parametrize("function", ["checks:right", "evals.checks:right"])
+def test_an_agent_cannot_read_the_module_that_scores_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str
+) -> None:
+    # The compiled module holds its strings as they are.
+    monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+    module = (tmp_path / "own" / function.partition(":")[0].replace(".", "/")).with_suffix(".py")
+    module.parent.mkdir(parents=True)
+    module.write_text(f"def right(context):\n    return {SECRET!r} not in context['final_response']\n")
+    (tmp_path / "own" / "other.txt").write_text("visible\n")
+    scorer = {"type": "python", "function": function, "path": "own"}
+    read = f"cat {module}; grep -ar answer-is {tmp_path}/own; cat {tmp_path}/own/other.txt; python3 -c 'print(6*7000)'"
+    line = {"prompt": f'[[tool_call "{read}"]] [[text "{{output}}"]]', "scorers": [scorer]}
+    (tmp_path / "d.jsonl").write_text("".join(json.dumps({"id": id, **line}) + "\n" for id in "ab"))
+    done = codex_pool("batch", str(tmp_path / "d.jsonl"), "--demo", "--workers", "1", "-o", str(tmp_path / "out"))
+    assert done.returncode == 0, done.stderr
+    for result in map(json.loads, (tmp_path / "out" / "results.jsonl").read_text().splitlines()):
+        said = result["final_response"]
+        assert "denied" in said and "answer-is" not in said and "visible" in said and "42000" in said, said
+        assert [score["passed"] for score in result["scores"].values()] == [True]
 
 
 def test_what_is_denied_stays_denied_when_the_worker_dies(

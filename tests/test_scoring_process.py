@@ -220,6 +220,26 @@ def test_a_function_says_what_it_is_worth(module: Path) -> None:
     assert (later.value, later.passed) == (2.0, True)
 
 
+def test_private_is_the_module_or_its_package_and_nothing_that_is_installed(
+    module: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def private(function: str, path: str = ".") -> list[Path]:
+        return sorted(parse_scorer({"type": "python", "function": function, "path": path}, "scorers", module).private)
+
+    # Checking has imported it, and the compiled module holds its strings as they are.
+    monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+    assert private("mine:right") == [module / "__pycache__", module / "mine.py"]
+    for package in ("plain", "outer/inner"):
+        (module / package).mkdir(parents=True)
+        (module / package / "checks.py").write_text(MODULE)
+    (module / "outer" / "inner" / "__init__.py").write_text("from .checks import right")
+    assert private("plain.checks:right") == [module / "plain"]
+    assert private("outer.inner.checks:right") == private("outer.inner:right") == [module / "outer" / "inner"]
+    assert private("json:dumps") == private("math:sqrt") == private("msgspec.json:decode") == []
+    monkeypatch.setenv("PYTHONPATH", str(module))
+    assert private("plain.checks:right", "outer") == [module / "plain"]
+
+
 @pytest.mark.parametrize(
     ("name", "problem"),
     [

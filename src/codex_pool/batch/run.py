@@ -90,7 +90,7 @@ def _run(asked: Settings, samples: Dataset, prices: Prices | None, scorers: Scor
         specs = [scorer.spec for scorer in scorers.run]
         config = settings.config(asked, samples.fingerprint, len(samples), specs)
         config["currency"] = None if prices is None else prices.currency
-        private = [Path(source) for spec in specs for source in spec.get("files", {}).values()]
+        private = [path for scorer in scorers.run for path in scorer.private]
         private += [] if samples.path is None else [samples.path]
         return asyncio.run(_Batch(asked, directory, config, prices, scorers, sources, tuple(private)).run())
     except (RunDirectoryError, HomeError, EndpointError, FileExistsError) as error:

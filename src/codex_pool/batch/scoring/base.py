@@ -119,6 +119,11 @@ class Scorer(ABC):
     def spec(self) -> dict[str, Any]:
         return {"type": self.type, "name": self.name, **self.options}
 
+    @property
+    def private(self) -> list[Path]:
+        """What an agent is not to read before it is scored."""
+        return [Path(source) for source in self.spec.get("files", {}).values()]
+
     def check(self) -> list[str]:
         """What is wrong with the options beyond their types, each as `field: problem`."""
         return []

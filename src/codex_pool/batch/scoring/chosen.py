@@ -41,8 +41,8 @@ class Scorers:
         return self._parsed[key]
 
     def files_of(self, sample: WithScorers) -> list[Path]:
-        """What its scorers put into its workspace when the agent is done, and what it is not to read before."""
-        return [Path(source) for scorer in self.of(sample) for source in scorer.spec.get("files", {}).values()]
+        """The files of its scorers, which its agent is not to read."""
+        return [path for scorer in self.of(sample) for path in scorer.private]
 
     def problems(self, samples: Iterable[WithScorers]) -> Iterator[str]:
         """All that is wrong with the scorers of these samples, each as `sample: field: problem`."""

@@ -7,6 +7,8 @@ import os
 import re
 import subprocess
 import sys
+from importlib.machinery import PathFinder
+from importlib.util import cache_from_source
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -59,6 +61,21 @@ class Python(Scorer):
     def _path(self) -> str:
         return str((self.directory / self.options.get("path", ".")).resolve())
 
+    @property
+    def private(self) -> list[Path]:
+        """Its module, or the package that it is in, compiled or not; nothing of one that is installed."""
+        places = [self._path, *_pythonpath()]
+        modules = self.options["function"].partition(":")[0].split(".")
+        for number, module in enumerate(modules):
+            spec = PathFinder.find_spec(module, places)
+            if spec is None:
+                return []
+            if spec.submodule_search_locations is not None:
+                places = list(spec.submodule_search_locations)
+            elif number == 0 and spec.origin is not None:
+                places = [spec.origin, os.path.dirname(cache_from_source(spec.origin))]
+        return [Path(place) for place in places if os.path.exists(place)]
+
     def _request(self, context: Any) -> bytes:
         request = {
             "path": self._path,
@@ -70,9 +87,7 @@ class Python(Scorer):
         return json.dumps(request).encode()
 
     def _environment(self) -> dict[str, str]:
-        # It runs elsewhere: what was meant from here is to mean the same there.
-        before = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
-        return process.environment({"PYTHONPATH": os.pathsep.join(map(os.path.abspath, before))})
+        return process.environment({"PYTHONPATH": os.pathsep.join(_pythonpath())})
 
     def check(self) -> list[str]:
         """Whether the function is there and can be called so. Runs its module, in a process of its own."""
@@ -109,6 +124,11 @@ class Python(Scorer):
         if "failed" in answer:
             raise ScoringFailed(f"the function failed: {answer['failed']}")
         return said_score(self, answer["said"], self.options.get("threshold", 1.0))
+
+
+def _pythonpath() -> list[str]:
+    # Absolute: the function runs elsewhere, and what was meant from here is to mean the same there.
+    return [os.path.abspath(place) for place in os.environ.get("PYTHONPATH", "").split(os.pathsep) if place]
 
 
 def _answer(stdout: bytes, stderr: bytes) -> dict[str, Any]:
