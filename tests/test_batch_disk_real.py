@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from programs import LIMIT_S, Program, started
@@ -126,7 +127,8 @@ def command_with_home_elsewhere(tmp_path: Path, disk: SmallDisk, model: Loopback
     """A batch of which only the CODEX_HOME is on the small disk."""
     write_loopback_home(disk.seen / "home", model.base_url)
     data = tmp_path / "data.jsonl"
-    samples = [{"id": f"s{n}", "prompt": f"{n} {'[[hang]] ' if n < 2 else ''}[[text ok]]"} for n in range(4)]
+    samples: list[dict[str, Any]] = [{"id": "s0", "prompts": ["first", "second [[hang]] [[text ok]]"]}]
+    samples += [{"id": f"s{n}", "prompt": f"{n} {'[[hang]] ' if n < 2 else ''}[[text ok]]"} for n in range(1, 4)]
     data.write_text("".join(json.dumps(sample) + "\n" for sample in samples))
     options = ["--workers", "1", "--turns-per-worker", "2", "--home", str(disk.path / "home"), "--json"]
     options += ["-o", str(tmp_path / "out")]
@@ -138,7 +140,7 @@ def test_a_run_whose_home_is_on_a_full_disk_of_its_own_waits_for_room_too(
     tmp_path: Path, disk: SmallDisk, command_with_home_elsewhere: list[str], model: LoopbackModel
 ) -> None:
     with started(command_with_home_elsewhere) as batch:
-        model.wait_for(lambda request: True, LIMIT_S, count=2)
+        model.wait_for(lambda request: True, LIMIT_S, count=3)
         disk.fill()
         said = batch.wait_for_line("paused: the disk is full")
         assert f"make room on the disk of {disk.path / 'home'}; the run goes on by itself then" in said
@@ -157,6 +159,8 @@ def test_a_run_whose_home_is_on_a_full_disk_of_its_own_waits_for_room_too(
     assert [row.record and row.record.status for row in rows] == ["completed"] * 4, attempts
     again, once = [("failed", "diskFull"), ("completed", None)], [("completed", None)]
     assert attempts == {"s0": again, "s1": again, "s2": once, "s3": once}
+    # What its turns did while the disk was full is not built on.
+    assert [request.prompt for request in model.requests].count("first") == 2
 
 
 @pytest.mark.real

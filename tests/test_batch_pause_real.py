@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -21,6 +23,9 @@ from codex_pool.batch.store import open_run
 
 # As `codex-pool`, with less patience.
 PROGRAM = "from codex_pool.batch import breaker; breaker.FIRST_TRY_S = 0.1; from codex_pool.cli import main; main()"
+# codex's sandbox is made of namespaces; below this one nobody gets any, for as long as the limit is 0.
+LIMIT = "/proc/sys/user/max_user_namespaces"
+DENIED = ["unshare", "--user", "--map-root-user", "sh", "-c", f'echo 0 > {LIMIT} && exec "$@"', "sh"]
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -85,14 +90,11 @@ def test_a_sandbox_that_cannot_start_pauses_the_run_until_it_can(tmp_path: Path,
     command = '[[tool_call "echo made"]] [[text "{output}"]]'
     samples = [{"id": f"s{n}", "prompt": f"{n} {command}", "sandbox": "workspace-write"} for n in range(3)]
     data.write_text("".join(json.dumps(sample) + "\n" for sample in samples))
-    # codex's sandbox is made of namespaces; below this one nobody gets any, for as long as the limit is 0.
-    limit = "/proc/sys/user/max_user_namespaces"
-    denied = ["unshare", "--user", "--map-root-user", "sh", "-c", f'echo 0 > {limit} && exec "$@"', "sh"]
     arguments = ["batch", str(data), "--workers", "1", "--home", str(home), "-o", str(out)]
-    with started([*denied, sys.executable, "-c", PROGRAM, *arguments]) as batch:
+    with started([*DENIED, sys.executable, "-c", PROGRAM, *arguments]) as batch:
         said = batch.wait_for_line("paused: ")
         assert "codex's sandbox does not work here (bwrap: " in said and "choose another sandbox" in said, batch.lines
-        allow = ["sh", "-c", f"echo 1000 > {limit}"]
+        allow = ["sh", "-c", f"echo 1000 > {LIMIT}"]
         user = ["nsenter", "--target", str(batch.process.pid), "--user", "--preserve-credentials"]
         subprocess.run([*user, *allow], check=True, timeout=10)
         assert batch.wait(40.0) == 0, batch.lines
@@ -104,6 +106,35 @@ def test_a_sandbox_that_cannot_start_pauses_the_run_until_it_can(tmp_path: Path,
     ] * 3
     kinds = Counter(attempt.error["kind"] for attempt in attempts if attempt.error is not None)
     assert set(kinds) == {"sandboxError"} and kinds["sandboxError"] >= 5
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("died", [True, False])
+def test_turns_whose_commands_the_sandbox_refused_are_not_gone_on_with(tmp_path: Path, home: Path, died: bool) -> None:
+    data, out = tmp_path / "data.jsonl", tmp_path / "out"
+    command = '[[tool_call "echo made"]] [[text "{output}"]]'
+    # codex calls such a turn completed: of a run that died it may be the last, of any the first of several.
+    asked = {"prompt": command} if died else {"prompts": [command, "[[text ok]]"]}
+    data.write_text(json.dumps({"id": "a", "sandbox": "workspace-write", **asked}) + "\n")
+    arguments = ["batch", str(data), "--workers", "1", "--home", str(home), "-o", str(out)]
+    with started([*DENIED, sys.executable, "-c", PROGRAM, *arguments]) as batch:
+        assert batch.wait(40.0) == 1, batch.lines
+    refused = PUT_BACK_LIMIT + 1
+    if died:
+        # As if the batch had died when the last turn was over and not yet recorded.
+        with contextlib.closing(sqlite3.connect(out / "run.sqlite")) as db, db:
+            db.execute("DELETE FROM records")
+            db.execute("UPDATE attempts SET status = NULL, error = NULL WHERE attempt = ?", (refused,))
+            db.execute("UPDATE samples SET state = 'running'")
+    done = run(*arguments)
+    assert done.returncode == 0, done.stderr
+    with open_run(out) as store:
+        (row,) = store.samples()
+        attempts = [(attempt.status, (attempt.error or {}).get("kind")) for attempt in store.attempts(row.n)]
+    assert attempts == [*[("failed", "sandboxError")] * refused, ("completed", None)]
+    assert row.record is not None
+    responses = row.record.responses or [row.record.final_response]
+    assert list(responses) == (["made"] if died else ["made", "ok"])
 
 
 @pytest.mark.real

@@ -24,6 +24,7 @@ from codex_app_server.results import final_response
 
 from . import policy
 from .attempt import Attempt, Stopped, turn_key, unless_stopped
+from .breaker import DISK_FULL
 from .dataset import Sample
 from .disk import is_full
 from .limits import TOOL_CALLS, Limits, Meter, parse_limits
@@ -88,6 +89,15 @@ class Left:
     def responses(self) -> list[str | None]:
         return [final_response(turn.items) for turn in self.turns]
 
+    @property
+    def refused(self) -> str | None:
+        """What the sandbox said, if it let no command of them begin: they are of no use then."""
+        commands = policy.Commands()
+        for turn in self.turns:
+            for item in turn.items:
+                commands.completed(_plain(item))
+        return commands.refused
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Means:
@@ -112,9 +122,9 @@ class Means:
     written: Callable[[Callable[[], Future[Any] | asyncio.Future[Any]]], Any]
     """Waits until a change is on the disk, trying again while the disk is full."""
     room: Callable[[], Awaitable[None]]
-    """Waits while the disk is full."""
+    """Waits while a disk is full."""
     was_full: Callable[[float], bool]
-    """Whether the disk has been full since then, a time of the monotonic clock."""
+    """Whether a disk has been full since then, a time of the monotonic clock."""
     scoring_places: asyncio.Semaphore
     setup_places: asyncio.Semaphore
 
@@ -141,7 +151,8 @@ class Sampling:
             return None
         start = Start(last.n, last.attempt)
         left = await self._left(last)
-        if left is not None and left.whole:
+        refused = None if left is None else left.refused
+        if left is not None and left.whole and refused is None:
             workspace = reopen(self._sample, self._work) if self._sample.workspace is not None else None
             if workspace is not None or self._sample.workspace is None:
                 return self._taken_up(start, left, workspace)
@@ -150,6 +161,8 @@ class Sampling:
         )
         problem = {"kind": "lost", "message": f"the run died before the attempt ended; {how}"}
         ended = {"status": "lost", "error": problem, "thread_id": last.thread_id}
+        if refused is not None:
+            ended |= {"status": "failed", "error": {"kind": policy.SANDBOX_ERROR, "message": refused}}
         await self._means.written(lambda: self._directory.end_attempt(start, ended))
         return None
 
@@ -158,8 +171,8 @@ class Sampling:
         items = [item for turn in left.turns for item in turn.items]
         for turn in left.turns:
             for item in turn.items:
-                told = {"item": item.model_dump(mode="json", by_alias=True), "threadId": left.thread_id}
-                events.add(_line("item/completed", {**told, "turnId": turn.id}))
+                told = {"item": _plain(item), "threadId": left.thread_id, "turnId": turn.id}
+                events.add(_line("item/completed", told))
         last = left.turns[-1]
         outcome = Outcome(
             "completed",
@@ -267,8 +280,11 @@ class Sampling:
         # Turns that have been asked for in other words are of no use.
         if last is None or last.status in (None, "completed", "limit") or last.digest != self._job.row.digest:
             return None
+        # What turns did without room, or without a sandbox, is not built on.
+        if last.error is not None and last.error["kind"] in (DISK_FULL, policy.SANDBOX_ERROR):
+            return None
         left = await self._left(last)
-        return left if left is not None and left.turns and not left.whole else None
+        return left if left is not None and left.turns and not left.whole and left.refused is None else None
 
     async def _nothing(self, outcome: Outcome, workspace: Workspace | None = None) -> Tried:
         """An attempt that never got as far as a thread."""
@@ -497,6 +513,11 @@ def _names(artifacts: Path) -> list[str]:
 
 def _line(method: str, params: dict[str, Any]) -> bytes:
     return json.dumps({"method": method, "params": params}, separators=(",", ":")).encode()
+
+
+def _plain(item: Any) -> dict[str, Any]:
+    plain: dict[str, Any] = item.model_dump(mode="json", by_alias=True)
+    return plain
 
 
 def _type_of(item: Any) -> str:
