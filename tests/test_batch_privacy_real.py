@@ -136,6 +136,61 @@ def test_an_exec_server_that_a_hook_names_runs_the_commands(
         server.communicate(timeout=10)
 
 
+DOCKER = """#!/bin/sh
+# What the example asks of Docker; the container is there already.
+echo "$*" >> {log}
+case $1 in
+run) [ ! -e {log}.no ] || {{ echo "no such image" >&2; exit 125; }} ;;
+logs) [ "$(grep -c ^logs {log})" -lt 3 ] || echo ws://0.0.0.0:7000 ;;
+port) echo {address} ;;
+esac
+"""
+
+
+def test_the_example_of_a_container_keeps_the_agent_in_it(
+    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, out, log = tmp_path / "data.jsonl", tmp_path / "out", tmp_path / "docker.log"
+    command = '[[tool_call "ls -d /mnt/workspace; cat given; echo made > answer"]] [[text "{output}"]]'
+    sample = {"id": "a", "prompt": command, "workspace": {"files": {"given": "x\n"}}, "sandbox": "danger-full-access"}
+    data.write_text(json.dumps(sample) + "\n")
+    # A directory that is nowhere else.
+    make = 'mount -t tmpfs none /mnt && ln -s "$1" /mnt/workspace && exec "$2" exec-server --listen ws://127.0.0.1:0'
+    inside = ["sh", "-c", make, "sh", str(out / "work" / "a" / "workspace"), str(find_codex(None))]
+    user = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
+    server = subprocess.Popen(
+        ["unshare", *user, "--mount", *inside], env={**os.environ, "CODEX_HOME": str(tmp_path)}, stdout=subprocess.PIPE
+    )
+    try:
+        assert server.stdout is not None
+        address = server.stdout.readline().decode().strip().removeprefix("ws://")
+        docker = tmp_path / "bin" / "docker"
+        docker.parent.mkdir()
+        docker.write_text(DOCKER.format(log=log, address=address))
+        docker.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{docker.parent}:{os.environ['PATH']}")
+        monkeypatch.setenv("CODEX_BIN", str(find_codex(None)))
+        hook = Path(__file__).parent.parent / "examples" / "batch" / "docker-hook.sh"
+        arguments = ("batch", str(data), "--workers", "1", "--home", str(home), "-o", str(out))
+        hooked = (*arguments, "--workspace-hook", str(hook))
+        # What Docker says against it is what is said of the sample.
+        (tmp_path / "docker.log.no").touch()
+        refused = codex_pool(*hooked)
+        assert refused.returncode == 1 and "no such image" in refused.stderr, refused.stderr
+        (tmp_path / "docker.log.no").unlink()
+        log.unlink()
+        done = codex_pool(*hooked)
+        assert done.returncode == 0, done.stderr
+    finally:
+        server.terminate()
+        server.communicate(timeout=10)
+    (record,) = (json.loads(line) for line in (out / "results.jsonl").read_text().splitlines())
+    assert record["final_response"].split() == ["/mnt/workspace", "x"]
+    assert "+made\n" in (out / "artifacts" / "a" / "diff.patch").read_text()
+    asked = [line.split()[0] for line in log.read_text().splitlines()]
+    assert [verb for verb in asked if verb != "rm"] == ["run", "logs", "logs", "logs", "port"] and asked[-1] == "rm"
+
+
 def test_a_sample_with_a_target_cannot_read_it_in_its_dataset_and_one_without_is_as_ever(tmp_path: Path) -> None:
     data = tmp_path / "d.jsonl"
     prompt = f'[[tool_call "cat {data}; head -c 6 {tmp_path}/out/run.sqlite"]] [[text "{{output}}"]]'
