@@ -225,22 +225,27 @@ def test_an_agent_cannot_read_the_module_that_scores_it(
         assert [score["passed"] for score in result["scores"].values()] == [True]
 
 
+@pytest.mark.parametrize("sandbox", ["workspace-write", "read-only"])
 def test_what_is_denied_stays_denied_when_the_worker_dies(
-    tmp_path: Path, config: AppServerConfig, model: LoopbackModel
+    tmp_path: Path, config: AppServerConfig, model: LoopbackModel, sandbox: str
 ) -> None:
-    run, work = tmp_path / "run", tmp_path / "run" / "work" / "a"
+    repository = tmp_path / "repository"
+    run, work = repository / "run", repository / "run" / "work" / "a"
     work.mkdir(parents=True)
-    (run / "secret").write_text(SECRET)
-    model.script = Script((Rule(ToolCall(f"cat {run}/secret; ls", Text("{output}"))),))
-    overrides = (*config.config_overrides, *config_overrides([run], {}))
+    for secret in (run / "secret", repository / "secret"):
+        secret.write_text(SECRET)
+    (work / "own").write_text("visible")
+    changing = {run: [run / "secret"], run / "work": []}
+    model.script = Script((Rule(ToolCall(f"cat {run}/secret {repository}/secret own", Text("{output}"))),))
+    overrides = (*config.config_overrides, *config_overrides([run], changing, [repository]))
     with (
         Pool(2, replace(config, config_overrides=overrides), log_file=tmp_path / "pool.log") as pool,
         connect(pool.endpoint) as codex,
     ):
-        thread = codex.thread_start(cwd=str(work), **thread_options("workspace-write", work, [run]))
+        thread = codex.thread_start(cwd=str(work), **thread_options(sandbox, work, [run, repository], changing))
         for _ in range(2):
             said = thread.run("go").final_response or ""
-            assert SECRET not in said and f"{run}/secret" in said
+            assert SECRET not in said and f"{run}/secret" in said and "visible" in said, said
             for row in codex.client.request("pool/status")["workers"]:
                 if row.get("threads"):
                     os.kill(row["appServerPid"], signal.SIGKILL)

@@ -188,6 +188,28 @@ def test_the_death_of_an_app_server_costs_a_retry(tmp_path: Path, home: Path, mo
 
 
 @real
+def test_every_app_server_of_a_batch_knows_what_is_private_of_its_samples(
+    tmp_path: Path, home: Path, model: LoopbackModel
+) -> None:
+    # The one that takes a thread over from a dead one has no other way to know.
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "checks.py").write_text("def right(context): return True")
+    (tmp_path / "hidden.txt").write_text("42")
+    scorers = [
+        {"type": "python", "function": "checks:right", "path": "own"},
+        {"type": "command", "command": "true", "files": {"hidden.txt": "hidden.txt"}},
+    ]
+    files = {"a.txt": "a"}
+    data = dataset(tmp_path / "d.jsonl", {"prompt": "[[hang]]", "scorers": scorers, "workspace": {"files": files}})
+    with running("batch", str(data), "--home", str(home), "--workers", "1", "-o", str(tmp_path / "out")) as batch:
+        until(lambda: len(model.requests) == 1, "the turn hangs")
+        command = Path(f"/proc/{app_servers(batch)[0].pid}/cmdline").read_text()
+        assert batch.end(signal.SIGINT, LIMIT_S) == 130
+    for path in ("own/checks.py", "hidden.txt"):
+        assert command.count(f'"{tmp_path}/{path}"="deny"') == 2
+
+
+@real
 def test_ctrl_c_keeps_what_there_is_and_leaves_the_rest(tmp_path: Path, home: Path, model: LoopbackModel) -> None:
     fine = [{"id": f"fine{n}", "prompt": f"say {n}"} for n in range(2)]
     hanging = [{"id": f"hang{n}", "prompt": f"[[hang 1]] {n}"} for n in range(6)]

@@ -322,7 +322,8 @@ class _Batch:
         if not self._guarded:
             return ()
         run = self._directory.path.resolve()
-        return config_overrides((run, *self._private), {run: layout.staying(run)})
+        of_samples = self._scorers.private | self._sources.local
+        return config_overrides((run, *self._private), {run: layout.staying(run)}, of_samples)
 
     @property
     def _guarded(self) -> bool:

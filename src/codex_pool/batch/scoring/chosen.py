@@ -44,6 +44,12 @@ class Scorers:
         """The files of its scorers, which its agent is not to read."""
         return [path for scorer in self.of(sample) for path in scorer.private]
 
+    @property
+    def private(self) -> set[Path]:
+        """The files of the run's scorers and of those of all samples that it has been asked about."""
+        known = (self.run, *self._parsed.values())
+        return {path for scorers in known for scorer in scorers for path in scorer.private}
+
     def problems(self, samples: Iterable[WithScorers]) -> Iterator[str]:
         """All that is wrong with the scorers of these samples, each as `sample: field: problem`."""
         for sample in samples:

@@ -47,17 +47,25 @@ def thread_options(
     return {"permissions": _name(sandbox), "config": config}
 
 
-def config_overrides(private: Iterable[Path], changing: Mapping[Path, Sequence[Path]]) -> tuple[str, ...]:
+def config_overrides(
+    private: Iterable[Path], changing: Mapping[Path, Sequence[Path]], of_samples: Iterable[Path] = ()
+) -> tuple[str, ...]:
     """The same profiles for a whole app-server, with what is private of every sample: `--config` options.
 
-    A thread whose worker died finds its profile with the next worker; without it, it is refused there.
+    A thread whose worker died finds its profile with the next worker; without it, it is refused there. `of_samples`:
+    what is private of single samples; of very many, nothing, for an argument of a program must not be long.
     """
     private = [path.resolve() for path in private]
-    staying = [stays for path in private for stays in changing.get(path, [path]) if stays.exists()]
-    return tuple(
-        f"permissions.{_name(sandbox)}={_toml(_profile(sandbox, staying if sandbox == 'read-only' else private))}"
-        for sandbox in _EXTENDS
-    )
+    besides = {path.resolve() for path in of_samples}
+    besides = {path for path in besides if not any(path.is_relative_to(outer) for outer in private)}
+    private += sorted(besides) if len(besides) <= MAX_ENTRIES else []
+    staying: list[Path] = []
+    for path in private:
+        # Who may only read is not granted a workspace inside of what is denied.
+        way = next((place for place in changing if place.is_relative_to(path)), None)
+        staying += [path] if way is None else [*_around(path, way, changing), *changing[way]]
+    denied = {"read-only": [path for path in staying if path.exists()], "workspace-write": private}
+    return tuple(f"permissions.{_name(sandbox)}={_toml(_profile(sandbox, denied[sandbox]))}" for sandbox in _EXTENDS)
 
 
 def _name(sandbox: str) -> str:

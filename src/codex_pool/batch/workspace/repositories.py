@@ -16,6 +16,8 @@ class Repositories:
 
     def __init__(self, cache: Path) -> None:
         self._cache = cache
+        self.local: set[Path] = set()
+        """Those on this machine that have been checked."""
 
     def check(self, repository: str, revision: str) -> str:
         """The full name of a commit. Raises ValueError when there is no such repository or commit."""
@@ -29,6 +31,7 @@ class Repositories:
         commit = _said("rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}", directory=path)
         if not commit:
             raise ValueError(f"git: {repository} has no commit {revision!r}")
+        self.local.add(path)
         return commit
 
     def source(self, repository: str) -> Path:
