@@ -261,7 +261,7 @@ class PoolTransport:
         return self._lent
 
     def _stand_by(self) -> None:
-        """Sleep until the loop is late, somebody wakes the thread, or a second has passed."""
+        """Sleep until the loop is late with what is due, which is done here then, or somebody wakes the thread."""
         with self._work_lock:
             left_s = self._session.next_deadline + LATE_S - time.monotonic()
             if left_s <= 0:
