@@ -384,6 +384,19 @@ def test_dropped_runs_become_a_notification_that_counts_what_is_new(bench: Bench
     assert numbers(run.lines[1:]) == [5]
 
 
+def test_a_session_whose_first_welcome_was_lost_is_resumed_all_the_same() -> None:
+    bench = Bench()
+    bench.lose()
+    while not bench.connected:
+        bench.pass_time(0.1)
+    bench.get(RESUMED)
+    bench.get(some("t1", 2, 2))
+    assert bench.delivered == [], "what comes before it is sent again"
+    bench.get(some("t1", 1, 1))
+    bench.get(some("t1", 2, 2, ended=True))
+    assert [json.loads(line)["params"]["number"] for each in bench.delivered for line in each.lines] == [1, 2]
+
+
 def test_receipts_are_sent_once_a_batch_and_worker_also_for_what_ended_or_came_again(bench: Bench) -> None:
     bench.get(some("t1", 1, 1), some("t1", 2, 4), some("t2", 1, 1, ended=True))
     ((ack, _),) = bench.of(wire.Ack)

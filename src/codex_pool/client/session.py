@@ -360,14 +360,15 @@ class Session:
         self._state = "open"
         self._last_try = ""
         self._next_beat = now + wire.BEAT_S
+        if welcome.resumed:
+            # Be it that only the answer to its first Hello was lost.
+            self._numbers.returned()
+            self._settle_at = now + SETTLE_S
+        elif self._begun:
+            self._forget_old_session(batch)
         if not self._begun:
             self._begun = True
             out.append(Welcomed())
-        elif welcome.resumed:
-            self._numbers.returned()
-            self._settle_at = now + SETTLE_S
-        else:
-            self._forget_old_session(batch)
         if self._initialize is not None:
             # Its answer came before, so that this one goes nowhere.
             out.append(Send([_CALL, self._initialize]))
