@@ -200,8 +200,9 @@ def test_each_of_several_requests_has_its_own_deadline() -> None:
             assert await client.request("fake/after", timeout_s=None) == {}
             assert nothing_is_held(client)
             # Of calls that are over nothing is looked for.
+            client._alarm.stop()
             client._look()
-            assert client._timer is None
+            assert not client._alarm.is_set
 
     run(main())
 

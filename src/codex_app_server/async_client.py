@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mappi
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from . import _asks, operations
+from ._alarm import Alarm
 from ._connection import GLOBAL_NOTIFICATIONS, Call, Connection, log
 from ._deliveries import Ask
 from ._mailbox import Mailbox
@@ -99,8 +100,7 @@ class AsyncAppServerClient:
         self._approval_handler = approval_handler
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = 0
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_at = 0.0
+        self._alarm = Alarm(self._look)
         self._tasks: set[asyncio.Task[None]] = set()
         self._logged_declines: set[str] = set()
         self._open_asks: dict[RequestId, asyncio.Task[None]] = {}
@@ -145,8 +145,7 @@ class AsyncAppServerClient:
             await asyncio.to_thread(self._connection.close)
         # One that was never started has nobody else to do it.
         self._connection.notifications.close()
-        if self._timer is not None:
-            self._timer.cancel()
+        self._alarm.stop()
         for task in self._tasks:
             task.cancel()
 
@@ -336,31 +335,23 @@ class AsyncAppServerClient:
         future: asyncio.Future[bytes] = call.future  # type: ignore[assignment]
         if call.timeout_s is not None:
             # While it waits in a queue its deadline is put off.
-            self._look_at(call.deadline or time.monotonic() + _QUEUE_POLL_S)
+            when = call.deadline or time.monotonic() + _QUEUE_POLL_S
+            self._alarm.set(asyncio.get_running_loop(), when)
         try:
             return await future
         except BaseException:
             self._connection.give_up(call)
             raise
 
-    def _look_at(self, when: float) -> None:
-        """Look for calls whose time is over then, or before: one timer for all of them."""
-        if self._timer is not None:
-            if self._timer_at <= when:
-                return
-            self._timer.cancel()
-        self._timer_at = when
-        self._timer = asyncio.get_running_loop().call_later(max(0.0, when - time.monotonic()), self._look)
-
     def _look(self) -> None:
-        self._timer = None
+        """Tell the calls whose time is over; one timer looks after all of them."""
         now = time.monotonic()
         over, next_one = self._connection.overdue(now)
         for call in over:
             if not call.future.done():
                 call.future.set_exception(RequestTimeoutError(f"no answer to {call.method} within {call.timeout_s} s"))
         if self._connection.held["calls"] > len(over):
-            self._look_at(min(next_one, now + _QUEUE_POLL_S))
+            self._alarm.set(asyncio.get_running_loop(), min(next_one, now + _QUEUE_POLL_S))
 
     def _on_ask(self, ask: Ask) -> None:
         self._open_asks[ask.id] = self.spawn(self._answer(ask))

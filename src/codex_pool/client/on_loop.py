@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
+
+from codex_app_server._alarm import Alarm
 
 if TYPE_CHECKING:
     import asyncio
@@ -27,8 +28,7 @@ class OnLoop:
         self._closed = False
         self._watched: object = None
         self._descriptors: list[int] = []
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_at = 0.0
+        self._alarm = Alarm(self._call)
 
     @property
     def is_here(self) -> bool:
@@ -71,27 +71,16 @@ class OnLoop:
 
     def wake_at(self, when: float) -> None:
         """Call `work` at this time of the monotonic clock, or earlier."""
-        if self._timer is not None:
-            if self._timer_at <= when:
-                return
-            self._timer.cancel()
-        self._timer_at = when
-        self._timer = self._loop.call_later(max(0.0, when - time.monotonic()), self._on_time)
+        self._alarm.set(self._loop, when)
 
     def close(self) -> None:
         """`work` is not called any more."""
         self._closed = True
         self.unwatch()
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._alarm.stop()
 
     def _on_soon(self) -> None:
         self._scheduled = False
-        self._call()
-
-    def _on_time(self) -> None:
-        self._timer = None
         self._call()
 
     def _call(self) -> None:
