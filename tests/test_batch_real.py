@@ -76,6 +76,9 @@ def test_the_demo_from_end_to_end_and_again(tmp_path: Path) -> None:
     # Both workers took part, and what a sample wrote is its own.
     assert len({record["worker"] for record in records}) == 2
     assert (out / "work" / "write-file" / "squares.txt").read_text().split() == [str(n * n) for n in range(1, 11)]
+    # What a sample has left empty is the next one's, if no tool and no earlier attempt was there.
+    left = {path.name for path in (out / "work").iterdir()}
+    assert left == {record["id"] for record in records if record["tool_calls"] or record["attempts"] > 1}
     # Every thread was put away, which frees it in the app-server.
     assert len(list((out / "home" / "archived_sessions").iterdir())) == 27
     assert list((out / "home" / "sessions").rglob("*.jsonl")) == []

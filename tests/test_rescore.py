@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -146,6 +148,17 @@ def test_a_command_sees_what_the_agent_left(tmp_path: Path, task: Sample, keep: 
     assert row.scores[0].passed and row.record is not None
     assert row.record.artifacts == ("command.log", "diff.patch")
     assert (run / "work" / "task" / "workspace").exists() is keep and not (run / "rescoring").exists()
+
+
+def test_a_directory_that_was_left_empty_is_empty_again(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", [(Sample("plain", ("p",)), "x")], tool_calls=0)
+    check = 'command:test -z "$(ls -A)" && touch made'
+    assert score(run, "--scorer", check).exit_code == 0
+    assert passed(run) == {"plain#1": {"command": True}}
+    assert not (run / "rescoring").exists() and not (run / "work" / "plain").exists()
+    with contextlib.closing(sqlite3.connect(run / "run.sqlite")) as database, database:
+        database.execute("UPDATE records SET tool_calls = 1")
+    assert "that the sample worked in is not there any more" in score(run, "--scorer", check).stderr
 
 
 def test_a_workspace_that_cannot_be_had_is_said(tmp_path: Path, task: Sample) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 from .dataset import Sample
 from .scoring import Score, ScoreContext, Scorer, Scorers, score_sample
 from .scoring.base import Ask
-from .store import RunDirectory, RunStore, SampleRow, directory_name, layout, shown_name
+from .store import RecordRow, RunDirectory, RunStore, SampleRow, directory_name, layout, shown_name
 from .workspace import WorkspaceError, prepare, reopen
 from .workspace import git as workspace_git
 
@@ -134,7 +134,7 @@ async def _score(
         workspace, problem = None, ""
         if any(scorer.needs_workspace for scorer in scorers):
             try:
-                workspace = await _workspace(directory.path, sample, artifacts / DIFF, diff, stack)
+                workspace = await _workspace(directory.path, sample, record, artifacts / DIFF, diff, stack)
             except WorkspaceError as error:
                 problem = str(error)
         context = ScoreContext(
@@ -153,13 +153,17 @@ async def _score(
 
 
 async def _workspace(
-    run: Path, sample: Sample, patch: Path, diff: bytes | None, stack: contextlib.AsyncExitStack
+    run: Path, sample: Sample, record: RecordRow, patch: Path, diff: bytes | None, stack: contextlib.AsyncExitStack
 ) -> Path:
     """What a scorer sees of a sample's work. Raises WorkspaceError when it cannot be had any more."""
     name = directory_name(sample.id, sample.epoch)
     kept = run / layout.WORK / name
     if sample.workspace is None:
         path = kept if sample.cwd is None else Path(sample.cwd)
+        if sample.cwd is None and record.tool_calls == 0 and not path.exists():
+            # Left empty, it was not kept.
+            path = run / RESCORING / name
+            path.mkdir(parents=True, exist_ok=True)
         if not path.is_dir():
             raise WorkspaceError(f"the directory {path} that the sample worked in is not there any more")
         return path

@@ -125,6 +125,7 @@ class Runner:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            means.empty.remove()
 
     def cancel(self, sample_id: str, epoch: int) -> None:
         """Interrupt one sample, or do not start it at all."""
@@ -293,7 +294,7 @@ class Runner:
             return
         finished = await sampling.record(tried)
         self._breaker.recorded(tried.outcome)
-        self._archive_later(tried.outcome)
+        self._archive_later(tried.outcome, sampling)
         if finished is None:
             self._score_later(sampling)
             while self._waiting_scores() >= 2 * self._rules.concurrency:
@@ -382,14 +383,17 @@ class Runner:
         if problem is not None:
             self._told.on_trouble(problem)
 
-    def _archive_later(self, outcome: Outcome, *, whole: bool = True) -> None:
+    def _archive_later(self, outcome: Outcome, sampling: Sampling | None = None, *, whole: bool = True) -> None:
         # A lost thread is loaded nowhere: archiving would load it first. One to be gone on with stays.
         if whole and outcome.thread_id is not None and outcome.status != "lost":
-            self._do_aside(self._archive(outcome.thread_id), "archive")
+            self._do_aside(self._archive(outcome.thread_id, sampling), "archive")
 
-    async def _archive(self, thread_id: str) -> None:
+    async def _archive(self, thread_id: str, sampling: Sampling | None) -> None:
+        """`sampling`: of the thread's sample, if it was its last."""
         with contextlib.suppress(AppServerError):
             await self._means.codex.thread_archive(thread_id)
+            if sampling is not None:
+                sampling.archived()
 
     def _do_aside(self, work: Coroutine[Any, Any, None], name: str) -> None:
         task = asyncio.ensure_future(work)

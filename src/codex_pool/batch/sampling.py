@@ -11,7 +11,6 @@ import contextlib
 import json
 import os
 import time
-import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
@@ -33,7 +32,18 @@ from .prices import Prices
 from .scoring import ScoreContext, Scorers, score_sample
 from .scoring.base import Ask
 from .store import AttemptRow, EventLog, Finished, RecordRow, RunDirectory, SampleRow, Start, directory_name, layout
-from .workspace import BASE, Repositories, Workspace, WorkspaceError, prepare, private_of, reopen, sweep, thread_options
+from .workspace import (
+    BASE,
+    EmptyDirectories,
+    Repositories,
+    Workspace,
+    WorkspaceError,
+    prepare,
+    private_of,
+    reopen,
+    sweep,
+    thread_options,
+)
 
 T = TypeVar("T")
 
@@ -114,6 +124,7 @@ class Means:
     sources: Repositories | None = None
     hook: str | None = None
     keep: bool = False
+    empty: EmptyDirectories = field(default_factory=EmptyDirectories)
     guarded: bool = True
     private: tuple[Path, ...] = ()
     """What no agent may read."""
@@ -138,7 +149,15 @@ class Sampling:
         self._directory = means.directory
         self._sample = job.sample
         self._name = directory_name(job.sample.id, job.sample.epoch)
-        self._work = means.directory.file(layout.WORK) / self._name
+        self._place = f"{means.directory.path}/{layout.WORK}/{self._name}"
+        # No tool of its agent has worked there, as far as is known.
+        self._is_untouched = False
+        self._is_ended = self._is_archived = False
+
+    @property
+    def _work(self) -> Path:
+        """Where it works, or its workspace lies, unless it says itself where."""
+        return Path(self._place)
 
     # What an earlier run left.
 
@@ -243,7 +262,7 @@ class Sampling:
             raise
         except AppServerError as error:
             return await self._nothing(Outcome(*policy.failure(error)), workspace)
-        key = uuid.uuid4().hex if left is None else left.key
+        key = os.urandom(16).hex() if left is None else left.key
         started_at = time.time()
         start: Start = await self._means.written(lambda: self._directory.start_attempt(self._job.row.n, key, thread.id))
         meter = Meter(self._limits())
@@ -288,29 +307,28 @@ class Sampling:
 
     async def _nothing(self, outcome: Outcome, workspace: Workspace | None = None) -> Tried:
         """An attempt that never got as far as a thread."""
-        key = uuid.uuid4().hex
+        key = os.urandom(16).hex()
         start = await self._means.written(lambda: self._directory.start_attempt(self._job.row.n, key, None))
         return Tried(start, outcome, workspace)
 
-    async def _workspace(self, left: Left | None) -> tuple[Workspace | None, Path]:
+    async def _workspace(self, left: Left | None) -> tuple[Workspace | None, str]:
         sample = self._sample
         if sample.workspace is None:
             if sample.cwd is not None:
-                return None, Path(sample.cwd)
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(self._work)
-            return None, self._work
+                return None, sample.cwd
+            self._means.empty.make(self._place)
+            return None, self._place
         there = reopen(sample, self._work) if left is not None else None
         if there is None:
             async with self._means.setup_places:
                 making = prepare(sample, self._work, hook=self._means.hook, sources=self._means.sources)
                 there = await unless_stopped(self._job.halt, making)
-        return there, there.cwd
+        return there, str(there.cwd)
 
-    def _thread_options(self, workspace: Workspace | None, cwd: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    def _thread_options(self, workspace: Workspace | None, cwd: str) -> tuple[dict[str, Any], dict[str, Any]]:
         """Of the thread, and of its turns after the first."""
         sample = self._sample
-        options = {**self._means.thread_options, "cwd": str(cwd), "model": sample.model}
+        options = {**self._means.thread_options, "cwd": cwd, "model": sample.model}
         sandbox = sample.sandbox or (self._means.sandbox if workspace is None else DEFAULT_SANDBOX)
         more = {} if workspace is None else workspace.thread
         if sandbox is None or not (workspace is not None or self._has_answers()):
@@ -325,7 +343,7 @@ class Sampling:
         }
         guarded = thread_options(
             sandbox,
-            cwd,
+            Path(cwd),
             [*self._means.private, *private_of(sample), *self._means.scorers.files_of(sample)],
             changing,
             own=sample.cwd is None,
@@ -385,6 +403,7 @@ class Sampling:
             artifacts=tuple(artifacts),
         )
         to_score = outcome.status in SCORED and bool(self._means.scorers.of(self._sample))
+        self._is_untouched = outcome.status == "completed" and tried.start.attempt == 1 and tried.tool_calls == 0
         finished: Finished | None = await self._means.written(
             lambda: self._directory.finish(
                 tried.start, record, self._end_of(tried), to_score=to_score, note=tried.note, events=tried.events
@@ -425,6 +444,8 @@ class Sampling:
     async def clean_up(self) -> str | None:
         """Remove the workspace, if it is not to be kept; what went wrong with that."""
         if self._sample.workspace is None:
+            self._is_ended = True
+            self._leave()
             return None
         workspace = reopen(self._sample, self._work)
         try:
@@ -433,6 +454,17 @@ class Sampling:
         except WorkspaceError as error:
             return str(error)
         return None
+
+    def archived(self) -> None:
+        """Nothing of its thread is left in an app-server."""
+        self._is_archived = True
+        self._leave()
+
+    def _leave(self) -> None:
+        """Let the next sample have the directory, once nothing can come into it any more."""
+        is_its_own = self._sample.workspace is None and self._sample.cwd is None
+        if is_its_own and self._is_untouched and self._is_ended and self._is_archived and not self._means.keep:
+            self._means.empty.leave(self._place)
 
     def cost_of(self, outcome: Outcome) -> float | None:
         prices = self._means.prices

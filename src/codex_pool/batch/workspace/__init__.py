@@ -3,10 +3,12 @@
 prepare       a template, a commit or files -> a directory; set up, and the base remembered
 repositories  git repositories: whether a commit is there, and where it is copied from
 difference    the base and what became of it, by a git directory outside of the workspace
+empty         directories of samples that have no workspace
 hook          the user's command that may put a workspace elsewhere
 privacy       thread options that deny the agent's sandbox to read answers
 """
 
+from .empty import EmptyDirectories
 from .errors import WorkspaceError
 from .prepare import BASE, Workspace, prepare, reopen, sweep
 from .privacy import config_overrides, private_of, thread_options
@@ -14,6 +16,7 @@ from .repositories import Repositories
 
 __all__ = [
     "BASE",
+    "EmptyDirectories",
     "Repositories",
     "Workspace",
     "WorkspaceError",
