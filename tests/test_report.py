@@ -14,6 +14,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from click.testing import CliRunner
 from hypothesis import given, settings
@@ -265,8 +266,8 @@ def test_five_thousand_samples_fit(tmp_path: Path) -> None:
     for place, row in enumerate(run._rows):
         # What compresses worst: every letter its own.
         noise = ["".join(draw.choices(letters, k=200)) for _ in range(2)]
-        record = dataclasses.replace(row.record, final_response=noise[0])
-        run._rows[place] = dataclasses.replace(row, spec={"prompts": [noise[1]]}, record=record)
+        record = msgspec.structs.replace(row.record, final_response=noise[0])
+        run._rows[place] = msgspec.structs.replace(row, spec={"prompts": [noise[1]]}, record=record)
     page_of(run, tmp_path / "report.html")
     assert (tmp_path / "report.html").stat().st_size < 10_000_000
 
@@ -308,16 +309,16 @@ def test_a_sample_that_was_not_run_is_shown_as_that(tmp_path: Path) -> None:
     for place, changes in enumerate(
         ({"state": "running"}, {"state": "pending"}, {"state": "pending", "selected": False})
     ):
-        run._rows[place] = dataclasses.replace(run._rows[place], record=None, scores=(), **changes)
+        run._rows[place] = msgspec.structs.replace(run._rows[place], record=None, scores=(), **changes)
     page = page_of(run, tmp_path / "report.html")
     assert [row["status"] for row in page.rows()][:2] == ["running", "not run"] and len(page.rows()) == 3
 
 
 def test_two_runs_are_matched_by_id_and_epoch(tmp_path: Path) -> None:
     a, b = InventedRun(20, epochs=2), InventedRun(24, epochs=2, seed=2, name="tuesday")
-    b._rows[3] = dataclasses.replace(b._rows[3], digest="another")
+    b._rows[3] = msgspec.structs.replace(b._rows[3], digest="another")
     b._by_key[b._rows[3].id, b._rows[3].epoch] = b._rows[3]
-    gone = a._rows[0] = dataclasses.replace(a._rows[0], selected=False, record=None)
+    gone = a._rows[0] = msgspec.structs.replace(a._rows[0], selected=False, record=None)
     a._by_key[gone.id, gone.epoch] = gone
     page = page_of(a, tmp_path / "compared.html", b)
     rows = page.rows()
@@ -516,7 +517,7 @@ def test_a_text_that_is_cut_says_so(said: str, characters: int) -> None:
 
 def test_a_detail_is_bounded() -> None:
     run = InventedRun(1)
-    row = dataclasses.replace(run._rows[0], record=RecordRow("completed", 1, final_response="x" * 3_000_000))
+    row = msgspec.structs.replace(run._rows[0], record=RecordRow("completed", 1, final_response="x" * 3_000_000))
     events = [item(id=str(n), type="commandExecution", command="c", aggregatedOutput="y" * 50_000) for n in range(20)]
     found = detail(row, run.attempts(0)[:1], lambda attempt: events, b"z" * 9_000_000)
     assert len(json.dumps(found)) < 1_300_000

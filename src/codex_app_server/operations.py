@@ -9,7 +9,7 @@ import difflib
 import functools
 import os.path
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
@@ -74,8 +74,7 @@ class GivenPath:
         return "directory" if self.is_directory else "file"
 
 
-@dataclass(frozen=True, slots=True)
-class Operation(Generic[T]):
+class Operation(msgspec.Struct, Generic[T], frozen=True):
     """A request: `params` is the JSON to send, `finish` turns the JSON of the result into what the caller gets."""
 
     method: str
@@ -342,7 +341,7 @@ def turn_steer(thread_id: str, turn_id: str, input: RunInput) -> Operation[model
     if isinstance(input, ExternalMessage):
         raise InvalidInputError("an ExternalMessage cannot steer a turn; give it as the input of a turn of its own")
     fields = {"thread_id": thread_id, "expected_turn_id": turn_id, "input": to_wire_input(input)}
-    return replace(request("turn/steer", fields), paths=_paths_of(fields))
+    return msgspec.structs.replace(request("turn/steer", fields), paths=_paths_of(fields))
 
 
 def turn_interrupt(thread_id: str, turn_id: str) -> Operation[models.TurnInterruptResponse]:

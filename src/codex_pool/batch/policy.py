@@ -7,8 +7,9 @@ A sample that failed, was lost or stalled is tried again as often as `--retries`
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from typing import Any, Literal
+
+import msgspec
 
 from codex_app_server import (
     InvalidInputError,
@@ -60,8 +61,7 @@ _OTHER_FIRST_S = 0.1
 _BACKOFF_MAX_S = 30.0
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(msgspec.Struct, frozen=True):
     """What an attempt came to. `usage` counts tokens; times are milliseconds.
 
     `error` is {kind, message}, with http_status where that is known. `limit` names the limit that was reached, with the

@@ -11,9 +11,11 @@ import contextlib
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from .dataset import Sample
 from .scoring import Score, ScoreContext, Scorer, Scorers, score_sample
@@ -52,7 +54,7 @@ class Plan:
 
     def scorers_of(self, sample: Sample) -> tuple[Scorer, ...]:
         """Raises ScorerError."""
-        return self.scorers.of(replace(sample, scorers=None) if self.named else sample)
+        return self.scorers.of(msgspec.structs.replace(sample, scorers=None) if self.named else sample)
 
     def rows(self, store: RunStore) -> Iterator[SampleRow]:
         """The samples to be scored, in the order of the dataset."""
@@ -66,7 +68,7 @@ class Plan:
         """All that is wrong with their scorers."""
         for row in self.rows(store):
             sample = Sample.from_json(row.spec)
-            yield from self.scorers.problems([replace(sample, scorers=None) if self.named else sample])
+            yield from self.scorers.problems([msgspec.structs.replace(sample, scorers=None) if self.named else sample])
 
     def wanted(self, row: SampleRow) -> tuple[Sample, tuple[Scorer, ...]]:
         """A sample and the scorers that are to score it now."""

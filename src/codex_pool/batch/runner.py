@@ -14,8 +14,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Coroutine, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from codex_app_server import AppServerError, TransportClosedError
 
@@ -435,7 +437,7 @@ def _for_a_full_disk(outcome: Outcome, disk: Disk) -> Outcome:
     message = f"the disk of {disk.directory} was full meanwhile"
     if outcome.error is not None:
         message += f"; {outcome.error['message']}"
-    return replace(outcome, status="failed", limit=None, error={"kind": DISK_FULL, "message": message})
+    return msgspec.structs.replace(outcome, status="failed", limit=None, error={"kind": DISK_FULL, "message": message})
 
 
 def entry_of(sample: Sample) -> Entry:

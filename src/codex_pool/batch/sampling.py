@@ -13,9 +13,11 @@ import os
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
+
+import msgspec
 
 from codex_app_server import AppServerError, AsyncCodex, TransportClosedError, operations
 from codex_app_server.async_api import AsyncThread
@@ -364,7 +366,7 @@ class Sampling:
             kept = {name: value for name, value in options.items() if name != "environments"}
             return await codex.thread_fork(left.thread_id, last_turn_id=left.turns[-1].id, **kept)
         # The directory is there: it need not be asked for, once more for each sample.
-        operation = replace(operations.thread_start(options), paths=())
+        operation = msgspec.structs.replace(operations.thread_start(options), paths=())
         return AsyncThread(codex.client, (await codex.client.perform(operation)).thread.id)
 
     def _limits(self) -> Limits:
@@ -494,7 +496,7 @@ class Sampling:
         except WorkspaceError as error:
             if tried.outcome.error is None:
                 problem = {"kind": WORKSPACE, "message": str(error)}
-                tried.outcome = replace(tried.outcome, status="failed", error=problem)
+                tried.outcome = msgspec.structs.replace(tried.outcome, status="failed", error=problem)
             return []
         keep = asyncio.get_running_loop().run_in_executor
         await self._means.written(lambda: keep(None, _keep, artifacts, diff))

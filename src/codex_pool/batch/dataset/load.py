@@ -12,9 +12,10 @@ import tempfile
 from array import array
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
+
+import msgspec
 
 from . import fields, folders, rows
 from .rows import Row
@@ -73,7 +74,7 @@ class Dataset:
         for epoch in range(1, self.epochs + 1):
             for position in self._order:
                 sample = _read_at(self._spool, self._offsets[position])
-                yield sample if epoch == 1 else replace(sample, epoch=epoch)
+                yield sample if epoch == 1 else msgspec.structs.replace(sample, epoch=epoch)
 
     @property
     def fingerprint(self) -> str:
@@ -229,7 +230,9 @@ class _Reading:
         sample = fields.make(value, identity, directory)
         if sample.workspace is not None and self._check_repository is not None:
             try:
-                sample = replace(sample, workspace=self._pinned(sample.workspace, self._check_repository))
+                sample = msgspec.structs.replace(
+                    sample, workspace=self._pinned(sample.workspace, self._check_repository)
+                )
             except ValueError as error:
                 wrong.append(row.says(str(error), "workspace"))
         if self._check_sample is not None:

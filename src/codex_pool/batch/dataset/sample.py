@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field, fields
 from typing import Any
+
+import msgspec
 
 Target = str | float | list[str] | None
 
@@ -18,8 +19,7 @@ class DatasetError(ValueError):
         super().__init__("\n".join(problems))
 
 
-@dataclass(frozen=True, slots=True)
-class Sample:
+class Sample(msgspec.Struct, frozen=True, eq=False):
     """One sample of a batch, made of plain JSON types. None is what codex's configuration or the run's options say.
 
     `cwd`, `directory` and paths in `workspace` are absolute; `timeout_s` is in seconds; `epoch` counts from 1.
@@ -41,8 +41,14 @@ class Sample:
     """Scorer specs, instead of the run's; None leaves the run's."""
     workspace: dict[str, Any] | None = None
     limits: dict[str, float] | None = None
-    directory: str | None = field(default=None, compare=False)
+    directory: str | None = None
     """Where it comes from: the task's folder, else the directory of the dataset. Scorers find their files there."""
+
+    def __eq__(self, other: object) -> bool:
+        """Wherever they come from."""
+        if not isinstance(other, Sample):
+            return NotImplemented
+        return msgspec.structs.astuple(self)[:-1] == msgspec.structs.astuple(other)[:-1]
 
     @property
     def prompt(self) -> str:
@@ -68,12 +74,12 @@ class Sample:
 
     def to_json(self) -> dict[str, Any]:
         """What is not as by default, as a JSON object."""
-        values = {one.name: getattr(self, one.name) for one in fields(self)}
-        return {
-            name: list(value) if isinstance(value, tuple) else value
-            for name, value in values.items()
-            if name in ("id", "prompts") or value != _DEFAULTS[name]
-        }
+        found: dict[str, Any] = {"id": self.id, "prompts": list(self.prompts)}
+        for name, default in _DEFAULTS.items():
+            value = getattr(self, name)
+            if value is not default and value != default:
+                found[name] = list(value) if isinstance(value, tuple) else value
+        return found
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Sample:
@@ -82,4 +88,4 @@ class Sample:
         return cls(**{**value, **tuples})
 
 
-_DEFAULTS = {one.name: one.default for one in fields(Sample)}
+_DEFAULTS = {one.name: one.default for one in msgspec.structs.fields(Sample) if not one.required}

@@ -12,7 +12,7 @@ import random
 import re
 from array import array
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from .sample import Sample
@@ -26,7 +26,7 @@ _COMPARE: dict[str, Callable[[Any, Any], bool]] = {
     ">": lambda a, b: bool(a > b),
     ">=": lambda a, b: bool(a >= b),
 }
-_FIELDS = frozenset({one.name for one in fields(Sample)} - {"epoch", "directory"} | {"prompt"})
+_FIELDS = frozenset(set(Sample.__struct_fields__) - {"epoch", "directory"} | {"prompt"})
 
 
 @dataclass(frozen=True, slots=True)

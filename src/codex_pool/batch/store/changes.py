@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from .layout import RunDirectoryError, shown_name
 from .rows import Entry, RecordRow, plain_json, text, to_json
 
@@ -17,8 +19,7 @@ _SHOWN = 5
 _SETTLED = ", ".join(f"'{status}'" for status in SETTLED)
 
 
-@dataclass(frozen=True, slots=True)
-class Start:
+class Start(msgspec.Struct, frozen=True):
     """An attempt that was started."""
 
     n: int

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -12,8 +12,7 @@ import msgspec
 EXPORT_VERSION = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True):
     """What the store is told of a sample: `spec` is all of it as JSON, `digest` of what its answer depends on."""
 
     id: str
@@ -38,8 +37,7 @@ class ScoreRow:
     scored_at: float
 
 
-@dataclass(frozen=True, slots=True)
-class RecordRow:
+class RecordRow(msgspec.Struct, frozen=True):
     """How a sample ended. Times: `started_at`, `ended_at` in seconds since 1970; tokens in `usage`, `cost` in money.
 
     `turns`, `tool_calls`, `usage`, `final_response` are those of the last attempt, `attempts` counts all.
@@ -90,8 +88,7 @@ class AttemptRow:
     has_events: bool
 
 
-@dataclass(frozen=True, slots=True)
-class SampleRow:
+class SampleRow(msgspec.Struct, frozen=True):
     """A sample as it stands: `state` is pending, running, scoring or done; `record` may be of an earlier run."""
 
     n: int
@@ -104,7 +101,7 @@ class SampleRow:
     selected: bool
     position: int
     record: RecordRow | None = None
-    scores: tuple[ScoreRow, ...] = field(default=())
+    scores: tuple[ScoreRow, ...] = ()
     attempts: int = 0
     """How many there were, those under way included."""
 
