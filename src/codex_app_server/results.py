@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -146,13 +147,11 @@ class TurnCollector:
         if turn.status == "failed":
             message = turn.error.message if turn.error is not None else "the turn failed without a reason"
             raise TurnFailedError(message, turn=turn, kind=self.kind or "failed", safe_to_retry=self.safe_to_retry)
-        from .generated.models import TurnStatus
-
         result = TurnResult.__new__(TurnResult)
         items, usages = self._items, self._usage
         result.__dict__.update(
             id=turn.id,
-            status=TurnStatus(turn.status),
+            status=_status_of(turn.status),
             error=None if isinstance(turn, _Ended) else turn.error,
             final_response=self.final_response,
             started_at=turn.started_at,
@@ -161,6 +160,13 @@ class TurnCollector:
             _later={"items": lambda: _items(items), "usage": lambda: _usage(usages)},
         )
         return result
+
+
+@functools.lru_cache(16)
+def _status_of(status: str) -> models.TurnStatus:
+    from .generated.models import TurnStatus
+
+    return TurnStatus(status)
 
 
 def _items(notifications: list[Notification]) -> list[Any]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
 from codex_app_server import AppServerError, TransportClosedError
-from codex_app_server.async_api import AsyncThread, AsyncTurnHandle
+from codex_app_server.async_api import AsyncThread, AsyncTurnHandle, AsyncTurnStream
 from codex_app_server.results import TurnCollector
 
 from . import policy
@@ -118,7 +118,6 @@ class Attempt:
         self._worker: str | None = None
         self._queued_ms: int | None = None
         self._duration_ms: int | None = None
-        self._over: asyncio.Future[Reached]
 
     async def run(self) -> Outcome:
         """What it came to. Raises Stopped if no turn was started before it was to halt."""
@@ -161,24 +160,81 @@ class Attempt:
         self._on_assigned()
         self._turn_id = turn.id
         self._collector = TurnCollector(turn.id)
-        self._over = asyncio.get_running_loop().create_future()
-        reader = asyncio.ensure_future(self._read(turn))
+        stream = turn.stream()
         ended: Outcome | None = None
         try:
-            reached = await self._watch(reader, began_at)
-            if reached is not None or not reader.done():
-                ended = self._why(reached)
-                if not reader.done():
-                    await _interrupt(turn)
-                    await asyncio.wait({reader}, timeout=INTERRUPT_LIMIT_S)
-                if not reader.done():
+            try:
+                cut = await self._to_its_end(stream, began_at)
+            except Stopped:
+                ended = self._interrupted(self._halt.result())
+            else:
+                ended = None if cut is None else self._limit(cut.limit, cut.message)
+            if ended is not None:
+                await _interrupt(turn)
+                try:
+                    await asyncio.wait_for(self._read(stream, limited=False), INTERRUPT_LIMIT_S)
+                except asyncio.TimeoutError:
                     return self._late(ended)
-            reader.result()
         finally:
-            reader.cancel()
             self._meter.turn_ended(time.monotonic())
             self._measure(began_at)
         return self._ended(ended)
+
+    async def _to_its_end(self, stream: AsyncTurnStream, began_at: float) -> Reached | None:
+        """What comes of a turn, until it ends or reaches a limit. Raises Stopped when it is to halt."""
+        limits, timeout_s = self._meter.limits, self._sample.timeout_s
+        if limits.wall_s is None and limits.idle_s is None and timeout_s is None:
+            return await unless_stopped(self._halt, self._read(stream))
+        loop = asyncio.get_running_loop()
+        over: asyncio.Future[Reached | None] = loop.create_future()
+        timer: asyncio.TimerHandle | None = None
+
+        def end(reached: Reached | None) -> None:
+            if not over.done():
+                over.set_result(reached)
+
+        def on_halt(_: object) -> None:
+            end(None)
+
+        def look() -> None:
+            nonlocal timer
+            now = time.monotonic()
+            reached = self._reached_in_time(now, began_at)
+            if reached is not None:
+                end(reached)
+            else:
+                timer = loop.call_later(self._wait_s(now, began_at), look)
+
+        self._halt.add_done_callback(on_halt)
+        if self._halt.done():
+            end(None)
+        look()
+        try:
+            return await unless_stopped(over, self._read(stream))
+        except Stopped:
+            reached = over.result()
+            if reached is None:
+                raise
+            return reached
+        finally:
+            self._halt.remove_done_callback(on_halt)
+            if timer is not None:
+                timer.cancel()
+
+    def _reached_in_time(self, now: float, began_at: float) -> Reached | None:
+        timeout_s = self._sample.timeout_s
+        if timeout_s is not None and now - began_at >= timeout_s:
+            return Reached(TIMEOUT, f"the turn ran longer than its timeout_s of {timeout_s:g} s")
+        return self._meter.reached(now)
+
+    def _wait_s(self, now: float, began_at: float) -> float:
+        """Until something could be reached without anything happening."""
+        limits, timeout_s = self._meter.limits, self._sample.timeout_s
+        waits = [] if timeout_s is None else [max(0.0, timeout_s - (now - began_at))]
+        if limits.wall_s is not None or limits.idle_s is not None:
+            wait_s = self._meter.wait_s(now)
+            waits.append(CLOCK_S if wait_s is None else wait_s)
+        return min(waits)
 
     def _ended(self, why: Outcome | None) -> Outcome:
         """What a turn that is over came to; `why` we interrupted it, if we did."""
@@ -193,37 +249,10 @@ class Attempt:
             return self._outcome("completed", None)
         return self._outcome(why.status, why.error, why.limit)
 
-    async def _watch(self, reader: asyncio.Future[None], began_at: float) -> Reached | None:
-        """Until the turn ends, or reaches a limit, or is to halt."""
-        limits, timeout_s = self._meter.limits, self._sample.timeout_s
-        timed = limits.wall_s is not None or limits.idle_s is not None
-        while True:
-            now = time.monotonic()
-            waits = [] if timeout_s is None else [max(0.0, timeout_s - (now - began_at))]
-            if timed:
-                wait_s = self._meter.wait_s(now)
-                waits.append(CLOCK_S if wait_s is None else wait_s)
-            watched: set[asyncio.Future[Any]] = {reader, self._halt, self._over}
-            await asyncio.wait(
-                watched,
-                timeout=min(waits, default=None),
-                return_when=asyncio.FIRST_COMPLETED,
-            )
-            if self._over.done():
-                return self._over.result()
-            if reader.done() or self._halt.done():
-                return None
-            now = time.monotonic()
-            if timeout_s is not None and now - began_at >= timeout_s:
-                return Reached(TIMEOUT, f"the turn ran longer than its timeout_s of {timeout_s:g} s")
-            reached = self._meter.reached(now)
-            if reached is not None:
-                return reached
-
-    async def _read(self, turn: AsyncTurnHandle) -> None:
-        """What comes of the turn, to its end; says so when it reaches a limit."""
+    async def _read(self, stream: AsyncTurnStream, *, limited: bool = True) -> Reached | None:
+        """What comes of a turn, to its end; if it is `limited`, only until it reaches a limit, which is returned."""
         meter = self._meter
-        async for notification in turn.stream():
+        async for notification in stream:
             method = notification.method
             self.events.add(notification.raw)
             now = time.monotonic()
@@ -242,10 +271,11 @@ class Attempt:
             else:
                 meter.event(now)
             self._collector.add(notification)
-            if not self._over.done():
+            if limited:
                 reached = meter.reached(now)
                 if reached is not None:
-                    self._over.set_result(reached)
+                    return reached
+        return None
 
     def _heed_network(self, method: str, params: Mapping[str, Any]) -> None:
         """Tell when the turn begins to wait for the network, and when it goes on."""
@@ -253,11 +283,6 @@ class Attempt:
         if waits or self._waits:
             self._on_waiting(policy.said(params.get("error")) if waits else None)
         self._waits = waits
-
-    def _why(self, reached: Reached | None) -> Outcome:
-        if reached is not None:
-            return self._limit(reached.limit, reached.message)
-        return self._interrupted(self._halt.result())
 
     def _late(self, why: Outcome) -> Outcome:
         assert why.error is not None

@@ -52,8 +52,6 @@ class OnLoop:
 
     def watch(self, what: object, readers: Mapping[int, Callable[[], None]]) -> None:
         """Watch the descriptors of `what` from now on, and no others; `readers` are called when they are readable."""
-        if what is self._watched:
-            return
         self.unwatch()
         self._watched = what
         for descriptor, reader in readers.items():
@@ -61,6 +59,10 @@ class OnLoop:
             duplicate = os.dup(descriptor)
             self._descriptors.append(duplicate)
             self._loop.add_reader(duplicate, reader)
+
+    def watches(self, what: object) -> bool:
+        """Whether it is `what` that is watched."""
+        return what is self._watched
 
     def unwatch(self) -> None:
         for descriptor in self._descriptors:

@@ -158,7 +158,7 @@ class PoolTransport:
         if not self._lent or on_loop is None:
             self._wake()
         elif on_loop.is_here and not self._working:
-            self._work_on_loop(receive=False)
+            self._work_on_loop(only_send=True)
         elif not on_loop.soon():
             self._wake()
 
@@ -275,7 +275,7 @@ class PoolTransport:
             if self._wanted and on_loop is not None:
                 on_loop.soon()
 
-    def _work_on_loop(self, receive: bool = True) -> None:
+    def _work_on_loop(self, only_send: bool = False) -> None:
         on_loop = self._on_loop
         assert on_loop is not None
         with self._work_lock:
@@ -283,14 +283,15 @@ class PoolTransport:
             if self._lent and connection is not None:
                 self._working = True
                 try:
-                    on_loop.watch(
-                        connection,
-                        {
-                            connection.descriptor: self._work_on_loop,
-                            connection.monitor_descriptor: self._look_at_monitor,
-                        },
-                    )
-                    if self._work(receive):
+                    if not on_loop.watches(connection):
+                        on_loop.watch(
+                            connection,
+                            {
+                                connection.descriptor: self._work_on_loop,
+                                connection.monitor_descriptor: self._look_at_monitor,
+                            },
+                        )
+                    if self._send(connection) if only_send else self._work():
                         on_loop.soon()
                 except BaseException as error:
                     self._failure, self._lent = error, False
@@ -299,6 +300,9 @@ class PoolTransport:
                     # To connect again takes waiting.
                     self._lent = False
             lent = self._lent
+        if lent and only_send:
+            # Nothing is due any earlier because of that.
+            return
         if lent:
             on_loop.wake_at(self._session.next_deadline)
         else:
@@ -318,20 +322,24 @@ class PoolTransport:
 
     # Either.
 
-    def _work(self, receive: bool = True) -> bool:
+    def _send(self, connection: _Connection) -> bool:
+        """Do what is wanted, and no more. Whether there is more to do."""
+        while self._wanted:
+            self._apply(self._wanted.popleft()())
+        self._flush()
+        # Sending may have taken the news of what has come meanwhile.
+        return connection is self._connection and sockets.is_readable(connection.socket)
+
+    def _work(self) -> bool:
         """Do what there is to do, without waiting. Whether there is more."""
         while self._wanted:
             self._apply(self._wanted.popleft()())
         self._apply(self._session.tick(time.monotonic()))
         self._flush()
         connection = self._connection
-        if connection is None:
+        if connection is None or (not self._receive(connection) and not self._outgoing):
             return False
-        if receive and not self._receive(connection) and not self._outgoing:
-            return False
-        self._flush()
-        # Sending may have taken the news of what has come meanwhile.
-        return connection is self._connection and sockets.is_readable(connection.socket)
+        return self._send(connection)
 
     def _receive(self, connection: _Connection) -> bool:
         """All messages that are there, as one batch. Whether there may be more."""

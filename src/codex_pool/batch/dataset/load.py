@@ -118,7 +118,7 @@ def load(
             for sample in reading.samples(found):
                 if selection.takes(sample):
                     offsets.append(end)
-                    end += spool.write(json.dumps(sample.to_json()).encode() + b"\n")
+                    end += spool.write(_line_of(sample))
         reading.finish(f"{name}: the dataset is empty; {_EMPTY[kind]}")
         _check_selection(selection, name, reading.names, len(offsets))
         order = selection.order(len(offsets))
@@ -321,4 +321,17 @@ def _refuse_repository(repository: str, revision: str) -> str:
 
 def _read_at(spool: IO[bytes], offset: int) -> Sample:
     spool.seek(offset)
-    return Sample.from_json(json.loads(spool.readline()))
+    line = spool.readline()
+    try:
+        return Sample.from_json(msgspec.json.decode(line))
+    except msgspec.DecodeError:
+        return Sample.from_json(json.loads(line))
+
+
+def _line_of(sample: Sample) -> bytes:
+    value = sample.to_json()
+    try:
+        return msgspec.json.encode(value) + b"\n"
+    except UnicodeEncodeError:
+        # The names of files may be no Unicode.
+        return json.dumps(value).encode() + b"\n"

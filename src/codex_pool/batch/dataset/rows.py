@@ -114,7 +114,7 @@ def parquet(path: Path) -> Iterator[Row]:
 def decode(line: bytes) -> Any:
     """A JSON value. Raises ValueError in the words of this package."""
     try:
-        return json.loads(line.decode(), parse_constant=_refuse_constant)
+        return _decoder.decode(line.decode())
     except UnicodeDecodeError as error:
         raise ValueError(f"not UTF-8 at byte {error.start + 1} of the line; expected JSON in UTF-8") from None
     except json.JSONDecodeError as error:
@@ -129,6 +129,9 @@ def decode(line: bytes) -> Any:
 
 def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON; expected a number")
+
+
+_decoder = json.JSONDecoder(parse_constant=_refuse_constant)
 
 
 def _texts(lines: Iterable[bytes], source: str) -> Iterator[str]:

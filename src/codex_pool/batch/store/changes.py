@@ -93,7 +93,7 @@ def load(
     db.executemany(
         "INSERT INTO coming VALUES (?, ?, ?, ?, ?, ?)",
         (
-            (position, text(e.id), e.epoch, e.digest, to_json(e.spec), plain_json(e.tags))
+            (position, text(e.id), e.epoch, e.digest, plain_json(e.spec), plain_json(e.tags))
             for position, e in enumerate(entries)
         ),
     )

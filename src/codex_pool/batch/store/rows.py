@@ -116,7 +116,7 @@ def to_json(value: Any) -> str | None:
 
 
 def plain_json(value: Any) -> str | None:
-    """The same, many times as fast, for what has no numbers but whole ones."""
+    """The same, many times as fast, for what has finite numbers only."""
     if value is None:
         return None
     try:
