@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class OnLoop:
     """Calls `work` on `loop`: soon after `soon`, and when it is time; and what is said to be called for a descriptor.
 
-    All but `soon` and `is_here` is called on the loop, or when that is closed.
+    All but `soon` is called on the loop, or when that is closed.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, work: Callable[[], None]) -> None:
@@ -30,11 +30,6 @@ class OnLoop:
         self._descriptors: list[int] = []
         self._alarm = Alarm(self._call)
 
-    @property
-    def is_here(self) -> bool:
-        """Whether this is the loop's thread."""
-        return threading.get_ident() == self._thread
-
     def soon(self) -> bool:
         """From any thread. False when the loop is closed."""
         if self._scheduled:
@@ -42,7 +37,7 @@ class OnLoop:
             return not self._loop.is_closed()
         self._scheduled = True
         try:
-            if self.is_here:
+            if threading.get_ident() == self._thread:
                 self._loop.call_soon(self._on_soon)
             else:
                 self._loop.call_soon_threadsafe(self._on_soon)
@@ -52,6 +47,8 @@ class OnLoop:
 
     def watch(self, what: object, readers: Mapping[int, Callable[[], None]]) -> None:
         """Watch the descriptors of `what` from now on, and no others; `readers` are called when they are readable."""
+        if what is self._watched:
+            return
         self.unwatch()
         self._watched = what
         for descriptor, reader in readers.items():
@@ -59,10 +56,6 @@ class OnLoop:
             duplicate = os.dup(descriptor)
             self._descriptors.append(duplicate)
             self._loop.add_reader(duplicate, reader)
-
-    def watches(self, what: object) -> bool:
-        """Whether it is `what` that is watched."""
-        return what is self._watched
 
     def unwatch(self) -> None:
         for descriptor in self._descriptors:

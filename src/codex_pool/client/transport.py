@@ -93,7 +93,6 @@ class PoolTransport:
         # The loop that may work, whether it does just now, and what is held by whoever works or says who does.
         self._on_loop: OnLoop | None = None
         self._lent = False
-        self._working = False
         self._work_lock = threading.Lock()
         self._failure: BaseException | None = None
 
@@ -155,11 +154,8 @@ class PoolTransport:
     def _want(self, what: Callable[[], list[Effect]]) -> None:
         self._wanted.append(what)
         on_loop = self._on_loop
-        if not self._lent or on_loop is None:
-            self._wake()
-        elif on_loop.is_here and not self._working:
-            self._work_on_loop(only_send=True)
-        elif not on_loop.soon():
+        # Not at once: what all of the loop's tasks want now is one piece of work.
+        if not self._lent or on_loop is None or not on_loop.soon():
             self._wake()
 
     def _wake(self) -> None:
@@ -214,7 +210,11 @@ class PoolTransport:
             if on_loop is not None:
                 on_loop.soon()
             if self._connection is not None:
-                with contextlib.suppress(zmq.ZMQError):
+                with contextlib.suppress(zmq.ZMQError, TransportClosedError):
+                    # What was wanted before the end was said is still sent.
+                    while self._wanted and self._session.open:
+                        self._apply(self._wanted.popleft()())
+                    self._flush()
                     self._connection.socket.send(wire.encode(wire.Bye()), zmq.NOBLOCK)
                 self._connection.close(linger_ms=500 if self._session.open else 0)
                 self._connection = None
@@ -275,34 +275,28 @@ class PoolTransport:
             if self._wanted and on_loop is not None:
                 on_loop.soon()
 
-    def _work_on_loop(self, only_send: bool = False) -> None:
+    def _work_on_loop(self) -> None:
         on_loop = self._on_loop
         assert on_loop is not None
         with self._work_lock:
             connection = self._connection
             if self._lent and connection is not None:
-                self._working = True
                 try:
-                    if not on_loop.watches(connection):
-                        on_loop.watch(
-                            connection,
-                            {
-                                connection.descriptor: self._work_on_loop,
-                                connection.monitor_descriptor: self._look_at_monitor,
-                            },
-                        )
-                    if self._send(connection) if only_send else self._work():
+                    on_loop.watch(
+                        connection,
+                        {
+                            connection.descriptor: self._work_on_loop,
+                            connection.monitor_descriptor: self._look_at_monitor,
+                        },
+                    )
+                    if self._work():
                         on_loop.soon()
                 except BaseException as error:
                     self._failure, self._lent = error, False
-                self._working = False
                 if connection is not self._connection or not self._session.open:
                     # To connect again takes waiting.
                     self._lent = False
             lent = self._lent
-        if lent and only_send:
-            # Nothing is due any earlier because of that.
-            return
         if lent:
             on_loop.wake_at(self._session.next_deadline)
         else:
@@ -322,14 +316,6 @@ class PoolTransport:
 
     # Either.
 
-    def _send(self, connection: _Connection) -> bool:
-        """Do what is wanted, and no more. Whether there is more to do."""
-        while self._wanted:
-            self._apply(self._wanted.popleft()())
-        self._flush()
-        # Sending may have taken the news of what has come meanwhile.
-        return connection is self._connection and sockets.is_readable(connection.socket)
-
     def _work(self) -> bool:
         """Do what there is to do, without waiting. Whether there is more."""
         while self._wanted:
@@ -339,7 +325,9 @@ class PoolTransport:
         connection = self._connection
         if connection is None or (not self._receive(connection) and not self._outgoing):
             return False
-        return self._send(connection)
+        self._flush()
+        # Sending may have taken the news of what has come meanwhile.
+        return connection is self._connection and sockets.is_readable(connection.socket)
 
     def _receive(self, connection: _Connection) -> bool:
         """All messages that are there, as one batch. Whether there may be more."""
