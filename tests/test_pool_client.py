@@ -368,20 +368,23 @@ def test_closing_does_not_wait_for_a_pool_that_is_gone(path: Path, session_at: S
 @pytest.mark.parametrize("works_on_loop", [False, True])
 def test_what_was_sent_right_before_the_end_is_sent(path: Path, works_on_loop: bool) -> None:
     lines = [b'{"id":%d,"method":"turn/interrupt"}' % number for number in range(20)]
-    with running_loop() as loop, broker_at(path) as broker:
-        with started(broker, loop if works_on_loop else None) as (transport, _):
+    with (
+        running_loop() as loop,
+        broker_at(path) as broker,
+        started(broker, loop if works_on_loop else None) as (transport, _),
+    ):
 
-            def last_words() -> None:
-                for line in lines:
-                    transport.send(line)
-                transport.close()
+        def last_words() -> None:
+            for line in lines:
+                transport.send(line)
+            transport.close()
 
-            if works_on_loop:
-                on(loop, last_words)
-            else:
-                last_words()
-            assert [broker.read(wire.Call)[2] for _ in lines] == [[line] for line in lines]
-            broker.read(wire.Bye)
+        if works_on_loop:
+            on(loop, last_words)
+        else:
+            last_words()
+        assert [broker.read(wire.Call)[2] for _ in lines] == [[line] for line in lines]
+        broker.read(wire.Bye)
 
 
 def test_a_cancel_follows_its_call(path: Path, session_at: SessionAt) -> None:
