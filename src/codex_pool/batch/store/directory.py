@@ -157,7 +157,7 @@ class RunDirectory:
         def change(db: sqlite3.Connection) -> Finished | None:
             changes.end_attempt(db, start, end, note, time.time(), self._append(events))
             changes.record(db, start.n, record, "scoring" if to_score else "done")
-            return None if to_score else self._finished(start.n)
+            return None if to_score else self._finished(start.n, scored=False)
 
         return self._writer.submit(change)
 
@@ -166,7 +166,7 @@ class RunDirectory:
 
         def change(db: sqlite3.Connection) -> Finished:
             changes.record(db, n, record, "done")
-            return self._finished(n)
+            return self._finished(n, scored=False)
 
         return self._writer.submit(change)
 
@@ -206,8 +206,8 @@ class RunDirectory:
     def _do(self, change: Callable[[sqlite3.Connection], Any]) -> Any:
         return self._writer.submit(change).result()
 
-    def _finished(self, n: int) -> Finished:
-        return Finished(n, self._rows.sample_at(n))
+    def _finished(self, n: int, *, scored: bool = True) -> Finished:
+        return Finished(n, self._rows.sample_at(n, scored=scored))
 
     def _append(self, events: bytes | None) -> tuple[int, int, int] | None:
         return None if events is None else self._segments.append(events)

@@ -125,9 +125,9 @@ class RunStore:
             raise KeyError(f"{self.path} has no sample {layout.shown_name(sample_id, epoch)!r}")
         return rows[0]
 
-    def sample_at(self, n: int) -> SampleRow:
-        """The sample of a number. Raises KeyError."""
-        rows = self._rows("s.n = ?", (n,))
+    def sample_at(self, n: int, *, scored: bool = True) -> SampleRow:
+        """The sample of a number; if it is not `scored` its scores are not looked for. Raises KeyError."""
+        rows = self._rows("s.n = ?", (n,), scored=scored)
         if not rows:
             raise KeyError(f"{self.path} has no sample number {n}")
         return rows[0]
@@ -222,15 +222,14 @@ class RunStore:
         with self._lock:
             return self._connection.execute(query, values).fetchall()
 
-    def _rows(self, where: str, values: Sequence[Any]) -> list[SampleRow]:
+    def _rows(self, where: str, values: Sequence[Any], *, scored: bool = True) -> list[SampleRow]:
         found = self._fetch(f"SELECT {_SAMPLE}, r.* FROM samples s LEFT JOIN records r USING (n) WHERE {where}", values)
         if not found:
             return []
         scores: dict[int, list[ScoreRow]] = {}
         marks = ",".join("?" * len(found))
-        for row in self._fetch(
-            f"SELECT * FROM scores WHERE n IN ({marks}) ORDER BY n, place", [row["n"] for row in found]
-        ):
+        of_these = f"SELECT * FROM scores WHERE n IN ({marks}) ORDER BY n, place"
+        for row in self._fetch(of_these, [row["n"] for row in found]) if scored else ():
             scores.setdefault(row["n"], []).append(score_of(row))
         return [
             SampleRow(
