@@ -216,7 +216,8 @@ def emit_models(protocol: Protocol) -> dict[str, str]:
         needed = sorted({use for name in names for use in uses[name] if modules[use] != module})
         imports = [f"from .{modules[use]} import {use}" for use in needed]
         body = "\n\n".join(statements[name] for name in names)
-        files[f"{module}.py"] = "\n".join([MODULE.format(bases=bases), *imports, "", body])
+        excuse = "# ruff: noqa: RUF012\n" if " = [" in body else ""  # pydantic copies mutable defaults
+        files[f"{module}.py"] = "\n".join([excuse + MODULE.format(bases=bases), *imports, "", body])
     return {f"models/{path}": text for path, text in files.items()}
 
 
