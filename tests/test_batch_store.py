@@ -414,7 +414,8 @@ def test_one_change_that_fails_does_not_take_others_along(tmp_path: Path) -> Non
             good = directory.start_attempt(n, "k", "t")
             bad = directory.start_attempt(99, "k", "t")
             other = directory.start_attempt(number(directory, B), "k", "t")
-        assert isinstance(bad.exception(5), sqlite3.IntegrityError)
+        with pytest.raises(sqlite3.IntegrityError):
+            bad.result(5)
         assert (good.result(5).attempt, other.result(5).attempt) == (1, 1)
 
 

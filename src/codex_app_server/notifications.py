@@ -16,7 +16,12 @@ class _Line(msgspec.Struct, gc=False):
     params: msgspec.Raw = msgspec.Raw(b"null")
 
 
+class _Params(msgspec.Struct, gc=False):
+    params: Any = None
+
+
 _decode_line = msgspec.json.Decoder(_Line).decode
+_decode_params = msgspec.json.Decoder(_Params).decode
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +77,7 @@ class Notification(msgspec.Struct, eq=False, gc=False, repr_omit_defaults=True):
     @property
     def params(self) -> Any:
         """The parameters as plain JSON values."""
-        return msgspec.json.decode(_decode_line(self.raw).params)
+        return _decode_params(self.raw).params
 
     def __repr__(self) -> str:
         return f"Notification({self.method!r}, {self.raw[:200]!r})"

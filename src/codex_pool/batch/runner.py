@@ -13,7 +13,6 @@ import sqlite3
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Coroutine, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +29,7 @@ from .limits import RunMeter
 from .policy import INTERRUPTED, RETRY_ON_DEFAULT, Outcome
 from .progress import Progress
 from .sampling import Job, Means, Sampling, Tried
-from .store import Entry, Finished, RecordRow, RunDirectory, SampleRow
+from .store import Entry, Finished, RecordRow, RunDirectory, SampleRow, Written
 from .waking import Waking
 
 # How long the threads of the last samples may take to be archived.
@@ -136,7 +135,7 @@ class Runner:
         if job is not None and not job.halt.done():
             job.halt.set_result(CANCELLED)
 
-    async def written(self, change: Callable[[], Future[Any] | asyncio.Future[Any]]) -> Any:
+    async def written(self, change: Callable[[], Written[Any] | asyncio.Future[Any]]) -> Any:
         """What is on the disk now; it gets there also when nobody waits any more.
 
         A full disk is waited for; raises Stopped when the run stops meanwhile.
@@ -145,8 +144,8 @@ class Runner:
         try:
             while True:
                 try:
-                    future = change()
-                    return await (future if asyncio.isfuture(future) else self._waking.result(future))
+                    writing = change()
+                    return await (self._waking.result(writing) if isinstance(writing, Written) else writing)
                 except (sqlite3.Error, OSError) as error:
                     if not is_full(error):
                         raise

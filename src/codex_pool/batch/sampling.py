@@ -12,7 +12,6 @@ import json
 import os
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -33,7 +32,18 @@ from .policy import Outcome
 from .prices import Prices
 from .scoring import ScoreContext, Scorers, score_sample
 from .scoring.base import Ask
-from .store import AttemptRow, EventLog, Finished, RecordRow, RunDirectory, SampleRow, Start, directory_name, layout
+from .store import (
+    AttemptRow,
+    EventLog,
+    Finished,
+    RecordRow,
+    RunDirectory,
+    SampleRow,
+    Start,
+    Written,
+    directory_name,
+    layout,
+)
 from .workspace import (
     BASE,
     EmptyDirectories,
@@ -132,7 +142,7 @@ class Means:
     """What no agent may read."""
     sandbox: str | None = None
     """What codex's configuration says, for samples without workspace that do not say it."""
-    written: Callable[[Callable[[], Future[Any] | asyncio.Future[Any]]], Any]
+    written: Callable[[Callable[[], Written[Any] | asyncio.Future[Any]]], Any]
     """Waits until a change is on the disk, trying again while the disk is full."""
     room: Callable[[], Awaitable[None]]
     """Waits while a disk is full."""

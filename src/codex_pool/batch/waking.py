@@ -5,26 +5,27 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from concurrent.futures import Future
 from typing import Any
+
+from .store import Written
 
 
 class Waking:
-    """For the running event loop. `asyncio.wrap_future` would wake it for each future."""
+    """For the running event loop, which is not woken for each thing that is written."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._done: deque[tuple[asyncio.Future[Any], Future[Any]]] = deque()
+        self._done: deque[tuple[asyncio.Future[Any], Written[Any]]] = deque()
         self._told = False
 
-    async def result(self, future: Future[Any]) -> Any:
-        """The result of `future`, which nobody cancels; it goes on when this wait is cancelled."""
+    async def result(self, written: Written[Any]) -> Any:
+        """The result of a change, which goes on when this wait is cancelled."""
         waiter = self._loop.create_future()
-        future.add_done_callback(lambda done: self._on_done(waiter, done))
+        written.when_done(lambda done: self._on_done(waiter, done))
         return await waiter
 
-    def _on_done(self, waiter: asyncio.Future[Any], future: Future[Any]) -> None:
-        self._done.append((waiter, future))
+    def _on_done(self, waiter: asyncio.Future[Any], written: Written[Any]) -> None:
+        self._done.append((waiter, written))
         if not self._told:
             self._told = True
             # Of a loop that is closed nobody waits.
@@ -35,11 +36,10 @@ class Waking:
         # First: what is added from now on may be missed below.
         self._told = False
         while self._done:
-            waiter, future = self._done.popleft()
+            waiter, written = self._done.popleft()
             if waiter.done():
                 continue
-            error = future.exception()
-            if error is not None:
+            try:
+                waiter.set_result(written.result())
+            except BaseException as error:
                 waiter.set_exception(error)
-            else:
-                waiter.set_result(future.result())

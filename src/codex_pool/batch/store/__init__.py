@@ -10,7 +10,7 @@ reading    RunStore: what stands there, also while a run writes
 export     results.jsonl, made from the tables
 """
 
-from .directory import Finished, RunDirectory, Start, Unfinished, edit_run
+from .directory import Finished, RunDirectory, Start, Unfinished, Written, edit_run
 from .layout import RunDirectoryError, directory_name, safe_name, shown_name
 from .reading import RunStore, open_run
 from .rows import AttemptRow, Entry, RecordRow, SampleRow, ScoreRow
@@ -29,6 +29,7 @@ __all__ = [
     "ScoreRow",
     "Start",
     "Unfinished",
+    "Written",
     "directory_name",
     "edit_run",
     "open_run",

@@ -1,7 +1,7 @@
 """The run directory of the run that is under way: every change of it goes through here.
 
 An attempt is on the disk before its turn is dispatched, a record before anybody is told of it, and each once. What a
-change answers is a future, done when it is on the disk.
+change answers is `Written`, once it is on the disk.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,9 +24,9 @@ from .reading import RunStore, open_run
 from .rows import Entry, RecordRow, SampleRow, to_json
 from .schema import open_for_reading, open_for_writing
 from .segments import Segments
-from .writer import Writer
+from .writer import Writer, Written
 
-__all__ = ["Finished", "RunDirectory", "Start", "Unfinished", "edit_run"]
+__all__ = ["Finished", "RunDirectory", "Start", "Unfinished", "Written", "edit_run"]
 
 
 @dataclass(slots=True)
@@ -128,13 +127,13 @@ class RunDirectory:
         found = [row for row in self.store.attempts(n) if row.status is None]
         return Unfinished(Start(n, found[-1].attempt), found[-1].key, found[-1].thread_id) if found else None
 
-    def start_attempt(self, n: int, key: str, thread_id: str | None) -> Future[Start]:
-        """Note an attempt; its turn may be dispatched when the future is done."""
+    def start_attempt(self, n: int, key: str, thread_id: str | None) -> Written[Start]:
+        """Note an attempt; its turn may be dispatched when that is written."""
         return self._writer.submit(lambda db: changes.start_attempt(db, n, key, thread_id, time.time()))
 
     def end_attempt(
         self, start: Start, end: Mapping[str, Any], *, note: str | None = None, events: bytes | None = None
-    ) -> Future[None]:
+    ) -> Written[None]:
         """An attempt that another one follows, or that nobody counts."""
 
         def change(db: sqlite3.Connection) -> None:
@@ -151,7 +150,7 @@ class RunDirectory:
         to_score: bool = False,
         note: str | None = None,
         events: bytes | None = None,
-    ) -> Future[Finished | None]:
+    ) -> Written[Finished | None]:
         """The last attempt has ended, and with it the sample; unless it is still to be scored."""
 
         def change(db: sqlite3.Connection) -> Finished | None:
@@ -161,7 +160,7 @@ class RunDirectory:
 
         return self._writer.submit(change)
 
-    def not_started(self, n: int, record: RecordRow) -> Future[Finished]:
+    def not_started(self, n: int, record: RecordRow) -> Written[Finished]:
         """A sample that ends without another attempt."""
 
         def change(db: sqlite3.Connection) -> Finished:
@@ -170,7 +169,7 @@ class RunDirectory:
 
         return self._writer.submit(change)
 
-    def scored(self, n: int, scores: Sequence[Any], artifacts: Sequence[str] | None = None) -> Future[Finished]:
+    def scored(self, n: int, scores: Sequence[Any], artifacts: Sequence[str] | None = None) -> Written[Finished]:
         """The scores of a sample, instead of any it had; it is done now. `artifacts`: what is kept of it, if new."""
 
         def change(db: sqlite3.Connection) -> Finished:
@@ -195,11 +194,11 @@ class RunDirectory:
 
         self._do(change)
 
-    def judged(self, tokens: int, cost: float) -> Future[None]:
+    def judged(self, tokens: int, cost: float) -> Written[None]:
         """What a judge was paid for a question, whatever becomes of its answer."""
         return self._writer.submit(lambda db: changes.judged(db, tokens, cost))
 
-    def note(self, key: str, value: Any) -> Future[None]:
+    def note(self, key: str, value: Any) -> Written[None]:
         """Something about the run, found again in `RunStore.info`."""
         return self._writer.submit(lambda db: changes.note(db, key, to_json(value)))
 

@@ -8,8 +8,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
-from typing import Any
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
 
 # While changes come one after the other they are gathered for so long: a commit costs more than ten changes. One that
 # comes alone is not kept waiting.
@@ -19,8 +20,42 @@ BUSY_S = 0.05
 Change = Callable[[sqlite3.Connection], Any]
 
 
+class Written(Generic[T]):
+    """What became of a change: its result once it is on the disk, or the error that kept it off.
+
+    A future of the standard library costs as much as the change: these share the condition of their writer.
+    """
+
+    __slots__ = ("_callback", "_error", "_is_done", "_result", "_settled")
+
+    def __init__(self, settled: threading.Condition) -> None:
+        self._settled = settled
+        self._is_done = False
+        self._result: T
+        self._error: BaseException | None = None
+        self._callback: Callable[[Written[T]], None] | None = None
+
+    def result(self, timeout_s: float | None = None) -> T:
+        """Waits for it. Raises TimeoutError, or what kept the change off the disk."""
+        if not self._is_done:
+            with self._settled:
+                if not self._settled.wait_for(lambda: self._is_done, timeout_s):
+                    raise TimeoutError(f"the change was not on the disk within {timeout_s} s")
+        if self._error is not None:
+            raise self._error
+        return self._result
+
+    def when_done(self, callback: Callable[[Written[T]], None]) -> None:
+        """Call back once, on the writer's thread, or at once if it is done."""
+        with self._settled:
+            if not self._is_done:
+                self._callback = callback
+                return
+        callback(self)
+
+
 class Writer:
-    """Applies changes in order. A change's future has its result once it is on the disk, or the error that kept it off.
+    """Applies changes in order, and answers each with what became of it.
 
     `before_commit` is called before, `after_commit` with the results after each transaction, on the writer's thread.
     """
@@ -35,20 +70,21 @@ class Writer:
         self._connection = connection
         self._before_commit = before_commit
         self._after_commit = after_commit
-        self._waiting: deque[tuple[Change, Future[Any]]] = deque()
+        self._waiting: deque[tuple[Change, Written[Any]]] = deque()
         self._has_work = threading.Condition()
+        self._settled = threading.Condition()
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="run-store", daemon=True)
         self._thread.start()
 
-    def submit(self, change: Change) -> Future[Any]:
-        future: Future[Any] = Future()
+    def submit(self, change: Change) -> Written[Any]:
+        written: Written[Any] = Written(self._settled)
         with self._has_work:
             if self._closing:
                 raise RuntimeError("the run directory is closed")
-            self._waiting.append((change, future))
+            self._waiting.append((change, written))
             self._has_work.notify()
-        return future
+        return written
 
     def close(self) -> None:
         """Apply what waits, then end. May be called twice."""
@@ -77,11 +113,11 @@ class Writer:
                 for one in group:
                     error = self._apply([one])
                     if error is not None:
-                        one[1].set_exception(error)
+                        self._settle([one], error=error)
             elif error is not None:
-                group[0][1].set_exception(error)
+                self._settle(group, error=error)
 
-    def _apply(self, group: Sequence[tuple[Change, Future[Any]]]) -> BaseException | None:
+    def _apply(self, group: Sequence[tuple[Change, Written[Any]]]) -> BaseException | None:
         """Apply all or nothing; why it was nothing."""
         try:
             self._connection.execute("BEGIN IMMEDIATE")
@@ -95,6 +131,21 @@ class Writer:
         # What is made of the tables can be made again; the tables have it.
         with contextlib.suppress(OSError):
             self._after_commit(results)
-        for (_, future), result in zip(group, results, strict=True):
-            future.set_result(result)
+        self._settle(group, results)
         return None
+
+    def _settle(
+        self,
+        group: Sequence[tuple[Change, Written[Any]]],
+        results: Sequence[Any] = (),
+        error: BaseException | None = None,
+    ) -> None:
+        with self._settled:
+            for place, (_, written) in enumerate(group):
+                if error is None:
+                    written._result = results[place]
+                written._error, written._is_done = error, True
+            self._settled.notify_all()
+        for _, written in group:
+            if written._callback is not None:
+                written._callback(written)
