@@ -48,6 +48,7 @@ bench: $(VENV)/.installed-bench
 	$(BIN)/python bench/growth.py
 	$(BIN)/python bench/start.py
 	$(BIN)/python bench/lean.py --turns 60 --rounds 3
+	$(BIN)/python bench/batch.py
 	$(BIN)/python bench/scaling.py --seconds 1
 	$(BIN)/python bench/plots.py
 

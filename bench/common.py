@@ -98,7 +98,8 @@ def show(rows: list[Row]) -> None:
         wanted = "" if each["wanted"] is None else f"{each['bound']} {each['wanted']:g}"
         said = {True: "met", False: "NOT MET", None: ""}[each["met"]]
         what = each["what"] if each["peer"] is None else f"{each['what']}, against {each['peer']}"
-        print(f"{what:<62}{each['figure']:>14,.1f} {each['unit']:<12}{ratio:>9}{wanted:>18}  {said}")
+        figure = f"{each['figure']:,.1f}" if each["figure"] >= 10 else f"{each['figure']:.2f}"
+        print(f"{what:<62}{figure:>14} {each['unit']:<12}{ratio:>9}{wanted:>18}  {said}")
 
 
 def report(path: Path, settings: dict[str, Any], rows: list[Row], **raw: object) -> None:

@@ -1,6 +1,6 @@
 """What a pool costs beside its app-servers: CPU of all its processes, the client included.
 
-    python bench/cpu.py [--turns 2000] [--concurrency 16] [--workers 2]
+    python bench/cpu.py [--turns 2000] [--concurrency 32] [--workers 2]
 
 Real turns on the loopback model, from ready to the last result. The share is the CPU of supervisor, broker, workers and
 client as a part of that of the app-servers: under 8 % (the aim is 5). Beside it, in the same run, the published SDK's
@@ -25,7 +25,7 @@ BLOCKS = 4
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--turns", type=int, default=2000, help="turns of each (default 2000)")
-    parser.add_argument("--concurrency", type=int, default=16, help="turns at once (default 16)")
+    parser.add_argument("--concurrency", type=int, default=32, help="turns at once (default 32)")
     parser.add_argument("--workers", type=int, default=2, help="app-servers (default 2)")
     parser.add_argument("--out", type=Path, default=Path("out/bench/cpu.json"), help="where the JSON goes")
     arguments = parser.parse_args()

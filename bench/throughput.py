@@ -1,6 +1,6 @@
 """Real turns per second: the pool against what people would use instead, side by side in one run.
 
-    python bench/throughput.py [--turns 300] [--rounds 7] [--concurrency 16] [--workers 2]
+    python bench/throughput.py [--turns 300] [--rounds 7] [--concurrency 32] [--workers 2]
 
 Every competitor runs the same prompts on the same codex binary, with the same configuration (but those that are plain),
 kind of thread and number of turns at once, against one loopback model in a process of its own:
@@ -40,7 +40,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--turns", type=int, default=300, help="turns per run (default 300)")
     parser.add_argument("--rounds", type=int, default=7, help="runs of each competitor (default 7)")
-    parser.add_argument("--concurrency", type=int, default=16, help="turns at once (default 16)")
+    parser.add_argument("--concurrency", type=int, default=32, help="turns at once (default 32)")
     parser.add_argument("--workers", type=int, default=2, help="app-servers of the pool (default 2)")
     parser.add_argument("--out", type=Path, default=Path("out/bench/throughput.json"), help="where the JSON goes")
     arguments = parser.parse_args()
