@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 # While changes come one after the other they are gathered for so long: a commit costs more than ten changes. One that
 # comes alone is not kept waiting.
-GATHER_S = 0.005
+GATHER_S = 0.01
 BUSY_S = 0.05
 
 Change = Callable[[sqlite3.Connection], Any]
