@@ -70,7 +70,7 @@ class Sample(msgspec.Struct, frozen=True, eq=False):
             key: value for key, value in self.workspace.items() if key not in ("template", "git", "setup_timeout_s")
         }
         asked = [self.prompts, self.cwd, self.model, self.effort, self.sandbox, self.output_schema, workspace]
-        return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
+        return hashlib.sha256(_sorted(asked).encode()).hexdigest()[:16]
 
     def to_json(self) -> dict[str, Any]:
         """What is not as by default, as a JSON object."""
@@ -88,4 +88,5 @@ class Sample(msgspec.Struct, frozen=True, eq=False):
         return cls(**{**value, **tuples})
 
 
+_sorted = json.JSONEncoder(sort_keys=True).encode
 _DEFAULTS = {one.name: one.default for one in msgspec.structs.fields(Sample) if not one.required}
