@@ -120,15 +120,19 @@ def test_what_fails_is_told_apart_and_exits_with_1(tmp_path: Path) -> None:
         {"id": "bad", "prompt": "[[http_error 500]]"},
         {"id": "busy", "prompt": '[[failed server_is_overloaded]] [[text "now"]]'},
         {"id": "fine", "prompt": "[[text deltas=2]]", "timeout_s": 20},
+        {"id": "idle", "prompt": "[[hang 0]]", "limits": {"idle_s": 1}},
+        {"id": "greedy", "prompt": "[[text deltas=2]]", "limits": {"tokens": 1, "wall_s": 20}},
     )
     done = codex_pool("batch", str(data), "--demo", "--workers", "1", "--retries", "2", "-o", str(tmp_path / "out"))
     assert done.returncode == 1
-    slow, bad, busy, fine = results(tmp_path / "out")
+    slow, bad, busy, fine, idle, greedy = results(tmp_path / "out")
     assert (slow["status"], slow["limit"], slow["attempts"]) == ("limit", "timeout_s", 1)
     assert slow["duration_ms"] >= 900 and "timeout_s of 1 s" in slow["error"]["message"]
     assert (bad["status"], bad["error"]["kind"], bad["attempts"]) == ("failed", "internalServerError", 3)
     assert (busy["status"], busy["final_response"], busy["attempts"]) == ("completed", "now", 2)
     assert fine["status"] == "completed"
+    assert (idle["status"], idle["limit"], idle["attempts"]) == ("limit", "idle_s", 1)
+    assert (greedy["status"], greedy["limit"], greedy["usage"]["total_tokens"] > 1) == ("limit", "tokens", True)
     for words in (
         "slow: limit, limit: the turn ran longer than its timeout_s",
         "bad: failed, internalServerError",
@@ -216,6 +220,8 @@ def test_every_app_server_of_a_batch_knows_what_is_private_of_its_samples(
 def test_ctrl_c_keeps_what_there_is_and_leaves_the_rest(tmp_path: Path, home: Path, model: LoopbackModel) -> None:
     fine = [{"id": f"fine{n}", "prompt": f"say {n}"} for n in range(2)]
     hanging = [{"id": f"hang{n}", "prompt": f"[[hang 1]] {n}"} for n in range(6)]
+    # One that is watched by the clock is stopped as well.
+    hanging[0]["limits"] = {"wall_s": 60}
     data, out = dataset(tmp_path / "d.jsonl", *fine, *hanging), tmp_path / "out"
     options = ("--home", str(home), "--workers", "1", "--turns-per-worker", "2", "--json", "-o", str(out))
     with running("batch", str(data), *options) as batch:
