@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from codex_app_server import AppServerError, TransportClosedError
@@ -23,6 +23,7 @@ T = TypeVar("T")
 # How long an interrupted turn may take to end, and a turn/start may still be answered when the run stops.
 INTERRUPT_LIMIT_S = 10.0
 START_ANSWER_LIMIT_S = 1.0
+CANCEL_AGAIN_S = 0.1
 # How late a limit in time may be noticed that has not begun to count yet.
 CLOCK_S = 0.5
 TIMEOUT = "timeout_s"
@@ -70,6 +71,22 @@ async def unless_stopped(stopping: asyncio.Future[Any], work: Coroutine[Any, Any
         stopping.remove_done_callback(on_stop)
         if timer is not None:
             timer.cancel()
+
+
+async def ended(tasks: Iterable[asyncio.Future[Any]]) -> None:
+    """Cancel tasks until all are done; what they came to is dropped.
+
+    One cancellation may not be enough: where it meets a stop, `unless_stopped` cannot tell the two apart.
+    """
+    tasks = list(tasks)
+    pending = {task for task in tasks if not task.done()}
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=CANCEL_AGAIN_S)
+    for task in tasks:
+        if not task.cancelled():
+            task.exception()
 
 
 def turn_key(key: str, index: int, attempt: int) -> str:

@@ -21,7 +21,7 @@ import msgspec
 from codex_app_server import AppServerError, TransportClosedError
 
 from . import policy
-from .attempt import CANCELLED, Stopped, unless_stopped
+from .attempt import CANCELLED, Stopped, ended, unless_stopped
 from .breaker import DISK_FULL, Breaker
 from .dataset import Sample
 from .disk import Disk, is_full
@@ -113,7 +113,10 @@ class Runner:
         count = min(self._rules.concurrency, max(1, self._progress.waiting))
         lanes = [asyncio.ensure_future(self._lane()) for _ in range(count)]
         try:
-            await asyncio.gather(*lanes)
+            # Not gathered: a gathering that is cancelled waits for all that it gathers.
+            done, _ = await asyncio.wait(lanes, return_when=asyncio.FIRST_EXCEPTION)
+            for lane in done:
+                lane.result()
             scoring = [task for task in self._aside if task.get_name() == "score"]
             if scoring:
                 await asyncio.wait(scoring)
@@ -122,10 +125,7 @@ class Runner:
             if self._failed_aside is not None:
                 raise self._failed_aside
         finally:
-            tasks = (*lanes, *self._aside, self._stopping, looking)
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await ended((*lanes, *self._aside, self._stopping, looking))
             means.empty.remove()
 
     def cancel(self, sample_id: str, epoch: int) -> None:

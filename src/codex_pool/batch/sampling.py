@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -20,21 +19,20 @@ import msgspec
 
 from codex_app_server import AppServerError, AsyncCodex, TransportClosedError, operations
 from codex_app_server.async_api import AsyncThread
-from codex_app_server.results import final_response
 
 from . import policy
-from .attempt import Attempt, Stopped, turn_key, unless_stopped
+from .attempt import Attempt, Stopped, unless_stopped
 from .breaker import DISK_FULL
 from .dataset import Sample
 from .disk import is_full
-from .limits import TOOL_CALLS, Limits, Meter, parse_limits
+from .left import Left, left_of
+from .limits import Limits, Meter, parse_limits
 from .policy import Outcome
 from .prices import Prices
 from .scoring import ScoreContext, Scorers, score_sample
 from .scoring.base import Ask
 from .store import (
     AttemptRow,
-    EventLog,
     Finished,
     RecordRow,
     RunDirectory,
@@ -64,9 +62,6 @@ WORKSPACE = "workspace"
 # Of which there is something to score.
 SCORED = ("completed", "limit")
 DEFAULT_SANDBOX = "workspace-write"
-# How long a turn that a dead run left may still run.
-LEFT_RUNNING_LIMIT_S = 60.0
-LEFT_RUNNING_POLL_S = 0.5
 # So often is done again what was done while the disk was full; then it is what fills it.
 AGAIN_LIMIT = 3
 
@@ -96,29 +91,6 @@ class Tried:
     events: bytes | None = None
     note: str | None = None
     pool_gone: TransportClosedError | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Left:
-    """Turns of an attempt that were completed, in a thread that can be gone on with; `whole`: all of them."""
-
-    key: str
-    thread_id: str
-    turns: Sequence[Any]
-    whole: bool
-
-    @property
-    def responses(self) -> list[str | None]:
-        return [final_response(turn.items) for turn in self.turns]
-
-    @property
-    def refused(self) -> str | None:
-        """What the sandbox said, if it let no command of them begin: they are of no use then."""
-        commands = policy.Commands()
-        for turn in self.turns:
-            for item in turn.items:
-                commands.completed(_plain(item))
-        return commands.refused
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,12 +170,6 @@ class Sampling:
         return None
 
     def _taken_up(self, start: Start, left: Left, workspace: Workspace | None) -> Tried:
-        events = EventLog()
-        items = [item for turn in left.turns for item in turn.items]
-        for turn in left.turns:
-            for item in turn.items:
-                told = {"item": _plain(item), "threadId": left.thread_id, "turnId": turn.id}
-                events.add(_line("item/completed", told))
         last = left.turns[-1]
         outcome = Outcome(
             "completed",
@@ -218,9 +184,9 @@ class Sampling:
             workspace,
             left.responses,
             len(left.turns),
-            sum(_type_of(item) in TOOL_CALLS for item in items),
+            left.tool_calls,
             started_at=left.turns[0].started_at or time.time(),
-            events=events.member(),
+            events=left.events(),
             note="completed while no run was there to see it; taken up",
         )
 
@@ -229,28 +195,7 @@ class Sampling:
         return found[-1] if found else None
 
     async def _left(self, last: AttemptRow) -> Left | None:
-        """What of an attempt is stored in its thread. A turn that still runs is waited for."""
-        if last.thread_id is None:
-            return None
-        request = {"thread_id": last.thread_id, "include_turns": True}
-        deadline = time.monotonic() + LEFT_RUNNING_LIMIT_S
-        while True:
-            try:
-                read = self._means.codex.client.request("thread/read", request)
-                response = await unless_stopped(self._job.halt, read)
-            except AppServerError:
-                return None
-            found: list[Any] = []
-            for index in range(len(self._sample.prompts)):
-                turn = _turn_of(response.thread.turns, last.key, index)
-                if turn is None or turn.status != "completed":
-                    break
-                found.append(turn)
-            else:
-                turn = None
-            if turn is None or turn.status != "inProgress" or time.monotonic() > deadline:
-                return Left(last.key, last.thread_id, found, len(found) == len(self._sample.prompts))
-            await unless_stopped(self._job.halt, asyncio.sleep(LEFT_RUNNING_POLL_S))
+        return await left_of(self._means.codex.client, last, len(self._sample.prompts), self._job.halt)
 
     # An attempt.
 
@@ -553,23 +498,3 @@ def _names(artifacts: Path) -> list[str]:
     if not artifacts.is_dir():
         return []
     return sorted(str(path.relative_to(artifacts)) for path in artifacts.rglob("*") if path.is_file())
-
-
-def _line(method: str, params: dict[str, Any]) -> bytes:
-    return json.dumps({"method": method, "params": params}, separators=(",", ":")).encode()
-
-
-def _plain(item: Any) -> dict[str, Any]:
-    plain: dict[str, Any] = item.model_dump(mode="json", by_alias=True)
-    return plain
-
-
-def _type_of(item: Any) -> str:
-    return str(getattr(item, "type", ""))
-
-
-def _turn_of(turns: Sequence[Any], key: str, index: int) -> Any:
-    """The last turn of a key's prompt: an earlier one was cut."""
-    prefix = turn_key(key, index, 0)[:-1]
-    found = [turn for turn in turns if any(str(getattr(i, "client_id", None)).startswith(prefix) for i in turn.items)]
-    return found[-1] if found else None

@@ -1,0 +1,48 @@
+"""Waits that a stop ends, and tasks that are told to end at any moment."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from codex_pool.batch.attempt import Stopped, ended, unless_stopped
+
+
+async def for_ever() -> None:
+    await asyncio.get_running_loop().create_future()
+
+
+async def stopped_then_slow(stopping: asyncio.Future[None]) -> None:
+    """What is stopped cleans up, which takes its time unless it is cancelled."""
+    with pytest.raises(Stopped):
+        await unless_stopped(stopping, for_ever())
+    await for_ever()
+
+
+@pytest.mark.parametrize("turns_between", range(8))
+def test_a_task_that_is_told_to_end_ends_whenever_it_was_stopped(turns_between: int) -> None:
+    async def scene() -> bool:
+        stopping: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        task = asyncio.ensure_future(stopped_then_slow(stopping))
+        await asyncio.sleep(0)
+        stopping.set_result(None)
+        for _ in range(turns_between):
+            await asyncio.sleep(0)
+        await asyncio.wait_for(ended([task]), 10)
+        return task.done()
+
+    assert asyncio.run(scene())
+
+
+def test_what_ended_tasks_came_to_is_dropped() -> None:
+    async def fails() -> None:
+        raise OSError("on its own")
+
+    async def scene() -> list[bool]:
+        tasks = [asyncio.ensure_future(fails()), asyncio.ensure_future(for_ever())]
+        await asyncio.sleep(0)
+        await asyncio.wait_for(ended(tasks), 10)
+        return [task.cancelled() for task in tasks]
+
+    assert asyncio.run(scene()) == [False, True]
