@@ -35,6 +35,25 @@ def test_a_task_that_is_told_to_end_ends_whenever_it_was_stopped(turns_between: 
     assert asyncio.run(scene())
 
 
+def test_what_a_task_does_at_its_end_is_not_cut_short() -> None:
+    cleaned = []
+
+    async def slow_to_end() -> None:
+        try:
+            await for_ever()
+        finally:
+            await asyncio.sleep(0.3)
+            cleaned.append(True)
+
+    async def scene() -> None:
+        task = asyncio.ensure_future(slow_to_end())
+        await asyncio.sleep(0)
+        await asyncio.wait_for(ended([task]), 10)
+
+    asyncio.run(scene())
+    assert cleaned == [True]
+
+
 def test_what_ended_tasks_came_to_is_dropped() -> None:
     async def fails() -> None:
         raise OSError("on its own")

@@ -23,7 +23,7 @@ T = TypeVar("T")
 # How long an interrupted turn may take to end, and a turn/start may still be answered when the run stops.
 INTERRUPT_LIMIT_S = 10.0
 START_ANSWER_LIMIT_S = 1.0
-CANCEL_AGAIN_S = 0.1
+CANCEL_AGAIN_S = 2.0
 # How late a limit in time may be noticed that has not begun to count yet.
 CLOCK_S = 0.5
 TIMEOUT = "timeout_s"
@@ -64,8 +64,9 @@ async def unless_stopped(stopping: asyncio.Future[Any], work: Coroutine[Any, Any
     except asyncio.CancelledError:
         if not is_over:
             raise
-        if hasattr(task, "uncancel"):
-            task.uncancel()
+        if hasattr(task, "uncancel") and task.uncancel() > 0:
+            # Somebody else has cancelled the task as well.
+            raise
         raise Stopped from None
     finally:
         stopping.remove_done_callback(on_stop)
@@ -76,7 +77,8 @@ async def unless_stopped(stopping: asyncio.Future[Any], work: Coroutine[Any, Any
 async def ended(tasks: Iterable[asyncio.Future[Any]]) -> None:
     """Cancel tasks until all are done; what they came to is dropped.
 
-    One cancellation may not be enough: where it meets a stop, `unless_stopped` cannot tell the two apart.
+    One cancellation may not be enough: where it meets a stop, `unless_stopped` cannot tell the two apart before Python
+    3.11. The next one leaves time for what a task does at its end.
     """
     tasks = list(tasks)
     pending = {task for task in tasks if not task.done()}
