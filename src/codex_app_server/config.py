@@ -7,6 +7,8 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from . import home
+from ._tools import with_tools
 from .errors import BinaryNotFoundError, InvalidInputError
 from .generated.routing import RUNTIME_VERSION
 
@@ -60,13 +62,13 @@ class AppServerConfig:
         return [*argv, "app-server", "--listen", "stdio://"]
 
     def environ(self) -> dict[str, str]:
-        """The environment of the app-server: ours, `env` on top, and the runtime package's tools on PATH."""
+        """The app-server's environment: ours, `env` on top, an absolute CODEX_HOME, the runtime's tools on PATH."""
         environ = {**os.environ, **self.env}
+        if environ.get(home.VARIABLE):
+            # Relative to our working directory, not to that of the process.
+            environ[home.VARIABLE] = str(home.codex_home(environ))
         if self.codex_bin is None and self.launch_args_override is None:
-            tools = _bundled_tools()
-            if tools is not None:
-                entries = [entry for entry in environ.get("PATH", "").split(os.pathsep) if entry != str(tools)]
-                environ["PATH"] = os.pathsep.join([str(tools), *entries])
+            environ["PATH"] = with_tools(environ.get("PATH", ""))
         return environ
 
 
@@ -93,12 +95,3 @@ def find_codex(codex_bin: str | os.PathLike[str] | None = None) -> Path:
         return Path(bundled_codex_path())
     except FileNotFoundError as error:
         raise BinaryNotFoundError(f"{error}; reinstall {RUNTIME_PACKAGE}=={RUNTIME_VERSION}") from None
-
-
-def _bundled_tools() -> Path | None:
-    try:
-        from codex_cli_bin import bundled_path_dir
-    except ImportError:
-        return None
-    directory = bundled_path_dir()
-    return None if directory is None else Path(directory)

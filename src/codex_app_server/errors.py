@@ -18,6 +18,10 @@ class BinaryNotFoundError(AppServerError, FileNotFoundError):
     """The codex binary is not where it was said to be, or no runtime package is installed."""
 
 
+class HomeError(AppServerError, OSError):
+    """The CODEX_HOME cannot be used: it is no directory, cannot be made, or cannot be written. Nothing was started."""
+
+
 class InvalidInputError(AppServerError, ValueError):
     """An argument that the app-server would refuse, never answer, or silently do without; nothing was started."""
 

@@ -18,6 +18,7 @@ from . import _process
 from .config import AppServerConfig
 from .envelope import RequestId
 from .errors import TransportClosedError
+from .home import ensure_home
 from .lines import MAX_LINE_BYTES, LineSplitter, LongLine
 
 if TYPE_CHECKING:
@@ -118,13 +119,16 @@ class StdioTransport:
         return self._process.pid if self._process is not None else None
 
     def start(self, receiver: Receiver) -> None:
-        """Start the process. Raises BinaryNotFoundError, TransportClosedError."""
+        """Start the process. Raises BinaryNotFoundError, HomeError, TransportClosedError."""
         with self._lock:
             if self._process is not None or self._closing:
                 raise TransportClosedError("this transport was started or closed before; make a new one")
             self._receiver = receiver
             config = self._config
-            process = _process.spawn(config.argv(), environ=config.environ(), cwd=config.cwd)
+            environ = config.environ()
+            if config.launch_args_override is None:
+                ensure_home(environ)
+            process = _process.spawn(config.argv(), environ=environ, cwd=config.cwd)
             pump_type = _ThreadPump if os.name == "nt" else _PollPump
             try:
                 pump = pump_type(process, self._on_stdout, self._on_stderr, self._on_eof)
