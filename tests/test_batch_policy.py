@@ -17,8 +17,7 @@ from codex_app_server import (
 )
 from codex_app_server.errors import map_jsonrpc_error
 from codex_app_server.generated.models import Turn
-from codex_app_server.testing.loopback import write_loopback_home
-from codex_pool.batch import display, home, policy, summary
+from codex_pool.batch import display, policy, summary
 from codex_pool.batch.policy import Outcome
 from codex_pool.batch.progress import Progress, duration
 from codex_pool.batch.store import RecordRow, SampleRow
@@ -150,51 +149,6 @@ def test_the_live_display_fits_any_terminal(
     for words in ("batch: title [not markup]", "sample [x]: failed", "id[1]  failed  k: [red]m"):
         assert words in text
     assert all(len(line) <= 80 for line in text.splitlines())
-
-
-def test_a_home_of_its_own_copies_the_configuration_and_links_the_login(
-    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    user, own = tmp_path / "user", tmp_path / "run" / "home"
-    user.mkdir()
-    (user / "config.toml").write_text('model = "m"\n')
-    (user / "auth.json").write_text("secret")
-    monkeypatch.setenv("CODEX_HOME", str(user))
-    assert home.prepare("run", own) == own and home.prepare("user", own) == user
-    assert (own / "config.toml").read_text() == 'model = "m"\n' and not (own / "config.toml").is_symlink()
-    assert (own / "auth.json").is_symlink() and (own / "auth.json").read_text() == "secret"
-    assert [path.stat().st_mode & 0o077 for path in (own, own / "config.toml")] == [0, 0]
-    (own / "config.toml").write_text("mine\n")
-    assert home.prepare("run", own) == own
-    assert (own / "config.toml").read_text() == "mine\n"
-    with pytest.raises(home.HomeError, match="is not a directory; give run, user, or an existing CODEX_HOME"):
-        home.prepare(str(tmp_path / "nope"), own)
-
-
-def test_a_home_of_its_own_needs_nothing_of_the_user(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CODEX_HOME", str(tmp_path / "none"))
-    assert list(home.prepare("run", tmp_path / "home").iterdir()) == []
-
-
-def test_the_home_of_a_demo_is_not_taken_for_a_real_one(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CODEX_HOME", str(tmp_path / "none"))
-    write_loopback_home(tmp_path / "home", "http://127.0.0.1:1/v1")
-    with pytest.raises(home.HomeError, match="was made with --demo"):
-        home.prepare("run", tmp_path / "home")
-
-
-def test_a_copy_of_a_loopback_home_is_used_again_and_follows_it(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    user, own = tmp_path / "user", tmp_path / "home"
-    monkeypatch.setenv("CODEX_HOME", str(user))
-    for port in (1, 2):
-        # A loopback model that is started again may listen somewhere else.
-        write_loopback_home(user, f"http://127.0.0.1:{port}/v1")
-        assert home.prepare("run", own) == own
-        assert (own / "config.toml").read_text() == (user / "config.toml").read_text()
-    # It is no real one, whatever comes after.
-    (user / "config.toml").write_text('model = "real"\n')
-    with pytest.raises(home.HomeError, match="or from the home of a loopback model"):
-        home.prepare("run", own)
 
 
 def test_a_sandbox_that_lets_no_command_begin_is_told_from_commands_that_fail() -> None:

@@ -19,13 +19,21 @@ from codex_app_server.config import find_codex
 from codex_app_server.testing.loopback import LoopbackModel, Rule, Script, Text, ToolCall
 from codex_pool import Pool, connect
 from codex_pool.batch.dataset import Sample
-from codex_pool.batch.workspace import config_overrides, prepare, thread_options
+from codex_pool.batch.workspace import base_of, config_overrides, prepare, thread_options
+from codex_pool.batch.workspace.privacy import Base
+from codex_pool.configuration import Configuration
 
 pytestmark = pytest.mark.real
 SECRET = "the-answer-is-42"
 PIXEL = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 )
+
+
+def _base(sandbox: str) -> Base:
+    base = base_of(Configuration(sandbox), None)
+    assert base is not None
+    return base
 
 
 @pytest.mark.parametrize("sandbox", ["workspace-write", "read-only"])
@@ -46,7 +54,7 @@ def test_the_sandbox_denies_the_run_and_the_dataset_and_grants_the_workspace(
     cmd = f"cat code.txt; {write}; {read}"
     model.script = Script((Rule(ToolCall(cmd, Text("{output}"))),))
     with Codex(config) as codex:
-        options = thread_options(sandbox, workspace.cwd, [run, data])
+        options = thread_options(_base(sandbox), workspace.cwd, [run, data])
         thread = codex.thread_start(cwd=str(workspace.cwd), **options)
         for _ in range(2):
             said = thread.run("go", permissions=options["permissions"]).final_response
@@ -87,7 +95,7 @@ def test_no_tool_of_codex_reads_what_the_sandbox_denies(
         )
     )
     with Codex(config) as codex:
-        options = thread_options(sandbox, cwd, [run, data])
+        options = thread_options(_base(sandbox), cwd, [run, data])
 
         def outputs(prompt: str, heard: str = "") -> tuple[str, ...]:
             thread = codex.thread_start(cwd=str(cwd), **options)
@@ -237,12 +245,13 @@ def test_what_is_denied_stays_denied_when_the_worker_dies(
     (work / "own").write_text("visible")
     changing = {run: [run / "secret"], run / "work": []}
     model.script = Script((Rule(ToolCall(f"cat {run}/secret {repository}/secret own", Text("{output}"))),))
-    overrides = (*config.config_overrides, *config_overrides([run], changing, [repository]))
+    overrides = (*config.config_overrides, *config_overrides(Configuration(sandbox), [run], changing, [repository]))
     with (
         Pool(2, replace(config, config_overrides=overrides), log_file=tmp_path / "pool.log") as pool,
         connect(pool.endpoint) as codex,
     ):
-        thread = codex.thread_start(cwd=str(work), **thread_options(sandbox, work, [run, repository], changing))
+        options = thread_options(_base(sandbox), work, [run, repository], changing)
+        thread = codex.thread_start(cwd=str(work), **options)
         for _ in range(2):
             said = thread.run("go").final_response or ""
             assert SECRET not in said and f"{run}/secret" in said and "visible" in said, said

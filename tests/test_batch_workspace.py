@@ -22,6 +22,8 @@ from codex_pool.batch.workspace import (
     reopen,
     thread_options,
 )
+from codex_pool.batch.workspace.privacy import Base, base_of
+from codex_pool.configuration import Configuration
 
 T = TypeVar("T")
 
@@ -310,7 +312,7 @@ def test_a_profile_denies_what_is_private_but_never_the_workspace_itself(tmp_pat
         directory.mkdir(parents=True)
 
     def filesystem(sandbox: str) -> Any:
-        options = thread_options(sandbox, cwd, [run, tmp_path / "d.jsonl", cwd])
+        options = thread_options(_base(sandbox), cwd, [run, tmp_path / "d.jsonl", cwd])
         assert options["permissions"] == f"codex-pool-{sandbox}" and "sandbox" not in options
         return options["config"][f"permissions.codex-pool-{sandbox}"]["filesystem"]
 
@@ -323,19 +325,43 @@ def test_a_profile_denies_what_is_private_but_never_the_workspace_itself(tmp_pat
         [str(run / "home"), str(run / "work" / "b"), str(tmp_path / "d.jsonl")], "deny"
     )
     changing = {run: [run / "home", run / "gone"], run / "work": ()}
-    options = thread_options("read-only", cwd, [run], changing)
+    options = thread_options(_base("read-only"), cwd, [run], changing)
     assert options["config"]["permissions.codex-pool-read-only"]["filesystem"] == {str(run / "home"): "deny"}
-    assert config_overrides([run, tmp_path / "d", run / "home"], {run: [run / "home", run / "gone"]}) == (
+    configured = Configuration("read-only")
+    assert config_overrides(configured, [run, tmp_path / "d", run / "home"], {run: [run / "home", run / "gone"]}) == (
         f'permissions.codex-pool-read-only={{"extends"=":read-only","filesystem"={{"{run}/home"="deny"}}}}',
         f'permissions.codex-pool-workspace-write={{"extends"=":workspace","filesystem"={{"{run}"="deny",'
         f'"{tmp_path}/d"="deny",":workspace_roots"={{"."="write",".git"="write"}}}}}}',
     )
-    config = thread_options("read-only", cwd, [run])["config"]
+    config = thread_options(_base("read-only"), cwd, [run])["config"]
     assert (config["project_root_markers"], config["project_doc_max_bytes"]) == ([], 0)
-    assert len(thread_options("read-only", cwd, [run], own=False)["config"]) == 1
+    assert len(thread_options(_base("read-only"), cwd, [run], own=False)["config"]) == 1
     (cwd / "AGENTS.md").write_text("Be brief.")
-    assert "project_doc_max_bytes" not in thread_options("read-only", cwd, [run])["config"]
-    assert thread_options("danger-full-access", cwd, [run]) == {"sandbox": "danger-full-access"}
+    assert "project_doc_max_bytes" not in thread_options(_base("read-only"), cwd, [run])["config"]
+
+
+def _base(sandbox: str) -> Base:
+    base = base_of(Configuration("read-only"), sandbox)
+    assert base is not None
+    return base
+
+
+def test_a_guard_extends_what_a_thread_would_have_without_it(tmp_path: Path) -> None:
+    own = Configuration(None, "mine", writes_workspace=True)
+    assert base_of(own, None) == Base("configured", "mine", True)
+    assert base_of(own, "read-only") == base_of(Configuration("read-only"), None) == _base("read-only")
+    # Nothing can be denied without a sandbox.
+    assert base_of(Configuration("danger-full-access"), None) is base_of(own, "danger-full-access") is None
+    assert base_of(Configuration("danger-full-access"), "workspace-write") == _base("workspace-write")
+
+    def profiles(configuration: Configuration) -> list[str]:
+        return [override.partition("=")[0] for override in config_overrides(configuration, [tmp_path], {})]
+
+    modes = ["permissions.codex-pool-read-only", "permissions.codex-pool-workspace-write"]
+    assert profiles(Configuration("danger-full-access")) == modes
+    assert profiles(own) == [*modes, "permissions.codex-pool-configured"]
+    # codex refuses a configuration with profiles that names no default one.
+    assert profiles(Configuration("read-only", names_default=False)) == [*modes, "default_permissions"]
 
 
 def test_the_files_of_scorers_and_the_repository_are_private() -> None:

@@ -32,18 +32,18 @@ def test_each_slot_gets_a_private_directory_of_its_own(tmp_path: Path) -> None:
     homes = SqliteHomes(tmp_path / "a" / "sqlite", 3)
     assert [path.name for path in homes.paths] == ["0", "1", "2"]
     assert all(stat.S_IMODE(path.stat().st_mode) == 0o700 for path in homes.paths)
-    homes.release()
+    homes.close()
 
 
 def test_two_pools_on_one_home_never_share_and_freed_homes_are_taken_again(tmp_path: Path) -> None:
     first = SqliteHomes(tmp_path, 2)
     second = SqliteHomes(tmp_path, 2)
     assert [path.name for path in second.paths] == ["2", "3"]
-    first.release()
+    first.close()
     third = SqliteHomes(tmp_path, 3)
     assert [path.name for path in third.paths] == ["0", "1", "4"]
     for homes in (first, second, third):
-        homes.release()
+        homes.close()
 
 
 def test_a_cold_home_is_seeded_from_a_warm_one(tmp_path: Path) -> None:
@@ -54,7 +54,7 @@ def test_a_cold_home_is_seeded_from_a_warm_one(tmp_path: Path) -> None:
     assert read(homes.paths[1] / "state_5.sqlite") == ["warm"]
     assert read(homes.paths[1] / "logs_2.sqlite") == ["logs"]
     assert [path for path in homes.paths[1].iterdir() if path.suffix == ".partial"] == []
-    homes.release()
+    homes.close()
 
 
 def test_seeding_copies_what_a_running_app_server_has_written(tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ def test_seeding_copies_what_a_running_app_server_has_written(tmp_path: Path) ->
         running.commit()
         homes.take(1)
         assert read(homes.paths[1] / "state.sqlite") == ["old", "in the log"]
-    homes.release()
+    homes.close()
 
 
 def test_a_warm_home_is_left_alone_and_the_first_of_all_starts_cold(tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def test_a_warm_home_is_left_alone_and_the_first_of_all_starts_cold(tmp_path: Pa
     write(homes.paths[1] / "state.sqlite", "other")
     homes.take(1)
     assert read(homes.paths[1] / "state.sqlite") == ["other"]
-    homes.release()
+    homes.close()
 
 
 def test_a_database_that_cannot_be_copied_only_means_a_cold_start(tmp_path: Path) -> None:
@@ -86,7 +86,7 @@ def test_a_database_that_cannot_be_copied_only_means_a_cold_start(tmp_path: Path
     (tmp_path / "a file").write_text("no directory")
     homes.take(1)
     assert [path.name for path in homes.paths[1].iterdir()] == ["codex-pool.lock"]
-    homes.release()
+    homes.close()
 
 
 def test_a_seed_that_breaks_off_leaves_no_half_warm_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,7 +96,7 @@ def test_a_seed_that_breaks_off_leaves_no_half_warm_home(tmp_path: Path, monkeyp
     (homes.paths[0] / "b.sqlite").write_bytes(b"broken" * 1000)
     homes.take(1)
     assert list(homes.paths[1].glob("*.sqlite*")) == []
-    homes.release()
+    homes.close()
 
 
 def test_a_slot_that_is_recycled_goes_on_with_a_copy_and_its_old_home_is_the_next_spare(tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ def test_a_slot_that_is_recycled_goes_on_with_a_copy_and_its_old_home_is_the_nex
         third = homes.take(0)
     assert third == first and read(first / "state.sqlite") == ["one", "two"], "a stale spare is copied anew"
     assert len([path for path in tmp_path.iterdir() if path.is_dir()]) == 3
-    homes.release()
+    homes.close()
 
 
 def test_a_spare_takes_nothing_over_from_its_last_use(tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ def test_a_spare_takes_nothing_over_from_its_last_use(tmp_path: Path) -> None:
     assert homes.paths == [first], "the worker that goes on has the slot's home"
     assert homes.take(0) == second and read(second / "state.sqlite") == ["one"]
     assert not (second / "state.sqlite-shm").exists()
-    homes.release()
+    homes.close()
 
 
 def test_a_slot_whose_worker_has_died_keeps_its_home(tmp_path: Path) -> None:
@@ -137,7 +137,7 @@ def test_a_slot_whose_worker_has_died_keeps_its_home(tmp_path: Path) -> None:
         path = homes.take(0)
         assert path == tmp_path / "0"
         homes.give_back(path)
-    homes.release()
+    homes.close()
 
 
 def test_the_next_pool_takes_the_homes_that_were_used_last(tmp_path: Path) -> None:
@@ -148,16 +148,16 @@ def test_the_next_pool_takes_the_homes_that_were_used_last(tmp_path: Path) -> No
         os.utime(home / "state.sqlite", (used_at, used_at))
     homes = SqliteHomes(tmp_path, 2)
     assert [path.name for path in homes.paths] == ["1", "2"]
-    homes.release()
+    homes.close()
 
 
 def test_a_home_stays_claimed_while_a_worker_holds_its_lock(tmp_path: Path) -> None:
     """The worker of a pool that was killed may live a moment longer."""
     homes = SqliteHomes(tmp_path, 1)
     held = os.dup(homes.lock_of(homes.take(0)))
-    homes.release()
+    homes.close()
     others = SqliteHomes(tmp_path, 1)
     assert [path.name for path in others.paths] == ["1"]
-    others.release()
+    others.close()
     fcntl.flock(held, fcntl.LOCK_UN)
     os.close(held)

@@ -18,9 +18,13 @@ from typing import IO, Any
 from codex_app_server import AppServerConfig, AsyncCodex, Codex, InvalidInputError, TransportClosedError
 from codex_app_server.async_client import AsyncApprovalHandler
 from codex_app_server.client import ApprovalHandler
+from codex_app_server.home import codex_home as home_of
+from codex_app_server.home import ensure_home
 from codex_pool import defaults, endpoints
 from codex_pool.client.transport import PoolTransport
+from codex_pool.configuration import read_configuration
 from codex_pool.keys import KeyStore
+from codex_pool.supervisor.homes import root_of
 from codex_pool.wire import Priority, WhenGone
 
 START_LIMIT_S = 90.0
@@ -57,7 +61,8 @@ class Pool:
     turn, once it has finished so many turns, loaded so many threads, run for so long, or once its app-server occupies
     so much memory. `turn_idle_limit_s`: a turn from which nothing has been heard for so long, while no item and no
     question is open, is ended as stalled. `turn_wall_limit_s`: the longest that a turn may run. None: no limit.
-    Raises BinaryNotFoundError, EndpointError, PoolStartError (on start); nothing is left behind then.
+    Raises BinaryNotFoundError, HomeError, EndpointError, ConfigurationError and PoolStartError (on start); nothing is
+    left behind then.
     """
 
     def __init__(
@@ -135,7 +140,7 @@ class Pool:
     def start(self) -> None:
         """Start all processes and wait until every worker is ready."""
         config = self._config
-        argv = lean_argv(config)
+        argv, environ = lean_argv(config), config.environ()
         if self._supervisor is not None:
             raise InvalidInputError("the pool has been started already")
         self._started.clear()
@@ -165,7 +170,8 @@ class Pool:
             "cwd": os.fspath(config.cwd) if config.cwd is not None else None,
             "environ": {},
             "initialize": {"clientInfo": info, "capabilities": capabilities},
-            "sqlite_root": str(codex_home(config) / "codex-pool" / "sqlite"),
+            "sqlite_root": str(root_of(ensure_home(environ))),
+            "configurable": config.launch_args_override is None,
             "recycle": self._recycle,
             "listen": self._listen,
             "keys": keys,
@@ -181,7 +187,7 @@ class Pool:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
-                env={**config.environ(), **{k: v for k, v in LEAN_ENVIRON.items() if k not in os.environ | config.env}},
+                env={**environ, **{name: value for name, value in LEAN_ENVIRON.items() if name not in environ}},
                 start_new_session=True,
             )
         self._reader = threading.Thread(target=self._read_reports, name="codex-pool-reports", daemon=True)
@@ -198,6 +204,9 @@ class Pool:
                 )
             if not in_time:
                 raise PoolStartError(f"the pool was not ready within {START_LIMIT_S:.0f} s")
+            if config.launch_args_override is None:
+                with self.connect(name="start") as codex:
+                    read_configuration(codex)
         except BaseException:
             self.close()
             raise
@@ -336,8 +345,7 @@ def running_daemon(endpoint: str) -> str | None:
 
 def codex_home(config: AppServerConfig) -> Path:
     """The CODEX_HOME that app-servers of this configuration use."""
-    home = config.env.get("CODEX_HOME") or os.environ.get("CODEX_HOME")
-    return Path(home) if home else Path.home() / ".codex"
+    return home_of(config.environ())
 
 
 def lean_argv(config: AppServerConfig) -> list[str]:

@@ -8,8 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from codex_app_server import AppServerConfig, BinaryNotFoundError, TransportClosedError
+from codex_app_server import AppServerConfig, AppServerError, TransportClosedError
 from codex_app_server.config import find_codex
+from codex_pool.configuration import Configuration, ConfigurationError, probe_configuration
 from codex_pool.pool import Pool, PoolStartError, codex_home
 
 from .attempt import unless_stopped
@@ -23,6 +24,35 @@ LOG_LINES = 10
 
 class NotStartedError(Exception):
     """There is no pool; the message says why and what to look at."""
+
+
+async def probe(
+    stopping: asyncio.Future[Any], config: AppServerConfig, *, limit_s: float, renew: Callable[[], bool]
+) -> Configuration:
+    """The configuration that the pool's app-servers will have.
+
+    One that cannot be used is tried once more if `renew` has made another of it. Gives up when no app-server has
+    answered within `limit_s` seconds. Raises NotStartedError, and Stopped.
+    """
+
+    async def ask() -> Configuration:
+        return await unless_stopped(stopping, asyncio.wait_for(probe_configuration(config), limit_s))
+
+    try:
+        try:
+            return await ask()
+        except ConfigurationError:
+            if not renew():
+                raise
+            return await ask()
+    except asyncio.TimeoutError:
+        why = f"no app-server was ready within {limit_s:.0f} s"
+        raise NotStartedError(f"the pool could not start: {why}\n  binary: {find_codex(config.codex_bin)}") from None
+    except TransportClosedError as error:
+        where = find_codex(config.codex_bin)
+        raise NotStartedError(f"the pool could not start: {error}\n  binary: {where}") from None
+    except AppServerError as error:
+        raise NotStartedError(f"the pool could not start: {error}") from None
 
 
 async def start_pool(
@@ -64,10 +94,10 @@ async def start_pool(
                 f"the pool could not start: no app-server was ready within {limit_s:.0f} s", _tail(log)
             )
         await unless_stopped(stopping, _join(starting))
-    except BinaryNotFoundError as error:
-        raise NotStartedError(f"the pool could not start: {error}") from None
     except TransportClosedError as error:
         raise NotStartedError(f"{error}\n  binary: {find_codex(config.codex_bin)}\n  log: {log}") from None
+    except AppServerError as error:
+        raise NotStartedError(f"the pool could not start: {error}") from None
     return pool
 
 

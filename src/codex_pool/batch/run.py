@@ -15,8 +15,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from codex_app_server import AppServerConfig, AppServerError, AsyncCodex
+from codex_app_server import AppServerConfig, AppServerError, AsyncCodex, HomeError
 from codex_pool import start
+from codex_pool.configuration import READ_ONLY, Configuration, aread_configuration
 from codex_pool.demo import demo_home
 from codex_pool.endpoints import EndpointError, is_tcp
 from codex_pool.pool import Pool, aconnect
@@ -25,8 +26,7 @@ from . import attached, control, display, estimate, home, settings, summary
 from .attempt import Stopped
 from .dataset import Dataset, DatasetError, Sample
 from .disk import Disk, disks_of, is_full
-from .home import HomeError
-from .launch import START_LIMIT_S, USER_HOME_START_LIMIT_S, NotStartedError, start_pool
+from .launch import START_LIMIT_S, USER_HOME_START_LIMIT_S, NotStartedError, probe, start_pool
 from .limits import RunMeter, parse_limits
 from .notify import notify
 from .policy import Outcome
@@ -151,7 +151,7 @@ class _Batch:
         self._scorers = scorers
         self._sources = sources
         self._private = private
-        self._sandbox: str | None = None
+        self._configuration: Configuration | None = None
         self._log = directory.file(layout.LOG)
         counts = directory.store.counts()
         self._progress = Progress(total=counts["total"], skipped=counts["done"])
@@ -215,7 +215,8 @@ class _Batch:
             codex = await self._connect(endpoint)
             stack.push_async_callback(codex.close)
             self._app_server = codex.metadata.user_agent
-            self._sandbox = await _configured_sandbox(codex)
+            if self._configuration is None:
+                self._configuration = await self._configured(codex, endpoint)
             workers = settings.workers
             if pool is None:
                 status = await codex.client.request("pool/status")
@@ -257,6 +258,7 @@ class _Batch:
 
     def _means(self, codex: AsyncCodex, runner: Runner, workers: int) -> Means:
         settings, prices = self._settings, self._prices
+        assert self._configuration is not None
 
         async def on_usage(usage: dict[str, int] | None, model: str | None) -> None:
             cost = None if prices is None else prices.cost(usage, model or settings.model)
@@ -266,7 +268,7 @@ class _Batch:
         return Means(
             codex=codex,
             directory=self._directory,
-            thread_options=_thread_options(settings.overrides),
+            thread_options={"approval_policy": _approval_policy(settings.overrides, self._configuration)},
             limits=settings.limits,
             scorers=self._scorers,
             prices=prices,
@@ -277,7 +279,7 @@ class _Batch:
             keep=settings.keep,
             guarded=self._guarded,
             private=(self._directory.path, *self._private),
-            sandbox=self._sandbox,
+            configuration=self._configuration,
             written=runner.written,
             room=runner.room,
             was_full=runner.was_full,
@@ -303,27 +305,42 @@ class _Batch:
 
         config = AppServerConfig(
             codex_bin=settings.codex_bin,
-            config_overrides=(*self._guards(), *settings.overrides),
+            config_overrides=settings.overrides,
             cwd=self._directory.path,
             env={"CODEX_HOME": str(path.resolve())},
         )
+        # The guards are start-up options, and what they extend is not known before codex has read the configuration.
+        limit_s = START_LIMIT_S if settings.home == home.RUN else USER_HOME_START_LIMIT_S
+        self._configuration = await probe(
+            stopping, config, limit_s=limit_s, renew=lambda: home.renew(settings.home, path)
+        )
+        config.config_overrides = (*self._guards(self._configuration), *settings.overrides)
         return await start_pool(
             stack,
             stopping,
             config,
             workers=settings.workers,
             turns_per_worker=settings.turns_per_worker,
-            limit_s=START_LIMIT_S if settings.home == home.RUN else USER_HOME_START_LIMIT_S,
+            limit_s=limit_s,
             log=self._log,
             on_slots=on_slots,
         )
 
-    def _guards(self) -> tuple[str, ...]:
+    async def _configured(self, codex: AsyncCodex, endpoint: str) -> Configuration:
+        """What the daemon's threads get; over TCP that is not for a client to know, and they ask for read-only."""
+        if is_tcp(endpoint):
+            return Configuration(READ_ONLY)
+        try:
+            return await aread_configuration(codex)
+        except AppServerError as error:
+            raise NotStartedError(f"{endpoint}: {error}") from None
+
+    def _guards(self, configuration: Configuration) -> tuple[str, ...]:
         if not self._guarded:
             return ()
         run = self._directory.path.resolve()
         of_samples = self._scorers.private | self._sources.local
-        return config_overrides((run, *self._private), {run: layout.staying(run)}, of_samples)
+        return config_overrides(configuration, (run, *self._private), {run: layout.staying(run)}, of_samples)
 
     @property
     def _guarded(self) -> bool:
@@ -514,18 +531,8 @@ class _Batch:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _thread_options(overrides: tuple[str, ...]) -> dict[str, Any]:
-    """Nobody is there to be asked, as in `codex exec`; unless the user has said otherwise."""
+def _approval_policy(overrides: tuple[str, ...], configuration: Configuration) -> Any:
+    """Nobody is there to be asked, as in `codex exec`; unless the user has said otherwise for this run."""
     if any(override.partition("=")[0].strip() == "approval_policy" for override in overrides):
-        return {}
-    return {"approval_policy": "never"}
-
-
-async def _configured_sandbox(codex: AsyncCodex) -> str | None:
-    """What threads get that ask for none; None where a client may not know."""
-    try:
-        config = (await codex.client.request("config/read")).config
-    except AppServerError:
-        return None
-    mode = config.sandbox_mode
-    return None if mode is None else str(getattr(mode, "value", mode))
+        return configuration.approval_policy
+    return "never"

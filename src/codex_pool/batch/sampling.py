@@ -19,6 +19,7 @@ import msgspec
 
 from codex_app_server import AppServerError, AsyncCodex, TransportClosedError, operations
 from codex_app_server.async_api import AsyncThread
+from codex_pool.configuration import Configuration
 
 from . import policy
 from .attempt import Attempt, Stopped, unless_stopped
@@ -48,6 +49,7 @@ from .workspace import (
     Repositories,
     Workspace,
     WorkspaceError,
+    base_of,
     prepare,
     private_of,
     reopen,
@@ -112,8 +114,8 @@ class Means:
     guarded: bool = True
     private: tuple[Path, ...] = ()
     """What no agent may read."""
-    sandbox: str | None = None
-    """What codex's configuration says, for samples without workspace that do not say it."""
+    configuration: Configuration
+    """What threads get that ask for no sandbox: samples without a workspace that name none ask for it explicitly."""
     written: Callable[[Callable[[], Written[Any] | asyncio.Future[Any]]], Any]
     """Waits until a change is on the disk, trying again while the disk is full."""
     room: Callable[[], Awaitable[None]]
@@ -286,12 +288,14 @@ class Sampling:
         """Of the thread, and of its turns after the first."""
         sample = self._sample
         options = {**self._means.thread_options, "cwd": cwd, "model": sample.model}
-        sandbox = sample.sandbox or (self._means.sandbox if workspace is None else DEFAULT_SANDBOX)
+        configuration = self._means.configuration
+        sandbox = sample.sandbox or (None if workspace is None else DEFAULT_SANDBOX)
+        asked = configuration.thread_options if sandbox is None else {"sandbox": sandbox}
         more = {} if workspace is None else workspace.thread
-        if sandbox is None or not (workspace is not None or self._has_answers()):
-            return {**options, "sandbox": sample.sandbox}, {}
-        if not self._means.guarded:
-            return {**options, "sandbox": sandbox, **more}, {}
+        base = base_of(configuration, sandbox)
+        needs_guard = self._means.guarded and (workspace is not None or self._has_answers())
+        if base is None or not needs_guard:
+            return {**options, **asked, **more}, {}
         run, work = self._directory.path.resolve(), self._directory.file(layout.WORK).resolve()
         changing = {
             run: layout.staying(run),
@@ -299,14 +303,13 @@ class Sampling:
             work / self._name: [work / self._name / BASE],
         }
         guarded = thread_options(
-            sandbox,
+            base,
             Path(cwd),
             [*self._means.private, *private_of(sample), *self._means.scorers.files_of(sample)],
             changing,
             own=sample.cwd is None,
         )
-        again = {"permissions": guarded["permissions"]} if "permissions" in guarded else {}
-        return {**options, **guarded, **more}, again
+        return {**options, **guarded, **more}, {"permissions": guarded["permissions"]}
 
     def _has_answers(self) -> bool:
         """Whether there is something that the agent had better not read: to deny it costs a moment of each thread."""

@@ -14,13 +14,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from codex_app_server import AppServerConfig, AppServerError
+from codex_app_server import AppServerConfig, AppServerError, HomeError
 from codex_pool.demo import demo_home
 from codex_pool.endpoints import EndpointError
 from codex_pool.pool import aconnect
 
 from . import home
-from .home import HomeError
 from .launch import START_LIMIT_S, USER_HOME_START_LIMIT_S, NotStartedError, start_pool
 from .progress import plural
 from .rescore import RESCORING, Counts, Plan, rescore

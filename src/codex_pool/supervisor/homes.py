@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import fcntl
 import itertools
+import json
 import os
 import sqlite3
 from contextlib import closing
@@ -19,8 +20,29 @@ from pathlib import Path
 LOCK_NAME = "codex-pool.lock"
 
 
+def root_of(home: Path) -> Path:
+    """The directory of the SQLite homes of all pools on a CODEX_HOME."""
+    return home / "codex-pool" / "sqlite"
+
+
+def sqlite_override(path: Path) -> str:
+    """The `--config` value that makes an app-server use this SQLite home.
+
+    `sqlite_home` in a config.toml wins over the variable CODEX_SQLITE_HOME (measured on codex 0.163.0), and would have
+    all app-servers share one.
+    """
+    return f"sqlite_home={json.dumps(str(path), ensure_ascii=False)}"
+
+
+def with_sqlite_home(argv: list[str], path: Path) -> list[str]:
+    """A codex command with this SQLite home, as the last option before `app-server`: an option behind the name of the
+    subcommand has codex forget those before it."""
+    at = len(argv) - 1 - argv[::-1].index("app-server")
+    return [*argv[:at], "--config", sqlite_override(path), *argv[at:]]
+
+
 class SqliteHomes:
-    """Claims a directory per slot, so that two pools on one CODEX_HOME never share one. Holds them until `release`.
+    """Claims a directory per slot, so that two pools on one CODEX_HOME never share one. Holds them until `close`.
 
     `paths` are the homes of the slots; those that were used last are claimed first.
     """
@@ -56,7 +78,8 @@ class SqliteHomes:
         """The descriptor that keeps the home claimed; whoever uses the home may hold it too."""
         return self._locks[path]
 
-    def release(self) -> None:
+    def close(self) -> None:
+        """Let other pools have the homes."""
         for lock in self._locks.values():
             os.close(lock)
         self._locks = {}

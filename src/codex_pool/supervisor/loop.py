@@ -46,7 +46,7 @@ from codex_pool.supervisor.core import (
     SupervisorCore,
     TellLost,
 )
-from codex_pool.supervisor.homes import SqliteHomes
+from codex_pool.supervisor.homes import SqliteHomes, with_sqlite_home
 from codex_pool.supervisor.launchers import Launcher, LocalLauncher
 from codex_pool.supervisor.lock import EndpointLock, EndpointTakenError
 from codex_pool.supervisor.process import Child, Reports
@@ -72,6 +72,8 @@ class SupervisorArguments(msgspec.Struct, forbid_unknown_fields=True):
     environ: dict[str, str]
     initialize: dict[str, Any]
     sqlite_root: str
+    # Whether argv is a codex command, which takes --config options.
+    configurable: bool = False
     recycle: Recycle = Recycle()
     turn_idle_limit_s: float | None = None
     turn_wall_limit_s: float | None = None
@@ -121,7 +123,7 @@ class Supervisor:
             for leftover in (path, workers_path):
                 with contextlib.suppress(OSError):
                     leftover.unlink(missing_ok=True)
-            self._homes.release()
+            self._homes.close()
             self._lock.release()
         if self._failure is not None:
             self._reports.last({"event": "failed", "reason": self._failure.reason, "stderr": self._failure.stderr})
@@ -257,7 +259,7 @@ class Supervisor:
                 slot=spawn.slot,
                 worker=spawn.worker,
                 endpoint=self._workers_endpoint,
-                argv=arguments.argv,
+                argv=with_sqlite_home(arguments.argv, home) if arguments.configurable else arguments.argv,
                 cwd=arguments.cwd,
                 environ={**arguments.environ, "CODEX_SQLITE_HOME": str(home)},
                 initialize=arguments.initialize,

@@ -11,7 +11,7 @@ privacy       thread options that deny the agent's sandbox to read answers
 from .empty import EmptyDirectories
 from .errors import WorkspaceError
 from .prepare import BASE, Workspace, prepare, reopen, sweep
-from .privacy import config_overrides, private_of, thread_options
+from .privacy import base_of, config_overrides, private_of, thread_options
 from .repositories import Repositories
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "Repositories",
     "Workspace",
     "WorkspaceError",
+    "base_of",
     "config_overrides",
     "prepare",
     "private_of",

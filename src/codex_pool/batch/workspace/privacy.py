@@ -1,7 +1,8 @@
 """What an agent may not read: answers, scorers, other samples, what a run has recorded.
 
-codex's sandbox denies it: a permission profile of the thread's own, given with thread/start. Without a sandbox
-(danger-full-access) nothing does.
+codex's sandbox denies it: a permission profile of the thread's own, given with thread/start. It extends what the thread
+would have without it: a sandbox mode, or a permission profile of the user's configuration. Without a sandbox
+(danger-full-access) nothing denies anything.
 """
 
 from __future__ import annotations
@@ -9,51 +10,78 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+from codex_pool.configuration import FULL_ACCESS, READ_ONLY, WORKSPACE_WRITE, Configuration
 
 from ..dataset import Sample
 
 MAX_ENTRIES = 256
-_EXTENDS = {"read-only": ":read-only", "workspace-write": ":workspace"}
+
+
+class Base(NamedTuple):
+    """What a guard extends: `name` ends the name of the guard's profile, `extends` names the profile below it."""
+
+    name: str
+    extends: str
+    writes: bool
+
+
+_OF_MODE = {
+    READ_ONLY: Base(READ_ONLY, ":read-only", False),
+    WORKSPACE_WRITE: Base(WORKSPACE_WRITE, ":workspace", True),
+}
+
+
+def base_of(configuration: Configuration, sandbox: str | None) -> Base | None:
+    """What threads that ask for `sandbox`, or for the configured one, have to be guarded above; None: no sandbox."""
+    mode = sandbox or configuration.sandbox
+    if mode is None:
+        assert configuration.profile is not None
+        return Base("configured", configuration.profile, configuration.writes_workspace)
+    return None if mode == FULL_ACCESS else _OF_MODE[mode]
 
 
 def thread_options(
-    sandbox: str,
+    base: Base,
     cwd: Path,
     private: Iterable[Path],
     changing: Mapping[Path, Sequence[Path]] | None = None,
     *,
     own: bool = True,
 ) -> dict[str, Any]:
-    """Options for thread/start that give `sandbox` and deny to read what is `private`, but for `cwd` itself.
+    """Options for thread/start that give what `base` gives and deny to read what is `private`, but for `cwd` itself.
 
     `changing`: of directories in which things come and go, what stays; only that can be denied one by one.
     `own`: `cwd` was made for the sample, so that it is no part of a project around it.
     Give turns after the first the same `permissions`.
     """
-    if sandbox not in _EXTENDS:
-        return {"sandbox": sandbox}
     cwd = cwd.resolve()
     filesystem: list[Path] = []
     for path in (path.resolve() for path in private):
         if path == cwd:
             continue
         # codex opens a denied directory for what may be written inside of it, not for what may only be read.
-        paths = _around(path, cwd, changing or {}) if sandbox == "read-only" and cwd.is_relative_to(path) else [path]
-        filesystem += paths
-    config: dict[str, Any] = {f"permissions.{_name(sandbox)}": _profile(sandbox, filesystem)}
+        inside = not base.writes and cwd.is_relative_to(path)
+        filesystem += _around(path, cwd, changing or {}) if inside else [path]
+    config: dict[str, Any] = {f"permissions.{_name(base)}": _profile(base, filesystem)}
     if own:
         config |= _of_its_own(cwd)
-    return {"permissions": _name(sandbox), "config": config}
+    return {"permissions": _name(base), "config": config}
 
 
 def config_overrides(
-    private: Iterable[Path], changing: Mapping[Path, Sequence[Path]], of_samples: Iterable[Path] = ()
+    configuration: Configuration,
+    private: Iterable[Path],
+    changing: Mapping[Path, Sequence[Path]],
+    of_samples: Iterable[Path] = (),
 ) -> tuple[str, ...]:
     """The same profiles for a whole app-server, with what is private of every sample: `--config` options.
 
     A thread whose worker died finds its profile with the next worker; without it, it is refused there. `of_samples`:
     what is private of single samples; of very many, nothing, for an argument of a program must not be long.
+    A configuration with profiles has to name a default one, or codex does not start: where the user's names neither a
+    profile nor a sandbox mode, it is read-only, which is what such a configuration means.
     """
     private = [path.resolve() for path in private]
     besides = {path.resolve() for path in of_samples}
@@ -64,22 +92,31 @@ def config_overrides(
         # Who may only read is not granted a workspace inside of what is denied.
         way = next((place for place in changing if place.is_relative_to(path)), None)
         staying += [path] if way is None else [*_around(path, way, changing), *changing[way]]
-    denied = {"read-only": [path for path in staying if path.exists()], "workspace-write": private}
-    return tuple(f"permissions.{_name(sandbox)}={_toml(_profile(sandbox, denied[sandbox]))}" for sandbox in _EXTENDS)
+    staying = [path for path in staying if path.exists()]
+    bases = list(_OF_MODE.values())
+    configured = base_of(configuration, None)
+    if configured is not None and configured not in bases:
+        bases.append(configured)
+    overrides = [
+        f"permissions.{_name(base)}={_toml(_profile(base, private if base.writes else staying))}" for base in bases
+    ]
+    if not configuration.names_default:
+        overrides.append(f"default_permissions={_toml(_OF_MODE[READ_ONLY].extends)}")
+    return tuple(overrides)
 
 
-def _name(sandbox: str) -> str:
-    return f"codex-pool-{sandbox}"
+def _name(base: Base) -> str:
+    return f"codex-pool-{base.name}"
 
 
-def _profile(sandbox: str, denied: Iterable[Path]) -> dict[str, Any]:
+def _profile(base: Base, denied: Iterable[Path]) -> dict[str, Any]:
     # What lies in a denied directory is denied with it, and the sandbox cannot deny it once more.
     paths = list(denied)
     outermost = [path for path in paths if not any(path != other and path.is_relative_to(other) for other in paths)]
     filesystem: dict[str, Any] = {str(path): "deny" for path in outermost}
-    if sandbox == "workspace-write":
+    if base.writes:
         filesystem[":workspace_roots"] = {".": "write", ".git": "write"}
-    return {"extends": _EXTENDS[sandbox], "filesystem": filesystem}
+    return {"extends": base.extends, "filesystem": filesystem}
 
 
 def _toml(value: Any) -> str:

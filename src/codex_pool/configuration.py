@@ -1,0 +1,154 @@
+"""The configuration that app-servers of a home run with, as `config/read` answers it.
+
+codex starts also with a configuration that it cannot read, on its defaults, and refuses every thread until the file is
+mended. `config/read` fails in each such case, so a pool asks it before anything is run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass, replace
+from typing import Any
+
+import msgspec
+
+from codex_app_server import (
+    AppServerConfig,
+    AppServerError,
+    AsyncCodex,
+    Codex,
+    InternalRpcError,
+    InvalidRequestError,
+    JsonRpcError,
+)
+from codex_app_server.home import ensure_home
+from codex_app_server.operations import Operation, encode_plain
+from codex_pool.supervisor.homes import SqliteHomes, root_of, sqlite_override
+
+LIMIT_S = 30.0
+READ_ONLY, WORKSPACE_WRITE, FULL_ACCESS = "read-only", "workspace-write", "danger-full-access"
+# Built-in permission profiles that give what a sandbox mode gives.
+MODE_OF_PROFILE = {":read-only": READ_ONLY, ":workspace": WORKSPACE_WRITE, ":danger-full-access": FULL_ACCESS}
+_MAX_EXTENDS = 32
+_WRITES = ("write", "full")
+
+
+class ConfigurationError(AppServerError):
+    """The configuration cannot be used; the message says where and why. It may be mended while a pool runs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """What threads get that ask for nothing else.
+
+    `sandbox`: a sandbox mode; None where a permission profile of the user's own is the default, which is `profile`.
+    `writes_workspace`: whether that profile lets commands write in the directory of a thread.
+    `names_default`: whether the configuration itself names a sandbox mode or a default profile.
+    """
+
+    sandbox: str | None
+    profile: str | None = None
+    writes_workspace: bool = False
+    names_default: bool = True
+    approval_policy: Any = None
+
+    @property
+    def thread_options(self) -> dict[str, Any]:
+        """Options of thread/start that ask for the configured sandbox explicitly."""
+        return {"permissions": self.profile} if self.sandbox is None else {"sandbox": self.sandbox}
+
+
+def configuration_of(config: dict[str, Any]) -> Configuration:
+    """The part of a `config/read` result's `config` that decides on sandboxes.
+
+    A default profile wins over a sandbox mode. Without either, codex takes read-only, or workspace-write where it
+    trusts the directory of the thread (measured on codex 0.163.0); a pool takes read-only.
+    """
+    profile, mode = config.get("default_permissions"), config.get("sandbox_mode")
+    policy = config.get("approval_policy")
+    if profile is None:
+        return Configuration(mode or READ_ONLY, names_default=mode is not None, approval_policy=policy)
+    if profile in MODE_OF_PROFILE:
+        return Configuration(MODE_OF_PROFILE[profile], approval_policy=policy)
+    writes = _writes_workspace(profile, config.get("permissions") or {})
+    return Configuration(None, profile, writes, approval_policy=policy)
+
+
+def _writes_workspace(profile: str, profiles: dict[str, Any]) -> bool:
+    name: Any = profile
+    for _ in range(_MAX_EXTENDS):
+        found = profiles.get(name)
+        if not isinstance(found, dict):
+            return MODE_OF_PROFILE.get(name) == WORKSPACE_WRITE
+        filesystem = found.get("filesystem") or {}
+        roots = filesystem.get(":workspace_roots")
+        granted = roots.get(".") if isinstance(roots, dict) else roots
+        granted = filesystem.get(":root") if granted is None else granted
+        if granted is not None:
+            return granted in _WRITES
+        name = found.get("extends")
+    return False
+
+
+def read_configuration(codex: Codex, cwd: str | None = None) -> Configuration:
+    """Ask an app-server, or a pool, for the configuration of threads that work in `cwd`, an absolute path.
+
+    Raises ConfigurationError, and what else a request raises.
+    """
+    try:
+        return codex.client.perform(_read(cwd), timeout_s=LIMIT_S)
+    except (InternalRpcError, InvalidRequestError) as error:
+        problem: JsonRpcError = error
+    try:
+        codex.client.perform(_TRY, timeout_s=LIMIT_S)
+    except JsonRpcError as error:
+        problem = error
+    raise ConfigurationError(_said(problem))
+
+
+async def aread_configuration(codex: AsyncCodex, cwd: str | None = None) -> Configuration:
+    """Ask as `read_configuration` does, with an asyncio client."""
+    try:
+        return await codex.client.perform(_read(cwd), timeout_s=LIMIT_S)
+    except (InternalRpcError, InvalidRequestError) as error:
+        problem: JsonRpcError = error
+    try:
+        await codex.client.perform(_TRY, timeout_s=LIMIT_S)
+    except JsonRpcError as error:
+        problem = error
+    raise ConfigurationError(_said(problem))
+
+
+async def probe_configuration(config: AppServerConfig) -> Configuration:
+    """Start an app-server only to ask it for its configuration.
+
+    It runs in the SQLite home of a pool's first slot, so that the work of a first start is not done twice.
+    Raises ConfigurationError, HomeError, BinaryNotFoundError, TransportClosedError.
+    """
+    home = ensure_home(config.environ())
+    with contextlib.closing(SqliteHomes(root_of(home), slots=1)) as homes:
+        path = homes.take(0)
+        probing = replace(
+            config,
+            config_overrides=(*config.config_overrides, sqlite_override(path)),
+            env={**config.env, "CODEX_SQLITE_HOME": str(path)},
+        )
+        async with AsyncCodex(probing) as codex:
+            return await aread_configuration(codex)
+
+
+def _read(cwd: str | None) -> Operation[Configuration]:
+    params = {"includeLayers": False} if cwd is None else {"includeLayers": False, "cwd": cwd}
+    return Operation("config/read", encode_plain("config/read", params), _finish)
+
+
+def _finish(result: bytes) -> Configuration:
+    return configuration_of(msgspec.json.decode(result)["config"])
+
+
+# Refused as well where config/read is, with a message that names file, line and column.
+_TRY = Operation("thread/start", b'{"ephemeral":true}', bytes)
+
+
+def _said(error: JsonRpcError) -> str:
+    return f"the configuration cannot be used: {' '.join(error.message.split())}; correct it and try again"

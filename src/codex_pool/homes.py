@@ -1,0 +1,201 @@
+"""Homes of pools: a CODEX_HOME made of the user's, for a batch or a daemon that others may use.
+
+    config.toml        the user's, without [projects], without databases shared by all, with absolute paths
+    auth.json          a link to the user's, so that a login and a refreshed token are the same for both
+    codex-pool/        what a pool keeps for itself:
+      home.json        what the home was made of
+      sqlite/N/        databases of slot N
+
+codex writes the directories that it trusts into [projects] of the home it runs with, and runs what lies in a trusted
+directory outside of any sandbox. In a home of its own a pool neither inherits such trust nor gives any to the user's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import tomli_w
+
+from codex_app_server.errors import HomeError
+from codex_app_server.home import ensure_home
+from codex_app_server.testing.loopback.home import MARK
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+PRIVATE = "codex-pool"
+_CONFIG, _LOGIN = "config.toml", "auth.json"
+_LEFT_OUT = ("projects", "sqlite_home")
+# Values of these keys name files; a relative one begins at the directory of the config.toml.
+_PATH_KEYS = frozenset(
+    {
+        "ca-certificate",
+        "client-certificate",
+        "client-private-key",
+        "config_file",
+        "experimental_compact_prompt_file",
+        "experimental_instructions_file",
+        "log_dir",
+        "model_catalog_json",
+        "model_instructions_file",
+        "path",
+    }
+)
+
+
+class _Made(msgspec.Struct):
+    """Contents of home.json. `of`: digest of the config.toml that the home's own was made of."""
+
+    of: str
+
+
+def make_home(own: Path, user: Path, *, follow: bool) -> Path:
+    """Make `own` a home of the pool, or bring one up to date, and answer it.
+
+    With `follow` its config.toml is made again when the user's has changed; without, only when it cannot be read, or
+    is a loopback model's, which may listen somewhere else by now. A login link that a log-out has removed stays so.
+    Raises HomeError; a config.toml of the user that is no TOML is refused, and nothing is changed.
+    """
+    source, current, made = _read(user / _CONFIG), _read(own / _CONFIG), _made(own / PRIVATE / "home.json")
+    if is_loopback(own / _CONFIG) and not is_loopback(user / _CONFIG):
+        raise HomeError(
+            f"{own} was made with --demo, or from the home of a loopback model, and talks to no real one; "
+            "use another directory, or --fresh"
+        )
+    of = "" if source is None else hashlib.sha256(source).hexdigest()
+    if source is not None and (_is_unusable(current) or (follow and (made is None or made.of != of))):
+        config: bytes | None = _derived(source, user)
+    elif source is None and follow:
+        config = None
+    elif current is not None and made is None:
+        # Copied as it was, by a version that left nothing out.
+        config = _derived(current, own)
+    else:
+        config = current
+    ensure_home({"CODEX_HOME": str(own)})
+    try:
+        (own / PRIVATE).mkdir(mode=0o700, exist_ok=True)
+        if config is None:
+            (own / _CONFIG).unlink(missing_ok=True)
+        elif config != current:
+            _write(own / _CONFIG, config)
+        _link_login(own / _LOGIN, user / _LOGIN, is_new=made is None)
+        _write(own / PRIVATE / "home.json", msgspec.json.encode(_Made(of)))
+    except OSError as error:
+        raise HomeError(f"{own} cannot be made a CODEX_HOME: {error}") from None
+    return own
+
+
+def renew_config(own: Path, user: Path) -> bool:
+    """Make config.toml again of the user's as it is now; whether that changed anything. Raises HomeError."""
+    source = _read(user / _CONFIG)
+    if source is None:
+        return False
+    config = _derived(source, user)
+    if (own / _CONFIG).exists() and (own / _CONFIG).read_bytes() == config:
+        return False
+    _write(own / _CONFIG, config)
+    return True
+
+
+def is_loopback(config: Path) -> bool:
+    """Whether this config.toml was written for a loopback model."""
+    try:
+        return config.read_text(encoding="utf-8", errors="replace").startswith(MARK)
+    except OSError:
+        return False
+
+
+def threads_in(home: Path) -> list[str]:
+    """File names of the threads stored in a home, the newest first; archived ones are left out."""
+    found = sorted((home / "sessions").rglob("rollout-*.jsonl"), key=lambda path: path.name, reverse=True)
+    return [path.stem.removeprefix("rollout-") for path in found]
+
+
+def _is_unusable(config: bytes | None) -> bool:
+    if config is None or config.startswith(MARK.encode()):
+        return True
+    try:
+        _parse(config)
+    except ValueError:
+        return True
+    return False
+
+
+def _read(config: Path) -> bytes | None:
+    try:
+        return config.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise HomeError(f"{config} cannot be read: {error.strerror}; it has to be a file that you can read") from None
+
+
+def _derived(source: bytes, directory: Path) -> bytes:
+    """The text of a config.toml without what is the user's alone. `directory`: where its relative paths begin."""
+    try:
+        config = _parse(source)
+    except ValueError as error:
+        raise HomeError(f"{directory / _CONFIG} is no TOML: {error}; correct it and try again") from None
+    for key in _LEFT_OUT:
+        config.pop(key, None)
+    for table, key, value in _paths(config):
+        # A command line is no path, and what is not there was meant for some other place.
+        if not os.path.isabs(value) and not value.startswith("~") and (directory / value).exists():
+            table[key] = str((directory / value).absolute())
+    text = tomli_w.dumps(config)
+    return ((MARK if source.startswith(MARK.encode()) else "") + text).encode()
+
+
+def _parse(source: bytes) -> dict[str, Any]:
+    config: dict[str, Any] = tomllib.loads(source.decode("utf-8-sig"))
+    return config
+
+
+def _paths(value: Any) -> Iterator[tuple[dict[str, Any], str, str]]:
+    if isinstance(value, dict):
+        for key, part in list(value.items()):
+            if isinstance(part, str) and key in _PATH_KEYS:
+                yield value, key, part
+            else:
+                yield from _paths(part)
+    elif isinstance(value, list):
+        for part in value:
+            yield from _paths(part)
+
+
+def _made(path: Path) -> _Made | None:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=_Made)
+    except FileNotFoundError:
+        return None
+    except msgspec.MsgspecError:
+        return _Made("")
+
+
+def _link_login(own: Path, user: Path, *, is_new: bool) -> None:
+    if own.is_symlink() and not own.exists() and Path(os.readlink(own)) != user.absolute():
+        own.unlink()
+        is_new = True
+    if is_new and not (own.exists() or own.is_symlink()):
+        # Also to one that is not there yet: a login is then the user's as well.
+        own.symlink_to(user.resolve())
+
+
+def _write(path: Path, data: bytes) -> None:
+    partial = path.with_name(f"{path.name}.partial")
+    with contextlib.suppress(FileNotFoundError):
+        partial.unlink()
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with open(descriptor, "wb") as file:
+        file.write(data)
+    partial.replace(path)
