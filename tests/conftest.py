@@ -83,6 +83,8 @@ def runtime_directory(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pyt
     path = Path(os.path.realpath(f"/tmp/cp-{os.getpid()}-{time.monotonic_ns() % 10**9}"))
     path.mkdir(mode=0o700)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(path))
+    # Made by the few tests that need it.
+    monkeypatch.setenv("XDG_STATE_HOME", f"{tmp_path_factory.getbasetemp()}/state-{path.name}")
     yield path
     sockets = [str(found) for found in path.rglob("*") if found.is_socket()]
     for found in sorted(path.rglob("*"), reverse=True):

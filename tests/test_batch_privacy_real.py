@@ -245,7 +245,10 @@ def test_what_is_denied_stays_denied_when_the_worker_dies(
     (work / "own").write_text("visible")
     changing = {run: [run / "secret"], run / "work": []}
     model.script = Script((Rule(ToolCall(f"cat {run}/secret {repository}/secret own", Text("{output}"))),))
-    overrides = (*config.config_overrides, *config_overrides(Configuration(sandbox), [run], changing, [repository]))
+    overrides = (
+        *config.config_overrides,
+        *config_overrides(Configuration(sandbox, names_default=False), [run], changing, [repository]),
+    )
     with (
         Pool(2, replace(config, config_overrides=overrides), log_file=tmp_path / "pool.log") as pool,
         connect(pool.endpoint) as codex,

@@ -52,7 +52,8 @@ def test_the_model_is_asked_the_same_as_by_codex_exec(
 
     monkeypatch.setattr(server, "read_request", recorded)
     home = tmp_path / "plain"
-    write_loopback_home(home, model.base_url)
+    # As codex exec decides where nothing is configured.
+    write_loopback_home(home, model.base_url, sandbox_mode="read-only", approval_policy="never")
     text = (home / "config.toml").read_text()
     # As users have it: what the pool switches off is on.
     assert "shell_snapshot = false\n" in text

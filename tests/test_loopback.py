@@ -21,6 +21,7 @@ from typing import Any
 
 import pytest
 
+from codex_app_server import AppServerConfig
 from codex_app_server.testing.loopback import (
     Attempts,
     Drop,
@@ -633,7 +634,8 @@ class AppServer:
 
     def __init__(self, home: Path) -> None:
         assert CODEX is not None
-        env = {**os.environ, "CODEX_HOME": str(home), "RUST_LOG": "off", "CODEX_APP_SERVER_DISABLE_MANAGED_CONFIG": "1"}
+        told = {"CODEX_HOME": str(home), "RUST_LOG": "off", "CODEX_APP_SERVER_DISABLE_MANAGED_CONFIG": "1"}
+        env = AppServerConfig(env=told).environ()
         self.process = subprocess.Popen(
             [CODEX, "app-server"],
             stdin=subprocess.PIPE,

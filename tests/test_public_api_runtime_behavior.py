@@ -584,10 +584,10 @@ def test_a_killed_app_server_fails_who_waits(config: AppServerConfig, pump: str,
 
 
 @real
-def test_a_home_that_cannot_be_used_is_explained(tmp_path: Path, work: Path) -> None:
-    """What the process says before it gives up reaches the caller."""
-    with pytest.raises(TransportClosedError, match=r"exit code 1\n(.|\n)*path does not exist"):
-        Codex(AppServerConfig(cwd=work, env={"CODEX_HOME": str(tmp_path / "nowhere")}))
+def test_a_process_that_gives_up_is_explained(work: Path) -> None:
+    """The last words of the process reach the caller."""
+    with pytest.raises(TransportClosedError, match=r"exit code 3\n(.|\n)*no such luck"):
+        Codex(AppServerConfig(cwd=work, launch_args_override=("sh", "-c", "echo no such luck >&2; exit 3")))
 
 
 def test_after_close_nothing_works_and_nothing_hangs() -> None:

@@ -41,7 +41,9 @@ class ConfigurationError(AppServerError):
 class Configuration:
     """What threads get that ask for nothing else.
 
-    `sandbox`: a sandbox mode; None where a permission profile of the user's own is the default, which is `profile`.
+    `sandbox`: a sandbox mode; None where a permission profile of the user's own is the default, which is `profile`, or
+    where both are unknown: a pool does not show its configuration to a client with a key, and sends the sandbox of
+    the key with each thread that names none.
     `writes_workspace`: whether that profile lets commands write in the directory of a thread.
     `names_default`: whether the configuration itself names a sandbox mode or a default profile.
     """
@@ -55,7 +57,12 @@ class Configuration:
     @property
     def thread_options(self) -> dict[str, Any]:
         """Options of thread/start that ask for the configured sandbox explicitly."""
-        return {"permissions": self.profile} if self.sandbox is None else {"sandbox": self.sandbox}
+        if self.profile is not None:
+            return {"permissions": self.profile}
+        return {} if self.sandbox is None else {"sandbox": self.sandbox}
+
+
+UNKNOWN = Configuration(None)
 
 
 def configuration_of(config: dict[str, Any]) -> Configuration:

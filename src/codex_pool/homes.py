@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +27,7 @@ import tomli_w
 from codex_app_server.errors import HomeError
 from codex_app_server.home import ensure_home
 from codex_app_server.testing.loopback.home import MARK
+from codex_pool import endpoints
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -35,6 +37,9 @@ else:
 PRIVATE = "codex-pool"
 _CONFIG, _LOGIN = "config.toml", "auth.json"
 _LEFT_OUT = ("projects", "sqlite_home")
+# What codex keeps of threads, beside databases that it makes again.
+_OF_THREADS = ("sessions", "archived_sessions", "session_index.jsonl")
+SHOWN = 5
 # Values of these keys name files; a relative one begins at the directory of the config.toml.
 _PATH_KEYS = frozenset(
     {
@@ -105,6 +110,39 @@ def renew_config(own: Path, user: Path) -> bool:
         return False
     _write(own / _CONFIG, config)
     return True
+
+
+def daemon_home(endpoint: str) -> Path:
+    """The own home of the daemon at an ipc:// endpoint: `$XDG_STATE_HOME/codex-pool/NAME`, by default ~/.local/state.
+
+    It outlives the endpoint's directory, which is usually gone after a restart of the machine.
+    """
+    base = os.environ.get("XDG_STATE_HOME")
+    state = Path(base) if base and os.path.isabs(base) else Path.home() / ".local" / "state"
+    path = endpoints.ipc_path(endpoint)
+    is_default = path == endpoints.ipc_path(endpoints.default_endpoint())
+    digest = hashlib.sha256(os.fsencode(path)).hexdigest()[:8]
+    return state / "codex-pool" / (path.stem if is_default else f"{path.stem}-{digest}")
+
+
+def left_behind(own: Path, user: Path) -> str | None:
+    """A notice for the first start of a daemon on a home of its own, None if there is nothing to say.
+
+    It names the threads that stay in the user's home, and how to take them along.
+    """
+    threads = threads_in(user)
+    if (own / PRIVATE / "home.json").exists() or not threads:
+        return None
+    count = f"{len(threads):,} threads stay" if len(threads) > 1 else "1 thread stays"
+    shown = ", ".join(threads[:SHOWN]) + (", ..." if len(threads) > SHOWN else "")
+    taken = [name for name in _OF_THREADS if (user / name).exists()]
+    sources = " ".join(shlex.quote(str(user / name)) for name in taken)
+    return (
+        f"this daemon lets keys in, so it has a home of its own, {own}; {count} in {user} and are not seen here: "
+        f"{shown}\n"
+        f"  to take them along, stop the daemon, then   cp -a {sources} {shlex.quote(str(own))}/\n"
+        "  to go on with your own home                 codex-pool serve --home user ..."
+    )
 
 
 def is_loopback(config: Path) -> bool:
@@ -183,7 +221,8 @@ def _made(path: Path) -> _Made | None:
 
 
 def _link_login(own: Path, user: Path, *, is_new: bool) -> None:
-    if own.is_symlink() and not own.exists() and Path(os.readlink(own)) != user.absolute():
+    if own.is_symlink() and Path(os.readlink(own)) != user.resolve():
+        # Of another user's home, or of one that was moved.
         own.unlink()
         is_new = True
     if is_new and not (own.exists() or own.is_symlink()):

@@ -35,6 +35,8 @@ async def probe(
     answered within `limit_s` seconds. Raises NotStartedError, and Stopped.
     """
 
+    _check_disk(config)
+
     async def ask() -> Configuration:
         return await unless_stopped(stopping, asyncio.wait_for(probe_configuration(config), limit_s))
 
@@ -70,11 +72,7 @@ async def start_pool(
 
     Raises NotStartedError, and Stopped when `stopping` is done first.
     """
-    disk = Disk(codex_home(config))
-    shortage = disk.shortage()
-    if shortage is not None:
-        # An app-server that cannot make its databases dies, and does not say of what.
-        raise NotStartedError(disk.problem(shortage))
+    _check_disk(config)
     any_ready = asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -99,6 +97,14 @@ async def start_pool(
     except AppServerError as error:
         raise NotStartedError(f"the pool could not start: {error}") from None
     return pool
+
+
+def _check_disk(config: AppServerConfig) -> None:
+    """An app-server that cannot make its databases dies, and does not say of what. Raises NotStartedError."""
+    disk = Disk(codex_home(config))
+    shortage = disk.shortage()
+    if shortage is not None:
+        raise NotStartedError(disk.problem(shortage))
 
 
 async def _join(starting: asyncio.Future[None]) -> None:

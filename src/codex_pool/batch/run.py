@@ -15,9 +15,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from codex_app_server import AppServerConfig, AppServerError, AsyncCodex, HomeError
+from codex_app_server import AppServerConfig, AppServerError, AsyncCodex, HomeError, JsonRpcError
 from codex_pool import start
-from codex_pool.configuration import READ_ONLY, Configuration, aread_configuration
+from codex_pool.configuration import FULL_ACCESS, UNKNOWN, Configuration, aread_configuration
 from codex_pool.demo import demo_home
 from codex_pool.endpoints import EndpointError, is_tcp
 from codex_pool.pool import Pool, aconnect
@@ -217,6 +217,11 @@ class _Batch:
             self._app_server = codex.metadata.user_agent
             if self._configuration is None:
                 self._configuration = await self._configured(codex, endpoint)
+            if self._guarded and self._configuration.sandbox == FULL_ACCESS:
+                self._display.say(
+                    "the configured sandbox is danger-full-access: agents of samples that name no other can read the "
+                    "dataset and the run"
+                )
             workers = settings.workers
             if pool is None:
                 status = await codex.client.request("pool/status")
@@ -298,6 +303,11 @@ class _Batch:
         else:
             path = home.prepare(settings.home, path)
             self._private = (*self._private, path)
+            if settings.home == home.USER:
+                self._display.say(
+                    "--home user: threads are stored among yours, and directories that codex trusts for a sample are "
+                    "trusted in your home"
+                )
 
         def on_slots(slots: list[dict[str, Any]]) -> None:
             if self._progress.started_at is None:
@@ -327,12 +337,12 @@ class _Batch:
         )
 
     async def _configured(self, codex: AsyncCodex, endpoint: str) -> Configuration:
-        """What the daemon's threads get; over TCP that is not for a client to know, and they ask for read-only."""
-        if is_tcp(endpoint):
-            return Configuration(READ_ONLY)
+        """What the daemon's threads get that ask for nothing else."""
         try:
             return await aread_configuration(codex)
         except AppServerError as error:
+            if is_tcp(endpoint) and isinstance(error, JsonRpcError):
+                return UNKNOWN
             raise NotStartedError(f"{endpoint}: {error}") from None
 
     def _guards(self, configuration: Configuration) -> tuple[str, ...]:

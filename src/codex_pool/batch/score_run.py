@@ -20,7 +20,7 @@ from codex_pool.endpoints import EndpointError
 from codex_pool.pool import aconnect
 
 from . import home
-from .launch import START_LIMIT_S, USER_HOME_START_LIMIT_S, NotStartedError, start_pool
+from .launch import START_LIMIT_S, USER_HOME_START_LIMIT_S, NotStartedError, probe, start_pool
 from .progress import plural
 from .rescore import RESCORING, Counts, Plan, rescore
 from .scoring import Score, ScorerError, Scorers
@@ -139,18 +139,22 @@ class _Scoring:
                 raise NotStartedError(str(error)) from None
         else:
             path = home.prepare(settings.home, path)
+        config = AppServerConfig(
+            codex_bin=settings.codex_bin,
+            config_overrides=settings.overrides,
+            cwd=settings.run,
+            env={"CODEX_HOME": str(path.resolve())},
+        )
+        limit_s = START_LIMIT_S if settings.home == home.RUN else USER_HOME_START_LIMIT_S
+        stopping: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        await probe(stopping, config, limit_s=limit_s, renew=lambda: home.renew(settings.home, path))
         pool = await start_pool(
             stack,
-            asyncio.get_running_loop().create_future(),
-            AppServerConfig(
-                codex_bin=settings.codex_bin,
-                config_overrides=settings.overrides,
-                cwd=settings.run,
-                env={"CODEX_HOME": str(path.resolve())},
-            ),
+            stopping,
+            config,
             workers=settings.workers,
             turns_per_worker=settings.turns_per_worker,
-            limit_s=START_LIMIT_S if settings.home == home.RUN else USER_HOME_START_LIMIT_S,
+            limit_s=limit_s,
             log=settings.run / layout.LOG,
             on_slots=lambda slots: None,
         )

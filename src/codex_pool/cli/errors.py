@@ -17,17 +17,19 @@ def reported() -> Iterator[None]:
     from codex_app_server import (
         AppServerError,
         BinaryNotFoundError,
+        HomeError,
         InvalidInputError,
         TransportClosedError,
         TurnFailedError,
     )
+    from codex_pool.configuration import ConfigurationError
     from codex_pool.endpoints import EndpointError
 
     try:
         yield
     except (EndpointError, InvalidInputError) as error:
         fail(str(error), options.USAGE)
-    except (BinaryNotFoundError, TransportClosedError) as error:
+    except (BinaryNotFoundError, HomeError, ConfigurationError, TransportClosedError) as error:
         fail(str(error), options.CANNOT_START)
     except TurnFailedError as error:
         fail(f"the turn failed: {error}", options.SOME_FAILED)

@@ -51,7 +51,8 @@ def run(
         prompt = sys.stdin.read()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with reported(), _codex(endpoint, key, overrides, codex_bin, demo) as codex:
-        _run_turn(codex, prompt, {"model": model, "sandbox": sandbox, "cwd": cwd}, {"effort": effort})
+        threads = {**_safely(codex, sandbox, cwd), "model": model, "cwd": cwd}
+        _run_turn(codex, prompt, threads, {"effort": effort})
 
 
 @contextlib.contextmanager
@@ -81,6 +82,23 @@ def _codex(
             env["CODEX_HOME"] = str(stack.enter_context(demo_home(home)))
         config = AppServerConfig(codex_bin=codex_bin, config_overrides=overrides, env=env)
         yield stack.enter_context(Codex(config))
+
+
+def _safely(codex: Codex, sandbox: str | None, cwd: str | None) -> dict[str, Any]:
+    """Sandbox and approval policy, sent explicitly: what was asked for, else what is configured.
+
+    Nobody is there to be asked, so where nothing is configured, nothing is asked for. Raises ConfigurationError.
+    """
+    from codex_app_server import JsonRpcError
+    from codex_pool.configuration import UNKNOWN, read_configuration
+
+    try:
+        configuration = read_configuration(codex, cwd)
+    except JsonRpcError:
+        # Not for a client with a key to know; its pool sends what the key allows.
+        configuration = UNKNOWN
+    options = configuration.thread_options if sandbox is None else {"sandbox": sandbox}
+    return {**options, "approval_policy": configuration.approval_policy or "never"}
 
 
 def _run_turn(codex: Codex, prompt: str, thread_options: Any, turn_options: Any) -> None:

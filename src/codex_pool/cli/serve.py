@@ -27,6 +27,12 @@ if TYPE_CHECKING:
     help="Where clients with a key connect as well; `codex-pool keys new NAME` makes one.",
 )
 @options.keys_option
+@click.option(
+    "--home",
+    metavar="own|user|PATH",
+    help="CODEX_HOME: one of the daemon's own, made from yours without the directories that it trusts; your own; or "
+    "PATH.  [default: own with --listen, else user]",
+)
 @options.pool_options
 @options.limit_options
 @options.demo_option
@@ -37,6 +43,7 @@ def serve(
     endpoint: str | None,
     listen: str | None,
     keys: str | None,
+    home: str | None,
     workers: int,
     turns_per_worker: int,
     overrides: tuple[str, ...],
@@ -53,8 +60,12 @@ def serve(
     from codex_pool.daemon.config import DaemonConfig
     from codex_pool.daemon.lifecycle import run_daemon
 
+    if home is not None and demo:
+        raise click.UsageError("--demo has a home of its own and cannot go with --home")
+    if home == "":
+        raise click.BadParameter("is empty; give own, user, or an existing CODEX_HOME", param_hint="--home")
     config = DaemonConfig(
-        endpoint, workers, turns_per_worker, overrides, codex_bin, demo, listen=listen, keys=keys, **limits
+        endpoint, workers, turns_per_worker, overrides, codex_bin, demo, listen=listen, keys=keys, home=home, **limits
     )
 
     def on_ready(pool: Pool) -> None:
@@ -72,6 +83,15 @@ def serve(
         click.echo("  stop  Ctrl-C", err=True)
 
     with reported():
+        notice = config.notice()
+        if notice is not None:
+            click.echo(f"codex-pool: {notice}", err=True)
+        if home == "user" and listen is not None:
+            click.echo(
+                "codex-pool: --home user: threads of clients with a key are stored among yours, and directories that "
+                "codex trusts for them are trusted in your home",
+                err=True,
+            )
         run_daemon(config, on_ready)
     if as_json:
         _say({"record": "done", "exit_code": options.OK})

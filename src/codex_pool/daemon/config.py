@@ -1,21 +1,29 @@
-"""What a daemon is made of."""
+"""Configuration of a daemon, and the pool that is made of it."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from codex_app_server import AppServerConfig
-from codex_pool import defaults, endpoints
+from codex_app_server import AppServerConfig, HomeError
+from codex_app_server.home import codex_home
+from codex_pool import defaults, endpoints, homes
 from codex_pool.demo import demo_home
 from codex_pool.pool import Pool
+
+OWN, USER = "own", "user"
 
 
 @dataclass(frozen=True, slots=True)
 class DaemonConfig:
-    """Configuration of one daemon. `endpoint` None is the user's default one."""
+    """Configuration of one daemon. `endpoint` None is the user's default one.
+
+    `home`: "user", "own", or an existing CODEX_HOME; None is "own" with `listen`, else "user", so that threads are
+    shared with `codex`. The own one is made of the user's, without the directories that it trusts.
+    """
 
     endpoint: str | None = None
     workers: int = defaults.WORKERS
@@ -26,6 +34,7 @@ class DaemonConfig:
     env: dict[str, str] = field(default_factory=dict)
     listen: str | None = None
     keys: str | None = None
+    home: str | None = None
     # As the parameters of Pool.
     recycle_turns: int | None = None
     recycle_threads: int | None = None
@@ -34,13 +43,39 @@ class DaemonConfig:
     turn_idle_limit_s: float | None = defaults.TURN_IDLE_LIMIT_S
     turn_wall_limit_s: float | None = None
 
+    def notice(self) -> str | None:
+        """Something to be said before the first start with a home of its own: the threads that stay in the user's."""
+        if self._choice != OWN:
+            return None
+        endpoint = self.endpoint or endpoints.default_endpoint()
+        return homes.left_behind(homes.daemon_home(endpoint), codex_home({**os.environ, **self.env}))
+
+    @property
+    def _choice(self) -> str:
+        if self.demo:
+            return USER
+        return self.home or (OWN if self.listen is not None else USER)
+
+    def _home(self, endpoint: str) -> Path:
+        choice = self._choice
+        user = codex_home({**os.environ, **self.env})
+        if choice == OWN:
+            return homes.make_home(homes.daemon_home(endpoint), user, follow=True)
+        path = user if choice == USER else Path(choice).expanduser().absolute()
+        if choice != USER and not path.is_dir():
+            raise HomeError(f"--home {choice}: {path} is not a directory; give own, user, or an existing CODEX_HOME")
+        return path
+
     @contextmanager
     def pool(self) -> Iterator[Pool]:
-        """The pool, not started yet. With `demo` the loopback model runs as long as the context lasts."""
+        """The pool, not started yet. With `demo` the loopback model runs as long as the context lasts.
+
+        Raises EndpointError, HomeError.
+        """
         endpoint = self.endpoint or endpoints.default_endpoint()
         endpoints.ipc_path(endpoint)
         if not self.demo:
-            yield self._pool(endpoint, {})
+            yield self._pool(endpoint, {"CODEX_HOME": str(self._home(endpoint))})
             return
         home = endpoints.ipc_path(endpoint).with_suffix(".demo")
         home.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -23,22 +23,23 @@ _FEATURES_OFF = (
 def loopback_config_toml(
     base_url: str,
     *,
-    sandbox_mode: SandboxMode = "read-only",
-    approval_policy: ApprovalPolicy = "never",
+    sandbox_mode: SandboxMode | None = None,
+    approval_policy: ApprovalPolicy | None = None,
     model: str = "mock-model",
     request_max_retries: int = 0,
     stream_max_retries: int = 0,
 ) -> str:
     """Text of a config.toml that makes `base_url` (LoopbackModel.base_url) codex's only model provider.
 
-    The retries are codex's own; 0 makes every HTTP error and every cut stream end the turn.
+    Like the one of a user who has only logged in, it says nothing of sandboxes and approvals, unless told. The retries
+    are codex's own; 0 makes every HTTP error and every cut stream end the turn.
     """
+    said = {"approval_policy": approval_policy, "sandbox_mode": sandbox_mode}
+    policies = "".join(f"{name} = {json.dumps(value)}\n" for name, value in said.items() if value is not None)
     features = "".join(f"{name} = false\n" for name in _FEATURES_OFF)
     return f"""{MARK}model = {json.dumps(model)}
 model_provider = "loopback"
-approval_policy = {json.dumps(approval_policy)}
-sandbox_mode = {json.dumps(sandbox_mode)}
-check_for_update_on_startup = false
+{policies}check_for_update_on_startup = false
 
 [model_providers.loopback]
 name = "loopback"
@@ -59,8 +60,8 @@ def write_loopback_home(
     path: str | Path,
     base_url: str,
     *,
-    sandbox_mode: SandboxMode = "read-only",
-    approval_policy: ApprovalPolicy = "never",
+    sandbox_mode: SandboxMode | None = None,
+    approval_policy: ApprovalPolicy | None = None,
     model: str = "mock-model",
     request_max_retries: int = 0,
     stream_max_retries: int = 0,
