@@ -81,4 +81,4 @@ async def anotice(codex: AsyncCodex, login: str = LOGIN) -> str | None:
 
 
 def _text(login: str) -> str:
-    return f"nobody is logged in, and the configured model provider needs it: turns will fail; run {login}"
+    return f"nobody is logged in, but the provider needs it: turns will fail; run {login}"
