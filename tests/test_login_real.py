@@ -267,36 +267,49 @@ def test_ctrl_c_gives_a_login_by_browser_up_and_leaves_nothing(issuer: Issuer, t
     assert issuer.requests == [] and not (tmp_path / "auth.json").exists()
 
 
-def test_a_daemon_is_logged_in_and_told_of_ctrl_c(issuer: Issuer, bare: Path, model: LoopbackModel) -> None:
-    with login_port(), running("serve", "--workers", "1", "--json", home=bare) as daemon:
+def test_a_daemon_is_logged_in_with_all_its_clients(bare: Path) -> None:
+    with running("serve", "--workers", "1", "--json", home=bare) as daemon:
         daemon.wait_for_line(WARNING)
         warning = json.loads(daemon.wait_for_line("warning", "stdout"))
         assert (warning["record"], warning["kind"]) == ("warning", "login_missing")
         assert f"codex-pool: {warning['message']}" == WARNING
 
-        with running("login", home=bare) as program:
-            program.wait_for_line("Ctrl-C gives up")
-            assert program.end() == 130
-        with running("login", "--connect", "default", home=bare) as program:
-            # The port is free again at once: codex would wait for it, and then take another.
-            assert "127.0.0.1%3A1455" in program.wait_for_line("/oauth/authorize?")
-            assert program.end() == 130
-
         done = codex_pool("run", "Say vernier-1.", home=bare)
         assert done.returncode == 0 and f"{WARNING}\n" in done.stderr
         done = codex_pool("login", "--api-key", home=bare, stdin=KEY)
-        assert (done.returncode, done.stderr.splitlines()[1]) == (
-            0,
-            "codex-pool: logged in with an API key (ending in wxyz)",
-        )
-        assert "using the daemon at ipc://" in done.stderr and stored_key(bare) == KEY
-        code, found = account(bare)
-        assert (code, found["account"], found["endpoint"][:6]) == (0, {"type": "apiKey"}, "ipc://")
+        using, logged_in = done.stderr.splitlines()
+        assert using.startswith("codex-pool: using the daemon at ipc://") and "CODEX_HOME" not in using
+        assert (done.returncode, logged_in) == (0, "codex-pool: logged in with an API key (ending in wxyz)")
+        assert stored_key(bare) == KEY
         done = codex_pool("run", "Say vernier-2.", home=bare)
         assert done.returncode == 0 and "logged in" not in done.stderr
-        assert codex_pool("logout", home=bare).stderr.endswith("codex-pool: logged out: an API key\n")
-        assert account(bare)[0] == 1
         assert daemon.end() == 0
+
+
+def test_a_daemon_is_asked_who_is_logged_in_and_logged_out(bare: Path, tmp_path: Path) -> None:
+    (bare / "auth.json").write_text(json.dumps({"auth_mode": "apikey", "OPENAI_API_KEY": KEY}))
+    with running("serve", "--workers", "1", home=bare) as daemon:
+        daemon.wait_for_line("stop  Ctrl-C")
+        code, found = account(bare)
+        assert (code, found["account"], found["endpoint"][:6]) == (0, {"type": "apiKey"}, "ipc://")
+        done = codex_pool("logout", home=tmp_path)
+        assert f", whose CODEX_HOME is {bare}\ncodex-pool: logged out: an API key\n" in done.stderr
+        assert account(bare)[0] == 1 and stored_key(bare) is None
+        assert daemon.end() == 0
+    assert "logged in" not in "".join(daemon.lines["stderr"])
+
+
+def test_a_daemon_is_told_that_a_login_was_given_up(issuer: Issuer, bare: Path) -> None:
+    with login_port(), running("serve", "--workers", "1", home=bare) as daemon:
+        daemon.wait_for_line("stop  Ctrl-C")
+        for _ in range(2):
+            with running("login", home=bare) as program:
+                # Where the port were not free again, codex would take another.
+                assert "127.0.0.1%3A1455" in program.wait_for_line("/oauth/authorize?")
+                program.wait_for_line("Ctrl-C gives up")
+                assert program.end() == 130
+        assert daemon.end() == 0
+    assert issuer.requests == []
 
 
 def test_a_demo_daemon_gets_no_login(tmp_path: Path) -> None:

@@ -10,9 +10,10 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING, Any
 
-from codex_app_server import AppServerError, AsyncCodex, Codex
+from codex_app_server import AppServerError
 
 if TYPE_CHECKING:
+    from codex_app_server import AsyncCodex, Codex
     from codex_app_server.generated import models
 
 ASK_LIMIT_S = 5.0
