@@ -292,8 +292,8 @@ def test_a_refused_login_pauses_at_once_and_says_so() -> None:
     breaker = Breaker()
     assert breaker.ended(failed("unauthorized"), 0, 100.0)
     assert breaker.pause is not None and breaker.pause.message == (
-        "paused: the model's service refuses the login (unauthorized happened); log in again (codex login), or mend "
-        "the key; the run tries again by itself in 30 s; Ctrl-C ends it, and the same command goes on later"
+        "paused: the model's service refuses the login (unauthorized happened); log in again (codex-pool login), or "
+        "mend the key; the run tries again by itself in 30 s; Ctrl-C ends it, and the same command goes on later"
     )
     assert not breaker.may_start(129.9) and breaker.wait_s(110.0) == 20.0
     assert breaker.may_start(130.0)

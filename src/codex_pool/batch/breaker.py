@@ -32,7 +32,7 @@ class Trouble:
 
 
 UNAUTHORIZED = Trouble(
-    "unauthorized", 1, "the model's service refuses the login", "log in again (codex login), or mend the key"
+    "unauthorized", 1, "the model's service refuses the login", "log in again (codex-pool login), or mend the key"
 )
 SERVICE = Trouble(
     "service", 5, "the model's service does not answer as it should", "look at base_url and model in the configuration"

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from codex_app_server import AppServerConfig, AppServerError, AsyncCodex, HomeError, JsonRpcError
-from codex_pool import start
+from codex_pool import account_notice, start
 from codex_pool.configuration import FULL_ACCESS, UNKNOWN, Configuration, aread_configuration
 from codex_pool.demo import demo_home
 from codex_pool.endpoints import EndpointError, is_tcp
@@ -227,6 +227,11 @@ class _Batch:
                 status = await codex.client.request("pool/status")
                 workers, progress.turns_per_worker = len(status["workers"]), status["turnsPerWorker"]
             self._emit_launch(endpoint, workers)
+            login = account_notice.remedy(settings.endpoint, settings.home)
+            missing = None if settings.demo else await account_notice.anotice(codex, login)
+            if missing is not None:
+                self._display.say(f"codex-pool: {missing}")
+                self._emit({"event": "warning", "kind": "login_missing", "message": missing})
             stack.callback(asyncio.ensure_future(self._watch(codex)).cancel)
             tokens, cost = self._directory.store.spent()
             codex_home = None if is_tcp(endpoint) else codex.metadata.codex_home

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from codex_app_server import AppServerConfig, AppServerError, HomeError
+from codex_pool import account_notice
 from codex_pool.demo import demo_home
 from codex_pool.endpoints import EndpointError
 from codex_pool.pool import aconnect
@@ -126,6 +127,11 @@ class _Scoring:
         except AppServerError as error:
             raise NotStartedError(str(error)) from None
         stack.push_async_callback(codex.close)
+        login = account_notice.remedy(settings.endpoint, settings.home)
+        missing = None if settings.demo else await account_notice.anotice(codex, login)
+        if missing is not None:
+            self._say(f"codex-pool: {missing}")
+            self._emit({"event": "warning", "kind": "login_missing", "message": missing})
         return Asking(codex, settings.run / RESCORING / "judge")
 
     async def _own_pool(self, stack: contextlib.AsyncExitStack) -> str:

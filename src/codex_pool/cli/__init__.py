@@ -18,6 +18,9 @@ VERBS = {
     "serve": "Run a pool as a daemon that programs connect to.",
     "run": "Run one turn; its text goes to stdout.",
     "status": "Show what a daemon's workers and turns are doing.",
+    "login": "Log in to the account that codex uses.",
+    "logout": "Forget the account that codex uses.",
+    "account": "Show who is logged in.",
     "keys": "Say who may connect over TCP: new, list, revoke, show-server.",
     "loopback-model": "Run the built-in scripted model server on loopback.",
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 import click
 
@@ -41,7 +42,7 @@ def reported() -> Iterator[None]:
         fail(str(error), options.CANNOT_START)
 
 
-def fail(message: str, code: int) -> None:
+def fail(message: str, code: int) -> NoReturn:
     """Say what went wrong on stderr and exit."""
     click.echo(f"codex-pool: {message}", err=True)
     sys.exit(code)

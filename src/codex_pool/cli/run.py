@@ -51,6 +51,11 @@ def run(
         prompt = sys.stdin.read()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with reported(), _codex(endpoint, key, overrides, codex_bin, demo) as codex:
+        from codex_pool import account_notice
+
+        missing = None if demo else account_notice.notice(codex, account_notice.remedy(endpoint))
+        if missing is not None:
+            click.echo(f"codex-pool: {missing}", err=True)
         threads = {**_safely(codex, sandbox, cwd), "model": model, "cwd": cwd}
         _run_turn(codex, prompt, threads, {"effort": effort})
 

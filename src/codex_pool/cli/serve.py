@@ -81,6 +81,11 @@ def serve(
         click.echo(f'  try   codex-pool run "hello"{where}', err=True)
         click.echo(f"        codex-pool status{where}", err=True)
         click.echo("  stop  Ctrl-C", err=True)
+        missing = None if demo else _missing_login(pool, endpoint)
+        if missing is not None:
+            click.echo(f"codex-pool: {missing}", err=True)
+            if as_json:
+                _say({"record": "warning", "kind": "login_missing", "message": missing})
 
     with reported():
         notice = config.notice()
@@ -96,6 +101,18 @@ def serve(
     if as_json:
         _say({"record": "done", "exit_code": options.OK})
     click.echo("codex-pool: stopped", err=True)
+
+
+def _missing_login(pool: Pool, endpoint: str | None) -> str | None:
+    from codex_app_server import AppServerError
+    from codex_pool import account_notice
+
+    try:
+        with pool.connect(name="codex-pool serve") as codex:
+            return account_notice.notice(codex, account_notice.remedy(endpoint))
+    except AppServerError:
+        # The daemon serves all the same.
+        return None
 
 
 def _say(record: dict[str, object]) -> None:
