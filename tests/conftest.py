@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import any_home
 import pytest
 from hypothesis import settings
 from samples import Schema, flat_definitions
@@ -57,6 +58,12 @@ def home(tmp_path: Path, model: LoopbackModel) -> Path:
     path = tmp_path / "home"
     write_loopback_home(path, model.base_url)
     return path
+
+
+@pytest.fixture(params=any_home.CONFIGS)
+def each_home(request: pytest.FixtureRequest, tmp_path: Path, model: LoopbackModel) -> any_home.AnyHome:
+    """Each home of the matrix in turn."""
+    return any_home.make_any_home(request.param, tmp_path, model.base_url)
 
 
 @pytest.fixture

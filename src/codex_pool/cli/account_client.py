@@ -82,8 +82,7 @@ def opened(
 ) -> Iterator[AccountClient]:
     """A client of the daemon at `endpoint`, else of the one at the default endpoint, else of an own app-server.
 
-    An app-server does not start on a CODEX_HOME that is set and does not exist: for an own one the user's is made
-    (mode 0700) with `make_home`, and NoHomeError raised without.
+    For an own one a CODEX_HOME that does not exist is made with `make_home`, and NoHomeError raised without.
     Exits with 3 where the configuration cannot be read: it decides where a login is stored, and an app-server that
     cannot read it goes on with the defaults.
     """
@@ -93,21 +92,11 @@ def opened(
         if codex is None:
             from codex_app_server import AppServerConfig, Codex
 
-            _check_home(make_home)
+            home = home_of_user()
+            if not make_home and not home.is_dir():
+                raise NoHomeError(home)
             codex = stack.enter_context(Codex(AppServerConfig(codex_bin=codex_bin, config_overrides=overrides)))
         yield AccountClient(codex, endpoint, _config(codex))
-
-
-def _check_home(make: bool) -> None:
-    home = home_of_user()
-    if home.is_dir():
-        return
-    if not make:
-        raise NoHomeError(home)
-    try:
-        home.mkdir(mode=0o700, parents=True)
-    except OSError as error:
-        fail(f"CODEX_HOME {home} cannot be made: {error.strerror}; set CODEX_HOME to a directory", options.CANNOT_START)
 
 
 def _connected(

@@ -1,0 +1,169 @@
+"""Every verb on every home: the ordinary ones work, those that cannot work are one clear error at once."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from any_home import UNSANDBOXED, AnyHome
+from programs import codex_pool, running
+
+from codex_app_server import AppServerConfig, Codex, HomeError
+from codex_app_server.testing.loopback import LoopbackModel, Rule, Script, Text, ToolCall
+from codex_pool import Pool
+from codex_pool.configuration import ConfigurationError
+
+pytestmark = pytest.mark.real
+SECRET = "THE-ANSWER"
+
+
+def cheat(model: LoopbackModel, data: Path) -> None:
+    """Have the agent look for the answer, and a judge be content."""
+    grade = Text(json.dumps({"explanation": "fine", "grade": "correct"}))
+    rules = (
+        Rule(grade, contains="grading an answer"),
+        Rule(ToolCall(f"cat {data}; echo looked", Text("{output}")), contains="cheat"),
+    )
+    model.script = Script(rules)
+
+
+def samples(path: Path) -> Path:
+    path.write_text(json.dumps({"id": "a", "prompt": "cheat", "target": SECRET}) + "\n")
+    return path
+
+
+def test_the_sdk_and_a_pool_work(each_home: AnyHome, work: Path) -> None:
+    config = AppServerConfig(cwd=work, env={"CODEX_HOME": str(each_home.path)}, config_overrides=each_home.overrides)
+    with Codex(config) as codex:
+        assert codex.thread_start().run("hello").final_response
+    with Pool(2, config, log_file=work / "pool.log") as pool, pool.connect() as codex:
+        threads = [codex.thread_start(sandbox="workspace-write", cwd=str(work)) for _ in range(2)]
+        assert all(thread.run("hello").final_response for thread in threads)
+    # The slots have databases of their own, whatever the configuration says.
+    databases = each_home.path / "codex-pool" / "sqlite"
+    assert all(list(databases.glob(f"{slot}/state*.sqlite")) for slot in (0, 1))
+
+
+def test_run_batch_and_score_work_and_answers_are_guarded(
+    each_home: AnyHome, tmp_path: Path, model: LoopbackModel
+) -> None:
+    data = samples(tmp_path / "d.jsonl")
+    cheat(model, data)
+    ran = codex_pool("run", "hello", *each_home.options, home=each_home.path, cwd=tmp_path)
+    assert (ran.returncode, ran.stdout[:9]) == (0, "You said:"), ran.stderr
+    out = tmp_path / "out"
+    batch = codex_pool(
+        "batch", str(data), "--scorer", "exact", "-o", str(out), *each_home.options, home=each_home.path, cwd=tmp_path
+    )
+    assert batch.returncode == 0, batch.stderr
+    (record,) = map(json.loads, (out / "results.jsonl").read_text().splitlines())
+    assert "looked" in record["final_response"], record
+    assert (SECRET in record["final_response"]) == (each_home.kind in UNSANDBOXED), record
+    assert ("can read the dataset" in batch.stderr) == (each_home.kind in UNSANDBOXED)
+    score = codex_pool("score", str(out), "--scorer", "judge", *each_home.options, home=each_home.path, cwd=tmp_path)
+    assert score.returncode == 0 and "1.000" in score.stderr, score.stderr
+    config = each_home.path / "config.toml"
+    assert not config.exists() or "trust_level" not in config.read_text() or each_home.kind == "projects"
+
+
+def test_a_daemon_works_and_guards_answers(each_home: AnyHome, tmp_path: Path, model: LoopbackModel) -> None:
+    data = samples(tmp_path / "d.jsonl")
+    cheat(model, data)
+    with running("serve", "--workers", "1", *each_home.options, home=each_home.path) as daemon:
+        daemon.wait_for_line("stop  Ctrl-C")
+        batch = codex_pool(
+            "batch", str(data), "--scorer", "exact", "--connect", "default", "-o", str(tmp_path / "out"), cwd=tmp_path
+        )
+        assert batch.returncode == 0, batch.stderr
+        assert daemon.end() == 0
+    (record,) = map(json.loads, (tmp_path / "out" / "results.jsonl").read_text().splitlines())
+    assert "looked" in record["final_response"], record
+    assert (SECRET in record["final_response"]) == (each_home.kind in UNSANDBOXED), record
+
+
+# What cannot work.
+
+BROKEN = {
+    "no TOML": ('model = "m', r"config.toml"),
+    "a value that is none": ('sandbox_mode = "bogus"\n', "unknown variant `bogus`"),
+    "no such provider": ('model_provider = "nope"\n', "Model provider `nope` not found"),
+    "profiles without a default": ('[permissions.x]\nextends = ":workspace"\n', "does not set `default_permissions`"),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_broken_configuration_is_one_error_at_once_and_mended_without_a_restart(
+    kind: str, tmp_path: Path, home: Path, work: Path
+) -> None:
+    good, (text, words) = (home / "config.toml").read_text(), BROKEN[kind]
+    config = AppServerConfig(cwd=work, env={"CODEX_HOME": str(home)})
+    data = tmp_path / "d.jsonl"
+    data.write_text('{"prompt": "hello"}\n')
+    batch = ("batch", str(data), "-o", str(tmp_path / "out"))
+    (home / "config.toml").write_text(text)
+    with pytest.raises(ConfigurationError, match=words):
+        Pool(1, config, log_file=work / "pool.log").start()
+    for arguments in (("run", "hello"), ("serve", "--workers", "1"), batch):
+        done = codex_pool(*arguments, home=home, cwd=work)
+        assert done.returncode in (2, 3) and words in done.stderr, (arguments, done.stderr)
+        lines = [line for line in done.stderr.splitlines() if not line.startswith("batch: ")]
+        assert len(lines) == 1, done.stderr
+    (home / "config.toml").write_text(good)
+    with Codex(config) as codex, Pool(1, config, log_file=work / "pool.log") as pool, pool.connect() as pooled:
+        for client in (codex, pooled):
+            (home / "config.toml").write_text(text)
+            with pytest.raises(Exception, match=words):
+                client.thread_start(ephemeral=True)
+            (home / "config.toml").write_text(good)
+            assert client.thread_start(ephemeral=True).run("hello").final_response
+    assert codex_pool(*batch, home=home, cwd=work).returncode == 0
+
+
+def test_a_home_that_is_no_directory_is_one_error(tmp_path: Path, work: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    with pytest.raises(HomeError, match=f"CODEX_HOME {file} is not a directory"):
+        Codex(AppServerConfig(cwd=work, env={"CODEX_HOME": str(file)}))
+    for verb in (("run", "hello"), ("serve",)):
+        done = codex_pool(*verb, home=file, cwd=work)
+        assert done.returncode == 3 and len(done.stderr.splitlines()) == 1
+        assert "is not a directory" in done.stderr
+
+
+def test_the_user_home_is_used_only_where_threads_are_to_be_shared(
+    home: Path, tmp_path: Path, work: Path, model: LoopbackModel
+) -> None:
+    config = AppServerConfig(cwd=work, env={"CODEX_HOME": str(home)})
+    with Codex(config) as codex:
+        before = codex.thread_start()
+        before.run("hello")
+    trusted = f'\n[projects."{work}"]\ntrust_level = "trusted"\n'
+    (home / "config.toml").write_text((home / "config.toml").read_text() + trusted)
+    text = (home / "config.toml").read_text()
+    keys = str(tmp_path / "keys")
+    assert codex_pool("keys", "new", "alice", "--keys", keys, "-o", str(tmp_path / "alice.key")).returncode == 0
+    listen = ("serve", "--workers", "1", "--keys", keys, "--listen", "tcp://127.0.0.1:7691")
+    state = Path(os.environ["XDG_STATE_HOME"])
+    with running(*listen, home=home) as daemon:
+        notice = daemon.wait_for_line("1 thread stays")
+        assert before.id in notice and str(home) in notice
+        copy = daemon.wait_for_line("cp -a").partition("then   ")[2]
+        daemon.wait_for_line("stop  Ctrl-C")
+        ran = codex_pool("run", "hello", "--connect", "default", "--sandbox", "workspace-write", "--cwd", str(work))
+        assert ran.returncode == 0, ran.stderr
+        assert daemon.end() == 0
+    own = state / "codex-pool" / "default"
+    assert "projects" not in (own / "config.toml").read_text().partition(str(work))[0]
+    # Nothing was trusted, and no thread stored, in the user's home.
+    assert (home / "config.toml").read_text() == text
+    assert os.system(copy) == 0
+    with running(*listen, home=home) as daemon:
+        daemon.wait_for_line("stop  Ctrl-C")
+        assert not any("stays" in line for line in daemon.lines["stderr"])
+        with Codex(config) as codex:
+            assert codex.thread_resume(before.id).run("again").final_response
+        assert daemon.end() == 0
+    with Codex(AppServerConfig(cwd=work, env={"CODEX_HOME": str(own)})) as codex:
+        assert codex.thread_resume(before.id).run("again").final_response
