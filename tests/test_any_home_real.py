@@ -19,12 +19,12 @@ pytestmark = pytest.mark.real
 SECRET = "THE-ANSWER"
 
 
-def cheat(model: LoopbackModel, data: Path) -> None:
-    """Have the agent look for the answer, and a judge be content."""
+def cheat(model: LoopbackModel, data: Path, home: Path) -> None:
+    """Have the agent look for the answer and for a login, and a judge be content."""
     grade = Text(json.dumps({"explanation": "fine", "grade": "correct"}))
     rules = (
         Rule(grade, contains="grading an answer"),
-        Rule(ToolCall(f"cat {data}; echo looked", Text("{output}")), contains="cheat"),
+        Rule(ToolCall(f"cat {data} '{home}/auth.json'; echo looked", Text("{output}")), contains="cheat"),
     )
     model.script = Script(rules)
 
@@ -50,7 +50,7 @@ def test_run_batch_and_score_work_and_answers_are_guarded(
     each_home: AnyHome, tmp_path: Path, model: LoopbackModel
 ) -> None:
     data = samples(tmp_path / "d.jsonl")
-    cheat(model, data)
+    cheat(model, data, each_home.path)
     ran = codex_pool("run", "hello", *each_home.options, home=each_home.path, cwd=tmp_path)
     assert (ran.returncode, ran.stdout[:9]) == (0, "You said:"), ran.stderr
     out = tmp_path / "out"
@@ -61,6 +61,7 @@ def test_run_batch_and_score_work_and_answers_are_guarded(
     (record,) = map(json.loads, (out / "results.jsonl").read_text().splitlines())
     assert "looked" in record["final_response"], record
     assert (SECRET in record["final_response"]) == (each_home.kind in UNSANDBOXED), record
+    assert "sk-test" not in record["final_response"]
     assert ("can read the dataset" in batch.stderr) == (each_home.kind in UNSANDBOXED)
     score = codex_pool("score", str(out), "--scorer", "judge", *each_home.options, home=each_home.path, cwd=tmp_path)
     assert score.returncode == 0 and "1.000" in score.stderr, score.stderr
@@ -70,7 +71,7 @@ def test_run_batch_and_score_work_and_answers_are_guarded(
 
 def test_a_daemon_works_and_guards_answers(each_home: AnyHome, tmp_path: Path, model: LoopbackModel) -> None:
     data = samples(tmp_path / "d.jsonl")
-    cheat(model, data)
+    cheat(model, data, each_home.path)
     with running("serve", "--workers", "1", *each_home.options, home=each_home.path) as daemon:
         daemon.wait_for_line("stop  Ctrl-C")
         batch = codex_pool(
@@ -81,6 +82,7 @@ def test_a_daemon_works_and_guards_answers(each_home: AnyHome, tmp_path: Path, m
     (record,) = map(json.loads, (tmp_path / "out" / "results.jsonl").read_text().splitlines())
     assert "looked" in record["final_response"], record
     assert (SECRET in record["final_response"]) == (each_home.kind in UNSANDBOXED), record
+    assert "sk-test" not in record["final_response"]
 
 
 # What cannot work.

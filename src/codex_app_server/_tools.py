@@ -13,8 +13,10 @@ from pathlib import Path
 ASK_LIMIT_S = 5.0
 
 
-def with_tools(path: str) -> str:
+def with_tools(path: str, *, packaged: bool = True) -> str:
     """PATH with the runtime package's tools in front; the same where no runtime package is installed.
+
+    `packaged`: whether codex itself is the packaged one; another one brings tools of its own.
 
     A bubblewrap before 0.9.0, as in Debian 12, is stepped over in favour of the packaged one: codex takes the first
     one on PATH, and through one that cannot set argv[0] it has to find a helper in its CODEX_HOME, which a permission
@@ -28,7 +30,7 @@ def with_tools(path: str) -> str:
     directory = bundled_path_dir()
     if directory is None:
         return path
-    tools = [str(directory)]
+    tools = [str(directory)] if packaged else []
     resources = Path(directory).parent / "codex-resources"
     found = shutil.which("bwrap", path=path) if sys.platform.startswith("linux") else None
     if found is not None and (resources / "bwrap").is_file() and not _sets_argv0(found, _changed_at(found)):

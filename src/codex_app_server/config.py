@@ -67,8 +67,8 @@ class AppServerConfig:
         if environ.get(home.VARIABLE):
             # Relative to our working directory, not to that of the process.
             environ[home.VARIABLE] = str(home.codex_home(environ))
-        if self.codex_bin is None and self.launch_args_override is None:
-            environ["PATH"] = with_tools(environ.get("PATH", ""))
+        if self.launch_args_override is None:
+            environ["PATH"] = with_tools(environ.get("PATH", ""), packaged=self.codex_bin is None)
         return environ
 
 

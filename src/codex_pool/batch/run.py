@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from codex_app_server import AppServerConfig, AppServerError, AsyncCodex, HomeError, JsonRpcError
+from codex_app_server.home import codex_home
 from codex_pool import account_notice, start
 from codex_pool.configuration import FULL_ACCESS, UNKNOWN, Configuration, aread_configuration
 from codex_pool.demo import demo_home
@@ -234,7 +235,9 @@ class _Batch:
                 self._emit({"event": "warning", "kind": "login_missing", "message": missing})
             stack.callback(asyncio.ensure_future(self._watch(codex)).cancel)
             tokens, cost = self._directory.store.spent()
-            codex_home = None if is_tcp(endpoint) else codex.metadata.codex_home
+            on_disk = None if is_tcp(endpoint) else codex.metadata.codex_home
+            if pool is None and on_disk is not None:
+                self._private = (*self._private, Path(on_disk))
             runner = self._runner = Runner(
                 self._directory,
                 progress,
@@ -248,7 +251,7 @@ class _Batch:
                 ),
                 told=Told(on_retry=self._on_retry, on_record=self._on_record, on_trouble=self._display.say),
                 cancelled=self._cancelled,
-                disks=disks_of(self._directory.path, codex_home),
+                disks=disks_of(self._directory.path, on_disk),
                 meter=RunMeter(settings.run_limits, time.monotonic(), tokens=tokens, cost=cost),
             )
             await self._remove_left()
@@ -307,7 +310,9 @@ class _Batch:
                 raise NotStartedError(str(error)) from None
         else:
             path = home.prepare(settings.home, path)
-            self._private = (*self._private, path)
+            # Where the run's own login is a link to.
+            user = [codex_home()] if codex_home().is_dir() else []
+            self._private = (*self._private, path, *user)
             if settings.home == home.USER:
                 self._display.say(
                     "--home user: threads are stored among yours, and directories that codex trusts for a sample are "
