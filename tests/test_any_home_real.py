@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 
 import pytest
-from any_home import UNSANDBOXED, AnyHome
-from programs import codex_pool, running
+from any_home import UNSANDBOXED, AnyHome, make_any_home
+from programs import LIMIT_S, codex_pool, running, started
+from read_only import read_only
 
 from codex_app_server import AppServerConfig, Codex, HomeError
 from codex_app_server.testing.loopback import LoopbackModel, Rule, Script, Text, ToolCall
@@ -169,3 +171,19 @@ def test_the_user_home_is_used_only_where_threads_are_to_be_shared(
         assert daemon.end() == 0
     with Codex(AppServerConfig(cwd=work, env={"CODEX_HOME": str(own)})) as codex:
         assert codex.thread_resume(before.id).run("again").final_response
+
+
+def test_a_home_that_cannot_be_written_is_enough_for_a_batch_and_one_error_for_all_else(
+    tmp_path: Path, work: Path, model: LoopbackModel
+) -> None:
+    each = make_any_home("only auth.json", tmp_path, model.base_url)
+    path, within = read_only(each.path)
+    command = [*within, sys.executable, "-m", "codex_pool.cli"]
+    for verb in (["run", "hello"], ["serve", "--workers", "1"]):
+        with started([*command, *verb, *each.options], home=path) as program:
+            assert program.wait(LIMIT_S) == 3
+        assert len(program.lines["stderr"]) == 1, program.lines
+        assert f"CODEX_HOME {path} cannot be written" in program.lines["stderr"][0]
+    data = samples(tmp_path / "d.jsonl")
+    with started([*command, "batch", str(data), "-o", str(tmp_path / "out"), *each.options], home=path) as batch:
+        assert batch.wait(LIMIT_S) == 0, batch.lines
