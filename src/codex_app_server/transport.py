@@ -118,7 +118,7 @@ class StdioTransport:
         return self._process.pid if self._process is not None else None
 
     def start(self, receiver: Receiver) -> None:
-        """Start the process. Raises BinaryNotFoundError, TransportClosedError."""
+        """Start the process. Raises StartError, TransportClosedError."""
         with self._lock:
             if self._process is not None or self._closing:
                 raise TransportClosedError("this transport was started or closed before; make a new one")

@@ -8,8 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from codex_app_server import AppServerConfig, BinaryNotFoundError, TransportClosedError
-from codex_app_server.config import find_codex
+from codex_app_server import AppServerConfig, StartError, TransportClosedError
 from codex_pool.pool import Pool, PoolStartError, codex_home
 
 from .attempt import unless_stopped
@@ -64,10 +63,10 @@ async def start_pool(
                 f"the pool could not start: no app-server was ready within {limit_s:.0f} s", _tail(log)
             )
         await unless_stopped(stopping, _join(starting))
-    except BinaryNotFoundError as error:
-        raise NotStartedError(f"the pool could not start: {error}") from None
     except TransportClosedError as error:
-        raise NotStartedError(f"{error}\n  binary: {find_codex(config.codex_bin)}\n  log: {log}") from None
+        raise NotStartedError(f"{error}\n  log: {log}") from None
+    except StartError as error:
+        raise NotStartedError(f"the pool could not start: {error}") from None
     return pool
 
 

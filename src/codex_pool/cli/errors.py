@@ -16,8 +16,8 @@ def reported() -> Iterator[None]:
     """Turn the errors that a verb can meet into messages on stderr and exit codes."""
     from codex_app_server import (
         AppServerError,
-        BinaryNotFoundError,
         InvalidInputError,
+        StartError,
         TransportClosedError,
         TurnFailedError,
     )
@@ -27,7 +27,7 @@ def reported() -> Iterator[None]:
         yield
     except (EndpointError, InvalidInputError) as error:
         fail(str(error), options.USAGE)
-    except (BinaryNotFoundError, TransportClosedError) as error:
+    except (StartError, TransportClosedError) as error:
         fail(str(error), options.CANNOT_START)
     except TurnFailedError as error:
         fail(f"the turn failed: {error}", options.SOME_FAILED)

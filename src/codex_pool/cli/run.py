@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @options.connect_option
 @options.demo_option
 @click.option("-c", "--config", "overrides", metavar="KEY=VALUE", multiple=True, help="As in `codex-pool serve`.")
-@click.option("--codex-bin", type=click.Path(dir_okay=False), help="As in `codex-pool serve`.")
+@click.option("--codex-bin", metavar="FILE", help="As in `codex-pool serve`.")
 @click.option("--model", help="Model of the turn.  [default: the configured one]")
 @click.option("--effort", help="Reasoning effort of the turn.  [default: the configured one]")
 @click.option("--sandbox", type=click.Choice(["read-only", "workspace-write", "danger-full-access"]))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from codex_app_server import AppServerConfig
 from codex_pool import defaults, endpoints
@@ -49,7 +48,7 @@ class DaemonConfig:
 
     def _pool(self, endpoint: str, env: dict[str, str]) -> Pool:
         config = AppServerConfig(
-            codex_bin=Path(self.codex_bin) if self.codex_bin else None,
+            codex_bin=self.codex_bin or None,
             config_overrides=self.overrides,
             env={**self.env, **env},
             client_name="codex_pool",
