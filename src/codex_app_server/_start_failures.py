@@ -9,6 +9,7 @@ import stat
 import sys
 from collections.abc import Mapping, Sequence
 
+from ._paths import shown
 from .errors import BinaryNotFoundError, StartError, StartErrorKind
 
 # What the system lacks, and what to do about it.
@@ -156,8 +157,3 @@ def _too_long(argv: Sequence[str], environ: Mapping[str, str]) -> str:
         f"its arguments and environment have {sum(sizes.values()):,} bytes, more than the system takes; the longest is "
         f"{longest} with {sizes[longest]:,}; shorten it, or move settings into config.toml"
     )
-
-
-def shown(path: str | os.PathLike[str]) -> str:
-    """A path as it can be printed anywhere: bytes that are no UTF-8 as escapes."""
-    return os.fspath(path).encode("utf-8", "backslashreplace").decode()

@@ -8,7 +8,8 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ._start_failures import directory_problem, file_problem, shown
+from ._paths import check_utf8, shown
+from ._start_failures import directory_problem, file_problem
 from .errors import BinaryNotFoundError, InvalidInputError, StartError
 from .generated.routing import RUNTIME_VERSION
 
@@ -55,8 +56,10 @@ class AppServerConfig:
                 value = self.launch_args_override
                 raise InvalidInputError(f"launch_args_override is {value!r}; give the whole command line as a tuple")
             self.launch_args_override = tuple(self.launch_args_override)
-        if self.cwd is not None and (problem := directory_problem(self.cwd)) is not None:
-            raise InvalidInputError(f"cwd {shown(self.cwd)!r} {problem}; give an existing directory")
+        if self.cwd is not None:
+            if (problem := directory_problem(self.cwd)) is not None:
+                raise InvalidInputError(f"cwd {os.fspath(self.cwd)!r} {problem}; give an existing directory")
+            check_utf8("cwd", self.cwd)
 
     def argv(self) -> list[str]:
         """The command line of the app-server. Raises BinaryNotFoundError, or StartError when it is not executable."""

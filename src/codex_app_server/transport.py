@@ -15,6 +15,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, runtime_checkable
 
 from . import _process
+from ._paths import check_environment
 from .config import AppServerConfig
 from .envelope import RequestId
 from .errors import TransportClosedError
@@ -118,13 +119,15 @@ class StdioTransport:
         return self._process.pid if self._process is not None else None
 
     def start(self, receiver: Receiver) -> None:
-        """Start the process. Raises StartError, TransportClosedError."""
+        """Start the process. Raises StartError, InvalidInputError, TransportClosedError."""
         with self._lock:
             if self._process is not None or self._closing:
                 raise TransportClosedError("this transport was started or closed before; make a new one")
             self._receiver = receiver
             config = self._config
-            process = _process.spawn(config.argv(), environ=config.environ(), cwd=config.cwd)
+            argv, environ = config.argv(), config.environ()
+            check_environment(environ, config.cwd)
+            process = _process.spawn(argv, environ=environ, cwd=config.cwd)
             pump_type = _ThreadPump if os.name == "nt" else _PollPump
             try:
                 pump = pump_type(process, self._on_stdout, self._on_stderr, self._on_eof)

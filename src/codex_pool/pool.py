@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from codex_app_server import AppServerConfig, AsyncCodex, Codex, InvalidInputError, StartError, TransportClosedError
-from codex_app_server._start_failures import directory_problem, shown, start_error
+from codex_app_server._paths import check_environment, shown
+from codex_app_server._start_failures import directory_problem, start_error
 from codex_app_server.async_client import AsyncApprovalHandler
 from codex_app_server.client import ApprovalHandler
 from codex_app_server.errors import StartErrorKind
@@ -68,7 +69,7 @@ class Pool:
     turn, once it has finished so many turns, loaded so many threads, run for so long, or once its app-server occupies
     so much memory. `turn_idle_limit_s`: a turn from which nothing has been heard for so long, while no item and no
     question is open, is ended as stalled. `turn_wall_limit_s`: the longest that a turn may run. None: no limit.
-    Raises StartError, EndpointError, PoolStartError (on start); nothing is left behind then.
+    Raises StartError, InvalidInputError, EndpointError, PoolStartError (on start); nothing is left behind then.
     """
 
     def __init__(
@@ -148,6 +149,8 @@ class Pool:
         config = self._config
         argv = lean_argv(config)
         cwd = _working_directory(config)
+        environ = {**config.environ(), **{k: v for k, v in LEAN_ENVIRON.items() if k not in os.environ | config.env}}
+        check_environment(environ, cwd)
         if self._supervisor is not None:
             raise InvalidInputError("the pool has been started already")
         self._started.clear()
@@ -189,10 +192,6 @@ class Pool:
                 log = stack.enter_context(open(self._log_file, "ab"))
             # A session of its own: Ctrl-C in the terminal is ours to handle, not the pool's.
             command = start.python("codex_pool.supervisor")
-            environ = {
-                **config.environ(),
-                **{k: v for k, v in LEAN_ENVIRON.items() if k not in os.environ | config.env},
-            }
             try:
                 self._supervisor = subprocess.Popen(
                     command,

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from codex_app_server import AppServerConfig, StartError, TransportClosedError
+from codex_app_server import AppServerConfig, InvalidInputError, StartError, TransportClosedError
 from codex_pool.pool import Pool, PoolStartError, codex_home
 
 from .attempt import unless_stopped
@@ -65,7 +65,7 @@ async def start_pool(
         await unless_stopped(stopping, _join(starting))
     except TransportClosedError as error:
         raise NotStartedError(f"{error}\n  log: {log}") from None
-    except StartError as error:
+    except (StartError, InvalidInputError) as error:
         raise NotStartedError(f"the pool could not start: {error}") from None
     return pool
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -47,11 +48,20 @@ def run(
     daemon, and -c, --codex-bin or --demo ask for an own app-server.
     """
     endpoint, key = options.endpoint_of(context, connect, key)
-    if prompt == "-":
-        prompt = sys.stdin.read()
+    prompt = _decoded(sys.stdin.buffer.read() if prompt == "-" else os.fsencode(prompt))
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with reported(), _codex(endpoint, key, overrides, codex_bin, demo) as codex:
         _run_turn(codex, prompt, {"model": model, "sandbox": sandbox, "cwd": cwd}, {"effort": effort})
+
+
+def _decoded(prompt: bytes) -> str:
+    """The prompt as text: UTF-8, whatever the locale, or as the locale says. Raises UsageError."""
+    for encoding in ("utf-8", sys.stdin.encoding if sys.stdin is not None else "utf-8"):
+        with contextlib.suppress(UnicodeDecodeError, LookupError):
+            return prompt.decode(encoding)
+    raise click.UsageError(
+        f"the prompt is not UTF-8, nor of the locale: {prompt[:80]!a}; convert it, as with iconv"
+    )
 
 
 @contextlib.contextmanager
