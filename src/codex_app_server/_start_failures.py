@@ -50,7 +50,7 @@ def start_error(
     path = _found(program, environ, cwd)
     if error.errno in (errno.ENOENT, errno.ENOTDIR):
         if path is None:
-            return BinaryNotFoundError(f"{subject}: there is no such program; check its path, or install it")
+            return BinaryNotFoundError(f"{subject}: No such file or directory; check the path, or install it")
         return StartError(f"{subject}: {_missing_interpreter(path)}", "interpreter_not_found")
     if error.errno == errno.EACCES:
         return StartError(f"{subject}: {_not_permitted(path)}", "not_executable")

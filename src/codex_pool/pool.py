@@ -151,6 +151,10 @@ class Pool:
         cwd = _working_directory(config)
         environ = {**config.environ(), **{k: v for k, v in LEAN_ENVIRON.items() if k not in os.environ | config.env}}
         check_environment(environ, cwd)
+        home = environ.get("CODEX_HOME")
+        if home and (problem := directory_problem(os.path.join(cwd, home))) is not None:
+            # An app-server would say so, too; but a place for the databases is made in there before it starts.
+            raise PoolStartError(f"the pool could not start: CODEX_HOME {shown(home)} {problem}; make it, or unset it")
         if self._supervisor is not None:
             raise InvalidInputError("the pool has been started already")
         self._started.clear()
@@ -180,7 +184,7 @@ class Pool:
             "cwd": start.as_utf8(cwd),
             "environ": {},
             "initialize": {"clientInfo": info, "capabilities": capabilities},
-            "sqlite_root": start.as_utf8(codex_home(config) / "codex-pool" / "sqlite"),
+            "sqlite_root": start.as_utf8(cwd / codex_home(config) / "codex-pool" / "sqlite"),
             "recycle": self._recycle,
             "listen": self._listen,
             "keys": None if keys is None else start.as_utf8(keys),
@@ -363,7 +367,7 @@ def running_daemon(endpoint: str) -> str | None:
         os.close(lock)
 
 
-def _working_directory(config: AppServerConfig) -> str:
+def _working_directory(config: AppServerConfig) -> Path:
     """Where its app-servers work. Raises StartError when that cannot be."""
     try:
         cwd = os.fspath(config.cwd) if config.cwd is not None else os.getcwd()
@@ -378,7 +382,7 @@ def _working_directory(config: AppServerConfig) -> str:
             f"cannot start a pool: its working directory {shown(cwd)} {problem}; give cwd an existing directory",
             "working_directory",
         )
-    return os.path.abspath(cwd)
+    return Path(cwd).absolute()
 
 
 def codex_home(config: AppServerConfig) -> Path:

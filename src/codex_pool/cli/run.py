@@ -59,9 +59,7 @@ def _decoded(prompt: bytes) -> str:
     for encoding in ("utf-8", sys.stdin.encoding if sys.stdin is not None else "utf-8"):
         with contextlib.suppress(UnicodeDecodeError, LookupError):
             return prompt.decode(encoding)
-    raise click.UsageError(
-        f"the prompt is not UTF-8, nor of the locale: {prompt[:80]!a}; convert it, as with iconv"
-    )
+    raise click.UsageError(f"the prompt is not UTF-8, nor of the locale: {prompt[:80]!a}; convert it, as with iconv")
 
 
 @contextlib.contextmanager

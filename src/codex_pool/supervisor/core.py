@@ -381,7 +381,11 @@ class SupervisorCore:
         if self._pool_ready:
             seconds = now - deaths[0]
             what = f"{len(deaths)} workers died within {seconds:.0f} s, before they were ready or had finished a turn"
-        out.append(GiveUp(f"{last.reason}; {what}", last.stderr, last.kind))
+        if last.kind is not None and not self._pool_ready:
+            # It says all that there is to know.
+            out.append(last)
+            return
+        out.append(GiveUp(f"{what}: {last.reason}", last.stderr, last.kind))
 
     def _spawn(self, slot: Slot, now: float, out: list[Effect]) -> Worker:
         slot.generation += 1
