@@ -14,7 +14,6 @@ import pytest
 from programs import environment, started
 
 from codex_app_server import AppServerConfig
-from codex_app_server.testing.loopback import LoopbackModel
 from codex_pool import Pool, start
 from codex_pool.demo import demo_home
 
@@ -143,10 +142,9 @@ def test_a_relative_place_of_ours_is_enough(tmp_path: Path) -> None:
     assert done.stdout.startswith("Usage: codex-pool")
 
 
-def test_the_environment_of_agents_says_nothing_of_it(config: AppServerConfig, model: LoopbackModel) -> None:
+def test_the_environment_of_agents_says_nothing_of_it(config: AppServerConfig) -> None:
     with Pool(1, config) as pool, pool.connect() as codex:
-        answer = codex.client.request(
-            "command/exec", {"command": ["env"], "sandbox_policy": {"type": "dangerFullAccess"}}
-        )
-    ours = {line.split("=")[0] for line in answer.stdout.splitlines() if line.startswith("PYTHON")}
-    assert ours == {name for name in os.environ if name.startswith("PYTHON")}
+        (worker,) = codex.client.request("pool/status")["workers"]
+        environ = Path(f"/proc/{worker['appServerPid']}/environ").read_bytes().split(b"\0")
+    given = {word.split(b"=")[0].decode() for word in environ if word.startswith(b"PYTHON")}
+    assert given == {name for name in os.environ if name.startswith("PYTHON")}

@@ -59,6 +59,17 @@ def start_error(
     return StartError(f"{subject}: {error.strerror or error}", "other")
 
 
+def working_directory(cwd: str | os.PathLike[str] | None) -> str:
+    """`cwd`, by default that of this process, as an absolute path. Raises StartError when this process has none."""
+    try:
+        return os.path.abspath(cwd or ".")
+    except FileNotFoundError:
+        raise StartError(
+            "cannot start codex: the working directory of this process has been removed; give cwd, or change it",
+            "working_directory",
+        ) from None
+
+
 def directory_problem(path: str | os.PathLike[str]) -> str | None:
     """The reason why a process cannot work in `path`, to be said behind its name; None if it can."""
     try:

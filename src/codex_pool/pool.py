@@ -16,7 +16,7 @@ from typing import IO, Any
 
 from codex_app_server import AppServerConfig, AsyncCodex, Codex, InvalidInputError, StartError, TransportClosedError
 from codex_app_server._paths import check_environment, shown
-from codex_app_server._start_failures import directory_problem, start_error
+from codex_app_server._start_failures import directory_problem, start_error, working_directory
 from codex_app_server.async_client import AsyncApprovalHandler
 from codex_app_server.client import ApprovalHandler
 from codex_app_server.errors import StartErrorKind
@@ -369,20 +369,14 @@ def running_daemon(endpoint: str) -> str | None:
 
 def _working_directory(config: AppServerConfig) -> Path:
     """Where its app-servers work. Raises StartError when that cannot be."""
-    try:
-        cwd = os.fspath(config.cwd) if config.cwd is not None else os.getcwd()
-    except FileNotFoundError:
-        raise StartError(
-            "cannot start a pool: the working directory of this process has been removed; give cwd, or change it",
-            "working_directory",
-        ) from None
+    cwd = working_directory(config.cwd)
     problem = directory_problem(cwd)
     if problem is not None:
         raise StartError(
             f"cannot start a pool: its working directory {shown(cwd)} {problem}; give cwd an existing directory",
             "working_directory",
         )
-    return Path(cwd).absolute()
+    return Path(cwd)
 
 
 def codex_home(config: AppServerConfig) -> Path:
