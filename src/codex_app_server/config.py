@@ -58,7 +58,8 @@ class AppServerConfig:
             self.launch_args_override = tuple(self.launch_args_override)
         if self.cwd is not None:
             if (problem := directory_problem(self.cwd)) is not None:
-                raise InvalidInputError(f"cwd {os.fspath(self.cwd)!r} {problem}; give an existing directory")
+                path = os.fspath(self.cwd)
+                raise InvalidInputError(f"cwd {path!r} is not a directory that can be used: it {problem}; give another")
             check_utf8("cwd", self.cwd)
 
     def argv(self) -> list[str]:
