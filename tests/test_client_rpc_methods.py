@@ -48,6 +48,7 @@ from codex_app_server import (
     RequestTimeoutError,
     RetryLimitExceededError,
     ServerBusyError,
+    StartError,
     StdioTransport,
     Thread,
     ThreadBusyError,
@@ -284,6 +285,8 @@ def test_errors_can_be_pickled() -> None:
         TransportClosedError("gone", ["one", "two"]),
         RequestTimeoutError("late"),
         BinaryNotFoundError("nowhere"),
+        StartError("busy", "binary_busy"),
+        TransportClosedError("gone", ["Error: x"]),
         TurnFailedError("bad", kind="lost", safe_to_retry=True),
     ):
         copy = pickle.loads(pickle.dumps(error))
@@ -1201,13 +1204,14 @@ def test_a_binary_that_cannot_be_run(tmp_path: Path) -> None:
     path = tmp_path / "codex"
     path.write_text("#!/bin/sh\n")
     path.chmod(0o644)
-    if os.geteuid() != 0 or not os.access(path, os.X_OK):
-        with pytest.raises(BinaryNotFoundError, match="is not executable; chmod"):
-            Codex(AppServerConfig(codex_bin=path))
+    with pytest.raises(StartError, match="is not executable; chmod") as caught:
+        Codex(AppServerConfig(codex_bin=path))
+    assert (caught.value.kind, isinstance(caught.value, BinaryNotFoundError)) == ("not_executable", False)
     path.write_text("#!/no/such/interpreter\n")
     path.chmod(0o755)
-    with pytest.raises(BinaryNotFoundError, match="cannot start"):
+    with pytest.raises(StartError, match="names the interpreter /no/such/interpreter, which does not exist") as caught:
         Codex(AppServerConfig(codex_bin=path))
+    assert (caught.value.kind, isinstance(caught.value, BinaryNotFoundError)) == ("interpreter_not_found", False)
 
 
 def test_a_relative_binary_is_found_from_here_not_from_its_working_directory(
@@ -1217,7 +1221,7 @@ def test_a_relative_binary_is_found_from_here_not_from_its_working_directory(
     script.write_text(f"#!/bin/sh\nexec {sys.executable} -S -E {Path(__file__).with_name('fake_app_server.py')} '[]'\n")
     script.chmod(script.stat().st_mode | stat.S_IXUSR)
     monkeypatch.chdir(tmp_path)
-    with Codex(AppServerConfig(codex_bin="codex", cwd=work)) as codex:
+    with Codex(AppServerConfig(codex_bin="./codex", cwd=work)) as codex:
         assert codex.metadata.user_agent == "fake/1.2.3"
 
 

@@ -12,7 +12,8 @@ import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 
-from .errors import BinaryNotFoundError
+from ._start_failures import start_error
+from .errors import InvalidInputError
 
 EXIT_AFTER_STDIN_S = 2.0
 EXIT_AFTER_TERM_S = 2.0
@@ -22,7 +23,7 @@ EXIT_AFTER_KILL_S = 5.0
 def spawn(
     argv: Sequence[str], *, environ: Mapping[str, str], cwd: str | os.PathLike[str] | None = None
 ) -> subprocess.Popen[bytes]:
-    """Start `argv` with pipes for stdin, stdout and stderr, unbuffered. Raises BinaryNotFoundError."""
+    """Start `argv` with pipes for stdin, stdout and stderr, unbuffered. Raises StartError, InvalidInputError."""
     try:
         return subprocess.Popen(
             argv,
@@ -35,7 +36,11 @@ def spawn(
             start_new_session=os.name != "nt",
         )
     except OSError as error:
-        raise BinaryNotFoundError(f"cannot start {argv[0]}: {error.strerror or error}") from error
+        raise start_error(error, argv, environ, cwd) from error
+    except (TypeError, ValueError) as error:
+        # A NUL, a name of a variable with `=`, or letters that the encoding of file names does not have.
+        words = "arguments, environment and cwd must be text that the system can take"
+        raise InvalidInputError(f"cannot start {argv[0]!r}: {error}; {words}") from error
 
 
 def widen(pipe: int, size_bytes: int) -> None:

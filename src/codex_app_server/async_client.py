@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
-import os.path
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
@@ -20,6 +19,7 @@ from ._alarm import Alarm
 from ._connection import GLOBAL_NOTIFICATIONS, Call, Connection, log
 from ._deliveries import Ask
 from ._mailbox import Mailbox
+from ._start_failures import working_directory
 from .client import INTERRUPT_ANSWER_S, INTERRUPT_LIMIT_S, INTERRUPT_RETRY_S
 from .config import AppServerConfig
 from .envelope import RequestId
@@ -95,7 +95,7 @@ class AsyncAppServerClient:
     ) -> None:
         self.config = config or AppServerConfig()
         # Whose directory relative paths are in is known of a process of our own.
-        self._base = os.path.abspath(self.config.cwd or ".") if transport is None else None
+        self._base = working_directory(self.config.cwd) if transport is None else None
         self._transport = transport or StdioTransport(self.config)
         self._approval_handler = approval_handler
         self._loop: asyncio.AbstractEventLoop | None = None

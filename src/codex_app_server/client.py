@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
-import os.path
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -14,6 +13,7 @@ from . import _asks, operations
 from ._connection import GLOBAL_NOTIFICATIONS, Call, Connection, log
 from ._deliveries import Ask
 from ._mailbox import SyncMailbox
+from ._start_failures import working_directory
 from .config import AppServerConfig
 from .envelope import RequestId
 from .errors import (
@@ -62,7 +62,7 @@ class AppServerClient:
     ) -> None:
         self.config = config or AppServerConfig()
         # Whose directory relative paths are in is known of a process of our own.
-        self._base = os.path.abspath(self.config.cwd or ".") if transport is None else None
+        self._base = working_directory(self.config.cwd) if transport is None else None
         self._approval_handler = approval_handler
         self._connection = Connection(
             transport or StdioTransport(self.config),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from .generated.models import Turn
@@ -14,12 +14,58 @@ class AppServerError(Exception):
     """Base of every error raised by the SDK."""
 
 
-class BinaryNotFoundError(AppServerError, FileNotFoundError):
+StartErrorKind = Literal[
+    "binary_not_found",
+    "interpreter_not_found",
+    "not_executable",
+    "not_a_program",
+    "working_directory",
+    "home",
+    "arguments_too_long",
+    "out_of_memory",
+    "too_many_processes",
+    "too_many_files",
+    "binary_busy",
+    "other",
+]
+
+
+class StartError(AppServerError):
+    """A process could not be started: the message says of what, and what to do about it.
+
+    `kind` is the reason: `binary_not_found`, `interpreter_not_found` (of a script, or the loader of a program),
+    `not_executable`, `not_a_program` (also: for another processor or system), `working_directory` (missing, no
+    directory, or not to be entered), `home` (the CODEX_HOME), `arguments_too_long`, `out_of_memory`,
+    `too_many_processes` (or threads), `too_many_files`, `binary_busy` (being written), or `other`. None, from a pool:
+    its app-server was started, and ended.
+    """
+
+    def __init__(self, message: str, kind: StartErrorKind | None = "other") -> None:
+        super().__init__(message)
+        self.kind = kind
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (str(self), self.kind)
+
+
+class BinaryNotFoundError(StartError, FileNotFoundError):
     """The codex binary is not where it was said to be, or no runtime package is installed."""
 
+    def __init__(self, message: str) -> None:
+        super().__init__(message, "binary_not_found")
 
-class HomeError(AppServerError, OSError):
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (str(self),)
+
+
+class HomeError(StartError, OSError):
     """The CODEX_HOME cannot be used: it is no directory, cannot be made, or cannot be written. Nothing was started."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, "home")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (str(self),)
 
 
 class InvalidInputError(AppServerError, ValueError):
@@ -29,13 +75,22 @@ class InvalidInputError(AppServerError, ValueError):
 class TransportClosedError(AppServerError):
     """The app-server, or the pool, is gone: this and every later call fails the same way.
 
-    `stderr_lines` holds the last lines the process wrote to stderr, oldest first.
+    `stderr_lines` holds the last lines the process wrote to stderr, oldest first, as they came; the message ends with
+    the one that says of what it died.
     """
 
     def __init__(self, message: str, stderr_lines: Sequence[str] = ()) -> None:
         self.stderr_lines = tuple(stderr_lines)
-        tail = "".join(f"\n  stderr: {line}" for line in self.stderr_lines[-10:])
-        super().__init__(message + tail)
+        reason = ""
+        if self.stderr_lines:
+            from ._stderr import cause
+
+            reason = cause(self.stderr_lines)
+        super().__init__(f"{message}\n  stderr: {reason}" if reason and reason not in message else message)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The message names the cause already.
+        return type(self), (str(self), self.stderr_lines)
 
 
 class RequestTimeoutError(AppServerError, TimeoutError):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
 
+from ._paths import lone_surrogate
 from .config import AppServerConfig
 from .errors import (
     AppServerError,
@@ -134,7 +135,7 @@ def encode_plain(what: str, value: Any) -> bytes:
     try:
         return msgspec.json.encode(value)
     except (TypeError, ValueError) as error:
-        raise InvalidInputError(f"parameters of {what} cannot be sent as UTF-8 JSON: {error}") from None
+        raise _unsendable(f"parameters of {what}", value, error) from None
 
 
 def encode_params(type_name: str, fields: Mapping[str, Any]) -> bytes:
@@ -145,7 +146,7 @@ def encode_params(type_name: str, fields: Mapping[str, Any]) -> bytes:
         value = _adapter(type_name).validator.validate_python(sent)
     except ValueError as error:
         raise InvalidInputError(f"{type_name}: {_problems_of(error)}") from None
-    return _dump(type_name, value)
+    return _dump(type_name, value, sent)
 
 
 def _problems_of(error: ValueError) -> str:
@@ -173,11 +174,17 @@ def _required_of(type_name: str) -> frozenset[str]:
     return frozenset(name for name, field in declared.items() if field.is_required())
 
 
-def _dump(type_name: str, value: Any) -> bytes:
+def _dump(type_name: str, value: Any, fields: Mapping[str, Any] | None = None) -> bytes:
     try:
         return _adapter(type_name).serializer.to_json(value, by_alias=True, exclude_unset=True)
     except ValueError as error:
-        raise InvalidInputError(f"{type_name} cannot be sent as UTF-8 JSON: {error}") from None
+        raise _unsendable(type_name, fields, error) from None
+
+
+def _unsendable(what: str, value: Any, error: Exception) -> InvalidInputError:
+    odd = lone_surrogate(value)
+    reason = str(error) if odd is None else f"{odd!r} has bytes that are not UTF-8; use a name that is"
+    return InvalidInputError(f"{what} cannot be sent as UTF-8 JSON: {reason}")
 
 
 def _finish_with(method: str, type_name: str | None) -> Callable[[bytes], Any]:

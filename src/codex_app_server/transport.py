@@ -15,6 +15,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, runtime_checkable
 
 from . import _process
+from ._paths import check_environment
 from .config import AppServerConfig
 from .envelope import RequestId
 from .errors import TransportClosedError
@@ -119,16 +120,17 @@ class StdioTransport:
         return self._process.pid if self._process is not None else None
 
     def start(self, receiver: Receiver) -> None:
-        """Start the process. Raises BinaryNotFoundError, HomeError, TransportClosedError."""
+        """Start the process. Raises StartError, InvalidInputError, TransportClosedError."""
         with self._lock:
             if self._process is not None or self._closing:
                 raise TransportClosedError("this transport was started or closed before; make a new one")
             self._receiver = receiver
             config = self._config
-            environ = config.environ()
+            argv, environ = config.argv(), config.environ()
+            check_environment(environ, config.cwd)
             if config.launch_args_override is None:
                 ensure_home(environ)
-            process = _process.spawn(config.argv(), environ=environ, cwd=config.cwd)
+            process = _process.spawn(argv, environ=environ, cwd=config.cwd)
             pump_type = _ThreadPump if os.name == "nt" else _PollPump
             try:
                 pump = pump_type(process, self._on_stdout, self._on_stderr, self._on_eof)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from codex_app_server.testing.loopback.home import write_loopback_home
+from codex_pool import start
 
 STOP_LIMIT_S = 5.0
 
@@ -23,7 +23,7 @@ def demo_home(home: Path, script: str | None = "demo") -> Iterator[Path]:
     """
     # Its own session: Ctrl-C must not end the model while turns are being interrupted.
     child = subprocess.Popen(
-        [sys.executable, "-m", "codex_app_server.testing.loopback"],
+        start.python("codex_app_server.testing.loopback"),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         start_new_session=True,

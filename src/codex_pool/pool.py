@@ -9,18 +9,20 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from codex_app_server import AppServerConfig, AsyncCodex, Codex, InvalidInputError, TransportClosedError
+from codex_app_server import AppServerConfig, AsyncCodex, Codex, InvalidInputError, StartError, TransportClosedError
+from codex_app_server._paths import check_environment, shown
+from codex_app_server._start_failures import directory_problem, start_error, working_directory
 from codex_app_server.async_client import AsyncApprovalHandler
 from codex_app_server.client import ApprovalHandler
+from codex_app_server.errors import StartErrorKind
 from codex_app_server.home import codex_home as home_of
 from codex_app_server.home import ensure_home
-from codex_pool import defaults, endpoints
+from codex_pool import defaults, endpoints, start
 from codex_pool.client.transport import PoolTransport
 from codex_pool.configuration import read_configuration
 from codex_pool.keys import KeyStore
@@ -43,8 +45,18 @@ NEVER_WANTED = {
 }
 
 
-class PoolStartError(TransportClosedError):
-    """The pool could not start; `stderr_lines` are the last words of the app-server."""
+class PoolStartError(TransportClosedError, StartError):
+    """The pool could not start; `stderr_lines` are the last words of the app-server.
+
+    `kind` is that of a StartError when a process could not be started; None when the app-server was, and has ended.
+    """
+
+    def __init__(self, message: str, stderr_lines: Sequence[str] = (), kind: StartErrorKind | None = None) -> None:
+        TransportClosedError.__init__(self, message, stderr_lines)
+        self.kind = kind
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (str(self), self.stderr_lines, self.kind)
 
 
 class Pool:
@@ -61,8 +73,8 @@ class Pool:
     turn, once it has finished so many turns, loaded so many threads, run for so long, or once its app-server occupies
     so much memory. `turn_idle_limit_s`: a turn from which nothing has been heard for so long, while no item and no
     question is open, is ended as stalled. `turn_wall_limit_s`: the longest that a turn may run. None: no limit.
-    Raises BinaryNotFoundError, HomeError, EndpointError, ConfigurationError and PoolStartError (on start); nothing is
-    left behind then.
+    Raises StartError, InvalidInputError, EndpointError, ConfigurationError, PoolStartError (on start); nothing is left
+    behind then.
     """
 
     def __init__(
@@ -140,7 +152,10 @@ class Pool:
     def start(self) -> None:
         """Start all processes and wait until every worker is ready."""
         config = self._config
-        argv, environ = lean_argv(config), config.environ()
+        argv = lean_argv(config)
+        cwd, environ = _working_directory(config), config.environ()
+        environ |= {name: value for name, value in LEAN_ENVIRON.items() if name not in environ}
+        check_environment(environ, cwd)
         if self._supervisor is not None:
             raise InvalidInputError("the pool has been started already")
         self._started.clear()
@@ -163,18 +178,18 @@ class Pool:
             "optOutNotificationMethods": list(NEVER_WANTED),
         }
         arguments = {
-            "endpoint": self._endpoint,
+            "endpoint": start.as_utf8(self._endpoint),
             "slots": self._workers,
             "turns_per_worker": self._turns_per_worker,
-            "argv": argv,
-            "cwd": os.fspath(config.cwd) if config.cwd is not None else None,
+            "argv": [start.as_utf8(word) for word in argv],
+            "cwd": start.as_utf8(cwd),
             "environ": {},
             "initialize": {"clientInfo": info, "capabilities": capabilities},
-            "sqlite_root": str(root_of(ensure_home(environ))),
+            "sqlite_root": start.as_utf8(root_of(ensure_home(environ))),
             "configurable": config.launch_args_override is None,
             "recycle": self._recycle,
             "listen": self._listen,
-            "keys": keys,
+            "keys": None if keys is None else start.as_utf8(keys),
             **self._limits,
         }
         with contextlib.ExitStack() as stack:
@@ -182,25 +197,36 @@ class Pool:
             if self._log_file is not None:
                 log = stack.enter_context(open(self._log_file, "ab"))
             # A session of its own: Ctrl-C in the terminal is ours to handle, not the pool's.
-            self._supervisor = subprocess.Popen(
-                [sys.executable, "-m", "codex_pool.supervisor"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                env={**environ, **{name: value for name, value in LEAN_ENVIRON.items() if name not in environ}},
-                start_new_session=True,
-            )
+            command = start.python("codex_pool.supervisor")
+            try:
+                self._supervisor = subprocess.Popen(
+                    command,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=log,
+                    env=environ,
+                    start_new_session=True,
+                )
+            except OSError as error:
+                self._remove_directory()
+                failure = start_error(error, command, environ)
+                raise PoolStartError(f"the pool could not start: {failure}", kind=failure.kind) from error
+            except ValueError as error:
+                self._remove_directory()
+                raise InvalidInputError(f"the pool cannot be started with this environment: {error}") from error
         self._reader = threading.Thread(target=self._read_reports, name="codex-pool-reports", daemon=True)
         self._reader.start()
         try:
             assert self._supervisor.stdin is not None
             with contextlib.suppress(BrokenPipeError):
-                self._supervisor.stdin.write(json.dumps(arguments).encode() + b"\n")
+                self._supervisor.stdin.write(start.encode_arguments(arguments))
                 self._supervisor.stdin.flush()
             in_time = self._started.wait(START_LIMIT_S)
             if self._failure is not None:
                 raise PoolStartError(
-                    f"the pool could not start {argv[0]}: {self._failure['reason']}", self._failure["stderr"]
+                    f"the pool could not start {shown(argv[0])}: {self._failure['reason']}",
+                    self._failure["stderr"],
+                    self._failure.get("kind"),
                 )
             if not in_time:
                 raise PoolStartError(f"the pool was not ready within {START_LIMIT_S:.0f} s")
@@ -229,9 +255,12 @@ class Pool:
             self._reader.join()
             supervisor.stdout.close()
             self._supervisor = None
-            if self._own_directory is not None:
-                shutil.rmtree(self._own_directory, ignore_errors=True)
-                self._own_directory = self._endpoint = None
+            self._remove_directory()
+
+    def _remove_directory(self) -> None:
+        if self._own_directory is not None:
+            shutil.rmtree(self._own_directory, ignore_errors=True)
+            self._own_directory = self._endpoint = None
 
     def connect(
         self,
@@ -341,6 +370,18 @@ def running_daemon(endpoint: str) -> str | None:
         return endpoint
     finally:
         os.close(lock)
+
+
+def _working_directory(config: AppServerConfig) -> Path:
+    """Where its app-servers work. Raises StartError when that cannot be."""
+    cwd = working_directory(config.cwd)
+    problem = directory_problem(cwd)
+    if problem is not None:
+        raise StartError(
+            f"cannot start a pool: its working directory {shown(cwd)} {problem}; give cwd an existing directory",
+            "working_directory",
+        )
+    return Path(cwd)
 
 
 def codex_home(config: AppServerConfig) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import resource
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import zmq
 
@@ -62,6 +62,11 @@ def descriptor(socket: zmq.Socket[bytes]) -> int:
     return int(socket.getsockopt(zmq.FD))
 
 
+def _address(endpoint: str) -> Any:
+    """An endpoint as ZeroMQ takes it, whatever the encoding of its path: pyzmq takes bytes, and does not say so."""
+    return os.fsencode(endpoint)
+
+
 def dealer(context: zmq.Context[zmq.Socket[bytes]], endpoint: str, identity: str) -> zmq.Socket[bytes]:
     """A DEALER connected to `endpoint`. The identity is never used twice."""
     socket = context.socket(zmq.DEALER)
@@ -70,7 +75,7 @@ def dealer(context: zmq.Context[zmq.Socket[bytes]], endpoint: str, identity: str
     socket.setsockopt(zmq.RECONNECT_IVL, 100)
     socket.setsockopt(zmq.RECONNECT_IVL_MAX, 5000)
     socket.setsockopt(zmq.CONNECT_TIMEOUT, 5000)
-    socket.connect(endpoint)
+    socket.connect(_address(endpoint))
     return socket
 
 
@@ -90,7 +95,7 @@ def dealer_once(
     if key is not None:
         use_key(socket, key)
     monitor: zmq.Socket[bytes] = socket.get_monitor_socket(zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED)
-    socket.connect(endpoint)
+    socket.connect(_address(endpoint))
     return socket, monitor
 
 
@@ -102,7 +107,7 @@ def router(context: zmq.Context[zmq.Socket[bytes]], endpoint: str) -> zmq.Socket
     # The socket file of an ipc endpoint follows the umask; only its owner may connect.
     before = os.umask(0o177)
     try:
-        socket.bind(endpoint)
+        socket.bind(_address(endpoint))
     finally:
         os.umask(before)
     return socket

@@ -1,11 +1,44 @@
-"""How a process of the pool begins: its arguments, its signals, its garbage collector."""
+"""The begin of a process of the pool: its command, its arguments, its signals, its garbage collector."""
 
 from __future__ import annotations
 
 import gc
+import json
 import os
 import signal
 import sys
+from typing import Any, TypeVar
+
+import msgspec
+
+T = TypeVar("T")
+
+_ISOLATED = os.path.join(os.path.dirname(os.path.abspath(__file__)), "isolated.py")
+
+
+def python(module: str, *arguments: str, utf8: bool = True) -> list[str]:
+    """The command that runs a module with this interpreter, and imports nothing from the working directory.
+
+    `utf8`: in UTF-8 mode, where what is said to it of paths (see `as_utf8`) means the same whatever the locale; else in
+    the mode of this process.
+    """
+    mode = 1 if utf8 else sys.flags.utf8_mode
+    return [sys.executable, "-X", f"utf8={mode}", "-S", _ISOLATED, module, *arguments]
+
+
+def as_utf8(path: str | os.PathLike[str]) -> str:
+    """The path as a process in UTF-8 mode writes it: the same bytes, those that are no UTF-8 as lone surrogates."""
+    return os.fsencode(path).decode("utf-8", "surrogateescape")
+
+
+def encode_arguments(arguments: Any) -> bytes:
+    """Start arguments, or a report, as one line of JSON. Unlike msgspec alone it takes paths that are no UTF-8."""
+    return json.dumps(msgspec.to_builtins(arguments)).encode() + b"\n"
+
+
+def decode_arguments(line: bytes, type: type[T]) -> T:
+    """What `encode_arguments` made, as an object of `type`. Raises ValueError."""
+    return msgspec.convert(json.loads(line), type)
 
 
 def signal_descriptor(*numbers: int) -> int:

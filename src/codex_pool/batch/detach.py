@@ -9,6 +9,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from codex_pool import start
+
 from .store import RunDirectoryError, layout, open_run
 
 OUTPUT = "batch.log"
@@ -30,7 +32,7 @@ def detach(command: Sequence[str], output: Path) -> int:
     with log:
         began = log.seek(0, os.SEEK_END)
         child = subprocess.Popen(
-            [sys.executable, "-m", "codex_pool.cli", *(word for word in command if word != "--detach")],
+            start.python("codex_pool.cli", *(word for word in command if word != "--detach"), utf8=False),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from codex_app_server import AppServerConfig, AppServerError, TransportClosedError
-from codex_app_server.config import find_codex
 from codex_pool.configuration import Configuration, ConfigurationError, probe_configuration
 from codex_pool.pool import Pool, PoolStartError, codex_home
 
@@ -49,9 +48,9 @@ async def probe(
             return await ask()
     except asyncio.TimeoutError:
         why = f"no app-server was ready within {limit_s:.0f} s"
-        raise NotStartedError(f"the pool could not start: {why}\n  binary: {find_codex(config.codex_bin)}") from None
+        raise NotStartedError(f"the pool could not start: {why}\n  binary: {config.argv()[0]}") from None
     except TransportClosedError as error:
-        where = find_codex(config.codex_bin)
+        where = config.argv()[0]
         raise NotStartedError(f"the pool could not start: {error}\n  binary: {where}") from None
     except AppServerError as error:
         raise NotStartedError(f"the pool could not start: {error}") from None
@@ -93,7 +92,7 @@ async def start_pool(
             )
         await unless_stopped(stopping, _join(starting))
     except TransportClosedError as error:
-        raise NotStartedError(f"{error}\n  binary: {find_codex(config.codex_bin)}\n  log: {log}") from None
+        raise NotStartedError(f"{error}\n  log: {log}") from None
     except AppServerError as error:
         raise NotStartedError(f"the pool could not start: {error}") from None
     return pool

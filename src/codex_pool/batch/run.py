@@ -15,7 +15,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from codex_app_server import AppServerConfig, AppServerError, AsyncCodex, HomeError, JsonRpcError
+from codex_app_server import AppServerConfig, AppServerError, AsyncCodex, HomeError, InvalidInputError, JsonRpcError
+from codex_app_server._paths import lone_surrogate
 from codex_app_server.home import codex_home
 from codex_pool import account_notice, start
 from codex_pool.configuration import FULL_ACCESS, UNKNOWN, Configuration, aread_configuration
@@ -74,6 +75,12 @@ def run_batch(asked: Settings) -> int:
 def _run(asked: Settings, samples: Dataset, prices: Prices | None, scorers: Scorers, sources: Repositories) -> int:
     disk = Disk(asked.output)
     try:
+        for what, path in (("run directory", asked.output), ("dataset", samples.path)):
+            if path is not None and (odd := lone_surrogate(path.resolve())) is not None:
+                raise RunDirectoryError(
+                    f"the path of the {what}, {odd!r}, is not UTF-8 here, and the app-server cannot speak of it; use "
+                    "one that is, and a UTF-8 locale"
+                )
         # Before anything is made there; what --fresh removes may be the room that is missing.
         shortage = None if asked.fresh else disk.shortage()
         if shortage is not None:
@@ -94,7 +101,7 @@ def _run(asked: Settings, samples: Dataset, prices: Prices | None, scorers: Scor
         private = [path for scorer in scorers.run for path in scorer.private]
         private += [] if samples.path is None else [samples.path]
         return asyncio.run(_Batch(asked, directory, config, prices, scorers, sources, tuple(private)).run())
-    except (RunDirectoryError, HomeError, EndpointError, FileExistsError) as error:
+    except (RunDirectoryError, HomeError, EndpointError, InvalidInputError, FileExistsError) as error:
         return _refuse(error)
     except (OSError, sqlite3.Error) as error:
         remedy = f"{asked.output}: {error}; the run directory must be writable"

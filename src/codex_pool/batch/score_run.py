@@ -14,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from codex_app_server import AppServerConfig, AppServerError, HomeError
+from codex_app_server import AppServerConfig, AppServerError, HomeError, InvalidInputError
 from codex_pool import account_notice
 from codex_pool.demo import demo_home
 from codex_pool.endpoints import EndpointError
@@ -79,7 +79,7 @@ def score_run(settings: Settings) -> int:
             return asyncio.run(_Scoring(settings, plan, directory, len(needs)).run(any(needs)))
     except ScorerError as error:
         return _refuse_all(error.problems)
-    except (RunDirectoryError, HomeError, EndpointError) as error:
+    except (RunDirectoryError, HomeError, EndpointError, InvalidInputError) as error:
         print(f"codex-pool: {error}", file=sys.stderr)
         return USAGE
     except NotStartedError as error:

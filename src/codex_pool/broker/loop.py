@@ -287,7 +287,7 @@ def log(message: str) -> None:
 def main() -> None:
     """Entry of the broker process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    arguments = msgspec.json.decode(start.read_line(0), type=BrokerArguments)
+    arguments = start.decode_arguments(start.read_line(0), BrokerArguments)
     try:
         broker = Broker(arguments)
     except endpoints.EndpointError as error:

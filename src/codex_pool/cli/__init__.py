@@ -41,8 +41,29 @@ Verbs:
 {chr(10).join(f"  {name:<14}  {summary}" for name, summary in VERBS.items())}"""
 
 
+def _print_anything() -> None:
+    """Let stdout and stderr take any text: what their encoding lacks is written as escapes, bytes of paths as bytes."""
+    import codecs
+
+    codecs.register_error("codex-pool", _escaped)
+    for stream in (sys.stdout, sys.stderr):
+        # None when the descriptor is closed.
+        if stream is not None and hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="codex-pool")
+
+
+def _escaped(error: UnicodeError) -> tuple[str | bytes, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    letter = error.object[error.start]
+    if "\udc80" <= letter <= "\udcff":
+        return bytes([ord(letter) - 0xDC00]), error.start + 1
+    return ascii(letter)[1:-1], error.start + 1
+
+
 def main() -> None:
     """Entry of `codex-pool`."""
+    _print_anything()
     if sys.argv[1:] in (["--help"], ["-h"]) and "_CODEX_POOL_COMPLETE" not in os.environ:
         print(HELP)
         return

@@ -17,9 +17,8 @@ def reported() -> Iterator[None]:
     """Turn the errors that a verb can meet into messages on stderr and exit codes."""
     from codex_app_server import (
         AppServerError,
-        BinaryNotFoundError,
-        HomeError,
         InvalidInputError,
+        StartError,
         TransportClosedError,
         TurnFailedError,
     )
@@ -30,7 +29,7 @@ def reported() -> Iterator[None]:
         yield
     except (EndpointError, InvalidInputError) as error:
         fail(str(error), options.USAGE)
-    except (BinaryNotFoundError, HomeError, ConfigurationError, TransportClosedError) as error:
+    except (StartError, ConfigurationError, TransportClosedError) as error:
         fail(str(error), options.CANNOT_START)
     except TurnFailedError as error:
         fail(f"the turn failed: {error}", options.SOME_FAILED)

@@ -26,8 +26,9 @@ def pool_options(function: F) -> F:
     for option in (
         click.option(
             "--codex-bin",
-            type=click.Path(dir_okay=False),
-            help="The codex binary.  [default: the one of the installed runtime package]",
+            metavar="FILE",
+            help="The codex binary; a name without a separator is looked for on PATH.  [default: the one of the "
+            "installed runtime package]",
         ),
         click.option(
             "-c",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 @options.connect_option
 @options.demo_option
 @click.option("-c", "--config", "overrides", metavar="KEY=VALUE", multiple=True, help="As in `codex-pool serve`.")
-@click.option("--codex-bin", type=click.Path(dir_okay=False), help="As in `codex-pool serve`.")
+@click.option("--codex-bin", metavar="FILE", help="As in `codex-pool serve`.")
 @click.option("--model", help="Model of the turn.  [default: the configured one]")
 @click.option("--effort", help="Reasoning effort of the turn.  [default: the configured one]")
 @click.option("--sandbox", type=click.Choice(["read-only", "workspace-write", "danger-full-access"]))
@@ -47,8 +48,7 @@ def run(
     daemon, and -c, --codex-bin or --demo ask for an own app-server.
     """
     endpoint, key = options.endpoint_of(context, connect, key)
-    if prompt == "-":
-        prompt = sys.stdin.read()
+    prompt = _decoded(sys.stdin.buffer.read() if prompt == "-" else os.fsencode(prompt))
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with reported(), _codex(endpoint, key, overrides, codex_bin, demo) as codex:
         from codex_pool import account_notice
@@ -58,6 +58,14 @@ def run(
             click.echo(f"codex-pool: {missing}", err=True)
         threads = {**_safely(codex, sandbox, cwd), "model": model, "cwd": cwd}
         _run_turn(codex, prompt, threads, {"effort": effort})
+
+
+def _decoded(prompt: bytes) -> str:
+    """The prompt as text: UTF-8, whatever the locale, or as the locale says. Raises UsageError."""
+    for encoding in ("utf-8", sys.stdin.encoding if sys.stdin is not None else "utf-8"):
+        with contextlib.suppress(UnicodeDecodeError, LookupError):
+            return prompt.decode(encoding)
+    raise click.UsageError(f"the prompt is not UTF-8, nor of the locale: {prompt[:80]!a}; convert it, as with iconv")
 
 
 @contextlib.contextmanager

@@ -162,6 +162,7 @@ def cancel(run: Path, sample: str | None) -> None:
 @click.option("--mark", is_flag=True, help="Only mark them; the next run of the directory runs them.")
 def retry(run: Path, samples: tuple[str, ...], statuses: tuple[str, ...], mark: bool) -> None:
     """Run samples of a run again that are done, with the command that it was begun with."""
+    from codex_pool import start
     from codex_pool.batch import runs as work
     from codex_pool.batch.store import open_run
 
@@ -175,7 +176,7 @@ def retry(run: Path, samples: tuple[str, ...], statuses: tuple[str, ...], mark: 
     command = [word for word in config.get("command", []) if word not in ("--fresh", "--detach")]
     if any(word.endswith("=...") for word in command):
         fail("the command held a secret that is not kept; run it again yourself", options.USAGE)
-    done = subprocess.run([sys.executable, "-m", "codex_pool.cli", *command], cwd=config["directory"])
+    done = subprocess.run(start.python("codex_pool.cli", *command, utf8=False), cwd=config["directory"])
     sys.exit(done.returncode)
 
 

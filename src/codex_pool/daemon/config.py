@@ -84,7 +84,7 @@ class DaemonConfig:
 
     def _pool(self, endpoint: str, env: dict[str, str]) -> Pool:
         config = AppServerConfig(
-            codex_bin=Path(self.codex_bin) if self.codex_bin else None,
+            codex_bin=self.codex_bin or None,
             config_overrides=self.overrides,
             env={**self.env, **env},
             client_name="codex_pool",

@@ -107,6 +107,8 @@ class GiveUp:
 
     reason: str
     stderr: tuple[str, ...]
+    # As of StartError.
+    kind: str | None = None
 
 
 Effect = Spawn | Kill | Drain | Stop | TellLost | Changed | PoolReady | GiveUp
@@ -226,8 +228,20 @@ class SupervisorCore:
         worker.state, worker.since = "stopping", now
         return [Stop(name)]
 
-    def exited(self, name: str, reason: str, stderr: tuple[str, ...], now: float, *, jitter: float) -> list[Effect]:
-        """A worker has ended and everything below it is gone. `jitter` in [0, 1)."""
+    def exited(
+        self,
+        name: str,
+        reason: str,
+        stderr: tuple[str, ...],
+        now: float,
+        *,
+        jitter: float,
+        kind: str | None = None,
+    ) -> list[Effect]:
+        """A worker has ended and everything below it is gone. `jitter` in [0, 1).
+
+        `kind`: as of StartError, when its app-server could not be started.
+        """
         slot, worker = self._find(name)
         if slot is None or worker is None:
             return []
@@ -255,7 +269,7 @@ class SupervisorCore:
         if slot.retired is None:
             slot.recycling = ""
         if worker.state == "starting" or not worker.turns:
-            self._count_fruitless(worker, reason, stderr, now, out)
+            self._count_fruitless(worker, GiveUp(reason, stderr, kind), now, out)
         return out
 
     def tick(self, now: float) -> list[Effect]:
@@ -352,9 +366,7 @@ class SupervisorCore:
 
     # The rest.
 
-    def _count_fruitless(
-        self, worker: Worker, reason: str, stderr: tuple[str, ...], now: float, out: list[Effect]
-    ) -> None:
+    def _count_fruitless(self, worker: Worker, last: GiveUp, now: float, out: list[Effect]) -> None:
         if worker.state != "starting" and not self._pool_ready:
             return
         deaths = self._fruitless
@@ -369,7 +381,11 @@ class SupervisorCore:
         if self._pool_ready:
             seconds = now - deaths[0]
             what = f"{len(deaths)} workers died within {seconds:.0f} s, before they were ready or had finished a turn"
-        out.append(GiveUp(f"{what}: {reason}", stderr))
+        if last.kind is not None and not self._pool_ready:
+            # It says all that there is to know.
+            out.append(last)
+            return
+        out.append(GiveUp(f"{what}: {last.reason}", last.stderr, last.kind))
 
     def _spawn(self, slot: Slot, now: float, out: list[Effect]) -> Worker:
         slot.generation += 1

@@ -12,12 +12,13 @@ It has no ZeroMQ: it talks to the broker and the workers over their own pipes.
     to a worker          {"broker": "new"}: the broker that it is registered with has died and been replaced
                          {"stop": "acknowledged"}: it is to end once its clients have all that it has for them
     from a worker        {"event": "ready", "app_server_pid"}  {"event": "load", "turns", "threads"}
-                         {"event": "exit", "reason", "stderr"}
+                         {"event": "exit", "reason", "stderr", "kind"}
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import random
 import selectors
@@ -30,6 +31,7 @@ from typing import Any
 
 import msgspec
 
+from codex_app_server.errors import StartError
 from codex_pool import endpoints, processes, start
 from codex_pool.broker.arguments import BrokerArguments
 from codex_pool.processes import ProcessId
@@ -126,7 +128,7 @@ class Supervisor:
             self._homes.close()
             self._lock.release()
         if self._failure is not None:
-            self._reports.last({"event": "failed", "reason": self._failure.reason, "stderr": self._failure.stderr})
+            self._reports.last({"event": "failed", **dataclasses.asdict(self._failure)})
             return 1
         return 0
 
@@ -199,7 +201,13 @@ class Supervisor:
         )
         # The broker holds the lock too: should this process be killed, nobody takes the endpoint before the broker has
         # removed its sockets.
-        self._broker = self._launcher.launch("codex_pool.broker", arguments, inherit=(self._lock.fd,))
+        try:
+            self._broker = self._launcher.launch("codex_pool.broker", arguments, inherit=(self._lock.fd,))
+        except StartError as error:
+            if self._brokers == 0:
+                raise
+            self._replace_broker(str(error), time.monotonic())
+            return
         self._brokers += 1
         self._unanswered_pings = 0
         self._watch(self._broker, self._on_broker)
@@ -240,35 +248,41 @@ class Supervisor:
     def _on_broker_ended(self, broker: Child, now: float) -> None:
         self._selector.unregister(broker)
         self._broker = None
-        how = _reap(broker)
+        self._replace_broker(_reap(broker), now)
+
+    def _replace_broker(self, how: str, now: float) -> None:
         delay_s = self._restarts.died(now)
         if delay_s is None:
             what = f"the broker has died more than {MAX_DEATHS} times within {WINDOW_S:.0f} s"
             self._failure = GiveUp(f"{what}, before any worker could register with it: {how}", ())
             log(f"giving up: {self._failure.reason}")
             return
-        log(f"the broker has ended, noticed by its sentinel: {how}; it is replaced in {delay_s:g} s")
+        log(f"there is no broker any more: {how}; it is replaced in {delay_s:g} s")
         self._broker_due = now + delay_s
 
     def _spawn_worker(self, spawn: Spawn) -> None:
         arguments = self._arguments
-        home = self._used_homes[spawn.worker] = self._homes.take(spawn.slot)
-        child = self._launcher.launch(
-            "codex_pool.worker",
-            WorkerArguments(
-                slot=spawn.slot,
-                worker=spawn.worker,
-                endpoint=self._workers_endpoint,
-                argv=with_sqlite_home(arguments.argv, home) if arguments.configurable else arguments.argv,
-                cwd=arguments.cwd,
-                environ={**arguments.environ, "CODEX_SQLITE_HOME": str(home)},
-                initialize=arguments.initialize,
-                turn_idle_limit_s=arguments.turn_idle_limit_s,
-                turn_wall_limit_s=arguments.turn_wall_limit_s,
-            ),
-            # Should this process be killed, no other pool takes the home before the worker is gone.
-            inherit=(self._homes.lock_of(home),),
+        home = self._homes.take(spawn.slot)
+        started = WorkerArguments(
+            slot=spawn.slot,
+            worker=spawn.worker,
+            endpoint=self._workers_endpoint,
+            argv=with_sqlite_home(arguments.argv, home) if arguments.configurable else arguments.argv,
+            cwd=arguments.cwd,
+            environ={**arguments.environ, "CODEX_SQLITE_HOME": str(home)},
+            initialize=arguments.initialize,
+            turn_idle_limit_s=arguments.turn_idle_limit_s,
+            turn_wall_limit_s=arguments.turn_wall_limit_s,
         )
+        try:
+            # Should this process be killed, no other pool takes the home before the worker is gone.
+            child = self._launcher.launch("codex_pool.worker", started, inherit=(self._homes.lock_of(home),))
+        except StartError as error:
+            # The machine may have room for it later.
+            self._homes.give_back(home)
+            self._worker_ended(spawn.worker, str(error), (), error.kind)
+            return
+        self._used_homes[spawn.worker] = home
         self._workers[spawn.worker] = child
         self._watch(child, lambda: self._on_worker(spawn.worker))
         self._remember()
@@ -304,7 +318,11 @@ class Supervisor:
         for line in stderr[-5:]:
             log(f"{worker} stderr: {line}")
         self._homes.give_back(self._used_homes.pop(worker))
-        self._apply(self._core.exited(worker, reason, stderr, time.monotonic(), jitter=random.random()))
+        kind = reported.get("kind")
+        self._worker_ended(worker, reason, stderr, None if kind is None else str(kind))
+
+    def _worker_ended(self, worker: str, reason: str, stderr: tuple[str, ...], kind: str | None) -> None:
+        self._apply(self._core.exited(worker, reason, stderr, time.monotonic(), jitter=random.random(), kind=kind))
 
     def _living(self) -> frozenset[int]:
         children = [*self._workers.values(), *([self._broker] if self._broker is not None else [])]
@@ -389,11 +407,12 @@ def log(message: str) -> None:
 def main() -> None:
     """Entry of the supervisor process."""
     processes.become_subreaper()
-    arguments = msgspec.json.decode(start.read_line(0), type=SupervisorArguments)
+    arguments = start.decode_arguments(start.read_line(0), SupervisorArguments)
     reports = Reports()
     try:
         code = Supervisor(arguments, LocalLauncher(), reports).run()
-    except (EndpointTakenError, endpoints.EndpointError, OSError) as error:
-        reports.last({"event": "failed", "reason": str(error), "stderr": []})
+    except (EndpointTakenError, endpoints.EndpointError, StartError, OSError) as error:
+        kind = error.kind if isinstance(error, StartError) else None
+        reports.last({"event": "failed", "reason": str(error), "stderr": [], "kind": kind})
         code = 1
     sys.exit(code)

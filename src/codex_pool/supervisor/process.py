@@ -11,27 +11,32 @@ from typing import Any
 import msgspec
 
 from codex_app_server import _process
+from codex_app_server._start_failures import start_error
 from codex_app_server.lines import LineSplitter, LongLine
+from codex_pool import start
 
 
 class Child:
     """A process that got its start arguments as one JSON line on stdin, which stays open as its death pipe.
 
     It reports JSON lines on stdout; the end of stdout is its sentinel: it comes within milliseconds of its death,
-    however it died.
+    however it died. Raises StartError.
     """
 
     def __init__(self, argv: Sequence[str], arguments: msgspec.Struct, inherit: tuple[int, ...] = ()) -> None:
-        self._process = subprocess.Popen(
-            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, pass_fds=inherit
-        )
+        try:
+            self._process = subprocess.Popen(
+                argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, pass_fds=inherit
+            )
+        except OSError as error:
+            raise start_error(error, argv, os.environ) from error
         assert self._process.stdin is not None and self._process.stdout is not None
         self._stdin, self._stdout = self._process.stdin, self._process.stdout
         os.set_blocking(self._stdout.fileno(), False)
         self._lines = LineSplitter()
         self.pid = self._process.pid
         self.last_report: dict[str, Any] = {}
-        self._unsent = bytearray(msgspec.json.encode(arguments) + b"\n")
+        self._unsent = bytearray(start.encode_arguments(arguments))
         # A child that is stopped reads nothing, and must not stop its parent.
         os.set_blocking(self._stdin.fileno(), False)
         self.flush()
@@ -114,7 +119,7 @@ class Reports:
             try:
                 while self._unsent or self._waiting:
                     if not self._unsent:
-                        self._unsent += msgspec.json.encode(self._waiting.pop(0)) + b"\n"
+                        self._unsent += start.encode_arguments(self._waiting.pop(0))
                     del self._unsent[: os.write(1, self._unsent)]
             except BrokenPipeError:
                 self._unsent.clear()

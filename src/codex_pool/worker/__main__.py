@@ -1,6 +1,6 @@
 """The worker process: its app-server, and the loop around it.
 
-    python -m codex_pool.worker       start arguments: one JSON line on stdin; for what follows see `loop`
+    codex_pool.worker                 start arguments: one JSON line on stdin; for what follows see `loop`
 
 The app-server is started before anything else is loaded, because it takes as long to be there as that takes to load.
 """
@@ -29,7 +29,8 @@ def main() -> int:
     try:
         process = _process.spawn(arguments["argv"], environ=environ, cwd=arguments["cwd"])
     except AppServerError as error:
-        print(json.dumps({"event": "exit", "reason": str(error), "stderr": []}), flush=True)
+        kind = getattr(error, "kind", None)
+        print(json.dumps({"event": "exit", "reason": str(error), "stderr": [], "kind": kind}), flush=True)
         return 1
     from codex_pool.worker.loop import work
 

@@ -26,6 +26,7 @@ import msgspec
 import zmq
 
 from codex_app_server import _process
+from codex_app_server._stderr import cause
 from codex_app_server.lines import LineSplitter, LongLine
 from codex_pool import processes, start, wire
 from codex_pool.sockets import READABLE, WRITABLE
@@ -47,6 +48,7 @@ MAX_LINE_BYTES = 64 * 1024 * 1024
 MAX_UNSENT_BYTES = 256 * 1024 * 1024
 
 
+APP_SERVER_ENDED = "the app-server has ended"
 # How long a worker that is to stop waits for clients that have not acknowledged all; who is away has 20 s to come back.
 LEAVE_LIMIT_S = 25.0
 
@@ -103,6 +105,8 @@ class Worker:
 
     def exit_report(self, reason: str) -> dict[str, Any]:
         what = f"{reason} ({_process.describe_exit(self._exit_code)})"
+        if reason == APP_SERVER_ENDED and (why := cause(self._stderr_lines)):
+            what = f"{what}: {why}"
         return {"event": "exit", "reason": what, "stderr": list(self._stderr_lines)}
 
     def _loop(self) -> NoReturn:
@@ -172,7 +176,7 @@ class Worker:
             return
         if not chunk:
             self._broker.flush()
-            raise Stop("the app-server has ended")
+            raise Stop(APP_SERVER_ENDED)
         now = time.monotonic()
         self._rest_until = now + REST_S if len(chunk) <= LITTLE_BYTES else 0.0
         lines = self._splitter.blocks(chunk)
@@ -326,7 +330,7 @@ def log(message: str) -> None:
 def work(arguments: bytes, process: subprocess.Popen[bytes], signals: int) -> int:
     """Be the worker with these start arguments, as JSON, around this app-server; the exit code."""
     start.collect_rarely()
-    worker = Worker(msgspec.json.decode(arguments, type=WorkerArguments), process, signals)
+    worker = Worker(start.decode_arguments(arguments, WorkerArguments), process, signals)
     reason = worker.run()
     report(worker.exit_report(reason))
     return 0 if reason.startswith("the supervisor") else 1
