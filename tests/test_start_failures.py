@@ -19,6 +19,7 @@ from codex_app_server import (
     AsyncCodex,
     BinaryNotFoundError,
     Codex,
+    HomeError,
     InvalidInputError,
     StartError,
 )
@@ -312,15 +313,6 @@ def test_the_cause_is_one_sentence(said: str, expected: str) -> None:
     assert cause(said.split("\n")) == expected
 
 
-def no_home(path: Path, home: Path) -> AppServerConfig:
-    return AppServerConfig(env={"CODEX_HOME": str(path / "missing")})
-
-
-def file_as_home(path: Path, home: Path) -> AppServerConfig:
-    (path / "file").write_text("")
-    return AppServerConfig(env={"CODEX_HOME": str(path / "file")})
-
-
 def no_database(path: Path, home: Path) -> AppServerConfig:
     return AppServerConfig(env={"CODEX_HOME": str(home), "CODEX_SQLITE_HOME": "/proc/nope"})
 
@@ -338,8 +330,6 @@ def no_provider(path: Path, home: Path) -> AppServerConfig:
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (no_home, "missing"),
-        (file_as_home, "is not a directory"),
         (no_database, "failed to initialize sqlite state runtime under /proc/nope"),
         (wrong_type, "invalid type: integer `3`, expected a string in `model`"),
         (no_provider, "Model provider `none` not found"),
@@ -368,7 +358,11 @@ def test_a_real_app_server_that_cannot_begin(
         assert any("Stack backtrace" in line for line in caught.value.stderr_lines)
 
 
-def test_a_pool_names_the_home_that_is_missing_and_does_not_make_it(tmp_path: Path) -> None:
-    with pytest.raises(PoolStartError, match=r"CODEX_HOME .*/missing does not exist; make it, or unset it"):
-        Pool(1, AppServerConfig(env={"CODEX_HOME": str(tmp_path / "missing")})).start()
-    assert not (tmp_path / "missing").exists()
+@pytest.mark.parametrize("through", ["client", "pool"])
+def test_a_home_that_cannot_be_made_is_named(through: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for home, words in ((tmp_path / "file", "is not a directory"), (tmp_path / "file" / "below", "cannot be made")):
+        config = AppServerConfig(env={"CODEX_HOME": str(home)})
+        with pytest.raises(HomeError, match=f"CODEX_HOME {home} {words}") as caught:
+            Codex(config) if through == "client" else Pool(1, config).start()
+        assert caught.value.kind == "home"

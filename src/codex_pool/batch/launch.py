@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from codex_app_server import AppServerConfig, AppServerError, TransportClosedError
+from codex_app_server._paths import shown
 from codex_pool.configuration import Configuration, ConfigurationError, probe_configuration
 from codex_pool.pool import Pool, PoolStartError, codex_home
 
@@ -88,7 +89,8 @@ async def start_pool(
         await asyncio.wait({starting, stopping}, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
         if not starting.done() and not stopping.done() and not any_ready.is_set():
             raise PoolStartError(
-                f"the pool could not start: no app-server was ready within {limit_s:.0f} s", _tail(log)
+                f"the pool could not start {shown(config.argv()[0])}: no app-server was ready within {limit_s:.0f} s",
+                _tail(log),
             )
         await unless_stopped(stopping, _join(starting))
     except TransportClosedError as error:
