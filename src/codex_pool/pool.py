@@ -166,6 +166,7 @@ class Pool:
             "environ": {},
             "initialize": {"clientInfo": info, "capabilities": capabilities},
             "sqlite_root": str(codex_home(config) / "codex-pool" / "sqlite"),
+            "auth_json": str(codex_home(config) / "auth.json"),
             "recycle": self._recycle,
             "listen": self._listen,
             "keys": keys,

@@ -1,0 +1,71 @@
+"""The holder of the account's tokens as a child of the supervisor (see codex_pool.account).
+
+The supervisor has the listening socket, so that the URL lasts as long as the pool: while the holder is being replaced,
+requests wait in the socket's backlog.
+"""
+
+from __future__ import annotations
+
+import secrets
+import socket
+
+from codex_pool.account.arguments import HolderArguments
+from codex_pool.account.issuer import ISSUER_URL, URL_VARIABLE
+from codex_pool.supervisor.launchers import Launcher
+from codex_pool.supervisor.process import Child
+
+# Delays before it is replaced: the first, and the longest; after so long without a death it is the first again.
+BACKOFF_FIRST_S = 0.05
+BACKOFF_MAX_S = 10.0
+STABLE_S = 30.0
+BACKLOG = 512
+PROXY_VARIABLES = ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy")
+NO_PROXY_VARIABLES = ("NO_PROXY", "no_proxy")
+
+
+class AccountHolder:
+    """Starts the holder, and again when it has died. `child` is None in between; `due` is when it is to be started."""
+
+    def __init__(self, auth_json: str, environ: dict[str, str], launcher: Launcher) -> None:
+        self._auth_json = auth_json
+        self._launcher = launcher
+        self._issuer_url = environ.get(URL_VARIABLE) or ISSUER_URL
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=BACKLOG)
+        # Not a name that tells what it is, and not one that can be guessed.
+        self._path = f"/{secrets.token_urlsafe(32)}/oauth/token"
+        self._started_at = 0.0
+        self._failures = 0
+        self.child: Child | None = None
+        self.due = 0.0
+
+    def environ(self, environ: dict[str, str]) -> dict[str, str]:
+        """What an app-server needs in its environment besides `environ` to refresh at the holder, without a proxy."""
+        found = {URL_VARIABLE: f"http://127.0.0.1:{self._listener.getsockname()[1]}{self._path}"}
+        if any(environ.get(name) for name in PROXY_VARIABLES):
+            for name in [name for name in NO_PROXY_VARIABLES if name in environ] or NO_PROXY_VARIABLES[:1]:
+                found[name] = ",".join(filter(None, (environ.get(name), "127.0.0.1")))
+        return found
+
+    def start(self, now: float) -> Child:
+        """Start it."""
+        fd = self._listener.fileno()
+        arguments = HolderArguments(
+            auth_json=self._auth_json, listen_fd=fd, path=self._path, issuer_url=self._issuer_url
+        )
+        self._started_at = now
+        self.child = self._launcher.launch("codex_pool.account", arguments, inherit=(fd,))
+        return self.child
+
+    def died(self, now: float) -> float:
+        """It has died; in how many seconds it is to be started again."""
+        self.child = None
+        if now - self._started_at >= STABLE_S:
+            self._failures = 0
+        delay_s: float = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2**self._failures)
+        self._failures = min(self._failures + 1, 10)
+        self.due = now + delay_s
+        return delay_s
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._listener.close()
