@@ -34,9 +34,10 @@ class LoopbackIssuer:
 
     `access_lifetime_s`: when its access tokens say that they expire, in whole seconds; codex 0.163 refreshes a token
     that expires within 300 s before each request. `accepted_for_s`: how long they are accepted; None: until they
-    expire. `answer_after_s`: how long the answer to a refresh takes. All may be changed while it serves. `counts` has
-    the answers to refresh requests so far: `refreshed`, `reused` (the refresh token had been used), `unknown` (it is
-    not one of this issuer), `scripted` (see answer_next).
+    expire. `answer_after_s`: how long new tokens are on their way; a refusal comes at once. All three may be changed
+    while it serves. `counts` has the answers to refresh requests so far: `refreshed`, `reused` (the refresh token had
+    been used), `unknown` (it is not one of this issuer), `scripted` (see answer_next); `asked` counts the requests,
+    answered or not.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class LoopbackIssuer:
         self.accepted_for_s = accepted_for_s
         self.answer_after_s = answer_after_s
         self.counts: Counter[str] = Counter()
+        self.asked = 0
         self._email, self._account_id, self._plan = email, account_id, plan
         self._lock = threading.Lock()
         self._valid_refresh_tokens: set[str] = set()
@@ -175,7 +177,7 @@ class LoopbackIssuer:
             return 200, b"{}"
         if path != "/oauth/token":
             return 404, json.dumps(_error("not_found", f"{path} is not served here")).encode()
-        time.sleep(self.answer_after_s)
+        self.asked += 1
         with self._lock:
             if self._scripted:
                 self.counts["scripted"] += 1
@@ -188,6 +190,8 @@ class LoopbackIssuer:
         if grant != "refresh_token":
             return 400, json.dumps(_error("invalid_request", "a JSON object with grant_type refresh_token")).encode()
         status, answer = self.refresh(refresh_token)
+        if status == 200:
+            time.sleep(self.answer_after_s)
         return status, json.dumps(answer).encode()
 
 

@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import json
 import os
+import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -159,6 +160,8 @@ class Shield:
         set_lease = getattr(fcntl, "F_SETLEASE", None)
         if fd >= 0 and set_lease is not None:
             with contextlib.suppress(OSError):
+                # The kernel's signal for the end of a lease; this one does nothing, and `wait` looks by itself.
+                fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
                 fcntl.fcntl(fd, set_lease, fcntl.F_RDLCK)
                 self._leased = True
 

@@ -38,10 +38,10 @@ def read_request(connection: socket.socket, path: str, *, timeout_s: float) -> R
     """The refresh request that comes within `timeout_s` and has this secret path. Raises RequestError."""
     deadline = time.monotonic() + timeout_s
     data = bytearray()
-    while (end := data.find(b"\r\n\r\n")) < 0:
-        if len(data) > HEAD_LIMIT_BYTES:
-            raise RequestError(431, f"the request's head is over {HEAD_LIMIT_BYTES} bytes")
+    while (end := data.find(b"\r\n\r\n")) < 0 and len(data) <= HEAD_LIMIT_BYTES:
         data += _receive(connection, deadline)
+    if not 0 <= end <= HEAD_LIMIT_BYTES:
+        raise RequestError(431, f"the request's head is over {HEAD_LIMIT_BYTES} bytes")
     lines = bytes(data[:end]).decode("latin-1").split("\r\n")
     words = lines[0].split(" ")
     pairs = (line.partition(":") for line in lines[1:])

@@ -89,7 +89,7 @@ def _times(access: dict[str, Any], last_refresh: float) -> tuple[float, float]:
 def with_tokens(content: bytes, tokens: dict[str, str], now: float) -> bytes:
     """An auth.json with these tokens; all else in it is kept. Raises ValueError, TypeError, KeyError."""
     record = json.loads(content)
-    record["tokens"].update(tokens)
+    record["tokens"] = {**record["tokens"], **tokens}
     record["last_refresh"] = datetime.fromtimestamp(now, timezone.utc).isoformat().replace("+00:00", "Z")
     return json.dumps(record, indent=2).encode()
 

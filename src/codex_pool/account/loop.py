@@ -74,7 +74,7 @@ class Account:
             if stamp != self._stamp:
                 with self._file.lock() as locked:
                     self._stamp = self._file.stamp()
-                    self._login = self._read(locked)[1]
+                    self._login, _ = self._read(locked)
             if self._login is not None and self._due_in_s() == 0.0:
                 with self._file.lock() as locked:
                     answer, _ = self._refresh(self._login.refresh_token, None, time.monotonic(), locked)
@@ -95,7 +95,7 @@ class Account:
         self, posted: str, request: dict[str, Any] | None, arrived_at: float, locked: LockedFile
     ) -> tuple[Answer, bool]:
         """The answer to a refresh request with this token, and whether it is of the login in the file."""
-        content, login, lineage = self._read(locked)
+        login, lineage = self._read(locked)
         decided = self._decide(posted, login, lineage, arrived_at)
         if isinstance(decided, Answer):
             return decided, True
@@ -104,8 +104,8 @@ class Account:
         now = time.time()
         renewed = login.renewed(answer.body, now) if decided.write and login and answer.status == 200 else None
         self._holder.answered(decided, answer, renewed, at=time.monotonic(), on_demand=request is not None)
-        if renewed is not None:
-            self._write(content, renewed, lineage, locked)
+        if login is not None and renewed is not None:
+            self._write(login, renewed, lineage, locked)
         elif answer.status != 200:
             log(f"the issuer has refused to refresh: HTTP status {answer.status}")
             if decided.write and answer.permanent:
@@ -116,20 +116,25 @@ class Account:
         at, now = time.monotonic(), time.time()
         return self._holder.decide(posted, login, lineage, arrived_at=arrived_at, at=at, now=now)
 
-    def _read(self, locked: LockedFile) -> tuple[bytes, Login | None, Lineage]:
-        """Content of the file, its login, and its lineage; tokens that have been exchanged already are replaced."""
-        content, found = self._file.read()
+    def _read(self, locked: LockedFile) -> tuple[Login | None, Lineage]:
+        """The login in the file, and its lineage; tokens that have been exchanged already are replaced."""
+        _, found = self._file.read()
         lineage = locked.lineage()
         if found is None:
-            return content, None, lineage
+            return None, lineage
         login = self._holder.newest(found)
         lineage = locked.keep(lineage.with_login(found).with_login(login))
         if login is not found:
             log("auth.json has been overwritten with tokens that are no longer valid: the valid ones are written again")
-            self._write(content, login, lineage, locked)
-        return content, login, lineage
+            self._write(found, login, lineage, locked)
+        return login, lineage
 
-    def _write(self, content: bytes, login: Login, lineage: Lineage, locked: LockedFile) -> None:
+    def _write(self, before: Login, login: Login, lineage: Lineage, locked: LockedFile) -> None:
+        """Write what has become of the login `before`, unless somebody has logged out, or in again, meanwhile."""
+        content, found = self._file.read()
+        if found is None or (found.account, found.refresh_token) != (before.account, before.refresh_token):
+            log("auth.json has been changed while its tokens were refreshed: it is left as it is")
+            return
         self._login = login
         locked.keep(lineage.with_login(login))
         try:
@@ -146,7 +151,7 @@ class Account:
             time.sleep(0.05)
             if self._file.stamp() == self._stamp:
                 continue
-            _, login, lineage = self._read(locked)
+            login, lineage = self._read(locked)
             decided = self._decide(posted, login, lineage, time.monotonic())
             if isinstance(decided, Answer) and decided.status == 200:
                 return decided
@@ -210,8 +215,6 @@ def log(message: str) -> None:
 def main() -> int:
     """Entry of the holder's process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # It comes when somebody wants to write to a file with a lease; Shield looks by itself.
-    signal.signal(signal.SIGIO, signal.SIG_IGN)
     signals = start.signal_descriptor(signal.SIGTERM)
     arguments = msgspec.json.decode(start.read_line(0), type=HolderArguments)
     listener = socket.socket(fileno=arguments.listen_fd)

@@ -24,12 +24,15 @@ NO_PROXY_VARIABLES = ("NO_PROXY", "no_proxy")
 
 
 class AccountHolder:
-    """Starts the holder, and again when it has died. `child` is None in between; `due` is when it is to be started."""
+    """Starts the holder, and again when it has died. `child` is None in between; `due` is when it is to be started.
+
+    `issuer_url`: where refresh requests go, as codex decides it from its environment.
+    """
 
     def __init__(self, auth_json: str, environ: dict[str, str], launcher: Launcher) -> None:
         self._auth_json = auth_json
         self._launcher = launcher
-        self._issuer_url = environ.get(URL_VARIABLE) or ISSUER_URL
+        self.issuer_url = environ.get(URL_VARIABLE) or ISSUER_URL
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=BACKLOG)
         # Not a name that tells what it is, and not one that can be guessed.
         self._path = f"/{secrets.token_urlsafe(32)}/oauth/token"
@@ -50,7 +53,7 @@ class AccountHolder:
         """Start it."""
         fd = self._listener.fileno()
         arguments = HolderArguments(
-            auth_json=self._auth_json, listen_fd=fd, path=self._path, issuer_url=self._issuer_url
+            auth_json=self._auth_json, listen_fd=fd, path=self._path, issuer_url=self.issuer_url
         )
         self._started_at = now
         self.child = self._launcher.launch("codex_pool.account", arguments, inherit=(fd,))
