@@ -290,6 +290,25 @@ def test_no_token_is_logged_and_nothing_is_on_the_command_line(
     assert "rt-" not in said
 
 
+def test_a_pool_in_a_tool_of_another_pool_uses_the_holder_of_that(tmp_path: Path, pool: Pool) -> None:
+    outer = pool.holder.environ({})
+    inner = AccountHolder(str(tmp_path / "auth.json"), outer, LocalLauncher())
+    assert inner.environ({}) == outer
+    assert inner.due > time.monotonic() + 1e9
+    inner.close()
+
+
+def test_a_home_without_a_chatgpt_login_is_left_as_it_is(tmp_path: Path, issuer: LoopbackIssuer) -> None:
+    path = tmp_path / "auth.json"
+    path.write_text('{"OPENAI_API_KEY": "sk-x"}')
+    pool = Pool(path, issuer)
+    try:
+        assert pool.post("r", path="/nothing")[0] == 404
+    finally:
+        pool.end()
+    assert os.listdir(tmp_path) == ["auth.json"]
+
+
 def test_the_issuer_is_the_users_own_or_codexs(tmp_path: Path, issuer: LoopbackIssuer) -> None:
     for environ, url in (({}, ISSUER_URL), (issuer.environ, issuer.environ[URL_VARIABLE])):
         holder = AccountHolder(str(tmp_path / "auth.json"), environ, LocalLauncher())

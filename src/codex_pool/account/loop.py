@@ -72,9 +72,11 @@ class Account:
         with self._one_at_a_time:
             stamp = self._file.stamp()
             if stamp != self._stamp:
-                with self._file.lock() as locked:
-                    self._stamp = self._file.stamp()
-                    self._login, _ = self._read(locked)
+                self._stamp, self._login = stamp, self._file.read()[1]
+                if self._login is not None:
+                    with self._file.lock() as locked:
+                        self._stamp = self._file.stamp()
+                        self._login, _ = self._read(locked)
             if self._login is not None and self._due_in_s() == 0.0:
                 with self._file.lock() as locked:
                     answer, _ = self._refresh(self._login.refresh_token, None, time.monotonic(), locked)

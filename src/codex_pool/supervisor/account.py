@@ -2,10 +2,14 @@
 
 The supervisor has the listening socket, so that the URL lasts as long as the pool: while the holder is being replaced,
 requests wait in the socket's backlog.
+
+A pool that is started by a tool of another pool's agent inherits the URL of that pool's holder, and uses it: a holder
+of its own would wait for the lock that the other one takes to answer it.
 """
 
 from __future__ import annotations
 
+import math
 import secrets
 import socket
 
@@ -19,12 +23,14 @@ BACKOFF_FIRST_S = 0.05
 BACKOFF_MAX_S = 10.0
 STABLE_S = 30.0
 BACKLOG = 512
+PATH_PREFIX = "/codex-pool-account/"
 PROXY_VARIABLES = ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy")
 NO_PROXY_VARIABLES = ("NO_PROXY", "no_proxy")
 
 
 class AccountHolder:
-    """Starts the holder, and again when it has died. `child` is None in between; `due` is when it is to be started.
+    """Starts the holder, and again when it has died. `child` is None in between; `due` is when it is to be started,
+    infinite for a pool that uses the holder of another one.
 
     `issuer_url`: where refresh requests go, as codex decides it from its environment.
     """
@@ -34,16 +40,17 @@ class AccountHolder:
         self._launcher = launcher
         self.issuer_url = environ.get(URL_VARIABLE) or ISSUER_URL
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=BACKLOG)
-        # Not a name that tells what it is, and not one that can be guessed.
-        self._path = f"/{secrets.token_urlsafe(32)}/oauth/token"
+        self._path = f"{PATH_PREFIX}{secrets.token_urlsafe(32)}/oauth/token"
         self._started_at = 0.0
         self._failures = 0
+        self._inherited = self.issuer_url.startswith("http://127.0.0.1:") and PATH_PREFIX in self.issuer_url
         self.child: Child | None = None
-        self.due = 0.0
+        self.due = math.inf if self._inherited else 0.0
 
     def environ(self, environ: dict[str, str]) -> dict[str, str]:
         """What an app-server needs in its environment besides `environ` to refresh at the holder, without a proxy."""
-        found = {URL_VARIABLE: f"http://127.0.0.1:{self._listener.getsockname()[1]}{self._path}"}
+        own = f"http://127.0.0.1:{self._listener.getsockname()[1]}{self._path}"
+        found = {URL_VARIABLE: self.issuer_url if self._inherited else own}
         if any(environ.get(name) for name in PROXY_VARIABLES):
             for name in [name for name in NO_PROXY_VARIABLES if name in environ] or NO_PROXY_VARIABLES[:1]:
                 found[name] = ",".join(filter(None, (environ.get(name), "127.0.0.1")))

@@ -116,7 +116,8 @@ class Supervisor:
         self._homes = SqliteHomes(Path(self._arguments.sqlite_root), self._arguments.slots)
         try:
             self._workers_endpoint = f"ipc://{workers_path}"
-            self._start_account()
+            if self._account.due <= time.monotonic():
+                self._start_account()
             self._start_broker()
             self._apply(self._core.start(time.monotonic()))
             self._loop()
