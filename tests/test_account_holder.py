@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from codex_pool.account.holder import (
+    ANSWER_KEPT_S,
     JUST_ISSUED_S,
     LINEAGE_KEPT,
-    REFUSAL_KEPT_S,
     RETRY_MAX_S,
     Answer,
     Ask,
@@ -188,7 +188,7 @@ def test_a_refusal_that_stays_is_remembered_for_a_while_and_only_while_the_file_
     holder, lineage = Holder(), Lineage().with_login(login("r1"))
     holder.answered(Ask("r1", write=True), refused(), None, at=0.0)
     assert decide(holder, "r1", login("r1"), lineage, at=1.0) == refused()
-    assert decide(holder, "r1", login("r1"), lineage, at=REFUSAL_KEPT_S + 1) == Ask("r1", write=True)
+    assert decide(holder, "r1", login("r1"), lineage, at=ANSWER_KEPT_S + 1) == Ask("r1", write=True)
     assert json.loads(decide(holder, "r1", login("r2"), lineage, at=1.0).body) == login("r2").tokens
 
 
@@ -228,6 +228,13 @@ def test_tokens_refreshed_ahead_may_be_refused_at_once() -> None:
     holder = Holder()
     holder.answered(Ask("r1", write=True), granted("r2"), login("r2"), at=10.0, on_demand=False)
     assert decide(holder, "r2", login("r2"), Lineage(), at=10.1) == Ask("r2", write=True)
+
+
+def test_a_login_that_is_not_in_the_file_gets_its_new_tokens_again() -> None:
+    holder = Holder()
+    holder.answered(Ask("k1", write=False), granted("k2"), None, at=0.0)
+    assert decide(holder, "k1", None, Lineage(), at=10.0) == granted("k2")
+    assert decide(holder, "k1", None, Lineage(), at=ANSWER_KEPT_S + 1) == Ask("k1", write=False)
 
 
 # Late writers.
@@ -274,6 +281,24 @@ def test_it_is_tried_again_ever_more_slowly_and_not_after_a_refusal() -> None:
     holder.answered(Ask("r1", write=True), refused(), None, at=100.0)
     assert due(holder, login("r1"), late, at=200.0) is None
     assert due(holder, login("r2"), NOW, at=200.0) is not None
+
+
+def test_a_clock_that_is_wrong_does_not_make_it_ask_all_the_time() -> None:
+    holder, late = Holder(), NOW + 2 * HOUR
+    assert due(holder, login("r1"), late, at=100.0) == 0.0
+    # New tokens that seem to have expired as well, from this holder or another one.
+    assert due(holder, login("r2"), late, at=101.0) == (HOUR - RUNTIME_WINDOW_S) / 2
+    assert due(holder, login("r2"), late, at=101.0 + HOUR) == 0.0
+
+
+@pytest.mark.parametrize("expires", ["NaN", "Infinity", "-1", "1" + "0" * 400, "true", "1e300"])
+def test_a_time_that_is_none_counts_as_none(expires: str) -> None:
+    payload = base64.urlsafe_b64encode(f'{{"exp": {expires}}}'.encode()).decode()
+    record = json.loads(auth_json("r1"))
+    record["tokens"]["access_token"] = f"e30.{payload}.c2ln"
+    found = parse_login(json.dumps(record).encode())
+    assert found is not None
+    assert found.refreshable_until == NOW + RUNTIME_MAX_AGE_S
 
 
 class AccountMachine(RuleBasedStateMachine):
@@ -377,9 +402,9 @@ class AccountMachine(RuleBasedStateMachine):
 
     @rule(pool=st.integers(0, 1))
     def another_login_asks(self, pool: int) -> None:
-        self.valid.add("other")
-        self.at += 0.1
-        answer = self.refresh(pool, "other", True)
+        other = f"other{self.count}"
+        self.valid.add(other)
+        answer = self.refresh(pool, other, True)
         assert json.loads(answer.body)["refresh_token"] == f"r{self.count}"
         self.valid.discard(f"r{self.count}")
         found = parse_login(self.file)

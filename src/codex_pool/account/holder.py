@@ -14,8 +14,9 @@ been exchanged are never taken from the file, see `newest`.
 An app-server in which several turns got 401 asks for each of them, with the token that it has just got for the one
 before. So a token that was issued on demand less than JUST_ISSUED_S ago is given again.
 
-A request that was waiting while the issuer was asked with the same token gets the same answer. A refusal that will not
-change - the token was used, has expired, is revoked - is remembered for REFUSAL_KEPT_S, as long as the file holds it.
+A request that was waiting while the issuer was asked with the same token gets the same answer. New tokens, and a
+refusal that will not change - the token was used, has expired, is revoked - are remembered for ANSWER_KEPT_S: so
+app-servers that keep their login elsewhere than in the file do not use a token twice either.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ AHEAD_MIN_S = 1.0
 AHEAD_MAX_S = 3600.0
 RETRY_FIRST_S = 1.0
 RETRY_MAX_S = 60.0
-REFUSAL_KEPT_S = 60.0
+ANSWER_KEPT_S = 60.0
 JUST_ISSUED_S = 1.0
 # Tokens of other logins whose last answer is kept for those who wait.
 FLIGHTS_KEPT = 64
@@ -101,7 +102,9 @@ class Holder:
         # The refresh token that was issued last because an app-server had asked, and when.
         self._on_demand = ("", 0.0)
         self._failures = 0
-        self._retry_at = 0.0
+        # The refresh token in the file, and when it may be exchanged ahead of time.
+        self._watched = ""
+        self._not_before = 0.0
 
     def newest(self, login: Login) -> Login:
         """The login that this one has become by exchanges of this holder; the same object if there was none."""
@@ -125,9 +128,8 @@ class Holder:
         known = self._flights.get(digest(ask.refresh_token))
         if known is not None:
             answered_at, answer, _ = known
-            if answered_at >= arrived_at:
-                return answer
-            if ask.write and answer.permanent and at < answered_at + REFUSAL_KEPT_S:
+            lasting = answer.status == 200 or answer.permanent
+            if answered_at >= arrived_at or (lasting and at < answered_at + ANSWER_KEPT_S):
                 return answer
         return ask
 
@@ -146,9 +148,9 @@ class Holder:
         if not ask.write:
             return
         if answer.status == 200:
-            self._failures, self._retry_at = 0, 0.0
+            self._failures = 0
         else:
-            self._retry_at = at + min(RETRY_MAX_S, RETRY_FIRST_S * 2**self._failures)
+            self._not_before = at + min(RETRY_MAX_S, RETRY_FIRST_S * 2**self._failures)
             self._failures = min(self._failures + 1, 10)
 
     def due_in_s(self, login: Login, *, at: float, now: float, jitter: float) -> float | None:
@@ -156,13 +158,14 @@ class Holder:
 
         `jitter` in [0, 1), the same for the life of a holder: of several one comes first, the others find its tokens.
         """
+        until, usable_s = login.refreshable_until, login.refreshable_until - login.issued_at
+        if login.refresh_token != self._watched:
+            # New tokens are not exchanged at once, even if they seem to have expired: the clock may be wrong.
+            self._not_before = at + max(0.0, usable_s / 2) if self._watched else at
+            self._watched = login.refresh_token
         known = self._flights.get(digest(login.refresh_token))
-        if known is not None and known[1].permanent:
+        # Too short-lived: app-servers ask before each request, whatever they have.
+        if usable_s <= 0 or (known is not None and known[1].permanent):
             return None
-        until = login.refreshable_until
-        ahead_s = AHEAD_SHARE * (until - login.issued_at)
-        ahead_s = min(AHEAD_MAX_S, max(AHEAD_MIN_S, ahead_s * (1 + jitter / 2)))
-        if until <= login.issued_at:
-            # Too short-lived: app-servers ask before each request, whatever they have.
-            return None
-        return max(0.0, until - ahead_s - now, self._retry_at - at)
+        ahead_s = min(AHEAD_MAX_S, max(AHEAD_MIN_S, AHEAD_SHARE * usable_s * (1 + jitter / 2)))
+        return max(0.0, until - ahead_s - now, self._not_before - at)

@@ -13,6 +13,7 @@ from typing import Any
 # token that names no time when the last refresh is 8 days ago.
 RUNTIME_WINDOW_S = 300.0
 RUNTIME_MAX_AGE_S = 8 * 86400.0
+MAX_TIME_S = 1e11
 TOKEN_NAMES = ("id_token", "access_token", "refresh_token")
 
 
@@ -112,7 +113,10 @@ def digest(text: str) -> str:
 
 
 def _number(value: object) -> float:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else 0.0
+    """A number of seconds since the epoch; 0.0 for anything else."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < MAX_TIME_S:
+        return float(value)
+    return 0.0
 
 
 def _seconds(value: object) -> float:

@@ -79,8 +79,11 @@ class Account:
                         self._login, _ = self._read(locked)
             if self._login is not None and self._due_in_s() == 0.0:
                 with self._file.lock() as locked:
-                    answer, _ = self._refresh(self._login.refresh_token, None, time.monotonic(), locked)
-                log(f"refreshed the tokens ahead of their expiry: HTTP status {answer.status}")
+                    # Another pool may have been first.
+                    self._login, _ = self._read(locked)
+                    if self._login is not None and self._due_in_s() == 0.0:
+                        answer, _ = self._refresh(self._login.refresh_token, None, time.monotonic(), locked)
+                        log(f"refreshed the tokens ahead of their expiry: HTTP status {answer.status}")
             due_s = self._due_in_s()
             return LOOK_EVERY_S if due_s is None else min(LOOK_EVERY_S, max(0.01, due_s))
 
@@ -98,9 +101,10 @@ class Account:
     ) -> tuple[Answer, bool]:
         """The answer to a refresh request with this token, and whether it is of the login in the file."""
         login, lineage = self._read(locked)
+        ours = login is not None and (posted == login.refresh_token or lineage.has_held(login, posted))
         decided = self._decide(posted, login, lineage, arrived_at)
         if isinstance(decided, Answer):
-            return decided, True
+            return decided, ours
         body = issuer.refresh_body(decided.refresh_token, request)
         answer = issuer.ask(self._issuer_url, body, self._headers)
         now = time.time()
@@ -112,7 +116,7 @@ class Account:
             log(f"the issuer has refused to refresh: HTTP status {answer.status}")
             if decided.write and answer.permanent:
                 answer = self._wait_for_outsider(posted, locked) or answer
-        return answer, decided.write
+        return answer, ours
 
     def _decide(self, posted: str, login: Login | None, lineage: Lineage, arrived_at: float) -> Answer | Ask:
         at, now = time.monotonic(), time.time()
