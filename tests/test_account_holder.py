@@ -382,6 +382,10 @@ class AccountMachine(RuleBasedStateMachine):
         newest = self.holders[1].newest(self.holders[0].newest(found))
         answer = self.issue(Ask(newest.refresh_token, write=True))
         self.file = with_tokens(self.file, json.loads(answer.body), self.now)
+        # The holders look at the file every other second.
+        found = parse_login(self.file)
+        assert found is not None
+        self.lineage = self.lineage.with_login(found)
 
     @rule()
     def an_app_server_writes_late(self) -> None:
