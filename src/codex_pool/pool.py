@@ -156,6 +156,7 @@ class Pool:
         cwd, environ = _working_directory(config), config.environ()
         environ |= {name: value for name, value in LEAN_ENVIRON.items() if name not in environ}
         check_environment(environ, cwd)
+        home = ensure_home(environ)
         if self._supervisor is not None:
             raise InvalidInputError("the pool has been started already")
         self._started.clear()
@@ -185,7 +186,8 @@ class Pool:
             "cwd": start.as_utf8(cwd),
             "environ": {},
             "initialize": {"clientInfo": info, "capabilities": capabilities},
-            "sqlite_root": start.as_utf8(root_of(ensure_home(environ))),
+            "sqlite_root": start.as_utf8(root_of(home)),
+            "auth_json": start.as_utf8(home / "auth.json"),
             "configurable": config.launch_args_override is None,
             "recycle": self._recycle,
             "listen": self._listen,

@@ -1,7 +1,8 @@
 """For tests of programs that use the SDK: real turns without an account, and an app-server that does as it is told.
 
 `LoopbackModel` is a scripted model server: the real codex binary completes real turns against it, on loopback. The null
-app-server is a script in place of the binary, for what the real one will not do on demand. As pytest fixtures:
+app-server is a script in place of the binary, for what the real one will not do on demand. `LoopbackIssuer` issues
+tokens that expire. As pytest fixtures:
 
     pytest_plugins = ["codex_app_server.testing.fixtures"]
 """
@@ -13,12 +14,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .issuer import LoopbackIssuer
 from .loopback import LoopbackModel, Script, write_loopback_home
 
 if TYPE_CHECKING:
     from .. import AppServerConfig
 
-__all__ = ["LoopbackModel", "Script", "null_app_server", "write_loopback_home"]
+__all__ = ["LoopbackIssuer", "LoopbackModel", "Script", "null_app_server", "write_loopback_home"]
 
 _NULL_APP_SERVER = Path(__file__).with_name("_null_app_server.py")
 

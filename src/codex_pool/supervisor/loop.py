@@ -35,6 +35,7 @@ from codex_app_server.errors import StartError
 from codex_pool import endpoints, processes, start
 from codex_pool.broker.arguments import BrokerArguments
 from codex_pool.processes import ProcessId
+from codex_pool.supervisor.account import AccountHolder
 from codex_pool.supervisor.core import (
     Changed,
     Drain,
@@ -74,6 +75,8 @@ class SupervisorArguments(msgspec.Struct, forbid_unknown_fields=True):
     environ: dict[str, str]
     initialize: dict[str, Any]
     sqlite_root: str
+    # Whose tokens the pool's holder refreshes.
+    auth_json: str
     # Whether argv is a codex command, which takes --config options.
     configurable: bool = False
     recycle: Recycle = Recycle()
@@ -103,6 +106,7 @@ class Supervisor:
         self._restarts = BrokerRestarts()
         self._sample_at = 0.0
         self._failure: GiveUp | None = None
+        self._account = AccountHolder(arguments.auth_json, {**os.environ, **arguments.environ}, launcher)
         self._signals = start.signal_descriptor(signal.SIGTERM, signal.SIGINT)
 
     def run(self) -> int:
@@ -116,6 +120,13 @@ class Supervisor:
         self._homes = SqliteHomes(Path(self._arguments.sqlite_root), self._arguments.slots)
         try:
             self._workers_endpoint = f"ipc://{workers_path}"
+            if self._account.is_asleep:
+                self._selector.register(
+                    self._account, selectors.EVENT_READ, lambda: self._account.wake(time.monotonic())
+                )
+            self._account.look(time.monotonic())
+            if self._account.due <= time.monotonic():
+                self._start_account()
             self._start_broker()
             self._apply(self._core.start(time.monotonic()))
             self._loop()
@@ -147,17 +158,21 @@ class Supervisor:
             now = time.monotonic()
             if self._broker is None and self._failure is None and now >= self._broker_due:
                 self._start_broker()
+            if self._account.child is None and now >= self._account.due:
+                self._start_account()
             if now >= self._sample_at:
                 self._sample(now)
             self._apply(self._core.tick(now))
 
     def _wait_s(self) -> float:
         deadlines = [self._sample_at, self._core.next_deadline, self._broker_due if self._broker is None else None]
+        deadlines.append(self._account.due if self._account.child is None else None)
         return max(0.0, min(at for at in deadlines if at is not None) - time.monotonic())
 
     def _sample(self, now: float) -> None:
         """What nobody reports by itself."""
         self._sample_at = now + SAMPLE_EVERY_S
+        self._account.look(now)
         for worker, app_server in list(self._app_servers.items()):
             memory_bytes = processes.resident_bytes(app_server)
             if memory_bytes is not None:
@@ -186,6 +201,8 @@ class Supervisor:
         started += [(process.pid, f"app-server of {name}") for name, process in self._app_servers.items()]
         if self._broker is not None:
             started.append((self._broker.pid, "broker"))
+        if self._account.child is not None:
+            started.append((self._account.child.pid, "holder of the account"))
         self._lock.remember(started)
 
     def _start_broker(self) -> None:
@@ -260,8 +277,29 @@ class Supervisor:
         log(f"there is no broker any more: {how}; it is replaced in {delay_s:g} s")
         self._broker_due = now + delay_s
 
+    def _start_account(self) -> None:
+        now = time.monotonic()
+        if self._account in self._selector.get_map():
+            self._selector.unregister(self._account)
+        try:
+            child = self._account.start(now)
+        except StartError as error:
+            log(f"the holder of the account cannot be started: {error}; again in {self._account.died(now):g} s")
+            return
+        self._watch(child, self._on_account)
+        self._remember()
+
+    def _on_account(self) -> None:
+        child = self._account.child
+        assert child is not None
+        if child.reports()[1]:
+            self._selector.unregister(child)
+            delay_s = self._account.died(time.monotonic())
+            log(f"the holder of the account has ended: {_reap(child)}; it is replaced in {delay_s:g} s")
+
     def _spawn_worker(self, spawn: Spawn) -> None:
         arguments = self._arguments
+        environ = {**arguments.environ, **self._account.environ({**os.environ, **arguments.environ})}
         home = self._homes.take(spawn.slot)
         started = WorkerArguments(
             slot=spawn.slot,
@@ -269,7 +307,7 @@ class Supervisor:
             endpoint=self._workers_endpoint,
             argv=with_sqlite_home(arguments.argv, home) if arguments.configurable else arguments.argv,
             cwd=arguments.cwd,
-            environ={**arguments.environ, "CODEX_SQLITE_HOME": str(home)},
+            environ={**environ, "CODEX_SQLITE_HOME": str(home)},
             initialize=arguments.initialize,
             turn_idle_limit_s=arguments.turn_idle_limit_s,
             turn_wall_limit_s=arguments.turn_wall_limit_s,
@@ -325,8 +363,8 @@ class Supervisor:
         self._apply(self._core.exited(worker, reason, stderr, time.monotonic(), jitter=random.random(), kind=kind))
 
     def _living(self) -> frozenset[int]:
-        children = [*self._workers.values(), *([self._broker] if self._broker is not None else [])]
-        return frozenset(child.pid for child in children)
+        children = [*self._workers.values(), self._broker, self._account.child]
+        return frozenset(child.pid for child in children if child is not None)
 
     # Effects.
 
@@ -363,10 +401,12 @@ class Supervisor:
     # The end.
 
     def _stop(self) -> None:
-        """In reverse order of the start: workers, then the broker, then whatever is left below this process."""
-        for child in self._workers.values():
+        """Workers and the holder of the account, then the broker, then whatever is left below this process."""
+        children = [*self._workers.values(), *([self._account.child] if self._account.child is not None else [])]
+        for child in children:
             child.close_stdin()
-        _await_ends(list(self._workers.values()), STOP_LIMIT_S)
+        _await_ends(children, STOP_LIMIT_S)
+        self._account.close()
         if self._broker is not None:
             self._broker.close_stdin()
             _await_ends([self._broker], 1.0)

@@ -28,18 +28,23 @@ def loopback_config_toml(
     model: str = "mock-model",
     request_max_retries: int = 0,
     stream_max_retries: int = 0,
+    requires_openai_auth: bool = False,
 ) -> str:
     """Text of a config.toml that makes `base_url` (LoopbackModel.base_url) codex's only model provider.
 
     Like the one of a user who has only logged in, it says nothing of sandboxes and approvals, unless told. The retries
-    are codex's own; 0 makes every HTTP error and every cut stream end the turn.
+    are codex's own; 0 makes every HTTP error and every cut stream end the turn. `requires_openai_auth`: codex sends the
+    credentials of its auth.json, and a 401 makes it refresh ChatGPT tokens, see LoopbackIssuer.
     """
     said = {"approval_policy": approval_policy, "sandbox_mode": sandbox_mode}
     policies = "".join(f"{name} = {json.dumps(value)}\n" for name, value in said.items() if value is not None)
     features = "".join(f"{name} = false\n" for name in _FEATURES_OFF)
+    # Of a login codex asks the ChatGPT backend for more than the model's answers, wherever the provider is.
+    login = f"\nchatgpt_base_url = {json.dumps(base_url)}" if requires_openai_auth else ""
+    auth = "\nrequires_openai_auth = true" if requires_openai_auth else ""
     return f"""{MARK}model = {json.dumps(model)}
 model_provider = "loopback"
-{policies}check_for_update_on_startup = false
+{policies}check_for_update_on_startup = false{login}
 
 [model_providers.loopback]
 name = "loopback"
@@ -47,7 +52,7 @@ base_url = {json.dumps(base_url)}
 wire_api = "responses"
 request_max_retries = {request_max_retries}
 stream_max_retries = {stream_max_retries}
-supports_websockets = false
+supports_websockets = false{auth}
 
 [features]
 {features}
@@ -65,6 +70,7 @@ def write_loopback_home(
     model: str = "mock-model",
     request_max_retries: int = 0,
     stream_max_retries: int = 0,
+    requires_openai_auth: bool = False,
 ) -> Path:
     """Make the directory `path` (mode 0700) a CODEX_HOME for loopback_config_toml(...); answers it as a Path.
 
@@ -84,6 +90,7 @@ def write_loopback_home(
         model=model,
         request_max_retries=request_max_retries,
         stream_max_retries=stream_max_retries,
+        requires_openai_auth=requires_openai_auth,
     )
     config.write_text(text, encoding="utf-8")
     return home

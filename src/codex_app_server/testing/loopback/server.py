@@ -38,8 +38,10 @@ class LoopbackModel:
             ...
             model.wait_for(lambda request: request.outcome == "completed", timeout_s=10)
 
-    `script` may be replaced while it serves. `port=0` takes a free one. Raises ValueError for a host that is not
-    loopback, OSError from start() when the port is taken.
+    `script` may be replaced while it serves. `port=0` takes a free one. `authorize` is called, in the server's thread,
+    with the bearer token of each request ("" if it has none); where it is false the answer is HTTP 401, which
+    `unauthorized` counts. Raises ValueError for a host that is not loopback, OSError from start() when the port is
+    taken.
     """
 
     def __init__(
@@ -49,8 +51,11 @@ class LoopbackModel:
         host: str = "127.0.0.1",
         port: int = 0,
         records_kept: int = RECORDS_KEPT,
+        authorize: Callable[[str], bool] | None = None,
     ) -> None:
         self.script = Script() if script is None else script
+        self.unauthorized = 0
+        self._authorize = authorize
         self._host, self._port = check_loopback(host), port
         self._journal = Journal(records_kept)
         self._running: tuple[threading.Thread, asyncio.AbstractEventLoop, asyncio.Future[None]] | None = None
@@ -211,7 +216,11 @@ class _Connection(asyncio.Protocol):
     def _answer(self, head: _Head, body: bytes) -> None:
         path, _, query = head.path.partition("?")
         path = path.rstrip("/")
-        if head.method == "POST" and path in ("/v1/responses", "/responses"):
+        authorize = self._model._authorize
+        if authorize is not None and not authorize(head.bearer_token()):
+            self._model.unauthorized += 1
+            self._write_plain(plan_error(401, "the bearer token is not valid"), keep=head.keep)
+        elif head.method == "POST" and path in ("/v1/responses", "/responses"):
             self._answer_prompt(head, body)
         elif head.method == "GET" and path in ("/v1/models", "/models"):
             self._write(200, "application/json", b'{"models":[],"data":[]}', head.keep)
@@ -350,6 +359,10 @@ class _Head:
         if self.length > BODY_LIMIT_BYTES:
             return 413, f"a body of {self.length} bytes came, the limit is {BODY_LIMIT_BYTES}"
         return None
+
+    def bearer_token(self) -> str:
+        scheme, _, token = self.headers.get("authorization", "").partition(" ")
+        return token.strip() if scheme.lower() == "bearer" else ""
 
     def ids(self) -> tuple[str | None, str | None, str | None]:
         """Thread, session and turn as codex names them in its headers."""
