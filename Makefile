@@ -85,8 +85,8 @@ $(VENV)/.installed-test: $(VENV)/.installed
 	$(PIP) --editable '.[test]'
 	@touch $@
 
-$(VENV)/.installed-lint: $(VENV)/.installed
-	$(PIP) --editable '.[lint]'
+$(VENV)/.installed-lint: $(VENV)/.installed-test
+	$(PIP) --editable '.[test,lint]'
 	@touch $@
 
 $(VENV)/.installed-tools: $(VENV)/.installed-test
