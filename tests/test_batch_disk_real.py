@@ -17,6 +17,8 @@ from codex_app_server.testing.loopback import LoopbackModel, write_loopback_home
 from codex_pool import processes
 from codex_pool.batch.store import open_run
 
+# Where the disk is shared, tests wait for each other.
+pytestmark = pytest.mark.timeout(240)
 MEGABYTES = 64
 # What a sample makes is on the disk of the run: when that is full, only the run knows why it failed.
 WORK = '[[tool_call "sleep 0.5; echo made > answer && cat answer"]] [[text "{output}"]]'

@@ -15,6 +15,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from namespaces import user_namespaces
 from programs import running, started
 
 from codex_app_server.testing.loopback import LoopbackModel, write_loopback_home
@@ -23,9 +24,6 @@ from codex_pool.batch.store import open_run
 
 # As `codex-pool`, with less patience.
 PROGRAM = "from codex_pool.batch import breaker; breaker.FIRST_TRY_S = 0.1; from codex_pool.cli import main; main()"
-# codex's sandbox is made of namespaces; below this one nobody gets any, for as long as the limit is 0.
-LIMIT = "/proc/sys/user/max_user_namespaces"
-DENIED = ["unshare", "--user", "--map-root-user", "sh", "-c", f'echo 0 > {LIMIT} && exec "$@"', "sh"]
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -91,13 +89,15 @@ def test_a_sandbox_that_cannot_start_pauses_the_run_until_it_can(tmp_path: Path,
     samples = [{"id": f"s{n}", "prompt": f"{n} {command}", "sandbox": "workspace-write"} for n in range(3)]
     data.write_text("".join(json.dumps(sample) + "\n" for sample in samples))
     arguments = ["batch", str(data), "--workers", "1", "--home", str(home), "-o", str(out)]
-    with started([*DENIED, sys.executable, "-c", PROGRAM, *arguments]) as batch:
+    with (
+        user_namespaces(tmp_path / "asked") as namespaces,
+        started(namespaces.below(sys.executable, "-c", PROGRAM, *arguments)) as batch,
+    ):
         said = batch.wait_for_line("paused: ")
         assert "codex's sandbox does not work here (bwrap: " in said and "choose another sandbox" in said, batch.lines
-        allow = ["sh", "-c", f"echo 1000 > {LIMIT}"]
-        user = ["nsenter", "--target", str(batch.process.pid), "--user", "--preserve-credentials"]
-        subprocess.run([*user, *allow], check=True, timeout=10)
+        namespaces.grant()
         assert batch.wait(40.0) == 0, batch.lines
+        assert namespaces.denied > 0
     with open_run(out) as store:
         rows = list(store.samples())
         attempts = [attempt for row in rows for attempt in store.attempts(row.n)]
@@ -117,7 +117,10 @@ def test_turns_whose_commands_the_sandbox_refused_are_not_gone_on_with(tmp_path:
     asked = {"prompt": command} if died else {"prompts": [command, "[[text ok]]"]}
     data.write_text(json.dumps({"id": "a", "sandbox": "workspace-write", **asked}) + "\n")
     arguments = ["batch", str(data), "--workers", "1", "--home", str(home), "-o", str(out)]
-    with started([*DENIED, sys.executable, "-c", PROGRAM, *arguments]) as batch:
+    with (
+        user_namespaces(tmp_path / "asked") as namespaces,
+        started(namespaces.below(sys.executable, "-c", PROGRAM, *arguments)) as batch,
+    ):
         assert batch.wait(40.0) == 1, batch.lines
     refused = PUT_BACK_LIMIT + 1
     if died:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from programs import codex_pool
+from small_disk import mount_namespace
 
 from codex_app_server import AppServerConfig, Codex
 from codex_app_server.config import find_codex
@@ -165,9 +166,10 @@ def test_the_example_of_a_container_keeps_the_agent_in_it(
     # A directory that is nowhere else.
     make = 'mount -t tmpfs none /mnt && ln -s "$1" /mnt/workspace && exec "$2" exec-server --listen ws://127.0.0.1:0'
     inside = ["sh", "-c", make, "sh", str(out / "work" / "a" / "workspace"), str(find_codex(None))]
-    user = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
+    options = mount_namespace()
+    assert options is not None, "expected CAP_SYS_ADMIN (--cap-add SYS_ADMIN of a container), or user namespaces"
     server = subprocess.Popen(
-        ["unshare", *user, "--mount", *inside], env={**os.environ, "CODEX_HOME": str(tmp_path)}, stdout=subprocess.PIPE
+        ["unshare", *options, *inside], env={**os.environ, "CODEX_HOME": str(tmp_path)}, stdout=subprocess.PIPE
     )
     try:
         assert server.stdout is not None

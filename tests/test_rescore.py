@@ -137,6 +137,7 @@ def worked(run: Path, sample: Sample, *, keep: bool) -> None:
     asyncio.run(work())
 
 
+@pytest.mark.git
 @pytest.mark.parametrize("keep", [False, True])
 def test_a_command_sees_what_the_agent_left(tmp_path: Path, task: Sample, keep: bool) -> None:
     run = make_run(tmp_path / "run", [(task, "done")])
@@ -161,6 +162,7 @@ def test_a_directory_that_was_left_empty_is_empty_again(tmp_path: Path) -> None:
     assert "that the sample worked in is not there any more" in score(run, "--scorer", check).stderr
 
 
+@pytest.mark.git
 def test_a_workspace_that_cannot_be_had_is_said(tmp_path: Path, task: Sample) -> None:
     run = make_run(tmp_path / "run", [(task, "done"), (Sample("plain", ("p",), cwd=str(tmp_path / "gone")), "x")])
     done = score(run, "--scorer", "command:true", "--scorer", "regex:x")

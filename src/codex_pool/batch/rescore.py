@@ -70,6 +70,15 @@ class Plan:
             sample = Sample.from_json(row.spec)
             yield from self.scorers.problems([msgspec.structs.replace(sample, scorers=None) if self.named else sample])
 
+    def workspaces(self, store: RunStore, run: Path) -> int:
+        """How many workspaces have to be made once more for their scorers, because they were not kept."""
+        count = 0
+        for row in self.rows(store):
+            sample, scorers = self.wanted(row)
+            if sample.workspace is not None and any(scorer.needs_workspace for scorer in scorers):
+                count += reopen(sample, run / layout.WORK / directory_name(sample.id, sample.epoch)) is None
+        return count
+
     def wanted(self, row: SampleRow) -> tuple[Sample, tuple[Scorer, ...]]:
         """A sample and the scorers that are to score it now."""
         sample = Sample.from_json(row.spec)

@@ -43,6 +43,7 @@ from .scoring.metrics import summarise
 from .settings import Settings
 from .store import RunDirectory, RunDirectoryError, SampleRow, layout, shown_name
 from .store.rows import exported
+from .tools import Tools, ToolsError, check_shell
 from .workspace import Repositories, WorkspaceError, config_overrides
 
 OK, SOME_NOT_COMPLETED, USAGE, CANNOT_START, INTERRUPTED = 0, 1, 2, 3, 130
@@ -55,13 +56,15 @@ REPOSITORIES = "repositories"
 def run_batch(asked: Settings) -> int:
     """Run a batch; messages go to stderr.
 
-    The exit code: 0 all completed or at a limit, 1 some not, 2 bad input, 3 the pool could not start, 130 interrupted.
+    The exit code: 0 all completed or at a limit, 1 some not, 2 bad input or no git, 3 the pool could not start, 130
+    interrupted.
     """
     try:
         prices = None if asked.prices is None else read_prices(asked.prices)
         scorers = Scorers(asked.scorers)
         sources = Repositories(asked.output / REPOSITORIES)
-        samples = _read(asked, scorers, sources)
+        tools = Tools(scorers)
+        samples = _read(asked, scorers, sources, tools)
     except (DatasetError, PricesError, ScorerError) as error:
         print(error, file=sys.stderr)
         print(f"codex-pool: {plural(len(error.problems), 'problem')}; nothing was run", file=sys.stderr)
@@ -69,6 +72,15 @@ def run_batch(asked: Settings) -> int:
     # Many small objects and few cycles, for hours.
     start.collect_rarely()
     with samples:
+        try:
+            check_shell({"--workspace-hook": asked.hook, "--notify": asked.notify})
+            tools.check(samples)
+        except ToolsError as error:
+            print(f"codex-pool: {error}; nothing was run", file=sys.stderr)
+            return USAGE
+        # A hook may bring them.
+        for program in tools.not_found(samples) if asked.hook is None else ():
+            print(f"codex-pool: {program}", file=sys.stderr)
         return _run(asked, samples, prices, scorers, sources)
 
 
@@ -116,13 +128,19 @@ def _run(asked: Settings, samples: Dataset, prices: Prices | None, scorers: Scor
             print(f"codex-pool: {where} is not up to date: {why}", file=sys.stderr)
 
 
-def _read(asked: Settings, scorers: Scorers, sources: Repositories) -> Dataset:
+def _read(asked: Settings, scorers: Scorers, sources: Repositories, tools: Tools) -> Dataset:
     def check(sample: Sample, where: str) -> list[str]:
         wrong = [f"{where}: {problem.partition(': ')[2]}" for problem in scorers.problems([sample])]
+        if not wrong:
+            tools.see(sample)
         if sample.workspace is not None and is_elsewhere:
             problem = f"cannot be made where {asked.endpoint} runs; expected an own pool, or a daemon on this machine"
             wrong.append(f"{where}: workspace: {problem}")
         return wrong + [f"{where}: limits: {problem}" for problem in parse_limits(sample.limits)[1]]
+
+    def check_repository(repository: str, revision: str) -> str:
+        # Without git nothing can be said of it, and the run is refused for that.
+        return sources.check(repository, revision) if tools.git_problem is None else revision
 
     is_elsewhere = asked.endpoint is not None and is_tcp(asked.endpoint)
 
@@ -131,7 +149,7 @@ def _read(asked: Settings, scorers: Scorers, sources: Repositories) -> Dataset:
         from codex_app_server.testing.loopback.demo import demo_jsonl
 
         stdin = io.BytesIO(demo_jsonl().encode())
-    return asked.request.open(stdin=stdin, check_sample=check, check_repository=sources.check)
+    return asked.request.open(stdin=stdin, check_sample=check, check_repository=check_repository)
 
 
 def _refuse(error: Exception) -> int:

@@ -29,6 +29,7 @@ from .scoring import summary as scoring_summary
 from .scoring.ask import Asking
 from .scoring.metrics import summarise
 from .store import RunDirectory, RunDirectoryError, SampleRow, edit_run, layout, open_run, shown_name
+from .tools import ToolsError, check_git
 
 OK, SOME_NOT_SCORED, USAGE, CANNOT_START, INTERRUPTED = 0, 1, 2, 3, 130
 PROBLEMS_SHOWN = 20
@@ -70,6 +71,7 @@ def score_run(settings: Settings) -> int:
             problems = list(islice(plan.problems(store), PROBLEMS_SHOWN + 1))
             if problems:
                 return _refuse_all(problems)
+            check_git(plan.workspaces(store, settings.run))
             needs = [any(s.needs_model for s in plan.wanted(row)[1]) for row in plan.rows(store) if plan.wanted(row)[1]]
         if not needs:
             why = f"no finished sample of {', '.join(settings.samples)}" if settings.samples else "nothing to score"
@@ -79,6 +81,9 @@ def score_run(settings: Settings) -> int:
             return asyncio.run(_Scoring(settings, plan, directory, len(needs)).run(any(needs)))
     except ScorerError as error:
         return _refuse_all(error.problems)
+    except ToolsError as error:
+        print(f"codex-pool: {error}; nothing was scored", file=sys.stderr)
+        return USAGE
     except (RunDirectoryError, HomeError, EndpointError, InvalidInputError) as error:
         print(f"codex-pool: {error}", file=sys.stderr)
         return USAGE

@@ -80,7 +80,7 @@ def batch(context: click.Context, /, dataset: str | None, **given: Any) -> None:
     Exit codes:
       0    every sample is completed, or reached a limit
       1    some are not
-      2    wrong usage or a wrong dataset; nothing was started
+      2    wrong usage, a wrong dataset, or git is missing that it needs; nothing was started
       3    the pool could not start
       130  interrupted
 

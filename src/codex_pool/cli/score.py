@@ -64,7 +64,7 @@ def score(
     Exit codes:
       0    everything is scored
       1    some scorers failed
-      2    wrong usage, a wrong scorer, or no run in RUN; nothing was scored
+      2    wrong usage, a wrong scorer, no run in RUN, or no git that it needs; nothing was scored
       3    the pool could not start
       130  interrupted; what was scored is kept
 

@@ -5,12 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
+import shutil
 import signal
+import subprocess
 from pathlib import Path
 
 from .errors import WorkspaceError
 
 LIMIT_S = 600.0
+# The first that knows GIT_CONFIG_GLOBAL: an older one would read the user's configuration all the same.
+OLDEST = (2, 32)
+VERSION_LIMIT_S = 10.0
+REMEDY = "install it, e.g. apt-get install git"
 _ISOLATED = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
 _SETTINGS = (
     *("-c", "core.hooksPath=/dev/null"),
@@ -41,6 +48,32 @@ def environment(git_dir: Path | None = None, work_tree: Path | None = None, *, i
     return env
 
 
+def problem() -> str | None:
+    """Why git cannot be used here; None when it can."""
+    path = shutil.which("git")
+    if path is None:
+        return "git is not installed (looked on PATH)"
+    try:
+        done = subprocess.run(
+            ["git", "version"],
+            env=environment(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=VERSION_LIMIT_S,
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        return f"git does not start: {error}"
+    said = re.match(r"git version (\d+)\.(\d+)\S*", done.stdout)
+    if done.returncode != 0 or said is None:
+        what = (done.stderr.strip() or done.stdout.strip() or f"exit code {done.returncode}")[-200:]
+        return f"git ({path}) does not tell its version, but {what!r}"
+    if (int(said[1]), int(said[2])) < OLDEST:
+        return f"git ({path}) is too old: {said[0]}, expected {OLDEST[0]}.{OLDEST[1]} or newer"
+    return None
+
+
 async def run(
     *arguments: str,
     git_dir: Path | None = None,
@@ -62,7 +95,7 @@ async def run(
             start_new_session=True,
         )
     except FileNotFoundError:
-        raise WorkspaceError("git is not installed; workspaces need it") from None
+        raise WorkspaceError(f"git is not installed (looked on PATH); {REMEDY}") from None
     try:
         printed, said = await asyncio.wait_for(_read(child, stdin, limit_bytes), LIMIT_S)
     except asyncio.TimeoutError:

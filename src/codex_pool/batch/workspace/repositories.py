@@ -26,8 +26,10 @@ class Repositories:
             return self._fetch(repository, revision)
         if not path.is_dir():
             raise ValueError(f"git: {repository} is no directory; expected a git repository")
-        if not _said("rev-parse", "--git-dir", directory=path):
-            raise ValueError(f"git: {repository} is no git repository")
+        opened = _run("rev-parse", "--git-dir", directory=path, isolated=False)
+        if opened.returncode != 0:
+            # Also one of another user, which git refuses until it is told otherwise: it says how.
+            raise ValueError(f"git: {repository} is no git repository that can be read: {_words(opened)}")
         commit = _said("rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}", directory=path)
         if not commit:
             raise ValueError(f"git: {repository} has no commit {revision!r}")
@@ -71,8 +73,7 @@ class Repositories:
             isolated=False,
         )
         if done.returncode != 0:
-            said = done.stderr.decode("utf-8", "replace").strip() or f"exit code {done.returncode}"
-            raise ValueError(f"git: {repository}: commit {revision!r} could not be fetched: {said}")
+            raise ValueError(f"git: {repository}: commit {revision!r} could not be fetched: {_words(done)}")
         commit = _said("rev-parse", "FETCH_HEAD^{commit}", directory=copy)
         # Kept alive by a name of its own: the next fetch writes FETCH_HEAD anew.
         _run("update-ref", f"refs/commits/{commit}", commit, directory=copy)
@@ -124,9 +125,14 @@ def _run(*arguments: str, directory: Path, isolated: bool = True) -> subprocess.
             timeout=git.LIMIT_S,
         )
     except FileNotFoundError:
-        raise ValueError("git: is not installed; workspaces of commits need it") from None
+        raise ValueError(f"git is not installed (looked on PATH); {git.REMEDY}") from None
     except subprocess.TimeoutExpired:
         raise ValueError(f"git: {arguments[0]} took longer than {git.LIMIT_S:.0f} s") from None
+
+
+def _words(done: subprocess.CompletedProcess[bytes]) -> str:
+    """What git said of its failure, in one line."""
+    return " ".join(done.stderr.decode("utf-8", "replace").split()) or f"exit code {done.returncode}"
 
 
 def _said(*arguments: str, directory: Path) -> str:
