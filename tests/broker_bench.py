@@ -59,7 +59,8 @@ class FakeWorker:
     current: wire.Current | None = None
     kept: list[dict[str, Any]] = field(default_factory=list)
     as_of: float = 0.0
-    mode: str | None = None
+    # What it is logged in with.
+    account: str | None = None
     heads: list[Any] = field(default_factory=list)
     lost: bool = False
     draining: bool = False
@@ -111,6 +112,9 @@ class Bench:
         self.tells: list[tuple[str, dict[str, Any]]] = []
         self.renewals: dict[str, str] = {}
         self.account: tuple[float, bool] = 0.0, False
+        # The account that is stored, and what those were that turns began with.
+        self.stored: str | None = None
+        self.started_with: list[str | None] = []
         self.loops = 0
         self._ids = itertools.count(1)
         self._turn_numbers = itertools.count(1)
@@ -170,6 +174,9 @@ class Bench:
         if isinstance(head, wire.Dispatch):
             assert head.again or worker.name not in self.drained, "nothing new is sent to a drained worker"
             line = json.loads(frames[1])
+            assert head.again or worker.name not in self.renewals or not starts_turn(line["method"]), "it is stale"
+            if not head.again and starts_turn(line["method"]):
+                self.started_with.append(worker.account)
             if worker.draining and not head.again:
                 assert head.adopt is None and line["method"] not in NEW_WORK, "a draining worker gets nothing new"
             worker.take(head, line)
@@ -241,14 +248,17 @@ class Bench:
         as_of: float | None = None,
         changed_at: float = 0.0,
     ) -> FakeWorker:
-        """A worker comes; its app-server has just been started, unless `as_of` says when, or that it is known."""
-        known = name in self.workers
-        worker = self.workers.setdefault(name, FakeWorker(name, name))
+        """A worker comes. Its app-server has just been started, unless `spawn` has, or `as_of` says when."""
+        worker = self.workers.get(name) or self.spawn(name)
         worker.connection = connection or name
-        if as_of is not None or not known:
-            worker.as_of = self.now if as_of is None else as_of
+        worker.as_of = worker.as_of if as_of is None else as_of
         head = wire.Register(slot, name, 10, 11, worker.as_of, changed_at)
         self.from_worker(worker, head, b'{"userAgent":"x"}', holdings)
+        return worker
+
+    def spawn(self, name: str) -> FakeWorker:
+        """An app-server is started: it reads the account that is stored."""
+        self.workers[name] = worker = FakeWorker(name, name, as_of=self.now, account=self.stored)
         return worker
 
     def from_worker(self, worker: FakeWorker, route: Any, *frames: bytes) -> list[Effect]:
@@ -301,11 +311,15 @@ class Bench:
         if answer is None:
             answer = {"result": {}}
             if method == "account/read":
-                mode = worker.mode
-                answer = {"result": {"account": {"type": mode} if mode else None, "requiresOpenaiAuth": True}}
+                account = {"type": "apiKey"} if worker.account else None
+                answer = {"result": {"account": account, "requiresOpenaiAuth": True}}
             elif method in ("account/login/start", "account/logout"):
-                worker.mode = line["params"]["type"] if method == "account/login/start" else None
-                told = ({"method": "account/updated", "params": {"authMode": worker.mode, "planType": None}},)
+                params = line["params"]
+                kind = params.get("type")
+                worker.account = params.get("apiKey", params.get("accessToken"))
+                if kind != "chatgptAuthTokens":
+                    self.stored = worker.account
+                told = ({"method": "account/updated", "params": {"authMode": kind, "planType": None}},)
         body = b"\n".join(encode(message) for message in ({"id": 1, **answer}, *told))
         self.from_worker(worker, wire.Answered(call, "result" in answer), wire.encode(wire.Lines()), body)
         return method
@@ -314,7 +328,8 @@ class Bench:
         """Make all changes; which were made where, in order."""
         made = []
         while applying := [worker for worker in self.workers.values() if worker.applies and not worker.lost]:
-            assert len(applying) == 1, "one after the other"
+            in_time = [worker for worker in applying if worker.name not in self.renewals]
+            assert len(in_time) <= 1, "one after the other"
             made.append((applying[0].name, self.apply_one(applying[0])))
         return made
 

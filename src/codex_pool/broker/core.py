@@ -69,7 +69,8 @@ class BrokerCore:
         self.books = Books(slots=slots, turns_per_worker=turns_per_worker, now=now, doors=doors)
         self._pace = Pace(slots * turns_per_worker)
         self._dispatcher = Dispatcher(self.books, self._pace, changed_at=changed_at)
-        self._tokens = Tokens(self.books, self._dispatcher.changes)
+        self.changes = self._dispatcher.changes
+        self._tokens = Tokens(self.books, self.changes)
         self._requests = Requests(self.books, self._dispatcher, self._tokens, self._status)
         self._sessions = Sessions(
             self.books, self._dispatcher, max_clients=max_clients, expect=expect, heir=legacy is not None
@@ -97,7 +98,7 @@ class BrokerCore:
             "waiting": books.held + sum(len(worker.waiting) + len(worker.parked) for worker in workers),
             "moving": len([thread for thread in threads if thread.moving is not None]),
             "homeless": len(books.homeless),
-            "changes": self._dispatcher.changes.held + self._tokens.held,
+            "changes": self.changes.held + self._tokens.held,
             "logins": len(books.logins),
         }
 
