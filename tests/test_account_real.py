@@ -72,6 +72,12 @@ def rows(codex: Codex) -> list[dict[str, Any]]:
     return workers
 
 
+def replaced(codex: Codex) -> int:
+    """How many workers have been replaced, once all are ready; else 0."""
+    found = rows(codex)
+    return sum(row["restarts"] for row in found) if all(row["state"] == "ready" for row in found) else 0
+
+
 def broker_of(pool: Pool) -> int:
     assert pool.supervisor_pid is not None
     (broker,) = [
@@ -244,8 +250,7 @@ def test_external_tokens_are_asked_for_once_and_their_log_out_leaves_auth_json_a
         first = token_of("external", 0)
         assert bench.keys_of(codex) == {first}
         os.kill(rows(codex)[0]["pid"], signal.SIGKILL)
-        wait_until(lambda: sum(row["restarts"] for row in rows(codex)) == 1, "it is replaced")
-        wait_until(lambda: all(row["state"] == "ready" for row in rows(codex)), "all are ready again")
+        wait_until(lambda: replaced(codex) == 1, "it is replaced")
         assert bench.keys_of(codex) == {first}, "who starts later has them as well"
         bench.relay.expired.add(first)
         assert bench.keys_of(codex) == {token_of("external", 1)}
@@ -254,7 +259,7 @@ def test_external_tokens_are_asked_for_once_and_their_log_out_leaves_auth_json_a
         assert bench.keys_of(codex) == {token_of("external", 1)} and bench.relay.refused == refused
         os.kill(broker_of(pool), signal.SIGKILL)
         os.kill(rows(codex)[1]["pid"], signal.SIGKILL)
-        wait_until(lambda: all(row["state"] == "ready" for row in rows(codex)), "all are ready again")
+        wait_until(lambda: replaced(codex) == 2, "it is replaced")
         assert bench.keys_of(codex) == {token_of("external", 1)}, "workers have kept them for the next broker"
         codex.logout()
         assert "sk-first" in bench.auth
@@ -267,9 +272,9 @@ def test_settings_that_no_file_keeps_are_given_to_workers_that_start_later(bench
     with Pool(2, bench.config) as pool, pool.connect() as codex:
         added = {"environmentId": "far", "execServerUrl": "ws://127.0.0.1:9"}
         codex.client.request("environment/add", added)
-        for row in rows(codex):
+        for number, row in enumerate(rows(codex), 1):
             os.kill(row["pid"], signal.SIGKILL)
-            wait_until(lambda: all(row["state"] == "ready" for row in rows(codex)), "all are ready again")
+            wait_until(lambda: replaced(codex) == number, "it is replaced")  # noqa: B023
         for _ in range(4):
             status = codex.client.request("environment/status", {"environmentId": "far"})
             assert status.status.value == "disconnected", "unknown where it was not given"

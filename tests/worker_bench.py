@@ -38,7 +38,7 @@ class Bench:
         # What the app-server said after a change; log-ins that have ended; requests for external tokens.
         self.told: dict[int, list[dict[str, Any]]] = {}
         self.logins: list[tuple[wire.LoginEnded, list[dict[str, Any]]]] = []
-        self.wanted: list[tuple[float, dict[str, Any]]] = []
+        self.wanted: list[dict[str, Any]] = []
         self.routes: list[Any] = []
         self.events: dict[tuple[str, str], list[tuple[wire.Events, list[dict[str, Any]]]]] = defaultdict(list)
         self.lines: list[tuple[list[str], list[dict[str, Any]]]] = []
@@ -90,7 +90,7 @@ class Bench:
                 # The broker hears of it as of any other turn.
                 self.routes.append(wire.TurnStarted(*msgspec.structs.astuple(route.started)))
         elif isinstance(route, wire.TokensWanted):
-            self.wanted.append((route.kept_at, json.loads(frames[1])))
+            self.wanted.append(json.loads(frames[1]))
         elif isinstance(route, wire.LoginEnded):
             self.logins.append((route, [json.loads(line) for line in frames[2].split(b"\n")]))
         elif isinstance(route, wire.ToSessions) or (isinstance(route, wire.TurnEnded) and len(frames) > 1):

@@ -312,12 +312,7 @@ class LoginEnded(_Head, frozen=True):
 
 
 class TokensWanted(_Head, frozen=True):
-    """Body: the app-server's request for new external tokens, under the id that the answer (Tell) is to have.
-
-    `kept_at` says as of when the tokens are that it has.
-    """
-
-    kept_at: float
+    """Body: the app-server's request for new external tokens, under the id that the answer (Tell) is to have."""
 
 
 class Progress(_Head, frozen=True):

@@ -109,7 +109,6 @@ class Changes:
         self._step: _Step | None = None
         self._kept: dict[str, bytes] = {}
         self._kept_at = 0.0
-        self.tokens_at = 0.0
         self._answers: list[_Answer] = []
         # Answers to changes, for a client that sends its request again.
         self._answered: dict[tuple[str, str], bytes] = {}
@@ -421,8 +420,6 @@ class Changes:
         self._kept.pop(key, None)
         self._kept[key] = line
         self._kept_at = self._books.now
-        if key == kinds.TOKENS:
-            self.tokens_at = self._books.now
 
     def _make_current(self, worker: Worker) -> None:
         worker.as_of = max(worker.as_of, self._changed_at)
@@ -451,7 +448,7 @@ class Changes:
             self._books.logins[login_id] = worker.name, session
         if holdings.kept_at > self._kept_at:
             self._kept = {kinds.key_of(line): line for line in holdings.kept}
-            self._kept_at = self.tokens_at = holdings.kept_at
+            self._kept_at = holdings.kept_at
         if register.changed_at > self._changed_at:
             self._changed_at = register.changed_at
             self._books.out.append(AccountChanged(self._changed_at, under_way=False))

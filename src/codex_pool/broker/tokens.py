@@ -1,8 +1,9 @@
 """External tokens (chatgptAuthTokens): what app-servers ask for them is asked of the client once. Pure.
 
-Each app-server has a copy of the tokens and asks by itself when the model refuses them, so that several may ask at
-once. The client that holds the account is asked once; its answer goes to all that wait, and to all other app-servers as
-a log-in. One that asks with a copy from before that has the answer at once.
+Each app-server has a copy of the tokens, and asks for new ones for every turn that the model refuses: several at once,
+and several times for the same tokens. The client that holds the account is asked once; its answer goes to all that
+wait, and to all other app-servers as a log-in. Who asks within FRESH_S of that has the same answer: it says nothing of
+which tokens were refused.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from codex_pool.broker.records import Worker
 PREFIX = "tokens"
 # An app-server waits 10 s for new tokens.
 LIMIT_S = 12.0
+FRESH_S = 5.0
 
 _INTERNAL_ERROR = -32603
 
@@ -33,7 +35,7 @@ class _Question:
     until: float
     session: str = ""
     identity: bytes = b""
-    askers: dict[str, bytes] = field(default_factory=dict)
+    askers: list[tuple[str, bytes]] = field(default_factory=list)
 
 
 class Tokens:
@@ -44,22 +46,23 @@ class Tokens:
         self._changes = changes
         self._open: _Question | None = None
         self._count = 0
+        self._fresh_until = 0.0
 
     @property
     def held(self) -> int:
         return self._open is not None
 
-    def wanted(self, worker: Worker, wanted: wire.TokensWanted, line: bytes) -> None:
+    def wanted(self, worker: Worker, line: bytes) -> None:
         """An app-server wants new tokens."""
         request = rpc.decode_request(line)
         known = self._changes.tokens
-        if known is not None and wanted.kept_at < self._changes.tokens_at:
+        if known is not None and self._books.now < self._fresh_until:
             self._tell(worker.name, b'{"id":%s,"result":%s}' % (request.id, rpc.encode(kinds.tokens_result(known))))
             return
         if self._open is None:
             self._count += 1
             self._open = _Question(f"{PREFIX}/{self._count}", request, self._books.now + LIMIT_S)
-        self._open.askers[worker.name] = bytes(request.id)
+        self._open.askers.append((worker.name, bytes(request.id)))
         self._ask(self._open)
 
     def _ask(self, question: _Question) -> None:
@@ -80,15 +83,16 @@ class Tokens:
         question = self._open
         if question is None or (question.id, question.session) != (request_id, session):
             return
-        askers = list(question.askers)
-        self._end(question, line)
         login = kinds.tokens_line(line)
         if login is not None:
-            self._changes.tokens_refreshed(login, askers)
+            self._fresh_until = self._books.now + FRESH_S
+        self._end(question, line)
+        if login is not None:
+            self._changes.tokens_refreshed(login, {name for name, _ in question.askers})
 
     def _end(self, question: _Question, line: bytes) -> None:
         self._open = None
-        for name, request_id in question.askers.items():
+        for name, request_id in question.askers:
             self._tell(name, rpc.with_id(line, request_id))
 
     def _tell(self, name: str, line: bytes) -> None:

@@ -88,7 +88,7 @@ class Workers:
                 self._changes.login_ended(worker, route, frames[1:])
                 self._check_drained(worker)
             case wire.TokensWanted():
-                self._tokens.wanted(worker, route, frames[1])
+                self._tokens.wanted(worker, frames[1])
 
     # Coming.
 

@@ -304,7 +304,7 @@ class WorkerCore:
                 self._on_other_run(delivery)
             case Ask():
                 if delivery.method == _TOKENS_WANTED:
-                    self._questions.ask_broker(delivery, wire.TokensWanted(self._changes.kept_at))
+                    self._questions.ask_broker(delivery)
                 else:
                     self._questions.ask(delivery)
             case LongAsk():
