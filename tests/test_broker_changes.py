@@ -404,6 +404,14 @@ def test_a_setting_that_a_later_app_server_refuses_holds_nobody_up(bench: Bench)
     assert bench.core.books.workers["w2"].takes_work
 
 
+def test_who_has_drained_is_given_nothing_more(bench: Bench) -> None:
+    worker = bench.workers["w0"]
+    bench.drain(worker)
+    bench.call("environment/add", {"environmentId": "e", "execServerUrl": "x"})
+    bench.beat(2, "s1")
+    assert bench.apply_all() == [("w1", "environment/add")] and total_held(bench) == 0
+
+
 def test_what_is_kept_is_bounded(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(changes, "MAX_KEPT", 2)
     calls = []

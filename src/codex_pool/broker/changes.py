@@ -430,10 +430,12 @@ class Changes:
         """Everyone gets what is kept, who has it not yet."""
         given = {each.only for each in (*self._queue, self._running) if isinstance(each, Change)}
         for worker in self._books.workers.values():
-            if worker.kept_at >= self._kept_at or worker.stale or worker.name in given:
+            if worker.kept_at >= self._kept_at or worker.stale:
+                continue
+            worker.behind = bool(self._kept)
+            if worker.drained or worker.name in given:
                 continue
             if self._kept:
-                worker.behind = True
                 replay = Change(Plan("each"), list(self._kept.values()), only=worker.name)
                 self._queue.appendleft(replay)
             else:
@@ -517,6 +519,9 @@ class Changes:
             self._mark_stale(step.worker, change.failed[step.worker])
             self._go_on()
             self._advance()
+        self._give_kept()
+        self._go_on()
+        self._advance()
         self.settle()
         for worker in self._books.workers.values():
             if worker.stale and not worker.draining:
