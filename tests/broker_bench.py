@@ -259,8 +259,6 @@ class Bench:
     def spawn(self, name: str) -> FakeWorker:
         """An app-server is started: it reads the account that is stored."""
         self.workers[name] = worker = FakeWorker(name, name, as_of=self.now, account=self.stored)
-        # Nothing else happens at the same time.
-        self.now += 0.001
         return worker
 
     def from_worker(self, worker: FakeWorker, route: Any, *frames: bytes) -> list[Effect]:

@@ -9,7 +9,7 @@ import pytest
 from broker_bench import THREAD_LOST, Bench, FakeWorker, encode, total_held
 
 from codex_pool import wire
-from codex_pool.broker import changes, kinds, tokens
+from codex_pool.broker import changes, kept, kinds, tokens
 from codex_pool.broker.core import BrokerCore
 from codex_pool.broker.doors import Counts, Doors, Refusal
 from codex_pool.broker.identity import Identity
@@ -413,7 +413,7 @@ def test_who_has_drained_is_given_nothing_more(bench: Bench) -> None:
 
 
 def test_what_is_kept_is_bounded(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(changes, "MAX_KEPT", 2)
+    monkeypatch.setattr(kept, "MAX_KEPT", 2)
     calls = []
     for number in range(3):
         calls.append(bench.call("environment/add", {"environmentId": f"e{number}", "execServerUrl": "x"}))

@@ -159,6 +159,8 @@ class BrokerMachine(RuleBasedStateMachine):
         if slot < self.bench.slots and slot not in self.spawned:
             self.spawned[slot] = f"w{slot}.{next(self.generations)}"
             self.bench.spawn(self.spawned[slot])
+            # Nothing else happens at the same time.
+            self.bench.now += 0.001
 
     @rule(slot=st.integers(0, 2))
     def register(self, slot: int) -> None:
@@ -167,6 +169,7 @@ class BrokerMachine(RuleBasedStateMachine):
             name = self.spawned.pop(slot, None) or f"w{slot}.{next(self.generations)}"
             self.slot_of[name] = slot
             self.live[name] = self.bench.register(name, slot)
+            self.bench.now += 0.001
 
     @rule(data=st.data(), late=st.booleans())
     def lose(self, data: st.DataObject, late: bool) -> None:

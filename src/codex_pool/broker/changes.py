@@ -34,7 +34,9 @@ from typing import TYPE_CHECKING, Literal
 from codex_app_server import errors
 from codex_pool import rpc, wire
 from codex_pool.broker import kinds
-from codex_pool.broker.books import LINES, Books, bound
+from codex_pool.broker.announcements import Announcements
+from codex_pool.broker.books import Books, bound
+from codex_pool.broker.kept import Kept
 from codex_pool.broker.kinds import Plan
 from codex_pool.broker.records import AccountChanged, Call, Renew, Worker
 
@@ -45,10 +47,6 @@ APPLY = "pool/apply"
 
 MAX_TRIES = 3
 STEP_LIMIT_S = 20.0
-# How long the answer waits for turns that are about to begin on stale workers.
-STARTS_LIMIT_S = 30.0
-MAX_KEPT = 256
-MAX_KEPT_BYTES = 1024 * 1024
 MAX_ANSWERED = 256
 
 _INTERNAL_ERROR = -32603
@@ -85,18 +83,6 @@ class _Step:
     told: list[bytes] = field(default_factory=list)
 
 
-@dataclass(slots=True)
-class _Answer:
-    """What sessions are to hear, once these turns have begun."""
-
-    sessions: list[str]
-    lines: list[bytes]
-    starts: set[int]
-    until: float
-    # They are told when they are there to hear it.
-    patient: bool = False
-
-
 class Changes:
     """See the module's docstring. `changed_at` is the time of the last change that the broker before this one knew."""
 
@@ -107,15 +93,14 @@ class Changes:
         self._queue: deque[Call | Change] = deque()
         self._running: Change | None = None
         self._step: _Step | None = None
-        self._kept: dict[str, bytes] = {}
-        self._kept_at = 0.0
-        self._answers: list[_Answer] = []
+        self._kept = Kept()
+        self.announcements = Announcements(books)
         # Answers to changes, for a client that sends its request again.
         self._answered: dict[tuple[str, str], bytes] = {}
 
     @property
     def held(self) -> int:
-        return len(self._queue) + (self._running is not None) + len(self._answers)
+        return len(self._queue) + (self._running is not None) + self.announcements.held
 
     @property
     def waiting(self) -> list[Call]:
@@ -125,7 +110,7 @@ class Changes:
     @property
     def tokens(self) -> bytes | None:
         """The log-in with external tokens that is in force."""
-        return self._kept.get(kinds.TOKENS)
+        return self._kept.tokens
 
     # Requests.
 
@@ -151,7 +136,7 @@ class Changes:
 
     def tokens_refreshed(self, line: bytes, workers: Iterable[str]) -> None:
         """The client has given new external tokens; these workers have them already."""
-        self._keep(kinds.TOKENS, line)
+        self._kept.keep(kinds.TOKENS, line, self._books.now)
         for worker in map(self._books.workers.get, workers):
             if worker is not None:
                 self._make_current(worker)
@@ -172,7 +157,7 @@ class Changes:
                         return
                     self._queue.popleft()
                     continue
-                problem = self._too_much(plan, first.line)
+                problem = self._kept.why_full(plan.key, first.line)
                 if problem:
                     self._queue.popleft()
                     self._books.overloaded(first, problem)
@@ -186,15 +171,6 @@ class Changes:
             if first.plan.how == "forget":
                 self._forget_tokens()
             self._go_on()
-
-    def _too_much(self, plan: Plan, line: bytes) -> str:
-        if not plan.key or plan.key in self._kept:
-            return ""
-        size = sum(map(len, self._kept.values())) + len(line)
-        if len(self._kept) < MAX_KEPT and size <= MAX_KEPT_BYTES:
-            return ""
-        limit = f"{MAX_KEPT} settings or {MAX_KEPT_BYTES} bytes"
-        return f"what the pool keeps for workers to come is at its limit of {limit}"
 
     def _ask(self, call: Call) -> bool:
         """Send it to one worker; whether there is one."""
@@ -337,7 +313,7 @@ class Changes:
             self._unchanged(plan)
         else:
             if plan.key:
-                self._keep(plan.key, change.lines[0])
+                self._kept.keep(plan.key, change.lines[0], self._books.now)
             if plan.account and plan.how != "forget":
                 self._change_account(change.done, "the account was changed while it was starting or did not answer")
             elif plan.how == "forget":
@@ -372,9 +348,9 @@ class Changes:
             self._books.logged_in.pop(call.session, None)
             self._books.logged_in[call.session] = None
             self._books.choose_holder()
-        self._say([call.session], [line])
+        self.announcements.say([call.session], [line])
         if not error and not change.refusal:
-            self._say([], change.told)
+            self.announcements.say([], change.told)
 
     def _unchanged(self, plan: Plan) -> None:
         if plan.account:
@@ -382,12 +358,11 @@ class Changes:
 
     def _forget_tokens(self) -> None:
         """App-servers forget external tokens only with their end: a log-out would delete the auth.json of all."""
-        del self._kept[kinds.TOKENS]
-        self._kept_at = self._books.now
+        self._kept.forget(kinds.TOKENS, self._books.now)
         for worker in self._books.workers.values():
             # No later broker is to hear of them.
-            worker.kept_at = self._kept_at
-            self._books.to_worker(worker, wire.Current(worker.as_of, self._kept_at), *self._kept.values())
+            worker.kept_at = self._kept.at
+            self._books.to_worker(worker, wire.Current(worker.as_of, self._kept.at), *self._kept.lines)
         self._change_account((), "the external tokens were logged out")
 
     def _change_account(self, current: Iterable[str], reason: str) -> None:
@@ -416,27 +391,22 @@ class Changes:
 
     # What is kept for workers to come.
 
-    def _keep(self, key: str, line: bytes) -> None:
-        self._kept.pop(key, None)
-        self._kept[key] = line
-        self._kept_at = self._books.now
-
     def _make_current(self, worker: Worker) -> None:
         worker.as_of = max(worker.as_of, self._changed_at)
-        worker.kept_at, worker.behind = self._kept_at, False
-        self._books.to_worker(worker, wire.Current(worker.as_of, self._kept_at), *self._kept.values())
+        worker.kept_at, worker.behind = self._kept.at, False
+        self._books.to_worker(worker, wire.Current(worker.as_of, self._kept.at), *self._kept.lines)
 
     def _give_kept(self) -> None:
         """Everyone gets what is kept, who has it not yet."""
         given = {each.only for each in (*self._queue, self._running) if isinstance(each, Change)}
         for worker in self._books.workers.values():
-            if worker.kept_at >= self._kept_at or worker.stale:
+            if worker.kept_at >= self._kept.at or worker.stale:
                 continue
-            worker.behind = bool(self._kept)
+            worker.behind = bool(self._kept.lines)
             if worker.drained or worker.name in given:
                 continue
-            if self._kept:
-                replay = Change(Plan("each"), list(self._kept.values()), only=worker.name)
+            if self._kept.lines:
+                replay = Change(Plan("each"), self._kept.lines, only=worker.name)
                 self._queue.appendleft(replay)
             else:
                 self._make_current(worker)
@@ -448,9 +418,7 @@ class Changes:
         worker.as_of, worker.kept_at = register.as_of, holdings.kept_at
         for login_id, session in holdings.logins.items():
             self._books.logins[login_id] = worker.name, session
-        if holdings.kept_at > self._kept_at:
-            self._kept = {kinds.key_of(line): line for line in holdings.kept}
-            self._kept_at = holdings.kept_at
+        self._kept.adopt(holdings.kept, holdings.kept_at)
         if register.changed_at > self._changed_at:
             self._changed_at = register.changed_at
             self._books.out.append(AccountChanged(self._changed_at, under_way=False))
@@ -465,7 +433,7 @@ class Changes:
             if name == worker.name:
                 del self._books.logins[login_id]
                 error = f"worker {name}, which waited for the log-in, died: {reason}; begin again"
-                self._say([session], [kinds.login_failed_line(login_id, error)])
+                self.announcements.say([session], [kinds.login_failed_line(login_id, error)])
 
     def login_ended(self, worker: Worker, ended: wire.LoginEnded, frames: list[bytes]) -> None:
         """A log-in of the worker's app-server is over."""
@@ -478,36 +446,13 @@ class Changes:
             self._make_current(worker)
         if len(frames) == 2:
             first, *others = frames[1].split(b"\n")
-            self._say(ended.sessions, [first], patient=True)
-            self._say([], others)
+            self.announcements.say(ended.sessions, [first], patient=True)
+            self.announcements.say([], others)
         self._give_kept()
         self._advance()
         self._dispatcher.work_again()
 
-    # What clients hear.
-
-    def _say(self, sessions: list[str], lines: list[bytes], *, patient: bool = False) -> None:
-        """Lines for these sessions, all of the pool's own user when there are none, once nothing begins too late."""
-        if lines:
-            starts = {number for worker in self._books.workers.values() if worker.stale for number in worker.starting}
-            self._answers.append(_Answer(sessions, lines, starts, self._books.now + STARTS_LIMIT_S, patient))
-            self.settle()
-
-    def settle(self) -> None:
-        """Tell clients what can be told now."""
-        answers, self._answers = self._answers, []
-        for answer in answers:
-            if self._must_wait(answer):
-                self._answers.append(answer)
-            else:
-                sessions = answer.sessions or self._books.own_sessions()
-                self._books.pass_on(sessions, [LINES, b"\n".join(answer.lines)])
-
-    def _must_wait(self, answer: _Answer) -> bool:
-        books = self._books
-        sessions = [books.sessions[each] for each in answer.sessions if each in books.sessions]
-        away = answer.patient and any(session.away_since is not None for session in sessions)
-        return books.now < answer.until and (away or not answer.starts.isdisjoint(books.calls))
+    # The clock.
 
     def tick(self) -> None:
         """Steps that take too long; workers that the supervisor has still to renew."""
@@ -522,7 +467,7 @@ class Changes:
         self._give_kept()
         self._go_on()
         self._advance()
-        self.settle()
+        self.announcements.settle()
         for worker in self._books.workers.values():
             if worker.stale and not worker.draining:
                 self._books.out.append(Renew(worker.name, worker.stale))

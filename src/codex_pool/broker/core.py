@@ -18,8 +18,8 @@ Rules that hold throughout:
    workers are passed on and not decoded, but for lists that are put together of several.
 
 Where what is: `books` what is known; `sessions`, `requests` the side of the clients; `workers` that of the workers;
-`dispatch` between them, with `queue`, `pace` and `gather`; `changes`, with `kinds` and `tokens`, what every app-server
-has in memory: the account, and some settings.
+`dispatch` between them, with `queue`, `pace` and `gather`; `changes`, with `kinds`, `kept`, `announcements` and
+`tokens`, what every app-server has in memory: the account, and some settings.
 """
 
 from __future__ import annotations

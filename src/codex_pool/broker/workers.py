@@ -182,7 +182,7 @@ class Workers:
                 if login_id is not None:
                     books.logins[login_id] = worker.name, call.session
             self._dispatcher.answered(call, worker, frames, ok=answered.ok)
-        self._changes.settle()
+        self._changes.announcements.settle()
         self._dispatcher.room_again(worker)
         self._check_drained(worker)
 
@@ -284,7 +284,7 @@ class Workers:
         if worker is not None:
             self._scatter(worker, reason)
             self._changes.worker_lost(worker, reason)
-            self._changes.settle()
+            self._changes.announcements.settle()
         self._sessions.worker_settled(name)
 
     def _scatter(self, worker: Worker, reason: str) -> None:
