@@ -190,6 +190,8 @@ def test_a_worker_has_a_new_connection_in_the_middle(bench: Bench) -> None:
     call = bench.call(LOGIN, KEY)
     bench.register("w0", 0, connection="w0/2")
     assert bench.apply_all() == EVERYWHERE and "result" in bench.answers[call][0]
+    bench.call(LOGOUT, id=call[1])
+    assert len(bench.apply_all()) == 4, "an id may be used anew by who does not say again"
 
 
 @pytest.mark.parametrize(("expect", "read", "told", "problem"), [
@@ -333,6 +335,7 @@ def test_new_tokens_are_asked_for_once_and_go_to_all(bench: Bench) -> None:
     assert bench.tells[-1] == ("w0", {"id": "w0/3", "result": new}), "it asks for what was refused before"
     third = bench.register("w2", 0)
     assert third.applies and "token-2" in json.dumps(third.applies)
+    assert not bench.core.books.workers["w2"].takes_work
     bench.now += tokens.FRESH_S + 1
     ask_tokens(bench, second, 2)
     bench.raw(encode({"id": "tokens/2", "result": {**new, "accessToken": "token-3"}}))

@@ -26,6 +26,7 @@ on a stale worker.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -54,12 +55,14 @@ _INTERNAL_ERROR = -32603
 
 @dataclass(slots=True, eq=False)
 class Change:
-    """One change. Without a `call` it is the pool's own: lines for the workers in `only`, or for all but `done`."""
+    """One change. Without a `call` it is the pool's own: for all but `done`, or what is kept, for `only` one."""
 
     plan: Plan
     lines: list[bytes]
     call: Call | None = None
     only: str = ""
+    # Of what is kept: as of when.
+    kept_at: float = 0.0
     done: dict[str, None] = field(default_factory=dict)
     # Workers that were late or would not, with the reason.
     failed: dict[str, str] = field(default_factory=dict)
@@ -121,11 +124,12 @@ class Changes:
             if worker in self._books.workers:
                 self._dispatcher.send(call, self._books.workers[worker])
                 return
-        known = self._answered.get(call.key)
         running = self._running.call if self._running is not None else None
-        if known is not None:
-            self._books.say(call.session, known)
-        elif (running is None or running.key != call.key) and self._books.hold(call):
+        if call.again and call.key in self._answered:
+            self._books.say(call.session, self._answered[call.key])
+        elif call.again and running is not None and running.key == call.key:
+            return
+        elif self._books.hold(call):
             self._queue.append(call)
             self._advance()
 
@@ -139,9 +143,8 @@ class Changes:
         self._kept.keep(kinds.TOKENS, line, self._books.now)
         for worker in map(self._books.workers.get, workers):
             if worker is not None:
-                self._make_current(worker)
-        others = Change(Plan("each", key=kinds.TOKENS), [line], done=dict.fromkeys(workers))
-        self._queue.appendleft(others)
+                self._make_current(worker, self._kept.at)
+        self._give_kept()
         self._advance()
 
     def _advance(self) -> None:
@@ -322,8 +325,10 @@ class Changes:
                 self._mark_stale(name, f"it did not take part in a change: {change.failed[name]}")
             for name in change.done:
                 worker = self._books.workers.get(name)
-                if worker is not None and (plan.key or plan.account or change.only):
-                    self._make_current(worker)
+                if worker is not None and change.only:
+                    self._make_current(worker, change.kept_at)
+                elif worker is not None and (plan.key or plan.account) and not worker.behind:
+                    self._make_current(worker, self._kept.at)
         if change.call is not None:
             self._answer(change, change.call, error)
         self._give_kept()
@@ -367,7 +372,7 @@ class Changes:
 
     def _change_account(self, current: Iterable[str], reason: str) -> None:
         """From now on only these workers have the account."""
-        self._changed_at = self._books.now
+        self._changed_at = max(self._books.now, math.nextafter(self._changed_at, math.inf))
         self._books.out.append(AccountChanged(self._changed_at, under_way=False))
         for name in current:
             if name in self._books.workers:
@@ -391,10 +396,10 @@ class Changes:
 
     # What is kept for workers to come.
 
-    def _make_current(self, worker: Worker) -> None:
+    def _make_current(self, worker: Worker, kept_at: float) -> None:
         worker.as_of = max(worker.as_of, self._changed_at)
-        worker.kept_at, worker.behind = self._kept.at, False
-        self._books.to_worker(worker, wire.Current(worker.as_of, self._kept.at), *self._kept.lines)
+        worker.kept_at, worker.behind = kept_at, kept_at < self._kept.at
+        self._books.to_worker(worker, wire.Current(worker.as_of, kept_at), *self._kept.lines)
 
     def _give_kept(self) -> None:
         """Everyone gets what is kept, who has it not yet."""
@@ -402,14 +407,15 @@ class Changes:
         for worker in self._books.workers.values():
             if worker.kept_at >= self._kept.at or worker.stale:
                 continue
-            worker.behind = bool(self._kept.lines)
+            missing = self._kept.since(worker.kept_at)
+            worker.behind = bool(missing)
             if worker.drained or worker.name in given:
                 continue
-            if self._kept.lines:
-                replay = Change(Plan("each"), self._kept.lines, only=worker.name)
+            if missing:
+                replay = Change(Plan("each"), missing, only=worker.name, kept_at=self._kept.at)
                 self._queue.appendleft(replay)
             else:
-                self._make_current(worker)
+                self._make_current(worker, self._kept.at)
 
     # Workers.
 
@@ -443,7 +449,8 @@ class Changes:
             self._queue.append(Change(Plan("reload"), [kinds.RELOAD_MCP], done=done))
         elif ended.changed:
             self._change_account([worker.name], "somebody has logged in on another worker")
-            self._make_current(worker)
+            if not worker.behind:
+                self._make_current(worker, self._kept.at)
         if len(frames) == 2:
             first, *others = frames[1].split(b"\n")
             self.announcements.say(ended.sessions, [first], patient=True)
