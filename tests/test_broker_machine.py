@@ -392,7 +392,8 @@ class BrokerMachine(RuleBasedStateMachine):
         if not hasattr(self, "bench"):
             return
         before = {self.account, *self.logins.values()}
-        for call in [call for call in self.logins if call in self.bench.answers]:
+        # In the order of the answers, which is that of the changes.
+        for call in [call for call in self.bench.answers if call in self.logins]:
             (answer,) = self.bench.answers[call]
             key = self.logins.pop(call)
             if "result" in answer:
