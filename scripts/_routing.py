@@ -14,7 +14,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-SCOPES = ("owner", "any", "all", "account", "merged", "session", "refused")
+SCOPES = ("owner", "any", "all", "account", "renewing", "reloading", "merged", "session", "refused")
 THREAD_KEYS = ("threadId", "conversationId")
 TURN_KEYS = ("turnId", "expectedTurnId")
 # The schema does not name results. Most are called like the params or the method; these are not.
@@ -51,7 +51,7 @@ class Request(NamedTuple):
     result: str
     """Name of the result in `models`."""
     scope: str
-    """owner, any, all, account, merged, session or refused; "unassigned" until a person has decided."""
+    """One of the lists in scripts/scopes.toml, or owner; "unassigned" until a person has decided."""
     thread: str | None
     """Path of the thread id in the params (it may be optional there); None when they have none."""
     turn: str | None

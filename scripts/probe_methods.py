@@ -64,9 +64,11 @@ classes of `codex_app_server.generated.models`.
 {answered} of them were answered when each was asked once with small, harmless arguments: on a home without an account,
 with no network, plugins and feedback off, and API keys forbidden. The last column says why the others refused that.
 
-Scope is which app-server of a pool answers: `owner` the one that holds the thread; `any` one of them; `all` of them;
-`account` the one that holds the account; `merged` all, their answers put together; `session` the one that the client's
-session is bound to for this; `refused` none, because it has no meaning through a pool.
+Scope is which app-server of a pool answers: `owner` the one that holds the thread; `any` one of them; `all` of them,
+one after the other; `account` one of them, or for logging in and out all, one after the other; `renewing` one of them,
+and the others are renewed; `reloading` one of them, and the others start their MCP servers again; `merged` all, their
+answers put together; `session` the one that the client's session is bound to for this; `refused` none, because it has
+no meaning through a pool.
 
 Written by `scripts/probe_methods.py`; do not edit.
 

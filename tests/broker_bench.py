@@ -12,7 +12,19 @@ import msgspec
 from codex_app_server.generated.routing import REQUESTS
 from codex_pool import wire
 from codex_pool.broker.core import BrokerCore
-from codex_pool.broker.records import Drained, Effect, Forget, Keep, Note, Registered, Suspect, ToClient, ToWorker
+from codex_pool.broker.records import (
+    AccountChanged,
+    Drained,
+    Effect,
+    Forget,
+    Keep,
+    Note,
+    Registered,
+    Renew,
+    Suspect,
+    ToClient,
+    ToWorker,
+)
 
 THREAD_LOST, TURN_LOST = -32010, -32011
 
@@ -42,6 +54,13 @@ class FakeWorker:
     running: dict[str, tuple[str, str]] = field(default_factory=dict)
     answered: dict[tuple[str, str], tuple[bool, str | None]] = field(default_factory=dict)
     releases: dict[int, str] = field(default_factory=dict)
+    # Changes that it is to make, by call; what it was told to have.
+    applies: dict[int, dict[str, Any]] = field(default_factory=dict)
+    current: wire.Current | None = None
+    kept: list[dict[str, Any]] = field(default_factory=list)
+    as_of: float = 0.0
+    # What it is logged in with.
+    account: str | None = None
     heads: list[Any] = field(default_factory=list)
     lost: bool = False
     draining: bool = False
@@ -89,6 +108,13 @@ class Bench:
         self.registered: list[str] = []
         self.suspects: list[str] = []
         self.notes: list[str] = []
+        # Answers to questions of app-servers; workers that are to be renewed; what the supervisor knows of the account.
+        self.tells: list[tuple[str, dict[str, Any]]] = []
+        self.renewals: dict[str, str] = {}
+        self.account: tuple[float, bool] = 0.0, False
+        # The account that is stored, and what those were that turns began with.
+        self.stored: str | None = None
+        self.started_with: list[str | None] = []
         self.loops = 0
         self._ids = itertools.count(1)
         self._turn_numbers = itertools.count(1)
@@ -111,6 +137,10 @@ class Bench:
                     self.suspects.append(effect.worker)
                 case Forget():
                     self.forgotten.append(effect.peer)
+                case Renew():
+                    self.renewals[effect.worker] = effect.reason
+                case AccountChanged():
+                    self.account = effect.changed_at, effect.under_way
                 case Drained():
                     self.drained.append(effect.worker)
                 case Keep():
@@ -144,12 +174,22 @@ class Bench:
         if isinstance(head, wire.Dispatch):
             assert head.again or worker.name not in self.drained, "nothing new is sent to a drained worker"
             line = json.loads(frames[1])
+            assert head.again or worker.name not in self.renewals or not starts_turn(line["method"]), "it is stale"
+            if not head.again and starts_turn(line["method"]):
+                self.started_with.append(worker.account)
             if worker.draining and not head.again:
                 assert head.adopt is None and line["method"] not in NEW_WORK, "a draining worker gets nothing new"
             worker.take(head, line)
             assert worker.load <= self.turns_per_worker or not starts_turn(line["method"])
         elif isinstance(head, wire.Release):
             worker.releases[head.call] = head.thread_id
+        elif isinstance(head, wire.Apply):
+            worker.applies = {head.call: json.loads(frames[1])}
+        elif isinstance(head, wire.Current):
+            worker.current, worker.kept = head, [json.loads(line) for line in frames[1:]]
+            worker.as_of = head.as_of
+        elif isinstance(head, wire.Tell):
+            self.tells.append((worker.name, json.loads(frames[1])))
 
     # Clients.
 
@@ -199,11 +239,26 @@ class Bench:
     # Workers.
 
     def register(
-        self, name: str = "w0", slot: int = 0, *, holdings: bytes = NOTHING_HELD, connection: str | None = None
+        self,
+        name: str = "w0",
+        slot: int = 0,
+        *,
+        holdings: bytes = NOTHING_HELD,
+        connection: str | None = None,
+        as_of: float | None = None,
+        changed_at: float = 0.0,
     ) -> FakeWorker:
-        worker = self.workers.setdefault(name, FakeWorker(name, name))
+        """A worker comes. Its app-server has just been started, unless `spawn` has, or `as_of` says when."""
+        worker = self.workers.get(name) or self.spawn(name)
         worker.connection = connection or name
-        self.from_worker(worker, wire.Register(slot, name, 10, 11), b'{"userAgent":"x"}', holdings)
+        worker.as_of = worker.as_of if as_of is None else as_of
+        head = wire.Register(slot, name, 10, 11, worker.as_of, changed_at)
+        self.from_worker(worker, head, b'{"userAgent":"x"}', holdings)
+        return worker
+
+    def spawn(self, name: str) -> FakeWorker:
+        """An app-server is started: it reads the account that is stored."""
+        self.workers[name] = worker = FakeWorker(name, name, as_of=self.now, account=self.stored)
         return worker
 
     def from_worker(self, worker: FakeWorker, route: Any, *frames: bytes) -> list[Effect]:
@@ -246,6 +301,37 @@ class Bench:
         for call in list(worker.releases):
             del worker.releases[call]
             self.from_worker(worker, wire.Answered(call, ok))
+
+    def apply_one(self, worker: FakeWorker, answer: dict[str, Any] | None = None, *told: dict[str, Any]) -> str:
+        """Answer the change that this worker is to make, by default as an app-server that is logged in or out; its
+        method."""
+        ((call, line),) = worker.applies.items()
+        worker.applies = {}
+        method: str = line["method"]
+        if answer is None:
+            answer = {"result": {}}
+            if method == "account/read":
+                account = {"type": "apiKey"} if worker.account else None
+                answer = {"result": {"account": account, "requiresOpenaiAuth": True}}
+            elif method in ("account/login/start", "account/logout"):
+                params = line["params"]
+                kind = params.get("type")
+                worker.account = params.get("apiKey", params.get("accessToken"))
+                if kind != "chatgptAuthTokens":
+                    self.stored = worker.account
+                told = ({"method": "account/updated", "params": {"authMode": kind, "planType": None}},)
+        body = b"\n".join(encode(message) for message in ({"id": 1, **answer}, *told))
+        self.from_worker(worker, wire.Answered(call, "result" in answer), wire.encode(wire.Lines()), body)
+        return method
+
+    def apply_all(self) -> list[tuple[str, str]]:
+        """Make all changes; which were made where, in order."""
+        made = []
+        while applying := [worker for worker in self.workers.values() if worker.applies and not worker.lost]:
+            in_time = [worker for worker in applying if worker.name not in self.renewals]
+            assert len(in_time) <= 1, "one after the other"
+            made.append((applying[0].name, self.apply_one(applying[0])))
+        return made
 
     def answer_all(self, worker: FakeWorker) -> None:
         for call in list(worker.open):
@@ -322,4 +408,5 @@ class Bench:
 
 def total_held(bench: Bench) -> int:
     held = bench.core.held
-    return sum(held[kind] for kind in ("calls", "waiting", "starting", "turns", "homeless", "moving", "callers"))
+    kinds = ("calls", "waiting", "starting", "turns", "homeless", "moving", "callers", "changes", "logins")
+    return sum(held[kind] for kind in kinds)

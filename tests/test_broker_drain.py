@@ -210,7 +210,7 @@ def test_what_comes_between_the_end_of_draining_and_that_of_the_worker_waits(ben
     ephemeral = bench.call("thread/read", {"threadId": "t2"}, session="s2")
     bench.cancel(calls[1])
     bench.call("config/value/write", session="s2")
-    assert old.open == {} and new.methods == ["config/value/write"]
+    assert old.open == {} and old.applies == {} and bench.apply_all() == [("new", "config/value/write")]
     bench.lose(old, "it has ended")
     assert [name for name, _ in [*bench.dispatches(calls[0]), *bench.dispatches(read)]] == ["new", "new"]
     assert bench.error(calls[1])["code"] == -32800 and bench.error(ephemeral)["code"] == THREAD_LOST

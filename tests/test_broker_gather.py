@@ -1,4 +1,4 @@
-"""One answer of several, and lists that are put together."""
+"""Answers of several, and lists that are put together."""
 
 from __future__ import annotations
 
@@ -24,29 +24,16 @@ def merged(method: str, *lines: bytes, hidden: str = "", names: dict[str, str] |
     return result
 
 
-@pytest.mark.parametrize(("answers", "told_at", "outcome"), [
-    (["a", "b"], [1], "b"), (["!x", "a"], [0], "!x"), (["a", "!x"], [1], "!x"), (["!x", "!y"], [0], "!x"),
-    ([None, "a"], [1], "a"), (["a", None], [1], "a"), ([None, None], [1], None), (["!x", None], [0], "!x"),
-])  # fmt: skip
-def test_the_first_error_or_the_last_result(answers: list[str | None], told_at: list[int], outcome: str | None) -> None:
-    """An answer that begins with ! is an error; None is a worker that died."""
-    gather = Gather(len(answers))
-    told = []
-    for number, answer in enumerate(answers):
-        line = answer.encode() if answer is not None else None
-        if gather.add(number, line, ok=line is not None and not line.startswith(b"!")):
-            told.append(number)
-    assert told == told_at and gather.outcome == (outcome.encode() if outcome is not None else None)
-
-
 def test_a_list_does_not_fail_because_one_worker_does() -> None:
-    gather = Gather(3, merged=True)
+    gather = Gather(3)
     assert not gather.add(2, b"late", ok=True) and not gather.add(0, b"no", ok=False)
     assert gather.add(1, b"early", ok=True)
-    assert gather.merged and gather.results == [b"early", b"late"]
-    alone = Gather(2, merged=True)
+    assert gather.results == [b"early", b"late"]
+    alone = Gather(2)
     assert not alone.add(0, b"no", ok=False) and alone.add(1, None, ok=False)
-    assert not alone.merged and alone.outcome == b"no"
+    assert alone.results == [] and alone.outcome == b"no"
+    dead = Gather(1)
+    assert dead.add(0, None, ok=False) and dead.outcome is None
 
 
 def test_names_come_from_wherever_they_were_set() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections import Counter
 from typing import Any
 
@@ -31,7 +32,9 @@ METHODS = [
         "thread/resume",
     ),
     *("thread/read", "thread/list", "thread/unsubscribe", "model/list", "config/value/write", "account/read"),
+    *("account/login/start", "account/login/start", "account/logout", "skills/extraRoots/set"),
 ]
+CHANGES_ACCOUNT = {"account/login/start", "account/logout"}
 
 
 class BrokerMachine(RuleBasedStateMachine):
@@ -51,6 +54,11 @@ class BrokerMachine(RuleBasedStateMachine):
         self.away: set[str] = set()
         self.started: dict[str, tuple[str, str, str]] = {}
         self.over: set[str] = set()
+        # Log-ins and log-outs that have not been answered, and what was answered last.
+        self.logins: dict[tuple[str, Any], str | None] = {}
+        self.account: str | None = None
+        self.seen_answers: set[tuple[str, Any]] = set()
+        self.spawned: dict[int, str] = {}
         self.register(0)
         for session in SESSIONS:
             self.hello(session)
@@ -125,6 +133,12 @@ class BrokerMachine(RuleBasedStateMachine):
         for _ in range(count):
             if session in self.sessions - self.away:
                 params = {"threadId": thread}
+                if method in CHANGES_ACCOUNT:
+                    key = f"sk-{next(self.generations)}" if method == "account/login/start" else None
+                    params = {"type": "apiKey", "apiKey": key} if key else {}
+                    call = self.bench.call(method, params, session=session)
+                    self.calls[call], self.logins[call] = (method, params), key
+                    continue
                 self.calls[self.bench.call(method, params, session=session)] = method, params
 
     @rule(data=st.data())
@@ -140,12 +154,22 @@ class BrokerMachine(RuleBasedStateMachine):
     # Workers.
 
     @rule(slot=st.integers(0, 2))
+    def spawn(self, slot: int) -> None:
+        """An app-server is started, and takes its time until it is there."""
+        if slot < self.bench.slots and slot not in self.spawned:
+            self.spawned[slot] = f"w{slot}.{next(self.generations)}"
+            self.bench.spawn(self.spawned[slot])
+            # Nothing else happens at the same time.
+            self.bench.now += 0.001
+
+    @rule(slot=st.integers(0, 2))
     def register(self, slot: int) -> None:
         taken = any(self.slot_of[worker.name] == slot for worker in self.live.values() if not worker.draining)
         if slot < self.bench.slots and not taken:
-            name = f"w{slot}.{next(self.generations)}"
+            name = self.spawned.pop(slot, None) or f"w{slot}.{next(self.generations)}"
             self.slot_of[name] = slot
             self.live[name] = self.bench.register(name, slot)
+            self.bench.now += 0.001
 
     @rule(data=st.data(), late=st.booleans())
     def lose(self, data: st.DataObject, late: bool) -> None:
@@ -176,10 +200,37 @@ class BrokerMachine(RuleBasedStateMachine):
         """Its replacement is ready first."""
         staying = sorted(name for name, worker in self.live.items() if not worker.draining)
         if staying:
-            worker = self.live[data.draw(st.sampled_from(staying))]
-            worker.draining = True
-            self.register(self.slot_of[worker.name])
-            self.bench.drain(worker)
+            self._drain(self.live[data.draw(st.sampled_from(staying))])
+
+    def _drain(self, worker: FakeWorker) -> None:
+        worker.draining = True
+        self.register(self.slot_of[worker.name])
+        self.bench.drain(worker)
+
+    @rule()
+    def renew(self) -> None:
+        """The supervisor does what it was told to."""
+        stale = [worker for name, worker in self.live.items() if name in self.bench.renewals and not worker.draining]
+        if stale:
+            self._drain(stale[0])
+
+    @rule(ok=st.booleans())
+    def change(self, ok: bool) -> None:
+        """An app-server makes the change that it is to make, or refuses."""
+        for worker in self.live.values():
+            if worker.applies:
+                self.bench.apply_one(worker, None if ok else {"error": {"code": -32600, "message": "no"}})
+                return
+
+    @rule(data=st.data(), key=st.booleans())
+    def log_in_by_browser(self, data: st.DataObject, key: bool) -> None:
+        """Somebody has logged in on one app-server, and nobody is at it elsewhere."""
+        if self.live and not self.logins and self.sessions - self.away:
+            worker = self.live[data.draw(st.sampled_from(sorted(self.live)))]
+            if worker.name not in self.bench.renewals and worker.name not in self.bench.drained:
+                self.account = worker.account = self.bench.stored = f"browser-{next(self.generations)}"
+                worker.as_of = self.bench.now
+                self.bench.from_worker(worker, wire.LoginEnded("x", [], changed=True))
 
     @rule(data=st.data(), ok=st.booleans())
     def put_away(self, data: st.DataObject, ok: bool) -> None:
@@ -262,6 +313,7 @@ class BrokerMachine(RuleBasedStateMachine):
             now=self.bench.now,
             expect=self.live,
             legacy=self.bench.legacy,
+            changed_at=self.bench.now if self.bench.account[1] else self.bench.account[0],
         )
         if dead and len(self.live) > 1:
             worker = self.live.pop(min(self.live))
@@ -272,6 +324,7 @@ class BrokerMachine(RuleBasedStateMachine):
             self.say_hello_again(session)
         for name, worker in self.live.items():
             worker.open.clear()
+            worker.applies.clear()
             ended = len(self.bench.ended)
             connection = f"{name}/{next(self.generations)}"
             self.bench.register(name, self.slot_of[name], holdings=holdings[name], connection=connection)
@@ -294,6 +347,8 @@ class BrokerMachine(RuleBasedStateMachine):
                 ],
                 calls=[wire.CallSeen(session, request) for session, request in calls if session in self.sessions],
                 ended=ended,
+                kept=[json.dumps(line).encode() for line in worker.kept],
+                kept_at=worker.current.kept_at if worker.current is not None else 0.0,
             )
         )
 
@@ -332,6 +387,22 @@ class BrokerMachine(RuleBasedStateMachine):
         assert all(count == 1 for count in known.values()), known
 
     @invariant()
+    def turns_begin_with_the_account_of_the_last_answer(self) -> None:
+        """Or with one that was asked for and has not been answered."""
+        if not hasattr(self, "bench"):
+            return
+        before = {self.account, *self.logins.values()}
+        # In the order of the answers, which is that of the changes.
+        for call in [call for call in self.bench.answers if call in self.logins]:
+            (answer,) = self.bench.answers[call]
+            key = self.logins.pop(call)
+            if "result" in answer:
+                self.account = key
+                before.add(key)
+        begun, self.bench.started_with = self.bench.started_with, []
+        assert set(begun) <= before, (begun, before)
+
+    @invariant()
     def answered_at_most_once(self) -> None:
         if hasattr(self, "bench"):
             assert all(len(answers) == 1 for answers in self.bench.answers.values())
@@ -344,7 +415,7 @@ class BrokerMachine(RuleBasedStateMachine):
             return
         books = self.bench.core.books
         for worker in books.workers.values():
-            if worker.load < self.bench.turns_per_worker and not worker.draining:
+            if worker.load < self.bench.turns_per_worker and worker.takes_work:
                 for call in worker.waiting:
                     thread = books.threads[call.thread_id or ""]
                     assert thread.busy and thread.worker == worker.name
@@ -359,6 +430,7 @@ class BrokerMachine(RuleBasedStateMachine):
         assert (books.held_bytes > 0) == (books.held > 0)
         waiting = [call for session in books.sessions.values() for call in session.waiting.values()]
         somewhere = [call for worker in books.workers.values() for call in (*worker.waiting, *worker.parked)]
+        somewhere += self.bench.core.changes.waiting
         somewhere += books.homeless + [call for thread in books.threads.values() for call in thread.moving or ()]
         assert {id(call) for call in waiting} == {id(call) for call in somewhere if not call.dropped}
         for thread_id, thread in books.threads.items():
@@ -375,6 +447,10 @@ class BrokerMachine(RuleBasedStateMachine):
             pending = [(worker, call) for worker in self.live.values() for call in worker.open]
             running = [(worker, turn) for worker in self.live.values() for turn in worker.running]
             releasing = [worker for worker in self.live.values() if worker.releases]
+            self.turns_begin_with_the_account_of_the_last_answer()
+            if self.bench.apply_all():
+                continue
+            self.renew()
             if pending:
                 self._answer(*pending[0], True)
             elif running:

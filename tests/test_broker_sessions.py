@@ -194,10 +194,10 @@ def test_a_request_that_waits_keeps_its_place(bench: Bench) -> None:
 
 
 def test_a_gathered_request_is_asked_of_all_again(bench: Bench) -> None:
-    call = bench.call("config/value/write", {"x": 1})
+    call = bench.call("thread/loaded/list", {"x": 1})
     bench.answer(bench.workers["w0"], next(iter(bench.workers["w0"].open)))
     bench.hello(connection="s1/2")
-    bench.call("config/value/write", {"x": 1}, id=call[1], again=True)
+    bench.call("thread/loaded/list", {"x": 1}, id=call[1], again=True)
     assert {head.again for _, head in bench.dispatches(call)} == {True}
     for worker in bench.workers.values():
         bench.answer_all(worker)

@@ -41,7 +41,9 @@ def values(annotation: Any) -> st.SearchStrategy[Any]:
         return st.none()
     if isinstance(annotation, type) and issubclass(annotation, msgspec.Struct):
         return structs(annotation)
-    return {str: st.text(max_size=40), int: _INTEGERS, bool: st.booleans()}[annotation]
+    if annotation is float:
+        return st.floats(allow_nan=False)
+    return {str: st.text(max_size=40), int: _INTEGERS, bool: st.booleans(), bytes: st.binary(max_size=40)}[annotation]
 
 
 def structs(cls: type[msgspec.Struct]) -> st.SearchStrategy[Any]:

@@ -196,7 +196,7 @@ def test_a_question_moves_to_somebody_else_who_follows(bench: Bench) -> None:
 
 
 def test_questions_without_a_thread_go_to_the_holder_of_the_account(bench: Bench) -> None:
-    ask = {"id": 0, "method": "account/chatgptAuthTokens/refresh", "params": {"reason": "unauthorized"}}
+    ask = {"id": 0, "method": "attestation/generate", "params": {}}
     bench.say(ask)
     assert "error" in bench.sent[-1]
     bench.apply(bench.core.holder(wire.Holder("s3")))

@@ -35,6 +35,10 @@ class Bench:
         self.open: dict[int, dict[str, Any]] = {}
         self.sent: list[dict[str, Any]] = []
         self.answered: dict[int, tuple[wire.Answered, dict[str, Any]]] = {}
+        # What the app-server said after a change; log-ins that have ended; requests for external tokens.
+        self.told: dict[int, list[dict[str, Any]]] = {}
+        self.logins: list[tuple[wire.LoginEnded, list[dict[str, Any]]]] = []
+        self.wanted: list[dict[str, Any]] = []
         self.routes: list[Any] = []
         self.events: dict[tuple[str, str], list[tuple[wire.Events, list[dict[str, Any]]]]] = defaultdict(list)
         self.lines: list[tuple[list[str], list[dict[str, Any]]]] = []
@@ -79,10 +83,16 @@ class Bench:
             assert route.call not in self.answered, "a call is answered once"
             assert wire.decode_to_client(frames[1]) == wire.Lines()
             (body,) = frames[2:]
-            self.answered[route.call] = (route, json.loads(body))
+            first, *told = body.split(b"\n")
+            self.answered[route.call] = (route, json.loads(first))
+            self.told[route.call] = [json.loads(line) for line in told]
             if route.started is not None:
                 # The broker hears of it as of any other turn.
                 self.routes.append(wire.TurnStarted(*msgspec.structs.astuple(route.started)))
+        elif isinstance(route, wire.TokensWanted):
+            self.wanted.append(json.loads(frames[1]))
+        elif isinstance(route, wire.LoginEnded):
+            self.logins.append((route, [json.loads(line) for line in frames[2].split(b"\n")]))
         elif isinstance(route, wire.ToSessions) or (isinstance(route, wire.TurnEnded) and len(frames) > 1):
             head = wire.decode_to_client(frames[1])
             if isinstance(head, wire.Lines):

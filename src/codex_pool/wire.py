@@ -112,7 +112,9 @@ class Holdings(msgspec.Struct, array_like=True, frozen=True):
     """What a worker holds when it registers: all that a broker which has just started must know of it.
 
     `followers` are the sessions that follow each thread; `calls` those that may be sent again; `ended` the turns that
-    are over, but kept for those who come back.
+    are over, but kept for those who come back; `logins` the log-ins under way, by id, with the sessions that began
+    them. `kept` are the requests that every app-server must have been given, as of the time `kept_at`; credentials may
+    stand in them, so they are never written down.
     """
 
     records: list[ThreadRecord]
@@ -120,6 +122,9 @@ class Holdings(msgspec.Struct, array_like=True, frozen=True):
     turns: list[TurnHeld] = []
     calls: list[CallSeen] = []
     ended: list[str] = []
+    logins: dict[str, str] = {}
+    kept: list[bytes] = []
+    kept_at: float = 0.0
 
 
 # client -> broker
@@ -225,13 +230,18 @@ class Closed(_Head, frozen=True):
 class Register(_Head, frozen=True):
     """The first message of a worker, and its answer to WhoAreYou.
 
-    Bodies: the result of `initialize` as JSON; what it holds (`encode_holdings`).
+    Bodies: the result of `initialize` as JSON; what it holds (`encode_holdings`). `as_of` is the time (CLOCK_MONOTONIC,
+    which all processes of a machine share) of the account that its app-server uses: when the app-server was started, or
+    the last change that it was given.
     """
 
     slot: int
     worker: str
     pid: int
     app_server_pid: int
+    as_of: float = 0.0
+    # When somebody has logged in on this app-server in a way that others do not see.
+    changed_at: float = 0.0
 
 
 class ToSessions(_Head, frozen=True):
@@ -289,6 +299,22 @@ class Limited(_Head, frozen=True):
     resets_at: int | None = None
 
 
+class LoginEnded(_Head, frozen=True):
+    """A log-in by browser, by device code or of a gateway has ended; the rest of the message goes to these sessions.
+
+    `changed` says that the account may be another now. `mcp` is set for a log-in to an MCP server.
+    """
+
+    login_id: str
+    sessions: list[str]
+    changed: bool = False
+    mcp: bool = False
+
+
+class TokensWanted(_Head, frozen=True):
+    """Body: the app-server's request for new external tokens, under the id that the answer (Tell) is to have."""
+
+
 class Progress(_Head, frozen=True):
     """A worker's beat, from a thread and socket of its own.
 
@@ -331,6 +357,26 @@ class Release(_Head, frozen=True):
     thread_id: str
 
 
+class Apply(_Head, frozen=True):
+    """Body: a request line for the app-server, whose state it changes. Answered by Answered with the same `call`.
+
+    The lines of that answer: the response, then the notifications about the account that followed it. They are not sent
+    to the sessions otherwise.
+    """
+
+    call: int
+
+
+class Current(_Head, frozen=True):
+    """The app-server uses the account as of this time, and has been given the requests in the bodies.
+
+    The bodies, `kept_at` and `as_of` are told to the next broker by Register and Holdings.
+    """
+
+    as_of: float
+    kept_at: float
+
+
 class Acked(_Head, frozen=True):
     """This session has got so much of these turns."""
 
@@ -349,7 +395,10 @@ class Back(_Head, frozen=True):
 
 
 class Tell(_Head, frozen=True):
-    """Body: one line for the app-server's stdin: the answer of this session to a request that it was passed."""
+    """Body: one line for the app-server's stdin: the answer of this session to a request that it was passed.
+
+    Without a session it is the broker's own answer, to TokensWanted.
+    """
 
     session: str
 
@@ -382,9 +431,19 @@ class WhoAreYou(_Head, frozen=True):
 FromClient = Hello | Call | Ack | Beat | Bye
 ToClient = Welcome | Refused | Lines | Events | Ended | Beat | Closed
 FromWorker = (
-    Register | ToSessions | Answered | TurnStarted | TurnEnded | ThreadChanged | ThreadGone | Limited | Progress
+    Register
+    | ToSessions
+    | Answered
+    | TurnStarted
+    | TurnEnded
+    | ThreadChanged
+    | ThreadGone
+    | Limited
+    | LoginEnded
+    | TokensWanted
+    | Progress
 )
-ToWorker = Dispatch | Release | Tell | Follow | Acked | Back | Gone | Holder | WhoAreYou
+ToWorker = Dispatch | Release | Apply | Current | Tell | Follow | Acked | Back | Gone | Holder | WhoAreYou
 Head = FromClient | ToClient | FromWorker | ToWorker
 
 _VERSION_BYTE = bytes([VERSION])

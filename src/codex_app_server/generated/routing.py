@@ -19,7 +19,7 @@ class Request(NamedTuple):
     result: str
     """Name of the result in `models`."""
     scope: str
-    """owner, any, all, account, merged, session or refused; "unassigned" until a person has decided."""
+    """One of the lists in scripts/scopes.toml, or owner; "unassigned" until a person has decided."""
     thread: str | None
     """Path of the thread id in the params (it may be optional there); None when they have none."""
     turn: str | None
@@ -78,7 +78,7 @@ REQUESTS: dict[str, Request] = {
     "account/bedrock/setup": Request(
         params="BedrockSetupParams",
         result="BedrockSetupResponse",
-        scope="account",
+        scope="renewing",
         thread=None,
         turn=None,
         result_thread=False,
@@ -588,7 +588,7 @@ REQUESTS: dict[str, Request] = {
     "marketplace/add": Request(
         params="MarketplaceAddParams",
         result="MarketplaceAddResponse",
-        scope="account",
+        scope="reloading",
         thread=None,
         turn=None,
         result_thread=False,
@@ -598,7 +598,7 @@ REQUESTS: dict[str, Request] = {
     "marketplace/remove": Request(
         params="MarketplaceRemoveParams",
         result="MarketplaceRemoveResponse",
-        scope="account",
+        scope="reloading",
         thread=None,
         turn=None,
         result_thread=False,
@@ -608,7 +608,7 @@ REQUESTS: dict[str, Request] = {
     "marketplace/upgrade": Request(
         params="MarketplaceUpgradeParams",
         result="MarketplaceUpgradeResponse",
-        scope="account",
+        scope="reloading",
         thread=None,
         turn=None,
         result_thread=False,
@@ -638,7 +638,7 @@ REQUESTS: dict[str, Request] = {
     "mcpServer/oauth/login": Request(
         params="McpServerOauthLoginParams",
         result="McpServerOauthLoginResponse",
-        scope="session",
+        scope="reloading",
         thread="threadId",
         turn=None,
         result_thread=False,
@@ -738,7 +738,7 @@ REQUESTS: dict[str, Request] = {
     "plugin/install": Request(
         params="PluginInstallParams",
         result="PluginInstallResponse",
-        scope="account",
+        scope="reloading",
         thread=None,
         turn=None,
         result_thread=False,
@@ -778,7 +778,7 @@ REQUESTS: dict[str, Request] = {
     "plugin/reconcile": Request(
         params="PluginReconcileParams",
         result="PluginReconcileResponse",
-        scope="account",
+        scope="reloading",
         thread=None,
         turn=None,
         result_thread=False,
@@ -798,7 +798,7 @@ REQUESTS: dict[str, Request] = {
     "plugin/share/checkout": Request(
         params="PluginShareCheckoutParams",
         result="PluginShareCheckoutResponse",
-        scope="account",
+        scope="reloading",
         thread=None,
         turn=None,
         result_thread=False,
@@ -858,7 +858,7 @@ REQUESTS: dict[str, Request] = {
     "plugin/uninstall": Request(
         params="PluginUninstallParams",
         result="PluginUninstallResponse",
-        scope="account",
+        scope="reloading",
         thread=None,
         turn=None,
         result_thread=False,

@@ -19,3 +19,5 @@ class BrokerArguments(msgspec.Struct, forbid_unknown_fields=True):
     keys: str | None = None
     # Workers that were registered with the broker before this one, which died: to be waited for.
     expect: list[str] = []
+    # When the account was changed last, by CLOCK_MONOTONIC: what started before and took no part in it is renewed.
+    changed_at: float = 0.0

@@ -65,6 +65,8 @@ class Books:
         # Sessions that have logged in, the last one last: who is asked what belongs to no thread.
         self.logged_in: dict[str, None] = {}
         self.holder = ""
+        # Log-ins under way by their ids: the worker that has one, and the session that began it.
+        self.logins: dict[str, tuple[str, str]] = {}
         self.ended: Counter[str] = Counter(completed=0, failed=0, interrupted=0, lost=0)
         self._next_call = 0
         # Threads whose records are others than were written down.
@@ -203,13 +205,13 @@ class Books:
     def saw(self, key: tuple[str, str], worker: str) -> None:
         self.seen.pop(key, None)
         self.seen[key] = worker
-        _bound(self.seen, MAX_SEEN_PER_WORKER * max(self.slots, len(self.workers)))
+        bound(self.seen, MAX_SEEN_PER_WORKER * max(self.slots, len(self.workers)))
 
     # Turns.
 
     def turn_ended(self, turn_id: str, worker: str) -> None:
         self.ended_turns[turn_id] = worker
-        _bound(self.ended_turns, MAX_ENDED_PER_WORKER * max(self.slots, len(self.workers)))
+        bound(self.ended_turns, MAX_ENDED_PER_WORKER * max(self.slots, len(self.workers)))
 
     def knows_turn(self, turn_id: str) -> bool:
         """Whether a worker runs this turn, or may still tell how it ended."""
@@ -268,7 +270,7 @@ class Books:
     def put_away(self, thread_id: str, worker: str) -> None:
         self.drop_thread(thread_id)
         self.archived[thread_id] = worker
-        _bound(self.archived, MAX_ARCHIVED)
+        bound(self.archived, MAX_ARCHIVED)
 
     def _forget_oldest_idle_thread(self) -> None:
         for thread_id, thread in self.threads.items():
@@ -292,7 +294,7 @@ class Books:
     def bury(self, name: str) -> Worker | None:
         """This worker is dead; it may never have registered."""
         self.lost[name] = None
-        _bound(self.lost, MAX_LOST)
+        bound(self.lost, MAX_LOST)
         worker = self.workers.pop(name, None)
         if worker is not None:
             self.worker_of.pop(worker.identity, None)
@@ -300,7 +302,7 @@ class Books:
 
     def ready(self) -> list[Worker]:
         """The workers that take new work; those that are silent only if there are no others."""
-        ready = [worker for worker in self.workers.values() if not worker.draining]
+        ready = [worker for worker in self.workers.values() if worker.takes_work]
         return [worker for worker in ready if not is_silent(worker, self.now)] or ready
 
     def open_calls_of(self, worker: Worker) -> Iterator[Call]:
@@ -337,6 +339,7 @@ def _lasting(record: wire.ThreadRecord) -> wire.ThreadRecord:
     return record if record.turns == turns else msgspec.structs.replace(record, turns=turns)
 
 
-def _bound(book: dict[Any, Any], limit: int) -> None:
+def bound(book: dict[Any, Any], limit: int) -> None:
+    """Forget the oldest entries beyond the limit."""
     while len(book) > limit:
         del book[next(iter(book))]

@@ -18,7 +18,8 @@ Rules that hold throughout:
    workers are passed on and not decoded, but for lists that are put together of several.
 
 Where what is: `books` what is known; `sessions`, `requests` the side of the clients; `workers` that of the workers;
-`dispatch` between them, with `queue`, `pace` and `gather`.
+`dispatch` between them, with `queue`, `pace` and `gather`; `changes`, with `kinds`, `kept`, `announcements` and
+`tokens`, what every app-server has in memory: the account, and some settings.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from codex_pool.broker.records import Effect, Thread, ToClient
 from codex_pool.broker.requests import Requests
 from codex_pool.broker.sessions import Sessions
 from codex_pool.broker.status import status_of
+from codex_pool.broker.tokens import Tokens
 from codex_pool.broker.workers import Workers
 
 MAX_CLIENTS = 1024
@@ -44,7 +46,8 @@ REVOKED = wire.encode(wire.Closed("the key of this client has been revoked; ask 
 class BrokerCore:
     """See the module's docstring. `slots` is how many workers there are to be; `expect` names those alive already.
 
-    `legacy` are the threads that the broker before this one knew; None if there was none.
+    `legacy` are the threads that the broker before this one knew; None if there was none. `changed_at` is when the
+    account was changed last.
     """
 
     def __init__(
@@ -58,21 +61,26 @@ class BrokerCore:
         legacy: Iterable[wire.ThreadRecord] | None = None,
         doors: Doors | None = None,
         unix_offset: float = 0.0,
+        changed_at: float = 0.0,
     ) -> None:
         self._started_at = now
         self._next_beat = now + wire.BEAT_S
         self._slot_states: list[dict[str, Any]] = []
         self.books = Books(slots=slots, turns_per_worker=turns_per_worker, now=now, doors=doors)
         self._pace = Pace(slots * turns_per_worker)
-        self._dispatcher = Dispatcher(self.books, self._pace)
-        self._requests = Requests(self.books, self._dispatcher, self._status)
+        self._dispatcher = Dispatcher(self.books, self._pace, changed_at=changed_at)
+        self.changes = self._dispatcher.changes
+        self._tokens = Tokens(self.books, self.changes)
+        self._requests = Requests(self.books, self._dispatcher, self._tokens, self._status)
         self._sessions = Sessions(
             self.books, self._dispatcher, max_clients=max_clients, expect=expect, heir=legacy is not None
         )
         for record in legacy or ():
             self.books.threads[record.thread_id] = Thread(record, None, used_at=now)
             self.books.owned[record.owner] += 1
-        self._workers = Workers(self.books, self._dispatcher, self._sessions, self._pace, unix_offset=unix_offset)
+        self._workers = Workers(
+            self.books, self._dispatcher, self._sessions, self._tokens, self._pace, unix_offset=unix_offset
+        )
 
     @property
     def held(self) -> dict[str, int]:
@@ -90,6 +98,8 @@ class BrokerCore:
             "waiting": books.held + sum(len(worker.waiting) + len(worker.parked) for worker in workers),
             "moving": len([thread for thread in threads if thread.moving is not None]),
             "homeless": len(books.homeless),
+            "changes": self.changes.held + self._tokens.held,
+            "logins": len(books.logins),
         }
 
     # Clients.

@@ -12,7 +12,9 @@ from dataclasses import replace
 from codex_app_server import errors
 from codex_pool import rpc, wire
 from codex_pool.broker.books import LINES, Books
+from codex_pool.broker.changes import APPLY, Changes
 from codex_pool.broker.gather import Gather, merge
+from codex_pool.broker.judge import STARTS_TURN
 from codex_pool.broker.pace import Pace
 from codex_pool.broker.records import WEIGHTS, Call, Session, Thread, Worker
 
@@ -26,6 +28,8 @@ MAX_CONTROL = 256
 # How many workers a start may lose before it is given up: it may be what they die of.
 MAX_TRIES = 3
 
+# What every app-server has in memory.
+_CHANGES = frozenset({"account", "all", "renewing", "reloading"})
 _CONTROL = frozenset({"turn/interrupt", "turn/steer"})
 # These do not bring a thread back to life: where it is going away, they go with it.
 _STAYS = _CONTROL | {"thread/archive", "thread/delete", FOLLOW}
@@ -34,9 +38,10 @@ _STAYS = _CONTROL | {"thread/archive", "thread/delete", FOLLOW}
 class Dispatcher:
     """See the module's docstring."""
 
-    def __init__(self, books: Books, pace: Pace) -> None:
+    def __init__(self, books: Books, pace: Pace, *, changed_at: float = 0.0) -> None:
         self._books = books
         self._pace = pace
+        self.changes = Changes(books, self, changed_at)
 
     # Which worker.
 
@@ -44,16 +49,12 @@ class Dispatcher:
         """Send this on, or keep it until that is possible."""
         if call.dropped:
             return
-        if call.scope in ("all", "merged"):
+        if call.scope == "merged":
             self._to_all(call)
-        elif call.scope == "account":
-            worker = min(self._books.ready(), key=lambda worker: worker.slot, default=None)
-            if worker is None:
-                self._keep_homeless(call)
-            else:
-                self._send(call, worker)
+        elif call.scope in _CHANGES:
+            self.changes.take(call)
         else:
-            self._to_owner(call)
+            self.to_owner(call)
 
     def _to_all(self, call: Call) -> None:
         workers = [worker for worker in self._books.workers.values() if not worker.drained]
@@ -61,11 +62,12 @@ class Dispatcher:
             self._keep_homeless(call)
             return
         self._books.release(call)
-        call.gather = Gather(len(workers), merged=call.scope == "merged")
+        call.gather = Gather(len(workers))
         for worker in workers:
             self._dispatch(replace(call), worker)
 
-    def _to_owner(self, call: Call) -> None:
+    def to_owner(self, call: Call) -> None:
+        """To the worker that has the thread, else to the one with the least to do."""
         thread = self._books.threads.get(call.thread_id or "")
         if thread is not None and thread.moving is not None:
             if self._books.hold(call):
@@ -79,12 +81,14 @@ class Dispatcher:
             if self._books.hold(call):
                 worker.parked.append(call)
                 self._tell_queued(call)
+        elif thread is not None and self._is_refused(call, thread, worker):
+            self._refuse(call, thread, worker)
         elif call.starts_turn:
             self._enqueue(call, worker)
         elif thread is not None and call.method not in _STAYS and self._leaves(thread, worker):
             self._hand_over(call, thread, worker)
         else:
-            self._send(call, worker)
+            self.send(call, worker)
 
     def _owner(self, call: Call, thread: Thread | None) -> Worker | None:
         workers, turn = self._books.workers, self._books.turns.get(call.turn_id or "")
@@ -98,7 +102,7 @@ class Dispatcher:
         else:
             # An archived thread is known best to the worker that archived it.
             owner = workers.get(self._books.archived.get(call.thread_id or "", ""))
-        if owner is not None and owner.draining and (turn is None and (thread is None or thread.worker is None)):
+        if owner is not None and not owner.takes_work and (turn is None and (thread is None or thread.worker is None)):
             owner = None
         return owner or self._least_busy()
 
@@ -115,7 +119,13 @@ class Dispatcher:
             self._books.homeless.append(call)
             self._tell_queued(call)
 
+    def work_again(self) -> None:
+        """There are workers that take work which did not before."""
+        self.route_homeless()
+        self.start_all_waiting()
+
     def route_homeless(self) -> None:
+        """Send on what has waited for a worker."""
         homeless, self._books.homeless = self._books.homeless, []
         for call in homeless:
             self.route(call)
@@ -145,18 +155,22 @@ class Dispatcher:
                 return True
             if thread is not None and thread.busy:
                 return False
-            return self._has_room(worker) or (thread is not None and self._leaves(thread, worker))
+            if thread is not None and (self._leaves(thread, worker) or _is_stuck(thread, worker)):
+                return True
+            return self._has_room(worker) and not worker.behind
 
         while worker.waiting and (call := worker.waiting.take(is_free)) is not None:
             thread = self._books.threads.get(call.thread_id or "")
             elsewhere = thread is not None and thread.worker not in (None, worker.name)
-            if elsewhere or (worker.draining and (thread is None or thread.worker is None)):
-                # While it waited here, another worker took the thread, or this one began to drain.
+            if elsewhere or (not worker.takes_work and (thread is None or thread.worker is None)):
+                # While it waited here, another worker took the thread, or this one takes no more work.
                 self.route(call)
+            elif thread is not None and self._is_refused(call, thread, worker):
+                self._refuse(call, thread, worker)
             elif thread is not None and self._leaves(thread, worker):
                 self._hand_over(call, thread, worker)
             else:
-                self._send(call, worker)
+                self.send(call, worker)
 
     def start_all_waiting(self) -> None:
         """More turns may run than before."""
@@ -176,10 +190,27 @@ class Dispatcher:
     # Moving a thread while it lives.
 
     def _leaves(self, thread: Thread, worker: Worker) -> bool:
-        """Whether this thread is to go elsewhere now: its worker drains, and it is stored and idle."""
-        if not worker.draining or thread.worker != worker.name or thread.pinned or not thread.stored or thread.busy:
+        """Whether this thread is to go elsewhere now: its worker is to be replaced, and it is stored and idle."""
+        if not worker.leaving or thread.worker != worker.name or thread.pinned or not thread.stored or thread.busy:
             return False
         return all(call.thread_id != thread.record.thread_id for call in self._books.open_calls_of(worker))
+
+    def leave(self, worker: Worker) -> None:
+        """This worker takes no more work: what waits for it goes elsewhere, as far as that is possible."""
+        for call in worker.waiting.remove_all():
+            self.route(call)
+
+    def _is_refused(self, call: Call, thread: Thread, worker: Worker) -> bool:
+        """Whether this would use an account that is none any more, on a thread that cannot leave its worker."""
+        return call.method in STARTS_TURN and _is_stuck(thread, worker)
+
+    def _refuse(self, call: Call, thread: Thread, worker: Worker) -> None:
+        why = "is ephemeral" if thread.record.ephemeral else "has no turn yet" if not thread.stored else "is in use"
+        message = (
+            f"thread {thread.record.thread_id} {why} and cannot leave worker {worker.name}, which is being renewed: "
+            f"{worker.stale}; start a new thread"
+        )
+        self._books.fail(call, errors.THREAD_LOST, message, {"safeToRetry": not call.again})
 
     def _hand_over(self, call: Call, thread: Thread, worker: Worker) -> None:
         if not self._books.hold(call):
@@ -212,7 +243,7 @@ class Dispatcher:
 
     # Sending.
 
-    def _send(self, call: Call, worker: Worker) -> None:
+    def send(self, call: Call, worker: Worker) -> None:
         """Dispatch; a thread that is with no worker is adopted by this one first."""
         limit = MAX_OUTSTANDING + (MAX_CONTROL if call.method in _CONTROL else 0)
         if not call.starts_turn and len(worker.calls) >= limit:
@@ -288,6 +319,8 @@ class Dispatcher:
             call = self._books.close_call(number)
             if call.method == RELEASE:
                 self._release(call.thread_id or "", worker)
+            elif call.method == APPLY:
+                self.changes.send_again(call, worker)
             else:
                 call.again = True
                 self._dispatch(call, worker)
@@ -310,6 +343,7 @@ class Dispatcher:
             self._books.release(call)
             call.dropped = True
         self._books.homeless = [call for call in self._books.homeless if not call.dropped]
+        self.changes.forget_session(session.id)
 
     # Answers, and workers that die before they give one.
 
@@ -325,6 +359,8 @@ class Dispatcher:
         message = f"worker {call.worker} died before it answered {call.method}: {reason}"
         if call.method == RELEASE:
             self.released(call.thread_id or "", ok=True)
+        elif call.method == APPLY:
+            self.changes.lost(call)
         elif call.gather is not None:
             if call.gather.add(slot, None, ok=False):
                 self._tell_outcome(call, call.gather, message)
@@ -345,7 +381,7 @@ class Dispatcher:
         if outcome is None:
             self._books.fail(call, errors.TURN_LOST, message, {"kind": "lost", "safeToRetry": False})
             return
-        if gather.merged:
+        if gather.results:
             visible = functools.partial(self._books.may_touch, call.who)
             outcome = merge(call.method, gather.results, self._name_of, visible)
         self._books.pass_on([call.session], [LINES, outcome])
@@ -369,3 +405,10 @@ class Dispatcher:
     def _tell_queue(self, call: Call, method: str) -> None:
         params = {"requestId": call.request_id, "threadId": call.thread_id}
         self._books.say(call.session, rpc.encode({"method": method, "params": params}))
+
+
+def _is_stuck(thread: Thread, worker: Worker) -> bool:
+    """Whether this idle thread can have no turn any more: its worker is stale, and it cannot leave it."""
+    return (
+        bool(worker.stale) and thread.worker == worker.name and not thread.busy and (thread.pinned or not thread.stored)
+    )

@@ -14,16 +14,10 @@ _UNITED = frozenset({"thread/loaded/list", "thread/attachmentOwner/list"})
 
 
 class Gather:
-    """A request that `left` workers have been sent.
+    """A request that `left` workers have been sent. The results are put together; an error counts only without any."""
 
-    When it is not `merged`, the first error is the answer, or else the last result. When it is, the results are put
-    together, and an error counts only if there is nothing else.
-    """
-
-    def __init__(self, left: int, *, merged: bool = False) -> None:
+    def __init__(self, left: int) -> None:
         self._left = left
-        self._merged = merged
-        self._answered = False
         self._results: list[tuple[int, bytes]] = []
         self._error: bytes | None = None
 
@@ -34,11 +28,7 @@ class Gather:
             self._results.append((slot, line))
         elif line is not None and self._error is None:
             self._error = line
-        done = self._left == 0 or (self._error is not None and not self._merged)
-        if self._answered or not done:
-            return False
-        self._answered = True
-        return True
+        return self._left == 0
 
     @property
     def results(self) -> list[bytes]:
@@ -48,13 +38,7 @@ class Gather:
     @property
     def outcome(self) -> bytes | None:
         """One answer for all; None if all have died."""
-        if self._error is not None and not (self._merged and self._results):
-            return self._error
-        return self._results[-1][1] if self._results else None
-
-    @property
-    def merged(self) -> bool:
-        return self._merged and bool(self._results)
+        return self._results[-1][1] if self._results else self._error
 
 
 def merge(

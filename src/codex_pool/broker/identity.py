@@ -95,6 +95,11 @@ POOL_METHODS = frozenset({"pool/cancel", "pool/status", "pool/turn/follow"})
 
 # What a grant alone does not open, because it acts outside of every sandbox, or writes files.
 NEEDS: dict[str, SandboxMode] = {
+    "account/bedrock/setup": "danger-full-access",
+    "account/gatewayOAuth/login": "danger-full-access",
+    "account/login/cancel": "danger-full-access",
+    "account/login/start": "danger-full-access",
+    "account/logout": "danger-full-access",
     "config/batchWrite": "danger-full-access",
     "config/value/write": "danger-full-access",
     "environment/add": "danger-full-access",
@@ -103,9 +108,14 @@ NEEDS: dict[str, SandboxMode] = {
     "fs/remove": "workspace-write",
     "fs/writeFile": "workspace-write",
     "marketplace/add": "danger-full-access",
+    "marketplace/remove": "danger-full-access",
+    "marketplace/upgrade": "danger-full-access",
+    "mcpServer/oauth/login": "danger-full-access",
     "mcpServer/tool/call": "danger-full-access",
     "plugin/install": "danger-full-access",
+    "plugin/reconcile": "danger-full-access",
     "plugin/share/checkout": "danger-full-access",
+    "plugin/uninstall": "danger-full-access",
     "process/spawn": "danger-full-access",
     "thread/approveGuardianDeniedAction": "danger-full-access",
     "thread/inject_items": "danger-full-access",

@@ -3,7 +3,7 @@
     python -m codex_pool.broker       start arguments: one JSON line on stdin; then JSON lines of the supervisor
                                       (lost, slots, drain, ping); its end is the supervisor's death
                                       stdout: JSON lines for the supervisor - ready, failed, registered, suspect,
-                                      drained, pong
+                                      drained, renew, account, pong
                                       stderr: log
 
 The core knows a connection of a client by a name that no two can share: the public key that it came in with (nothing
@@ -30,7 +30,19 @@ from codex_pool.broker.arguments import BrokerArguments
 from codex_pool.broker.core import REVOKED, BrokerCore
 from codex_pool.broker.doors import Doors
 from codex_pool.broker.legacy import Changes, Legacy
-from codex_pool.broker.records import Drained, Effect, Forget, Keep, Note, Registered, Suspect, ToClient, ToWorker
+from codex_pool.broker.records import (
+    AccountChanged,
+    Drained,
+    Effect,
+    Forget,
+    Keep,
+    Note,
+    Registered,
+    Renew,
+    Suspect,
+    ToClient,
+    ToWorker,
+)
 from codex_pool.broker.tcp import TcpDoor, routing_id_of
 from codex_pool.keys import KeyStore
 
@@ -63,6 +75,7 @@ class Broker:
             legacy=legacy,
             doors=self._doors,
             unix_offset=time.time() - time.monotonic(),
+            changed_at=arguments.changed_at,
         )
         self._commands = LineSplitter()
         self._outboxes: dict[tuple[bool, bytes], deque[list[bytes]]] = {}
@@ -200,6 +213,10 @@ class Broker:
                     report({"event": "suspect", "worker": effect.worker, "reason": effect.reason})
                 case Drained():
                     report({"event": "drained", "worker": effect.worker})
+                case Renew():
+                    report({"event": "renew", "worker": effect.worker, "reason": effect.reason})
+                case AccountChanged():
+                    report({"event": "account", "changed_at": effect.changed_at, "under_way": effect.under_way})
                 case Keep():
                     self._keep(effect.threads)
                 case Note():

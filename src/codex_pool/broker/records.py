@@ -60,6 +60,25 @@ class Drained:
 
 
 @dataclass(frozen=True, slots=True)
+class Renew:
+    """Tell the supervisor that this worker's app-server has what is out of date in memory, and must be replaced."""
+
+    worker: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class AccountChanged:
+    """Tell the supervisor, which outlives this broker, as of when an app-server has the account.
+
+    With `under_way` a change has begun: should the broker die now, every app-server is out of date.
+    """
+
+    changed_at: float
+    under_way: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Keep:
     """Write down, for the broker after this one, what these threads are now; None: forgotten."""
 
@@ -73,7 +92,7 @@ class Note:
     message: str
 
 
-Effect = ToClient | ToWorker | Forget | Registered | Suspect | Drained | Keep | Note
+Effect = ToClient | ToWorker | Forget | Registered | Suspect | Drained | Renew | AccountChanged | Keep | Note
 
 
 @dataclass(slots=True)
@@ -122,6 +141,13 @@ class Worker:
     drained_at: float = 0.0
     # What came for its threads when it was drained: routed anew once it is gone.
     parked: list[Call] = field(default_factory=list)
+    # As of when its app-server has the account, and what is kept for all of them.
+    as_of: float = 0.0
+    kept_at: float = 0.0
+    # Why its app-server must be renewed, "" if it need not be: it has an account that is none any more.
+    stale: str = ""
+    # It has yet to be given what is kept.
+    behind: bool = False
 
     @property
     def load(self) -> int:
@@ -130,6 +156,15 @@ class Worker:
     @property
     def draining(self) -> bool:
         return self.draining_since is not None
+
+    @property
+    def leaving(self) -> bool:
+        """Whether it is to be replaced: threads that can leave it do."""
+        return self.draining or bool(self.stale)
+
+    @property
+    def takes_work(self) -> bool:
+        return not self.leaving and not self.behind
 
 
 @dataclass(slots=True)

@@ -15,6 +15,7 @@ from codex_pool.broker.dispatch import FOLLOW, Dispatcher
 from codex_pool.broker.doors import Counts, Refusal
 from codex_pool.broker.records import Call, Session
 from codex_pool.broker.status import seen_by
+from codex_pool.broker.tokens import PREFIX, Tokens
 
 PARSE_ERROR = -32700
 INVALID_REQUEST = -32600
@@ -42,9 +43,12 @@ _decode = msgspec.json.Decoder(_Line).decode
 class Requests:
     """See the module's docstring. `status` gives the result of pool/status."""
 
-    def __init__(self, books: Books, dispatcher: Dispatcher, status: Callable[[], dict[str, Any]]) -> None:
+    def __init__(
+        self, books: Books, dispatcher: Dispatcher, tokens: Tokens, status: Callable[[], dict[str, Any]]
+    ) -> None:
         self._books = books
         self._dispatcher = dispatcher
+        self._tokens = tokens
         self._status = status
 
     def line(self, session: Session, head: wire.Call, line: bytes) -> None:
@@ -147,7 +151,10 @@ class Requests:
 
     def _answer(self, session: Session, request_id: envelope.RequestId | None, line: bytes) -> None:
         """To a question of an app-server."""
-        worker = self._books.workers.get(str(request_id).rpartition("/")[0])
+        name = str(request_id).rpartition("/")[0]
+        if name == PREFIX:
+            self._tokens.answered(session.id, str(request_id), line)
+        worker = self._books.workers.get(name)
         if worker is None:
             return
         if session.who:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import msgspec
 
-from codex_pool import wire
+from codex_pool import rpc, wire
 from codex_pool.broker.books import WORKER_QUIET_S, Books, is_silent
+from codex_pool.broker.changes import APPLY
 from codex_pool.broker.dispatch import FOLLOW, RELEASE, Dispatcher
 from codex_pool.broker.pace import Pace
 from codex_pool.broker.records import Drained, Registered, Suspect, Thread, ToWorker, Turn, Worker
 from codex_pool.broker.sessions import Sessions
+from codex_pool.broker.tokens import Tokens
 
 WORKER_SILENT_S = 10.0
 WORKER_WEDGED_S = 10.0
@@ -23,11 +25,20 @@ class Workers:
     """See the module's docstring. `unix_offset` is what makes the time of events Unix time."""
 
     def __init__(
-        self, books: Books, dispatcher: Dispatcher, sessions: Sessions, pace: Pace, *, unix_offset: float
+        self,
+        books: Books,
+        dispatcher: Dispatcher,
+        sessions: Sessions,
+        tokens: Tokens,
+        pace: Pace,
+        *,
+        unix_offset: float,
     ) -> None:
         self._books = books
         self._dispatcher = dispatcher
         self._sessions = sessions
+        self._tokens = tokens
+        self._changes = dispatcher.changes
         self._pace = pace
         self._unix_offset = unix_offset
         # Strangers that were asked who they are, until the next beat.
@@ -73,6 +84,11 @@ class Workers:
                 self._on_thread_gone(route, worker)
             case wire.Limited():
                 self._on_limited(route)
+            case wire.LoginEnded():
+                self._changes.login_ended(worker, route, frames[1:])
+                self._check_drained(worker)
+            case wire.TokensWanted():
+                self._tokens.wanted(worker, frames[1])
 
     # Coming.
 
@@ -107,9 +123,9 @@ class Workers:
         if books.holder:
             books.to_worker(worker, wire.Holder(books.holder))
         self._take_over(worker, holdings)
+        self._changes.registered(worker, register, holdings)
         self._sessions.worker_settled(name)
-        self._dispatcher.route_homeless()
-        self._dispatcher.start_all_waiting()
+        self._dispatcher.work_again()
 
     def _take_over(self, worker: Worker, holdings: wire.Holdings) -> None:
         """What the worker has from before this broker was there."""
@@ -149,6 +165,8 @@ class Workers:
         books.close_call(answered.call)
         if call.method == RELEASE:
             self._dispatcher.released(call.thread_id or "", ok=answered.ok)
+        elif call.method == APPLY:
+            self._changes.answered(call, worker, frames, ok=answered.ok)
         else:
             if answered.record is not None:
                 books.hold_thread(answered.record, worker, call.session, call.who)
@@ -160,7 +178,11 @@ class Workers:
                 books.logged_in.pop(call.session, None)
                 books.logged_in[call.session] = None
                 books.choose_holder()
+                login_id = rpc.login_id_of(frames[1]) if len(frames) == 2 else None
+                if login_id is not None:
+                    books.logins[login_id] = worker.name, call.session
             self._dispatcher.answered(call, worker, frames, ok=answered.ok)
+        self._changes.announcements.settle()
         self._dispatcher.room_again(worker)
         self._check_drained(worker)
 
@@ -222,14 +244,15 @@ class Workers:
             books.out.append(Drained(name))
         elif not worker.draining:
             worker.draining_since = books.now
-            for call in worker.waiting.remove_all():
-                self._dispatcher.route(call)
+            self._dispatcher.leave(worker)
             self._check_drained(worker)
 
     def _check_drained(self, worker: Worker) -> None:
         if worker.draining_since is None or not self._may_work(worker):
             return
-        busy = worker.turns or worker.calls or worker.waiting or any(map(self._leased, worker.threads))
+        logs_in = any(name == worker.name for name, _ in self._books.logins.values())
+        leased = not worker.stale and any(map(self._leased, worker.threads))
+        busy = worker.turns or worker.calls or worker.waiting or logs_in or leased
         if not busy or self._books.now - worker.draining_since > DRAIN_LIMIT_S:
             worker.drained, worker.drained_at = True, self._books.now
             self._books.out.append(Drained(worker.name))
@@ -260,6 +283,8 @@ class Workers:
         worker = books.bury(name)
         if worker is not None:
             self._scatter(worker, reason)
+            self._changes.worker_lost(worker, reason)
+            self._changes.announcements.settle()
         self._sessions.worker_settled(name)
 
     def _scatter(self, worker: Worker, reason: str) -> None:
@@ -298,6 +323,8 @@ class Workers:
         """Workers that say nothing, or do nothing; limits and leases that have run out."""
         books = self._books
         self._asked.clear()
+        self._changes.tick()
+        self._tokens.tick()
         if self._pace.tick(books.now):
             self._dispatcher.start_all_waiting()
         for worker in list(books.workers.values()):
@@ -321,4 +348,6 @@ def state_of(worker: Worker, now: float) -> str:
         return "silent"
     if worker.progress is not None and now - worker.turned_at > WORKER_QUIET_S:
         return "wedged"
-    return "draining" if worker.draining else "ready"
+    if worker.draining:
+        return "draining"
+    return "stale" if worker.stale else "ready"

@@ -11,7 +11,8 @@ A worker that is worn (`Recycle`) is replaced without a gap, one slot at a time:
 
     its successor starting beside it --ready--> it drains, the successor has the slot --drained--> it stops --exited
 
-That is never counted as a failure, unless the successor dies before it is ready.
+That is never counted as a failure, unless the successor dies before it is ready. A worker whose app-server has what is
+out of date in memory (`renew`) is replaced in the same way, and before those that are worn.
 """
 
 from __future__ import annotations
@@ -141,6 +142,8 @@ class Slot:
     failures: int = 0
     restarts: int = 0
     recycles: int = 0
+    # Why its worker must be replaced whatever it has done, "" if it need not be.
+    renewal: str = ""
     generation: int = 0
     was_ready: bool = False
     last_reason: str = ""
@@ -182,7 +185,7 @@ class SupervisorCore:
         slot.was_ready = True
         out: list[Effect] = []
         if worker is slot.successor:
-            slot.retired, slot.worker, slot.successor = slot.worker, worker, None
+            slot.retired, slot.worker, slot.successor, slot.renewal = slot.worker, worker, None, ""
             if slot.retired is not None:
                 slot.retired.state, slot.retired.since = "draining", now
                 out.append(Drain(slot.retired.name, slot.recycling))
@@ -210,6 +213,14 @@ class SupervisorCore:
         if worker is None:
             return []
         worker.memory_bytes = memory_bytes
+        return self._recycle_one(now)
+
+    def renew(self, name: str, reason: str, now: float) -> list[Effect]:
+        """The broker says that a worker must be replaced; it gets no turn until then. May come again."""
+        slot, worker = self._find(name)
+        if slot is None or worker is None or worker is not slot.worker or slot.successor is not None:
+            return []
+        slot.renewal = reason
         return self._recycle_one(now)
 
     def suspect(self, name: str, reason: str) -> list[Effect]:
@@ -263,7 +274,7 @@ class SupervisorCore:
         slot.due = now + delay_s
         if worker is slot.worker:
             # A successor that is on its way need not wait.
-            slot.worker, slot.successor = slot.successor, None
+            slot.worker, slot.successor, slot.renewal = slot.successor, None, ""
         else:
             slot.successor = None
         if slot.retired is None:
@@ -303,7 +314,7 @@ class SupervisorCore:
                 deadline = None if worker.killing else _deadline(worker)
                 if deadline is not None:
                     deadlines.append(deadline)
-        deadlines += [at for at, _, _ in self._worn()]
+        deadlines += [at for at, _, _ in (*self._renewals(), *self._worn())]
         return min(deadlines, default=None)
 
     @property
@@ -330,19 +341,28 @@ class SupervisorCore:
     # Recycling.
 
     def _recycle_one(self, now: float) -> list[Effect]:
-        """Replace the oldest worker that is worn, unless another slot is at it."""
+        """Replace the oldest worker that must be renewed, or is worn, unless another slot is at it."""
         out: list[Effect] = []
         due = [
-            (worker.ready_at, slot.number, why)
-            for at, slot, why in self._worn()
+            (not slot.renewal, worker.ready_at, slot.number, why)
+            for at, slot, why in (*self._renewals(), *self._worn())
             if (worker := slot.worker) and now >= at
         ]
         if due:
-            _, number, why = min(due)
+            *_, number, why = min(due)
             slot = self._slots[number]
             slot.recycling = why
             slot.successor = self._spawn(slot, now, out)
         return out
+
+    def _renewals(self) -> Iterator[tuple[float, Slot, str]]:
+        """From when on a slot is to be renewed, and why. One successor starts at a time; the old one may take long."""
+        if self._gave_up or any(slot.successor for slot in self._slots):
+            return
+        for slot in self._slots:
+            worker = slot.worker
+            if slot.renewal and slot.retired is None and worker is not None and worker.state == "ready":
+                yield slot.due, slot, slot.renewal
 
     def _worn(self) -> Iterator[tuple[float, Slot, str]]:
         """From when on a slot is to be recycled, and why. None while one is being recycled, or the pool starts."""

@@ -101,6 +101,9 @@ class Supervisor:
         self._used_homes: dict[str, Path] = {}
         self._broker: Child | None = None
         self._brokers = 0
+        # When the account was changed last, and whether a broker has died while it was being changed.
+        self._account_changed_at = 0.0
+        self._account_changes = False
         self._broker_due = 0.0
         self._unanswered_pings = 0
         self._restarts = BrokerRestarts()
@@ -215,6 +218,7 @@ class Supervisor:
             cwd=self._arguments.cwd,
             listen=self._arguments.listen,
             keys=self._arguments.keys,
+            changed_at=time.monotonic() if self._account_changes else self._account_changed_at,
         )
         # The broker holds the lock too: should this process be killed, nobody takes the endpoint before the broker has
         # removed its sockets.
@@ -252,6 +256,10 @@ class Supervisor:
                         self._on_registered(worker, now)
                 case {"event": "suspect", "worker": str(worker), "reason": str(reason)}:
                     self._apply(self._core.suspect(worker, reason))
+                case {"event": "renew", "worker": str(worker), "reason": str(reason)}:
+                    self._apply(self._core.renew(worker, reason, now))
+                case {"event": "account", "changed_at": float(changed_at), "under_way": bool(under_way)}:
+                    self._account_changed_at, self._account_changes = changed_at, under_way
                 case {"event": "drained", "worker": str(worker)}:
                     self._apply(self._core.drained(worker, now))
         if ended:

@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import sys
+import time
 
 from codex_app_server import _process
 from codex_app_server.errors import AppServerError
@@ -25,6 +26,8 @@ def main() -> int:
     processes.become_subreaper()
     line = start.read_line(0)
     arguments = json.loads(line)
+    # Before it is there: what it reads at its start is at least as new.
+    started_at = time.monotonic()
     environ = {**os.environ, **arguments["environ"]}
     try:
         process = _process.spawn(arguments["argv"], environ=environ, cwd=arguments["cwd"])
@@ -34,7 +37,7 @@ def main() -> int:
         return 1
     from codex_pool.worker.loop import work
 
-    return work(line, process, signals)
+    return work(line, process, signals, started_at)
 
 
 if __name__ == "__main__":

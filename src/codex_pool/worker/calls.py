@@ -48,6 +48,11 @@ class Calls:
         """What may be sent again."""
         return self._seen.calls
 
+    @property
+    def logins(self) -> dict[str, str]:
+        """Log-ins under way, and who began them."""
+        return self._logins
+
     def take(self, head: wire.Dispatch, line: bytes) -> None:
         """A call comes from the broker."""
         parsed = rpc.decode_request(line)

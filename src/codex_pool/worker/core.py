@@ -4,7 +4,8 @@
     start                      the loop       `initialize` to the app-server, then Register to the broker
     dispatch, tell, follow,    the broker     lines for the app-server's stdin; what a session has not got
       acked, back, release,
-      gone, holder
+      gone, holder, apply,
+      current
     who_are_you, new_broker    the broker,    Register, with all that it holds
                                the supervisor
     lines                      app-server     answers and numbered events for the broker
@@ -12,7 +13,8 @@
 
 Who owns what: `requests` the ids and places of requests to the app-server; `calls` what sessions ask, and - in `seen` -
 what was taken; `running` the turns, their numbers and - in `subscriptions` - who has got which of them; `threads` the
-records and who follows them; `questions` what the app-server asks. Rules that hold throughout:
+records and who follows them; `changes` what the broker changes in the app-server; `questions` what that one asks.
+Rules that hold throughout:
  - A call of a session is done once, however often it is sent; its answer is sent under its latest number.
  - That a turn has begun (the answer to its start, or TurnStarted) precedes its TurnEnded; each is told once.
  - A thread that is being adopted takes no request until it is as it was.
@@ -37,6 +39,7 @@ from codex_app_server.generated.routing import NOTIFICATIONS
 from codex_app_server.lines import LongLine
 from codex_pool import rpc, wire
 from codex_pool.worker.calls import INVALID_REQUEST, Calls
+from codex_pool.worker.changes import Changes
 from codex_pool.worker.effects import LINES, Effect, Fail, Outbox, Ready
 from codex_pool.worker.latest import Latest
 from codex_pool.worker.questions import Questions
@@ -51,6 +54,7 @@ MAX_ASIDES = 256
 _LOGGED_IN = "account/login/completed"
 _LIMITS_UPDATED = "account/rateLimits/updated"
 _RESOLVED = "serverRequest/resolved"
+_TOKENS_WANTED = "account/chatgptAuthTokens/refresh"
 
 
 class WorkerCore:
@@ -67,6 +71,7 @@ class WorkerCore:
         turn_idle_limit_s: float | None = IDLE_LIMIT_S,
         turn_wall_limit_s: float | None = None,
         limits: Limits = LIMITS,
+        started_at: float = 0.0,
     ) -> None:
         self._worker = worker
         self._slot = slot
@@ -89,6 +94,7 @@ class WorkerCore:
             limits=limits,
         )
         self._calls = Calls(requests=self._requests, threads=self._threads, running=self._running, outbox=self._outbox)
+        self._changes = Changes(requests=self._requests, outbox=self._outbox, started_at=started_at)
         self._questions = Questions(worker, self._outbox, self._candidates)
         self._probe = Probe()
         # Who is asked what belongs to no thread.
@@ -157,6 +163,7 @@ class WorkerCore:
         self._broker += 1
         self._calls.new_broker()
         self._register()
+        self._changes.new_broker()
         return self._outbox.take()
 
     def dispatch(self, head: wire.Dispatch, line: bytes, now: float) -> list[Effect]:
@@ -169,6 +176,17 @@ class WorkerCore:
         """An answer to a request of the app-server, under the id that clients see."""
         self._questions.answer(head.session, line)
         return self._outbox.take()
+
+    def apply(self, head: wire.Apply, line: bytes, now: float) -> list[Effect]:
+        """A change of what the app-server has in memory."""
+        self._outbox.now = now
+        self._changes.apply(head, line)
+        return self._outbox.take()
+
+    def current(self, head: wire.Current, kept: list[bytes]) -> list[Effect]:
+        """What the app-server has, for the next broker."""
+        self._changes.current(head, kept)
+        return []
 
     def follow(self, head: wire.Follow) -> list[Effect]:
         self._threads.follow(head)
@@ -230,6 +248,7 @@ class WorkerCore:
             self._questions.turn_ended(turn_id)
         for line in self._globals.due(now):
             self._outbox.sessions([], line)
+        self._changes.tick()
         self._say_asides()
         if self._probe.look(now):
             self._requests.ask(PROBE, {"limit": 1}, lambda *_: None, control=True)
@@ -284,7 +303,10 @@ class WorkerCore:
             case ThreadRun() | GlobalRun():
                 self._on_other_run(delivery)
             case Ask():
-                self._questions.ask(delivery)
+                if delivery.method == _TOKENS_WANTED:
+                    self._questions.ask_broker(delivery)
+                else:
+                    self._questions.ask(delivery)
             case LongAsk():
                 self._outbox.note(f"declined a request of the app-server: {delivery.reason}")
                 self._questions.decline(delivery.ask)
@@ -311,13 +333,19 @@ class WorkerCore:
     def _register(self) -> None:
         if self._initialized is None:
             return
-        head = wire.Register(self._slot, self._worker, self._pid, self._app_server_pid)
+        changes = self._changes
+        head = wire.Register(
+            self._slot, self._worker, self._pid, self._app_server_pid, changes.as_of, changes.changed_at
+        )
         holdings = wire.Holdings(
             records=self._threads.records,
             followers=self._threads.followers,
             turns=self._running.holdings,
             calls=self._calls.seen,
             ended=self._running.subscriptions.ended_turns,
+            logins=self._calls.logins,
+            kept=changes.kept,
+            kept_at=changes.kept_at,
         )
         self._outbox.broker(wire.encode(head), self._initialized, wire.encode_holdings(holdings))
 
@@ -338,7 +366,7 @@ class WorkerCore:
         told = [
             self._questions.resolved(line) if method == _RESOLVED else line
             for line, method in zip(lines, methods, strict=True)
-            if not self._threads.is_moving(thread_id, method)
+            if not self._threads.is_moving(thread_id, method) and not self._changes.heard(method, line, sessions)
         ]
         if not told:
             return
@@ -362,21 +390,21 @@ class WorkerCore:
                 followers = self._threads.begun(line)
                 if followers:
                     self._outbox.sessions(followers, line)
-            elif entry is None:
+            elif entry is None or self._changes.heard(method, line, self._who_began(method, line)):
                 continue
             elif entry.thread is not None:
                 # Of a thread that no session follows: nobody to tell.
                 self._running.heed(envelope.scan(line).thread_id, [line], [method])
-            elif method == _LOGGED_IN:
-                # Each says something of its own, so none gives way to a later one.
-                starter = self._calls.who_began(rpc.login_id_of(line))
-                self._outbox.sessions([starter] if starter is not None else [], line)
             else:
                 if method == _LIMITS_UPDATED:
                     self._running.heed_limit(method, line)
                 ready = self._globals.offer(method, line, self._outbox.now)
                 if ready is not None:
                     self._outbox.sessions([], ready)
+
+    def _who_began(self, method: str, line: bytes) -> list[str]:
+        starter = self._calls.who_began(rpc.login_id_of(line)) if method == _LOGGED_IN else None
+        return [starter] if starter is not None else []
 
     def _candidates(self, ask: Ask) -> list[str]:
         """Who may be asked: those who follow the turn, else the thread; without a thread, the account's holder."""

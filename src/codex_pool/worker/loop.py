@@ -58,11 +58,14 @@ class Stop(Exception):
 
 
 class Worker:
-    """See the module's docstring. `process` is the app-server, which has been started and has not been spoken to;
-    `signals` becomes readable when this process is asked to end."""
+    """See the module's docstring. `process` is the app-server, which was started at `started_at` (CLOCK_MONOTONIC) and
+    has not been spoken to; `signals` becomes readable when this process is asked to end."""
 
-    def __init__(self, arguments: WorkerArguments, process: subprocess.Popen[bytes], signals: int) -> None:
+    def __init__(
+        self, arguments: WorkerArguments, process: subprocess.Popen[bytes], signals: int, started_at: float
+    ) -> None:
         self._arguments = arguments
+        self._started_at = started_at
         self._process = process
         self._context = zmq.Context()
         self._splitter = LineSplitter(MAX_LINE_BYTES)
@@ -88,6 +91,7 @@ class Worker:
             initialize=arguments.initialize,
             turn_idle_limit_s=arguments.turn_idle_limit_s,
             turn_wall_limit_s=arguments.turn_wall_limit_s,
+            started_at=self._started_at,
         )
         self._broker = BrokerLink(self._context, arguments.endpoint, arguments.worker, self._progress)
         try:
@@ -237,6 +241,10 @@ class Worker:
                 return self._core.dispatch(head, frames[1], time.monotonic())
             case wire.Tell():
                 return self._core.tell(head, frames[1])
+            case wire.Apply():
+                return self._core.apply(head, frames[1], time.monotonic())
+            case wire.Current():
+                return self._core.current(head, frames[1:])
             case wire.Follow():
                 return self._core.follow(head)
             case wire.Acked():
@@ -327,10 +335,10 @@ def log(message: str) -> None:
     print(f"worker: {message}", file=sys.stderr, flush=True)
 
 
-def work(arguments: bytes, process: subprocess.Popen[bytes], signals: int) -> int:
+def work(arguments: bytes, process: subprocess.Popen[bytes], signals: int, started_at: float) -> int:
     """Be the worker with these start arguments, as JSON, around this app-server; the exit code."""
     start.collect_rarely()
-    worker = Worker(start.decode_arguments(arguments, WorkerArguments), process, signals)
+    worker = Worker(start.decode_arguments(arguments, WorkerArguments), process, signals, started_at)
     reason = worker.run()
     report(worker.exit_report(reason))
     return 0 if reason.startswith("the supervisor") else 1

@@ -10,7 +10,7 @@ import msgspec
 from codex_app_server import _asks
 from codex_app_server._deliveries import Ask
 from codex_app_server.envelope import RequestId
-from codex_pool import rpc
+from codex_pool import rpc, wire
 from codex_pool.worker.effects import Outbox
 
 
@@ -51,6 +51,14 @@ class Questions:
         request.id = msgspec.Raw(rpc.encode(public_id))
         question = self._open[public_id] = _Question(candidates[0], ask, rpc.encode(request))
         self._outbox.sessions([question.session], question.line)
+
+    def ask_broker(self, ask: Ask) -> None:
+        """A question that the broker answers, or has answered; of no session."""
+        public_id = self._public_id(ask.id)
+        request = rpc.decode_request(ask.line)
+        request.id = msgspec.Raw(rpc.encode(public_id))
+        self._open[public_id] = _Question("", ask, b"")
+        self._outbox.broker(wire.encode(wire.TokensWanted()), rpc.encode(request))
 
     def ask_again(self, session: str) -> None:
         """The session has come back: what it was asked may never have reached it."""

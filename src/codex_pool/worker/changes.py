@@ -1,0 +1,182 @@
+"""What the broker changes in the app-server's memory, and the log-ins that the app-server ends by itself. Pure.
+
+The broker applies one change at a time. What the app-server says about the account after a change goes into the answer,
+so that sessions hear of it once and not from every worker: a log-in or log-out is over when `account/updated` has come,
+or has not for UPDATE_LIMIT_S.
+
+A log-in by browser or device code is told as ended when its `account/updated` has come, because only then the
+app-server uses it. It is told again to another broker, until that one has taken note of it (`Current`).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import msgspec
+
+from codex_pool import rpc, wire
+from codex_pool.worker.effects import LINES, Outbox
+from codex_pool.worker.requests import Request, Requests
+
+UPDATE_LIMIT_S = 10.0
+
+_LOGIN, _LOGOUT = "account/login/start", "account/logout"
+_LOGGED_IN, _UPDATED = "account/login/completed", "account/updated"
+_GATEWAY = "account/gatewayOAuth/changed"
+_MCP_LOGGED_IN = "mcpServer/oauthLogin/completed"
+# After these the account is what it was.
+_UNCHANGED = ("Login was not completed", "Login timed out")
+
+
+class _Params(msgspec.Struct, rename="camel"):
+    login_id: str | None = None
+    success: bool = False
+    error: str | None = None
+    status: str = ""
+
+
+class _Line(msgspec.Struct):
+    params: _Params | None = None
+
+
+_decode = msgspec.json.Decoder(_Line).decode
+
+
+class _Applied(NamedTuple):
+    """A change that the app-server has answered, and what it has said since."""
+
+    call: int
+    lines: list[bytes]
+    until: float
+
+
+class _Ended(NamedTuple):
+    """A log-in that has succeeded, as far as it is known."""
+
+    login_id: str
+    sessions: list[str]
+    line: bytes
+    until: float
+
+
+class Changes:
+    """See the module's docstring. `started_at` is when the app-server was started, by CLOCK_MONOTONIC."""
+
+    def __init__(self, *, requests: Requests, outbox: Outbox, started_at: float) -> None:
+        self._requests = requests
+        self._outbox = outbox
+        self.as_of = started_at
+        # When a log-in has succeeded here that others do not see.
+        self.changed_at = 0.0
+        self.kept: list[bytes] = []
+        self.kept_at = 0.0
+        # The number under which the broker waits for the change that is under way; 0 when it does not.
+        self._call = 0
+        self._applied: _Applied | None = None
+        self._ended: _Ended | None = None
+        # What was told of a log-in, until a broker has taken note of it.
+        self._told: list[bytes] = []
+
+    @property
+    def waits(self) -> bool:
+        """Whether something waits for what the app-server says next."""
+        return self._applied is not None or self._ended is not None
+
+    def new_broker(self) -> None:
+        """The broker that waited for an answer is gone; the next one has to hear of a log-in."""
+        self._call, self._applied = 0, None
+        if self._told:
+            self._outbox.broker(*self._told)
+
+    def current(self, head: wire.Current, kept: list[bytes]) -> None:
+        """The broker says what this app-server has."""
+        self.as_of, self.kept_at, self.kept = head.as_of, head.kept_at, kept
+        if self.as_of >= self.changed_at:
+            self._told = []
+
+    # Changes by the broker.
+
+    def apply(self, head: wire.Apply, line: bytes) -> None:
+        """Give this request to the app-server."""
+        call = self._call = head.call
+        self._applied = None
+        parsed = rpc.decode_request(line)
+
+        def answered(response: bytes, is_error: bool) -> None:
+            if call != self._call:
+                return
+            if is_error or parsed.method not in (_LOGIN, _LOGOUT):
+                self._answer(call, not is_error, [response])
+            else:
+                self._applied = _Applied(call, [response], self._outbox.now + UPDATE_LIMIT_S)
+
+        self._requests.submit(Request(parsed.method, None, parsed, then=answered, control=True))
+
+    def _answer(self, call: int, ok: bool, lines: list[bytes]) -> None:
+        self._call, self._applied = 0, None
+        self._outbox.broker(wire.encode(wire.Answered(call, ok)), LINES, b"\n".join(lines))
+
+    # What the app-server says.
+
+    def heard(self, method: str, line: bytes, sessions: list[str] | None) -> bool:
+        """Whether this is told in another way. `sessions` began the log-in that it names, or follow its thread."""
+        if method not in (_LOGGED_IN, _UPDATED, _GATEWAY, _MCP_LOGGED_IN):
+            return False
+        params = _params(line)
+        if method == _MCP_LOGGED_IN:
+            route = wire.LoginEnded(params.login_id or "", sessions or [], changed=params.success, mcp=True)
+            self._outbox.broker(wire.encode(route), LINES, line)
+        elif method == _GATEWAY:
+            if params.status != "succeeded":
+                return False
+            self._end("", [], [line], changed=True)
+        elif method == _UPDATED:
+            return self._updated(line)
+        elif params.login_id is None:
+            return self._completed(line, params)
+        elif params.success:
+            self._ended = _Ended(params.login_id, sessions or [], line, self._outbox.now + UPDATE_LIMIT_S)
+        else:
+            changed = not (params.error or "").endswith(_UNCHANGED)
+            self._end(params.login_id, sessions or [], [line], changed=changed)
+        return True
+
+    def _updated(self, line: bytes) -> bool:
+        if self._ended is not None:
+            self._end(self._ended.login_id, self._ended.sessions, [self._ended.line, line], changed=True)
+        elif self._applied is not None:
+            self._answer(self._applied.call, True, [*self._applied.lines, line])
+        else:
+            return False
+        return True
+
+    def _completed(self, line: bytes, params: _Params) -> bool:
+        """Of a log-in that was applied."""
+        if self._applied is None:
+            return False
+        self._applied.lines.append(line)
+        if not params.success:
+            self._answer(self._applied.call, True, self._applied.lines)
+        return True
+
+    def _end(self, login_id: str, sessions: list[str], lines: list[bytes], *, changed: bool) -> None:
+        self._ended = None
+        message = [wire.encode(wire.LoginEnded(login_id, sessions, changed)), LINES, b"\n".join(lines)]
+        if changed:
+            self.changed_at = self.as_of = self._outbox.now
+            self._told = message
+        self._outbox.broker(*message)
+
+    def tick(self) -> None:
+        """What the app-server should have said by now."""
+        if self._applied is not None and self._outbox.now > self._applied.until:
+            self._answer(self._applied.call, True, self._applied.lines)
+        if self._ended is not None and self._outbox.now > self._ended.until:
+            self._end(self._ended.login_id, self._ended.sessions, [self._ended.line], changed=True)
+
+
+def _params(line: bytes) -> _Params:
+    try:
+        return _decode(line).params or _Params()
+    except msgspec.MsgspecError:
+        return _Params()
