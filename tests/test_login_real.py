@@ -199,7 +199,7 @@ def test_a_login_that_would_be_lost_at_once_is_refused(tmp_path: Path) -> None:
 def test_a_home_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     done = codex_pool("login", "--api-key", home=tmp_path / "file", stdin=KEY)
-    assert done.returncode == 3 and f"CODEX_HOME {tmp_path}/file cannot be made: File exists" in done.stderr
+    assert done.returncode == 3 and f"CODEX_HOME {tmp_path}/file is not a directory" in done.stderr
 
 
 def test_a_login_by_device_code_with_the_limits_of_its_account(issuer: Issuer, tmp_path: Path) -> None:
