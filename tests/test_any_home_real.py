@@ -112,7 +112,7 @@ def test_a_broken_configuration_is_one_error_at_once_and_mended_without_a_restar
     for arguments in (("run", "hello"), ("serve", "--workers", "1"), batch):
         done = codex_pool(*arguments, home=home, cwd=work)
         assert done.returncode in (2, 3) and words in done.stderr, (arguments, done.stderr)
-        lines = [line for line in done.stderr.splitlines() if not line.startswith("batch: ")]
+        lines = [line for line in done.stderr.splitlines() if line.startswith("codex-pool: ")]
         assert len(lines) == 1, done.stderr
     (home / "config.toml").write_text(good)
     with Codex(config) as codex, Pool(1, config, log_file=work / "pool.log") as pool, pool.connect() as pooled:

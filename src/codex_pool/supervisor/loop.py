@@ -273,7 +273,7 @@ class Supervisor:
     def _on_broker_ended(self, broker: Child, now: float) -> None:
         self._selector.unregister(broker)
         self._broker = None
-        self._replace_broker(_reap(broker), now)
+        self._replace_broker(f"the broker has ended, noticed by its sentinel: {_reap(broker)}", now)
 
     def _replace_broker(self, how: str, now: float) -> None:
         delay_s = self._restarts.died(now)
@@ -282,7 +282,7 @@ class Supervisor:
             self._failure = GiveUp(f"{what}, before any worker could register with it: {how}", ())
             log(f"giving up: {self._failure.reason}")
             return
-        log(f"there is no broker any more: {how}; it is replaced in {delay_s:g} s")
+        log(f"{how}; it is replaced in {delay_s:g} s")
         self._broker_due = now + delay_s
 
     def _start_account(self) -> None:
