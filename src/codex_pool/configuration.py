@@ -39,7 +39,7 @@ class ConfigurationError(AppServerError):
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """What threads get that ask for nothing else.
+    """Settings of threads that ask for nothing else.
 
     `sandbox`: a sandbox mode; None where a permission profile of the user's own is the default, which is `profile`, or
     where both are unknown: a pool does not show its configuration to a client with a key, and sends the sandbox of

@@ -146,7 +146,7 @@ def left_behind(own: Path, user: Path) -> str | None:
 
 
 def is_loopback(config: Path) -> bool:
-    """Whether this config.toml was written for a loopback model."""
+    """True when this config.toml was written for a loopback model."""
     try:
         return config.read_text(encoding="utf-8", errors="replace").startswith(MARK)
     except OSError:

@@ -37,7 +37,7 @@ def encode_arguments(arguments: Any) -> bytes:
 
 
 def decode_arguments(line: bytes, type: type[T]) -> T:
-    """What `encode_arguments` made, as an object of `type`. Raises ValueError."""
+    """Decode the result of `encode_arguments` as `type`. Raises ValueError."""
     return msgspec.convert(json.loads(line), type)
 
 

@@ -118,7 +118,7 @@ class Holder:
     def decide(
         self, posted: str, login: Login | None, lineage: Lineage, *, arrived_at: float, at: float, now: float
     ) -> Answer | Ask:
-        """What becomes of a refresh request that came at `arrived_at`, now that nobody else is refreshing."""
+        """Decide about a refresh request that came at `arrived_at`; no other refresh is under way."""
         if login is None or not (posted == login.refresh_token or lineage.has_held(login, posted)):
             ask = Ask(posted, write=False)
         elif login.fresh(now) and (posted != login.refresh_token or self._just_issued(login, at)):

@@ -71,7 +71,7 @@ class Plan:
             yield from self.scorers.problems([msgspec.structs.replace(sample, scorers=None) if self.named else sample])
 
     def workspaces(self, store: RunStore, run: Path) -> int:
-        """How many workspaces have to be made once more for their scorers, because they were not kept."""
+        """Count the workspaces that have to be made once more for their scorers, because they were not kept."""
         count = 0
         for row in self.rows(store):
             sample, scorers = self.wanted(row)

@@ -139,7 +139,7 @@ def _read(asked: Settings, scorers: Scorers, sources: Repositories, tools: Tools
         return wrong + [f"{where}: limits: {problem}" for problem in parse_limits(sample.limits)[1]]
 
     def check_repository(repository: str, revision: str) -> str:
-        # Without git nothing can be said of it, and the run is refused for that.
+        # Without git the run is refused.
         return sources.check(repository, revision) if tools.git_problem is None else revision
 
     is_elsewhere = asked.endpoint is not None and is_tcp(asked.endpoint)
@@ -372,7 +372,7 @@ class _Batch:
         )
 
     async def _configured(self, codex: AsyncCodex, endpoint: str) -> Configuration:
-        """What the daemon's threads get that ask for nothing else."""
+        """Configuration of the daemon's threads that ask for nothing else."""
         try:
             return await aread_configuration(codex)
         except AppServerError as error:

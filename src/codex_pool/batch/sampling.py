@@ -115,7 +115,7 @@ class Means:
     private: tuple[Path, ...] = ()
     """What no agent may read."""
     configuration: Configuration
-    """What threads get that ask for no sandbox: samples without a workspace that name none ask for it explicitly."""
+    """Configuration of threads; samples without a workspace that name no sandbox ask for the configured one."""
     written: Callable[[Callable[[], Written[Any] | asyncio.Future[Any]]], Any]
     """Waits until a change is on the disk, trying again while the disk is full."""
     room: Callable[[], Awaitable[None]]

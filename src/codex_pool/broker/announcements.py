@@ -1,4 +1,4 @@
-"""What clients hear of a change, once no turn is about to begin with what was before. Pure."""
+"""Notifications of a change, held until no turn is about to begin with the state before it. Pure."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class _Announcement:
     lines: list[bytes]
     starts: set[int]
     until: float
-    # It is told when its sessions are there to hear it: they do not ask again.
+    # Sent when its sessions are connected: they do not ask again.
     patient: bool
 
 

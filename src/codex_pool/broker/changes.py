@@ -7,7 +7,7 @@ a request. One that is applied to `each` app-server goes through these states:
     queued      the changes before it are done          applying, with the first worker; waiting, when there is none
     waiting     a worker registers                      applying
     applying    the app-server has done it              checking, where a log-in or log-out is expected; else the next
-    applying    it refuses, and nothing was done yet    refused: the client is told, nothing has changed
+    applying    it refuses, and nothing was done yet    refused: the client gets the error, nothing has changed
     checking    account/read agrees                     applying, with the next worker; settled after the last
     checking    it disagrees                            applying again, MAX_TRIES times; then out of step
     any         the worker dies, or is late             applying, with the next worker
@@ -74,7 +74,7 @@ class Change:
 
 @dataclass(slots=True, eq=False)
 class _Step:
-    """What the running change waits for: this worker's answer to this line."""
+    """Request that the running change waits for: this worker's answer to this line."""
 
     call: Call
     number: int
@@ -280,7 +280,7 @@ class Changes:
 
     def _refused(self, change: Change, worker: Worker, line: bytes) -> None:
         if change.call is None:
-            # It was good once: the app-server says so to whoever uses it.
+            # It was good once: the app-server reports the rest to its user.
             self._books.note(f"worker {worker.name} refuses a setting of the pool: {rpc.error_of(line)}")
             change.done[worker.name] = None
             return

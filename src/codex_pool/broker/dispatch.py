@@ -190,7 +190,7 @@ class Dispatcher:
     # Moving a thread while it lives.
 
     def _leaves(self, thread: Thread, worker: Worker) -> bool:
-        """Whether this thread is to go elsewhere now: its worker is to be replaced, and it is stored and idle."""
+        """True when this thread is to move now: its worker is to be replaced, and it is stored and idle."""
         if not worker.leaving or thread.worker != worker.name or thread.pinned or not thread.stored or thread.busy:
             return False
         return all(call.thread_id != thread.record.thread_id for call in self._books.open_calls_of(worker))
@@ -201,7 +201,7 @@ class Dispatcher:
             self.route(call)
 
     def _is_refused(self, call: Call, thread: Thread, worker: Worker) -> bool:
-        """Whether this would use an account that is none any more, on a thread that cannot leave its worker."""
+        """True when this would use a former account, on a thread that cannot leave its worker."""
         return call.method in STARTS_TURN and _is_stuck(thread, worker)
 
     def _refuse(self, call: Call, thread: Thread, worker: Worker) -> None:
@@ -408,7 +408,7 @@ class Dispatcher:
 
 
 def _is_stuck(thread: Thread, worker: Worker) -> bool:
-    """Whether this idle thread can have no turn any more: its worker is stale, and it cannot leave it."""
+    """True when this idle thread can have no more turns: its worker is stale, and it cannot leave it."""
     return (
         bool(worker.stale) and thread.worker == worker.name and not thread.busy and (thread.pinned or not thread.stored)
     )

@@ -24,7 +24,7 @@ class Kept:
         return [line for line, _ in self._lines.values()]
 
     def since(self, at: float) -> list[bytes]:
-        """Those that one has not who has all as of this time."""
+        """Settings made after this time."""
         return [line for line, kept_at in self._lines.values() if kept_at > at]
 
     @property
@@ -44,7 +44,7 @@ class Kept:
         self.at = max(now, math.nextafter(self.at, math.inf))
 
     def adopt(self, lines: Iterable[bytes], at: float) -> None:
-        """What a worker has from the broker before this one, if that is newer."""
+        """Take over what a worker holds from an earlier broker, if it is newer."""
         if at > self.at:
             self._lines = {kinds.key_of(line): (line, at) for line in lines}
             self.at = at

@@ -33,7 +33,7 @@ How = Literal["ask", "each", "forget", "renew", "reload"]
 
 
 class Plan(NamedTuple):
-    """What is to be done for a request.
+    """Treatment of a request.
 
     `how`: `ask` one app-server; apply it to `each`; `forget` external tokens, which needs new app-servers; apply it to
     one and `renew` the others, or have them `reload`. `account` says that no turn may begin with what was before.
@@ -96,7 +96,7 @@ def for_others(line: bytes) -> bytes:
 
 
 def refuses(response: bytes) -> bool:
-    """Whether an error says that nothing was done."""
+    """True when an error says that nothing was done."""
     error = _decode(response).get("error")
     return isinstance(error, dict) and error.get("code") in _REFUSALS
 

@@ -159,7 +159,7 @@ class Worker:
 
     @property
     def leaving(self) -> bool:
-        """Whether it is to be replaced: threads that can leave it do."""
+        """True when it is to be replaced: threads that can leave it do."""
         return self.draining or bool(self.stale)
 
     @property

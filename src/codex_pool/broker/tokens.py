@@ -28,7 +28,7 @@ _INTERNAL_ERROR = -32603
 
 @dataclass(slots=True)
 class _Question:
-    """What the client was asked, and who waits for the answer: workers, and the ids that they know it by (JSON)."""
+    """Question to the client, and the workers that wait for its answer, with their ids for it (JSON)."""
 
     id: str
     request: rpc.RequestLine

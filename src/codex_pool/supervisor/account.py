@@ -53,7 +53,7 @@ class AccountHolder:
 
     @property
     def is_asleep(self) -> bool:
-        """Whether a request is what may start it."""
+        """True while only a request, or a new login, starts it."""
         return self.child is None and self.due == math.inf and not self._inherited
 
     def fileno(self) -> int:
@@ -83,7 +83,7 @@ class AccountHolder:
             self.wake(now)
 
     def environ(self, environ: dict[str, str]) -> dict[str, str]:
-        """What an app-server needs in its environment besides `environ` to refresh at the holder, without a proxy."""
+        """Variables that make an app-server refresh at the holder, without a proxy; they go on top of `environ`."""
         own = f"http://127.0.0.1:{self._listener.getsockname()[1]}{self._path}"
         found = {URL_VARIABLE: self.issuer_url if self._inherited else own}
         if any(environ.get(name) for name in PROXY_VARIABLES):

@@ -1,11 +1,11 @@
-"""What the broker changes in the app-server's memory, and the log-ins that the app-server ends by itself. Pure.
+"""Changes that the broker makes in the app-server's memory, and log-ins that end by themselves. Pure.
 
 The broker applies one change at a time. What the app-server says about the account after a change goes into the answer,
 so that sessions hear of it once and not from every worker: a log-in or log-out is over when `account/updated` has come,
 or has not for UPDATE_LIMIT_S.
 
-A log-in by browser or device code is told as ended when its `account/updated` has come, because only then the
-app-server uses it. It is told again to another broker, until that one has taken note of it (`Current`).
+The end of a log-in by browser or device code is reported when its `account/updated` has come, because only then the
+app-server uses it. It is reported again to another broker, until that one has acknowledged it (`Current`).
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Changes:
 
     @property
     def waits(self) -> bool:
-        """Whether something waits for what the app-server says next."""
+        """True while something waits for what the app-server says next."""
         return self._applied is not None or self._ended is not None
 
     def new_broker(self) -> None:
@@ -119,7 +119,7 @@ class Changes:
     # What the app-server says.
 
     def heard(self, method: str, line: bytes, sessions: list[str] | None) -> bool:
-        """Whether this is told in another way. `sessions` began the log-in that it names, or follow its thread."""
+        """True when this notification reaches clients another way. `sessions` began its log-in, or follow its thread."""
         if method not in (_LOGGED_IN, _UPDATED, _GATEWAY, _MCP_LOGGED_IN):
             return False
         params = _params(line)
@@ -168,7 +168,7 @@ class Changes:
         self._outbox.broker(*message)
 
     def tick(self) -> None:
-        """What the app-server should have said by now."""
+        """Notifications that are overdue."""
         if self._applied is not None and self._outbox.now > self._applied.until:
             self._answer(self._applied.call, True, self._applied.lines)
         if self._ended is not None and self._outbox.now > self._ended.until:

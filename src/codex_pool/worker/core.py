@@ -184,7 +184,7 @@ class WorkerCore:
         return self._outbox.take()
 
     def current(self, head: wire.Current, kept: list[bytes]) -> list[Effect]:
-        """What the app-server has, for the next broker."""
+        """State of the app-server, for the next broker."""
         self._changes.current(head, kept)
         return []
 

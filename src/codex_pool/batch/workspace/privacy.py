@@ -20,7 +20,7 @@ MAX_ENTRIES = 256
 
 
 class Base(NamedTuple):
-    """What a guard extends: `name` ends the name of the guard's profile, `extends` names the profile below it."""
+    """Profile that a guard extends: `name` ends the name of the guard's own, `extends` names the one below it."""
 
     name: str
     extends: str
@@ -34,7 +34,7 @@ _OF_MODE = {
 
 
 def base_of(configuration: Configuration, sandbox: str | None) -> Base | None:
-    """What threads that ask for `sandbox`, or for the configured one, have to be guarded above; None: no sandbox."""
+    """Base of the guard for threads that ask for `sandbox`, or for the configured one; None: no sandbox."""
     mode = sandbox or configuration.sandbox
     if mode is None:
         assert configuration.profile is not None

@@ -28,7 +28,7 @@ class Repositories:
             raise ValueError(f"git: {repository} is no directory; expected a git repository")
         opened = _run("rev-parse", "--git-dir", directory=path, isolated=False)
         if opened.returncode != 0:
-            # Also one of another user, which git refuses until it is told otherwise: it says how.
+            # Also one of another user, which git refuses by default; its own words say how to allow it.
             raise ValueError(f"git: {repository} is no git repository that can be read: {_words(opened)}")
         commit = _said("rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}", directory=path)
         if not commit:
@@ -131,7 +131,7 @@ def _run(*arguments: str, directory: Path, isolated: bool = True) -> subprocess.
 
 
 def _words(done: subprocess.CompletedProcess[bytes]) -> str:
-    """What git said of its failure, in one line."""
+    """Words of git about its failure, in one line."""
     return " ".join(done.stderr.decode("utf-8", "replace").split()) or f"exit code {done.returncode}"
 
 
