@@ -119,7 +119,7 @@ class Changes:
     # What the app-server says.
 
     def heard(self, method: str, line: bytes, sessions: list[str] | None) -> bool:
-        """True when this notification reaches clients another way. `sessions` began its log-in, or follow its thread."""
+        """True when clients get this notification another way. `sessions` began its log-in, or follow its thread."""
         if method not in (_LOGGED_IN, _UPDATED, _GATEWAY, _MCP_LOGGED_IN):
             return False
         params = _params(line)
