@@ -173,6 +173,20 @@ def test_the_user_home_is_used_only_where_threads_are_to_be_shared(
         assert codex.thread_resume(before.id).run("again").final_response
 
 
+def test_a_batch_over_tcp_asks_for_what_its_key_allows(home: Path, tmp_path: Path) -> None:
+    keys, key, endpoint = str(tmp_path / "keys"), str(tmp_path / "bob.key"), "tcp://127.0.0.1:7692"
+    root = ("--cwd-root", str(tmp_path))
+    made = codex_pool("keys", "new", "bob", "--keys", keys, "-o", key, "--sandbox", "workspace-write", *root)
+    assert made.returncode == 0, made.stderr
+    data = samples(tmp_path / "d.jsonl")
+    with running("serve", "--workers", "1", "--keys", keys, "--listen", endpoint, home=home) as daemon:
+        daemon.wait_for_line("stop  Ctrl-C")
+        connected = ("--connect", endpoint, "--key", key)
+        batch = codex_pool("batch", str(data), *connected, "-o", str(tmp_path / "out"), cwd=tmp_path)
+        assert batch.returncode == 0, batch.stderr
+        assert daemon.end() == 0
+
+
 def test_a_home_that_cannot_be_written_is_enough_for_a_batch_and_one_error_for_all_else(
     tmp_path: Path, work: Path, model: LoopbackModel
 ) -> None:

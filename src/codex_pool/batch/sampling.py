@@ -292,9 +292,10 @@ class Sampling:
         sandbox = sample.sandbox or (None if workspace is None else DEFAULT_SANDBOX)
         asked = configuration.thread_options if sandbox is None else {"sandbox": sandbox}
         more = {} if workspace is None else workspace.thread
-        base = base_of(configuration, sandbox)
         needs_guard = self._means.guarded and (workspace is not None or self._has_answers())
-        if base is None or not needs_guard:
+        # Unguarded is also a pool that does not show its configuration.
+        base = base_of(configuration, sandbox) if needs_guard else None
+        if base is None:
             return {**options, **asked, **more}, {}
         run, work = self._directory.path.resolve(), self._directory.file(layout.WORK).resolve()
         changing = {
