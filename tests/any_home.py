@@ -13,6 +13,7 @@ CONFIGS: dict[str, str | None] = {
     "missing": None,
     "empty": None,
     "only auth.json": None,
+    "auth.json a link": None,
     "only a model": MODEL,
     "sandbox_mode read-only": 'sandbox_mode = "read-only"\n',
     "sandbox_mode workspace-write": 'sandbox_mode = "workspace-write"\n',
@@ -52,8 +53,11 @@ def make_any_home(kind: str, root: Path, base_url: str) -> AnyHome:
     config = CONFIGS[kind]
     if kind != "missing":
         path.mkdir(mode=0o700)
-    if kind == "only auth.json":
-        (path / "auth.json").write_text('{"OPENAI_API_KEY": "sk-test"}')
+    if kind in ("only auth.json", "auth.json a link"):
+        file = root / "secrets.json" if kind == "auth.json a link" else path / "auth.json"
+        file.write_text('{"OPENAI_API_KEY": "sk-test"}')
+        if kind == "auth.json a link":
+            (path / "auth.json").symlink_to(file)
     if config is not None:
         file = root / "dotfiles.toml" if kind == "a link" else path / "config.toml"
         file.write_text(config.replace("{home}", str(path)))

@@ -26,7 +26,10 @@ def cheat(model: LoopbackModel, data: Path, home: Path) -> None:
     grade = Text(json.dumps({"explanation": "fine", "grade": "correct"}))
     rules = (
         Rule(grade, contains="grading an answer"),
-        Rule(ToolCall(f"cat {data} '{home}/auth.json'; echo looked", Text("{output}")), contains="cheat"),
+        Rule(
+            ToolCall(f"cat {data} '{home}/auth.json' '{home.parent}/secrets.json'; echo looked", Text("{output}")),
+            contains="cheat",
+        ),
     )
     model.script = Script(rules)
 
@@ -185,6 +188,29 @@ def test_a_batch_over_tcp_asks_for_what_its_key_allows(home: Path, tmp_path: Pat
         batch = codex_pool("batch", str(data), *connected, "-o", str(tmp_path / "out"), cwd=tmp_path)
         assert batch.returncode == 0, batch.stderr
         assert daemon.end() == 0
+
+
+def test_a_login_is_denied_also_where_the_daemon_has_a_home_of_its_own(tmp_path: Path, model: LoopbackModel) -> None:
+    each, data = make_any_home("only auth.json", tmp_path, model.base_url), samples(tmp_path / "d.jsonl")
+    cheat(model, data, each.path)
+    with running("serve", "--workers", "1", "--home", "own", *each.options, home=each.path) as daemon:
+        daemon.wait_for_line("stop  Ctrl-C")
+        out = tmp_path / "out"
+        batch = codex_pool("batch", str(data), "--connect", "default", "-o", str(out), home=each.path, cwd=tmp_path)
+        assert batch.returncode == 0, batch.stderr
+        assert daemon.end() == 0
+    (record,) = map(json.loads, (out / "results.jsonl").read_text().splitlines())
+    assert "looked" in record["final_response"] and "sk-test" not in record["final_response"], record
+
+
+@pytest.mark.parametrize("name", ["p[1]", "what?", "all*", "tab\there"])
+def test_a_path_that_cannot_be_denied_is_refused(name: str, tmp_path: Path, home: Path, model: LoopbackModel) -> None:
+    place = tmp_path / name
+    place.mkdir()
+    data = samples(place / "d.jsonl")
+    batch = codex_pool("batch", str(data), "--scorer", "exact", "-o", str(tmp_path / "out"), home=home, cwd=tmp_path)
+    assert batch.returncode == 2 and "cannot be denied to agents" in batch.stderr, batch.stderr
+    assert model.requests == []
 
 
 def test_a_home_that_cannot_be_written_is_enough_for_a_batch_and_one_error_for_all_else(

@@ -262,7 +262,7 @@ class _Batch:
             tokens, cost = self._directory.store.spent()
             on_disk = None if is_tcp(endpoint) else codex.metadata.codex_home
             if pool is None and on_disk is not None:
-                self._private = (*self._private, Path(on_disk))
+                self._private = (*self._private, *_of_home(Path(on_disk)), *_of_home(codex_home()))
             runner = self._runner = Runner(
                 self._directory,
                 progress,
@@ -335,9 +335,7 @@ class _Batch:
                 raise NotStartedError(str(error)) from None
         else:
             path = home.prepare(settings.home, path)
-            # Where the run's own login is a link to.
-            user = [codex_home()] if codex_home().is_dir() else []
-            self._private = (*self._private, path, *user)
+            self._private = (*self._private, *_of_home(path), *_of_home(codex_home()))
             if settings.home == home.USER:
                 self._display.say(
                     "--home user: threads are stored among yours, and directories that codex trusts for a sample are "
@@ -574,6 +572,14 @@ class _Batch:
         except BrokenPipeError:
             # Whoever read is gone, the results are in the files. Python flushes once more at its end.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _of_home(home: Path) -> list[Path]:
+    """Private paths of a CODEX_HOME: the directory, and the file elsewhere that its login may be a link to."""
+    if not home.is_dir():
+        return []
+    login = home / "auth.json"
+    return [home, Path(os.path.realpath(login))] if login.is_symlink() and login.exists() else [home]
 
 
 def _approval_policy(overrides: tuple[str, ...], configuration: Configuration) -> Any:

@@ -8,15 +8,19 @@ would have without it: a sandbox mode, or a permission profile of the user's con
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from codex_app_server import InvalidInputError
 from codex_pool.configuration import FULL_ACCESS, READ_ONLY, WORKSPACE_WRITE, Configuration
 
 from ..dataset import Sample
 
 MAX_ENTRIES = 256
+# Read access stays where a denied path has one of these (measured on codex 0.163.0).
+_UNDENIABLE = re.compile(r"[*?\[\]\x00-\x1f\x7f]")
 
 
 class Base(NamedTuple):
@@ -112,6 +116,12 @@ def _name(base: Base) -> str:
 def _profile(base: Base, denied: Iterable[Path]) -> dict[str, Any]:
     # What lies in a denied directory is denied with it, and the sandbox cannot deny it once more.
     paths = list(denied)
+    for path in paths:
+        if _UNDENIABLE.search(str(path)):
+            raise InvalidInputError(
+                f"{str(path)!r} cannot be denied to agents: codex takes *, ?, [ and ] for a pattern, and no control "
+                "characters; use a path without them, or --unguarded"
+            )
     outermost = [path for path in paths if not any(path != other and path.is_relative_to(other) for other in paths)]
     filesystem: dict[str, Any] = {str(path): "deny" for path in outermost}
     if base.writes:
@@ -122,7 +132,8 @@ def _profile(base: Base, denied: Iterable[Path]) -> dict[str, Any]:
 def _toml(value: Any) -> str:
     if isinstance(value, dict):
         return "{" + ",".join(f"{json.dumps(key)}={_toml(part)}" for key, part in value.items()) + "}"
-    return json.dumps(value)
+    # TOML has no surrogates, as JSON writes other planes' characters in ASCII.
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _of_its_own(cwd: Path) -> dict[str, Any]:
