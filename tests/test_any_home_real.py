@@ -203,6 +203,23 @@ def test_a_login_is_denied_also_where_the_daemon_has_a_home_of_its_own(tmp_path:
     assert "looked" in record["final_response"] and "sk-test" not in record["final_response"], record
 
 
+def test_what_a_run_records_later_is_denied_to_an_agent_that_runs_already(
+    tmp_path: Path, home: Path, model: LoopbackModel
+) -> None:
+    out, data = tmp_path / "out", tmp_path / "d.jsonl"
+    # Until something is there to be read, or would be if it could be listed.
+    look = (
+        f"for i in $(seq 20); do sleep 0.2; done; zcat {out}/events/*.gz; ls {out}/events {out}/artifacts; echo looked"
+    )
+    model.script = Script((Rule(ToolCall(look, Text("{output}")), contains="cheat"), Rule(Text(SECRET))))
+    lines = [{"id": "a", "prompt": "cheat", "target": "x"}, {"id": "b", "prompt": "quick", "target": SECRET}]
+    data.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    batch = codex_pool("batch", str(data), "--scorer", "exact", "-o", str(out), home=home, cwd=tmp_path)
+    assert batch.returncode == 0, batch.stderr
+    said = {record["id"]: record["final_response"] for record in map(json.loads, (out / "results.jsonl").open())}
+    assert "looked" in said["a"] and said["a"].count("Permission denied") >= 2 and SECRET not in said["a"], said
+
+
 @pytest.mark.parametrize("name", ["p[1]", "what?", "all*", "tab\there"])
 def test_a_path_that_cannot_be_denied_is_refused(name: str, tmp_path: Path, home: Path, model: LoopbackModel) -> None:
     place = tmp_path / name

@@ -212,7 +212,9 @@ class _Batch:
                 await self._remove_left()
             else:
                 control.clear(self._directory.path)
-                self._directory.file(layout.WORK).mkdir(exist_ok=True)
+                # A profile can deny only what is there, so these are before the first agent is.
+                for name in (layout.WORK, layout.EVENTS, layout.ARTIFACTS):
+                    self._directory.file(name).mkdir(exist_ok=True)
                 self._directory.launch(self._config)
                 problem = await self._on_pool()
         except NotStartedError as error:
