@@ -1131,6 +1131,16 @@ def test_close_ends_a_process_that_ignores_everything(pump: str, monkeypatch: py
     assert not is_running(pid)
 
 
+@pytest.mark.parametrize("end", ["read line", "kill -KILL $$"])
+def test_what_a_process_leaves_in_a_group_of_its_own_is_ended(end: str, pump: str) -> None:
+    """As codex leaves a sandbox that waits for its dead parent; after a clean end, and after a death."""
+    script = f"""set -m; sleep 60 >/dev/null 2>&1 & echo '{{"method":"fake/ready","params":{{"pid":'$!'}}}}'; {end}"""
+    with AppServerClient(AppServerConfig(launch_args_override=("bash", "-c", script))) as client:
+        child = next_of(client, "fake/ready").params["pid"]
+        assert isinstance(child, int)
+    assert not is_running(child)
+
+
 def test_close_fails_who_still_waits(pump: str) -> None:
     with connected(started("tu"), FOREIGN, ["take", "fake/never"]) as client:
         with concurrent.futures.ThreadPoolExecutor(4) as pool:
