@@ -88,10 +88,12 @@ class PoolProcesses:
 
     def __init__(self, supervisor: int) -> None:
         self.supervisor = supervisor
-        self.broker, self.workers, self.app_servers = 0, [], []
+        self.broker, self.ingress, self.workers, self.app_servers = 0, 0, [], []
         for pid in children_of(supervisor):
             if "codex_pool.broker" in _command(pid):
                 self.broker = pid
+            elif "codex_pool.ingress" in _command(pid):
+                self.ingress = pid
             elif "codex_pool.worker" in _command(pid):
                 self.workers.append(pid)
                 self.app_servers += children_of(pid)
