@@ -61,8 +61,38 @@ def _escaped(error: UnicodeError) -> tuple[str | bytes, int]:
     return ascii(letter)[1:-1], error.start + 1
 
 
+def _leave_working_directory() -> None:
+    """Import nothing more from the working directory, nor from empty or relative entries of PYTHONPATH.
+
+    A checkout that an agent works on may hold a `click.py`. Modules that Python, `runpy` and the script of the command
+    have loaded already are not unloaded: see docs/security.md.
+    """
+    if sys.flags.isolated:
+        # Its path has been right from its begin, as that of all processes of the pool.
+        return
+    value = os.environ.get("PYTHONPATH")
+    named = value.split(os.pathsep) if value else []
+    # Python makes some of them absolute, which by then look like any other.
+    absolute = {place for place in named if os.path.isabs(place)}
+    try:
+        relative = {os.path.abspath(place) for place in named if not os.path.isabs(place)} - absolute
+        # With `python -m` the first entry is the working directory, whatever else is.
+        specified = getattr(sys.modules["__main__"], "__spec__", None) is not None
+        if specified and sys.path[:1] == [os.getcwd()] and sys.path[0] not in absolute:
+            del sys.path[0]
+    except FileNotFoundError:
+        # The working directory has been removed: nothing can be loaded from there.
+        relative = set()
+    sys.path[:] = [place for place in sys.path if os.path.isabs(place) and place not in relative]
+    # Where this package is, if only such an entry has said so.
+    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    if root not in sys.path:
+        sys.path.append(root)
+
+
 def main() -> None:
     """Entry of `codex-pool`."""
+    _leave_working_directory()
     _print_anything()
     if sys.argv[1:] in (["--help"], ["-h"]) and "_CODEX_POOL_COMPLETE" not in os.environ:
         print(HELP)
