@@ -571,9 +571,9 @@ class _Batch:
             return
         try:
             print(json.dumps(record), flush=True)
-        except BrokenPipeError:
-            # Whoever read is gone, the results are in the files. Python flushes once more at its end.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        except OSError as error:
+            # Once: nothing more is written there.
+            self._display.say(f"codex-pool: {error}; the run goes on, and its results are in {self._directory.path}")
 
 
 def _of_home(home: Path) -> list[Path]:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 import sys
 
+# The exit code that a shell shows for a program that SIGPIPE has ended.
+READER_GONE = 128 + 13
 # Verb -> first line of its help.
 VERBS = {
     "batch": "Run every prompt of a dataset; results on disk.",
@@ -39,26 +41,6 @@ Options:
 
 Verbs:
 {chr(10).join(f"  {name:<14}  {summary}" for name, summary in VERBS.items())}"""
-
-
-def _print_anything() -> None:
-    """Let stdout and stderr take any text: what their encoding lacks is written as escapes, bytes of paths as bytes."""
-    import codecs
-
-    codecs.register_error("codex-pool", _escaped)
-    for stream in (sys.stdout, sys.stderr):
-        # None when the descriptor is closed.
-        if stream is not None and hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="codex-pool")
-
-
-def _escaped(error: UnicodeError) -> tuple[str | bytes, int]:
-    if not isinstance(error, UnicodeEncodeError):
-        raise error
-    letter = error.object[error.start]
-    if "\udc80" <= letter <= "\udcff":
-        return bytes([ord(letter) - 0xDC00]), error.start + 1
-    return ascii(letter)[1:-1], error.start + 1
 
 
 def _leave_working_directory() -> None:
@@ -93,7 +75,23 @@ def _leave_working_directory() -> None:
 def main() -> None:
     """Entry of `codex-pool`."""
     _leave_working_directory()
-    _print_anything()
+    from codex_pool.cli import streams
+
+    streams.prepare()
+    try:
+        try:
+            _run()
+        finally:
+            sys.stdout.flush()
+    except streams.OutputError as error:
+        if error.is_reader_gone:
+            # As a program that the signal ends, which Python ignores: nobody wants to read more.
+            sys.exit(READER_GONE)
+        print(f"codex-pool: {error}; what was to be printed is not complete", file=sys.stderr)
+        sys.exit(1)
+
+
+def _run() -> None:
     if sys.argv[1:] in (["--help"], ["-h"]) and "_CODEX_POOL_COMPLETE" not in os.environ:
         print(HELP)
         return

@@ -22,11 +22,15 @@ def reported() -> Iterator[None]:
         TransportClosedError,
         TurnFailedError,
     )
+    from codex_pool.cli.streams import OutputError
     from codex_pool.configuration import ConfigurationError
     from codex_pool.endpoints import EndpointError
 
     try:
         yield
+    except OutputError:
+        # Said by `main`, for every verb.
+        raise
     except (EndpointError, InvalidInputError) as error:
         fail(str(error), options.USAGE)
     except (StartError, ConfigurationError, TransportClosedError) as error:

@@ -49,6 +49,8 @@ def run(
     """
     endpoint, key = options.endpoint_of(context, connect, key)
     prompt = _decoded(sys.stdin.buffer.read() if prompt == "-" else os.fsencode(prompt))
+    if not prompt.strip():
+        raise click.UsageError("the prompt is empty; give a text as PROMPT, or `-` and the text on stdin", context)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with reported(), _codex(endpoint, key, overrides, codex_bin, demo) as codex:
         from codex_pool import account_notice
@@ -62,7 +64,7 @@ def run(
 
 def _decoded(prompt: bytes) -> str:
     """The prompt as text: UTF-8, whatever the locale, or as the locale says. Raises UsageError."""
-    for encoding in ("utf-8", sys.stdin.encoding if sys.stdin is not None else "utf-8"):
+    for encoding in ("utf-8", sys.stdin.encoding):
         with contextlib.suppress(UnicodeDecodeError, LookupError):
             return prompt.decode(encoding)
     raise click.UsageError(f"the prompt is not UTF-8, nor of the locale: {prompt[:80]!a}; convert it, as with iconv")
