@@ -89,6 +89,12 @@ def main() -> None:
             sys.exit(READER_GONE)
         print(f"codex-pool: {error}; what was to be printed is not complete", file=sys.stderr)
         sys.exit(1)
+    except OSError as error:
+        # No verb has said what it was at: a path of the user's own that the system refuses.
+        from codex_pool.os_errors import describe
+
+        print(f"codex-pool: {describe(error)}", file=sys.stderr)
+        sys.exit(2)
 
 
 def _run() -> None:

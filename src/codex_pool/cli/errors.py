@@ -41,7 +41,11 @@ def reported() -> Iterator[None]:
         fail(str(error), options.SOME_FAILED)
     except KeyboardInterrupt:
         fail("interrupted", options.INTERRUPTED)
-    except (RuntimeError, OSError) as error:
+    except OSError as error:
+        from codex_pool.os_errors import describe
+
+        fail(describe(error), options.CANNOT_START)
+    except RuntimeError as error:
         fail(str(error), options.CANNOT_START)
 
 
