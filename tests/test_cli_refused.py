@@ -49,6 +49,7 @@ def refused(script: str, **environ: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+SLOW = "printf '#!/bin/sh\\nexec sleep 60' >slow; chmod +x slow; "
 GONE = "mkdir gone; cd gone; rmdir ../gone; "
 REMOVED = "codex-pool: the working directory has been removed; change to one that exists\n"
 SOCKETS = "the directory for sockets, cannot be made: "
@@ -68,6 +69,12 @@ SOCKETS = "the directory for sockets, cannot be made: "
         (GONE + "codex-pool batch ../tasks.jsonl --demo -o ../out", 2, REMOVED),
         (GONE + "codex-pool runs list", 2, REMOVED),
         (GONE + "codex-pool keys new bob", 3, REMOVED),
+        ("ulimit -v 200000; codex-pool run --demo hello", 3, "; limits of this shell: ulimit -v 200000"),
+        (
+            SLOW + "codex-pool run --demo --codex-bin ./slow hello",
+            3,
+            "the turn was not begun within 10 s: the app-server",
+        ),
         ("XDG_RUNTIME_DIR=$PWD/closed codex-pool status", 2, SOCKETS + "Permission denied; set XDG_RUNTIME_DIR"),
         ("XDG_RUNTIME_DIR=$PWD/fixed codex-pool run hello", 2, SOCKETS + "Permission denied; set XDG_RUNTIME_DIR"),
         ("XDG_RUNTIME_DIR=$PWD/tasks.jsonl codex-pool status", 2, SOCKETS + "Not a directory; set XDG_RUNTIME_DIR"),

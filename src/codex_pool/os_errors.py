@@ -26,12 +26,8 @@ _REMEDIES = {
     errno.EAGAIN: "raise the limit of processes and threads, ulimit -u, or end some",
     errno.ENOMEM: "free some memory, or raise its limit, ulimit -v",
 }
-_LIMITS = (
-    ("RLIMIT_AS", "-v", 1024),
-    ("RLIMIT_FSIZE", "-f", 1024),
-    ("RLIMIT_NPROC", "-u", 1),
-    ("RLIMIT_NOFILE", "-n", 1),
-)
+# Name, option of the shell and its unit, and the value from which on it has never been met.
+_LIMITS = (("RLIMIT_AS", "-v", 1024, 2**36), ("RLIMIT_NPROC", "-u", 1, 1024))
 
 
 def describe(error: OSError) -> str:
@@ -57,12 +53,12 @@ def is_directory_gone() -> bool:
 
 
 def limits() -> str:
-    """The limits that are set for this process, as a shell shows them; empty if there are none."""
+    """What may have ended a process or kept it waiting: low limits of this process, as a shell shows them; or empty."""
     import resource
 
     found = []
-    for name, option, unit in _LIMITS:
+    for name, option, unit, enough in _LIMITS:
         soft = resource.getrlimit(getattr(resource, name))[0]
-        if soft != resource.RLIM_INFINITY:
+        if soft != resource.RLIM_INFINITY and soft < enough:
             found.append(f"ulimit {option} {soft // unit}")
-    return ", ".join(found)
+    return f"; limits of this shell: {', '.join(found)}" if found else ""

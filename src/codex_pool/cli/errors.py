@@ -34,7 +34,9 @@ def reported() -> Iterator[None]:
     except (EndpointError, InvalidInputError) as error:
         fail(str(error), options.USAGE)
     except (StartError, ConfigurationError, TransportClosedError) as error:
-        fail(str(error), options.CANNOT_START)
+        from codex_pool.os_errors import limits
+
+        fail(f"{error}{limits()}", options.CANNOT_START)
     except TurnFailedError as error:
         fail(f"the turn failed: {error}", options.SOME_FAILED)
     except AppServerError as error:
