@@ -374,3 +374,63 @@ def test_it_is_small_until_it_has_to_ask(pool: Pool) -> None:
     pool.post("r", path="/nothing")
     maps = Path(f"/proc/{pool.holder.child.pid}/maps").read_text()
     assert "_ssl" not in maps and "_asyncio" not in maps and os.path.exists(f"/proc/{pool.holder.child.pid}")
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"<html>", b"[]", b"{}", b'{"access_token": ""}', b'{"access_token": 1, "refresh_token": "r"}']
+)
+def test_a_grant_without_tokens_is_a_failure_that_may_pass(pool: Pool, issuer: LoopbackIssuer, body: bytes) -> None:
+    before = pool.path.read_bytes()
+    token = pool.tokens()["refresh_token"]
+    issuer.answer_next(200, body)
+    status, answer = pool.post(token)
+    assert (status, "without an access token" in answer["error"]["message"]) == (502, True)
+    assert pool.path.read_bytes() == before
+    assert pool.post(token)[0] == 200, "it is not remembered"
+
+
+def test_tokens_that_codex_could_not_read_again_stay_out_of_the_file(pool: Pool, issuer: LoopbackIssuer) -> None:
+    before = pool.tokens()
+    fresh = issuer.tokens()
+    answer = {"access_token": fresh["access_token"], "refresh_token": "", "id_token": "no JWT"}
+    issuer.answer_next(200, answer)
+    status, given = pool.post(before["refresh_token"])
+    expected = {**before, "access_token": fresh["access_token"]}
+    assert pool.tokens() == expected
+    assert (status, {**given, "account_id": before["account_id"]}) == (200, expected)
+
+
+def test_an_issuer_without_tokens_is_not_asked_all_the_time(
+    tmp_path: Path, issuer: LoopbackIssuer, capfd: pytest.CaptureFixture[str]
+) -> None:
+    issuer.access_lifetime_s = 301
+    issuer.answer_next(200, b"<html>", count=100)
+    pool = Pool(issuer.write_auth_json(tmp_path), issuer)
+    try:
+        wait_until(lambda: issuer.counts["scripted"] >= 2, "it is asked again")
+    finally:
+        pool.end()
+    assert capfd.readouterr().err.count("ahead of their expiry") <= 3
+
+
+def test_an_issuer_that_sends_byte_by_byte_is_given_up() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        over = threading.Event()
+
+        def drip() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(65536)
+                while not over.wait(0.05):
+                    try:
+                        connection.sendall(b" ")
+                    except OSError:
+                        return
+
+        thread = threading.Thread(target=drip)
+        thread.start()
+        began = time.monotonic()
+        answer = ask(f"http://127.0.0.1:{server.getsockname()[1]}/", b"{}", {}, limit_s=0.5)
+        over.set()
+        thread.join(LIMIT_S)
+    assert answer.status == 504 and time.monotonic() - began < 5

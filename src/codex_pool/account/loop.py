@@ -10,6 +10,7 @@ been used and whose successor nobody has written down is a login lost.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
 import select
@@ -112,6 +113,8 @@ class Account:
         self._holder.answered(decided, answer, renewed, at=time.monotonic(), on_demand=request is not None)
         if login is not None and renewed is not None:
             self._write(login, renewed, lineage, locked)
+            # The issuer may leave out what has not changed.
+            answer = Answer(200, json.dumps(renewed.tokens).encode())
         elif answer.status != 200:
             log(f"the issuer has refused to refresh: HTTP status {answer.status}")
             if decided.write and answer.permanent:
