@@ -17,8 +17,9 @@ from urllib.parse import urlsplit
 import pytest
 
 from codex_app_server.testing.issuer import LoopbackIssuer
+from codex_pool.account.holder import JUST_ISSUED_S
 from codex_pool.account.issuer import ISSUER_URL, URL_VARIABLE, ask
-from codex_pool.account.login import digest
+from codex_pool.account.login import digest, parse_login, with_tokens
 from codex_pool.supervisor.account import BACKOFF_MAX_S, AccountHolder
 from codex_pool.supervisor.launchers import LocalLauncher
 
@@ -434,3 +435,71 @@ def test_an_issuer_that_sends_byte_by_byte_is_given_up() -> None:
         over.set()
         thread.join(LIMIT_S)
     assert answer.status == 504 and time.monotonic() - began < 5
+
+
+def test_the_next_holder_finds_the_tokens_that_a_killed_one_has_left(tmp_path: Path, issuer: LoopbackIssuer) -> None:
+    path = issuer.write_auth_json(tmp_path)
+    before = path.read_bytes()
+    token = json.loads(before)["tokens"]["refresh_token"]
+    # It has asked the issuer, and written the answer beside the file.
+    tokens = issuer.refresh(token)[1]
+    path.with_name("auth.json.codex-pool.next").write_bytes(with_tokens(before, tokens, time.time()) + b"  ")
+    account = parse_login(before)
+    assert account is not None
+    record = {"account": account.account, "seen": [digest(token)], "asked": digest(token)}
+    path.with_name("auth.json.codex-pool").write_text(json.dumps(record))
+    pool = Pool(path, issuer)
+    try:
+        assert pool.post(token)[1]["access_token"] == tokens["access_token"]
+        assert pool.tokens()["refresh_token"] == tokens["refresh_token"]
+    finally:
+        pool.end()
+    assert issuer.counts == {"refreshed": 1}
+    assert sorted(os.listdir(tmp_path)) == ["auth.json", "auth.json.codex-pool"]
+
+
+@pytest.mark.parametrize("content", [b"", b"{half"])
+def test_a_token_whose_successor_could_not_be_stored_is_not_used(
+    pool: Pool, issuer: LoopbackIssuer, content: bytes
+) -> None:
+    before, token = pool.path.read_bytes(), pool.tokens()["refresh_token"]
+    lock = pool.path.with_name("auth.json.codex-pool")
+    wait_until(lambda: lock.exists() and digest(token) in lock.read_text(), "the holder has seen the token")
+    pool.path.write_bytes(content)
+    status, answer = pool.post(token)
+    assert status == 503 and "not JSON" in answer["error"]["message"] and issuer.asked == 0
+    pool.path.write_bytes(before)
+    assert pool.post(token)[0] == 200
+    # In the place of the file with its successor there is something that cannot be removed.
+    blocked = pool.path.with_name("auth.json.codex-pool.next")
+    wait_until(lambda: not blocked.exists(), "the copy for the app-server is not needed any more")
+    blocked.mkdir()
+    answered_at = pool.path.stat().st_mtime
+    token = pool.tokens()["refresh_token"]
+    wait_until(lambda: time.time() > answered_at + JUST_ISSUED_S, "the tokens have not just been issued")
+    status, answer = pool.post(token)
+    assert status == 503 and "could not be stored" in answer["error"]["message"] and issuer.asked == 1
+    blocked.rmdir()
+    assert pool.post(token)[0] == 200
+
+
+def test_a_log_in_while_an_app_server_is_given_new_tokens_is_not_lost(pool: Pool, issuer: LoopbackIssuer) -> None:
+    key = b'{"OPENAI_API_KEY": "sk-new"}'
+    assert pool.post(pool.tokens()["refresh_token"])[0] == 200
+    # As codex writes; the kernel lets it wait until the holder has put a copy in the place of the file.
+    with open(pool.path, "wb", buffering=0) as file:
+        file.write(key)
+    wait_until(lambda: pool.path.read_bytes() == key, "the log-in is in the file")
+
+
+def test_a_log_out_while_the_issuer_is_asked_stays(pool: Pool, issuer: LoopbackIssuer) -> None:
+    issuer.answer_after_s = 0.3
+    token = pool.tokens()["refresh_token"]
+    answers: list[int] = []
+    thread = threading.Thread(target=lambda: answers.append(pool.post(token)[0]))
+    thread.start()
+    wait_until(lambda: issuer.asked == 1, "the issuer is asked")
+    pool.path.unlink()
+    thread.join(LIMIT_S)
+    assert answers == [200] and not pool.path.exists()
+    assert not pool.path.with_name("auth.json.codex-pool.next").exists()
