@@ -1,6 +1,7 @@
 """The holder's process: one endpoint for refresh requests, one thread for each that is being answered.
 
-    python -m codex_pool.account      start arguments: one JSON line on stdin, which then stays open as death pipe
+    python -m codex_pool.account      start arguments: one JSON line on stdin, which then stays open as death pipe;
+                                      whatever comes there later is answered on stdout: a sign of life
                                       stderr: log, without any token
 
 It finishes what it has begun to ask the issuer for before it ends, for up to STOP_LIMIT_S: a refresh token that has
@@ -252,8 +253,14 @@ def serve(account: Account, listener: socket.socket, path: str, signals: int) ->
         full = threading.active_count() - others >= MAX_CONNECTIONS
         sources: list[Any] = [0, signals] if full else [0, signals, listener]
         readable, _, _ = select.select(sources, [], [], 0.05 if full else None)
-        if signals in readable or (0 in readable and not os.read(0, 4096)):
+        if signals in readable:
             break
+        if 0 in readable:
+            if not os.read(0, 4096):
+                break
+            # The supervisor may just have died.
+            with contextlib.suppress(OSError):
+                os.write(1, b'{"event":"pong"}\n')
         if listener in readable:
             try:
                 connection, _ = listener.accept()
