@@ -251,6 +251,24 @@ def test_after_a_log_in_elsewhere_threads_move_to_who_has_it_or_are_refused(benc
         assert error["code"] == THREAD_LOST and "is ephemeral" in error["message"] and refused == "t1"
 
 
+def test_a_goal_begins_no_turn_with_the_account_before(bench: Bench) -> None:
+    for name in ("t1", "t2"):
+        bench.thread(name)
+    worker = begun(bench)
+    other = next(each for each in bench.workers.values() if each is not worker)
+    thread = next(iter(bench.core.books.workers[other.name].threads))
+    for each in (worker, other):
+        bench.from_worker(each, wire.TurnStarted(f"at {each.name}", f"runs at {each.name}", [], by_itself=True))
+    bench.now += 1
+    ended(bench, worker)
+    started = wire.TurnStarted(thread, "next", ["s1"], by_itself=True)
+    for each in (started, started, wire.TurnStarted("child", "of a turn that runs", ["s1"])):
+        bench.from_worker(other, each)
+    bench.from_worker(worker, wire.TurnStarted("t9", "new account", [], by_itself=True))
+    found = [head for each in bench.workers.values() for head in each.heads if isinstance(head, wire.Interrupt)]
+    assert found == [wire.Interrupt(thread, "next")]
+
+
 def test_the_client_hears_of_a_log_in_once_no_turn_is_about_to_begin_with_the_account_before(bench: Bench) -> None:
     for name in ("t1", "t2"):
         bench.thread(name)
