@@ -140,6 +140,23 @@ def test_a_change_waits_for_a_worker_and_who_registers_meanwhile_takes_part(benc
     assert "result" in bench.answers[call][0]
 
 
+def test_turns_that_run_are_not_failed_by_a_change(bench: Bench) -> None:
+    for name in ("t1", "t2"):
+        bench.thread(name)
+    busy, turn = bench.turn("t1")
+    free = next(each for each in bench.workers.values() if each is not busy)
+    call = bench.call(LOGIN, KEY)
+    assert {name for name, _ in bench.apply_all()} == {free.name}
+    assert call in bench.answers and set(bench.renewals) == {busy.name}
+    bench.end(busy, turn)
+
+
+def test_a_turn_goes_last_to_where_a_log_in_is_under_way(bench: Bench) -> None:
+    worker = begun(bench)
+    others = [bench.thread(f"t{number}") for number in range(2)]
+    assert worker not in others
+
+
 def test_who_was_starting_and_took_no_part_is_renewed_before_it_gets_a_turn(bench: Bench) -> None:
     bench.spawn("w0.2")
     bench.lose(bench.workers["w0"])
