@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -101,7 +102,7 @@ def batch(context: click.Context, /, dataset: str | None, **given: Any) -> None:
     if not given["home"]:
         raise click.BadParameter("is empty; give run, user, or an existing CODEX_HOME", param_hint="--home")
     request = request_of(context, "-" if dataset is None else dataset, given)
-    output = given.pop("output").resolve()
+    output = Path(os.path.realpath(given.pop("output")))
     if given.pop("detach"):
         if dataset == "-":
             raise click.UsageError("--detach cannot read standard input; name a file", context)
