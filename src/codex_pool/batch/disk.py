@@ -25,9 +25,9 @@ class Disk:
             try:
                 found = os.statvfs(there)
                 break
-            except (FileNotFoundError, NotADirectoryError):
-                # Still to be made: on the disk of what it will lie in.
-                if there == there.parent:
+            except OSError as error:
+                # Still to be made: on the disk of what it will lie in. A loop is refused when it is made.
+                if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP) or there == there.parent:
                     raise
                 there = there.parent
         # What is kept for root is root's to write.
