@@ -111,11 +111,6 @@ def test_a_cwd_that_is_private_is_refused(cwd: str | None, words: str | None, tm
         assert f'{sample.cwd} of sample "s"' in problem and problem.endswith("or --unguarded")
 
 
-def _configured(filesystem: dict[str, Any], **profiles: Any) -> Configuration:
-    mine = {"extends": ":workspace", "filesystem": filesystem}
-    return configuration_of({"default_permissions": "mine", "permissions": {"mine": mine, **profiles}})
-
-
 @pytest.mark.parametrize("where", ["{private}/login", "~/private/login", "{link}/login"])
 def test_a_profile_that_grants_to_write_in_what_is_private_is_refused(
     where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -125,28 +120,24 @@ def test_a_profile_that_grants_to_write_in_what_is_private_is_refused(
     private.mkdir()
     link.symlink_to(private)
     granted = where.format(private=private, link=link)
-    for rules in ({granted: "write"}, {granted.rpartition("/")[0]: {"login": "write"}}):
-        for configuration in (_configured(rules), _configured({}, base={"filesystem": rules})):
-            mine = (
-                configuration.granted
-                or configuration_of(
-                    {
-                        "default_permissions": "mine",
-                        "permissions": {"mine": {"extends": "base"}, "base": {"filesystem": rules}},
-                    }
-                ).granted
-            )
-            base = _base(configuration)._replace(granted=mine)
-            with pytest.raises(InvalidInputError, match=rf"profile 'mine' grants to write .*/login, in {private}"):
-                thread_options(base, tmp_path / "w", [private])
-    with pytest.raises(InvalidInputError, match="grants to write"):
-        config_overrides(_configured({granted: "write"}), [private], {})
+    directory, _, name = granted.rpartition("/")
+    for rules in ({granted: "write"}, {directory: {name: "write"}}):
+        extended = {"mine": {"extends": "base"}, "base": {"extends": ":workspace", "filesystem": rules}}
+        for profiles in ({"mine": extended["base"]}, extended):
+            configuration = configuration_of({"default_permissions": "mine", "permissions": profiles})
+            words = rf"profile 'mine' grants to write .*/login, in {private}"
+            with pytest.raises(InvalidInputError, match=words):
+                thread_options(_base(configuration), tmp_path / "w", [private])
+            with pytest.raises(InvalidInputError, match=words):
+                config_overrides(configuration, [private], {})
 
 
 def test_grants_that_do_no_harm_are_left_alone(tmp_path: Path) -> None:
     private = tmp_path / "private"
     rules = {str(private): "write", str(private / "a"): "read", str(tmp_path): "write", ":root": "read"}
-    assert _denied(thread_options(_base(_configured(rules)), tmp_path / "w", [private])) == {str(private)}
+    profiles = {"mine": {"extends": ":workspace", "filesystem": rules}}
+    configuration = configuration_of({"default_permissions": "mine", "permissions": profiles})
+    assert _denied(thread_options(_base(configuration), tmp_path / "w", [private])) == {str(private)}
     # A profile's own rule wins over that of the one that it extends.
     base = {"filesystem": {str(private / "b"): "write"}}
     mine = {"extends": "base", "filesystem": {str(private / "b"): "deny"}}

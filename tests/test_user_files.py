@@ -87,7 +87,7 @@ def test_files_of_a_dataset_that_are_none_are_said(tmp_path: Path, fifo: Path, l
     (tmp_path / "tasks" / "dataset.toml").unlink()
     for name in ("prompt.md", "task.toml", "task.json"):
         (task / name).symlink_to(fifo)
-        with pytest.raises(DatasetError, match="cannot be read: .*Not a regular file"):
+        with pytest.raises(DatasetError, match=r"cannot be read: .*Not a regular file"):
             load(tmp_path / "tasks")
         (task / name).unlink()
     with pytest.raises(DatasetError, match="cannot be read: Not a regular file"):
