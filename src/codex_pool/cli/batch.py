@@ -82,7 +82,7 @@ def batch(context: click.Context, /, dataset: str | None, **given: Any) -> None:
       0    every sample is completed, or reached a limit
       1    some are not
       2    wrong usage, a wrong dataset, or git is missing that it needs; nothing was started
-      3    the pool could not start
+      3    the pool could not start, or the CODEX_HOME cannot be used
       130  interrupted
 
     \b

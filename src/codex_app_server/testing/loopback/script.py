@@ -28,8 +28,7 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 
-from codex_app_server._files import read_file
-
+from ..._files import read_file
 from .directives import DirectiveError, find_directives
 from .request import ModelRequest
 from .schema import minimal_instance
