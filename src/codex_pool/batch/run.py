@@ -57,8 +57,8 @@ REPOSITORIES = "repositories"
 def run_batch(asked: Settings) -> int:
     """Run a batch; messages go to stderr.
 
-    The exit code: 0 all completed or at a limit, 1 some not, 2 bad input or no git, 3 no pool or no home to start on, 130
-    interrupted.
+    The exit code: 0 all completed or at a limit, 1 some not, 2 bad input or no git, 3 the pool could not start or the
+    CODEX_HOME cannot be used, 130 interrupted.
     """
     try:
         prices = None if asked.prices is None else read_prices(asked.prices)
