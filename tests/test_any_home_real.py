@@ -19,6 +19,8 @@ from codex_pool.configuration import ConfigurationError
 
 pytestmark = pytest.mark.real
 SECRET = "THE-ANSWER"
+# Homes that differ in what a pool makes of them.
+OWN_POOL = ("missing", "own profile", "shared databases")
 
 
 def cheat(model: LoopbackModel, data: Path, home: Path) -> None:
@@ -44,17 +46,15 @@ def test_the_sdk_works(each_home: AnyHome, work: Path) -> None:
         assert codex.thread_start().run("hello").final_response
 
 
-@pytest.mark.parametrize("kind", ["missing", "own profile", "shared databases"])
+@pytest.mark.parametrize("kind", OWN_POOL)
 def test_a_pool_works(kind: str, tmp_path: Path, work: Path, model: LoopbackModel) -> None:
-    """A daemon's pool has each home, below: these are the ones that differ in what a pool makes of them."""
+    """A program's own pool; a daemon's has each home, below."""
     home = make_any_home(kind, tmp_path, model.base_url)
     with Pool(2, _config(home, work), log_file=work / "pool.log") as pool, pool.connect() as codex:
         _check_pool(codex, home, work)
 
 
-def test_run_batch_and_score_work_and_answers_are_guarded(
-    each_home: AnyHome, tmp_path: Path, model: LoopbackModel
-) -> None:
+def test_run_and_batch_work_and_answers_are_guarded(each_home: AnyHome, tmp_path: Path, model: LoopbackModel) -> None:
     data = samples(tmp_path / "d.jsonl")
     cheat(model, data, each_home.path)
     ran = codex_pool("run", "hello", *each_home.options, home=each_home.path, cwd=tmp_path)
@@ -68,13 +68,15 @@ def test_run_batch_and_score_work_and_answers_are_guarded(
     assert (SECRET in record["final_response"]) == (each_home.kind in UNSANDBOXED), record
     assert "sk-test" not in record["final_response"]
     assert ("can read the dataset" in batch.stderr) == (each_home.kind in UNSANDBOXED)
-    score = codex_pool("score", str(out), "--scorer", "judge", *small, home=each_home.path)
-    assert score.returncode == 0 and "1.000" in score.stderr, score.stderr
+    # Elsewhere a judge asks the daemon: its own pool is made and started as that of the batch is.
+    if each_home.kind in OWN_POOL:
+        score = codex_pool("score", str(out), "--scorer", "judge", *small, home=each_home.path)
+        assert score.returncode == 0 and "1.000" in score.stderr, score.stderr
     config = each_home.path / "config.toml"
     assert not config.exists() or "trust_level" not in config.read_text() or each_home.kind == "projects"
 
 
-def test_a_daemon_works_and_guards_answers(
+def test_a_daemon_works_and_scores_and_guards_answers(
     each_home: AnyHome, tmp_path: Path, work: Path, model: LoopbackModel
 ) -> None:
     data = samples(tmp_path / "d.jsonl")
@@ -87,6 +89,9 @@ def test_a_daemon_works_and_guards_answers(
             "batch", str(data), "--scorer", "exact", "--connect", "default", "-o", str(tmp_path / "out"), cwd=tmp_path
         )
         assert batch.returncode == 0, batch.stderr
+        judge = ("--scorer", "judge", "--connect", "default")
+        score = codex_pool("score", str(tmp_path / "out"), *judge, cwd=tmp_path)
+        assert score.returncode == 0 and "1.000" in score.stderr, score.stderr
         assert daemon.end() == 0
     (record,) = map(json.loads, (tmp_path / "out" / "results.jsonl").read_text().splitlines())
     assert "looked" in record["final_response"], record
