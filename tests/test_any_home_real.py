@@ -14,11 +14,13 @@ from read_only import read_only
 
 from codex_app_server import AppServerConfig, Codex, HomeError
 from codex_app_server.testing.loopback import LoopbackModel, Rule, Script, Text, ToolCall
-from codex_pool import Pool
+from codex_pool import Pool, connect
 from codex_pool.configuration import ConfigurationError
 
 pytestmark = pytest.mark.real
 SECRET = "THE-ANSWER"
+# Homes that differ in what a pool makes of them.
+OWN_POOL = ("missing", "own profile", "shared databases")
 
 
 def cheat(model: LoopbackModel, data: Path, home: Path) -> None:
@@ -39,55 +41,74 @@ def samples(path: Path) -> Path:
     return path
 
 
-def test_the_sdk_and_a_pool_work(each_home: AnyHome, work: Path) -> None:
-    config = AppServerConfig(cwd=work, env={"CODEX_HOME": str(each_home.path)}, config_overrides=each_home.overrides)
-    with Codex(config) as codex:
+def test_the_sdk_works(each_home: AnyHome, work: Path) -> None:
+    with Codex(_config(each_home, work)) as codex:
         assert codex.thread_start().run("hello").final_response
-    with Pool(2, config, log_file=work / "pool.log") as pool, pool.connect() as codex:
-        threads = [codex.thread_start(sandbox="workspace-write", cwd=str(work)) for _ in range(2)]
-        assert all(thread.run("hello").final_response for thread in threads)
-    # The slots have databases of their own, whatever the configuration says.
-    databases = each_home.path / "codex-pool" / "sqlite"
-    assert all(list(databases.glob(f"{slot}/state*.sqlite")) for slot in (0, 1))
 
 
-def test_run_batch_and_score_work_and_answers_are_guarded(
-    each_home: AnyHome, tmp_path: Path, model: LoopbackModel
-) -> None:
+@pytest.mark.parametrize("kind", OWN_POOL)
+def test_a_pool_works(kind: str, tmp_path: Path, work: Path, model: LoopbackModel) -> None:
+    """A program's own pool; a daemon's has each home, below."""
+    home = make_any_home(kind, tmp_path, model.base_url)
+    with Pool(2, _config(home, work), log_file=work / "pool.log") as pool, pool.connect() as codex:
+        _check_pool(codex, home, work)
+
+
+def test_run_and_batch_work_and_answers_are_guarded(each_home: AnyHome, tmp_path: Path, model: LoopbackModel) -> None:
     data = samples(tmp_path / "d.jsonl")
     cheat(model, data, each_home.path)
     ran = codex_pool("run", "hello", *each_home.options, home=each_home.path, cwd=tmp_path)
     assert (ran.returncode, ran.stdout[:9]) == (0, "You said:"), ran.stderr
     out = tmp_path / "out"
-    batch = codex_pool(
-        "batch", str(data), "--scorer", "exact", "-o", str(out), *each_home.options, home=each_home.path, cwd=tmp_path
-    )
+    small = ("--workers", "1", *each_home.options)
+    batch = codex_pool("batch", str(data), "--scorer", "exact", "-o", str(out), *small, home=each_home.path)
     assert batch.returncode == 0, batch.stderr
     (record,) = map(json.loads, (out / "results.jsonl").read_text().splitlines())
     assert "looked" in record["final_response"], record
     assert (SECRET in record["final_response"]) == (each_home.kind in UNSANDBOXED), record
     assert "sk-test" not in record["final_response"]
     assert ("can read the dataset" in batch.stderr) == (each_home.kind in UNSANDBOXED)
-    score = codex_pool("score", str(out), "--scorer", "judge", *each_home.options, home=each_home.path, cwd=tmp_path)
-    assert score.returncode == 0 and "1.000" in score.stderr, score.stderr
+    # Elsewhere a judge asks the daemon: its own pool is made and started as that of the batch is.
+    if each_home.kind in OWN_POOL:
+        score = codex_pool("score", str(out), "--scorer", "judge", *small, home=each_home.path)
+        assert score.returncode == 0 and "1.000" in score.stderr, score.stderr
     config = each_home.path / "config.toml"
     assert not config.exists() or "trust_level" not in config.read_text() or each_home.kind == "projects"
 
 
-def test_a_daemon_works_and_guards_answers(each_home: AnyHome, tmp_path: Path, model: LoopbackModel) -> None:
+def test_a_daemon_works_and_scores_and_guards_answers(
+    each_home: AnyHome, tmp_path: Path, work: Path, model: LoopbackModel
+) -> None:
     data = samples(tmp_path / "d.jsonl")
     cheat(model, data, each_home.path)
-    with running("serve", "--workers", "1", *each_home.options, home=each_home.path) as daemon:
+    with running("serve", "--workers", "2", *each_home.options, home=each_home.path) as daemon:
         daemon.wait_for_line("stop  Ctrl-C")
+        with connect() as codex:
+            _check_pool(codex, each_home, work)
         batch = codex_pool(
             "batch", str(data), "--scorer", "exact", "--connect", "default", "-o", str(tmp_path / "out"), cwd=tmp_path
         )
         assert batch.returncode == 0, batch.stderr
+        judge = ("--scorer", "judge", "--connect", "default")
+        score = codex_pool("score", str(tmp_path / "out"), *judge, cwd=tmp_path)
+        assert score.returncode == 0 and "1.000" in score.stderr, score.stderr
         assert daemon.end() == 0
     (record,) = map(json.loads, (tmp_path / "out" / "results.jsonl").read_text().splitlines())
     assert "looked" in record["final_response"], record
     assert (SECRET in record["final_response"]) == (each_home.kind in UNSANDBOXED), record
     assert "sk-test" not in record["final_response"]
+
+
+def _config(home: AnyHome, work: Path) -> AppServerConfig:
+    return AppServerConfig(cwd=work, env={"CODEX_HOME": str(home.path)}, config_overrides=home.overrides)
+
+
+def _check_pool(codex: Codex, home: AnyHome, work: Path) -> None:
+    """Both workers of a pool run turns, each with databases of its own, whatever the configuration says."""
+    threads = [codex.thread_start(sandbox="workspace-write", cwd=str(work)) for _ in range(2)]
+    assert all(thread.run("hello").final_response for thread in threads)
+    databases = home.path / "codex-pool" / "sqlite"
+    assert all(list(databases.glob(f"{slot}/state*.sqlite")) for slot in (0, 1))
 
 
 # What cannot work.
@@ -108,15 +129,18 @@ def test_a_broken_configuration_is_one_error_at_once_and_mended_without_a_restar
     config = AppServerConfig(cwd=work, env={"CODEX_HOME": str(home)})
     data = tmp_path / "d.jsonl"
     data.write_text('{"prompt": "hello"}\n')
-    batch = ("batch", str(data), "-o", str(tmp_path / "out"))
+    batch = ("batch", str(data), "--workers", "1", "-o", str(tmp_path / "out"))
     (home / "config.toml").write_text(text)
     with pytest.raises(ConfigurationError, match=words):
         Pool(1, config, log_file=work / "pool.log").start()
     for arguments in (("run", "hello"), ("serve", "--workers", "1"), batch):
         done = codex_pool(*arguments, home=home, cwd=work)
-        assert done.returncode in (2, 3) and words in done.stderr, (arguments, done.stderr)
-        lines = [line for line in done.stderr.splitlines() if line.startswith("codex-pool: ")]
-        assert len(lines) == 1, done.stderr
+        assert done.returncode == 3 and words in done.stderr, (arguments, done.stderr)
+        # The line of a batch that says what it runs is no message about the configuration.
+        lines = [line for line in done.stderr.splitlines() if not line.startswith("batch: ")]
+        assert len(lines) == 1 and lines[0].startswith("codex-pool: "), done.stderr
+        if arguments is batch and "config.toml:" in done.stderr:
+            assert f"{home}/config.toml (copied to " in done.stderr, done.stderr
     (home / "config.toml").write_text(good)
     with Codex(config) as codex, Pool(1, config, log_file=work / "pool.log") as pool, pool.connect() as pooled:
         for client in (codex, pooled):
@@ -207,17 +231,25 @@ def test_what_a_run_records_later_is_denied_to_an_agent_that_runs_already(
     tmp_path: Path, home: Path, model: LoopbackModel
 ) -> None:
     out, data = tmp_path / "out", tmp_path / "d.jsonl"
-    # Until something is there to be read, or would be if it could be listed.
-    look = (
-        f"for i in $(seq 20); do sleep 0.2; done; zcat {out}/events/*.gz; ls {out}/events {out}/artifacts; echo looked"
-    )
+    recorded = tmp_path / "recorded"
+    wait = f"for i in $(seq 80); do [ -e {recorded} ] && break; sleep 0.1; done"
+    look = f"{wait}; cat {recorded}; zcat {out}/events/*.gz; ls {out}/events {out}/artifacts; echo looked"
     model.script = Script((Rule(ToolCall(look, Text("{output}")), contains="cheat"), Rule(Text(SECRET))))
     lines = [{"id": "a", "prompt": "cheat", "target": "x"}, {"id": "b", "prompt": "quick", "target": SECRET}]
     data.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    batch = codex_pool("batch", str(data), "--scorer", "exact", "-o", str(out), home=home, cwd=tmp_path)
-    assert batch.returncode == 0, batch.stderr
+    batch = ("batch", str(data), "--scorer", "exact", "-o", str(out), "--json")
+    with running(*batch, home=home) as program:
+        ended = json.loads(program.wait_for_line('"event": "sample"', stream="stdout"))
+        assert ended["id"] == "b", program.lines
+        recorded.write_text("recorded before it looks")
+        assert program.wait(LIMIT_S) == 0, program.lines
     said = {record["id"]: record["final_response"] for record in map(json.loads, (out / "results.jsonl").open())}
-    assert "looked" in said["a"] and said["a"].count("Permission denied") >= 2 and SECRET not in said["a"], said
+    assert (
+        "recorded before" in said["a"]
+        and "looked" in said["a"]
+        and said["a"].count("Permission denied") >= 2
+        and SECRET not in said["a"]
+    ), said
 
 
 @pytest.mark.parametrize("name", ["p[1]", "what?", "all*", "tab\there"])

@@ -314,7 +314,7 @@ def test_a_profile_denies_what_is_private_but_never_the_workspace_itself(tmp_pat
         directory.mkdir(parents=True)
 
     def filesystem(sandbox: str) -> Any:
-        options = thread_options(_base(sandbox), cwd, [run, tmp_path / "d.jsonl", cwd])
+        options = thread_options(_base(sandbox), cwd, [run, tmp_path / "d.jsonl"], linked=[cwd])
         assert options["permissions"] == f"codex-pool-{sandbox}" and "sandbox" not in options
         return options["config"][f"permissions.codex-pool-{sandbox}"]["filesystem"]
 
@@ -350,7 +350,7 @@ def _base(sandbox: str) -> Base:
 
 def test_a_guard_extends_what_a_thread_would_have_without_it(tmp_path: Path) -> None:
     own = Configuration(None, "mine", writes_workspace=True)
-    assert base_of(own, None) == Base("configured", "mine", True)
+    assert base_of(own, None) == Base("codex-pool-configured", "mine", True)
     assert base_of(own, "read-only") == base_of(Configuration("read-only"), None) == _base("read-only")
     # Nothing can be denied without a sandbox.
     assert base_of(Configuration("danger-full-access"), None) is base_of(own, "danger-full-access") is None

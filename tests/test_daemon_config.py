@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from codex_pool import Pool, defaults
 from codex_pool.cli.serve import serve
 from codex_pool.daemon import lifecycle, status
 from codex_pool.daemon.config import DaemonConfig
+from codex_pool.homes import daemon_home
 
 OPTIONS = (
     "recycle_turns",
@@ -67,3 +69,14 @@ def test_status_shows_a_slot_that_is_recycled() -> None:
     row = {"slot": 0, "state": "ready", "restarts": 0, "worker": "w0.2", "appServerPid": 7, "recycling": "9 turns"}
     found = status.rows({"turnsPerWorker": 8, "workers": [row, {**row, "slot": 1, "recycling": ""}]})
     assert [cells[:2] for cells in found] == [("0", "ready, recycling"), ("1", "ready")]
+
+
+def test_an_error_about_the_daemons_copy_of_a_configuration_names_the_users_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    endpoint, user = f"ipc://{tmp_path}/e.sock", tmp_path / "user"
+    copied = daemon_home(endpoint) / "config.toml"
+    env = {"CODEX_HOME": str(user)}
+    for home, said in (("own", f"{user}/config.toml (copied to {copied}:1:2): bad"), ("user", f"{copied}:1:2: bad")):
+        assert DaemonConfig(endpoint, home=home, env=env).named(f"{copied}:1:2: bad") == said

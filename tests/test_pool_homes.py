@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
+import tomli
 
 from codex_app_server import HomeError
 from codex_app_server.testing.loopback import write_loopback_home
 from codex_pool.batch import home
-from codex_pool.homes import make_home, renew_config, threads_in
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from codex_pool.homes import ConfigCopy, make_home, renew_config, threads_in
 
 USERS = """\
 # Mine.
@@ -46,7 +41,7 @@ def user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def parsed(path: Path) -> dict[str, object]:
-    return tomllib.loads(path.read_text())
+    return tomli.loads(path.read_text(encoding="utf-8"))
 
 
 def test_it_has_the_users_configuration_and_login_and_no_trust(user: Path, tmp_path: Path) -> None:
@@ -100,6 +95,38 @@ def test_a_configuration_that_is_no_toml_is_refused_and_mended_later(user: Path,
     (own / "config.toml").write_bytes(text)
     (user / "config.toml").write_text('model = "m"\n')
     assert parsed(make_home(own, user, follow=False) / "config.toml") == {"model": "m"}
+
+
+# Newlines and a comma at the end of an inline table, \e and \x: TOML 1.1, which codex reads.
+TOML_1_1 = """model = "\\e[1m\\x41"
+provider = {
+  name = "p",  # a comment
+  port = 1,
+}
+"""
+
+
+def test_toml_1_1_is_read_and_copied_as_toml_1_0(user: Path, tmp_path: Path) -> None:
+    (user / "config.toml").write_text(TOML_1_1)
+    own = make_home(tmp_path / "home", user, follow=False)
+    text = (own / "config.toml").read_text()
+    assert parsed(own / "config.toml") == {"model": "\x1b[1mA", "provider": {"name": "p", "port": 1}}
+    assert "\\u001b" in text and "\\e" not in text and "{" not in text
+
+
+def test_letters_of_every_plane_and_an_empty_login_are_taken_over(user: Path, tmp_path: Path) -> None:
+    (user / "config.toml").write_text('model = "\U0001f41a 家"\n["\U0001f600"]\nx = "\\U0001F41A"\n', encoding="utf-8")
+    (user / "auth.json").write_bytes(b"")
+    own = make_home(tmp_path / "home", user, follow=False)
+    assert parsed(own / "config.toml") == {"model": "\U0001f41a 家", "\U0001f600": {"x": "\U0001f41a"}}
+    assert (own / "auth.json").read_bytes() == b""
+
+
+def test_an_error_about_a_copy_names_the_file_that_it_is_made_of(user: Path, tmp_path: Path) -> None:
+    own = make_home(tmp_path / "home", user, follow=False)
+    copy = ConfigCopy(own, user)
+    assert copy.named(f"{own}/config.toml:3:7: bad") == f"{user}/config.toml (copied to {own}/config.toml:3:7): bad"
+    assert copy.named("something else") == "something else"
 
 
 def test_the_home_of_an_earlier_version_goes_on_without_trust(user: Path, tmp_path: Path) -> None:

@@ -6,9 +6,12 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from ._files import open_file
 from .errors import HomeError
 
 VARIABLE = "CODEX_HOME"
+# What codex opens as it starts: with a FIFO it would wait forever.
+_OPENED = ("config.toml", "auth.json")
 
 
 def codex_home(environ: Mapping[str, str] | None = None) -> Path:
@@ -30,7 +33,8 @@ def codex_home(environ: Mapping[str, str] | None = None) -> Path:
 def ensure_home(environ: Mapping[str, str] | None = None) -> Path:
     """Make the home that `codex_home` names if it is missing, mode 0700, and check that codex can write to it.
 
-    codex itself makes only `~/.codex`, and ends when a directory named by CODEX_HOME does not exist.
+    codex itself makes only `~/.codex`, and ends when a directory named by CODEX_HOME does not exist. Where config.toml
+    or auth.json is a FIFO, it does not start, and does not end either.
     Raises HomeError.
     """
     home = codex_home(environ)
@@ -46,4 +50,21 @@ def ensure_home(environ: Mapping[str, str] | None = None) -> Path:
             f"{VARIABLE} {home} cannot be written: codex keeps threads and databases there; make it writable, "
             f"or set {VARIABLE} to another directory"
         )
+    for name in _OPENED:
+        check_file(home / name)
     return home
+
+
+def check_file(path: Path) -> None:
+    """Raises HomeError for a file of a home that is there and cannot be read: a FIFO, a loop of links."""
+    try:
+        open_file(path).close()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise unreadable(path, error) from None
+
+
+def unreadable(path: Path, error: OSError) -> HomeError:
+    """The error for a file of a home that cannot be read."""
+    return HomeError(f"{path} cannot be read: {error.strerror}; it has to be a file that you can read")

@@ -7,6 +7,8 @@ mended. `config/read` fails in each such case, so a pool asks it before anything
 from __future__ import annotations
 
 import contextlib
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -45,7 +47,9 @@ class Configuration:
     where both are unknown: a pool does not show its configuration to a client with a key, and sends the sandbox of
     the key with each thread that names none.
     `writes_workspace`: whether that profile lets commands write in the directory of a thread.
+    `granted`: the absolute paths that it lets commands write to; `~` is expanded, links are not followed.
     `names_default`: whether the configuration itself names a sandbox mode or a default profile.
+    `profiles`: the names of all permission profiles of the configuration.
     """
 
     sandbox: str | None
@@ -53,6 +57,8 @@ class Configuration:
     writes_workspace: bool = False
     names_default: bool = True
     approval_policy: Any = None
+    granted: tuple[str, ...] = ()
+    profiles: frozenset[str] = frozenset()
 
     @property
     def thread_options(self) -> dict[str, Any]:
@@ -72,29 +78,49 @@ def configuration_of(config: dict[str, Any]) -> Configuration:
     trusts the directory of the thread (measured on codex 0.163.0); a pool takes read-only.
     """
     profile, mode = config.get("default_permissions"), config.get("sandbox_mode")
-    policy = config.get("approval_policy")
+    policy, profiles = config.get("approval_policy"), config.get("permissions") or {}
+    names = frozenset(profiles)
     if profile is None:
-        return Configuration(mode or READ_ONLY, names_default=mode is not None, approval_policy=policy)
+        return Configuration(mode or READ_ONLY, names_default=mode is not None, approval_policy=policy, profiles=names)
     if profile in MODE_OF_PROFILE:
-        return Configuration(MODE_OF_PROFILE[profile], approval_policy=policy)
-    writes = _writes_workspace(profile, config.get("permissions") or {})
-    return Configuration(None, profile, writes, approval_policy=policy)
+        return Configuration(MODE_OF_PROFILE[profile], approval_policy=policy, profiles=names)
+    writes, granted = _writes_workspace(profile, profiles), _granted(profile, profiles)
+    return Configuration(None, profile, writes, approval_policy=policy, granted=granted, profiles=names)
 
 
-def _writes_workspace(profile: str, profiles: dict[str, Any]) -> bool:
+def _extended(profile: str, profiles: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any] | None]]:
+    """(name, file system rules) of a profile and those that it extends; None: the rules of a built-in profile."""
     name: Any = profile
     for _ in range(_MAX_EXTENDS):
         found = profiles.get(name)
         if not isinstance(found, dict):
+            yield name, None
+            return
+        yield name, found.get("filesystem") or {}
+        name = found.get("extends")
+
+
+def _writes_workspace(profile: str, profiles: dict[str, Any]) -> bool:
+    for name, filesystem in _extended(profile, profiles):
+        if filesystem is None:
             return MODE_OF_PROFILE.get(name) == WORKSPACE_WRITE
-        filesystem = found.get("filesystem") or {}
         roots = filesystem.get(":workspace_roots")
         granted = roots.get(".") if isinstance(roots, dict) else roots
         granted = filesystem.get(":root") if granted is None else granted
         if granted is not None:
             return granted in _WRITES
-        name = found.get("extends")
     return False
+
+
+def _granted(profile: str, profiles: dict[str, Any]) -> tuple[str, ...]:
+    access: dict[str, Any] = {}
+    for _, filesystem in _extended(profile, profiles):
+        for path, given in (filesystem or {}).items():
+            below = given if isinstance(given, dict) else {"": given}
+            for name, value in below.items():
+                # The rule of a profile wins over that of one it extends.
+                access.setdefault(os.path.normpath(os.path.join(os.path.expanduser(path), name)), value)
+    return tuple(path for path, value in access.items() if value in _WRITES and os.path.isabs(path))
 
 
 def read_configuration(codex: Codex, cwd: str | None = None) -> Configuration:

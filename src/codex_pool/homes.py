@@ -15,24 +15,21 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import shlex
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
+import tomli
 import tomli_w
 
+from codex_app_server._files import open_file, read_file, resolved
 from codex_app_server.errors import HomeError
-from codex_app_server.home import ensure_home
+from codex_app_server.home import check_file, ensure_home, unreadable
 from codex_app_server.testing.loopback.home import MARK
 from codex_pool import endpoints
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 PRIVATE = "codex-pool"
 _CONFIG, _LOGIN = "config.toml", "auth.json"
@@ -70,6 +67,7 @@ def make_home(own: Path, user: Path, *, follow: bool) -> Path:
     is a loopback model's, which may listen somewhere else by now. A login link that a log-out has removed stays so.
     Raises HomeError; a config.toml of the user that is no TOML is refused, and nothing is changed.
     """
+    check_file(user / _LOGIN)
     source, current, made = _read(user / _CONFIG), _read(own / _CONFIG), _made(own / PRIVATE / "home.json")
     if is_loopback(own / _CONFIG) and not is_loopback(user / _CONFIG):
         raise HomeError(
@@ -100,13 +98,32 @@ def make_home(own: Path, user: Path, *, follow: bool) -> Path:
     return own
 
 
+class ConfigCopy(NamedTuple):
+    """The config.toml of the home `own`, which was made of that of the home `user`."""
+
+    own: Path
+    user: Path
+
+    def named(self, message: str) -> str:
+        """A message of codex about the copy, as one about the user's file; line and column are those of the copy.
+
+        codex names the file with or without its links.
+        """
+        copied = self.own / _CONFIG
+        for name in dict.fromkeys((str(copied), str(resolved(copied)))):
+            place = re.compile(rf"{re.escape(name)}(:[0-9]+)*")
+            if place.search(message):
+                return place.sub(lambda at: f"{self.user / _CONFIG} (copied to {at[0]})", message)
+        return message
+
+
 def renew_config(own: Path, user: Path) -> bool:
     """Make config.toml again of the user's as it is now; whether that changed anything. Raises HomeError."""
     source = _read(user / _CONFIG)
     if source is None:
         return False
     config = _derived(source, user)
-    if (own / _CONFIG).exists() and (own / _CONFIG).read_bytes() == config:
+    if _read(own / _CONFIG) == config:
         return False
     _write(own / _CONFIG, config)
     return True
@@ -133,12 +150,13 @@ def left_behind(own: Path, user: Path) -> str | None:
     threads = threads_in(user)
     if (own / PRIVATE / "home.json").exists() or not threads:
         return None
-    count = f"{len(threads):,} threads stay" if len(threads) > 1 else "1 thread stays"
+    several = len(threads) > 1
+    count, are = (f"{len(threads):,} threads stay", "are") if several else ("1 thread stays", "is")
     shown = ", ".join(threads[:SHOWN]) + (", ..." if len(threads) > SHOWN else "")
     taken = [name for name in _OF_THREADS if (user / name).exists()]
     sources = " ".join(shlex.quote(str(user / name)) for name in taken)
     return (
-        f"this daemon lets keys in, so it has a home of its own, {own}; {count} in {user} and are not seen here: "
+        f"this daemon lets keys in, so it has a home of its own, {own}; {count} in {user} and {are} not seen here: "
         f"{shown}\n"
         f"  to take them along, stop the daemon, then   cp -a {sources} {shlex.quote(str(own))}/\n"
         "  to go on with your own home                 codex-pool serve --home user ..."
@@ -148,7 +166,8 @@ def left_behind(own: Path, user: Path) -> str | None:
 def is_loopback(config: Path) -> bool:
     """True when this config.toml was written for a loopback model."""
     try:
-        return config.read_text(encoding="utf-8", errors="replace").startswith(MARK)
+        with open_file(config) as file:
+            return file.read(len(MARK)) == MARK.encode()
     except OSError:
         return False
 
@@ -171,11 +190,11 @@ def _is_unusable(config: bytes | None) -> bool:
 
 def _read(config: Path) -> bytes | None:
     try:
-        return config.read_bytes()
+        return read_file(config)
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise HomeError(f"{config} cannot be read: {error.strerror}; it has to be a file that you can read") from None
+        raise unreadable(config, error) from None
 
 
 def _derived(source: bytes, directory: Path) -> bytes:
@@ -195,7 +214,7 @@ def _derived(source: bytes, directory: Path) -> bytes:
 
 
 def _parse(source: bytes) -> dict[str, Any]:
-    config: dict[str, Any] = tomllib.loads(source.decode("utf-8-sig"))
+    config: dict[str, Any] = tomli.loads(source.decode("utf-8-sig"))
     return config
 
 
@@ -213,7 +232,7 @@ def _paths(value: Any) -> Iterator[tuple[dict[str, Any], str, str]]:
 
 def _made(path: Path) -> _Made | None:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=_Made)
+        return msgspec.json.decode(read_file(path), type=_Made)
     except FileNotFoundError:
         return None
     except msgspec.MsgspecError:
@@ -221,13 +240,13 @@ def _made(path: Path) -> _Made | None:
 
 
 def _link_login(own: Path, user: Path, *, is_new: bool) -> None:
-    if own.is_symlink() and Path(os.readlink(own)) != user.resolve():
+    if own.is_symlink() and Path(os.readlink(own)) != resolved(user):
         # Of another user's home, or of one that was moved.
         own.unlink()
         is_new = True
     if is_new and not (own.exists() or own.is_symlink()):
         # Also to one that is not there yet: a login is then the user's as well.
-        own.symlink_to(user.resolve())
+        own.symlink_to(resolved(user))
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -235,6 +235,9 @@ class Pool:
             if config.launch_args_override is None:
                 with self.connect(name="start") as codex:
                     read_configuration(codex)
+            with contextlib.suppress(BrokenPipeError):
+                self._supervisor.stdin.write(b"\n")
+                self._supervisor.stdin.flush()
         except BaseException:
             self.close()
             raise

@@ -25,9 +25,10 @@ class Disk:
             try:
                 found = os.statvfs(there)
                 break
-            except (FileNotFoundError, NotADirectoryError, PermissionError):
-                # Still to be made, or hidden: on the disk of what it will lie in.
-                if there == there.parent:
+            except OSError as error:
+                # Still to be made, or hidden: on the disk of what it will lie in. A loop is refused when it is made.
+                known = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ELOOP)
+                if error.errno not in known or there == there.parent:
                     raise
                 there = there.parent
         # What is kept for root is root's to write.

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from codex_app_server._files import resolved
 from codex_app_server.errors import HomeError
 from codex_app_server.home import codex_home
-from codex_pool.homes import make_home, renew_config
+from codex_pool import endpoints
+from codex_pool.homes import ConfigCopy, daemon_home, make_home, renew_config
 
 RUN, USER = "run", "user"
 
@@ -20,10 +22,25 @@ def prepare(choice: str, own: Path) -> Path:
         return make_home(own, codex_home(), follow=False)
     if choice == USER:
         return codex_home()
-    path = Path(choice).expanduser().resolve()
+    path = resolved(Path(choice).expanduser())
     if not path.is_dir():
         raise HomeError(f"--home {choice}: {path} is not a directory; give run, user, or an existing CODEX_HOME")
     return path
+
+
+def known(choice: str, endpoint: str | None) -> list[Path]:
+    """The homes, without links, that a run on `endpoint`, or on a pool of its own, may use, beside one of its own."""
+    homes = [codex_home()]
+    if endpoint is not None and not endpoints.is_tcp(endpoint):
+        homes.append(daemon_home(endpoint))
+    if endpoint is None and choice not in (RUN, USER):
+        homes.append(Path(choice).expanduser())
+    return [resolved(path) for path in homes]
+
+
+def copy(choice: str, own: Path) -> ConfigCopy | None:
+    """The config.toml that was made of the user's, None where it is the user's own."""
+    return ConfigCopy(own, codex_home()) if choice == RUN else None
 
 
 def renew(choice: str, own: Path) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 from codex_app_server import AppServerConfig, AppServerError, TransportClosedError
 from codex_app_server._paths import shown
 from codex_pool.configuration import Configuration, ConfigurationError, probe_configuration
+from codex_pool.homes import ConfigCopy
 from codex_pool.pool import Pool, PoolStartError, codex_home
 
 from .attempt import unless_stopped
@@ -27,12 +28,18 @@ class NotStartedError(Exception):
 
 
 async def probe(
-    stopping: asyncio.Future[Any], config: AppServerConfig, *, limit_s: float, renew: Callable[[], bool]
+    stopping: asyncio.Future[Any],
+    config: AppServerConfig,
+    *,
+    limit_s: float,
+    renew: Callable[[], bool],
+    copy: ConfigCopy | None,
 ) -> Configuration:
     """The configuration that the pool's app-servers will have.
 
-    One that cannot be used is tried once more if `renew` has made another of it. Gives up when no app-server has
-    answered within `limit_s` seconds. Raises NotStartedError, and Stopped.
+    One that cannot be used is tried once more if `renew` has made another of it; an error about a `copy` names the file
+    that it was made of. Gives up when no app-server has answered within `limit_s` seconds. Raises NotStartedError, and
+    Stopped.
     """
 
     _check_disk(config)
@@ -54,7 +61,8 @@ async def probe(
         where = config.argv()[0]
         raise NotStartedError(f"the pool could not start: {error}\n  binary: {where}") from None
     except AppServerError as error:
-        raise NotStartedError(f"the pool could not start: {error}") from None
+        message = str(error) if copy is None else copy.named(str(error))
+        raise NotStartedError(f"the pool could not start: {message}") from None
 
 
 async def start_pool(

@@ -11,16 +11,14 @@ output = 10.0         # reasoning included
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+import tomli
+
+from codex_app_server._files import read_text_file
 
 PER_TOKENS = 1_000_000
 ANY_MODEL = "*"
@@ -70,7 +68,7 @@ class Prices:
 def read_prices(path: Path) -> Prices:
     """The prices of a file. Raises PricesError."""
     try:
-        return parse_prices(path.read_text(encoding="utf-8"), str(path))
+        return parse_prices(read_text_file(path), str(path))
     except OSError as error:
         raise PricesError([f"{path}: {error.strerror}; expected a TOML file of prices"]) from None
     except UnicodeDecodeError:
@@ -80,8 +78,8 @@ def read_prices(path: Path) -> Prices:
 def parse_prices(text: str, name: str) -> Prices:
     """The prices of TOML text; `name` is what messages call it. Raises PricesError with all problems at once."""
     try:
-        table: dict[str, Any] = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        table: dict[str, Any] = tomli.loads(text)
+    except tomli.TOMLDecodeError as error:
         raise PricesError([f"{name}: not TOML: {error}"]) from None
     problems = [f"{name}: {key}: expected currency or models" for key in table if key not in ("currency", "models")]
     currency, models = table.get("currency", "USD"), table.get("models")

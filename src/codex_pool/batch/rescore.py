@@ -17,6 +17,8 @@ from typing import Any
 
 import msgspec
 
+from codex_app_server._files import resolved
+
 from .dataset import Sample
 from .scoring import Score, ScoreContext, Scorer, Scorers, score_sample
 from .scoring.base import Ask
@@ -192,7 +194,7 @@ async def _workspace(
         await workspace_git.run(
             "apply",
             "--whitespace=nowarn",
-            str(patch.resolve()),
+            str(resolved(patch)),
             git_dir=made.directory / "base.git",
             work_tree=made.path,
         )

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from codex_app_server import AppServerConfig, AppServerError, AsyncCodex, HomeError, InvalidInputError, JsonRpcError
+from codex_app_server._files import resolved
 from codex_app_server._paths import lone_surrogate
 from codex_app_server.home import codex_home
 from codex_pool import account_notice, start
@@ -36,7 +37,7 @@ from .policy import Outcome
 from .prices import Prices, PricesError, read_prices
 from .progress import Progress, plural
 from .runner import Rules, Runner, Told, entry_of
-from .sampling import Means, remove_left
+from .sampling import Means, has_answers, remove_left
 from .scoring import ScorerError, Scorers
 from .scoring import summary as scoring_summary
 from .scoring.ask import Asking
@@ -45,7 +46,7 @@ from .settings import Settings
 from .store import RunDirectory, RunDirectoryError, SampleRow, layout, shown_name
 from .store.rows import exported
 from .tools import Tools, ToolsError, check_shell
-from .workspace import Repositories, WorkspaceError, config_overrides
+from .workspace import LinkTargets, Repositories, WorkspaceError, config_overrides, cwd_problem, links_in
 
 OK, SOME_NOT_COMPLETED, USAGE, CANNOT_START, INTERRUPTED = 0, 1, 2, 3, 130
 STATUS_EVERY_S = 0.25
@@ -57,8 +58,8 @@ REPOSITORIES = "repositories"
 def run_batch(asked: Settings) -> int:
     """Run a batch; messages go to stderr.
 
-    The exit code: 0 all completed or at a limit, 1 some not, 2 bad input or no git, 3 the pool could not start, 130
-    interrupted.
+    The exit code: 0 all completed or at a limit, 1 some not, 2 bad input or no git, 3 the pool could not start or the
+    CODEX_HOME cannot be used, 130 interrupted.
     """
     try:
         prices = None if asked.prices is None else read_prices(asked.prices)
@@ -66,6 +67,10 @@ def run_batch(asked: Settings) -> int:
         sources = Repositories(asked.output / REPOSITORIES)
         tools = Tools(scorers)
         samples = _read(asked, scorers, sources, tools)
+    except HomeError as error:
+        return _refuse(error, CANNOT_START)
+    except EndpointError as error:
+        return _refuse(error)
     except (DatasetError, PricesError, ScorerError) as error:
         print(error, file=sys.stderr)
         print(f"codex-pool: {plural(len(error.problems), 'problem')}; nothing was run", file=sys.stderr)
@@ -89,7 +94,7 @@ def _run(asked: Settings, samples: Dataset, prices: Prices | None, scorers: Scor
     disk = Disk(asked.output)
     try:
         for what, path in (("run directory", asked.output), ("dataset", samples.path)):
-            if path is not None and (odd := lone_surrogate(path.resolve())) is not None:
+            if path is not None and (odd := lone_surrogate(resolved(path))) is not None:
                 raise RunDirectoryError(
                     f"the path of the {what}, {odd!r}, is not UTF-8 here, and the app-server cannot speak of it; use "
                     "one that is, and a UTF-8 locale"
@@ -116,7 +121,9 @@ def _run(asked: Settings, samples: Dataset, prices: Prices | None, scorers: Scor
         private = [path for scorer in scorers.run for path in scorer.private]
         private += [] if samples.path is None else [samples.path]
         return asyncio.run(_Batch(asked, directory, config, prices, scorers, sources, tuple(private)).run())
-    except (RunDirectoryError, HomeError, EndpointError, InvalidInputError, FileExistsError) as error:
+    except HomeError as error:
+        return _refuse(error, CANNOT_START)
+    except (RunDirectoryError, EndpointError, InvalidInputError, FileExistsError) as error:
         return _refuse(error)
     except (OSError, sqlite3.Error) as error:
         if is_full(error):
@@ -139,6 +146,9 @@ def _run(asked: Settings, samples: Dataset, prices: Prices | None, scorers: Scor
 
 
 def _read(asked: Settings, scorers: Scorers, sources: Repositories, tools: Tools) -> Dataset:
+    homes = home.known(asked.home, asked.endpoint)
+    dataset = None if asked.demo_dataset else resolved(asked.request.source)
+
     def check(sample: Sample, where: str) -> list[str]:
         wrong = [f"{where}: {problem.partition(': ')[2]}" for problem in scorers.problems([sample])]
         if not wrong:
@@ -146,6 +156,10 @@ def _read(asked: Settings, scorers: Scorers, sources: Repositories, tools: Tools
         if sample.workspace is not None and is_elsewhere:
             problem = f"cannot be made where {asked.endpoint} runs; expected an own pool, or a daemon on this machine"
             wrong.append(f"{where}: workspace: {problem}")
+        if not wrong and _is_guarded(asked) and sample.sandbox != FULL_ACCESS and has_answers(sample, scorers):
+            private = map(resolved, scorers.files_of(sample))
+            in_private = cwd_problem(sample, asked.output, dataset, homes, private)
+            wrong += [] if in_private is None else [f"{where}: cwd: {in_private}"]
         return wrong + [f"{where}: limits: {problem}" for problem in parse_limits(sample.limits)[1]]
 
     def check_repository(repository: str, revision: str) -> str:
@@ -162,9 +176,14 @@ def _read(asked: Settings, scorers: Scorers, sources: Repositories, tools: Tools
     return asked.request.open(stdin=stdin, check_sample=check, check_repository=check_repository)
 
 
-def _refuse(error: Exception) -> int:
+def _is_guarded(asked: Settings) -> bool:
+    # Elsewhere there is nothing of the run to be read.
+    return not (asked.unguarded or (asked.endpoint is not None and is_tcp(asked.endpoint)))
+
+
+def _refuse(error: Exception, code: int = USAGE) -> int:
     print(f"codex-pool: {error}", file=sys.stderr)
-    return USAGE
+    return code
 
 
 class _Batch:
@@ -187,6 +206,9 @@ class _Batch:
         self._scorers = scorers
         self._sources = sources
         self._private = private
+        self._guarded = _is_guarded(asked)
+        self._targets = LinkTargets()
+        self._linked = tuple(self._targets.of(private)) if self._guarded else ()
         self._configuration: Configuration | None = None
         self._log = directory.file(layout.LOG)
         counts = directory.store.counts()
@@ -274,7 +296,9 @@ class _Batch:
             tokens, cost = self._directory.store.spent()
             on_disk = None if is_tcp(endpoint) else codex.metadata.codex_home
             if pool is None and on_disk is not None:
-                self._private = (*self._private, *_of_home(Path(on_disk)), *_of_home(codex_home()))
+                self._add_homes(Path(on_disk), codex_home())
+                # Nothing is started here, but what cannot be denied is refused.
+                self._guards(self._configuration)
             runner = self._runner = Runner(
                 self._directory,
                 progress,
@@ -329,6 +353,8 @@ class _Batch:
             keep=settings.keep,
             guarded=self._guarded,
             private=(self._directory.path, *self._private),
+            linked=self._linked,
+            targets=self._targets,
             configuration=self._configuration,
             written=runner.written,
             room=runner.room,
@@ -347,7 +373,7 @@ class _Batch:
                 raise NotStartedError(str(error)) from None
         else:
             path = home.prepare(settings.home, path)
-            self._private = (*self._private, *_of_home(path), *_of_home(codex_home()))
+            self._add_homes(path, codex_home())
             if settings.home == home.USER:
                 self._display.say(
                     "--home user: threads are stored among yours, and directories that codex trusts for a sample are "
@@ -362,12 +388,16 @@ class _Batch:
             codex_bin=settings.codex_bin,
             config_overrides=settings.overrides,
             cwd=self._directory.path,
-            env={"CODEX_HOME": str(path.resolve())},
+            env={"CODEX_HOME": str(resolved(path))},
         )
         # The guards are start-up options, and what they extend is not known before codex has read the configuration.
         limit_s = START_LIMIT_S if settings.home == home.RUN else USER_HOME_START_LIMIT_S
         self._configuration = await probe(
-            stopping, config, limit_s=limit_s, renew=lambda: home.renew(settings.home, path)
+            stopping,
+            config,
+            limit_s=limit_s,
+            renew=lambda: home.renew(settings.home, path),
+            copy=None if settings.demo else home.copy(settings.home, path),
         )
         config.config_overrides = (*self._guards(self._configuration), *settings.overrides)
         return await start_pool(
@@ -390,18 +420,20 @@ class _Batch:
                 return UNKNOWN
             raise NotStartedError(f"{endpoint}: {error}") from None
 
+    def _add_homes(self, *homes: Path) -> None:
+        """Deny these, and what stands elsewhere and has a link in them, such as a login."""
+        there = [path for path in homes if path.is_dir()]
+        self._private = (*self._private, *there)
+        self._linked = (*self._linked, *(target for path in there for target in links_in(path)))
+
     def _guards(self, configuration: Configuration) -> tuple[str, ...]:
         if not self._guarded:
             return ()
-        run = self._directory.path.resolve()
+        run = resolved(self._directory.path)
         of_samples = self._scorers.private | self._sources.local
-        return config_overrides(configuration, (run, *self._private), {run: layout.staying(run)}, of_samples)
-
-    @property
-    def _guarded(self) -> bool:
-        # Elsewhere there is nothing of the run to be read.
-        endpoint = self._settings.endpoint
-        return not (self._settings.unguarded or (endpoint is not None and is_tcp(endpoint)))
+        self._linked = (*self._linked, *self._targets.of(of_samples))
+        private = (run, *self._private, *self._linked)
+        return config_overrides(configuration, private, {run: layout.staying(run)}, of_samples)
 
     async def _connect(self, endpoint: str) -> AsyncCodex:
         # An own pool is ready when its workers are; its broker may hear of them a moment later.
@@ -584,14 +616,6 @@ class _Batch:
         except OSError as error:
             # Once: nothing more is written there.
             self._display.say(f"codex-pool: {error}; the run goes on, and its results are in {self._directory.path}")
-
-
-def _of_home(home: Path) -> list[Path]:
-    """Private paths of a CODEX_HOME: the directory, and the file elsewhere that its login may be a link to."""
-    if not home.is_dir():
-        return []
-    login = home / "auth.json"
-    return [home, Path(os.path.realpath(login))] if login.is_symlink() and login.exists() else [home]
 
 
 def _approval_policy(overrides: tuple[str, ...], configuration: Configuration) -> Any:

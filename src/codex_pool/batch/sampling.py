@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from codex_app_server import AppServerError, AsyncCodex, TransportClosedError, operations
+from codex_app_server._files import resolved
 from codex_app_server.async_api import AsyncThread
 from codex_pool.configuration import Configuration
 
@@ -46,6 +47,7 @@ from .store import (
 from .workspace import (
     BASE,
     EmptyDirectories,
+    LinkTargets,
     Repositories,
     Workspace,
     WorkspaceError,
@@ -114,6 +116,9 @@ class Means:
     guarded: bool = True
     private: tuple[Path, ...] = ()
     """What no agent may read."""
+    linked: tuple[Path, ...] = ()
+    """What links in that lead to."""
+    targets: LinkTargets = field(default_factory=LinkTargets)
     configuration: Configuration
     """Configuration of threads; samples without a workspace that name no sandbox ask for the configured one."""
     written: Callable[[Callable[[], Written[Any] | asyncio.Future[Any]]], Any]
@@ -292,29 +297,27 @@ class Sampling:
         sandbox = sample.sandbox or (None if workspace is None else DEFAULT_SANDBOX)
         asked = configuration.thread_options if sandbox is None else {"sandbox": sandbox}
         more = {} if workspace is None else workspace.thread
-        needs_guard = self._means.guarded and (workspace is not None or self._has_answers())
+        needs_guard = self._means.guarded and (workspace is not None or has_answers(sample, self._means.scorers))
         # Unguarded is also a pool that does not show its configuration.
         base = base_of(configuration, sandbox) if needs_guard else None
         if base is None:
             return {**options, **asked, **more}, {}
-        run, work = self._directory.path.resolve(), self._directory.file(layout.WORK).resolve()
+        run, work = resolved(self._directory.path), resolved(self._directory.file(layout.WORK))
         changing = {
             run: layout.staying(run),
             work: (),
             work / self._name: [work / self._name / BASE],
         }
+        of_sample = [*private_of(sample), *self._means.scorers.files_of(sample)]
         guarded = thread_options(
             base,
             Path(cwd),
-            [*self._means.private, *private_of(sample), *self._means.scorers.files_of(sample)],
+            [*self._means.private, *of_sample],
             changing,
             own=sample.cwd is None,
+            linked=[*self._means.linked, *self._means.targets.of(of_sample)],
         )
         return {**options, **guarded, **more}, {"permissions": guarded["permissions"]}
-
-    def _has_answers(self) -> bool:
-        """Whether there is something that the agent had better not read: to deny it costs a moment of each thread."""
-        return self._sample.target is not None or bool(self._means.scorers.of(self._sample))
 
     async def _thread(self, left: Left | None, workspace: Workspace | None, options: dict[str, Any]) -> AsyncThread:
         codex = self._means.codex
@@ -476,6 +479,11 @@ class Sampling:
                 if again == AGAIN_LIMIT or not self._means.was_full(began_at):
                     return result
             again += 1
+
+
+def has_answers(sample: Sample, scorers: Scorers) -> bool:
+    """Whether there is something that the agent had better not read: to deny it costs a moment of each thread."""
+    return sample.target is not None or bool(scorers.of(sample))
 
 
 async def remove_left(directory: RunDirectory) -> None:

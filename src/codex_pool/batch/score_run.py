@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from codex_app_server import AppServerConfig, AppServerError, HomeError, InvalidInputError
+from codex_app_server._files import resolved
 from codex_pool import account_notice
 from codex_pool.demo import demo_home
 from codex_pool.endpoints import EndpointError
@@ -84,12 +85,12 @@ def score_run(settings: Settings) -> int:
     except ToolsError as error:
         print(f"codex-pool: {error}; nothing was scored", file=sys.stderr)
         return USAGE
-    except (RunDirectoryError, HomeError, EndpointError, InvalidInputError) as error:
-        print(f"codex-pool: {error}", file=sys.stderr)
-        return USAGE
-    except NotStartedError as error:
+    except (HomeError, NotStartedError) as error:
         print(f"codex-pool: {error}", file=sys.stderr)
         return CANNOT_START
+    except (RunDirectoryError, EndpointError, InvalidInputError) as error:
+        print(f"codex-pool: {error}", file=sys.stderr)
+        return USAGE
     except KeyboardInterrupt:
         print("codex-pool: interrupted; what was scored is kept, --missing goes on with the rest", file=sys.stderr)
         return INTERRUPTED
@@ -154,11 +155,17 @@ class _Scoring:
             codex_bin=settings.codex_bin,
             config_overrides=settings.overrides,
             cwd=settings.run,
-            env={"CODEX_HOME": str(path.resolve())},
+            env={"CODEX_HOME": str(resolved(path))},
         )
         limit_s = START_LIMIT_S if settings.home == home.RUN else USER_HOME_START_LIMIT_S
         stopping: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        await probe(stopping, config, limit_s=limit_s, renew=lambda: home.renew(settings.home, path))
+        await probe(
+            stopping,
+            config,
+            limit_s=limit_s,
+            renew=lambda: home.renew(settings.home, path),
+            copy=None if settings.demo else home.copy(settings.home, path),
+        )
         pool = await start_pool(
             stack,
             stopping,

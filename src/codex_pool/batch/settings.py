@@ -13,6 +13,7 @@ from typing import Any
 
 import codex_app_server
 import codex_pool
+from codex_app_server._files import resolved
 
 from . import home
 from .dataset import STDIN
@@ -106,7 +107,7 @@ def _git_state(request: Request) -> dict[str, Any] | None:
     """The commit that the dataset stands in, and whether it differs from it; None outside of a repository."""
     if str(request.source) == STDIN:
         return None
-    path = Path(request.source).resolve()
+    path = resolved(request.source)
     directory = path if path.is_dir() else path.parent
 
     def said(*arguments: str) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -117,7 +118,7 @@ def _connected(
         click.echo(f"codex-pool: the daemon at {found} is a demo, which has no account; using your own home", err=True)
         return None, None
     stack.enter_context(codex)
-    where = "" if home.resolve() == home_of_user().resolve() else f", whose CODEX_HOME is {home}"
+    where = "" if os.path.realpath(home) == os.path.realpath(home_of_user()) else f", whose CODEX_HOME is {home}"
     click.echo(f"codex-pool: using the daemon at {found}{where}", err=True)
     return codex, found
 

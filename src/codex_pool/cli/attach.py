@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -22,8 +23,8 @@ def attach(run: Path) -> None:
     from codex_pool.batch.store import RunDirectoryError, open_run
 
     try:
-        state = runs.attach(run.resolve(), display.make)
-        with open_run(run.resolve()) as store:
+        state = runs.attach(Path(os.path.realpath(run)), display.make)
+        with open_run(Path(os.path.realpath(run))) as store:
             outcome = store.info()["outcome"] or {}
     except RunDirectoryError as error:
         fail(str(error), options.USAGE)

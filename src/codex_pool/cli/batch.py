@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -81,7 +82,7 @@ def batch(context: click.Context, /, dataset: str | None, **given: Any) -> None:
       0    every sample is completed, or reached a limit
       1    some are not
       2    wrong usage, a wrong dataset, or git is missing that it needs; nothing was started
-      3    the pool could not start
+      3    the pool could not start, or the CODEX_HOME cannot be used
       130  interrupted
 
     \b
@@ -101,7 +102,7 @@ def batch(context: click.Context, /, dataset: str | None, **given: Any) -> None:
     if not given["home"]:
         raise click.BadParameter("is empty; give run, user, or an existing CODEX_HOME", param_hint="--home")
     request = request_of(context, "-" if dataset is None else dataset, given)
-    output = given.pop("output").resolve()
+    output = Path(os.path.realpath(given.pop("output")))
     if given.pop("detach"):
         if dataset == "-":
             raise click.UsageError("--detach cannot read standard input; name a file", context)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -42,7 +43,7 @@ def report(run: Path, other: Path | None, output: Path | None) -> None:
             with open_run(run) as store:
                 write_run_report(store, path, progress.show)
         else:
-            path = output or other / f"report-against-{run.resolve().name}.html"
+            path = output or other / f"report-against-{Path(os.path.realpath(run)).name}.html"
             with open_run(run) as first, open_run(other) as second:
                 write_comparison(first, second, path, progress.show)
     except (RunDirectoryError, ReportError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -79,7 +80,7 @@ def score(
     from codex_pool.batch.score_run import Settings, score_run
 
     settings = Settings(
-        run=run.resolve(),
+        run=Path(os.path.realpath(run)),
         scorers=scorers,
         samples=samples,
         missing=missing,

@@ -66,6 +66,13 @@ class DaemonConfig:
             raise HomeError(f"--home {choice}: {path} is not a directory; give own, user, or an existing CODEX_HOME")
         return path
 
+    def named(self, message: str) -> str:
+        """A message about the configuration of a home of the daemon's own, as one about the user's it is made of."""
+        if self._choice != OWN:
+            return message
+        own = homes.daemon_home(self.endpoint or endpoints.default_endpoint())
+        return homes.ConfigCopy(own, codex_home({**os.environ, **self.env})).named(message)
+
     @contextmanager
     def pool(self) -> Iterator[Pool]:
         """The pool, not started yet. With `demo` the loopback model runs as long as the context lasts.

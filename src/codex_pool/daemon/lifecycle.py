@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from types import FrameType
 
+from codex_pool.configuration import ConfigurationError
 from codex_pool.daemon.config import DaemonConfig
 from codex_pool.pool import Pool
 
@@ -38,6 +39,8 @@ def run_daemon(config: DaemonConfig, on_ready: Callable[[Pool], None]) -> None:
             while not stopping.is_set():
                 if pool.wait_ended(POLL_S):
                     raise PoolEndedError(pool.failure or "the pool ended")
+    except ConfigurationError as error:
+        raise ConfigurationError(config.named(str(error))) from None
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -1,6 +1,7 @@
 """The supervisor process: children, the endpoint's lock and the death pipe, in one loop around `core`.
 
-    python -m codex_pool.supervisor   start arguments: one JSON line on stdin, which then stays open as death pipe
+    python -m codex_pool.supervisor   start arguments: one JSON line on stdin, which then stays open as death pipe;
+                                      an empty line once the parent takes the pool for started
                                       stdout: JSON lines for its parent - ready, slots, failed
                                       stderr: log; the broker and the workers write there too
 
@@ -99,6 +100,7 @@ class Supervisor:
         self._core = SupervisorCore(slots=arguments.slots, nonce=os.urandom(3).hex(), recycle=arguments.recycle)
         self._selector = selectors.DefaultSelector()
         self._workers: dict[str, Child] = {}
+        self._ready_lines: list[str] | None = []
         self._app_servers: dict[str, ProcessId] = {}
         self._used_homes: dict[str, Path] = {}
         self._broker: Child | None = None
@@ -158,6 +160,7 @@ class Supervisor:
                 if key.fileobj == 0:
                     if not os.read(0, 4096):
                         return
+                    self._accepted()
                     continue
                 key.data()
             now = time.monotonic()
@@ -340,13 +343,26 @@ class Supervisor:
         self._watch(child, lambda: self._on_worker(spawn.worker))
         self._remember()
 
+    def _log_ready(self, line: str) -> None:
+        """Log it, but during the start only once the parent has found the pool usable: else an error is all it says."""
+        if self._ready_lines is None:
+            log(line)
+        else:
+            self._ready_lines.append(line)
+
+    def _accepted(self) -> None:
+        """The parent takes the pool for started."""
+        lines, self._ready_lines = self._ready_lines, None
+        for line in lines or ():
+            log(line)
+
     def _on_worker(self, worker: str) -> None:
         child = self._workers[worker]
         records, ended = child.reports()
         for record in records:
             match record:
                 case {"event": "ready", "app_server_pid": int(pid)}:
-                    log(f"{worker} is ready (pid {child.pid}, app-server {pid})")
+                    self._log_ready(f"{worker} is ready (pid {child.pid}, app-server {pid})")
                     if (process := processes.identify(pid)) is not None:
                         self._app_servers[worker] = process
                         self._remember()

@@ -28,6 +28,7 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 
+from ..._files import read_file
 from .directives import DirectiveError, find_directives
 from .request import ModelRequest
 from .schema import minimal_instance
@@ -245,7 +246,7 @@ class Script(msgspec.Struct, frozen=True, omit_defaults=True):
         Raises ScriptError also when the file cannot be read.
         """
         try:
-            data = Path(path).read_bytes()
+            data = read_file(path)
         except OSError as error:
             raise ScriptError(f"{path}: cannot be read: {error.strerror}; expected a script file (JSON)") from None
         if Path(path).suffix == ".toml":

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from codex_app_server._files import resolved
+
 from .sample import Sample
 
 MAX_DEPTH = 100
@@ -68,12 +70,12 @@ def make(value: dict[str, Any], identity: str, directory: Path) -> Sample:
         if name in fields:
             fields[name] = tuple(fields[name])
     if "cwd" in fields:
-        fields["cwd"] = str((directory / fields["cwd"]).resolve())
+        fields["cwd"] = str(resolved(directory / fields["cwd"]))
     if "workspace" in fields:
         workspace = fields["workspace"] = {key: part for key, part in fields["workspace"].items() if part is not None}
         for name in ("template", "git"):
             if name in workspace and not _is_url(workspace[name]):
-                workspace[name] = str((directory / workspace[name]).resolve())
+                workspace[name] = str(resolved(directory / workspace[name]))
     return Sample(**{**fields, "id": identity, "directory": str(directory)})
 
 

@@ -15,18 +15,16 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import tomli
+
+from codex_app_server._files import read_text_file
+
 from .rows import Row
 from .sample import DatasetError
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 WORKSPACE = "workspace"
 _TURN = re.compile(r"prompt-([0-9]+)\.md")
@@ -105,10 +103,12 @@ def _fields(folder: Path, name: str) -> tuple[dict[str, Any], str, dict[str, str
 
 def _toml(path: Path) -> dict[str, Any]:
     try:
-        value: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+        value: dict[str, Any] = tomli.loads(read_text_file(path))
+    except OSError as error:
+        raise _Wrong(str(path), f"cannot be read: {error.strerror}; expected a file of TOML") from None
     except UnicodeDecodeError:
         raise _Wrong(str(path), "not UTF-8; expected TOML in UTF-8") from None
-    except tomllib.TOMLDecodeError as error:
+    except tomli.TOMLDecodeError as error:
         line = re.search(r"at line (\d+)", str(error))
         raise _Wrong(f"{path}:{line[1] if line else 1}", f"not TOML: {error}") from None
     return value
@@ -116,7 +116,9 @@ def _toml(path: Path) -> dict[str, Any]:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(read_text_file(path))
+    except OSError as error:
+        raise _Wrong(str(path), f"cannot be read: {error.strerror}; expected a file of JSON") from None
     except json.JSONDecodeError as error:
         raise _Wrong(f"{path}:{error.lineno}", f"not JSON: {error.msg} at column {error.colno}") from None
     except (ValueError, RecursionError) as error:
@@ -130,7 +132,7 @@ def _line(path: Path, field: str) -> int:
     """The line at which a field seems to begin; 1 when it is written in another way."""
     name = re.escape(field)
     begins = re.compile(rf'\s*\[*\s*["\']?{name}["\']?\s*[\].=:]')
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = read_text_file(path).splitlines()
     return next((number for number, line in enumerate(lines, 1) if begins.match(line)), 1)
 
 
@@ -142,13 +144,13 @@ def _prompts(folder: Path) -> dict[str, tuple[Any, str]]:
         raise _Wrong(str(single), f"stands beside {turns[min(turns)].name}; expected one of them")
     try:
         if single.exists():
-            return {"prompt": (single.read_text(encoding="utf-8"), f"{single}:1")}
+            return {"prompt": (read_text_file(single), f"{single}:1")}
         if not turns:
             return {}
         if sorted(turns) != list(range(1, len(turns) + 1)):
             found = ", ".join(turns[number].name for number in sorted(turns))
             raise _Wrong(str(folder), f"has {found}; expected prompts numbered from 1 without a gap")
-        texts = [turns[number].read_text(encoding="utf-8") for number in sorted(turns)]
+        texts = [read_text_file(turns[number]) for number in sorted(turns)]
         return {"prompts": (texts, f"{turns[1]}:1")}
     except UnicodeDecodeError:
         where = single if single.exists() else folder

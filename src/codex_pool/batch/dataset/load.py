@@ -17,6 +17,8 @@ from typing import IO, Any
 
 import msgspec
 
+from codex_app_server._files import open_file, resolved
+
 from . import fields, folders, rows
 from .rows import Row
 from .sample import DatasetError, Sample
@@ -122,7 +124,7 @@ def load(
         reading.finish(f"{name}: the dataset is empty; {_EMPTY[kind]}")
         _check_selection(selection, name, reading.names, len(offsets))
         order = selection.order(len(offsets))
-        path = None if str(source) == STDIN else Path(source).resolve()
+        path = None if str(source) == STDIN else resolved(source)
         return Dataset(name, path, spool, offsets, order, selection.epochs, len(reading.names))
     except BaseException:
         spool.close()
@@ -281,10 +283,10 @@ def _open(
             raise DatasetError([f"{path}: is not a directory; expected one of task folders"])
         if format not in (None, "folders"):
             raise DatasetError([f"{path}: cannot be read: Is a directory; expected a file of {format}"])
-        return str(path), "folders", folders.folders(path), path.resolve()
+        return str(path), "folders", folders.folders(path), resolved(path)
     kind = format or _FORMAT_OF.get(path.suffix.lower(), "jsonl")
     try:
-        file = stack.enter_context(path.open("rb"))
+        file = stack.enter_context(open_file(path))
     except FileNotFoundError:
         raise DatasetError([f"{path}: no such file; expected a dataset, or a directory of task folders"]) from None
     except OSError as error:

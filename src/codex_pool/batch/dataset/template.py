@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from codex_app_server._files import read_text_file
+
 from .fields import printable
 from .sample import DatasetError
 
@@ -31,7 +33,7 @@ class Template:
     @classmethod
     def read(cls, path: Path) -> Template:
         try:
-            return cls(path.read_text(encoding="utf-8"), str(path))
+            return cls(read_text_file(path), str(path))
         except UnicodeDecodeError:
             raise DatasetError([f"{path}: not UTF-8; expected a template in UTF-8"]) from None
         except OSError as error:

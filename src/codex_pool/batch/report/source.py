@@ -6,8 +6,9 @@ import json
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
+
+from codex_app_server._files import resolved
 
 from ..store.rows import AttemptRow, SampleRow
 from . import units
@@ -113,7 +114,7 @@ def facts_of(info: Mapping[str, Any]) -> RunFacts:
         "interrupted": "This run was interrupted.",
     }.get(str(info.get("state")))
     return RunFacts(
-        Path(str(info["path"])).resolve().name,
+        resolved(str(info["path"])).name,
         facts,
         problem,
         json.dumps(config, indent=2, ensure_ascii=False) if config else None,

@@ -8,6 +8,8 @@ import shutil
 from pathlib import Path
 from typing import Any, ClassVar
 
+from codex_app_server._files import resolved
+
 from . import process
 from .base import (
     DEFAULT_TIMEOUT_S,
@@ -52,7 +54,7 @@ class Command(Scorer):
 
     @property
     def spec(self) -> dict[str, Any]:
-        files = {to: str((self.directory / source).resolve()) for to, source in self.options.get("files", {}).items()}
+        files = {to: str(resolved(self.directory / source)) for to, source in self.options.get("files", {}).items()}
         return {**super().spec, **({"files": files} if files else {})}
 
     def check(self) -> list[str]:

@@ -12,6 +12,8 @@ from importlib.util import cache_from_source
 from pathlib import Path
 from typing import Any, ClassVar
 
+from codex_app_server._files import resolved
+
 from . import call, process
 from .base import (
     DEFAULT_TIMEOUT_S,
@@ -59,7 +61,7 @@ class Python(Scorer):
 
     @property
     def _path(self) -> str:
-        return str((self.directory / self.options.get("path", ".")).resolve())
+        return str(resolved(self.directory / self.options.get("path", ".")))
 
     @property
     def private(self) -> list[Path]:

@@ -11,6 +11,8 @@ import threading
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
+from codex_app_server._files import read_file
+
 from .base import (
     FLAG,
     NOT_NEGATIVE,
@@ -191,7 +193,7 @@ class JsonSchema(Scorer):
 
     def _own_schema(self) -> Any:
         schema = self.options.get("schema")
-        return json.loads((self.directory / schema).read_bytes()) if isinstance(schema, str) else schema
+        return json.loads(read_file(self.directory / schema)) if isinstance(schema, str) else schema
 
     @property
     def spec(self) -> dict[str, Any]:

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from codex_app_server._files import resolved
+
 from . import layout
 from .layout import RunDirectoryError
 from .rows import AttemptRow, SampleRow, ScoreRow, attempt_of, from_json, record_of, score_of
@@ -166,8 +168,8 @@ class RunStore:
     def artifact(self, n: int, name: str) -> bytes:
         """What is kept of a sample under a name of `record.artifacts`. Raises KeyError."""
         directory = self.artifacts_of(n)
-        path = (directory / name).resolve()
-        if not path.is_relative_to(directory.resolve()) or not path.is_file():
+        path = resolved(directory / name)
+        if not path.is_relative_to(resolved(directory)) or not path.is_file():
             raise KeyError(f"{directory} has no artifact {name!r}")
         return path.read_bytes()
 

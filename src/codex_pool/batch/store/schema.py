@@ -8,6 +8,8 @@ import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
 
+from codex_app_server._files import resolved
+
 from .layout import RunDirectoryError, partial
 
 BUSY_S = 10.0
@@ -99,7 +101,7 @@ def open_for_reading(path: Path, migrations: Sequence[str] = MIGRATIONS) -> sqli
     for mode in ("mode=ro", "immutable=1"):
         try:
             connection = sqlite3.connect(
-                f"{path.resolve().as_uri()}?{mode}",
+                f"{resolved(path).as_uri()}?{mode}",
                 uri=True,
                 timeout=BUSY_S,
                 isolation_level=None,

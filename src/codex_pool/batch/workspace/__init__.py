@@ -6,22 +6,27 @@ difference    the base and what became of it, by a git directory outside of the 
 empty         directories of samples that have no workspace
 hook          the user's command that may put a workspace elsewhere
 privacy       thread options that deny the agent's sandbox to read answers
+targets       what links in private directories lead to
 """
 
 from .empty import EmptyDirectories
 from .errors import WorkspaceError
 from .prepare import BASE, Workspace, prepare, reopen, sweep
-from .privacy import base_of, config_overrides, private_of, thread_options
+from .privacy import base_of, config_overrides, cwd_problem, private_of, thread_options
 from .repositories import Repositories
+from .targets import LinkTargets, links_in
 
 __all__ = [
     "BASE",
     "EmptyDirectories",
+    "LinkTargets",
     "Repositories",
     "Workspace",
     "WorkspaceError",
     "base_of",
     "config_overrides",
+    "cwd_problem",
+    "links_in",
     "prepare",
     "private_of",
     "reopen",

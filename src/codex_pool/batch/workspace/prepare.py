@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from codex_app_server._files import resolved
+
 from ..dataset import Sample
 from . import difference, repositories
 from . import hook as hooks
@@ -174,7 +176,7 @@ def _write(workspace: Path, files: dict[str, str]) -> None:
     for name, text in files.items():
         path = workspace / name
         # A link in the template must not lead out of the workspace.
-        if not path.parent.resolve().is_relative_to(workspace.resolve()) or path.is_symlink():
+        if not resolved(path.parent).is_relative_to(resolved(workspace)) or path.is_symlink():
             raise WorkspaceError(f"files: {name} leads out of the workspace, through a link")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")

@@ -14,27 +14,33 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from codex_app_server import InvalidInputError
+from codex_app_server._files import resolved
 from codex_pool.configuration import FULL_ACCESS, READ_ONLY, WORKSPACE_WRITE, Configuration
 
 from ..dataset import Sample
+from ..dataset.fields import quote
+from ..store import layout
 
 MAX_ENTRIES = 256
+# In a CODEX_HOME: working trees of codex, which are made for agents.
+_WORKTREES = "worktrees"
 # Read access stays where a denied path has one of these (measured on codex 0.163.0).
 _UNDENIABLE = re.compile(r"[*?\[\]\x00-\x1f\x7f]")
 
 
 class Base(NamedTuple):
-    """Profile that a guard extends: `name` ends the name of the guard's own, `extends` names the one below it."""
+    """Profile that a guard extends: `name` is that of the guard's own, `extends` that of the one below it.
+
+    `granted`: paths that the one below lets commands write to.
+    """
 
     name: str
     extends: str
     writes: bool
+    granted: tuple[str, ...] = ()
 
 
-_OF_MODE = {
-    READ_ONLY: Base(READ_ONLY, ":read-only", False),
-    WORKSPACE_WRITE: Base(WORKSPACE_WRITE, ":workspace", True),
-}
+_EXTENDS = {READ_ONLY: (":read-only", False), WORKSPACE_WRITE: (":workspace", True)}
 
 
 def base_of(configuration: Configuration, sandbox: str | None) -> Base | None:
@@ -42,8 +48,17 @@ def base_of(configuration: Configuration, sandbox: str | None) -> Base | None:
     mode = sandbox or configuration.sandbox
     if mode is None:
         assert configuration.profile is not None
-        return Base("configured", configuration.profile, configuration.writes_workspace)
-    return None if mode == FULL_ACCESS else _OF_MODE[mode]
+        name = _free("configured", configuration)
+        return Base(name, configuration.profile, configuration.writes_workspace, configuration.granted)
+    return None if mode == FULL_ACCESS else Base(_free(mode, configuration), *_EXTENDS[mode])
+
+
+def _free(name: str, configuration: Configuration) -> str:
+    """A name for a guard that is none of the user's profiles: codex would make one profile of both."""
+    name = f"codex-pool-{name}"
+    while name in configuration.profiles:
+        name += "-guard"
+    return name
 
 
 def thread_options(
@@ -53,25 +68,28 @@ def thread_options(
     changing: Mapping[Path, Sequence[Path]] | None = None,
     *,
     own: bool = True,
+    linked: Iterable[Path] = (),
 ) -> dict[str, Any]:
-    """Options for thread/start that give what `base` gives and deny to read what is `private`, but for `cwd` itself.
+    """Options for thread/start that give what `base` gives and deny to read what is `private`.
 
+    `linked`: what links in private directories lead to, denied as well, but for `cwd` itself.
     `changing`: of directories in which things come and go, what stays; only that can be denied one by one.
     `own`: `cwd` was made for the sample, so that it is no part of a project around it.
-    Give turns after the first the same `permissions`.
+    Give turns after the first the same `permissions`. Raises InvalidInputError for what cannot be denied.
     """
-    cwd = cwd.resolve()
+    cwd = resolved(cwd)
     filesystem: list[Path] = []
-    for path in (path.resolve() for path in private):
-        if path == cwd:
-            continue
+    private = [resolved(path) for path in private]
+    if cwd in private:
+        raise InvalidInputError(f"the agent would work in {cwd}, which is private; name another cwd, or --unguarded")
+    for path in (*private, *(path for path in map(resolved, linked) if path != cwd)):
         # codex opens a denied directory for what may be written inside of it, not for what may only be read.
         inside = not base.writes and cwd.is_relative_to(path)
         filesystem += _around(path, cwd, changing or {}) if inside else [path]
-    config: dict[str, Any] = {f"permissions.{_name(base)}": _profile(base, filesystem)}
+    config: dict[str, Any] = {f"permissions.{base.name}": _profile(base, filesystem)}
     if own:
         config |= _of_its_own(cwd)
-    return {"permissions": _name(base), "config": config}
+    return {"permissions": base.name, "config": config}
 
 
 def config_overrides(
@@ -87,8 +105,8 @@ def config_overrides(
     A configuration with profiles has to name a default one, or codex does not start: where the user's names neither a
     profile nor a sandbox mode, it is read-only, which is what such a configuration means.
     """
-    private = [path.resolve() for path in private]
-    besides = {path.resolve() for path in of_samples}
+    private = [resolved(path) for path in private]
+    besides = {resolved(path) for path in of_samples}
     besides = {path for path in besides if not any(path.is_relative_to(outer) for outer in private)}
     private += sorted(besides) if len(besides) <= MAX_ENTRIES else []
     staying: list[Path] = []
@@ -97,20 +115,14 @@ def config_overrides(
         way = next((place for place in changing if place.is_relative_to(path)), None)
         staying += [path] if way is None else [*_around(path, way, changing), *changing[way]]
     staying = [path for path in staying if path.exists()]
-    bases = list(_OF_MODE.values())
-    configured = base_of(configuration, None)
-    if configured is not None and configured not in bases:
-        bases.append(configured)
+    found = (base_of(configuration, mode) for mode in (*_EXTENDS, None))
+    bases = dict.fromkeys(base for base in found if base is not None)
     overrides = [
-        f"permissions.{_name(base)}={_toml(_profile(base, private if base.writes else staying))}" for base in bases
+        f"permissions.{base.name}={_toml(_profile(base, private if base.writes else staying))}" for base in bases
     ]
     if not configuration.names_default:
-        overrides.append(f"default_permissions={_toml(_OF_MODE[READ_ONLY].extends)}")
+        overrides.append(f"default_permissions={_toml(_EXTENDS[READ_ONLY][0])}")
     return tuple(overrides)
-
-
-def _name(base: Base) -> str:
-    return f"codex-pool-{base.name}"
 
 
 def _profile(base: Base, denied: Iterable[Path]) -> dict[str, Any]:
@@ -121,6 +133,13 @@ def _profile(base: Base, denied: Iterable[Path]) -> dict[str, Any]:
             raise InvalidInputError(
                 f"{str(path)!r} cannot be denied to agents: codex takes *, ?, [ and ] for a pattern, and no control "
                 "characters; use a path without them, or --unguarded"
+            )
+    for granted in base.granted:
+        inside = next((path for path in paths if granted != str(path) and resolved(granted).is_relative_to(path)), None)
+        if inside is not None:
+            raise InvalidInputError(
+                f"the permission profile {base.extends!r} grants to write {granted}, in {inside}, which agents are not "
+                "to read, and codex would let them; take that out of the profile, or --unguarded"
             )
     outermost = [path for path in paths if not any(path != other and path.is_relative_to(other) for other in paths)]
     filesystem: dict[str, Any] = {str(path): "deny" for path in outermost}
@@ -169,3 +188,30 @@ def _around(directory: Path, cwd: Path, changing: Mapping[Path, Sequence[Path]])
         beside += [entry for entry in entries if entry != way and entry.exists()]
         directory = way
     return beside
+
+
+def cwd_problem(
+    sample: Sample, run: Path, dataset: Path | None, homes: Iterable[Path], private: Iterable[Path]
+) -> str | None:
+    """Why a sample cannot work in its `cwd` without reading what is private; None if it can.
+
+    codex opens a denied directory for the one that a thread works in, with all that is in that one. `private`: files
+    and directories of scorers. All paths are without links.
+    """
+    if sample.cwd is None:
+        return None
+    cwd = resolved(sample.cwd)
+    what = next((f"is in {path}, which a scorer keeps from it" for path in private if cwd.is_relative_to(path)), None)
+    for home in homes:
+        if cwd == home or (cwd.is_relative_to(home) and cwd.relative_to(home).parts[0] != _WORKTREES):
+            what = f"is in the CODEX_HOME {home}, with its login and threads"
+    if cwd == run or any(cwd.is_relative_to(path) for path in (*layout.staying(run), run / layout.WORK)):
+        what = f"is in the run directory {run}, with the records of the run"
+    if dataset is not None and dataset in (cwd, cwd.parent) and not cwd.name.startswith((".", "_")):
+        what = f"holds what is private of the dataset {dataset}"
+    if what is None:
+        return None
+    return (
+        f"{sample.cwd} of sample {quote(sample.id)} {what}: the agent could read all of it; expected a directory "
+        "that holds nothing private, or --unguarded"
+    )
