@@ -64,7 +64,7 @@ SOCKETS = "the directory for sockets, cannot be made: "
         ("codex-pool batch tasks.jsonl --demo -o closed/x", 2, "closed/x cannot be a run directory: Permission"),
         ("codex-pool batch tasks.jsonl --demo -o fixed/x", 2, "fixed/x cannot be a run directory: Permission"),
         ("ulimit -f 8; codex-pool batch tasks.jsonl --demo -o out", 2, "limit of the size of files (ulimit -f)"),
-        ("codex-pool batch tasks.jsonl -o out --home closed", 1, "closed/auth.json: Permission denied; give this user"),
+        ("codex-pool batch tasks.jsonl -o out --home closed", 3, "closed cannot be written: codex keeps threads and"),
         (GONE + "codex-pool batch tasks.jsonl --demo -o out", 2, REMOVED),
         (GONE + "codex-pool batch ../tasks.jsonl --demo -o ../out", 2, REMOVED),
         (GONE + "codex-pool runs list", 2, REMOVED),

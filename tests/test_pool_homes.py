@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import tomli
 
-from codex_app_server import HomeError
+from codex_app_server import HomeError, InvalidInputError
 from codex_app_server.testing.loopback import write_loopback_home
 from codex_pool.batch import home
 from codex_pool.homes import ConfigCopy, make_home, renew_config, threads_in
@@ -56,7 +56,7 @@ def test_it_has_the_users_configuration_and_login_and_no_trust(user: Path, tmp_p
     assert (own / "auth.json").is_symlink() and (own / "auth.json").read_text() == "secret"
     assert [path.stat().st_mode & 0o077 for path in (own, own / "config.toml")] == [0, 0]
     assert (user / "config.toml").read_text() == USERS
-    with pytest.raises(HomeError, match="is not a directory; give run, user, or an existing CODEX_HOME"):
+    with pytest.raises(InvalidInputError, match="is not a directory; give run, user, or an existing CODEX_HOME"):
         home.prepare(str(tmp_path / "nope"), own)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from codex_app_server._files import resolved
-from codex_app_server.errors import HomeError
+from codex_app_server.errors import InvalidInputError
 from codex_app_server.home import codex_home
 from codex_pool import endpoints
 from codex_pool.homes import ConfigCopy, daemon_home, make_home, renew_config
@@ -16,7 +16,7 @@ RUN, USER = "run", "user"
 def prepare(choice: str, own: Path) -> Path:
     """The home that `choice` names: `run` (the directory `own`, made from the user's), `user`, or a path.
 
-    What is there from an earlier run is kept. Raises HomeError.
+    What is there from an earlier run is kept. Raises InvalidInputError, HomeError.
     """
     if choice == RUN:
         return make_home(own, codex_home(), follow=False)
@@ -24,7 +24,9 @@ def prepare(choice: str, own: Path) -> Path:
         return codex_home()
     path = resolved(Path(choice).expanduser())
     if not path.is_dir():
-        raise HomeError(f"--home {choice}: {path} is not a directory; give run, user, or an existing CODEX_HOME")
+        raise InvalidInputError(
+            f"--home {choice}: {path} is not a directory; give run, user, or an existing CODEX_HOME"
+        )
     return path
 
 

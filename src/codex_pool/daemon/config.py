@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from codex_app_server import AppServerConfig, HomeError
+from codex_app_server import AppServerConfig, InvalidInputError
 from codex_app_server.home import codex_home
 from codex_pool import defaults, endpoints, homes
 from codex_pool.demo import demo_home
@@ -63,7 +63,9 @@ class DaemonConfig:
             return homes.make_home(homes.daemon_home(endpoint), user, follow=True)
         path = user if choice == USER else Path(choice).expanduser().absolute()
         if choice != USER and not path.is_dir():
-            raise HomeError(f"--home {choice}: {path} is not a directory; give own, user, or an existing CODEX_HOME")
+            raise InvalidInputError(
+                f"--home {choice}: {path} is not a directory; give own, user, or an existing CODEX_HOME"
+            )
         return path
 
     def named(self, message: str) -> str:
@@ -77,7 +79,7 @@ class DaemonConfig:
     def pool(self) -> Iterator[Pool]:
         """The pool, not started yet. With `demo` the loopback model runs as long as the context lasts.
 
-        Raises EndpointError, HomeError.
+        Raises EndpointError, HomeError, InvalidInputError.
         """
         endpoint = self.endpoint or endpoints.default_endpoint()
         endpoints.ipc_path(endpoint)
