@@ -413,6 +413,39 @@ def test_lists_of_threads_are_put_together(bench: Bench) -> None:
     assert bench.answers[again][0]["result"] == {"data": []} and total_held(bench) == 0
 
 
+# Ids.
+
+
+def test_an_id_is_used_again_after_its_answer(bench: Bench) -> None:
+    for _ in range(2):
+        call = bench.call("model/list", id=7)
+        ((name, dispatch),) = bench.dispatches(call)
+        bench.answer_with(bench.workers[name], dispatch.call, {"id": 7, "result": {"data": []}})
+        assert bench.answers.pop(call) == [{"id": 7, "result": {"data": []}}] and not dispatch.again
+
+
+@pytest.mark.parametrize(("limit", "again"), [(1, False), (2, True)])
+def test_an_id_that_is_under_way_is_not_given_to_another_request(bench: Bench, limit: int, again: bool) -> None:
+    call = bench.call("model/list", {"limit": 1}, id=7)
+    before = bench.dispatches(call)
+    bench.call("model/list", {"limit": limit}, id=7, again=again)
+    assert bench.error(call)["code"] == -32600 and bench.dispatches(call) == before
+
+
+def test_an_id_that_waits_is_not_given_to_another_request() -> None:
+    bench = Bench(slots=1, turns_per_worker=1)
+    bench.register()
+    bench.hello()
+    bench.thread("t1")
+    bench.thread("t2")
+    bench.turn("t1")
+    call = bench.call("turn/start", {"threadId": "t2"}, id=7)
+    bench.call("turn/start", {"threadId": "t1"}, id=7)
+    assert bench.error(call)["code"] == -32600
+    bench.call("turn/start", {"threadId": "t2"}, id=7, again=True)
+    assert len(bench.answers[call]) == 1 and bench.status()["turns"]["queued"] == 1
+
+
 # The account.
 
 

@@ -21,6 +21,7 @@ from codex_pool.broker.records import WEIGHTS, Call, Session, Thread, Worker
 FOLLOW = "pool/turn/follow"
 RELEASE = "pool/release"
 CANCELLED = -32800
+INVALID_REQUEST = -32600
 
 MAX_OUTSTANDING = 1024
 # Beyond it, for what must get through: interrupting and steering.
@@ -297,11 +298,16 @@ class Dispatcher:
         self._books.to_worker(worker, head, call.line)
 
     def repeat(self, call: Call) -> bool:
-        """A request that was sent before: to the worker that has it, if one has, which does nothing twice."""
+        """A request that was sent before: to the worker that has it, if one has, which does nothing twice.
+
+        One that has the id of another which is under way is refused.
+        """
         books = self._books
         numbers = books.under_way.get(call.key)
-        call.again = call.again or bool(numbers)
         if numbers:
+            if not is_same(call, books.calls[numbers[-1]]):
+                self.refuse_id(call)
+                return True
             before = [books.close_call(number) for number in list(numbers)]
             worker = books.workers.get(before[-1].worker)
             if before[-1].gather is not None or worker is None:
@@ -312,6 +318,11 @@ class Dispatcher:
                 return False
         self._dispatch(call, worker)
         return True
+
+    def refuse_id(self, call: Call) -> None:
+        """Another request of this session has this id and is not answered yet."""
+        message = f"{call.method}: request id {call.id_json} is that of another request; give it an id of its own"
+        self._books.say(call.session, rpc.error_line(call.id_json.encode(), INVALID_REQUEST, message))
 
     def send_again(self, worker: Worker) -> None:
         """The worker has a new connection: what was on its way on the old one may be lost."""
@@ -405,6 +416,11 @@ class Dispatcher:
     def _tell_queue(self, call: Call, method: str) -> None:
         params = {"requestId": call.request_id, "threadId": call.thread_id}
         self._books.say(call.session, rpc.encode({"method": method, "params": params}))
+
+
+def is_same(call: Call, before: Call) -> bool:
+    """Whether this is that request, sent again."""
+    return call.again and call.line == before.line
 
 
 def _is_stuck(thread: Thread, worker: Worker) -> bool:

@@ -11,14 +11,13 @@ from codex_app_server import envelope
 from codex_app_server.generated.routing import REQUESTS
 from codex_pool import rpc, wire
 from codex_pool.broker.books import Books
-from codex_pool.broker.dispatch import FOLLOW, Dispatcher
+from codex_pool.broker.dispatch import FOLLOW, INVALID_REQUEST, Dispatcher, is_same
 from codex_pool.broker.doors import Counts, Refusal
 from codex_pool.broker.records import Call, Session
 from codex_pool.broker.status import seen_by
 from codex_pool.broker.tokens import PREFIX, Tokens
 
 PARSE_ERROR = -32700
-INVALID_REQUEST = -32600
 METHOD_NOT_FOUND = -32601
 MAX_OPT_OUTS = 256
 
@@ -138,7 +137,10 @@ class Requests:
             message = f"{call.method} is not available through a pool; use a Codex client of its own for it"
             books.fail(call, METHOD_NOT_FOUND, message)
         elif (held := session.waiting.get(call.id_json)) is not None:
-            self._dispatcher.tell_again(held)
+            if is_same(call, held):
+                self._dispatcher.tell_again(held)
+            else:
+                self._dispatcher.refuse_id(call)
         elif self._dispatcher.repeat(call):
             return
         elif call.method == FOLLOW and call.turn_id not in books.turns:

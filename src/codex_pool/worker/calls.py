@@ -15,7 +15,7 @@ from codex_pool.worker import reading
 from codex_pool.worker.effects import LINES, Outbox
 from codex_pool.worker.requests import Request, Requests
 from codex_pool.worker.running import RunningTurns
-from codex_pool.worker.seen import Answer, Seen
+from codex_pool.worker.seen import Answer, Seen, digest_of
 from codex_pool.worker.threads import Threads
 
 INVALID_REQUEST = -32600
@@ -56,12 +56,14 @@ class Calls:
     def take(self, head: wire.Dispatch, line: bytes) -> None:
         """A call comes from the broker."""
         parsed = rpc.decode_request(line)
-        known = self._seen.find(head.session, bytes(parsed.id))
-        if isinstance(known, Request):
-            known.call = head.call
-            return
-        if known is not None:
-            self._answer_again(known, head.call)
+        known, digest = self._seen.find(head.session, bytes(parsed.id)), digest_of(parsed)
+        if known is not None and (head.again or isinstance(known, Request)):
+            if not head.again or known.digest != digest:
+                self._refuse_id(head.call, parsed)
+            elif isinstance(known, Request):
+                known.call = head.call
+            else:
+                self._answer_again(known, head.call)
             return
         request = Request(
             parsed.method,
@@ -74,6 +76,7 @@ class Calls:
             again=head.again,
             owner=head.owner,
             timeout_s=head.timeout_s,
+            digest=digest,
         )
         self._seen.take(request)
         if parsed.method == FOLLOW_TURN:
@@ -108,7 +111,7 @@ class Calls:
             return
         params = request.line.params = request.line.params or {}
         # The same when it is sent again, by whichever way.
-        key = f"{request.session}/{bytes(request.line.id).decode()}"
+        key = f"{request.session}/{bytes(request.line.id).decode()}/{request.digest.hex()}"
         params.setdefault("clientUserMessageId", msgspec.Raw(rpc.encode(key)))
         thread = self._threads.get(request.thread_id)
         given = bytes(params.get("sandboxPolicy", b"null")) != b"null"
@@ -205,7 +208,8 @@ class Calls:
         record: wire.ThreadRecord | None = None,
         started: wire.TurnHeld | None = None,
     ) -> None:
-        self._seen.answered(request, Answer(ok, line, record.thread_id if record is not None else None))
+        thread_id = record.thread_id if record is not None else None
+        self._seen.answered(request, Answer(ok, line, thread_id, request.digest))
         if request.call is not None:
             self._outbox.broker(wire.encode(wire.Answered(request.call, ok, record, started)), LINES, line)
         elif started is not None:
@@ -216,6 +220,14 @@ class Calls:
         record = thread.record if thread is not None else None
         answered = wire.Answered(call, answer.ok, record)
         self._outbox.broker(wire.encode(answered), LINES, answer.line)
+
+    def _refuse_id(self, call: int, line: rpc.RequestLine) -> None:
+        """Another request has this id: it is under way, or this one says that it is that one, and is not."""
+        message = (
+            f"{line.method}: request id {bytes(line.id).decode()} is that of another request; give it an id of its own"
+        )
+        refusal = rpc.error_line(bytes(line.id), INVALID_REQUEST, message)
+        self._outbox.broker(wire.encode(wire.Answered(call, False)), LINES, refusal)
 
     def _follow_turn(self, request: Request) -> None:
         """Another session joins a running turn, from here on."""

@@ -59,6 +59,8 @@ class Request:
     # Of the worker's own: what to do with the answer (a response line, and whether it is an error).
     then: Callable[[bytes, bool], None] | None = None
     control: bool = False
+    # What a session asks for: its method and parameters.
+    digest: bytes = b""
     id: int = 0
     first_sent_at: float | None = None
     expires_at: float | None = None

@@ -1,11 +1,16 @@
-"""Seen: which calls of which session this worker has taken, so that one sent again is not done twice. Pure."""
+"""Seen: which calls of which session this worker has taken, so that one sent again is not done twice. Pure.
+
+An id may be used again once its answer has come, as JSON-RPC allows. So the kept answer is for a call that says it was
+sent before, and asks for the same.
+"""
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from hashlib import blake2b
 from typing import NamedTuple
 
-from codex_pool import wire
+from codex_pool import rpc, wire
 from codex_pool.worker.requests import Request
 
 MAX_ANSWERS = 4096
@@ -13,11 +18,12 @@ MAX_ANSWER_BYTES = 16 * 1024 * 1024
 
 
 class Answer(NamedTuple):
-    """How a call was answered. `thread_id` is the thread that it brought here."""
+    """How a call was answered. `thread_id` is the thread that it brought here, `digest` says what it asked for."""
 
     ok: bool
     line: bytes
     thread_id: str | None = None
+    digest: bytes = b""
 
 
 class Seen:
@@ -45,8 +51,9 @@ class Seen:
         self._under_way.pop(key, None)
         if request.gone:
             return
+        before = self._answers.pop(key, None)
+        self._bytes += len(answer.line) - (len(before.line) if before is not None else 0)
         self._answers[key] = answer
-        self._bytes += len(answer.line)
         while len(self._answers) > self._max_answers or self._bytes > self._max_bytes:
             _, oldest = self._answers.popitem(last=False)
             self._bytes -= len(oldest.line)
@@ -68,6 +75,15 @@ class Seen:
     @property
     def held(self) -> dict[str, int]:
         return {"calls": len(self._under_way)}
+
+
+def digest_of(line: rpc.RequestLine) -> bytes:
+    """What a request asks for: its method and parameters, in whatever order."""
+    told = blake2b(rpc.encode(line.method), digest_size=16)
+    for name, value in sorted((line.params or {}).items()):
+        told.update(rpc.encode(name))
+        told.update(value)
+    return told.digest()
 
 
 def _key(request: Request) -> tuple[str, bytes]:
