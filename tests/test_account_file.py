@@ -7,6 +7,7 @@ import errno
 import fcntl
 import json
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -15,10 +16,12 @@ from pathlib import Path
 
 import pytest
 from test_account_holder import NOW, auth_json, login
+from test_account_process import wait_until
 
 from codex_pool.account import auth_file
-from codex_pool.account.auth_file import AuthFile, LockTimeoutError
+from codex_pool.account.auth_file import AuthFile, ChangedError, LockTimeoutError, UnreadableError
 from codex_pool.account.holder import Lineage
+from codex_pool.account.login import digest, with_tokens
 
 # As codex 0.163 does (seen with strace): the file is emptied, and then written.
 WRITER = """
@@ -91,7 +94,7 @@ def test_a_link_to_nowhere_is_no_login(tmp_path: Path) -> None:
     file = AuthFile(str(tmp_path / "auth.json"))
     assert file.stamp() is None
     with file.lock() as locked:
-        assert locked.keep(Lineage("a", ("t",))) == Lineage("a", ("t",)) and locked.lineage() == Lineage()
+        assert locked.keep(Lineage("a", ("t",))) == locked.lineage() == Lineage("a", ("t",)), "it is in memory"
 
 
 def test_a_file_that_is_just_being_written_is_read_again(file: AuthFile, path: Path) -> None:
@@ -187,3 +190,138 @@ def test_without_leases_on_a_file_system_it_only_waits(file: AuthFile, monkeypat
     monkeypatch.setattr(fcntl, "fcntl", refuse)
     with file.shield() as shield:
         assert not shield.wait(0.02)
+
+
+# What goes wrong.
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[" * 100_000])
+def test_what_is_no_json_is_not_taken_for_a_log_out(file: AuthFile, path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    with pytest.raises(UnreadableError, match=r"auth\.json holds \d+ bytes that are not JSON"):
+        file.read()
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(UnreadableError, match="cannot be read: Is a directory"):
+        file.read()
+
+
+KILLED = """
+import os, signal, sys, time
+from codex_pool.account.auth_file import AuthFile
+file = AuthFile(sys.argv[1])
+with file.successor() as successor:
+    successor.write(sys.stdin.buffer.read())
+    os.fsync = lambda fd: os.kill(os.getpid(), signal.SIGKILL)
+    successor.put(lambda: True)
+"""
+
+
+def left_by_a_killed_holder(path: Path, refresh_token: str) -> Path:
+    content = with_tokens(path.read_bytes(), login(refresh_token).tokens, NOW)
+    done = subprocess.run([sys.executable, "-c", KILLED, str(path)], input=content, timeout=20, check=False)
+    assert done.returncode == -signal.SIGKILL
+    return path.with_name("auth.json.codex-pool.next")
+
+
+def test_tokens_of_a_holder_that_was_killed_before_the_rename_are_put_in_place(file: AuthFile, path: Path) -> None:
+    partial = left_by_a_killed_holder(path, "r2")
+    assert file.read()[1] == login("r1") and stat.S_IMODE(partial.stat().st_mode) == 0o600
+    assert file.recover(digest("r1")) == login("r2")
+    assert file.read()[1] == login("r2") and json.loads(path.read_bytes())["later"] == [1, 2]
+    assert file.recover(digest("r1")) is None
+    assert os.listdir(path.parent) == ["auth.json"]
+
+
+@pytest.mark.parametrize("asked", ["r0", "r2"])
+def test_tokens_of_another_exchange_are_removed(file: AuthFile, path: Path, asked: str) -> None:
+    partial = left_by_a_killed_holder(path, "r2")
+    assert file.recover(digest(asked)) is None
+    assert not partial.exists() and file.read()[1] == login("r1")
+
+
+def test_what_was_left_is_not_put_in_the_place_of_another_login_or_of_none(file: AuthFile, path: Path) -> None:
+    left_by_a_killed_holder(path, "r2")
+    path.write_bytes(auth_json("r1", user="b"))
+    assert file.recover(digest("r1")) is None
+    left_by_a_killed_holder(path, "r2")
+    path.unlink()
+    assert file.recover(digest("r1")) is None and not path.exists()
+
+
+def test_a_log_in_and_a_log_out_while_new_tokens_are_written_stay(file: AuthFile, path: Path) -> None:
+    with file.successor() as successor:
+        successor.write(auth_json("r2"))
+        path.write_text('{"OPENAI_API_KEY": "sk-new"}')
+        with pytest.raises(ChangedError):
+            successor.put(lambda: file.read()[1] == login("r1"))
+    assert "sk-new" in path.read_text()
+    with file.successor() as successor:
+        successor.write(auth_json("r2"))
+        path.unlink()
+        with pytest.raises(ChangedError):
+            successor.put(lambda: file.read()[1] == login("r1"))
+    assert os.listdir(path.parent) == []
+
+
+def test_a_log_in_while_the_file_is_shielded_is_reported(file: AuthFile, path: Path) -> None:
+    with file.shield() as shield:
+        writer = write_like_codex(path, b'{"OPENAI_API_KEY": "sk-new"}')
+        assert shield.wait(10.0)
+        assert shield.written == b'{"OPENAI_API_KEY": "sk-new"}'
+    assert writer.wait(10.0) == 0
+    lineage = Lineage().with_login(login("r1"))
+    file.put_login(shield.written, lineage)
+    assert "sk-new" in path.read_text()
+    with pytest.raises(ChangedError):
+        file.put_login(auth_json("r9"), lineage)
+
+
+def test_a_log_out_while_the_file_is_shielded_stays(file: AuthFile, path: Path) -> None:
+    with file.shield() as shield, path.open("rb") as opened:
+        path.unlink()
+        writer = write_like_codex(Path(f"/proc/{os.getpid()}/fd/{opened.fileno()}"), auth_json("r1"))
+        assert shield.wait(10.0)
+        assert writer.wait(10.0) == 0
+    assert os.listdir(path.parent) == []
+
+
+def test_a_file_that_cannot_be_replaced_is_written_over(
+    file: AuthFile, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EBUSY, "it is mounted by itself")
+
+    monkeypatch.setattr(os, "replace", refuse)
+    number = path.stat().st_ino
+    for refresh_token in ("r2", "r" * 5000, "r4"):
+        file.write(path.read_bytes(), login(refresh_token).tokens, NOW)
+        assert file.read()[1] == login(refresh_token) and path.stat().st_ino == number
+    assert os.listdir(path.parent) == ["auth.json"]
+
+
+def test_a_lock_file_that_is_removed_is_no_lock(file: AuthFile, path: Path) -> None:
+    lock = path.with_name("auth.json.codex-pool")
+    order: list[str] = []
+
+    def wait_for_it() -> None:
+        with AuthFile(str(path)).lock():
+            order.append("second")
+            with pytest.raises(LockTimeoutError), AuthFile(str(path)).lock():
+                order.append("third")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(auth_file, "LOCK_LIMIT_S", 0.5)
+        with file.lock():
+            # It waits with the file that has lost its name.
+            waiting = threading.Thread(target=wait_for_it)
+            waiting.start()
+            wait_until(lambda: descriptors_of(lock) >= 2, "it waits")
+            lock.unlink()
+        waiting.join(10.0)
+    assert order == ["second"] and lock.exists()
+
+
+def descriptors_of(path: Path) -> int:
+    found = [os.path.realpath(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")]
+    return found.count(str(path))

@@ -17,8 +17,9 @@ from urllib.parse import urlsplit
 import pytest
 
 from codex_app_server.testing.issuer import LoopbackIssuer
+from codex_pool.account.holder import JUST_ISSUED_S
 from codex_pool.account.issuer import ISSUER_URL, URL_VARIABLE, ask
-from codex_pool.account.login import digest
+from codex_pool.account.login import digest, parse_login, with_tokens
 from codex_pool.supervisor.account import BACKOFF_MAX_S, AccountHolder
 from codex_pool.supervisor.launchers import LocalLauncher
 
@@ -374,3 +375,131 @@ def test_it_is_small_until_it_has_to_ask(pool: Pool) -> None:
     pool.post("r", path="/nothing")
     maps = Path(f"/proc/{pool.holder.child.pid}/maps").read_text()
     assert "_ssl" not in maps and "_asyncio" not in maps and os.path.exists(f"/proc/{pool.holder.child.pid}")
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"<html>", b"[]", b"{}", b'{"access_token": ""}', b'{"access_token": 1, "refresh_token": "r"}']
+)
+def test_a_grant_without_tokens_is_a_failure_that_may_pass(pool: Pool, issuer: LoopbackIssuer, body: bytes) -> None:
+    before = pool.path.read_bytes()
+    token = pool.tokens()["refresh_token"]
+    issuer.answer_next(200, body)
+    status, answer = pool.post(token)
+    assert (status, "without an access token" in answer["error"]["message"]) == (502, True)
+    assert pool.path.read_bytes() == before
+    assert pool.post(token)[0] == 200, "it is not remembered"
+
+
+def test_tokens_that_codex_could_not_read_again_stay_out_of_the_file(pool: Pool, issuer: LoopbackIssuer) -> None:
+    before = pool.tokens()
+    fresh = issuer.tokens()
+    answer = {"access_token": fresh["access_token"], "refresh_token": "", "id_token": "no JWT"}
+    issuer.answer_next(200, answer)
+    status, given = pool.post(before["refresh_token"])
+    expected = {**before, "access_token": fresh["access_token"]}
+    assert pool.tokens() == expected
+    assert (status, {**given, "account_id": before["account_id"]}) == (200, expected)
+
+
+def test_an_issuer_without_tokens_is_not_asked_all_the_time(
+    tmp_path: Path, issuer: LoopbackIssuer, capfd: pytest.CaptureFixture[str]
+) -> None:
+    issuer.access_lifetime_s = 301
+    issuer.answer_next(200, b"<html>", count=100)
+    pool = Pool(issuer.write_auth_json(tmp_path), issuer)
+    try:
+        wait_until(lambda: issuer.counts["scripted"] >= 2, "it is asked again")
+    finally:
+        pool.end()
+    assert capfd.readouterr().err.count("ahead of their expiry") <= 3
+
+
+def test_an_issuer_that_sends_byte_by_byte_is_given_up() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        over = threading.Event()
+
+        def drip() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(65536)
+                while not over.wait(0.05):
+                    try:
+                        connection.sendall(b" ")
+                    except OSError:
+                        return
+
+        thread = threading.Thread(target=drip)
+        thread.start()
+        began = time.monotonic()
+        answer = ask(f"http://127.0.0.1:{server.getsockname()[1]}/", b"{}", {}, limit_s=0.5)
+        over.set()
+        thread.join(LIMIT_S)
+    assert answer.status == 504 and time.monotonic() - began < 5
+
+
+def test_the_next_holder_finds_the_tokens_that_a_killed_one_has_left(tmp_path: Path, issuer: LoopbackIssuer) -> None:
+    path = issuer.write_auth_json(tmp_path)
+    before = path.read_bytes()
+    token = json.loads(before)["tokens"]["refresh_token"]
+    # It has asked the issuer, and written the answer beside the file.
+    tokens = issuer.refresh(token)[1]
+    path.with_name("auth.json.codex-pool.next").write_bytes(with_tokens(before, tokens, time.time()) + b"  ")
+    account = parse_login(before)
+    assert account is not None
+    record = {"account": account.account, "seen": [digest(token)], "asked": digest(token)}
+    path.with_name("auth.json.codex-pool").write_text(json.dumps(record))
+    pool = Pool(path, issuer)
+    try:
+        assert pool.post(token)[1]["access_token"] == tokens["access_token"]
+        assert pool.tokens()["refresh_token"] == tokens["refresh_token"]
+    finally:
+        pool.end()
+    assert issuer.counts == {"refreshed": 1}
+    assert sorted(os.listdir(tmp_path)) == ["auth.json", "auth.json.codex-pool"]
+
+
+@pytest.mark.parametrize("content", [b"", b"{half"])
+def test_a_token_whose_successor_could_not_be_stored_is_not_used(
+    pool: Pool, issuer: LoopbackIssuer, content: bytes
+) -> None:
+    before, token = pool.path.read_bytes(), pool.tokens()["refresh_token"]
+    lock = pool.path.with_name("auth.json.codex-pool")
+    wait_until(lambda: lock.exists() and digest(token) in lock.read_text(), "the holder has seen the token")
+    pool.path.write_bytes(content)
+    status, answer = pool.post(token)
+    assert status == 503 and "not JSON" in answer["error"]["message"] and issuer.asked == 0
+    pool.path.write_bytes(before)
+    assert pool.post(token)[0] == 200
+    # In the place of the file with its successor there is something that cannot be removed.
+    blocked = pool.path.with_name("auth.json.codex-pool.next")
+    wait_until(lambda: not blocked.exists(), "the copy for the app-server is not needed any more")
+    blocked.mkdir()
+    answered_at = pool.path.stat().st_mtime
+    token = pool.tokens()["refresh_token"]
+    wait_until(lambda: time.time() > answered_at + JUST_ISSUED_S, "the tokens have not just been issued")
+    status, answer = pool.post(token)
+    assert status == 503 and "could not be stored" in answer["error"]["message"] and issuer.asked == 1
+    blocked.rmdir()
+    assert pool.post(token)[0] == 200
+
+
+def test_a_log_in_while_an_app_server_is_given_new_tokens_is_not_lost(pool: Pool, issuer: LoopbackIssuer) -> None:
+    key = b'{"OPENAI_API_KEY": "sk-new"}'
+    assert pool.post(pool.tokens()["refresh_token"])[0] == 200
+    # As codex writes; the kernel lets it wait until the holder has put a copy in the place of the file.
+    with open(pool.path, "wb", buffering=0) as file:
+        file.write(key)
+    wait_until(lambda: pool.path.read_bytes() == key, "the log-in is in the file")
+
+
+def test_a_log_out_while_the_issuer_is_asked_stays(pool: Pool, issuer: LoopbackIssuer) -> None:
+    issuer.answer_after_s = 0.3
+    token = pool.tokens()["refresh_token"]
+    answers: list[int] = []
+    thread = threading.Thread(target=lambda: answers.append(pool.post(token)[0]))
+    thread.start()
+    wait_until(lambda: issuer.asked == 1, "the issuer is asked")
+    pool.path.unlink()
+    thread.join(LIMIT_S)
+    assert answers == [200] and not pool.path.exists()
+    assert not pool.path.with_name("auth.json.codex-pool.next").exists()

@@ -11,9 +11,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
+import login_issuer
 import pytest
 from accounts import Issuer, Relay, token_of, write_home
+from login_issuer import login_port
 
 from codex_app_server import AppServerConfig, Codex, JsonRpcError, ThreadLostError
 from codex_app_server.testing.loopback import LoopbackModel
@@ -207,6 +210,63 @@ def test_a_log_in_by_device_code_renews_the_other_workers(bench: Bench) -> None:
                 refused += 1
         assert refused == 2 and set(bench.relay.keys) == {token}
         wait_until(lambda: sum(row["recycles"] for row in rows(codex)) == 2, "two workers are renewed")
+
+
+@pytest.mark.parametrize("change", [log_in, log_out])
+def test_running_turns_finish_where_a_worker_is_free_for_the_change(
+    bench: Bench, change: Callable[[Codex], str]
+) -> None:
+    """codex fails those that run in an app-server whose account is changed."""
+    with Pool(3, bench.config) as pool, pool.connect() as codex, ThreadPoolExecutor(2) as runners:
+        begun = [codex.thread_start().turn("[[text deltas=40 pace_ms=50]]") for _ in range(2)]
+        wait_until(lambda: len(bench.relay.keys) == 2, "both run")
+        key = change(codex)
+        assert bench.keys_of(codex, turns=3) == {key}
+        assert [result.status for result in runners.map(lambda turn: turn.run(), begun)] == ["completed"] * 2
+        wait_until(lambda: sum(row["recycles"] for row in rows(codex)) == 2, "two workers are renewed")
+        assert bench.keys_of(codex) == {key}
+
+
+def test_a_goal_begins_no_more_turns_with_the_account_before(bench: Bench) -> None:
+    with Pool(2, bench.config) as pool, pool.connect() as codex:
+        login = codex.login_chatgpt_device_code()
+        threads = [codex.thread_start(sandbox="read-only") for _ in range(2)]
+        for thread in threads:
+            thread.run("hi")
+            thread.set_goal("never get done")
+        wait_until(lambda: len(bench.relay.keys) > 8, "the goals begin turns")
+        bench.issuer.approved = True
+        assert login.wait(timeout_s=LIMIT_S).success
+        wait_until(lambda: sum(row["recycles"] for row in rows(codex)) == 1, "the other worker is renewed")
+        (token,) = bench.issuer.tokens
+        bench.relay.keys.clear()
+        for thread in threads:
+            # It goes on with the next request.
+            assert thread.run("again").status == "completed"
+        wait_until(lambda: len(bench.relay.keys) > 4, "the goals go on")
+        assert set(bench.relay.keys) == {token}
+        for thread in threads:
+            thread.clear_goal()
+
+
+def test_a_log_in_by_browser_renews_the_other_workers(model: LoopbackModel, tmp_path: Path) -> None:
+    relay = Relay()
+    with login_port(), login_issuer.Issuer() as issuer, relay.before(model) as relay_url:
+        home = tmp_path / "home"
+        write_home(home, model, relay_url, issuer_url=issuer.url)
+        config = AppServerConfig(cwd=tmp_path, env={"CODEX_HOME": str(home), "RUST_LOG": "off", **issuer.env})
+        bench = Bench(home, config, relay, Issuer())
+        with Pool(3, config) as pool, pool.connect() as codex, ThreadPoolExecutor(6) as runners:
+            begun = [codex.thread_start().turn("[[text deltas=40 pace_ms=50]]") for _ in range(2)]
+            login = codex.login_chatgpt()
+            with urlopen(login.auth_url, timeout=LIMIT_S) as page:
+                page.read()
+            assert login.wait(timeout_s=LIMIT_S).success
+            assert all(result.status == "completed" for result in runners.map(lambda turn: turn.run(), begun))
+            (key,) = bench.keys_of(codex)
+            assert key != "sk-first" and key in bench.auth
+            wait_until(lambda: sum(row["recycles"] for row in rows(codex)) == 2, "two workers are renewed")
+            assert bench.keys_of(codex) == {key}
 
 
 def test_a_log_in_is_cancelled_where_it_is_and_fails_with_its_worker(bench: Bench) -> None:

@@ -169,3 +169,18 @@ def app_server_of(pool: Pool) -> int:
         if b"app-server\0--listen" in Path(f"/proc/{process.pid}/cmdline").read_bytes():
             return process.pid
     raise AssertionError("there is no app-server")
+
+
+def test_a_holder_that_is_stopped_is_replaced(config: AppServerConfig, issuer: LoopbackIssuer, tmp_path: Path) -> None:
+    with Pool(2, config, log_file=tmp_path / "log") as pool, pool.connect() as codex:
+        first = wait_until(lambda: holder_of(pool), "there is a holder")
+
+        def stop() -> None:
+            issuer.revoke_access_tokens()
+            os.kill(first, signal.SIGSTOP)
+
+        # What they ask meanwhile is asked of the next one.
+        assert side_by_side([codex] * 4, before=stop) == []
+        assert holder_of(pool) not in (0, first)
+    assert issuer.counts["reused"] == 0
+    assert "killing the holder of the account: it does not answer" in (tmp_path / "log").read_text()

@@ -140,6 +140,23 @@ def test_a_change_waits_for_a_worker_and_who_registers_meanwhile_takes_part(benc
     assert "result" in bench.answers[call][0]
 
 
+def test_turns_that_run_are_not_failed_by_a_change(bench: Bench) -> None:
+    for name in ("t1", "t2"):
+        bench.thread(name)
+    busy, turn = bench.turn("t1")
+    free = next(each for each in bench.workers.values() if each is not busy)
+    call = bench.call(LOGIN, KEY)
+    assert {name for name, _ in bench.apply_all()} == {free.name}
+    assert call in bench.answers and set(bench.renewals) == {busy.name}
+    bench.end(busy, turn)
+
+
+def test_a_turn_goes_last_to_where_a_log_in_is_under_way(bench: Bench) -> None:
+    worker = begun(bench)
+    others = [bench.thread(f"t{number}") for number in range(2)]
+    assert worker not in others
+
+
 def test_who_was_starting_and_took_no_part_is_renewed_before_it_gets_a_turn(bench: Bench) -> None:
     bench.spawn("w0.2")
     bench.lose(bench.workers["w0"])
@@ -249,6 +266,24 @@ def test_after_a_log_in_elsewhere_threads_move_to_who_has_it_or_are_refused(benc
     else:
         error = bench.error(call)
         assert error["code"] == THREAD_LOST and "is ephemeral" in error["message"] and refused == "t1"
+
+
+def test_a_goal_begins_no_turn_with_the_account_before(bench: Bench) -> None:
+    for name in ("t1", "t2"):
+        bench.thread(name)
+    worker = begun(bench)
+    other = next(each for each in bench.workers.values() if each is not worker)
+    thread = next(iter(bench.core.books.workers[other.name].threads))
+    for each in (worker, other):
+        bench.from_worker(each, wire.TurnStarted(f"at {each.name}", f"runs at {each.name}", [], by_itself=True))
+    bench.now += 1
+    ended(bench, worker)
+    started = wire.TurnStarted(thread, "next", ["s1"], by_itself=True)
+    for each in (started, started, wire.TurnStarted("child", "of a turn that runs", ["s1"])):
+        bench.from_worker(other, each)
+    bench.from_worker(worker, wire.TurnStarted("t9", "new account", [], by_itself=True))
+    found = [head for each in bench.workers.values() for head in each.heads if isinstance(head, wire.Interrupt)]
+    assert found == [wire.Interrupt(thread, "next")]
 
 
 def test_the_client_hears_of_a_log_in_once_no_turn_is_about_to_begin_with_the_account_before(bench: Bench) -> None:

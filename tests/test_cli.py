@@ -97,7 +97,7 @@ def test_shell_completion_is_there(shell: str) -> None:
         (["serve", "--endpoint", "ipc:///" + "x" * 120], "the limit is 107"),
         (["run", "hello", "--connect", "nonsense"], "is not of the form ipc:///absolute/path"),
         (["run", "hello", "--connect", "default", "--demo"], "--demo makes an own pool and cannot go with --connect"),
-        (["run", ""], "input text is ''; expected a non-empty string"),
+        (["run", ""], "the prompt is empty; give a text as PROMPT"),
         (["run"], "Missing argument 'PROMPT'"),
     ],
 )

@@ -20,8 +20,6 @@ from codex_pool.demo import demo_home
 pytestmark = pytest.mark.real
 
 SCRIPT = Path(sys.executable).with_name("codex-pool")
-# What the interpreter loads before any program: with such a PYTHONPATH a user's own Python would not start there.
-BEFORE = {"encodings", "codecs", "io", "abc"}
 NAMES = {name.split(".")[0] for name in (*sys.stdlib_module_names, *packages_distributions(), "sitecustomize")}
 NAMES |= {"usercustomize", "codex_pool", "codex_app_server", "codex_cli_bin"}
 PYTHONPATHS = ["unset", ":", ".", "::/nowhere:", "below:"]
@@ -65,7 +63,7 @@ def trap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Trap:
 
 @pytest.fixture(params=PYTHONPATHS)
 def pythonpath(request: pytest.FixtureRequest, trap: Trap, monkeypatch: pytest.MonkeyPatch) -> str:
-    trap.fill(NAMES if request.param == "unset" else NAMES - BEFORE)
+    trap.fill(NAMES)
     if request.param == "unset":
         monkeypatch.delenv("PYTHONPATH", raising=False)
     else:
@@ -112,6 +110,71 @@ def test_no_verb_does(verb: str, trap: Trap, tmp_path: Path, monkeypatch: pytest
     if verb == "detached":
         assert subprocess.run([SCRIPT, "attach", str(out)], capture_output=True, timeout=50).returncode == 0
     assert trap.executed == []
+
+
+@pytest.mark.parametrize("value", PYTHONPATHS[1:])
+@pytest.mark.parametrize("command", [[SCRIPT], [sys.executable, "-m", "codex_pool.cli"]], ids=["script", "module"])
+def test_the_command_itself_does_only_before_it_runs(
+    value: str, command: list[str], trap: Trap, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Modules that Python, the script and the head of the package have loaded by then aside, nothing is."""
+    loaded = subprocess.run(
+        [sys.executable, "-c", "import re, runpy, sys; print(*sys.modules)"], capture_output=True, text=True, timeout=50
+    ).stdout.split()
+    before = {"codex_pool", "__future__", "importlib", *(name.split(".")[0] for name in loaded)}
+    trap.fill(NAMES - before - {"sitecustomize", "usercustomize"})
+    monkeypatch.setenv("PYTHONPATH", value)
+    for arguments in (["--version"], ["batch", "--help"], ["status", "--connect", "ipc:///nowhere/s.sock"]):
+        done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=50)
+        assert trap.executed == [] and "Traceback" not in done.stderr, done.stderr
+
+
+def test_variables_of_python_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of compiled modules, of warnings, and of the user's own packages."""
+    base = tmp_path / "base"
+    (tmp_path / "shown.py").write_text(
+        "import site, sys, warnings\n"
+        "print(sys.dont_write_bytecode, sys.pycache_prefix, warnings.filters[0][:1], site.ENABLE_USER_SITE)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONUSERBASE", str(base))
+    for name in ("PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX", "PYTHONWARNINGS"):
+        monkeypatch.delenv(name, raising=False)
+    names = {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONPYCACHEPREFIX": str(base), "PYTHONWARNINGS": "error"}
+    for environ in ({}, names, {**names, "PYTHONPYCACHEPREFIX": "relative"}):
+        command = start.python("shown")
+        done = subprocess.run(
+            command, env={**os.environ, **environ}, capture_output=True, text=True, timeout=50, check=True
+        )
+        prefix = environ.get("PYTHONPYCACHEPREFIX")
+        expected = f"{bool(environ)} {prefix if prefix == str(base) else None}"
+        assert done.stdout.startswith(f"{expected} ") and done.stdout.endswith(" False\n"), done.stdout
+        assert ("('error',)" in done.stdout) == bool(environ), done.stdout
+
+
+def test_packages_of_the_user_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Outside of a virtual environment, .pth files included, as editable installs are; unless switched off."""
+    base = tmp_path / "base"
+    (tmp_path / "editable").mkdir()
+    (tmp_path / "editable" / "shown.py").write_text("import sys; print(sys.argv[1:])\n")
+    interpreter = Path(sys.base_prefix) / "bin" / f"python3.{sys.version_info.minor}"
+    monkeypatch.setenv("PYTHONUSERBASE", str(base))
+    found = subprocess.run(
+        [interpreter, "-c", "import site; print(site.getusersitepackages())"],
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=True,
+    )
+    packages = Path(found.stdout.strip())
+    packages.mkdir(parents=True)
+    (packages / "editable.pth").write_text(f"{tmp_path / 'editable'}\n")
+    command = [str(interpreter), *start.python("shown", "a")[1:]]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=50, check=True)
+    assert done.stdout == "['a']\n"
+    monkeypatch.setenv("PYTHONNOUSERSITE", "1")
+    done = subprocess.run(command, capture_output=True, text=True, timeout=50)
+    assert done.returncode == 1 and "No module named" in done.stderr
 
 
 def test_what_the_environment_names_is_found(tmp_path: Path, trap: Trap, monkeypatch: pytest.MonkeyPatch) -> None:

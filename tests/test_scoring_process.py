@@ -240,6 +240,25 @@ def test_private_is_the_module_or_its_package_and_nothing_that_is_installed(
     assert private("plain.checks:right", "outer") == [module / "plain"]
 
 
+def test_a_function_finds_what_pythonpath_names_from_here_and_nothing_by_an_empty_entry(
+    module: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (module / "places.py").write_text(
+        "import os, sys\nat = sys.path[:]\n"
+        "def known(context): return {'value': 1, 'metadata': {'at': at, 'cwd': os.getcwd()}}\n"
+    )
+    here = tmp_path / "elsewhere"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    monkeypatch.setenv("PYTHONPATH", f":src::{tmp_path / 'absolute'}:")
+    for safe in ("", "1"):
+        monkeypatch.setenv("PYTHONSAFEPATH", safe)
+        found = score("python:places:known", module)
+        assert found.metadata is not None, found
+        assert found.metadata["cwd"] == str(module)
+        assert found.metadata["at"][:3] == [str(module), str(here / "src"), str(tmp_path / "absolute")]
+
+
 @pytest.mark.parametrize(
     ("name", "problem"),
     [

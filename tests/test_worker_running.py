@@ -31,12 +31,21 @@ def item_started(turn_id: str, item_id: str = "i") -> dict[str, Any]:
 # Turns that the app-server starts by itself.
 
 
+def test_the_broker_interrupts_one_that_runs(bench: Bench) -> None:
+    bench.thread()
+    bench.say(started("own"))
+    bench.apply(bench.core.interrupt(wire.Interrupt("t1", "own"), bench.now))
+    bench.answer(bench.request("turn/interrupt"))
+    bench.complete("own", status="interrupted")
+    assert bench.apply(bench.core.interrupt(wire.Interrupt("t1", "own"), bench.now)) == [], "it has ended"
+
+
 def test_a_turn_of_the_app_servers_own_is_numbered_counted_and_ended_like_any_other(bench: Bench) -> None:
     bench.thread()
     bench.say(started("own"), delta("own"), item("own"))
     bench.say(delta("own"))
     bench.complete("own")
-    assert bench.routed(wire.TurnStarted) == [wire.TurnStarted("t1", "own", ["s1"])]
+    assert bench.routed(wire.TurnStarted) == [wire.TurnStarted("t1", "own", ["s1"], by_itself=True)]
     assert bench.routed(wire.TurnEnded) == [wire.TurnEnded("t1", "own", "completed", ["s1"])]
     assert bench.methods("s1", "own") == [
         "pool/turn/assigned",
@@ -85,7 +94,9 @@ def test_such_turns_of_a_thread_that_nobody_follows_are_counted(bench: Bench) ->
     bench.thread()
     bench.gone("s1")
     bench.say(started("own"), delta("own"))
-    assert bench.core.running_turns == 1 and bench.routed(wire.TurnStarted) == [wire.TurnStarted("t1", "own", [])]
+    assert bench.core.running_turns == 1 and bench.routed(wire.TurnStarted) == [
+        wire.TurnStarted("t1", "own", [], by_itself=True)
+    ]
     bench.complete("own")
     assert bench.core.running_turns == 0 and bench.events == {}
 
@@ -105,14 +116,14 @@ def test_the_threads_of_sub_agents_belong_to_who_follows_their_parent(bench: Ben
     child = {"method": "thread/started", "params": {"thread": {"id": "t2", "parentThreadId": "t1"}}}
     bench.say(child)
     assert bench.lines == [(["s1"], [child])]
-    bench.say(started("own", "t2"), delta("own", "t2"))
+    bench.say(started("own", "t2", rootTurnId="u1"), delta("own", "t2"))
     assert bench.routed(wire.TurnStarted) == [wire.TurnStarted("t2", "own", ["s1"])]
     bench.say({"id": 3, "method": "item/commandExecution/requestApproval", "params": {"threadId": "t2"}})
     assert bench.lines[-1][0] == ["s1"]
     bench.apply(bench.core.follow(wire.Follow("s2", "t1")))
     bench.complete("own", "t2")
     bench.say(started("next", "t2"))
-    assert bench.routed(wire.TurnStarted)[-1] == wire.TurnStarted("t2", "next", ["s1", "s2"])
+    assert bench.routed(wire.TurnStarted)[-1] == wire.TurnStarted("t2", "next", ["s1", "s2"], by_itself=True)
     bench.complete("next", "t2")
     bench.notify("thread/closed", threadId="t2")
     bench.say(started("last", "t2"))

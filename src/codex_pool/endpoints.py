@@ -24,6 +24,8 @@ def runtime_directory() -> Path:
     """
     base = os.environ.get("XDG_RUNTIME_DIR")
     if base:
+        if not os.path.isabs(base):
+            raise EndpointError(f"XDG_RUNTIME_DIR is {base!r}; expected an absolute path; set it to one, or unset it")
         path = Path(base) / "codex-pool"
     else:
         # Loaded by need: broker and workers are told where their sockets are, and are to be small.
@@ -35,9 +37,15 @@ def runtime_directory() -> Path:
 
 
 def make_private(path: Path) -> None:
-    """Make a directory that only its owner can enter. Raises EndpointError if it belongs to somebody else."""
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    status = path.lstat()
+    """Make a directory that only its owner can enter. Raises EndpointError if that cannot be, or is somebody else's."""
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = path.lstat()
+    except OSError as error:
+        raise EndpointError(
+            f"{path}, the directory for sockets, cannot be made: {error.strerror}; set XDG_RUNTIME_DIR to a directory "
+            "that can be written"
+        ) from None
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
         raise EndpointError(f"{path} is not a directory of this user; remove it or set XDG_RUNTIME_DIR")
     if stat.S_IMODE(status.st_mode) != 0o700:

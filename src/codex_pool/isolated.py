@@ -1,28 +1,36 @@
 """Runs a module as a program, as `python -m` does, without importing anything from the working directory.
 
-    python -S isolated.py MODULE ARGUMENTS...
+    python -I -S isolated.py MODULE ARGUMENTS...
 
 A checkout that an agent works on may hold a `random.py`. `python -m` looks for modules in the working directory first,
-and so does an empty or relative entry of PYTHONPATH. Here neither is searched, not even for `sitecustomize`: with -S
-the path is put right before `site` is loaded. An environment variable would do as well, but would reach the agents'
-tools.
+and so does an empty or relative entry of PYTHONPATH, even for `encodings`, which Python loads before any program. With
+-I Python reads neither, and with -S no `sitecustomize` yet; the absolute entries of PYTHONPATH are added here, and
+`site` is run then. -I ignores every other variable of Python as well; those that say where modules and their compiled
+files are, and how warnings are treated, are honoured here. An environment variable such as PYTHONSAFEPATH would reach
+the agents' tools.
 """
 
 import sys
 
 if __name__ == "__main__":
     # Built in: nothing is looked for on the path before it is right.
-    from posix import environ
+    from posix import environ, getegid, geteuid, getgid, getuid
 
-    # Without the directory of this file, which comes first unless PYTHONSAFEPATH says otherwise.
-    _path = sys.path[0 if getattr(sys.flags, "safe_path", False) else 1 :]
-    _named = environ.get(b"PYTHONPATH", b"").split(b":") if environ.get(b"PYTHONPATH") else []
-    # The entries of PYTHONPATH come first, one each, already made absolute by Python 3.11.
-    _kept = [place for place, named in zip(_path, _named, strict=False) if named.startswith(b"/")]
-    sys.path[:] = [place for place in [*_kept, *_path[len(_named) :]] if place.startswith("/")]
+    def _variable(name: bytes) -> str:
+        return environ.get(name, b"").decode(sys.getfilesystemencoding(), "surrogateescape")
+
+    _named = [place for place in _variable(b"PYTHONPATH").split(":") if place.startswith("/")]
+    sys.path[:0] = _named
+    sys.dont_write_bytecode = bool(_variable(b"PYTHONDONTWRITEBYTECODE"))
+    if _variable(b"PYTHONPYCACHEPREFIX").startswith("/"):
+        sys.pycache_prefix = _variable(b"PYTHONPYCACHEPREFIX")
+    sys.warnoptions += [option for option in _variable(b"PYTHONWARNINGS").split(",") if option]
 
     import site
 
+    # As it decides itself, but -I switches the user's packages off. In a virtual environment they stay off.
+    if not _variable(b"PYTHONNOUSERSITE"):
+        site.ENABLE_USER_SITE = True if (geteuid(), getegid()) == (getuid(), getgid()) else None
     site.main()
 
     # Where this package is, if only a relative entry of PYTHONPATH has said so.

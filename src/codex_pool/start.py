@@ -23,7 +23,7 @@ def python(module: str, *arguments: str, utf8: bool = True) -> list[str]:
     the mode of this process.
     """
     mode = 1 if utf8 else sys.flags.utf8_mode
-    return [sys.executable, "-X", f"utf8={mode}", "-S", _ISOLATED, module, *arguments]
+    return [sys.executable, "-I", "-X", f"utf8={mode}", "-S", _ISOLATED, module, *arguments]
 
 
 def as_utf8(path: str | os.PathLike[str]) -> str:

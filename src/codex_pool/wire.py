@@ -263,11 +263,13 @@ class Answered(_Head, frozen=True):
 
 
 class TurnStarted(_Head, frozen=True):
-    """A turn is running that no answer tells of; `sessions` follow it."""
+    """A turn is running that no answer tells of; `sessions` follow it. `by_itself`: nothing that runs has begun it, as
+    one of a goal."""
 
     thread_id: str
     turn_id: str
     sessions: list[str]
+    by_itself: bool = False
 
 
 class TurnEnded(_Head, frozen=True):
@@ -357,6 +359,13 @@ class Release(_Head, frozen=True):
     thread_id: str
 
 
+class Interrupt(_Head, frozen=True):
+    """Interrupt this turn. There is no answer: its end tells."""
+
+    thread_id: str
+    turn_id: str
+
+
 class Apply(_Head, frozen=True):
     """Body: a request line for the app-server, whose state it changes. Answered by Answered with the same `call`.
 
@@ -443,7 +452,7 @@ FromWorker = (
     | TokensWanted
     | Progress
 )
-ToWorker = Dispatch | Release | Apply | Current | Tell | Follow | Acked | Back | Gone | Holder | WhoAreYou
+ToWorker = Dispatch | Release | Interrupt | Apply | Current | Tell | Follow | Acked | Back | Gone | Holder | WhoAreYou
 Head = FromClient | ToClient | FromWorker | ToWorker
 
 _VERSION_BYTE = bytes([VERSION])

@@ -133,10 +133,12 @@ class LoopbackIssuer:
         with self._lock:
             self._access_tokens.clear()
 
-    def answer_next(self, status: int, body: dict[str, Any] | None = None, *, count: int = 1) -> None:
-        """Answer the next `count` refresh requests with this HTTP status and JSON body instead of tokens."""
+    def answer_next(self, status: int, body: dict[str, Any] | bytes | None = None, *, count: int = 1) -> None:
+        """Answer the next `count` refresh requests with this HTTP status and body instead of tokens. `body`: JSON, or
+        bytes that are sent as they are."""
         with self._lock:
-            self._scripted += [(status, json.dumps(body or {}).encode())] * count
+            text = body if isinstance(body, bytes) else json.dumps(body or {}).encode()
+            self._scripted += [(status, text)] * count
 
     def refresh(self, refresh_token: str) -> tuple[int, dict[str, Any]]:
         """The answer to a refresh request with this token, as HTTP status and JSON body."""

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import json
 import os
+import queue
+import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from codex_pool.account.holder import Answer
+from codex_pool.account.login import tokens_in
 
 if TYPE_CHECKING:
     import ssl
@@ -19,7 +22,9 @@ if TYPE_CHECKING:
 URL_VARIABLE = "CODEX_REFRESH_TOKEN_URL_OVERRIDE"
 ISSUER_URL = "https://auth.openai.com/oauth/token"
 CLIENT_ID = "app_EMoamEEZ73f0CkXaXp7hrann"
+# For the connection, and for whatever is waited for on it; for all of it together.
 TIMEOUT_S = 30.0
+LIMIT_S = 35.0
 ANSWER_LIMIT_BYTES = 1024 * 1024
 # Where systems keep their root certificates, for a Python that was built for another one.
 CA_FILES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem")
@@ -31,9 +36,24 @@ def refresh_body(refresh_token: str, request: Mapping[str, Any] | None = None) -
     return json.dumps({**(own if request is None else request), "refresh_token": refresh_token}).encode()
 
 
-def ask(url: str, body: bytes, headers: Mapping[str, str]) -> Answer:
-    """POST to the issuer. What it says is passed on as it is, without following redirects; if it cannot be reached, or
-    says too much, the answer is 502, which codex takes for something that may pass."""
+def ask(url: str, body: bytes, headers: Mapping[str, str], limit_s: float = LIMIT_S) -> Answer:
+    """POST to the issuer, for at most `limit_s`.
+
+    A refusal is passed on as it is, without following redirects. An answer with tokens has status 200. If the issuer
+    cannot be reached, says too much, takes too long or grants without an access token, the answer is 502 or 504, which
+    codex takes for something that may pass.
+    """
+    # The timeout of a socket starts again with each byte that comes.
+    answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
+    ask = threading.Thread(target=lambda: answers.put(_ask(url, body, headers)), name="ask", daemon=True)
+    ask.start()
+    try:
+        return answers.get(timeout=limit_s)
+    except queue.Empty:
+        return failure(504, f"the issuer of tokens has not answered within {limit_s:g} s")
+
+
+def _ask(url: str, body: bytes, headers: Mapping[str, str]) -> Answer:
     # Loaded here, because most holders never ask.
     import http.client
     import urllib.error
@@ -48,10 +68,10 @@ def ask(url: str, body: bytes, headers: Mapping[str, str]) -> Answer:
         request = urllib.request.Request(url, body, {"Content-Type": "application/json", **headers}, method="POST")
         try:
             with opener.open(request, timeout=TIMEOUT_S) as response:
-                return _bounded(response.status, response.read(ANSWER_LIMIT_BYTES + 1))
+                return _checked(response.status, response.read(ANSWER_LIMIT_BYTES + 1))
         except urllib.error.HTTPError as error:
             with error:
-                return _bounded(error.code, error.read(ANSWER_LIMIT_BYTES + 1))
+                return _checked(error.code, error.read(ANSWER_LIMIT_BYTES + 1))
     except (OSError, ValueError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
         return failure(502, f"the issuer of tokens cannot be reached: {type(reason).__name__}: {reason}")
@@ -62,10 +82,14 @@ def failure(status: int, message: str) -> Answer:
     return Answer(status, json.dumps({"error": {"message": message, "type": "codex_pool", "code": None}}).encode())
 
 
-def _bounded(status: int, body: bytes) -> Answer:
+def _checked(status: int, body: bytes) -> Answer:
     if len(body) > ANSWER_LIMIT_BYTES:
         return failure(502, f"the issuer of tokens has answered with more than {ANSWER_LIMIT_BYTES} bytes")
-    return Answer(status, body)
+    if not 200 <= status < 300:
+        return Answer(status, body)
+    if "access_token" not in tokens_in(body):
+        return failure(502, f"the issuer of tokens has answered HTTP status {status} without an access token")
+    return Answer(200, body)
 
 
 def _context() -> ssl.SSLContext:

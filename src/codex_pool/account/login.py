@@ -36,11 +36,7 @@ class Login:
 
     def renewed(self, answer: bytes, now: float) -> Login | None:
         """The login after this answer of the issuer; None if it is not an answer with tokens."""
-        try:
-            found = json.loads(answer)
-            tokens = {name: found[name] for name in TOKEN_NAMES if isinstance(found.get(name), str)}
-        except (ValueError, AttributeError, RecursionError):
-            return None
+        tokens = tokens_in(answer)
         if "access_token" not in tokens:
             return None
         tokens = {**self.tokens, **tokens}
@@ -54,6 +50,19 @@ class Login:
         if self.refreshable_until > self.issued_at:
             return now < self.refreshable_until
         return now < self.issued_at + (self.refreshable_until + RUNTIME_WINDOW_S - self.issued_at) / 2
+
+
+def tokens_in(answer: bytes) -> dict[str, str]:
+    """The tokens in an answer of the issuer. What could not stand in an auth.json is left out: codex reads none of a
+    file with an identity token that is no JWT."""
+    try:
+        found = json.loads(answer)
+        tokens = {name: token for name in TOKEN_NAMES if isinstance(token := found.get(name), str) and token}
+    except (ValueError, AttributeError, RecursionError):
+        return {}
+    if not claims(tokens.get("id_token", "")):
+        tokens.pop("id_token", None)
+    return tokens
 
 
 def parse_login(content: bytes) -> Login | None:

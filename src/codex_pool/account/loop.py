@@ -1,6 +1,7 @@
 """The holder's process: one endpoint for refresh requests, one thread for each that is being answered.
 
-    python -m codex_pool.account      start arguments: one JSON line on stdin, which then stays open as death pipe
+    python -m codex_pool.account      start arguments: one JSON line on stdin, which then stays open as death pipe;
+                                      whatever comes there later is answered on stdout: a sign of life
                                       stderr: log, without any token
 
 It finishes what it has begun to ask the issuer for before it ends, for up to STOP_LIMIT_S: a refresh token that has
@@ -10,6 +11,7 @@ been used and whose successor nobody has written down is a login lost.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
 import select
@@ -18,7 +20,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
@@ -26,10 +28,17 @@ import msgspec
 from codex_pool import start
 from codex_pool.account import issuer
 from codex_pool.account.arguments import HolderArguments
-from codex_pool.account.auth_file import AuthFile, LockedFile, LockTimeoutError
+from codex_pool.account.auth_file import (
+    AuthFile,
+    ChangedError,
+    LockedFile,
+    LockTimeoutError,
+    Successor,
+    UnreadableError,
+)
 from codex_pool.account.connection import RefreshRequest, RequestError, read_request, send_answer
 from codex_pool.account.holder import Answer, Ask, Holder, Lineage
-from codex_pool.account.login import Login
+from codex_pool.account.login import Login, digest, parse_login, with_tokens
 
 # The file is looked at so often, and again after a refusal: codex itself may just be writing the tokens that it got.
 LOOK_EVERY_S = 2.0
@@ -54,25 +63,55 @@ class Account:
         self._headers = {"User-Agent": "codex-pool"}
         self._stamp: tuple[int, ...] | None = None
         self._login: Login | None = None
+        # When the lock was waited for in vain, and what was said of it.
+        self._not_locked: tuple[float, str] | None = None
 
     def answer(self, request: RefreshRequest, arrived_at: float, send: Callable[[Answer], None]) -> None:
         """Answer the refresh request of an app-server. The next one is not answered before this app-server has written
         its tokens to the file."""
         self._headers.update(request.headers)
-        with self._one_at_a_time, self._file.lock() as locked:
-            answer, ours = self._refresh(str(request.body["refresh_token"]), request.body, arrived_at, locked)
+        posted = str(request.body["refresh_token"])
+        with self._one_at_a_time, self._lock(arrived_at) as locked:
+            answer, ours = self._refresh(posted, request.body, arrived_at, locked)
             if answer.status != 200 or not ours:
                 return send(answer)
             with self._file.shield() as shield:
                 send(answer)
                 shield.wait(WRITE_LIMIT_S)
+            self._put_login(shield.written, locked)
+
+    @contextlib.contextmanager
+    def _lock(self, arrived_at: float) -> Iterator[LockedFile]:
+        """The lock of the file; who was waiting while another one waited for it in vain does not wait again."""
+        if self._not_locked is not None and self._not_locked[0] >= arrived_at:
+            raise LockTimeoutError(self._not_locked[1])
+        try:
+            with self._file.lock() as locked:
+                yield locked
+        except LockTimeoutError as error:
+            self._not_locked = time.monotonic(), str(error)
+            raise
+
+    def _put_login(self, written: bytes, locked: LockedFile) -> None:
+        """What an app-server has written while the file was shielded is a login, or the tokens of its answer."""
+        if not written:
+            return
+        lineage, login = locked.lineage(), parse_login(written)
+        if login is not None and lineage.has_held(login, login.refresh_token):
+            return
+        log("somebody has logged in while an app-server was given new tokens: this login is kept")
+        self._try(lambda: self._file.put_login(written, lineage))
 
     def look(self) -> float:
         """Read the file if it has changed, and refresh the tokens if it is time; in how many seconds to look again."""
         with self._one_at_a_time:
             stamp = self._file.stamp()
             if stamp != self._stamp:
-                self._stamp, self._login = stamp, self._file.read()[1]
+                self._stamp, self._login = stamp, None
+                try:
+                    self._login = self._file.read()[1]
+                except UnreadableError as error:
+                    log(f"no tokens are refreshed: {error}")
                 if self._login is not None:
                     with self._file.lock() as locked:
                         self._stamp = self._file.stamp()
@@ -100,23 +139,60 @@ class Account:
         self, posted: str, request: dict[str, Any] | None, arrived_at: float, locked: LockedFile
     ) -> tuple[Answer, bool]:
         """The answer to a refresh request with this token, and whether it is of the login in the file."""
-        login, lineage = self._read(locked)
+        try:
+            login, lineage = self._read(locked)
+        except UnreadableError as error:
+            if digest(posted) in locked.lineage().seen:
+                # Its successor could not be put into this file.
+                log(f"no tokens are refreshed: {error}")
+                return issuer.failure(503, f"no tokens are refreshed: {error}"), True
+            login, lineage = None, Lineage()
         ours = login is not None and (posted == login.refresh_token or lineage.has_held(login, posted))
         decided = self._decide(posted, login, lineage, arrived_at)
         if isinstance(decided, Answer):
             return decided, ours
-        body = issuer.refresh_body(decided.refresh_token, request)
-        answer = issuer.ask(self._issuer_url, body, self._headers)
-        now = time.time()
-        renewed = login.renewed(answer.body, now) if decided.write and login and answer.status == 200 else None
-        self._holder.answered(decided, answer, renewed, at=time.monotonic(), on_demand=request is not None)
-        if login is not None and renewed is not None:
-            self._write(login, renewed, lineage, locked)
-        elif answer.status != 200:
-            log(f"the issuer has refused to refresh: HTTP status {answer.status}")
-            if decided.write and answer.permanent:
-                answer = self._wait_for_outsider(posted, locked) or answer
+        if not decided.write or login is None:
+            answer = issuer.ask(self._issuer_url, issuer.refresh_body(posted, request), self._headers)
+            self._holder.answered(decided, answer, None, at=time.monotonic())
+            return answer, ours
+        try:
+            with self._file.successor() as successor:
+                answer = self._exchange(login, decided, request, lineage, locked, successor)
+        except (OSError, UnreadableError) as error:
+            answer = issuer.failure(503, f"the issuer is not asked, because new tokens could not be stored: {error}")
+            log(f"the issuer is not asked, because new tokens could not be stored: {error}")
+            self._holder.answered(decided, answer, None, at=time.monotonic())
+        if answer.permanent:
+            answer = self._wait_for_outsider(posted, locked) or answer
         return answer, ours
+
+    def _exchange(
+        self,
+        login: Login,
+        ask: Ask,
+        request: dict[str, Any] | None,
+        lineage: Lineage,
+        locked: LockedFile,
+        successor: Successor,
+    ) -> Answer:
+        """Ask the issuer, and write its tokens. Raises UnreadableError before it is asked."""
+        content, _ = self._file.read()
+        locked.keep(lineage, digest(ask.refresh_token))
+        answer = issuer.ask(self._issuer_url, issuer.refresh_body(ask.refresh_token, request), self._headers)
+        now = time.time()
+        renewed = login.renewed(answer.body, now) if answer.status == 200 else None
+        if renewed is not None:
+            # First of all: should this process be killed, the next one finds them.
+            self._try(lambda: successor.write(with_tokens(content, renewed.tokens, now)), put=False)
+        self._holder.answered(ask, answer, renewed, at=time.monotonic(), on_demand=request is not None)
+        if renewed is None:
+            log(f"the issuer has refused to refresh: HTTP status {answer.status}")
+            return answer
+        self._login = renewed
+        locked.keep(lineage.with_login(renewed))
+        self._try(lambda: successor.put(lambda: self._file.read()[1] == login))
+        # The issuer may leave out what has not changed.
+        return Answer(200, json.dumps(renewed.tokens).encode())
 
     def _decide(self, posted: str, login: Login | None, lineage: Lineage, arrived_at: float) -> Answer | Ask:
         at, now = time.monotonic(), time.time()
@@ -124,29 +200,30 @@ class Account:
 
     def _read(self, locked: LockedFile) -> tuple[Login | None, Lineage]:
         """The login in the file, and its lineage; tokens that have been exchanged already are replaced."""
-        _, found = self._file.read()
+        content, found = self._file.read()
         lineage = locked.lineage()
         if found is None:
             return None, lineage
+        if (asked := locked.asked) == digest(found.refresh_token) and (left := self._file.recover(asked)) is not None:
+            log("the tokens that a holder has left which was killed are put in place")
+            content, found = self._file.read()[0], left
         login = self._holder.newest(found)
         lineage = locked.keep(lineage.with_login(found).with_login(login))
         if login is not found:
             log("auth.json has been overwritten with tokens that are no longer valid: the valid ones are written again")
-            self._write(found, login, lineage, locked)
+            self._login = login
+            self._try(lambda: self._file.write(content, login.tokens, time.time()))
         return login, lineage
 
-    def _write(self, before: Login, login: Login, lineage: Lineage, locked: LockedFile) -> None:
-        """Write what has become of the login `before`, unless somebody has logged out, or in again, meanwhile."""
-        content, found = self._file.read()
-        if found is None or (found.account, found.refresh_token) != (before.account, before.refresh_token):
-            log("auth.json has been changed while its tokens were refreshed: it is left as it is")
-            return
-        self._login = login
-        locked.keep(lineage.with_login(login))
+    def _try(self, write: Callable[[], None], *, put: bool = True) -> None:
+        """Write to the file, unless somebody has logged out, or in again, meanwhile. `put`: it is changed by this."""
         try:
-            self._file.write(content, login.tokens, time.time())
-            self._stamp = self._file.stamp()
-        except (OSError, ValueError) as error:
+            write()
+            self._stamp = self._file.stamp() if put else self._stamp
+        except (ChangedError, UnreadableError) as error:
+            self._stamp = None
+            log(f"auth.json is left as it is: {error}")
+        except (OSError, ValueError, TypeError, KeyError) as error:
             # The app-server that has asked writes them itself, and who asks later gets them from here.
             log(f"the new tokens cannot be written: {error}")
 
@@ -157,7 +234,10 @@ class Account:
             time.sleep(0.05)
             if self._file.stamp() == self._stamp:
                 continue
-            login, lineage = self._read(locked)
+            try:
+                login, lineage = self._read(locked)
+            except UnreadableError:
+                continue
             decided = self._decide(posted, login, lineage, time.monotonic())
             if isinstance(decided, Answer) and decided.status == 200:
                 return decided
@@ -173,8 +253,14 @@ def serve(account: Account, listener: socket.socket, path: str, signals: int) ->
         full = threading.active_count() - others >= MAX_CONNECTIONS
         sources: list[Any] = [0, signals] if full else [0, signals, listener]
         readable, _, _ = select.select(sources, [], [], 0.05 if full else None)
-        if signals in readable or (0 in readable and not os.read(0, 4096)):
+        if signals in readable:
             break
+        if 0 in readable:
+            if not os.read(0, 4096):
+                break
+            # The supervisor may just have died.
+            with contextlib.suppress(OSError):
+                os.write(1, b'{"event":"pong"}\n')
         if listener in readable:
             try:
                 connection, _ = listener.accept()

@@ -25,8 +25,8 @@ class Disk:
             try:
                 found = os.statvfs(there)
                 break
-            except (FileNotFoundError, NotADirectoryError):
-                # Still to be made: on the disk of what it will lie in.
+            except (FileNotFoundError, NotADirectoryError, PermissionError):
+                # Still to be made, or hidden: on the disk of what it will lie in.
                 if there == there.parent:
                     raise
                 there = there.parent

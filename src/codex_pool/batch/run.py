@@ -22,6 +22,7 @@ from codex_pool import account_notice, start
 from codex_pool.configuration import FULL_ACCESS, UNKNOWN, Configuration, aread_configuration
 from codex_pool.demo import demo_home
 from codex_pool.endpoints import EndpointError, is_tcp
+from codex_pool.os_errors import describe
 from codex_pool.pool import Pool, aconnect
 
 from . import attached, control, display, estimate, home, settings, summary
@@ -100,6 +101,8 @@ def _run(asked: Settings, samples: Dataset, prices: Prices | None, scorers: Scor
         directory = RunDirectory(asked.output, fresh=asked.fresh)
     except RunDirectoryError as error:
         return _refuse(error)
+    except OSError as error:
+        return _refuse(RunDirectoryError(f"{asked.output} cannot be a run directory: {describe(error)}"))
     try:
         directory.load(
             map(entry_of, samples),
@@ -116,8 +119,15 @@ def _run(asked: Settings, samples: Dataset, prices: Prices | None, scorers: Scor
     except (RunDirectoryError, HomeError, EndpointError, InvalidInputError, FileExistsError) as error:
         return _refuse(error)
     except (OSError, sqlite3.Error) as error:
-        remedy = f"{asked.output}: {error}; the run directory must be writable"
-        print(f"codex-pool: {disk.problem(error) if is_full(error) else remedy}", file=sys.stderr)
+        if is_full(error):
+            why = disk.problem(error)
+        elif isinstance(error, OSError):
+            why = describe(error)
+        else:
+            why = (
+                f"{asked.output}: {error}; see that nothing else changes what is in it, and run the same command again"
+            )
+        print(f"codex-pool: {why}", file=sys.stderr)
         return SOME_NOT_COMPLETED
     finally:
         try:
@@ -571,9 +581,9 @@ class _Batch:
             return
         try:
             print(json.dumps(record), flush=True)
-        except BrokenPipeError:
-            # Whoever read is gone, the results are in the files. Python flushes once more at its end.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        except OSError as error:
+            # Once: nothing more is written there.
+            self._display.say(f"codex-pool: {error}; the run goes on, and its results are in {self._directory.path}")
 
 
 def _of_home(home: Path) -> list[Path]:

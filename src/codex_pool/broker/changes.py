@@ -13,6 +13,9 @@ a request. One that is applied to `each` app-server goes through these states:
     any         the worker dies, or is late             applying, with the next worker
     settled     every worker has it, or is stale        answered; the next change
 
+codex fails the turns that run in an app-server whose account is changed ("application network permission was revoked",
+0.163). So it is changed first where the fewest turns run, and then only where none runs; the others become stale.
+
 A worker that registers meanwhile takes part. One whose app-server was started before the change was complete, and that
 took no part in it, is *stale*: it gets no turn any more, stored threads leave it, its own threads can have no further
 turn, and the supervisor renews it. So is everyone when nobody can tell who has what: out of step, or a broker that died
@@ -187,9 +190,10 @@ class Changes:
         return True
 
     def _one(self) -> Worker | None:
-        """The worker with a log-in under way, because a second one takes its place; else the first."""
+        """The worker with a log-in under way, because a second one takes its place; else the one with the least to do:
+        the turns that run there when the log-in succeeds are failed by codex."""
         with_login = {worker for worker, _ in self._books.logins.values()}
-        return min(self._books.ready(), key=lambda w: (w.name not in with_login, w.slot), default=None)
+        return min(self._books.ready(), key=lambda w: (w.name not in with_login, w.load, w.slot), default=None)
 
     # Steps.
 
@@ -210,8 +214,14 @@ class Changes:
         left = [each for each in workers if each.name not in change.done and each.name not in change.failed]
         if change.refusal or how in ("renew", "forget"):
             left = []
+        if change.plan.account and change.done:
+            for worker in [each for each in left if each.turns]:
+                change.failed[worker.name] = "the turns that it runs finish with the account before"
+            left = [each for each in left if not each.turns]
         if left:
-            self._send(change, min(left, key=lambda worker: (worker.draining, worker.slot)), "apply")
+            busy = change.plan.account
+            first = min(left, key=lambda worker: (worker.draining, len(worker.turns) if busy else 0, worker.slot))
+            self._send(change, first, "apply")
         elif change.done or change.failed or change.refusal or change.call is None:
             self._finish(change)
 
@@ -318,7 +328,9 @@ class Changes:
             if plan.key:
                 self._kept.keep(plan.key, change.lines[0], self._books.now)
             if plan.account and plan.how != "forget":
-                self._change_account(change.done, "the account was changed while it was starting or did not answer")
+                self._change_account(
+                    change.done, "the account was changed while it was starting, ran turns or did not answer"
+                )
             elif plan.how == "forget":
                 self._unchanged(plan)
             for name in change.failed.keys() - change.done.keys():

@@ -108,10 +108,16 @@ class Dispatcher:
         return owner or self._least_busy()
 
     def _least_busy(self) -> Worker | None:
+        # A log-in that succeeds fails the turns beside it.
+        with_login = {name for name, _ in self._books.logins.values()}
         # Calls count beside threads, so that new threads are spread before any of them is answered.
         return min(
             self._books.ready(),
-            key=lambda w: (w.load + len(w.waiting), len(w.threads) + len(w.calls), w.slot),
+            key=lambda w: (
+                w.load + len(w.waiting) + (self._books.turns_per_worker if w.name in with_login else 0),
+                len(w.threads) + len(w.calls),
+                w.slot,
+            ),
             default=None,
         )
 

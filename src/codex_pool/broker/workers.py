@@ -72,7 +72,8 @@ class Workers:
             case wire.Answered():
                 self._on_answered(route, worker, frames[1:])
             case wire.TurnStarted():
-                self._on_turn_started(route, worker)
+                if self._on_turn_started(route, worker) and route.by_itself:
+                    self._on_own_turn(route, worker)
             case wire.TurnEnded():
                 books.pass_on(route.sessions, frames[1:])
                 self._on_turn_ended(route, worker)
@@ -194,11 +195,20 @@ class Workers:
             thread.turns.add(turn_id)
         return thread
 
-    def _on_turn_started(self, started: wire.TurnStarted | wire.TurnHeld, worker: Worker) -> None:
+    def _on_own_turn(self, started: wire.TurnStarted, worker: Worker) -> None:
+        """A goal begins a turn with a former account: nobody could refuse it. Its thread goes on elsewhere."""
+        calls = (self._books.calls[number] for number in worker.starting)
+        if worker.stale and all(call.thread_id != started.thread_id for call in calls):
+            self._books.note(f"turn {started.turn_id} is interrupted, because worker {worker.name} is being renewed")
+            self._books.to_worker(worker, wire.Interrupt(started.thread_id, started.turn_id))
+
+    def _on_turn_started(self, started: wire.TurnStarted | wire.TurnHeld, worker: Worker) -> bool:
+        """A turn runs; whether that is new."""
         new = started.turn_id not in self._books.turns
         thread = self._run(started.turn_id, started.thread_id, started.sessions, worker)
         if thread is not None and new:
             self._books.change_thread(thread, msgspec.structs.replace(thread.record, turns=thread.record.turns + 1))
+        return new
 
     def _on_turn_ended(self, ended: wire.TurnEnded, worker: Worker) -> None:
         books = self._books

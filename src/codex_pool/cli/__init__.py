@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 import sys
 
+# The exit code that a shell shows for a program that SIGPIPE has ended.
+READER_GONE = 128 + 13
 # Verb -> first line of its help.
 VERBS = {
     "batch": "Run every prompt of a dataset; results on disk.",
@@ -41,29 +43,61 @@ Verbs:
 {chr(10).join(f"  {name:<14}  {summary}" for name, summary in VERBS.items())}"""
 
 
-def _print_anything() -> None:
-    """Let stdout and stderr take any text: what their encoding lacks is written as escapes, bytes of paths as bytes."""
-    import codecs
+def _leave_working_directory() -> None:
+    """Import nothing more from the working directory, nor from empty or relative entries of PYTHONPATH.
 
-    codecs.register_error("codex-pool", _escaped)
-    for stream in (sys.stdout, sys.stderr):
-        # None when the descriptor is closed.
-        if stream is not None and hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="codex-pool")
-
-
-def _escaped(error: UnicodeError) -> tuple[str | bytes, int]:
-    if not isinstance(error, UnicodeEncodeError):
-        raise error
-    letter = error.object[error.start]
-    if "\udc80" <= letter <= "\udcff":
-        return bytes([ord(letter) - 0xDC00]), error.start + 1
-    return ascii(letter)[1:-1], error.start + 1
+    A checkout that an agent works on may hold a `click.py`. Modules that Python, `runpy` and the script of the command
+    have loaded already are not unloaded: see docs/security.md.
+    """
+    if sys.flags.isolated:
+        # Its path has been right from its begin, as that of all processes of the pool.
+        return
+    value = os.environ.get("PYTHONPATH")
+    named = value.split(os.pathsep) if value else []
+    # Python makes some of them absolute, which by then look like any other.
+    absolute = {place for place in named if os.path.isabs(place)}
+    try:
+        relative = {os.path.abspath(place) for place in named if not os.path.isabs(place)} - absolute
+        # With `python -m` the first entry is the working directory, whatever else is.
+        specified = getattr(sys.modules["__main__"], "__spec__", None) is not None
+        if specified and sys.path[:1] == [os.getcwd()] and sys.path[0] not in absolute:
+            del sys.path[0]
+    except FileNotFoundError:
+        # The working directory has been removed: nothing can be loaded from there.
+        relative = set()
+    sys.path[:] = [place for place in sys.path if os.path.isabs(place) and place not in relative]
+    # Where this package is, if only such an entry has said so.
+    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    if root not in sys.path:
+        sys.path.append(root)
 
 
 def main() -> None:
     """Entry of `codex-pool`."""
-    _print_anything()
+    _leave_working_directory()
+    from codex_pool.cli import streams
+
+    streams.prepare()
+    try:
+        try:
+            _run()
+        finally:
+            sys.stdout.flush()
+    except streams.OutputError as error:
+        if error.is_reader_gone:
+            # As a program that the signal ends, which Python ignores: nobody wants to read more.
+            sys.exit(READER_GONE)
+        print(f"codex-pool: {error}; what was to be printed is not complete", file=sys.stderr)
+        sys.exit(1)
+    except OSError as error:
+        # No verb has said what it was at: a path of the user's own that the system refuses.
+        from codex_pool.os_errors import describe
+
+        print(f"codex-pool: {describe(error)}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _run() -> None:
     if sys.argv[1:] in (["--help"], ["-h"]) and "_CODEX_POOL_COMPLETE" not in os.environ:
         print(HELP)
         return

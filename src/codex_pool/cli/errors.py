@@ -22,22 +22,32 @@ def reported() -> Iterator[None]:
         TransportClosedError,
         TurnFailedError,
     )
+    from codex_pool.cli.streams import OutputError
     from codex_pool.configuration import ConfigurationError
     from codex_pool.endpoints import EndpointError
 
     try:
         yield
+    except OutputError:
+        # Said by `main`, for every verb.
+        raise
     except (EndpointError, InvalidInputError) as error:
         fail(str(error), options.USAGE)
     except (StartError, ConfigurationError, TransportClosedError) as error:
-        fail(str(error), options.CANNOT_START)
+        from codex_pool.os_errors import limits
+
+        fail(f"{error}{limits()}", options.CANNOT_START)
     except TurnFailedError as error:
         fail(f"the turn failed: {error}", options.SOME_FAILED)
     except AppServerError as error:
         fail(str(error), options.SOME_FAILED)
     except KeyboardInterrupt:
         fail("interrupted", options.INTERRUPTED)
-    except (RuntimeError, OSError) as error:
+    except OSError as error:
+        from codex_pool.os_errors import describe
+
+        fail(describe(error), options.CANNOT_START)
+    except RuntimeError as error:
         fail(str(error), options.CANNOT_START)
 
 

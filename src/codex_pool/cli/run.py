@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -16,6 +16,11 @@ from codex_pool.cli.errors import reported
 
 if TYPE_CHECKING:
     from codex_app_server import Codex
+
+
+# Until the turn has begun. The user's own home may hold thousands of threads, and a first start reads them all.
+START_LIMIT_S = 60.0
+DEMO_START_LIMIT_S = 10.0
 
 
 @click.command(short_help="Run one turn; its text goes to stdout.")
@@ -49,20 +54,46 @@ def run(
     """
     endpoint, key = options.endpoint_of(context, connect, key)
     prompt = _decoded(sys.stdin.buffer.read() if prompt == "-" else os.fsencode(prompt))
+    if not prompt.strip():
+        raise click.UsageError("the prompt is empty; give a text as PROMPT, or `-` and the text on stdin", context)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with reported(), _codex(endpoint, key, overrides, codex_bin, demo) as codex:
+    limit_s = DEMO_START_LIMIT_S if demo else START_LIMIT_S
+    with reported(), _ready_within(limit_s) as ready, _codex(endpoint, key, overrides, codex_bin, demo, ready) as codex:
         from codex_pool import account_notice
 
         missing = None if demo else account_notice.notice(codex, account_notice.remedy(endpoint))
         if missing is not None:
             click.echo(f"codex-pool: {missing}", err=True)
         threads = {**_safely(codex, sandbox, cwd), "model": model, "cwd": cwd}
-        _run_turn(codex, prompt, threads, {"effort": effort})
+        _run_turn(codex, prompt, threads, {"effort": effort}, ready)
+
+
+@contextlib.contextmanager
+def _ready_within(limit_s: float) -> Iterator[Callable[[], None]]:
+    """Raises StartError in the main thread unless the function that it gives is called in time.
+
+    An app-server that may not start its threads can wait without end. By a signal: a thread might not start either.
+    """
+    from codex_app_server import StartError
+
+    def late(number: int, frame: object) -> None:
+        raise StartError(f"the turn was not begun within {limit_s:.0f} s: the app-server does not answer", "other")
+
+    def ready() -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, limit_s)
+    try:
+        yield ready
+    finally:
+        ready()
+        signal.signal(signal.SIGALRM, before)
 
 
 def _decoded(prompt: bytes) -> str:
     """The prompt as text: UTF-8, whatever the locale, or as the locale says. Raises UsageError."""
-    for encoding in ("utf-8", sys.stdin.encoding if sys.stdin is not None else "utf-8"):
+    for encoding in ("utf-8", sys.stdin.encoding):
         with contextlib.suppress(UnicodeDecodeError, LookupError):
             return prompt.decode(encoding)
     raise click.UsageError(f"the prompt is not UTF-8, nor of the locale: {prompt[:80]!a}; convert it, as with iconv")
@@ -70,7 +101,12 @@ def _decoded(prompt: bytes) -> str:
 
 @contextlib.contextmanager
 def _codex(
-    endpoint: str | None, key: str | None, overrides: tuple[str, ...], codex_bin: str | None, demo: bool
+    endpoint: str | None,
+    key: str | None,
+    overrides: tuple[str, ...],
+    codex_bin: str | None,
+    demo: bool,
+    ready: Callable[[], None],
 ) -> Iterator[Codex]:
     from codex_app_server import AppServerConfig, Codex
     from codex_pool import endpoints
@@ -82,6 +118,8 @@ def _codex(
             click.echo(f"codex-pool: using the daemon at {endpoint}", err=True)
     with contextlib.ExitStack() as stack:
         if endpoint is not None:
+            # A turn may wait there for others, for as long as they take.
+            ready()
             yield stack.enter_context(connect(endpoint, name="codex-pool run", key=key))
             return
         env = {}
@@ -114,11 +152,12 @@ def _safely(codex: Codex, sandbox: str | None, cwd: str | None) -> dict[str, Any
     return {**options, "approval_policy": configuration.approval_policy or "never"}
 
 
-def _run_turn(codex: Codex, prompt: str, thread_options: Any, turn_options: Any) -> None:
+def _run_turn(codex: Codex, prompt: str, thread_options: Any, turn_options: Any, ready: Callable[[], None]) -> None:
     """Stream the turn; Ctrl-C interrupts it, a second one ends at once."""
     from codex_app_server.results import TurnCollector
 
     turn = codex.thread_start(ephemeral=True, **thread_options).turn(prompt, **turn_options)
+    ready()
     collector = TurnCollector(turn.id)
     at_line_start = True
     interrupted = False

@@ -132,8 +132,6 @@ def tail(run: Path, count: int, follow: bool) -> None:
             work.tail(run, count, follow, work.write_line)
         except KeyboardInterrupt:
             sys.exit(options.INTERRUPTED)
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @runs.command()
@@ -211,8 +209,6 @@ def export(run: Path, format: str | None, output: Path | None) -> None:
                 export_to(store, sys.stdout.buffer, format or "jsonl")
         except ExportError as error:
             fail(str(error), options.USAGE)
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @runs.command()

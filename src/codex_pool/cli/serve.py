@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -116,5 +115,8 @@ def _missing_login(pool: Pool, endpoint: str | None) -> str | None:
 
 
 def _say(record: dict[str, object]) -> None:
-    sys.stdout.write(json.dumps(record) + "\n")
-    sys.stdout.flush()
+    try:
+        print(json.dumps(record), flush=True)
+    except OSError as error:
+        # Once: nothing more is written there.
+        click.echo(f"codex-pool: {error}; the daemon goes on", err=True)

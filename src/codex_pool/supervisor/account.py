@@ -25,6 +25,8 @@ BACKOFF_FIRST_S = 0.05
 BACKOFF_MAX_S = 10.0
 STABLE_S = 30.0
 BACKLOG = 512
+# Counted, not timed: the supervisor may have been stopped itself.
+UNANSWERED_PINGS = 5
 MAX_FILE_BYTES = 1024 * 1024
 PATH_PREFIX = "/codex-pool-account/"
 PROXY_VARIABLES = ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy")
@@ -50,6 +52,7 @@ class AccountHolder:
         self.child: Child | None = None
         self.due = math.inf
         self._looked_at: tuple[int, int] | None = None
+        self._unanswered_pings = 0
 
     @property
     def is_asleep(self) -> bool:
@@ -97,9 +100,25 @@ class AccountHolder:
         arguments = HolderArguments(
             auth_json=self._auth_json, listen_fd=fd, path=self._path, issuer_url=self.issuer_url
         )
-        self._started_at = now
+        self._started_at, self._unanswered_pings = now, 0
         self.child = self._launcher.launch("codex_pool.account", arguments, inherit=(fd,))
         return self.child
+
+    def ping(self) -> bool:
+        """Ask it for a sign of life, which `heard` takes; True if it is killed, because it has given none. A holder
+        that is stopped has the lock of the file, for which those of other pools wait."""
+        if self.child is None:
+            return False
+        if self._unanswered_pings >= UNANSWERED_PINGS:
+            self.child.kill()
+            return True
+        self._unanswered_pings += 1
+        self.child.tell({"ping": self._unanswered_pings})
+        return False
+
+    def heard(self) -> None:
+        """It has answered."""
+        self._unanswered_pings = 0
 
     def died(self, now: float) -> float:
         """It has died; in how many seconds it is to be started again."""

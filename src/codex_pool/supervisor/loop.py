@@ -9,6 +9,8 @@ It has no ZeroMQ: it talks to the broker and the workers over their own pipes.
     to the broker        {"slots": [...]}  {"lost": worker, "reason"}  {"drain": worker}  {"ping": number}
     from the broker      {"event": "ready" | "registered" | "suspect" | "drained" | "pong", "worker", "reason",
                          "registered"}
+    to the holder of the account      {"ping": number}
+    from the holder of the account    {"event": "pong"}
     to a worker          {"broker": "new"}: the broker that it is registered with has died and been replaced
                          {"stop": "acknowledged"}: it is to end once its clients have all that it has for them
     from a worker        {"event": "ready", "app_server_pid"}  {"event": "load", "turns", "threads"}
@@ -57,7 +59,7 @@ from codex_pool.supervisor.restarts import MAX_DEATHS, WINDOW_S, BrokerRestarts
 from codex_pool.worker.arguments import WorkerArguments
 
 STOP_LIMIT_S = 8.0
-# Memory is looked at, and the broker is asked for a sign of life.
+# Memory is looked at, and broker and holder of the account are asked for a sign of life.
 SAMPLE_EVERY_S = 2.0
 # Counted, not timed: this process may have been stopped itself.
 UNANSWERED_PINGS = 5
@@ -183,6 +185,8 @@ class Supervisor:
         for child in self._workers.values():
             child.flush()
         self._reports.flush()
+        if self._account.ping():
+            log("killing the holder of the account: it does not answer")
         broker = self._broker
         if broker is None:
             return
@@ -300,7 +304,10 @@ class Supervisor:
     def _on_account(self) -> None:
         child = self._account.child
         assert child is not None
-        if child.reports()[1]:
+        records, ended = child.reports()
+        if records:
+            self._account.heard()
+        if ended:
             self._selector.unregister(child)
             delay_s = self._account.died(time.monotonic())
             log(f"the holder of the account has ended: {_reap(child)}; it is replaced in {delay_s:g} s")

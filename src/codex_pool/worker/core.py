@@ -227,6 +227,13 @@ class WorkerCore:
             self._threads.put_away(head.thread_id, answered)
         return self._outbox.take()
 
+    def interrupt(self, head: wire.Interrupt, now: float) -> list[Effect]:
+        """Interrupt a turn that the broker does not want."""
+        self._outbox.now = now
+        if self._running.get(head.turn_id) is not None:
+            self._running.interrupt(head.turn_id, head.thread_id)
+        return self._outbox.take()
+
     def gone(self, head: wire.Gone, now: float) -> list[Effect]:
         """A session is over: what it alone followed is interrupted unless it is kept, what it was asked is declined."""
         self._outbox.now = now

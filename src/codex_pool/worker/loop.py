@@ -253,6 +253,8 @@ class Worker:
                 return self._core.back(head, time.monotonic())
             case wire.Release():
                 return self._core.release(head, time.monotonic())
+            case wire.Interrupt():
+                return self._core.interrupt(head, time.monotonic())
             case wire.Gone():
                 return self._core.gone(head, time.monotonic())
             case wire.Holder():

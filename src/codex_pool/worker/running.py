@@ -253,7 +253,8 @@ class RunningTurns:
             if turn_id is None:
                 continue
             if method == "turn/started" and header.thread_id is not None and self._is_new(line):
-                self._begin_own(turn_id, header.thread_id)
+                inner, root = rpc.turns_of(line)
+                self._begin_own(turn_id, header.thread_id, by_itself=inner == root)
                 begun.add(turn_id)
             if turn_id in begun:
                 taken.add(place)
@@ -268,10 +269,10 @@ class RunningTurns:
         inner, root = rpc.turns_of(line)
         return inner not in self._turns and inner not in self._stalled and (root == inner or root not in self._turns)
 
-    def _begin_own(self, turn_id: str, thread_id: str) -> None:
+    def _begin_own(self, turn_id: str, thread_id: str, *, by_itself: bool) -> None:
         followers = self._threads.followers_of(thread_id)
         turn = self._begin(turn_id, thread_id)
-        self._outbox.broker(wire.encode(wire.TurnStarted(thread_id, turn_id, followers)))
+        self._outbox.broker(wire.encode(wire.TurnStarted(thread_id, turn_id, followers, by_itself)))
         self._threads.turn_started(thread_id, "", "full")
         for session in followers:
             self.join(turn, session, self._threads.interest_of(thread_id, session))

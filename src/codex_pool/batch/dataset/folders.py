@@ -45,14 +45,25 @@ def folders(directory: Path) -> Iterator[Row]:
         common, _, common_lines = _fields(directory, "dataset")
     except _Wrong as error:
         raise DatasetError([f"{error.where}: {error}"]) from None
+    except OSError as error:
+        raise _unreadable(directory, error) from None
     problems = [
         f"{common_lines[name]}: {name}: is of one task; expected it there" for name in _NOT_OF_ALL if name in common
     ]
     if problems:
         raise DatasetError(problems)
-    for folder in sorted(directory.iterdir()):
+    try:
+        found = sorted(directory.iterdir())
+    except OSError as error:
+        raise _unreadable(directory, error) from None
+    for folder in found:
         if folder.is_dir() and not folder.name.startswith((".", "_")):
             yield _task(folder, common, common_lines)
+
+
+def _unreadable(directory: Path, error: OSError) -> DatasetError:
+    where = directory if error.filename is None else error.filename
+    return DatasetError([f"{where}: cannot be read: {error.strerror}; expected task folders that this user can read"])
 
 
 def _task(folder: Path, common: dict[str, Any], common_lines: dict[str, str]) -> Row:

@@ -272,8 +272,12 @@ def _open(
             raise DatasetError([f"<stdin>: {kind} cannot be read from standard input; expected jsonl, csv or tsv"])
         return "<stdin>", kind, _rows(kind, stdin, "<stdin>"), Path.cwd()
     path = Path(source)
-    if path.is_dir() or format == "folders":
-        if not path.is_dir():
+    try:
+        is_directory = path.is_dir()
+    except OSError as error:
+        raise DatasetError([f"{path}: cannot be read: {error.strerror}; expected a dataset"]) from None
+    if is_directory or format == "folders":
+        if not is_directory:
             raise DatasetError([f"{path}: is not a directory; expected one of task folders"])
         if format not in (None, "folders"):
             raise DatasetError([f"{path}: cannot be read: Is a directory; expected a file of {format}"])

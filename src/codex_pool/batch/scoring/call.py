@@ -19,8 +19,9 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     request = json.loads(sys.stdin.buffer.read())
-    # In place of the directory of this file, whose modules are none of the user's business.
-    sys.path[0] = request["path"]
+    # In place of the directory of this file, whose modules are none of the user's business. With PYTHONSAFEPATH it is
+    # not there.
+    sys.path[: 0 if getattr(sys.flags, "safe_path", False) else 1] = [request["path"]]
     try:
         answer = {"said": _call(request)}
         text = json.dumps(answer, allow_nan=False)

@@ -127,7 +127,12 @@ class Python(Scorer):
 
 
 def _pythonpath() -> list[str]:
-    # Absolute: the function runs elsewhere, and what was meant from here is to mean the same there.
+    """The places of PYTHONPATH, for code of the user's own, which finds there what it finds in the user's shell.
+
+    Absolute, because the function runs elsewhere, and what was meant from here is to mean the same there. Without the
+    empty ones: they are left by `PYTHONPATH=$PYTHONPATH:...` more often than meant, and would be the directory that the
+    function runs in.
+    """
     return [os.path.abspath(place) for place in os.environ.get("PYTHONPATH", "").split(os.pathsep) if place]
 
 

@@ -55,7 +55,13 @@ MIGRATIONS: tuple[str, ...] = (
 def open_for_writing(path: Path, migrations: Sequence[str] = MIGRATIONS) -> sqlite3.Connection:
     """The database, made or brought up to date. Raises RunDirectoryError for one that cannot be."""
     if not path.exists():
-        _make(path, migrations)
+        try:
+            _make(path, migrations)
+        except sqlite3.DatabaseError as error:
+            raise RunDirectoryError(
+                f"{path} cannot be made: {error}; make room on its disk, raise the limit of the size of files "
+                "(ulimit -f), or use another directory"
+            ) from None
     connection = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
     try:
         # Before anything is changed: a stranger's file must stay as it is.
