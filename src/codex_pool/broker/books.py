@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -10,8 +10,9 @@ import msgspec
 
 from codex_app_server import errors
 from codex_pool import rpc, wire
-from codex_pool.broker.doors import Doors
+from codex_pool.broker.doors import NEW_THREAD, Doors
 from codex_pool.broker.records import Call, Effect, Keep, Note, Session, Thread, ToClient, ToWorker, Turn, Worker
+from codex_pool.broker.shares import MAX_WAITING, MAX_WAITING_BYTES, NEXT_TURN_S, LogShares, Places, needs_place
 
 MAX_THREADS = 100_000
 MAX_LOST = 10_000
@@ -60,6 +61,10 @@ class Books:
         self.homeless: list[Call] = []
         self.held = 0
         self.held_bytes = 0
+        # The same by principal, of those who have keys: how many, and their bytes.
+        self.held_of: defaultdict[str, tuple[int, int]] = defaultdict(lambda: (0, 0))
+        self.places = Places()
+        self.log_shares = LogShares()
         # What clients with a key were refused, by reason.
         self.refused: Counter[str] = Counter()
         # Sessions that have logged in, the last one last: who is asked what belongs to no thread.
@@ -91,6 +96,11 @@ class Books:
 
     def note(self, message: str) -> None:
         self.out.append(Note(message))
+
+    def note_of(self, who: str, message: str) -> None:
+        """Something for the log that this principal has caused."""
+        if not who or self.log_shares.admit(who):
+            self.note(message)
 
     def pass_on(self, sessions: Iterable[str], frames: list[bytes]) -> None:
         """Send to these sessions; one that is away gets nothing."""
@@ -139,6 +149,12 @@ class Books:
         if session.waiting.get(call.id_json) is call:
             return True
         # One that was sent to a worker which died has its place already.
+        if not call.tries and call.who:
+            count, waiting_bytes = self.held_of[call.who]
+            if count >= MAX_WAITING or (count and waiting_bytes + len(call.line) > MAX_WAITING_BYTES):
+                limit = f"{MAX_WAITING} requests or {MAX_WAITING_BYTES} bytes"
+                self.overloaded(call, f"so many requests of this key wait already that it is at its limit: {limit}")
+                return False
         if not call.tries:
             mine, all_bytes = session.waiting_bytes + len(call.line), self.held_bytes + len(call.line)
             if len(session.waiting) >= MAX_HELD_PER_SESSION or (session.waiting and mine > MAX_HELD_BYTES_PER_SESSION):
@@ -150,9 +166,7 @@ class Books:
                 self.overloaded(call, f"so many requests wait already that the pool is at its limit: {limit}")
                 return False
         session.waiting[call.id_json] = call
-        session.waiting_bytes += len(call.line)
-        self.held += 1
-        self.held_bytes += len(call.line)
+        self._weigh(session, call, 1)
         return True
 
     def is_held(self, call: Call) -> bool:
@@ -163,9 +177,18 @@ class Books:
         if self.is_held(call):
             session = self.sessions[call.session]
             del session.waiting[call.id_json]
-            session.waiting_bytes -= len(call.line)
-            self.held -= 1
-            self.held_bytes -= len(call.line)
+            self._weigh(session, call, -1)
+
+    def _weigh(self, session: Session, call: Call, sign: int) -> None:
+        size = sign * len(call.line)
+        session.waiting_bytes += size
+        self.held += sign
+        self.held_bytes += size
+        if call.who:
+            count, waiting_bytes = self.held_of[call.who]
+            self.held_of[call.who] = count + sign, waiting_bytes + size
+            if self.held_of[call.who] == (0, 0):
+                del self.held_of[call.who]
 
     # Calls that are under way.
 
@@ -175,6 +198,8 @@ class Books:
         number = self._next_call
         self.calls[number] = call
         worker.calls.add(number)
+        if needs_place(call):
+            worker.places[call.who] += 1
         if call.session:
             self.under_way.setdefault(call.key, []).append(number)
         if call.starts_turn:
@@ -197,6 +222,8 @@ class Books:
         if worker is not None:
             worker.calls.discard(number)
             worker.starting.discard(number)
+            if needs_place(call):
+                worker.places[call.who] -= 1
         thread = self.threads.get(call.thread_id or "")
         if thread is not None:
             thread.starting.discard(number)
@@ -225,6 +252,35 @@ class Books:
     @property
     def running(self) -> int:
         return sum(worker.load for worker in self.workers.values())
+
+    def turns_of(self, who: str) -> int:
+        """The turns of this principal that run, are about to, or wait."""
+        calls = [call for worker in self.workers.values() for call in map(self.calls.__getitem__, worker.starting)]
+        calls += [call for each in self.sessions.values() if each.who == who for call in each.waiting.values()]
+        count = sum(call.who == who and call.starts_turn for call in calls)
+        running = Counter(turn.thread_id for turn in self.turns.values() if self.owner_of(turn.thread_id) == who)
+        # A goal that has been set begins turns by itself.
+        begin = [
+            thread_id
+            for thread_id, thread in self.threads.items()
+            if thread.begins_at > self.now - NEXT_TURN_S and thread.record.owner == who and thread_id not in running
+        ]
+        return count + running.total() + len(begin)
+
+    def threads_to_be(self, who: str) -> int:
+        """How many requests of this principal would bring a thread into being."""
+        calls = [*self.calls.values(), *(call for each in self.sessions.values() for call in each.waiting.values())]
+        return sum(call.who == who and call.method in NEW_THREAD for call in calls)
+
+    def owner_of(self, thread_id: str) -> str:
+        """The principal whose thread this is; the pool's own user's if it is not known."""
+        record = self.record(thread_id)
+        return record.owner if record is not None else ""
+
+    def key_turns(self, worker: Worker) -> int:
+        """How many turns of principals with keys this worker runs, or is about to."""
+        running = sum(bool(self.owner_of(self.turns[turn].thread_id)) for turn in worker.turns if turn in self.turns)
+        return running + sum(bool(self.calls[number].who) for number in worker.starting)
 
     # Threads.
 

@@ -17,6 +17,7 @@ from codex_pool.broker.gather import Gather, merge
 from codex_pool.broker.judge import STARTS_TURN
 from codex_pool.broker.pace import Pace
 from codex_pool.broker.records import WEIGHTS, Call, Session, Thread, Worker
+from codex_pool.broker.shares import CONTROL, reserved_turns
 
 FOLLOW = "pool/turn/follow"
 RELEASE = "pool/release"
@@ -31,9 +32,8 @@ MAX_TRIES = 3
 
 # What every app-server has in memory.
 _CHANGES = frozenset({"account", "all", "renewing", "reloading"})
-_CONTROL = frozenset({"turn/interrupt", "turn/steer"})
 # These do not bring a thread back to life: where it is going away, they go with it.
-_STAYS = _CONTROL | {"thread/archive", "thread/delete", FOLLOW}
+_STAYS = CONTROL | {"thread/archive", "thread/delete", FOLLOW}
 
 
 class Dispatcher:
@@ -61,6 +61,9 @@ class Dispatcher:
         workers = [worker for worker in self._books.workers.values() if not worker.drained]
         if not workers:
             self._keep_homeless(call)
+            return
+        if not self._books.places.are_free(call, workers):
+            self._wait_for_place(call)
             return
         self._books.release(call)
         call.gather = Gather(len(workers))
@@ -121,6 +124,14 @@ class Dispatcher:
             default=None,
         )
 
+    def _wait_for_place(self, call: Call) -> None:
+        if self._books.hold(call):
+            self._books.places.wait(call)
+
+    def _fill_places(self, worker: Worker) -> None:
+        for call in self._books.places.take(worker):
+            self.route(call)
+
     def _keep_homeless(self, call: Call) -> None:
         if self._books.hold(call):
             self._books.homeless.append(call)
@@ -164,6 +175,8 @@ class Dispatcher:
                 return False
             if thread is not None and (self._leaves(thread, worker) or _is_stuck(thread, worker)):
                 return True
+            if thread is not None and thread.record.owner and not self._has_room_for_keys(worker):
+                return False
             return self._has_room(worker) and not worker.behind
 
         while worker.waiting and (call := worker.waiting.take(is_free)) is not None:
@@ -186,6 +199,7 @@ class Dispatcher:
 
     def room_again(self, worker: Worker) -> None:
         """Something has ended on this worker."""
+        self._fill_places(worker)
         self.start_waiting(worker)
         if self._pace.limit is not None:
             self.start_all_waiting()
@@ -193,6 +207,10 @@ class Dispatcher:
     def _has_room(self, worker: Worker) -> bool:
         books = self._books
         return worker.load < books.turns_per_worker and self._pace.allows(books.running, books.now)
+
+    def _has_room_for_keys(self, worker: Worker) -> bool:
+        books = self._books
+        return books.key_turns(worker) < books.turns_per_worker - reserved_turns(books.turns_per_worker)
 
     # Moving a thread while it lives.
 
@@ -252,9 +270,12 @@ class Dispatcher:
 
     def send(self, call: Call, worker: Worker) -> None:
         """Dispatch; a thread that is with no worker is adopted by this one first."""
-        limit = MAX_OUTSTANDING + (MAX_CONTROL if call.method in _CONTROL else 0)
+        limit = MAX_OUTSTANDING + (MAX_CONTROL if call.method in CONTROL else 0)
         if not call.starts_turn and len(worker.calls) >= limit:
             self._books.overloaded(call, f"worker {worker.name} has {len(worker.calls)} requests open, its limit")
+            return
+        if not self._books.places.are_free(call, [worker]):
+            self._wait_for_place(call)
             return
         thread = self._books.threads.get(call.thread_id or "")
         adopt, archived = None, False
@@ -349,6 +370,7 @@ class Dispatcher:
         worker = self._books.workers.get(call.worker)
         if worker is None or not worker.waiting.remove(call.session, call.thread_id or "", call):
             self._books.homeless = [each for each in self._books.homeless if each is not call]
+            self._books.places.remove(call)
         message = "cancelled before it was started"
         self._books.say(call.session, rpc.error_line(rpc.encode(call.request_id), CANCELLED, message))
 
@@ -358,6 +380,7 @@ class Dispatcher:
             worker.waiting.remove_session(session.id)
         for call in list(session.waiting.values()):
             self._books.release(call)
+            self._books.places.remove(call)
             call.dropped = True
         self._books.homeless = [call for call in self._books.homeless if not call.dropped]
         self.changes.forget_session(session.id)

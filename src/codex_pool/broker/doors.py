@@ -53,7 +53,7 @@ class Refusal(NamedTuple):
     data: dict[str, Any]
 
 
-_NEW_THREAD = frozenset({"thread/start", "thread/fork", "review/start"})
+NEW_THREAD = frozenset({"thread/start", "thread/fork", "review/start"})
 
 
 class Doors:
@@ -184,7 +184,7 @@ def _read(line: bytes, method: str) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _check_bounds(who: Identity, method: str, counts: Counts) -> Refusal | None:
-    if method in _NEW_THREAD and counts.threads >= who.max_threads:
+    if method in NEW_THREAD and counts.threads >= who.max_threads:
         raise Refused(
             "threads",
             f"{method}: {who.name} has {counts.threads} threads; its key allows {who.max_threads}: delete or archive "

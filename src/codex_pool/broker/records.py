@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from dataclasses import dataclass, field
 
 from codex_app_server import envelope
@@ -130,6 +132,8 @@ class Worker:
     calls: set[int] = field(default_factory=set)
     # Those of the calls that start a turn.
     starting: set[int] = field(default_factory=set)
+    # How many of the calls count against the places of which principal.
+    places: Counter[str] = field(default_factory=Counter)
     waiting: FairQueue[Call] = field(default_factory=FairQueue)
     threads: set[str] = field(default_factory=set)
     progress: wire.Progress | None = None
@@ -179,6 +183,8 @@ class Thread:
     chosen: str = ""
     # On its way from one worker to another: the calls that wait for that.
     moving: list[Call] | None = None
+    # When a turn may begin that no request starts at that moment: a goal was set, say.
+    begins_at: float = -math.inf
     # Its worker would not let it go.
     pinned: bool = False
     archived: bool = False
