@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 import pytest
+from session_ids import sid
 from worker_bench import Bench, record, thread_result
 
 from codex_app_server.operations import DEFAULT_TIMEOUT_S, NO_DEADLINE
@@ -107,7 +108,7 @@ def test_a_session_that_is_over_is_forgotten(bench: Bench) -> None:
     bench.dispatch("model/list", id="a")
     bench.dispatch("model/list", id="b")
     assert len(bench.open) == 2
-    assert bench.new_broker().calls == [wire.CallSeen("s1", '"a"'), wire.CallSeen("s1", '"b"')]
+    assert bench.new_broker().calls == [wire.CallSeen(sid("s1"), '"a"'), wire.CallSeen(sid("s1"), '"b"')]
 
 
 def test_what_is_remembered_is_bounded() -> None:
@@ -140,10 +141,10 @@ def test_a_new_broker_is_told_all_that_is_here(bench: Bench) -> None:
     bench.dispatch("turn/start", {"threadId": "t9"}, adopt=record())
     holdings = bench.new_broker()
     assert {each.thread_id for each in holdings.records} == {"t1", "t9"}, "one is on its way here"
-    assert holdings.followers["t1"] == ["s1"]
-    assert holdings.turns == [wire.TurnHeld("t1", "u1", ["s1"])]
+    assert holdings.followers["t1"] == [sid("s1")]
+    assert holdings.turns == [wire.TurnHeld("t1", "u1", [sid("s1")])]
     assert holdings.ended == ["u2"], "until it is acknowledged"
-    assert wire.CallSeen("s1", '"open"') in holdings.calls and len(holdings.calls) == 5
+    assert wire.CallSeen(sid("s1"), '"open"') in holdings.calls and len(holdings.calls) == 5
 
 
 def test_numbers_of_the_old_broker_mean_nothing_to_the_new_one(bench: Bench) -> None:
@@ -160,7 +161,7 @@ def test_a_turn_whose_start_was_answered_into_the_void_is_told_in_full(bench: Be
     bench.dispatch("turn/start", {"threadId": "t1"}, id="a")
     bench.new_broker()
     bench.answer(bench.request("turn/start"), {"turn": {"id": "u1"}})
-    assert bench.routed(wire.TurnStarted) == [wire.TurnStarted("t1", "u1", ["s1"])]
+    assert bench.routed(wire.TurnStarted) == [wire.TurnStarted("t1", "u1", [sid("s1")])]
     bench.delta("u1")
     bench.events.clear()
     bench.back("s1")
@@ -189,7 +190,7 @@ def test_who_comes_back_is_asked_again(bench: Bench) -> None:
 def key_of(params: dict[str, object]) -> str:
     """The key of the turn/start that session s1 sends under the id "a"."""
     line = rpc.decode_request(msgspec.json.encode({"method": "turn/start", "params": params}))
-    return f's1/"a"/{digest_of(line).hex()}'
+    return f'["","s1","a","{digest_of(line).hex()}"]'
 
 
 KEY = key_of({"threadId": "t9"})
@@ -222,7 +223,7 @@ def test_a_turn_that_had_not_begun_is_started(bench: Bench) -> None:
     start = bench.open[bench.request("turn/start")]
     assert start["params"]["clientUserMessageId"] == KEY and "sandboxPolicy" in start["params"]
     bench.answer(start["id"], {"turn": {"id": "u1"}})
-    assert bench.answered[call][0].started == wire.TurnHeld("t9", "u1", ["s1"])
+    assert bench.answered[call][0].started == wire.TurnHeld("t9", "u1", [sid("s1")])
 
 
 def test_a_key_of_the_clients_own_is_looked_for(bench: Bench) -> None:

@@ -26,7 +26,7 @@ unanswered calls again, marked so: the worker knows what it has seen, and answer
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
@@ -44,6 +44,17 @@ WhenGone = Literal["interrupt", "keep"]
 
 class WireError(ValueError):
     """A message that is not of this protocol, or beyond its bounds."""
+
+
+class SessionId(NamedTuple):
+    """Key of a session in the pool: the principal whose it is, and the id that its client chose.
+
+    `principal` is "" for the pool's owner, else the id of who holds the key. Clients choose ids as they like, and
+    never their principal: two fields cannot meet where one text made of both could.
+    """
+
+    principal: str
+    session: str
 
 
 class _Head(msgspec.Struct, array_like=True, tag=str.lower, frozen=True, gc=False):
@@ -76,7 +87,7 @@ class ThreadRecord(msgspec.Struct, array_like=True, frozen=True):
     model_provider: str | None = None
     sandbox: str = ""
     approval_policy: str = ""
-    # The identity of the client that made it; "" is the pool's own user.
+    # The principal whose client made it; "" is the pool's owner.
     owner: str = ""
     # The permission profile that it runs with, if that is one that somebody has defined.
     profile: str = ""
@@ -98,13 +109,13 @@ class TurnHeld(msgspec.Struct, array_like=True, frozen=True):
 
     thread_id: str
     turn_id: str
-    sessions: list[str]
+    sessions: list[SessionId]
 
 
 class CallSeen(msgspec.Struct, array_like=True, frozen=True):
     """A request of a session, by its id in JSON, that a worker has taken: it is under way or was answered."""
 
-    session: str
+    session: SessionId
     request_id: str
 
 
@@ -118,11 +129,11 @@ class Holdings(msgspec.Struct, array_like=True, frozen=True):
     """
 
     records: list[ThreadRecord]
-    followers: dict[str, list[str]] = {}
+    followers: dict[str, list[SessionId]] = {}
     turns: list[TurnHeld] = []
     calls: list[CallSeen] = []
     ended: list[str] = []
-    logins: dict[str, str] = {}
+    logins: dict[str, SessionId] = {}
     kept: list[bytes] = []
     kept_at: float = 0.0
 
@@ -247,7 +258,7 @@ class Register(_Head, frozen=True):
 class ToSessions(_Head, frozen=True):
     """Pass the rest of the message on to these sessions; to all of them when the list is empty."""
 
-    sessions: list[str]
+    sessions: list[SessionId]
 
 
 class Answered(_Head, frozen=True):
@@ -268,7 +279,7 @@ class TurnStarted(_Head, frozen=True):
 
     thread_id: str
     turn_id: str
-    sessions: list[str]
+    sessions: list[SessionId]
     by_itself: bool = False
 
 
@@ -278,7 +289,7 @@ class TurnEnded(_Head, frozen=True):
     thread_id: str
     turn_id: str
     status: str
-    sessions: list[str] = []
+    sessions: list[SessionId] = []
 
 
 class ThreadChanged(_Head, frozen=True):
@@ -308,7 +319,7 @@ class LoginEnded(_Head, frozen=True):
     """
 
     login_id: str
-    sessions: list[str]
+    sessions: list[SessionId]
     changed: bool = False
     mcp: bool = False
 
@@ -338,17 +349,16 @@ class Dispatch(_Head, frozen=True):
 
     `adopt` is the record of a thread that this app-server must resume first; `archived` says that it must be taken
     out of the archive before. `queued_ms` is how long the request waited in the broker. `again` and `timeout_s` as
-    in Call. `owner` is the identity of the client: that of a thread which comes into being.
+    in Call. A thread that comes into being belongs to the principal of the session.
     """
 
     call: int
-    session: str
+    session: SessionId
     interest: Interest = "full"
     adopt: ThreadRecord | None = None
     queued_ms: int = 0
     again: bool = False
     archived: bool = False
-    owner: str = ""
     timeout_s: int = 60
 
 
@@ -389,7 +399,7 @@ class Current(_Head, frozen=True):
 class Acked(_Head, frozen=True):
     """This session has got so much of these turns."""
 
-    session: str
+    session: SessionId
     positions: list[Position]
 
 
@@ -399,7 +409,7 @@ class Back(_Head, frozen=True):
     Turns of it that are not named here it knows nothing of yet: they begin anew.
     """
 
-    session: str
+    session: SessionId
     positions: list[Position]
 
 
@@ -409,13 +419,13 @@ class Tell(_Head, frozen=True):
     Without a session it is the broker's own answer, to TokensWanted.
     """
 
-    session: str
+    session: SessionId | None = None
 
 
 class Follow(_Head, frozen=True):
     """This session is to get the thread's notifications from now on (or no longer)."""
 
-    session: str
+    session: SessionId
     thread_id: str
     on: bool = True
 
@@ -423,14 +433,14 @@ class Follow(_Head, frozen=True):
 class Gone(_Head, frozen=True):
     """This session is over: interrupt its turns, forget it. With `keep` they go on to their end, unfollowed."""
 
-    session: str
+    session: SessionId
     keep: bool = False
 
 
 class Holder(_Head, frozen=True):
-    """From now on questions of the app-server that belong to no thread go to this session; "" is nobody."""
+    """From now on questions of the app-server that belong to no thread go to this session; None is nobody."""
 
-    session: str
+    session: SessionId | None
 
 
 class WhoAreYou(_Head, frozen=True):

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from codex_app_server import errors
 from codex_pool import rpc, wire
-from codex_pool.broker.books import LINES, Books
+from codex_pool.broker.books import Books
 from codex_pool.broker.changes import APPLY, Changes
 from codex_pool.broker.gather import Gather, merge
 from codex_pool.broker.judge import STARTS_TURN
@@ -157,6 +157,7 @@ class Dispatcher:
         thread = self._books.threads.get(call.thread_id or "")
         if thread is not None:
             thread.chosen = worker.name
+        assert call.session is not None, "only sessions start turns"
         weight = WEIGHTS[self._books.sessions[call.session].priority]
         worker.waiting.put(call.session, weight, call.thread_id or "", call)
         self.start_waiting(worker)
@@ -245,7 +246,7 @@ class Dispatcher:
         self._release(thread.record.thread_id, worker)
 
     def _release(self, thread_id: str, worker: Worker) -> None:
-        release = Call("", 0, RELEASE, thread_id, b"", "full", self._books.now, worker=worker.name)
+        release = Call(None, 0, RELEASE, thread_id, b"", "full", self._books.now, worker=worker.name)
         number = self._books.open_call(release, worker)
         self._books.to_worker(worker, wire.Release(number, thread_id))
 
@@ -288,7 +289,7 @@ class Dispatcher:
             worker.threads.add(adopt.thread_id)
         if thread is not None:
             thread.used_at = self._books.now
-            if call.method in rpc.LOADS_THREAD:
+            if call.method in rpc.LOADS_THREAD and call.session is not None:
                 thread.followers[call.session] = None
         self._dispatch(call, worker, adopt=adopt, archived=archived)
         if adopt is not None and thread is not None:
@@ -304,6 +305,7 @@ class Dispatcher:
     def _dispatch(
         self, call: Call, worker: Worker, *, adopt: wire.ThreadRecord | None = None, archived: bool = False
     ) -> None:
+        assert call.session is not None, "the pool's own requests have frames of their own"
         self._books.release(call)
         if call.told:
             call.told = False
@@ -319,7 +321,6 @@ class Dispatcher:
             queued_ms,
             again=call.again,
             archived=archived,
-            owner=call.who,
             timeout_s=call.timeout_s,
         )
         self._books.to_worker(worker, head, call.line)
@@ -349,7 +350,7 @@ class Dispatcher:
     def refuse_id(self, call: Call) -> None:
         """Another request of this session has this id and is not answered yet."""
         message = f"{call.method}: request id {call.id_json} is that of another request; give it an id of its own"
-        self._books.say(call.session, rpc.error_line(call.id_json.encode(), INVALID_REQUEST, message))
+        self._books.answer(call, rpc.error_line(call.id_json.encode(), INVALID_REQUEST, message))
 
     def send_again(self, worker: Worker) -> None:
         """The worker has a new connection: what was on its way on the old one may be lost."""
@@ -368,11 +369,12 @@ class Dispatcher:
         self._books.release(call)
         call.dropped = True
         worker = self._books.workers.get(call.worker)
+        assert call.session is not None, "only calls of sessions are held"
         if worker is None or not worker.waiting.remove(call.session, call.thread_id or "", call):
             self._books.homeless = [each for each in self._books.homeless if each is not call]
             self._books.places.remove(call)
         message = "cancelled before it was started"
-        self._books.say(call.session, rpc.error_line(rpc.encode(call.request_id), CANCELLED, message))
+        self._books.answer(call, rpc.error_line(rpc.encode(call.request_id), CANCELLED, message))
 
     def forget_session(self, session: Session) -> None:
         """Nobody wants what waits here for this session."""
@@ -390,7 +392,8 @@ class Dispatcher:
     def answered(self, call: Call, worker: Worker, frames: list[bytes], *, ok: bool) -> None:
         """Tell the client."""
         if call.gather is None:
-            self._books.pass_on([call.session], frames)
+            if call.session is not None:
+                self._books.pass_on([call.session], frames)
         elif call.gather.add(worker.slot, frames[1] if len(frames) == 2 else None, ok=ok):
             self._tell_outcome(call, call.gather)
 
@@ -404,7 +407,7 @@ class Dispatcher:
         elif call.gather is not None:
             if call.gather.add(slot, None, ok=False):
                 self._tell_outcome(call, call.gather, message)
-        elif call.session not in self._books.sessions:
+        elif self._books.session(call) is None:
             return
         elif call.method == "turn/start" and call.thread_id in self._books.threads and call.tries < MAX_TRIES:
             # The next worker finds in the thread's history whether it has begun.
@@ -424,7 +427,7 @@ class Dispatcher:
         if gather.results:
             visible = functools.partial(self._books.may_touch, call.who)
             outcome = merge(call.method, gather.results, self._name_of, visible)
-        self._books.pass_on([call.session], [LINES, outcome])
+        self._books.answer(call, outcome)
 
     def _name_of(self, thread_id: str) -> str | None:
         record = self._books.record(thread_id)
@@ -444,7 +447,7 @@ class Dispatcher:
 
     def _tell_queue(self, call: Call, method: str) -> None:
         params = {"requestId": call.request_id, "threadId": call.thread_id}
-        self._books.say(call.session, rpc.encode({"method": method, "params": params}))
+        self._books.answer(call, rpc.encode({"method": method, "params": params}))
 
 
 def is_same(call: Call, before: Call) -> bool:

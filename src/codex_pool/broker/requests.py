@@ -86,7 +86,6 @@ class Requests:
                 scope=entry.scope if entry is not None else "owner" if header.method == FOLLOW else "unassigned",
                 starts_turn=entry is not None and entry.result_turn,
                 turn_id=header.turn_id,
-                who=session.who,
                 again=head.again,
                 timeout_s=head.timeout_s,
             )
@@ -112,7 +111,7 @@ class Requests:
             what = verdict.data["what"]
             books.refused[what] += 1
             if books.refused[what] == 1:
-                books.note(f"the first refusal of its kind, of {session.who}: {verdict.message}")
+                books.note(f"the first refusal of its kind, of {books.name_of(session.who)}: {verdict.message}")
             books.fail(call, verdict.code, verdict.message, verdict.data)
             return False
         call.line = verdict
@@ -132,7 +131,7 @@ class Requests:
                 status = seen_by(status, session.who, books.owned[session.who])
             books.say(session.id, rpc.encode({"id": call.request_id, "result": status}))
         elif call.method == "thread/unsubscribe":
-            self._unsubscribe(call)
+            self._unsubscribe(session, call)
         elif call.scope in ("refused", "session", "unassigned"):
             message = f"{call.method} is not available through a pool; use a Codex client of its own for it"
             books.fail(call, METHOD_NOT_FOUND, message)
@@ -153,7 +152,7 @@ class Requests:
 
     def _answer(self, session: Session, request_id: envelope.RequestId | None, line: bytes) -> None:
         """To a question of an app-server."""
-        name = str(request_id).rpartition("/")[0]
+        name = str(request_id).partition("/")[0]
         if name == PREFIX:
             self._tokens.answered(session.id, str(request_id), line)
         worker = self._books.workers.get(name)
@@ -174,16 +173,16 @@ class Requests:
         if call is not None:
             self._dispatcher.cancel(call)
 
-    def _unsubscribe(self, call: Call) -> None:
+    def _unsubscribe(self, session: Session, call: Call) -> None:
         """Kept per session here: passed down, it would silence the thread for everybody on its app-server."""
         thread = self._books.threads.get(call.thread_id or "")
         status = "notLoaded" if thread is None else "notSubscribed"
-        if thread is not None and thread.followers.pop(call.session, 0) is None:
+        if thread is not None and thread.followers.pop(session.id, 0) is None:
             status = "unsubscribed"
             worker = self._books.workers.get(thread.worker or "")
             if worker is not None:
-                self._books.to_worker(worker, wire.Follow(call.session, thread.record.thread_id, on=False))
-        self._books.say(call.session, rpc.encode({"id": call.request_id, "result": {"status": status}}))
+                self._books.to_worker(worker, wire.Follow(session.id, thread.record.thread_id, on=False))
+        self._books.say(session.id, rpc.encode({"id": call.request_id, "result": {"status": status}}))
 
     def _params(self, call: Call) -> _Params:
         try:

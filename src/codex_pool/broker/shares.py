@@ -37,7 +37,7 @@ def reserved_turns(turns_per_worker: int) -> int:
 
 def needs_place(call: Call) -> bool:
     """Whether this request counts against the places of its principal."""
-    return bool(call.who) and bool(call.session) and not call.starts_turn and call.method not in CONTROL
+    return bool(call.who) and not call.starts_turn and call.method not in CONTROL
 
 
 class Places:

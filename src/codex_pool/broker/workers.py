@@ -121,7 +121,7 @@ class Workers:
         books.initialize = initialize
         self._asked.discard(identity)
         books.out.append(Registered(name))
-        if books.holder:
+        if books.holder is not None:
             books.to_worker(worker, wire.Holder(books.holder))
         self._take_over(worker, holdings)
         self._changes.registered(worker, register, holdings)
@@ -170,15 +170,13 @@ class Workers:
             self._changes.answered(call, worker, frames, ok=answered.ok)
         else:
             if answered.record is not None:
-                books.hold_thread(answered.record, worker, call.session, call.who)
+                books.hold_thread(answered.record, worker, call)
             if answered.ok and call.method == FOLLOW:
                 turn = books.turns.get(call.turn_id or "")
-                if turn is not None and call.session not in turn.sessions:
+                if turn is not None and call.session is not None and call.session not in turn.sessions:
                     turn.sessions.append(call.session)
             if answered.ok and call.method == "account/login/start" and call.session in books.sessions:
-                books.logged_in.pop(call.session, None)
-                books.logged_in[call.session] = None
-                books.choose_holder()
+                books.has_logged_in(call)
                 login_id = rpc.login_id_of(frames[1]) if len(frames) == 2 else None
                 if login_id is not None:
                     books.logins[login_id] = worker.name, call.session
@@ -187,7 +185,7 @@ class Workers:
         self._dispatcher.room_again(worker)
         self._check_drained(worker)
 
-    def _run(self, turn_id: str, thread_id: str, sessions: list[str], worker: Worker) -> Thread | None:
+    def _run(self, turn_id: str, thread_id: str, sessions: list[wire.SessionId], worker: Worker) -> Thread | None:
         worker.turns.add(turn_id)
         self._books.turns[turn_id] = Turn(thread_id, worker.name, list(sessions))
         thread = self._books.threads.get(thread_id)

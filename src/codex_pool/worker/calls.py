@@ -37,7 +37,7 @@ class Calls:
         self._outbox = outbox
         self._seen = Seen()
         # Log-ins under way, and who began them.
-        self._logins: dict[str, str] = {}
+        self._logins: dict[str, wire.SessionId] = {}
 
     @property
     def held(self) -> dict[str, int]:
@@ -49,7 +49,7 @@ class Calls:
         return self._seen.calls
 
     @property
-    def logins(self) -> dict[str, str]:
+    def logins(self) -> dict[str, wire.SessionId]:
         """Log-ins under way, and who began them."""
         return self._logins
 
@@ -74,7 +74,6 @@ class Calls:
             head.interest,
             head.queued_ms,
             again=head.again,
-            owner=head.owner,
             timeout_s=head.timeout_s,
             digest=digest,
         )
@@ -89,7 +88,7 @@ class Calls:
         for request in self._seen.under_way():
             request.call = None
 
-    def forget_session(self, session: str, *, keep: bool) -> None:
+    def forget_session(self, session: wire.SessionId, *, keep: bool) -> None:
         """What was not sent yet of this session is refused, unless its turns are kept."""
         for request in self._seen.under_way(session):
             request.gone, request.kept = True, keep
@@ -100,7 +99,7 @@ class Calls:
         self._seen.forget(session)
         self._logins = {login: owner for login, owner in self._logins.items() if owner != session}
 
-    def who_began(self, login_id: str | None) -> str | None:
+    def who_began(self, login_id: str | None) -> wire.SessionId | None:
         """The session that began this log-in, which is over."""
         return self._logins.pop(login_id or "", None)
 
@@ -110,9 +109,7 @@ class Calls:
             self._requests.submit(request)
             return
         params = request.line.params = request.line.params or {}
-        # The same when it is sent again, by whichever way.
-        key = f"{request.session}/{bytes(request.line.id).decode()}/{request.digest.hex()}"
-        params.setdefault("clientUserMessageId", msgspec.Raw(rpc.encode(key)))
+        params.setdefault("clientUserMessageId", msgspec.Raw(rpc.encode(_key_of(request))))
         thread = self._threads.get(request.thread_id)
         given = bytes(params.get("sandboxPolicy", b"null")) != b"null"
         if thread is not None and thread.restore_sandbox and thread.record.sandbox and not given:
@@ -186,7 +183,7 @@ class Calls:
             self._threads.named(request.thread_id, _text_of(request.line, "name"))
         elif request.method == "account/login/start":
             login_id = rpc.login_id_of(line)
-            if login_id is not None and not request.gone:
+            if login_id is not None and request.session is not None and not request.gone:
                 self._logins[login_id] = request.session
         return None
 
@@ -237,10 +234,16 @@ class Calls:
             message = f"turn {named} of thread {request.thread_id} does not run here: it has ended, or never was"
             self.refuse(request, INVALID_REQUEST, message, None)
             return
+        assert request.session is not None, "only sessions follow turns"
         wanted = _text_of(request.line, "interest")
         interests: dict[str | None, wire.Interest] = {"full": "full", "items": "items", "final": "final"}
         self._running.join(turn, request.session, interests.get(wanted, request.interest))
         self._answer(request, True, b'{"id":%s,"result":{}}' % bytes(request.line.id))
+
+
+def _key_of(request: Request) -> str:
+    """Key of a call among all calls, the same when it is sent again: principal, session, id and digest as JSON."""
+    return rpc.encode([*(request.session or ()), request.line.id, request.digest.hex()]).decode()
 
 
 def _text_of(line: rpc.RequestLine, name: str) -> str | None:

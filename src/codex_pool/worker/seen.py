@@ -17,6 +17,10 @@ MAX_ANSWERS = 4096
 MAX_ANSWER_BYTES = 16 * 1024 * 1024
 
 
+# The session that sent it, and the request's id in JSON.
+_Key = tuple[wire.SessionId | None, bytes]
+
+
 class Answer(NamedTuple):
     """How a call was answered. `thread_id` is the thread that it brought here, `digest` says what it asked for."""
 
@@ -32,11 +36,11 @@ class Seen:
     def __init__(self, *, max_answers: int = MAX_ANSWERS, max_bytes: int = MAX_ANSWER_BYTES) -> None:
         self._max_answers = max_answers
         self._max_bytes = max_bytes
-        self._under_way: dict[tuple[str, bytes], Request] = {}
-        self._answers: OrderedDict[tuple[str, bytes], Answer] = OrderedDict()
+        self._under_way: dict[_Key, Request] = {}
+        self._answers: OrderedDict[_Key, Answer] = OrderedDict()
         self._bytes = 0
 
-    def find(self, session: str, request_id: bytes) -> Request | Answer | None:
+    def find(self, session: wire.SessionId, request_id: bytes) -> Request | Answer | None:
         """What became of this call so far, if it was taken."""
         key = (session, request_id)
         return self._under_way.get(key) or self._answers.get(key)
@@ -58,11 +62,11 @@ class Seen:
             _, oldest = self._answers.popitem(last=False)
             self._bytes -= len(oldest.line)
 
-    def under_way(self, session: str | None = None) -> list[Request]:
+    def under_way(self, session: wire.SessionId | None = None) -> list[Request]:
         """The calls under way, of one session or of all."""
         return [request for request in self._under_way.values() if session in (None, request.session)]
 
-    def forget(self, session: str) -> None:
+    def forget(self, session: wire.SessionId) -> None:
         """The session is over: nobody sends its calls again."""
         for key in [key for key in self._answers if key[0] == session]:
             self._bytes -= len(self._answers.pop(key).line)
@@ -70,7 +74,8 @@ class Seen:
     @property
     def calls(self) -> list[wire.CallSeen]:
         """All that are known."""
-        return [wire.CallSeen(session, id.decode()) for session, id in (*self._answers, *self._under_way)]
+        keys = (*self._answers, *self._under_way)
+        return [wire.CallSeen(session, id.decode()) for session, id in keys if session is not None]
 
     @property
     def held(self) -> dict[str, int]:
@@ -86,5 +91,5 @@ def digest_of(line: rpc.RequestLine) -> bytes:
     return told.digest()
 
 
-def _key(request: Request) -> tuple[str, bytes]:
+def _key(request: Request) -> _Key:
     return request.session, bytes(request.line.id)
