@@ -360,8 +360,14 @@ def test_paths_of_granted_files_are_in_the_roots_too() -> None:
 
 
 def test_bounds_on_bytes_threads_and_turns() -> None:
-    subject = doors(max_message_bytes=200, max_threads=3, max_turns=2)
-    refused(check(subject, "thread/start", {"model": "m" * 200}), "message", "200 bytes", "--max-message-bytes")
+    subject = doors(max_message_bytes=200_000, max_threads=3, max_turns=2)
+    assert subject.check_size("P-alice", b"x" * 200_000) is None
+    large = subject.check_size("P-alice", b"x" * 200_001)
+    assert large is not None
+    refused(large, "message", "200000 bytes", "--max-message-bytes")
+    dense = subject.check_size("P-alice", b'{"id":1,"params":[' + b"{}," * 40_000 + b"{}]}")
+    assert dense is not None
+    refused(dense, "message", "50000 values")
     passed(check(subject, "thread/start", {}, counts=Counts(2, 9)))
     refused(check(subject, "thread/start", {}, counts=Counts(3, 0)), "threads", "3 threads", "--max-threads")
     turn = {"threadId": "t1", "input": []}

@@ -33,6 +33,9 @@ import msgspec
 VERSION = 1
 MAX_HEAD_BYTES = 64 * 1024
 MAX_BODY_BYTES = 128 * 1024 * 1024
+# Of turns in a Hello, and of the body that has them.
+MAX_POSITIONS = 16_384
+MAX_POSITIONS_BYTES = 4 * 1024 * 1024
 
 BEAT_S = 1.0
 
@@ -497,11 +500,23 @@ def encode_positions(positions: list[Position]) -> bytes:
 
 
 def decode_positions(body: bytes) -> list[Position]:
-    """The opposite of `encode_positions`. Raises WireError."""
+    """The opposite of `encode_positions`. Raises WireError, before decoding where there are too many."""
+    count = _array_length(body)
+    if len(body) > MAX_POSITIONS_BYTES or count > MAX_POSITIONS:
+        limits = f"at most {MAX_POSITIONS} in {MAX_POSITIONS_BYTES} bytes"
+        raise WireError(f"{count} positions in {len(body)} bytes; expected {limits}")
     try:
         return _decode_positions(body)
     except _UNDECODABLE as error:
         raise WireError(f"positions that do not fit: {error}") from None
+
+
+def _array_length(body: bytes) -> int:
+    """How many elements a MessagePack array says that it has; 0 for what is none."""
+    kind = body[:1]
+    if kind in (b"\xdc", b"\xdd"):
+        return int.from_bytes(body[1 : 3 if kind == b"\xdc" else 5], "big")
+    return body[0] & 0x0F if kind and body[0] & 0xF0 == 0x90 else 0
 
 
 class _Decoder:

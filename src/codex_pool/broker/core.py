@@ -114,7 +114,7 @@ class BrokerCore:
             if isinstance(head, wire.Call) and len(frames) != 2:
                 raise wire.WireError(f"a call with {len(frames) - 1} bodies; it has one")
         except wire.WireError as error:
-            books.note(f"a client's message was refused: {error}")
+            books.note_of(who, f"a client's message was refused: {error}")
             books.out.append(ToClient(identity, [wire.encode(wire.Refused(str(error)))]))
             return books.take_effects()
         if isinstance(head, wire.Hello):
@@ -152,6 +152,7 @@ class BrokerCore:
         """
         self.books.now = now
         self._sessions.end_revoked(is_over)
+        self._workers.interrupt_revoked()
         return self.books.take_effects()
 
     # Workers and the supervisor.

@@ -29,13 +29,15 @@ import msgspec
 
 from codex_app_server.errors import SERVER_OVERLOADED
 from codex_app_server.generated.routing import REQUESTS
-from codex_pool import rpc
+from codex_pool import json_bounds, rpc
 from codex_pool.broker.identity import FULL, LEVEL, NEEDS, Identity, granted
 from codex_pool.broker.judge import STARTS_TURN, Judge, Refused, short
 from codex_pool.wire import ThreadRecord
 
 NOT_ALLOWED = -32012
 RETRY_TURN_MS = 1000
+# Of one request: a decoded value may take 40 times its text.
+MAX_VALUES = 50_000
 
 
 class Counts(NamedTuple):
@@ -73,10 +75,13 @@ class Doors:
         self._default_cwd = default_cwd
         self._realpath = realpath
         self._identities: Mapping[str, Identity] = {}
-        self.replace(identities)
+        self._in_use = False
+        if identities:
+            self.replace(identities)
 
     def replace(self, identities: Iterable[Identity]) -> None:
         """The allow-list has changed. One without the id of its principal is nobody's."""
+        self._in_use = True
         self._identities = {identity.principal: identity for identity in identities if identity.principal}
 
     def name_of(self, principal: str) -> str:
@@ -102,6 +107,32 @@ class Doors:
         """Whether this principal may see and use this thread."""
         return principal == "" or (record is not None and record.owner == principal)
 
+    @property
+    def is_in_use(self) -> bool:
+        """Whether an allow-list has been read."""
+        return self._in_use
+
+    def is_known(self, principal: str) -> bool:
+        """Whether a principal is the pool's owner, or has a key on the allow-list."""
+        return principal == "" or principal in self._identities
+
+    def check_size(self, principal: str, line: bytes) -> Refusal | None:
+        """Why a line is more than this principal may send, before it is decoded; None if it is not."""
+        who = self._identities.get(principal)
+        if who is None:
+            message = _UNKNOWN
+        elif len(line) > who.max_message_bytes:
+            message = (
+                f"a request of {len(line)} bytes; the key of {who.name} allows {who.max_message_bytes} bytes a "
+                "message: send less, or ask the pool's owner for a higher --max-message-bytes"
+            )
+        elif json_bounds.has_more_values(line, MAX_VALUES):
+            message = f"a request of more than {MAX_VALUES} values; send less"
+        else:
+            return None
+        what = "identity" if who is None else "message"
+        return Refusal(NOT_ALLOWED, message, {"kind": "refused", "what": what})
+
     def check(
         self, principal: str, method: str, line: bytes, record: ThreadRecord | None, counts: Counts
     ) -> bytes | Refusal:
@@ -112,12 +143,6 @@ class Doors:
         try:
             if who is None:
                 raise Refused("identity", _UNKNOWN)
-            if len(line) > who.max_message_bytes:
-                raise Refused(
-                    "message",
-                    f"a request of {len(line)} bytes; the key of {who.name} allows {who.max_message_bytes} bytes a "
-                    "message: send less, or ask the pool's owner for a higher --max-message-bytes",
-                )
             if not granted(who, method):
                 shown = method if method in REQUESTS else short(method)
                 raise Refused(

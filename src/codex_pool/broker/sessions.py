@@ -22,6 +22,11 @@ AWAY_S = 3 * wire.BEAT_S
 SESSION_GRACE_S = 20.0
 BARRIER_S = 10.0
 MAX_SESSION_CHARS = 256
+MAX_CLIENT_CHARS = 1024
+# Turns that a session of a principal with a key says that it follows, when it comes back.
+MAX_KEY_POSITIONS = 1024
+# Of all sessions, those that only the pool's own user can have.
+OWNER_SESSIONS = 64
 REVOKED = wire.encode(wire.Closed("the key of this client has been revoked; ask the pool's owner for a new one"))
 
 
@@ -31,9 +36,14 @@ class _Caller:
 
     identity: bytes
     hello: wire.Hello
-    positions: bytes
+    places: list[wire.Position]
+    comes_back: bool
     who: str
     key: str
+
+    @property
+    def session_id(self) -> wire.SessionId:
+        return wire.SessionId(self.who, self.hello.session)
 
 
 class Sessions:
@@ -72,46 +82,68 @@ class Sessions:
             self._resumes = False
             callers, self._callers = self._callers, {}
             for caller in callers.values():
-                self.hello(caller.identity, caller.hello, caller.positions, caller.who, caller.key)
+                self._admit(caller)
 
     # Events.
 
     def hello(self, identity: bytes, hello: wire.Hello, positions: bytes, who: str, key: str) -> None:
         """A client of this principal, on a connection that has no session yet and came in with this public key."""
         books = self._books
-        session_id = wire.SessionId(who, hello.session)
-        known = books.sessions.get(session_id)
-        refusal = None
-        places: list[wire.Position] = []
         try:
             places = wire.decode_positions(positions) if positions else []
         except wire.WireError as error:
-            refusal = str(error)
+            self._refuse(identity, str(error))
+            return
+        refusal = None
         if not 0 < len(hello.session) <= MAX_SESSION_CHARS:
             refusal = f"the session's id has {len(hello.session)} characters, expected 1 to {MAX_SESSION_CHARS}"
+        elif len(hello.client) > MAX_CLIENT_CHARS:
+            refusal = f"the client's name has {len(hello.client)} characters, expected at most {MAX_CLIENT_CHARS}"
+        elif who and len(places) > MAX_KEY_POSITIONS:
+            refusal = f"{len(places)} turns are followed; a client with a key follows at most {MAX_KEY_POSITIONS}"
         elif identity in books.session_of:
             refusal = f"this connection has session {books.session_of[identity].session} already; open another"
-        elif self._resumes:
-            self._keep_caller(session_id, _Caller(identity, hello, positions, who, key))
-            return
-        elif known is None and len(books.sessions) >= self._max_clients:
-            refusal = f"the pool has {self._max_clients} clients, which is its limit; try again later"
-        elif books.initialize is None:
-            refusal = "no worker is ready yet; try again in a moment"
-        elif known is None and books.doors is not None:
-            count = sum(session.who == who for session in books.sessions.values())
-            refusal = refusal or books.doors.admit(who, count)
         if refusal is not None:
             self._refuse(identity, refusal)
+            return
+        caller = _Caller(identity, hello, places, bool(positions), who, key)
+        if self._resumes:
+            self._keep_caller(caller)
         else:
-            self._welcome(identity, hello, places, session_id, key, comes_back=bool(positions))
+            self._admit(caller)
 
-    def _keep_caller(self, session_id: wire.SessionId, caller: _Caller) -> None:
-        if session_id not in self._callers and len(self._callers) >= self._max_clients:
-            self._refuse(caller.identity, f"{self._max_clients} clients wait for the pool already; try again later")
+    def _admit(self, caller: _Caller) -> None:
+        """Welcome it, or refuse it because there is no room."""
+        books = self._books
+        known = books.sessions.get(caller.session_id)
+        refusal = None
+        if known is None:
+            refusal = self._why_full(caller.who, [session.id for session in books.sessions.values()])
+        if books.initialize is None:
+            refusal = refusal or "no worker is ready yet; try again in a moment"
+        if refusal is not None:
+            self._refuse(caller.identity, refusal)
+        else:
+            hello, session_id = caller.hello, caller.session_id
+            self._welcome(caller.identity, hello, caller.places, session_id, caller.key, comes_back=caller.comes_back)
+
+    def _keep_caller(self, caller: _Caller) -> None:
+        refusal = None
+        if caller.session_id not in self._callers:
+            refusal = self._why_full(caller.who, list(self._callers))
+        if refusal is not None:
+            self._refuse(caller.identity, refusal)
         else:
             # Who calls again has given its former connection up.
-            self._callers[session_id] = caller
+            self._callers[caller.session_id] = caller
+
+    def _why_full(self, who: str, sessions: list[wire.SessionId]) -> str | None:
+        """Why there is no room for one more session of this principal beside these; None if there is."""
+        if len(sessions) >= self._max_clients - (OWNER_SESSIONS if who else 0):
+            return f"the pool has {len(sessions)} clients, which is its limit; try again later"
+        if self._books.doors is None:
+            return None
+        return self._books.doors.admit(who, sum(session.principal == who for session in sessions))
 
     def _refuse(self, identity: bytes, message: str) -> None:
         self._books.out.append(ToClient(identity, [wire.encode(wire.Refused(message))]))

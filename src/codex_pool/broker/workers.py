@@ -200,6 +200,19 @@ class Workers:
             self._books.note(f"turn {started.turn_id} is interrupted, because worker {worker.name} is being renewed")
             self._books.to_worker(worker, wire.Interrupt(started.thread_id, started.turn_id))
 
+    def interrupt_revoked(self) -> None:
+        """End the turns on threads of principals that have no key any more, however they have begun.
+
+        Again at each beat until they are over: an interrupt may come before its turn can take it, and goals go on.
+        """
+        books = self._books
+        if books.doors is None or not books.doors.is_in_use:
+            return
+        for turn_id, turn in books.turns.items():
+            worker = books.workers.get(turn.worker)
+            if worker is not None and not books.doors.is_known(books.owner_of(turn.thread_id)):
+                books.to_worker(worker, wire.Interrupt(turn.thread_id, turn_id))
+
     def _on_turn_started(self, started: wire.TurnStarted | wire.TurnHeld, worker: Worker) -> bool:
         """A turn runs; whether that is new."""
         new = started.turn_id not in self._books.turns
@@ -335,6 +348,9 @@ class Workers:
         self._tokens.tick()
         if self._pace.tick(books.now):
             self._dispatcher.start_all_waiting()
+        self.interrupt_revoked()
+        for who, lines in books.log_shares.tick(books.now):
+            books.note(f"{lines} more lines because of {books.name_of(who)} were left out")
         for worker in list(books.workers.values()):
             self._check_drained(worker)
             if worker.suspected:
