@@ -20,10 +20,10 @@ import zmq
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codex_pool import keys, sockets
+from codex_pool import key_files, keys, sockets
 from codex_pool.broker import tcp, zap
 from codex_pool.broker.identity import MAX_MESSAGE_BYTES, Identity
-from codex_pool.broker.tcp import TcpDoor
+from codex_pool.broker.tcp import Message, TcpDoor
 from codex_pool.keys import ClientKey, KeyStore
 
 LIMIT_S = 20.0
@@ -50,12 +50,14 @@ class Server:
         self.directory = directory
         self.store = KeyStore(directory / "keys")
         self.port = free_port()
+        # Names by principal, of all that ever were on the list.
+        self.names: dict[str, str] = {}
         self.allowed: list[str] = []
         self.refused: Counter[str] = Counter()
         self.closed: list[bytes] = []
         self.revocations: list[bool] = []
         self.log: list[str] = []
-        self.peers: dict[bytes, str] = {}
+        self.peers: dict[bytes, Message] = {}
         self._options = options
         self._stop = threading.Event()
         self._ready = threading.Event()
@@ -73,6 +75,10 @@ class Server:
         self._stop.set()
         self._thread.join(LIMIT_S)
 
+    def _on_allowed(self, identities: list[Identity]) -> None:
+        self.names |= {identity.principal: identity.name for identity in identities}
+        self.allowed = [identity.name for identity in identities]
+
     def _run(self) -> None:
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self.door = TcpDoor(
@@ -80,7 +86,7 @@ class Server:
             f"tcp://127.0.0.1:{self.port}",
             self.store,
             counts=self.refused,
-            on_allowed=lambda identities: self.allowed.__setitem__(slice(None), [each.name for each in identities]),
+            on_allowed=self._on_allowed,
             log=self.log.append,
             **self._options,
         )
@@ -94,12 +100,12 @@ class Server:
             self.door.phase_monitor()
             messages, revoked = self.door.receive(100)
             for message in messages:
-                self.peers[message.peer] = message.who
+                self.peers[message.peer] = message
                 with contextlib.suppress(zmq.ZMQError):
-                    self.door.send(message.peer, [message.who.encode(), *message.frames])
+                    self.door.send(message.peer, [self.names[message.who].encode(), *message.frames])
             self.closed += revoked
             if self.door.tick(time.monotonic()) or changed:
-                self.revocations += [self.door.is_revoked(who, peer) for peer, who in self.peers.items()]
+                self.revocations += [self.door.is_revoked(each.who, each.key) for each in self.peers.values()]
         self.door.close()
         context.term()
 
@@ -183,7 +189,7 @@ def test_no_key_a_password_an_unknown_key_and_a_wrong_server_are_refused(
     until(lambda: server.refused.get("no key", 0) + server.refused.get("no handshake", 0) >= 2)
     assert alice.ask() == [b"alice", b"hello"]
     assert all(each.silent() for each in strangers)
-    assert set(server.peers.values()) == {"alice"}
+    assert {server.names[each.who] for each in server.peers.values()} == {"alice"}
     assert until(lambda: [line for line in server.log if "unknown key" in line])
 
 
@@ -213,15 +219,39 @@ def test_a_new_key_under_an_old_name_does_not_revive_the_old_connections(
     old.ask()
     server.store.revoke("alice")
     (server.directory / "alice.key").unlink()
-    new = Client(context, server.port, server.key("alice"))
+    new_key = server.key("alice")
+    new = Client(context, server.port, new_key)
     assert new.ask() == [b"alice", b"hello"]
     old.socket.send(b"still there")
     assert until(lambda: server.closed) and old.silent()
-    peer = next(peer for peer in server.peers if peer.startswith(old_key.public_key.encode()))
-    assert server.door.is_revoked("alice", peer)
-    # A session that is away has no connection: the name counts. That of the own user needs no key.
-    assert not server.door.is_revoked("alice", b"") and server.door.is_revoked("mallory", b"")
-    assert not server.door.is_revoked("", b"")
+    was, now = (
+        next(each.who for each in server.peers.values() if each.key == key)
+        for key in (old_key.public_key, new_key.public_key)
+    )
+    assert was != now, "another principal of the same name"
+    is_revoked = server.door.is_revoked
+    assert is_revoked(was, old_key.public_key) and is_revoked(now, old_key.public_key) and is_revoked(was, "")
+    # A session that has not come back since the broker died has no key yet. That of the owner needs none.
+    assert not is_revoked(now, new_key.public_key) and not is_revoked(now, "") and not is_revoked("", "")
+
+
+def test_a_renewed_key_is_the_same_principal_and_ends_the_old_one(server: Server, context: zmq.Context[Any]) -> None:
+    old_key, bob_key = server.key("alice"), server.key("bob")
+    old, bob = Client(context, server.port, old_key), Client(context, server.port, bob_key)
+    old.ask()
+    bob.ask()
+    new_key = server.store.renew("alice", server.directory / "alice.key")
+    new = Client(context, server.port, new_key)
+    assert new.ask() == [b"alice", b"hello"]
+    old.socket.send(b"still there")
+    assert until(lambda: server.closed) and old.silent() and bob.ask() == [b"bob", b"hello"]
+    who = {each.key: each.who for each in server.peers.values()}
+    alice = who[new_key.public_key]
+    assert who[old_key.public_key] == alice
+    is_revoked = server.door.is_revoked
+    assert is_revoked(alice, old_key.public_key) and not is_revoked(alice, new_key.public_key)
+    # One whose key is not known may have come in with the old one; those of others stay.
+    assert is_revoked(alice, "") and not is_revoked(who[bob_key.public_key], "")
 
 
 def test_two_clients_cannot_meet_under_one_identity_of_the_connection(
@@ -275,7 +305,7 @@ def test_raw_bytes_change_nothing_for_others(server: Server, context: zmq.Contex
             raw = stack.enter_context(socket.create_connection(("127.0.0.1", server.port)))
             raw.sendall(content)
             assert alice.ask() == [b"alice", b"hello"]
-    assert set(server.peers.values()) == {"alice"}
+    assert {server.names[each.who] for each in server.peers.values()} == {"alice"}
 
 
 def test_a_thousand_connections_that_never_speak(server: Server, context: zmq.Context[Any]) -> None:
@@ -345,7 +375,7 @@ def test_when_the_keys_cannot_be_read_for_now_nobody_is_sent_away(
         raise OSError(errno.EMFILE, "Too many open files")
 
     with monkeypatch.context() as patch:
-        patch.setattr(keys, "_read", fail)
+        patch.setattr(key_files, "read", fail)
         (server.directory / "keys" / "clients" / "bob.json").touch()
         until(lambda: [line for line in server.log if "cannot be read" in line])
         assert alice.ask() == [b"alice", b"hello"] and server.allowed == ["alice"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 from pathlib import Path
 from typing import Any
@@ -45,8 +46,16 @@ def test_a_new_key_is_allowed_with_its_limits_and_handed_over(store: KeyStore, t
     assert read == key and key.server_public_key == store.server().public_key
     allowed = store.allowed()
     assert not allowed.problems
-    expected = Identity(name="alice", methods=("fs/*",), sandbox="workspace-write", cwd_roots=("/srv",), max_turns=3)
-    assert allowed.clients == {key.public_key: expected}
+    principal = allowed.clients[key.public_key].principal
+    expected = Identity(
+        name="alice",
+        principal=principal,
+        methods=("fs/*",),
+        sandbox="workspace-write",
+        cwd_roots=("/srv",),
+        max_turns=3,
+    )
+    assert allowed.clients == {key.public_key: expected} and re.fullmatch("[0-9a-f]{32}", principal)
     for path in (store.directory, store.directory / "clients"):
         assert mode(path) == 0o700
     for path in (tmp_path / "alice.key", entry(store), store.directory / "server.json"):

@@ -12,6 +12,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from session_ids import sid
 
 from codex_pool import wire
 
@@ -41,6 +42,8 @@ def values(annotation: Any) -> st.SearchStrategy[Any]:
         return st.none()
     if isinstance(annotation, type) and issubclass(annotation, msgspec.Struct):
         return structs(annotation)
+    if annotation is wire.SessionId:
+        return st.builds(wire.SessionId, st.text(max_size=40), st.text(max_size=40))
     if annotation is float:
         return st.floats(allow_nan=False)
     return {str: st.text(max_size=40), int: _INTEGERS, bool: st.booleans(), bytes: st.binary(max_size=40)}[annotation]
@@ -135,7 +138,7 @@ def test_a_client_cannot_send_an_endless_head() -> None:
 def test_a_record_that_a_client_made_long_still_passes_between_worker_and_broker() -> None:
     """The model of a thread is what a client says; a head that did not fit would leave its call without an answer."""
     record = wire.ThreadRecord("t1", False, model="m" * (2 * wire.MAX_HEAD_BYTES))
-    answered, dispatch = wire.Answered(1, True, record), wire.Dispatch(1, "s1", adopt=record)
+    answered, dispatch = wire.Answered(1, True, record), wire.Dispatch(1, sid("s1"), adopt=record)
     assert wire.decode_from_worker(wire.encode(answered)) == answered
     assert wire.decode_to_worker(wire.encode(dispatch)) == dispatch
 

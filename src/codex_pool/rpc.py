@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from codex_app_server.envelope import RequestId
+from codex_pool import json_bounds
 from codex_pool.wire import ThreadRecord
 
 SANDBOX_MODES = {"readOnly": "read-only", "workspaceWrite": "workspace-write", "dangerFullAccess": "danger-full-access"}
@@ -136,16 +137,8 @@ def check_line(line: bytes) -> None:
     if b"\n" in line:
         raise ValueError("a message is one line")
     line.decode()
-    if line.count(b"[") + line.count(b"{") > MAX_DEPTH and _depth(msgspec.json.decode(line)) > MAX_DEPTH:
+    if json_bounds.is_deeper(line, MAX_DEPTH):
         raise ValueError(f"it is nested more than {MAX_DEPTH} levels deep")
-
-
-def _depth(value: Any) -> int:
-    depth, level = 0, [value]
-    while level := [each for each in level if isinstance(each, dict | list)]:
-        depth += 1
-        level = [inner for each in level for inner in (each.values() if isinstance(each, dict) else each)]
-    return depth
 
 
 def decode_request_id(line: bytes) -> str | None:

@@ -40,7 +40,6 @@ from codex_pool.broker.tokens import Tokens
 from codex_pool.broker.workers import Workers
 
 MAX_CLIENTS = 1024
-REVOKED = wire.encode(wire.Closed("the key of this client has been revoked; ask the pool's owner for a new one"))
 
 
 class BrokerCore:
@@ -104,8 +103,10 @@ class BrokerCore:
 
     # Clients.
 
-    def client_message(self, identity: bytes, frames: list[bytes], now: float, who: str = "") -> list[Effect]:
-        """A message on the clients' socket. `who` is the identity of the client, "" the pool's own user."""
+    def client_message(
+        self, identity: bytes, frames: list[bytes], now: float, who: str = "", key: str = ""
+    ) -> list[Effect]:
+        """A message of a client. `who` is its principal, "" the pool's owner; `key` the public key it came in with."""
         books = self.books
         books.now = now
         try:
@@ -113,11 +114,11 @@ class BrokerCore:
             if isinstance(head, wire.Call) and len(frames) != 2:
                 raise wire.WireError(f"a call with {len(frames) - 1} bodies; it has one")
         except wire.WireError as error:
-            books.note(f"a client's message was refused: {error}")
+            books.note_of(who, f"a client's message was refused: {error}")
             books.out.append(ToClient(identity, [wire.encode(wire.Refused(str(error)))]))
             return books.take_effects()
         if isinstance(head, wire.Hello):
-            self._sessions.hello(identity, head, frames[1] if len(frames) > 1 else b"", who)
+            self._sessions.hello(identity, head, frames[1] if len(frames) > 1 else b"", who, key)
             return books.take_effects()
         if isinstance(head, wire.Bye):
             self._sessions.bye(identity)
@@ -144,15 +145,14 @@ class BrokerCore:
         closed = wire.Closed("overflow: more waits for this client than the broker keeps", again=True)
         return [*self.client_unreachable(identity, now), ToClient(identity, [wire.encode(closed)])]
 
-    def end_sessions(self, is_over: Callable[[str, bytes], bool], now: float) -> list[Effect]:
-        """The sessions of which this says so, by their identity and connection: their keys have been revoked."""
+    def end_sessions(self, is_over: Callable[[str, str], bool], now: float) -> list[Effect]:
+        """The sessions of which this says so, by their principal and key: their keys have been revoked.
+
+        The key is "" for one that is known from a worker only, and has not come back.
+        """
         self.books.now = now
-        for session in list(self.books.sessions.values()):
-            if is_over(session.who, session.identity):
-                self.books.note(f"client {session.client} of {session.who}: its key has been revoked")
-                if session.identity:
-                    self.books.out.append(ToClient(session.identity, [REVOKED]))
-                self._sessions.end(session)
+        self._sessions.end_revoked(is_over)
+        self._workers.interrupt_revoked()
         return self.books.take_effects()
 
     # Workers and the supervisor.

@@ -19,11 +19,14 @@ LEVEL: dict[str, int] = {mode: level for level, mode in enumerate(SANDBOX_MODES)
 class Identity(msgspec.Struct, frozen=True, kw_only=True):
     """Who a key stands for, and what that one may do.
 
+    `principal` is the id under which the pool knows it: random, made with its first key, and kept when the key is
+    renewed. `name` is for people; whoever had that name before is another principal.
     `methods` are granted beside DEFAULT_METHODS; `fs/*` is all that begin so. `sandbox` is the widest that its threads
     may have, `cwd_roots` the directories that they may work in or below.
     """
 
     name: str
+    principal: str = ""
     methods: tuple[str, ...] = ()
     sandbox: SandboxMode = "read-only"
     cwd_roots: tuple[str, ...] = ()

@@ -27,7 +27,7 @@ import zmq
 from codex_app_server.lines import LineSplitter, LongLine
 from codex_pool import endpoints, sockets, start
 from codex_pool.broker.arguments import BrokerArguments
-from codex_pool.broker.core import REVOKED, BrokerCore
+from codex_pool.broker.core import BrokerCore
 from codex_pool.broker.doors import Doors
 from codex_pool.broker.legacy import Changes, Legacy
 from codex_pool.broker.records import (
@@ -43,6 +43,7 @@ from codex_pool.broker.records import (
     ToClient,
     ToWorker,
 )
+from codex_pool.broker.sessions import REVOKED
 from codex_pool.broker.tcp import TcpDoor, routing_id_of
 from codex_pool.keys import KeyStore
 
@@ -194,7 +195,7 @@ class Broker:
         for peer in strangers:
             self._send(True, peer, [REVOKED])
         for message in messages:
-            self._apply(self._core.client_message(message.peer, message.frames, now, message.who))
+            self._apply(self._core.client_message(message.peer, message.frames, now, message.who, message.key))
 
     # Effects.
 

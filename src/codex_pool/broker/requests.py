@@ -11,16 +11,19 @@ from codex_app_server import envelope
 from codex_app_server.generated.routing import REQUESTS
 from codex_pool import rpc, wire
 from codex_pool.broker.books import Books
-from codex_pool.broker.dispatch import FOLLOW, Dispatcher
-from codex_pool.broker.doors import Counts, Refusal
+from codex_pool.broker.dispatch import FOLLOW, INVALID_REQUEST, Dispatcher, is_same
+from codex_pool.broker.doors import NEW_THREAD, Counts, Refusal
+from codex_pool.broker.judge import STARTS_TURN
 from codex_pool.broker.records import Call, Session
 from codex_pool.broker.status import seen_by
 from codex_pool.broker.tokens import PREFIX, Tokens
 
 PARSE_ERROR = -32700
-INVALID_REQUEST = -32600
 METHOD_NOT_FOUND = -32601
 MAX_OPT_OUTS = 256
+MAX_METHOD_CHARS = 256
+# Of the id of a request: the pool remembers thousands of them.
+MAX_ID_CHARS = 256
 
 
 class _Capabilities(msgspec.Struct, rename="camel"):
@@ -59,6 +62,15 @@ class Requests:
             message = f"not a message of this protocol: {error}"
             self._books.say(session.id, rpc.error_line(b"null", PARSE_ERROR, message))
             return
+        if header.id is not None and len(str(header.id)) > MAX_ID_CHARS:
+            message = f"a request id of {len(str(header.id))} characters; expected at most {MAX_ID_CHARS}"
+            self._books.say(session.id, rpc.error_line(b"null", INVALID_REQUEST, message))
+            return
+        if session.who and self._books.doors is not None:
+            refusal = self._books.doors.check_size(session.who, line)
+            if refusal is not None:
+                self._refuse(session, rpc.encode(header.id), refusal)
+                return
         try:
             rpc.check_line(line)
             if header.method is not None:
@@ -87,7 +99,6 @@ class Requests:
                 scope=entry.scope if entry is not None else "owner" if header.method == FOLLOW else "unassigned",
                 starts_turn=entry is not None and entry.result_turn,
                 turn_id=header.turn_id,
-                who=session.who,
                 again=head.again,
                 timeout_s=head.timeout_s,
             )
@@ -99,32 +110,37 @@ class Requests:
         if not session.who:
             return True
         assert books.doors is not None, "an identity came in where no doors are"
-        turns = 0
-        if call.starts_turn:
-            of_who = {each.id for each in books.sessions.values() if each.who == session.who}
-            turns = sum(len(books.sessions[each].waiting) for each in of_who)
-            turns += sum(not of_who.isdisjoint(turn.sessions) for turn in books.turns.values())
-        counts = Counts(books.owned[session.who], turns)
+        turns = books.turns_of(session.who) if call.method in STARTS_TURN else 0
+        threads = books.owned[session.who]
+        if call.method in NEW_THREAD:
+            threads += books.threads_to_be(session.who)
+        counts = Counts(threads, turns)
         if call.again and (call.key in books.seen or call.id_json in session.waiting):
             # What it asks for has been counted already.
             counts = Counts()
         verdict = books.doors.check(session.who, call.method, call.line, books.record(call.thread_id), counts)
         if isinstance(verdict, Refusal):
-            what = verdict.data["what"]
-            books.refused[what] += 1
-            if books.refused[what] == 1:
-                books.note(f"the first refusal of its kind, of {session.who}: {verdict.message}")
-            books.fail(call, verdict.code, verdict.message, verdict.data)
+            self._refuse(session, call.id_json.encode(), verdict)
             return False
         call.line = verdict
+        if call.method in STARTS_TURN and not call.starts_turn and call.thread_id in books.threads:
+            books.threads[call.thread_id].begins_at = books.now
         return True
+
+    def _refuse(self, session: Session, id_json: bytes, refusal: Refusal) -> None:
+        books, what = self._books, refusal.data["what"]
+        books.refused[what] += 1
+        if books.refused[what] == 1:
+            books.note(f"the first refusal of its kind, of {books.name_of(session.who)}: {refusal.message}")
+        books.say(session.id, rpc.error_line(id_json, refusal.code, refusal.message, refusal.data))
 
     def _request(self, session: Session, call: Call) -> None:
         books = self._books
         if call.method == "initialize":
             assert books.initialize is not None
             capabilities = self._params(call).capabilities
-            methods = capabilities.opt_out_notification_methods[:MAX_OPT_OUTS] if capabilities is not None else []
+            wanted = capabilities.opt_out_notification_methods[:MAX_OPT_OUTS] if capabilities is not None else []
+            methods = [method for method in wanted if len(method) <= MAX_METHOD_CHARS]
             session.opted_out = tuple(b'{"method":%s,' % rpc.encode(method) for method in methods)
             books.say(session.id, b'{"id":%s,"result":%s}' % (rpc.encode(call.request_id), books.initialize))
         elif call.method == "pool/status":
@@ -133,12 +149,15 @@ class Requests:
                 status = seen_by(status, session.who, books.owned[session.who])
             books.say(session.id, rpc.encode({"id": call.request_id, "result": status}))
         elif call.method == "thread/unsubscribe":
-            self._unsubscribe(call)
+            self._unsubscribe(session, call)
         elif call.scope in ("refused", "session", "unassigned"):
             message = f"{call.method} is not available through a pool; use a Codex client of its own for it"
             books.fail(call, METHOD_NOT_FOUND, message)
         elif (held := session.waiting.get(call.id_json)) is not None:
-            self._dispatcher.tell_again(held)
+            if is_same(call, held):
+                self._dispatcher.tell_again(held)
+            else:
+                self._dispatcher.refuse_id(call)
         elif self._dispatcher.repeat(call):
             return
         elif call.method == FOLLOW and call.turn_id not in books.turns:
@@ -151,7 +170,7 @@ class Requests:
 
     def _answer(self, session: Session, request_id: envelope.RequestId | None, line: bytes) -> None:
         """To a question of an app-server."""
-        name = str(request_id).rpartition("/")[0]
+        name = str(request_id).partition("/")[0]
         if name == PREFIX:
             self._tokens.answered(session.id, str(request_id), line)
         worker = self._books.workers.get(name)
@@ -172,16 +191,16 @@ class Requests:
         if call is not None:
             self._dispatcher.cancel(call)
 
-    def _unsubscribe(self, call: Call) -> None:
+    def _unsubscribe(self, session: Session, call: Call) -> None:
         """Kept per session here: passed down, it would silence the thread for everybody on its app-server."""
         thread = self._books.threads.get(call.thread_id or "")
         status = "notLoaded" if thread is None else "notSubscribed"
-        if thread is not None and thread.followers.pop(call.session, 0) is None:
+        if thread is not None and thread.followers.pop(session.id, 0) is None:
             status = "unsubscribed"
             worker = self._books.workers.get(thread.worker or "")
             if worker is not None:
-                self._books.to_worker(worker, wire.Follow(call.session, thread.record.thread_id, on=False))
-        self._books.say(call.session, rpc.encode({"id": call.request_id, "result": {"status": status}}))
+                self._books.to_worker(worker, wire.Follow(session.id, thread.record.thread_id, on=False))
+        self._books.say(session.id, rpc.encode({"id": call.request_id, "result": {"status": status}}))
 
     def _params(self, call: Call) -> _Params:
         try:

@@ -41,10 +41,11 @@ _EVENTS = (
 
 
 class Message(NamedTuple):
-    """What came: from which connection, of which identity."""
+    """What came: from which connection, of which principal, and by which public key."""
 
     peer: bytes
     who: str
+    key: str
     frames: list[bytes]
 
 
@@ -76,7 +77,9 @@ class TcpDoor:
         self._signature: object = None
         self._look_at = 0.0
         self._connections: set[int] = set()
-        self._names: frozenset[str] = frozenset()
+        # The public key of each principal, and the principals whose key is not what it was.
+        self._key_of: dict[str, str] = {}
+        self._changed: set[str] = set()
         server = store.server()
         self._read_keys()
         self.zap = context.socket(zmq.REP)
@@ -114,7 +117,7 @@ class TcpDoor:
                 self._refusals.add("revoked key")
                 revoked.append(peer)
                 continue
-            messages.append(Message(peer, identity.name, [frame.bytes for frame in frames]))
+            messages.append(Message(peer, identity.principal, key, [frame.bytes for frame in frames]))
         return messages, revoked
 
     def send(self, peer: bytes, frames: list[bytes]) -> None:
@@ -146,12 +149,13 @@ class TcpDoor:
             self._log(line)
         return self._read_keys()
 
-    def is_revoked(self, who: str, peer: bytes) -> bool:
-        """Whether the session of this identity, on this connection (b"" for none), must end."""
+    def is_revoked(self, who: str, key: str) -> bool:
+        """True when the session of this principal, which came in with this public key ("": not known), must end."""
         if not who:
             return False
-        key = peer.partition(b"\0")[0].decode()
-        return key not in self._allowed if key else who not in self._names
+        if who not in self._key_of:
+            return True
+        return key != self._key_of[who] if key else who in self._changed
 
     def _read_keys(self) -> bool:
         try:
@@ -167,8 +171,9 @@ class TcpDoor:
         for problem in allowed.problems:
             self._log(f"not allowed: {problem}")
         gone = self._allowed.keys() - allowed.clients.keys()
+        self._changed = {self._allowed[key].principal for key in gone}
         self._allowed = allowed.clients
-        self._names = frozenset(identity.name for identity in allowed.clients.values())
+        self._key_of = {identity.principal: key for key, identity in allowed.clients.items()}
         self._on_allowed(list(allowed.clients.values()))
         return bool(gone)
 

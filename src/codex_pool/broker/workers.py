@@ -121,7 +121,7 @@ class Workers:
         books.initialize = initialize
         self._asked.discard(identity)
         books.out.append(Registered(name))
-        if books.holder:
+        if books.holder is not None:
             books.to_worker(worker, wire.Holder(books.holder))
         self._take_over(worker, holdings)
         self._changes.registered(worker, register, holdings)
@@ -170,15 +170,13 @@ class Workers:
             self._changes.answered(call, worker, frames, ok=answered.ok)
         else:
             if answered.record is not None:
-                books.hold_thread(answered.record, worker, call.session, call.who)
+                books.hold_thread(answered.record, worker, call)
             if answered.ok and call.method == FOLLOW:
                 turn = books.turns.get(call.turn_id or "")
-                if turn is not None and call.session not in turn.sessions:
+                if turn is not None and call.session is not None and call.session not in turn.sessions:
                     turn.sessions.append(call.session)
             if answered.ok and call.method == "account/login/start" and call.session in books.sessions:
-                books.logged_in.pop(call.session, None)
-                books.logged_in[call.session] = None
-                books.choose_holder()
+                books.has_logged_in(call)
                 login_id = rpc.login_id_of(frames[1]) if len(frames) == 2 else None
                 if login_id is not None:
                     books.logins[login_id] = worker.name, call.session
@@ -187,7 +185,7 @@ class Workers:
         self._dispatcher.room_again(worker)
         self._check_drained(worker)
 
-    def _run(self, turn_id: str, thread_id: str, sessions: list[str], worker: Worker) -> Thread | None:
+    def _run(self, turn_id: str, thread_id: str, sessions: list[wire.SessionId], worker: Worker) -> Thread | None:
         worker.turns.add(turn_id)
         self._books.turns[turn_id] = Turn(thread_id, worker.name, list(sessions))
         thread = self._books.threads.get(thread_id)
@@ -201,6 +199,19 @@ class Workers:
         if worker.stale and all(call.thread_id != started.thread_id for call in calls):
             self._books.note(f"turn {started.turn_id} is interrupted, because worker {worker.name} is being renewed")
             self._books.to_worker(worker, wire.Interrupt(started.thread_id, started.turn_id))
+
+    def interrupt_revoked(self) -> None:
+        """End the turns on threads of principals that have no key any more, however they have begun.
+
+        Again at each beat until they are over: an interrupt may come before its turn can take it, and goals go on.
+        """
+        books = self._books
+        if books.doors is None or not books.doors.is_in_use:
+            return
+        for turn_id, turn in books.turns.items():
+            worker = books.workers.get(turn.worker)
+            if worker is not None and not books.doors.is_known(books.owner_of(turn.thread_id)):
+                books.to_worker(worker, wire.Interrupt(turn.thread_id, turn_id))
 
     def _on_turn_started(self, started: wire.TurnStarted | wire.TurnHeld, worker: Worker) -> bool:
         """A turn runs; whether that is new."""
@@ -337,6 +348,9 @@ class Workers:
         self._tokens.tick()
         if self._pace.tick(books.now):
             self._dispatcher.start_all_waiting()
+        self.interrupt_revoked()
+        for who, lines in books.log_shares.tick(books.now):
+            books.note(f"{lines} more lines because of {books.name_of(who)} were left out")
         for worker in list(books.workers.values()):
             self._check_drained(worker)
             if worker.suspected:
