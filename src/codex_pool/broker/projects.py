@@ -1,7 +1,7 @@
 """Requests that read a project by themselves, and the treatment of each for a client below full access. Pure data.
 
-A project is what codex takes from a directory that somebody works in: `.codex/`, `.agents/`, AGENTS.md. Measured on codex
-0.163.0, each method with a home that trusts the directory and with one that does not.
+A project is what codex takes from a directory that somebody works in: `.codex/`, `.agents/`, AGENTS.md. Measured on
+codex 0.163.0, each method with a home that trusts the directory and with one that does not.
 """
 
 from __future__ import annotations
