@@ -373,12 +373,26 @@ def test_every_start_resume_and_fork_marks_its_directory_untrusted() -> None:
         assert keys(method, {"cwd": f"{ROOT}/a"}, cwd=f"{ROOT}/b") == {f"{ROOT}/a", *parents}
         assert keys(method, {}, cwd=f"{ROOT}/b") == {f"{ROOT}/b", *parents}
         refused(check(doors(), method, {"threadId": "t1"}, thread=record(cwd=None)), "cwd", "not known")
+    said = {"projects": {"/x": {"trust_level": "untrusted"}}, "skills.config": [{"path": "/x", "enabled": False}]}
+    kept = passed(check(doors(), "thread/start", {"config": said}))["config"]
+    assert ROOT in kept["projects"] and kept["skills.config"]
     kept = passed(check(doors(), "thread/start", {"config": {"model_verbosity": "low"}}))["config"]
     assert kept["model_verbosity"] == "low" and kept["projects"]
 
 
 @pytest.mark.parametrize(
-    "config", [{"projects": {}}, {"projects": None}, {"projects./srv/alice.trust_level": "trusted"}, {"skills": {}}]
+    "config",
+    [
+        {"projects": {}},
+        {"projects": None},
+        {"projects": {ROOT: {"trust_level": "trusted"}}},
+        {"projects": {ROOT: {"trust_level": "untrusted"}, "/": {}}},
+        {"projects./srv/alice.trust_level": "trusted"},
+        {"skills": {}},
+        {"skills.include_instructions": True},
+        {"skills.config": [{"path": ROOT, "enabled": True}]},
+        {"project_doc_max_bytes": 1},
+    ],
 )
 def test_no_client_says_what_is_trusted(config: dict[str, Any]) -> None:
     for method in ("thread/start", "thread/resume", "thread/fork"):

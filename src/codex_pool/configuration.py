@@ -45,6 +45,7 @@ class Configuration:
     where both are unknown: a pool does not show its configuration to a client with a key, and sends the sandbox of
     the key with each thread that names none.
     `writes_workspace`: whether that profile lets commands write in the directory of a thread.
+    `developer_instructions`: those of the configuration; a thread that is given others has these no more.
     `names_default`: whether the configuration itself names a sandbox mode or a default profile.
     """
 
@@ -53,6 +54,7 @@ class Configuration:
     writes_workspace: bool = False
     names_default: bool = True
     approval_policy: Any = None
+    developer_instructions: str | None = None
 
     @property
     def thread_options(self) -> dict[str, Any]:
@@ -72,13 +74,16 @@ def configuration_of(config: dict[str, Any]) -> Configuration:
     trusts the directory of the thread (measured on codex 0.163.0); a pool takes read-only.
     """
     profile, mode = config.get("default_permissions"), config.get("sandbox_mode")
-    policy = config.get("approval_policy")
+    said: dict[str, Any] = {
+        "approval_policy": config.get("approval_policy"),
+        "developer_instructions": config.get("developer_instructions"),
+    }
     if profile is None:
-        return Configuration(mode or READ_ONLY, names_default=mode is not None, approval_policy=policy)
+        return Configuration(mode or READ_ONLY, names_default=mode is not None, **said)
     if profile in MODE_OF_PROFILE:
-        return Configuration(MODE_OF_PROFILE[profile], approval_policy=policy)
+        return Configuration(MODE_OF_PROFILE[profile], **said)
     writes = _writes_workspace(profile, config.get("permissions") or {})
-    return Configuration(None, profile, writes, approval_policy=policy)
+    return Configuration(None, profile, writes, **said)
 
 
 def _writes_workspace(profile: str, profiles: dict[str, Any]) -> bool:

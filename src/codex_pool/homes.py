@@ -67,7 +67,8 @@ def make_home(own: Path, user: Path, *, follow: bool) -> Path:
     """Make `own` a home of the pool, or bring one up to date, and answer it.
 
     With `follow` its config.toml is made again when the user's has changed; without, only when it cannot be read, or
-    is a loopback model's, which may listen somewhere else by now. It trusts no directory afterwards. A login link that a log-out has removed stays so.
+    is a loopback model's, which may listen somewhere else by now. It trusts no directory afterwards. A login link that
+    a log-out has removed stays so.
     Raises HomeError; a config.toml of the user that is no TOML is refused, and nothing is changed.
     """
     source, current, made = _read(user / _CONFIG), _read(own / _CONFIG), _made(own / PRIVATE / "home.json")

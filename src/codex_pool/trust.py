@@ -50,6 +50,19 @@ def is_untrusting(config: bytes, cwd: str | None) -> bool:
     return cwd is not None and projects.get(str(PurePosixPath(cwd)), {}) == _UNTRUSTED
 
 
+def narrows(name: str, value: Any) -> bool:
+    """True for a setting of `config` that takes something from a thread and gives nothing."""
+    if name == _KEY:
+        return isinstance(value, dict) and bool(value) and all(each == _UNTRUSTED for each in value.values())
+    if name == "skills.config":
+        return isinstance(value, list) and all(
+            isinstance(each, dict) and set(each) == {"path", "enabled"} and each["enabled"] is False for each in value
+        )
+    if name == "project_doc_max_bytes":
+        return value == 0 and value is not False
+    return name in ("skills.include_instructions", "features.skill_mcp_dependency_install") and value is False
+
+
 class _Config(msgspec.Struct):
     projects: dict[str, Any] = {}
 

@@ -318,6 +318,7 @@ class _Batch:
             hook=settings.hook,
             keep=settings.keep,
             guarded=self._guarded,
+            trusting=settings.trust_workspaces,
             private=(self._directory.path, *self._private),
             configuration=self._configuration,
             written=runner.written,

@@ -206,7 +206,8 @@ class Judge:
         if not isinstance(value, dict):
             self._refuse(name, f"{name} is {short(value)}", "expected an object")
         for key, setting in value.items():
-            if key not in _HARMLESS_CONFIG or not isinstance(setting, str):
+            is_harmless = key in _HARMLESS_CONFIG and isinstance(setting, str)
+            if not is_harmless and not trust.narrows(key, setting):
                 self._refuse(
                     name,
                     f"{name} sets {short(key)}, which could widen what the key of {self._who.name} allows",

@@ -5,6 +5,7 @@ repositories  git repositories: whether a commit is there, and where it is copie
 difference    the base and what became of it, by a git directory outside of the workspace
 empty         directories of samples that have no workspace
 hook          the user's command that may put a workspace elsewhere
+project       what a project brings: AGENTS.md as instructions, nothing else
 privacy       thread options that deny the agent's sandbox to read answers
 """
 
@@ -12,6 +13,7 @@ from .empty import EmptyDirectories
 from .errors import WorkspaceError
 from .prepare import BASE, Workspace, prepare, reopen, sweep
 from .privacy import base_of, config_overrides, private_of, thread_options
+from .project import agents_md, untrusted
 from .repositories import Repositories
 
 __all__ = [
@@ -20,6 +22,7 @@ __all__ = [
     "Repositories",
     "Workspace",
     "WorkspaceError",
+    "agents_md",
     "base_of",
     "config_overrides",
     "prepare",
@@ -27,4 +30,5 @@ __all__ = [
     "reopen",
     "sweep",
     "thread_options",
+    "untrusted",
 ]
