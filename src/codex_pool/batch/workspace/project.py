@@ -1,8 +1,8 @@
 """Projects that samples work in: marked untrusted, but for their AGENTS.md, which the agent gets as instructions.
 
-codex reads AGENTS.md only of directories that are not marked untrusted, and there it may run MCP servers outside of every
-sandbox. So the batch reads the files as codex 0.163.0 does: from the root of the repository down to the directory, of
-each the first of AGENTS.override.md and AGENTS.md.
+codex reads AGENTS.md only of directories that are not marked untrusted, and there it may run MCP servers outside of
+every sandbox. So the batch reads the files as codex 0.163.0 does: from the root of the repository down to the
+directory, of each the first of AGENTS.override.md and AGENTS.md.
 """
 
 from __future__ import annotations
