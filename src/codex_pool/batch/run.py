@@ -340,9 +340,9 @@ class _Batch:
             path = home.prepare(settings.home, path)
             self._private = (*self._private, *_of_home(path), *_of_home(codex_home()))
             if settings.home == home.USER:
+                trusted = ", and workspaces that codex trusts are trusted in your home"
                 self._display.say(
-                    "--home user: threads are stored among yours, and directories that codex trusts for a sample are "
-                    "trusted in your home"
+                    f"--home user: threads are stored among yours{trusted if settings.trust_workspaces else ''}"
                 )
 
         def on_slots(slots: list[dict[str, Any]]) -> None:
