@@ -70,8 +70,8 @@ def check_private(path: Path) -> None:
     if mode & _OTHERS:
         raise EndpointError(
             f"{path} has mode {mode:04o}, so that others can enter it or write in it; sockets need a directory of "
-            f"mode 0700: use an endpoint in one that does not exist yet, such as ipc://{path}/codex-pool/pool.sock, and "
-            f"it is made so; or chmod 700 {path} if nobody else uses it"
+            f"mode 0700: use an endpoint in one that does not exist yet, such as ipc://{path}/codex-pool/pool.sock, "
+            f"and it is made so; or chmod 700 {path} if nobody else uses it"
         )
 
 
