@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from codex_app_server.generated.routing import REQUESTS
-from codex_pool import wire
+from codex_pool import trust, wire
 from codex_pool.broker.doors import NOT_ALLOWED, Counts, Doors, Refusal
 from codex_pool.broker.identity import DEFAULT_METHODS, POOL_METHODS, Identity, known_pattern
+from codex_pool.broker.projects import WITHOUT, treatment
 
 ROOT = "/srv/alice"
 READ_ONLY = '{"type":"readOnly"}'
@@ -180,9 +182,10 @@ def test_lists_leave_out_what_may_not_be_touched() -> None:
 def test_a_thread_that_names_no_sandbox_gets_the_ceiling_and_never_asks() -> None:
     for ceiling in ("read-only", "workspace-write"):
         params = passed(check(doors(sandbox=ceiling), "thread/start", {"sandbox": None}))
-        assert params == {"sandbox": ceiling, "approvalPolicy": "never"}
+        filled = {"sandbox": ceiling, "approvalPolicy": "never", "cwd": ROOT, "config": trust.untrusting(ROOT)}
+        assert params == filled
         params = passed(check(doors(sandbox=ceiling), "thread/resume", {"threadId": "t1"}, thread=record()))
-        assert params == {"threadId": "t1", "sandbox": ceiling, "approvalPolicy": "never"}
+        assert params == {"threadId": "t1", **filled}
     assert passed(check(doors(sandbox="danger-full-access"), "thread/start", {})) == {}
 
 
@@ -308,8 +311,12 @@ def test_no_combination_of_parameters_is_wider_than_the_ceiling(
     assert policy.get("networkAccess", False) is False and "access" not in policy
     assert all(inside(root) for root in policy.get("writableRoots", []))
     assert method != "command/exec" or "sandboxPolicy" in sent
-    assert set(sent.get("config", {})) <= {"model_verbosity"}
-    assert all(isinstance(value, str) for value in sent.get("config", {}).values())
+    config = sent.get("config", {})
+    if method in ("thread/start", "thread/resume", "thread/fork"):
+        untrusted = trust.untrusting(sent["cwd"])
+        assert untrusted.items() <= config.items()
+        config = {name: value for name, value in config.items() if name not in untrusted}
+    assert set(config) <= {"model_verbosity"} and all(isinstance(value, str) for value in config.values())
     assert not any(sent.get(name) for name in ("permissions", "environments", "selectedCapabilityRoots", "history"))
     assert "path" not in sent or not method.startswith("thread/")
     assert "projectId" not in sent and "permissions" not in sent
@@ -341,6 +348,92 @@ def test_directories_by_their_real_paths(tmp_path: Path) -> None:
     for cwd in (outside, root / "link", root / "link" / "x", root / ".." / "root", tmp_path, "below", "", f"{root}\0"):
         refused(start(cwd), "cwd", str(tmp_path / "alias"))
     refused(start(None), "cwd", str(outside), "without cwd")
+    # A link may point elsewhere by the time it is used.
+    assert passed(start(tmp_path / "alias" / "below"))["cwd"] == str(root / "below")
+    refused(start(root / "/".join("d" * 100)), "cwd", "levels deep")
+
+
+def test_a_directory_whose_real_path_is_no_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / os.fsdecode(b"\xff")).mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / os.fsdecode(b"\xff"))
+    subject = Doors([Identity(name="alice", cwd_roots=(str(tmp_path),))])
+    refused(check(subject, "thread/start", {"cwd": str(tmp_path / "link")}), "cwd")
+
+
+# What lies in a directory.
+
+
+def test_every_start_resume_and_fork_marks_its_directory_untrusted() -> None:
+    def keys(method: str, params: dict[str, Any], **fields: Any) -> set[str]:
+        named = params if method == "thread/start" else {"threadId": "t1", **params}
+        sent = passed(check(doors(), method, named, thread=record(**fields)))
+        assert sent["config"]["skills.include_instructions"] is False and sent["sandbox"] and sent["approvalPolicy"]
+        assert set(map(str, sent["config"]["projects"].values())) == {"{'trust_level': 'untrusted'}"}
+        assert trust.is_untrusting(json.dumps(sent["config"]).encode(), sent["cwd"])
+        return set(sent["config"]["projects"])
+
+    parents = {ROOT, "/srv", "/"}
+    assert keys("thread/start", {"cwd": f"{ROOT}/a/b"}) == {f"{ROOT}/a", f"{ROOT}/a/b", *parents}
+    assert keys("thread/start", {}) == parents
+    for method in ("thread/resume", "thread/fork"):
+        assert keys(method, {"cwd": f"{ROOT}/a"}, cwd=f"{ROOT}/b") == {f"{ROOT}/a", *parents}
+        assert keys(method, {}, cwd=f"{ROOT}/b") == {f"{ROOT}/b", *parents}
+        refused(check(doors(), method, {"threadId": "t1"}, thread=record(cwd=None)), "cwd", "not known")
+    said = {"projects": {"/x": {"trust_level": "untrusted"}}, "skills.config": [{"path": "/x", "enabled": False}]}
+    kept = passed(check(doors(), "thread/start", {"config": said}))["config"]
+    assert ROOT in kept["projects"] and kept["skills.config"]
+    kept = passed(check(doors(), "thread/start", {"config": {"model_verbosity": "low"}}))["config"]
+    assert kept["model_verbosity"] == "low" and kept["projects"]
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"projects": {}},
+        {"projects": None},
+        {"projects": {ROOT: {"trust_level": "trusted"}}},
+        {"projects": {ROOT: {"trust_level": "untrusted"}, "/": {}}},
+        {"projects./srv/alice.trust_level": "trusted"},
+        {"skills": {}},
+        {"skills.include_instructions": True},
+        {"skills.config": [{"path": ROOT, "enabled": True}]},
+        {"project_doc_max_bytes": 1},
+    ],
+)
+def test_no_client_says_what_is_trusted(config: dict[str, Any]) -> None:
+    for method in ("thread/start", "thread/resume", "thread/fork"):
+        named = {"threadId": "t1", "config": config} if method != "thread/start" else {"config": config}
+        refused(check(doors(), method, named, thread=record()), "config")
+
+
+def test_full_access_may_trust() -> None:
+    config = {"projects": {ROOT: {"trust_level": "trusted"}}}
+    sent = passed(check(doors(sandbox="danger-full-access"), "thread/start", {"cwd": ROOT, "config": config}))
+    assert sent == {"cwd": ROOT, "config": config}
+
+
+def test_what_reads_a_project_is_answered_without_it() -> None:
+    subject = doors(methods=tuple(WITHOUT))
+    for method, instead in WITHOUT.items():
+        for name, value in instead.items():
+            given = "t1" if name == "threadId" else [f"{ROOT}/a"] if name == "cwds" else f"{ROOT}/a"
+            for params in ({name: given}, {}):
+                sent = passed(check(subject, method, params, thread=record()))
+                assert sent == ({} if value is None else {name: value}), method
+
+
+def test_every_method_is_decided() -> None:
+    undecided = [method for method in {*REQUESTS, *POOL_METHODS} if treatment(method) is None]
+    assert undecided == []
+    told = {method for method in REQUESTS if treatment(method) == "untrusted"}
+    assert told == {"thread/start", "thread/resume", "thread/fork"}
+    refused(check(doors(methods=("new/*",)), "new/method", {}), "method", "does not know", "danger-full-access")
+
+
+def test_the_documented_treatments_are_those_that_hold() -> None:
+    text = Path(__file__).parent.parent.joinpath("docs", "security.md").read_text()
+    for method in WITHOUT:
+        assert f"`{method}`" in text, f"docs/security.md says nothing of {method}"
 
 
 def test_without_roots_no_directory_is_allowed() -> None:

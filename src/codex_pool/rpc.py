@@ -8,6 +8,7 @@ import msgspec
 
 from codex_app_server.envelope import RequestId
 from codex_pool import json_bounds
+from codex_pool.trust import is_untrusting, untrusting
 from codex_pool.wire import ThreadRecord
 
 SANDBOX_MODES = {"readOnly": "read-only", "workspaceWrite": "workspace-write", "dangerFullAccess": "danger-full-access"}
@@ -252,7 +253,20 @@ def resume_params(record: ThreadRecord) -> dict[str, Any]:
     for key, value in (("cwd", record.cwd), ("model", record.model), ("modelProvider", record.model_provider)):
         if value is not None:
             params[key] = value
+    if record.untrusted and record.cwd is not None:
+        # Not inherited: without it the next app-server takes what lies in the directory.
+        params["config"] = untrusting(record.cwd)
     return params
+
+
+def asks_untrusted(request: RequestLine) -> bool:
+    """True for thread/start, resume or fork with a `cwd` that its `config` marks untrusted."""
+    params = request.params or {}
+    try:
+        cwd = msgspec.json.decode(params.get("cwd", _NULL), type=str | None)
+    except msgspec.MsgspecError:
+        return False
+    return is_untrusting(bytes(params.get("config", b"{}")), cwd)
 
 
 def sandbox_type(policy: str) -> str:

@@ -94,6 +94,8 @@ class ThreadRecord(msgspec.Struct, array_like=True, frozen=True):
     owner: str = ""
     # The permission profile that it runs with, if that is one that somebody has defined.
     profile: str = ""
+    # It was asked for with its directory marked untrusted, see `trust`; so it is whenever it comes back.
+    untrusted: bool = False
 
 
 class Position(msgspec.Struct, array_like=True, frozen=True, gc=False):

@@ -32,6 +32,7 @@ from codex_app_server.generated.routing import REQUESTS
 from codex_pool import json_bounds, rpc
 from codex_pool.broker.identity import FULL, LEVEL, NEEDS, Identity, granted
 from codex_pool.broker.judge import STARTS_TURN, Judge, Refused, short
+from codex_pool.broker.projects import treatment
 from codex_pool.wire import ThreadRecord
 
 NOT_ALLOWED = -32012
@@ -187,6 +188,12 @@ class Doors:
                 "sandbox",
                 f"{method} acts outside of the sandbox and needs a key with --sandbox {needed}; that of {who.name} "
                 f"has {who.sandbox}",
+            )
+        if who.sandbox != FULL and treatment(method) is None:
+            raise Refused(
+                "method",
+                f"{method}: this pool does not know what it takes from the directory of a project; it needs a key "
+                f"with --sandbox {FULL}",
             )
 
     def _check_thread(self, who: Identity, method: str, params: dict[str, Any], record: ThreadRecord | None) -> None:

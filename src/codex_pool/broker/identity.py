@@ -96,7 +96,7 @@ DEFAULT_METHODS = frozenset(
 )
 POOL_METHODS = frozenset({"pool/cancel", "pool/status", "pool/turn/follow"})
 
-# What a grant alone does not open, because it acts outside of every sandbox, or writes files.
+# What a grant alone does not open, because it acts outside of every sandbox, writes files, or changes every thread.
 NEEDS: dict[str, SandboxMode] = {
     "account/bedrock/setup": "danger-full-access",
     "account/gatewayOAuth/login": "danger-full-access",
@@ -104,8 +104,10 @@ NEEDS: dict[str, SandboxMode] = {
     "account/login/start": "danger-full-access",
     "account/logout": "danger-full-access",
     "config/batchWrite": "danger-full-access",
+    "config/mcpServer/reload": "danger-full-access",
     "config/value/write": "danger-full-access",
     "environment/add": "danger-full-access",
+    "experimentalFeature/enablement/set": "danger-full-access",
     "fs/copy": "workspace-write",
     "fs/createDirectory": "workspace-write",
     "fs/remove": "workspace-write",
@@ -120,6 +122,8 @@ NEEDS: dict[str, SandboxMode] = {
     "plugin/share/checkout": "danger-full-access",
     "plugin/uninstall": "danger-full-access",
     "process/spawn": "danger-full-access",
+    "skills/config/write": "danger-full-access",
+    "skills/extraRoots/set": "danger-full-access",
     "thread/approveGuardianDeniedAction": "danger-full-access",
     "thread/inject_items": "danger-full-access",
     "thread/shellCommand": "danger-full-access",

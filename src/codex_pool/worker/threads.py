@@ -136,16 +136,21 @@ class Threads:
         record = rpc.record_of(result, turns=0 if request.method == "thread/start" else 1)
         if record is None:
             return None
+        untrusted = rpc.asks_untrusted(request.line)
         if known is not None and known.record.thread_id == record.thread_id:
             before = known.record
             record = msgspec.structs.replace(
-                record, name=record.name or before.name, turns=before.turns, owner=before.owner
+                record,
+                name=record.name or before.name,
+                turns=before.turns,
+                owner=before.owner,
+                untrusted=before.untrusted or untrusted,
             )
             if known.restore_sandbox:
                 record = msgspec.structs.replace(record, sandbox=known.record.sandbox)
             known.record = record
         else:
-            record = msgspec.structs.replace(record, owner=request.owner)
+            record = msgspec.structs.replace(record, owner=request.owner, untrusted=untrusted)
             self._threads[record.thread_id] = Thread(record)
         if not request.gone:
             self._router.follow_thread(record.thread_id, request.session)
