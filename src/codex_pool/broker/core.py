@@ -38,9 +38,9 @@ from codex_pool.broker.sessions import Sessions
 from codex_pool.broker.status import status_of
 from codex_pool.broker.tokens import Tokens
 from codex_pool.broker.workers import Workers
+from codex_pool.link import REVOKED
 
 MAX_CLIENTS = 1024
-REVOKED = wire.encode(wire.Closed("the key of this client has been revoked; ask the pool's owner for a new one"))
 
 
 class BrokerCore:
