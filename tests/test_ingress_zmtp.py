@@ -277,7 +277,9 @@ def test_flags_that_are_none(flags: int) -> None:
     assert fault(one, other.message(b"x", flags=flags)) == "bad message"
 
 
-@pytest.mark.parametrize("body", [b"", b"\x09SUBSCRIBE", b"\x04PING", b"\x04PING" + bytes(500), b"\x04PONG" + bytes(500)])
+@pytest.mark.parametrize(
+    "body", [b"", b"\x09SUBSCRIBE", b"\x04PING", b"\x04PING" + bytes(500), b"\x04PONG" + bytes(500)]
+)
 def test_commands_that_are_none(body: bytes) -> None:
     one, other = joined()
     assert fault(one, other.message(body, flags=2)) == "bad message"
