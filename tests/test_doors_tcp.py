@@ -513,7 +513,7 @@ def test_raw_bytes_change_nothing_for_others(server: Server, context: zmq.Contex
 
 
 def test_four_thousand_connections_that_never_speak(server: Server, context: zmq.Context[Any]) -> None:
-    sockets.descriptors()
+    start.descriptors()
     allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - len(os.listdir("/proc/self/fd")) - 100
     # Its own end of each is in the ingress.
     at_once = min(1500, allowed)

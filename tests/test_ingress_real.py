@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from codex_app_server import AppServerConfig
+from codex_app_server.errors import TransportClosedError
 from codex_pool import connect, processes
 from codex_pool.broker.identity import Identity
 from codex_pool.keys import KeyStore
@@ -114,6 +115,28 @@ def test_the_ingress_outlives_a_broker_and_its_clients_go_on(house: House) -> No
         os.kill(house.pid("codex_pool.broker"), signal.SIGKILL)
         completed(stream)
     assert house.pid("codex_pool.ingress") == ingress
+
+
+def test_clients_hear_that_the_pool_was_stopped(config: AppServerConfig, tmp_path: Path, work: Path) -> None:
+    house = House(config, tmp_path, work)
+    with house.pool:
+        alice = connect(house.address, key=house.file)
+        assert alice.thread_start(cwd=str(work)).run("hello").final_response
+    try:
+        with pytest.raises(TransportClosedError, match="the pool was stopped"):
+            alice.thread_start(cwd=str(work))
+    finally:
+        alice.close()
+
+
+@pytest.mark.chaos
+def test_an_ingress_that_hangs_is_replaced(house: House) -> None:
+    stopped = house.pid("codex_pool.ingress")
+    with connect(house.address, key=house.file) as alice:
+        os.kill(stopped, signal.SIGSTOP)
+        until(lambda: house.pid("codex_pool.ingress") not in (0, stopped))
+    with connect(house.address, key=house.file) as alice:
+        assert alice.thread_start(cwd=str(house.work)).run("hello").final_response
 
 
 def test_nothing_is_left_of_it(config: AppServerConfig, tmp_path: Path, work: Path) -> None:

@@ -25,7 +25,7 @@ from codex_pool import link
 MESSAGES_PER_PHASE = 100
 READ_BYTES = 64 * 1024
 WRITE_BYTES = 256 * 1024
-MAX_UNSENT_BYTES = 256 * 1024 * 1024
+MAX_UNSENT_BYTES = 96 * 1024 * 1024
 MAX_LINKS = 8
 JOIN_LIMIT_S = 5.0
 
@@ -114,6 +114,8 @@ class IngressLinks:
             if flags & zmq.POLLOUT:
                 self._write(each)
             if each.socket.fileno() < 0:
+                continue
+            if not flags and not each.has_more and each.prefix:
                 continue
             if not each.prefix and now - each.since > JOIN_LIMIT_S:
                 self._cut(each)

@@ -68,7 +68,7 @@ class ServerKeys(NamedTuple):
     secret_key: bytes
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Principal:
     """All connections that one key has, and what they cost."""
 
@@ -81,7 +81,7 @@ class Principal:
     outgoing_bytes: int = 0
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Connection:
     """One connection. `principal` is None until its handshake is done."""
 

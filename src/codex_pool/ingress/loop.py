@@ -67,7 +67,7 @@ class Ingress:
         self._keys = AllowedKeys(store, lambda line: None)
         self._core = IngressCore(
             ServerKeys(z85.decode(pair.public_key), z85.decode(pair.secret_key)),
-            max_connections=min(arguments.max_connections, _descriptors() - SPARE_DESCRIPTORS),
+            max_connections=min(arguments.max_connections, start.descriptors() - SPARE_DESCRIPTORS),
             look=self._look_at_keys,
         )
         self._epoll = select.epoll()
@@ -367,13 +367,6 @@ def log(message: str) -> None:
     plain = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in message[:MAX_LOG_CHARS])
     with contextlib.suppress(OSError):
         print(f"ingress: {plain}", file=sys.stderr, flush=True)
-
-
-def _descriptors() -> int:
-    """Raise the number of descriptors that this process may have as far as it goes; how many that is."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return hard if hard != resource.RLIM_INFINITY else 1 << 20
 
 
 def main() -> None:
