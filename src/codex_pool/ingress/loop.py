@@ -84,7 +84,7 @@ class Ingress:
         self._link_writes = False
         self._listens = False
         self._was_ready = False
-        self._tick_at = 0.0
+        self._tick_at = self._look_at = 0.0
 
     def run(self) -> None:
         """Work until the supervisor is gone."""
@@ -337,7 +337,14 @@ class Ingress:
     # The clock, and the keys.
 
     def _look_at_keys(self) -> None:
-        if self._keys.read():
+        """Read the allow-list if it has changed. Strangers cause this: it takes a twentieth of the time at most."""
+        began = time.monotonic()
+        if began < self._look_at:
+            return
+        changed = self._keys.read()
+        took_s = time.monotonic() - began
+        self._look_at = began + min(TICK_S, 20 * took_s)
+        if changed:
             allowed: dict[bytes, Identity] = {}
             for key, identity in self._keys.clients.items():
                 with contextlib.suppress(ValueError):
