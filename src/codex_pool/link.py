@@ -5,7 +5,7 @@ and a msgpack array [tag, field...]. The first frame is `join`, with the secret 
 ends; without it nothing else is read. After it the broker believes what the link says of principals.
 
     process -> broker    join, message, ended, refused, keys
-    broker -> process    joined, send, end
+    broker -> process    joined, took, send, end
 
 `connection` is a number that the process gives to a connection of a client, never twice on one link. A link that ends
 ends all its connections; their clients connect again, and their sessions go on.
@@ -23,6 +23,8 @@ from codex_pool import wire
 # A message to a client: its longest body, and what stands around it. From a client far less comes.
 MAX_FRAME_BYTES = wire.MAX_BODY_BYTES + 1024 * 1024
 MAX_JOIN_BYTES = 1024
+WINDOW = 64
+TOOK_EVERY = 16
 
 REVOKED = wire.encode(wire.Closed("the key of this client has been revoked; ask the pool's owner for a new one"))
 
@@ -76,6 +78,15 @@ class Joined(_Frame, frozen=True):
     """The secret is right: messages may be sent."""
 
 
+class Took(_Frame, frozen=True):
+    """So many messages were taken since the last frame of this kind, which comes every TOOK_EVERY of them.
+
+    At most WINDOW may be on the way, so that the next one, of whichever client, does not wait for many.
+    """
+
+    messages: int
+
+
 class Send(_Frame, frozen=True):
     """Send this message to the client of this connection."""
 
@@ -90,7 +101,7 @@ class End(_Frame, frozen=True):
 
 
 ToBroker = Join | Message | Ended | Refused | Keys
-FromBroker = Joined | Send | End
+FromBroker = Joined | Took | Send | End
 
 _encode = msgspec.msgpack.Encoder().encode
 

@@ -22,10 +22,10 @@ import zmq
 
 from codex_pool import link
 
-MESSAGES_PER_PHASE = 100
+MESSAGES_PER_PHASE = 32
 READ_BYTES = 64 * 1024
 WRITE_BYTES = 256 * 1024
-MAX_UNSENT_BYTES = 96 * 1024 * 1024
+MAX_UNSENT_BYTES = 192 * 1024 * 1024
 MAX_LINKS = 8
 JOIN_LIMIT_S = 5.0
 
@@ -63,6 +63,7 @@ class _Link:
     unsent: bytearray = field(default_factory=bytearray)
     has_more: bool = False
     writes: bool = False
+    taken: int = 0
 
 
 class IngressLinks:
@@ -136,6 +137,7 @@ class IngressLinks:
                             peer = each.prefix + str(frame.connection).encode()
                             events.messages.append(Message(peer, frame.principal, frame.frames))
                             left -= 1
+                            self._take(each)
                         case link.Ended():
                             each.connections.discard(frame.connection)
                             events.messages.append(Over(each.prefix + str(frame.connection).encode(), frame.revoked))
@@ -168,14 +170,15 @@ class IngressLinks:
         each = self._by_prefix.get(prefix + b".")
         if each is None or int(number) not in each.connections:
             return False
-        idle = not each.unsent
-        each.unsent += link.encode(frame(int(number)))
-        if idle:
-            self._write(each)
-        elif len(each.unsent) > MAX_UNSENT_BYTES:
+        self._say(each, frame(int(number)))
+        if len(each.unsent) > MAX_UNSENT_BYTES:
             self._log(f"a link was cut: it has not taken {len(each.unsent)} bytes")
             self._cut(each)
         return True
+
+    def _say(self, each: _Link, frame: link.FromBroker) -> None:
+        each.unsent += link.encode(frame)
+        self._write(each)
 
     def _accept(self, now: float) -> None:
         with contextlib.suppress(OSError):
@@ -194,8 +197,13 @@ class IngressLinks:
         each.prefix = b"%s\0%d." % (join.kind.encode(), self._joined)
         each.decoder.limit = link.MAX_FRAME_BYTES
         self._by_prefix[each.prefix] = each
-        each.unsent += link.encode(link.Joined())
-        self._write(each)
+        self._say(each, link.Joined())
+
+    def _take(self, each: _Link) -> None:
+        each.taken += 1
+        if each.taken >= link.TOOK_EVERY:
+            self._say(each, link.Took(each.taken))
+            each.taken = 0
 
     def _read(self, each: _Link) -> bool:
         try:

@@ -91,6 +91,8 @@ class Connection:
     principal: Principal | None = None
     heard_at: float = 0.0
     said_hello: bool = False
+    # False while as much waits as may; it is read again once little does.
+    reads: bool = True
     queued: int = 0
     queued_bytes: int = 0
     reserved: int = 0
@@ -180,7 +182,7 @@ class IngressCore:
         """True while something of it may be read."""
         return (
             connection.closing_until is None
-            and connection.queued < QUEUE_MESSAGES
+            and connection.queued < (QUEUE_MESSAGES if connection.reads else QUEUE_MESSAGES // 4)
             and connection.queued_bytes < QUEUE_BYTES
             and connection.number not in self._waiters
         )
@@ -230,6 +232,7 @@ class IngressCore:
         connection.partial_since = None
         connection.queued += 1
         connection.queued_bytes += size
+        connection.reads = connection.queued < QUEUE_MESSAGES
         self._enqueue(principal, connection, frames, size)
         return True
 
@@ -309,6 +312,7 @@ class IngressCore:
             return link.Ended(connection.number, connection.revoked)
         connection.queued -= 1
         connection.queued_bytes -= size
+        connection.reads = connection.reads or connection.queued < QUEUE_MESSAGES // 4
         if connection.number in self.connections:
             if connection.reserved:
                 self._reserve_for_partial(connection, now)
