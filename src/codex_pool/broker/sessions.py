@@ -17,6 +17,7 @@ from codex_pool import wire
 from codex_pool.broker.books import Books
 from codex_pool.broker.dispatch import Dispatcher
 from codex_pool.broker.records import Forget, Session, Suspect, ToClient
+from codex_pool.link import REVOKED
 
 AWAY_S = 3 * wire.BEAT_S
 SESSION_GRACE_S = 20.0
@@ -27,7 +28,6 @@ MAX_CLIENT_CHARS = 1024
 MAX_KEY_POSITIONS = 1024
 # Of all sessions, those that only the pool's own user can have.
 OWNER_SESSIONS = 64
-REVOKED = wire.encode(wire.Closed("the key of this client has been revoked; ask the pool's owner for a new one"))
 
 
 @dataclass(frozen=True, slots=True)
