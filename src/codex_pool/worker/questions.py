@@ -23,7 +23,7 @@ class _Question(NamedTuple):
 class Questions:
     """Each goes to one session: the first of `candidates`; with nobody there it is declined.
 
-    Sessions know a question as `worker/number`, because the numbers of different app-servers are the same.
+    Sessions know a question as `worker/ID`, because the ids of different app-servers are the same numbers.
     """
 
     def __init__(self, worker: str, outbox: Outbox, candidates: Callable[[Ask], list[wire.SessionId]]) -> None:
