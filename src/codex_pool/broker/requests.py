@@ -104,7 +104,7 @@ class Requests:
             of_who = {each.id for each in books.sessions.values() if each.who == session.who}
             turns = sum(len(books.sessions[each].waiting) for each in of_who)
             turns += sum(not of_who.isdisjoint(turn.sessions) for turn in books.turns.values())
-        counts = Counts(books.owned[session.who], turns)
+        counts = Counts(books.count(session.who), turns)
         if call.again and (call.key in books.seen or call.id_json in session.waiting):
             # What it asks for has been counted already.
             counts = Counts()
@@ -130,7 +130,7 @@ class Requests:
         elif call.method == "pool/status":
             status = self._status()
             if session.who:
-                status = seen_by(status, session.who, books.owned[session.who])
+                status = seen_by(status, session.who, books.count(session.who))
             books.say(session.id, rpc.encode({"id": call.request_id, "result": status}))
         elif call.method == "thread/unsubscribe":
             self._unsubscribe(call)
@@ -181,6 +181,7 @@ class Requests:
             worker = self._books.workers.get(thread.worker or "")
             if worker is not None:
                 self._books.to_worker(worker, wire.Follow(call.session, thread.record.thread_id, on=False))
+            self._books.let_go(thread)
         self._books.say(call.session, rpc.encode({"id": call.request_id, "result": {"status": status}}))
 
     def _params(self, call: Call) -> _Params:

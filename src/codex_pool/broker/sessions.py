@@ -202,8 +202,9 @@ class Sessions:
         self._dispatcher.forget_session(session)
         del books.sessions[session.id]
         books.session_of.pop(session.identity, None)
-        for thread in books.threads.values():
-            thread.followers.pop(session.id, None)
+        for thread in list(books.threads.values()):
+            if thread.followers.pop(session.id, 0) is None:
+                books.let_go(thread)
         books.logged_in.pop(session.id, None)
         books.choose_holder()
         books.to_all_workers(wire.Gone(session.id, keep))
