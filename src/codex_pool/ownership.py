@@ -267,7 +267,9 @@ class Store:
         if home != self._home:
             raise OwnershipError(f"{self.path} is the store of another home, {home}")
         if marked is not None and changes < marked.changes:
-            raise OwnershipError(f"{self.path} is older than it was: {changes} changes, and there were {marked.changes}")
+            raise OwnershipError(
+                f"{self.path} is older than it was: {changes} changes, and there were {marked.changes}"
+            )
         return store, changes
 
 

@@ -334,7 +334,9 @@ class Books:
     def unix_ms(self) -> int:
         return round((self.now + self.unix_offset) * 1000)
 
-    def own(self, thread_id: str, owner: str, *, parent: str = "", ephemeral: bool = False, stored: bool = False) -> None:
+    def own(
+        self, thread_id: str, owner: str, *, parent: str = "", ephemeral: bool = False, stored: bool = False
+    ) -> None:
         """A thread has come into being for a client with a key."""
         source = "subAgent" if parent else "vscode"
         self.owned.add(

@@ -53,6 +53,10 @@ class Refusal(NamedTuple):
     data: dict[str, Any]
 
 
+CLOSED = (
+    "this pool cannot tell whose its threads are, and refuses all keys until its owner has put the ownership store "
+    "back or accepted its loss (codex-pool keys reset-ownership)"
+)
 _NEW_THREAD = frozenset({"thread/start", "thread/fork", "review/start"})
 
 
@@ -69,16 +73,23 @@ class Doors:
         self._default_cwd = default_cwd
         self._realpath = realpath
         self._identities: Mapping[str, Identity] = {}
+        self._closed = False
         self.replace(identities)
 
     def replace(self, identities: Iterable[Identity]) -> None:
         """The allow-list has changed."""
         self._identities = {identity.name: identity for identity in identities}
 
+    def close(self, problem: str | None) -> None:
+        """While the ownership store cannot be relied upon, clients with a key get nothing; None opens again."""
+        self._closed = problem is not None
+
     def admit(self, identity: str, sessions: int) -> str | None:
         """Why there is no new session for this identity, which has so many; None when it may have one."""
         if identity == "":
             return None
+        if self._closed:
+            return CLOSED
         who = self._identities.get(identity)
         if who is None:
             return _unknown(identity)
@@ -94,13 +105,25 @@ class Doors:
         return identity == "" or (record is not None and record.owner == identity)
 
     def check(
-        self, identity: str, method: str, line: bytes, record: ThreadRecord | None, counts: Counts
+        self,
+        identity: str,
+        method: str,
+        line: bytes,
+        record: ThreadRecord | None,
+        counts: Counts,
+        *,
+        own: str | None = None,
     ) -> bytes | Refusal:
-        """A request: the line to go on with, or why not."""
+        """A request: the line to go on with, or why not.
+
+        `own` is the thread that it names, if the store says that it is this identity's; no worker may have it.
+        """
         if identity == "":
             return line
         who = self._identities.get(identity)
         try:
+            if self._closed:
+                raise Refused("ownership", CLOSED)
             if who is None:
                 raise Refused("identity", _unknown(identity))
             if len(line) > who.max_message_bytes:
@@ -117,7 +140,7 @@ class Doors:
                 )
             self._check_level(who, method)
             request, params = _read(line, method)
-            self._check_thread(who, method, params, record)
+            self._check_thread(who, method, params, record, own)
             Judge(who, method, record, self._default_cwd, self._realpath).judge(params)
             bound = _check_bounds(who, method, counts)
             if bound is not None:
@@ -154,17 +177,23 @@ class Doors:
                 f"has {who.sandbox}",
             )
 
-    def _check_thread(self, who: Identity, method: str, params: dict[str, Any], record: ThreadRecord | None) -> None:
+    def _check_thread(
+        self, who: Identity, method: str, params: dict[str, Any], record: ThreadRecord | None, own: str | None
+    ) -> None:
         thread_id = params.get("threadId")
         if thread_id is None:
             return
         known = record is not None and record.thread_id == thread_id
-        if not known or not self.may_touch(who.name, record):
+        if thread_id != own and (not known or not self.may_touch(who.name, record)):
             # The same words for what is another's and what is not there: else they would tell which.
             raise Refused(
                 "thread",
-                f"{method}: thread {short(thread_id)} is none of {who.name}'s that this pool knows; use one that a "
-                "client with this key has started since the pool began",
+                f"{method}: thread {short(thread_id)} is none of {who.name}'s; use one that a client with this key "
+                "has started",
+            )
+        if method in STARTS_TURN and record is None and who.sandbox != FULL:
+            raise Refused(
+                "thread", f"{method}: no app-server has thread {short(thread_id)}; resume it first (thread/resume)"
             )
 
 

@@ -108,7 +108,9 @@ class Requests:
         if call.again and (call.key in books.seen or call.id_json in session.waiting):
             # What it asks for has been counted already.
             counts = Counts()
-        verdict = books.doors.check(session.who, call.method, call.line, books.record(call.thread_id), counts)
+        own = call.thread_id if books.owned.owner_of(call.thread_id) == session.who else None
+        record = books.record(call.thread_id)
+        verdict = books.doors.check(session.who, call.method, call.line, record, counts, own=own)
         if isinstance(verdict, Refusal):
             what = verdict.data["what"]
             books.refused[what] += 1

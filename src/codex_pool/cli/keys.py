@@ -19,7 +19,7 @@ _directory = click.option(
 )
 
 
-@click.group(short_help="Say who may connect over TCP: new, list, revoke, show-server.")
+@click.group(short_help="Say who may connect over TCP: new, list, revoke, reset-ownership, show-server.")
 def keys() -> None:
     """Say who may connect to `codex-pool serve --listen tcp://HOST:PORT`.
 
@@ -132,6 +132,31 @@ def revoke(name: str, directory: Path | None) -> None:
 
         KeyStore(directory).revoke(name)
     click.echo(f"codex-pool: {name} may not connect any more", err=True)
+
+
+@keys.command("reset-ownership", short_help="Accept the loss of a home's record of whose its threads are.")
+@click.argument("home", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@_directory
+def reset_ownership(home: Path, directory: Path | None) -> None:
+    """Accept the loss of the ownership store of HOME, the CODEX_HOME of a pool that refuses keys.
+
+    What can still be read of the store is kept. All other threads of HOME are the pool's own user's from then on: the
+    clients that made them cannot reach them any more. A running daemon lets keys in again within a second.
+    """
+    with reported():
+        import sqlite3
+
+        from codex_pool import ownership
+        from codex_pool.keys import KeysError, KeyStore
+
+        store = KeyStore(directory)
+        try:
+            kept, aside = ownership.reset(home, store.make_directory())
+        except (OSError, sqlite3.Error, ownership.OwnershipError) as error:
+            raise KeysError(f"the ownership store of {home} cannot be made: {error}") from None
+    click.echo(f"codex-pool: {kept} threads of {home} keep their owner, all others are the pool's own user's", err=True)
+    if aside is not None:
+        click.echo(f"  the store as it was  {aside}", err=True)
 
 
 @keys.command("show-server", short_help="Print the server's public key.")

@@ -49,7 +49,7 @@ from codex_pool.supervisor.core import (
     SupervisorCore,
     TellLost,
 )
-from codex_pool.supervisor.homes import SqliteHomes, with_sqlite_home
+from codex_pool.supervisor.homes import SqliteHomes, home_of, with_sqlite_home
 from codex_pool.supervisor.launchers import Launcher, LocalLauncher
 from codex_pool.supervisor.lock import EndpointLock, EndpointTakenError
 from codex_pool.supervisor.process import Child, Reports
@@ -218,6 +218,7 @@ class Supervisor:
             cwd=self._arguments.cwd,
             listen=self._arguments.listen,
             keys=self._arguments.keys,
+            codex_home=str(home_of(Path(self._arguments.sqlite_root))),
             changed_at=time.monotonic() if self._account_changes else self._account_changed_at,
         )
         # The broker holds the lock too: should this process be killed, nobody takes the endpoint before the broker has

@@ -111,6 +111,8 @@ class Threads:
     def begun(self, line: bytes) -> list[str]:
         """A thread/started line: a sub-agent's thread is followed by those of its parent's, who are told."""
         thread_id, parent = reading.parent_of(line)
+        if parent is not None and thread_id:
+            self.spawned(parent, [thread_id])
         followers = self.followers_of(parent) if parent is not None else []
         if parent is None or not thread_id or thread_id in self._threads or not followers:
             return []
@@ -120,6 +122,11 @@ class Threads:
         for session in followers:
             self._router.follow_thread(thread_id, session)
         return followers
+
+    def spawned(self, parent: str, children: list[str]) -> None:
+        """The app-server has made threads for sub-agents; whose they are, the broker keeps before anybody hears."""
+        if children:
+            self._outbox.broker(wire.encode(wire.Children(parent, children)))
 
     def interest_of(self, thread_id: str, session: str) -> wire.Interest:
         """What this session wanted of the thread's last turn, or of its parent's."""
