@@ -166,7 +166,9 @@ class Store:
                 raise OwnershipError(f"{self.path} was cut from {self._inode[1]} to {identity[1]} bytes")
             self._inode = identity
             marked = self._mark.read() if self._mark is not None else None
-            store, changes = self._meta()
+            # A connection that is open answers from memory what it has read before.
+            with contextlib.closing(self._connect()) as fresh:
+                store, changes = self._meta(fresh)
             if store != self.id or (marked is not None and marked.store != store):
                 raise OwnershipError(f"{self.path} was exchanged for the store of another home")
             if changes < self._changes:
@@ -250,8 +252,8 @@ class Store:
         status = self.path.stat()
         return (status.st_dev, status.st_ino), status.st_size
 
-    def _meta(self) -> tuple[str, int]:
-        rows = self._connection.execute("SELECT version, store, home, changes FROM meta").fetchall()
+    def _meta(self, connection: sqlite3.Connection | None = None) -> tuple[str, int]:
+        rows = (connection or self._connection).execute("SELECT version, store, home, changes FROM meta").fetchall()
         if len(rows) != 1 or rows[0][0] != VERSION:
             raise OwnershipError(f"{self.path} is of version {rows[0][0] if rows else None}; expected {VERSION}")
         return str(rows[0][1]), int(rows[0][3])

@@ -1,8 +1,8 @@
 """The broker's side of the ownership store: a thread that writes, and the loop's own view of what is there.
 
-A write waits for the disk and for other pools, so it never happens on the loop: the thread takes all that waits into one
-transaction and says so over a pipe. The loop reads, which waits for nobody, and looks once a second whether the store
-is still the one that it was.
+A write waits for the disk and for other pools, so it never happens on the loop: the thread takes all that waits into
+one transaction and says so over a pipe. The loop reads, which waits for nobody, and looks once a second whether the
+store is still the one that it was.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class Keeper:
             return []
 
     def look(self, now: float) -> list[Row] | None:
-        """Once a second: is the store still there? All rows when one has come into its place that can be relied upon."""
+        """Check the store once a second; all rows when one that was lost can be relied upon again."""
         if now < self._look_at:
             return None
         self._look_at = now + LOOK_S
