@@ -142,8 +142,12 @@ class Books:
                 self.out.append(ToClient(session.identity, frames))
 
     def own_sessions(self) -> list[str]:
-        """Those of the pool's own user, whom alone it concerns what is of no thread: the account, the configuration."""
-        return [session.id for session in self.sessions.values() if not session.who]
+        """Those of the pool's own user and of admins, who hear what is of no thread: account and configuration."""
+        return [session.id for session in self.sessions.values() if not self.is_limited(session.who)]
+
+    def is_limited(self, who: str) -> bool:
+        """True for a client that may have its own threads only."""
+        return bool(who) and (self.doors is None or self.doors.is_limited(who))
 
     def say(self, session_id: str, line: bytes) -> None:
         self.pass_on([session_id], [LINES, line])

@@ -31,6 +31,7 @@ from codex_pool import wire
 from codex_pool.broker.books import Books
 from codex_pool.broker.dispatch import Dispatcher
 from codex_pool.broker.doors import Doors
+from codex_pool.broker.lists import OwnLists
 from codex_pool.broker.owned import Owned
 from codex_pool.broker.pace import Pace
 from codex_pool.broker.records import Effect, ToClient
@@ -49,7 +50,7 @@ class BrokerCore:
     """See the module's docstring. `slots` is how many workers there are to be; `expect` names those alive already.
 
     `legacy` are the threads that the broker before this one knew; None if there was none. `changed_at` is when the
-    account was changed last.
+    account was changed last. `secret` signs the cursors of lists.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class BrokerCore:
         legacy: Iterable[wire.ThreadRecord] | None = None,
         doors: Doors | None = None,
         owned: Owned | None = None,
+        secret: bytes = b"",
         unix_offset: float = 0.0,
         changed_at: float = 0.0,
     ) -> None:
@@ -76,14 +78,21 @@ class BrokerCore:
         self._dispatcher = Dispatcher(self.books, self._pace, changed_at=changed_at)
         self.changes = self._dispatcher.changes
         self._tokens = Tokens(self.books, self.changes)
-        self._requests = Requests(self.books, self._dispatcher, self._tokens, self._status)
+        self._lists = OwnLists(self.books, self._dispatcher, secret=secret, nonce=f"list-{secret.hex()[:8]}-{now:.6f}")
+        self._requests = Requests(self.books, self._dispatcher, self._tokens, self._lists, self._status)
         self._sessions = Sessions(
             self.books, self._dispatcher, max_clients=max_clients, expect=expect, heir=legacy is not None
         )
         for record in legacy or ():
             self.books.know(record)
         self._workers = Workers(
-            self.books, self._dispatcher, self._sessions, self._tokens, self._pace, unix_offset=unix_offset
+            self.books,
+            self._dispatcher,
+            self._sessions,
+            self._tokens,
+            self._lists,
+            self._pace,
+            unix_offset=unix_offset,
         )
 
     @property
@@ -102,6 +111,7 @@ class BrokerCore:
             "waiting": books.held + sum(len(worker.waiting) + len(worker.parked) for worker in workers),
             "moving": len([thread for thread in threads if thread.moving is not None]),
             "homeless": len(books.homeless),
+            "lists": len(self._lists),
             "changes": self.changes.held + self._tokens.held,
             "logins": len(books.logins),
         }

@@ -64,7 +64,7 @@ class Dispatcher:
         self._books.release(call)
         call.gather = Gather(len(workers))
         for worker in workers:
-            self._dispatch(replace(call), worker)
+            self.dispatch(replace(call), worker)
 
     def to_owner(self, call: Call) -> None:
         """To the worker that has the thread, else to the one with the least to do."""
@@ -104,9 +104,10 @@ class Dispatcher:
             owner = workers.get(self._books.archived.get(call.thread_id or "", ""))
         if owner is not None and not owner.takes_work and (turn is None and (thread is None or thread.worker is None)):
             owner = None
-        return owner or self._least_busy()
+        return owner or self.least_busy()
 
-    def _least_busy(self) -> Worker | None:
+    def least_busy(self) -> Worker | None:
+        """The worker that new work goes to."""
         # Calls count beside threads, so that new threads are spread before any of them is answered.
         return min(
             self._books.ready(),
@@ -262,7 +263,7 @@ class Dispatcher:
             thread.used_at = self._books.now
             if call.method in rpc.LOADS_THREAD:
                 thread.followers[call.session] = None
-        self._dispatch(call, worker, adopt=adopt, archived=archived)
+        self.dispatch(call, worker, adopt=adopt, archived=archived)
         if adopt is not None and thread is not None:
             for session in thread.followers:
                 self._books.to_worker(worker, wire.Follow(session, adopt.thread_id))
@@ -273,9 +274,10 @@ class Dispatcher:
         # What was sent to a worker before may have begun there.
         self._books.fail(call, errors.THREAD_LOST, message, {"safeToRetry": not call.again})
 
-    def _dispatch(
+    def dispatch(
         self, call: Call, worker: Worker, *, adopt: wire.ThreadRecord | None = None, archived: bool = False
     ) -> None:
+        """Send this to the worker now."""
         self._books.release(call)
         if call.told:
             call.told = False
@@ -310,7 +312,7 @@ class Dispatcher:
             worker = books.workers.get(books.seen.get(call.key, "")) if call.again else None
             if worker is None:
                 return False
-        self._dispatch(call, worker)
+        self.dispatch(call, worker)
         return True
 
     def send_again(self, worker: Worker) -> None:
@@ -323,7 +325,7 @@ class Dispatcher:
                 self.changes.send_again(call, worker)
             else:
                 call.again = True
-                self._dispatch(call, worker)
+                self.dispatch(call, worker)
 
     def cancel(self, call: Call) -> None:
         """Take a call out that is held here."""

@@ -30,7 +30,7 @@ import msgspec
 from codex_app_server.errors import SERVER_OVERLOADED
 from codex_app_server.generated.routing import REQUESTS
 from codex_pool import rpc
-from codex_pool.broker.identity import FULL, LEVEL, NEEDS, Identity, granted
+from codex_pool.broker.identity import FULL, LEVEL, NEEDS, Identity, granted, rule_of
 from codex_pool.broker.judge import STARTS_TURN, Judge, Refused, short
 from codex_pool.wire import ThreadRecord
 
@@ -100,9 +100,14 @@ class Doors:
             )
         return None
 
+    def is_limited(self, identity: str) -> bool:
+        """True for all but the pool's own user and clients with an admin key."""
+        who = self._identities.get(identity)
+        return identity != "" and (who is None or not who.admin)
+
     def may_touch(self, identity: str, record: ThreadRecord | None) -> bool:
         """Whether this identity may see and use this thread."""
-        return identity == "" or (record is not None and record.owner == identity)
+        return not self.is_limited(identity) or (record is not None and record.owner == identity)
 
     def check(
         self,
@@ -134,10 +139,13 @@ class Doors:
                 )
             if not granted(who, method):
                 shown = method if method in REQUESTS else short(method)
-                raise Refused(
-                    "method",
-                    f"{shown} is not granted to {identity}: ask the pool's owner for a key with --allow {shown}",
-                )
+                remedy = f"ask the pool's owner for a key with --allow {shown}"
+                if rule_of(method) == "refused":
+                    remedy = "no key but an admin's may call it"
+                raise Refused("method", f"{shown} is not granted to {identity}: {remedy}")
+            if who.admin:
+                bound = _check_bounds(who, method, counts)
+                return line if bound is None else bound
             self._check_level(who, method)
             request, params = _read(line, method)
             self._check_thread(who, method, params, record, own)
@@ -154,7 +162,7 @@ class Doors:
     def check_answer(self, identity: str, line: bytes) -> bytes:
         """A client's answer to a question of the app-server: as it came, or a refusal in its place."""
         who = self._identities.get(identity)
-        if identity == "" or (who is not None and who.sandbox == FULL):
+        if identity == "" or (who is not None and (who.admin or who.sandbox == FULL)):
             return line
         request_id = None
         try:

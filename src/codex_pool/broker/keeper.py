@@ -70,6 +70,11 @@ class Keeper:
         self.problem = None
         return rows
 
+    @property
+    def secret(self) -> bytes:
+        """What brokers on one store have in common, and nobody else knows."""
+        return self._store.id.encode() if self._store is not None else os.urandom(16)
+
     def news(self) -> list[Row]:
         """The rows that were written since the last call."""
         if self._store is None:

@@ -81,6 +81,7 @@ class Broker:
             legacy=legacy,
             doors=self._doors,
             owned=owned,
+            secret=self._keeper.secret if self._keeper is not None else os.urandom(16),
             unix_offset=time.time() - time.monotonic(),
             changed_at=arguments.changed_at,
         )

@@ -10,6 +10,8 @@ from codex_pool.broker.gather import Gather
 from codex_pool.broker.queue import FairQueue
 from codex_pool.ownership import Row
 
+# A thread that is read for a list.
+ENTRY = "pool/entry"
 WEIGHTS: dict[wire.Priority, int] = {"interactive": 4, "batch": 1}
 
 

@@ -13,6 +13,8 @@ from codex_pool import rpc, wire
 from codex_pool.broker.books import Books
 from codex_pool.broker.dispatch import FOLLOW, Dispatcher
 from codex_pool.broker.doors import Counts, Refusal
+from codex_pool.broker.identity import rule_of
+from codex_pool.broker.lists import OwnLists
 from codex_pool.broker.records import Call, Session
 from codex_pool.broker.status import seen_by
 from codex_pool.broker.tokens import PREFIX, Tokens
@@ -44,11 +46,17 @@ class Requests:
     """See the module's docstring. `status` gives the result of pool/status."""
 
     def __init__(
-        self, books: Books, dispatcher: Dispatcher, tokens: Tokens, status: Callable[[], dict[str, Any]]
+        self,
+        books: Books,
+        dispatcher: Dispatcher,
+        tokens: Tokens,
+        lists: OwnLists,
+        status: Callable[[], dict[str, Any]],
     ) -> None:
         self._books = books
         self._dispatcher = dispatcher
         self._tokens = tokens
+        self._lists = lists
         self._status = status
 
     def line(self, session: Session, head: wire.Call, line: bytes) -> None:
@@ -131,7 +139,7 @@ class Requests:
             books.say(session.id, b'{"id":%s,"result":%s}' % (rpc.encode(call.request_id), books.initialize))
         elif call.method == "pool/status":
             status = self._status()
-            if session.who:
+            if books.is_limited(session.who):
                 status = seen_by(status, session.who, books.count(session.who))
             books.say(session.id, rpc.encode({"id": call.request_id, "result": status}))
         elif call.method == "thread/unsubscribe":
@@ -139,17 +147,26 @@ class Requests:
         elif call.scope in ("refused", "session", "unassigned"):
             message = f"{call.method} is not available through a pool; use a Codex client of its own for it"
             books.fail(call, METHOD_NOT_FOUND, message)
+        elif books.is_limited(session.who) and rule_of(call.method) == "computed":
+            self._lists.answer(call)
+        elif books.is_limited(session.who) and rule_of(call.method) == "empty":
+            books.say(session.id, rpc.encode({"id": call.request_id, "result": {"data": [], "nextCursor": None}}))
         elif (held := session.waiting.get(call.id_json)) is not None:
             self._dispatcher.tell_again(held)
         elif self._dispatcher.repeat(call):
             return
-        elif call.method == FOLLOW and call.turn_id not in books.turns:
+        elif call.method == FOLLOW and not self._runs(call):
             message = f"turn {call.turn_id} of thread {call.thread_id} is not running: it is not known, or has ended"
             books.fail(call, INVALID_REQUEST, message)
         else:
             if call.method == FOLLOW:
                 call.interest = self._params(call).interest or call.interest
             self._dispatcher.route(call)
+
+    def _runs(self, call: Call) -> bool:
+        """True while the turn runs on the thread that the request names, which is the one that was judged."""
+        turn = self._books.turns.get(call.turn_id or "")
+        return turn is not None and (turn.thread_id == call.thread_id or not self._books.is_limited(call.who))
 
     def _answer(self, session: Session, request_id: envelope.RequestId | None, line: bytes) -> None:
         """To a question of an app-server."""

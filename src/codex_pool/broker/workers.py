@@ -8,8 +8,9 @@ from codex_pool import rpc, wire
 from codex_pool.broker.books import WORKER_QUIET_S, Books, Unkept, is_silent
 from codex_pool.broker.changes import APPLY
 from codex_pool.broker.dispatch import FOLLOW, RELEASE, Dispatcher
+from codex_pool.broker.lists import OwnLists
 from codex_pool.broker.pace import Pace
-from codex_pool.broker.records import Call, Drained, Registered, Suspect, Thread, ToWorker, Turn, Worker
+from codex_pool.broker.records import ENTRY, Call, Drained, Registered, Suspect, Thread, ToWorker, Turn, Worker
 from codex_pool.broker.sessions import Sessions
 from codex_pool.broker.tokens import Tokens
 
@@ -33,6 +34,7 @@ class Workers:
         dispatcher: Dispatcher,
         sessions: Sessions,
         tokens: Tokens,
+        lists: OwnLists,
         pace: Pace,
         *,
         unix_offset: float,
@@ -41,6 +43,7 @@ class Workers:
         self._dispatcher = dispatcher
         self._sessions = sessions
         self._tokens = tokens
+        self._lists = lists
         self._changes = dispatcher.changes
         self._pace = pace
         self._unix_offset = unix_offset
@@ -170,6 +173,8 @@ class Workers:
         books.close_call(answered.call)
         if call.method == RELEASE:
             self._dispatcher.released(call.thread_id or "", ok=answered.ok)
+        elif call.method == ENTRY:
+            self._lists.answered(call, frames[1] if answered.ok and len(frames) == 2 else None)
         elif call.method == APPLY:
             self._changes.answered(call, worker, frames, ok=answered.ok)
         else:
@@ -350,6 +355,9 @@ class Workers:
         # All are closed before any is routed anew: none is to wait for another that is gone as well.
         calls = [books.close_call(number) for number in sorted(worker.calls)]
         for call in calls:
+            if call.method == ENTRY:
+                self._lists.answered(call, None)
+                continue
             self._dispatcher.lose(call, worker.slot, reason)
         for call in [*worker.waiting.remove_all(), *worker.parked]:
             self._dispatcher.route(call)

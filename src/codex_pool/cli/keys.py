@@ -32,6 +32,7 @@ def keys() -> None:
 @click.option(
     "-o", "--output", metavar="FILE", type=click.Path(dir_okay=False, path_type=Path), help="[default: NAME.key]"
 )
+@click.option("--admin", is_flag=True, help="It may do all that this user may over ipc, with everybody's threads.")
 @click.option(
     "--allow",
     "methods",
@@ -64,6 +65,7 @@ def keys() -> None:
 def new(
     name: str,
     output: Path | None,
+    admin: bool,
     methods: tuple[str, ...],
     sandbox: str,
     cwd_roots: tuple[str, ...],
@@ -83,6 +85,7 @@ def new(
         roots = cwd_roots or (str(Path.cwd()),)
         identity = Identity(
             name=name,
+            admin=admin,
             methods=methods,
             sandbox=sandbox,  # type: ignore[arg-type]
             cwd_roots=roots,
@@ -92,7 +95,8 @@ def new(
             max_turns=max_turns,
         )
         KeyStore(directory).new(identity, file)
-    click.echo(f"codex-pool: {name} may connect: {sandbox} at most, in {', '.join(roots)}", err=True)
+    may = "everything that you may" if admin else f"{sandbox} at most, in {', '.join(roots)}"
+    click.echo(f"codex-pool: {name} may connect: {may}", err=True)
     click.echo(f"  hand over  {file}  (a secret: who has it is {name})", err=True)
     click.echo(f"  then       codex-pool run hello --connect tcp://HOST:PORT --key {file}", err=True)
 
@@ -111,6 +115,9 @@ def list_(as_json: bool, directory: Path | None) -> None:
         if as_json:
             fields = {name: getattr(identity, name) for name in identity.__struct_fields__}
             click.echo(json.dumps({**fields, "public_key": public_key}))
+            continue
+        if identity.admin:
+            click.echo(f"{identity.name}  admin")
             continue
         granted = f", and {' '.join(identity.methods)}" if identity.methods else ""
         click.echo(f"{identity.name}  {identity.sandbox} in {', '.join(identity.cwd_roots) or 'no directory'}{granted}")
