@@ -27,7 +27,7 @@ RULES = {
     "refused": "refused",
 }
 _BEGIN, _END = "<!-- access: scripts/access_table.py -->", "<!-- access ends -->"
-_HEAD = '''"""The rules for clients with a limited key, by method. Written by scripts/access_table.py from access.toml."""
+_HEAD = '''"""The rules for limited keys, by method. Written by scripts/access_table.py from access.toml."""
 
 from __future__ import annotations
 

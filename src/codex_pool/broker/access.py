@@ -1,4 +1,4 @@
-"""The rules for clients with a limited key, by method. Written by scripts/access_table.py from access.toml."""
+"""The rules for limited keys, by method. Written by scripts/access_table.py from access.toml."""
 
 from __future__ import annotations
 
