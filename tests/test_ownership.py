@@ -36,7 +36,7 @@ def owners(home: Path) -> dict[str, str]:
 
 
 def row(thread_id: str, owner: str = "alice", **fields: bool) -> Row:
-    return Row(thread_id=thread_id, owner=owner, **fields)
+    return Row(thread_id=thread_id, owner=owner, stored=True, **fields)
 
 
 def test_what_is_written_is_there_for_the_next_and_for_others_that_have_it_open(home: Path) -> None:

@@ -153,11 +153,10 @@ def test_a_thread_is_kept_before_its_start_is_answered(house: House) -> None:
 def test_threads_of_sub_agents_are_their_parents_clients(house: House, model: LoopbackModel) -> None:
     child = ToolCall(json.dumps({"message": "a child that works"}), tool="multi_agent_v1.spawn_agent")
     model.script = Script((Rule(child, contains="delegate"),))
-    with house.pool() as address:
-        with house.client(address, "alice") as alice:
-            parent = ran(alice, "delegate")
-            children = until(lambda: set(house.kept()) - {parent})
-            assert len(children) == 1 and set(house.kept().values()) == {"alice"}
+    with house.pool() as address, house.client(address, "alice") as alice:
+        parent = ran(alice, "delegate")
+        children = until(lambda: set(house.kept()) - {parent})
+        assert len(children) == 1 and set(house.kept().values()) == {"alice"}
     with house.pool() as address, house.client(address, "alice") as alice, house.client(address, "bob") as bob:
         assert ids(alice) == [parent]
         assert ids(alice, parent_thread_id=parent) == [*children] == ids(alice, ancestor_thread_id=parent)

@@ -30,8 +30,9 @@ VERSION = 1
 NAME = "ownership.sqlite"
 # How long a writer waits for another pool's; readers never wait.
 BUSY_S = 5.0
-# Rows of threads that are gone tell the other pools so, and are removed later.
-KEEP_GONE_S = 24 * 3600
+# Rows of threads that are gone tell the other pools so; these, and those of threads that were never on disk, are removed
+# by a pool that begins so much later.
+KEEP_GONE_S = 7 * 24 * 3600
 
 _TABLES = """
 CREATE TABLE meta (version INTEGER NOT NULL, store TEXT NOT NULL, home TEXT NOT NULL, changes INTEGER NOT NULL);
@@ -150,6 +151,7 @@ class Store:
             if isinstance(error, sqlite3.Error | OSError):
                 raise OwnershipError(f"{self.path} cannot be read: {error}") from None
             raise
+        self._purged = False
         self._seen_version = -1
         self._seen_change = -1
 
@@ -216,10 +218,13 @@ class Store:
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 self._connection.execute("UPDATE meta SET changes = changes + 1")
+                if not self._purged:
+                    before = round((time.time() - KEEP_GONE_S) * 1000)
+                    self._connection.execute(
+                        "DELETE FROM threads WHERE (gone OR NOT stored) AND updated_ms < ?", (before,)
+                    )
+                    self._purged = True
                 self._connection.executemany(statement, values)
-                before = round((time.time() - KEEP_GONE_S) * 1000)
-                if any(row[-1] for row in values):
-                    self._connection.execute("DELETE FROM threads WHERE gone AND updated_ms < ?", (before,))
                 store, self._changes = self._meta()
                 if store != self.id:
                     raise OwnershipError(f"{self.path} was exchanged for the store of another home")

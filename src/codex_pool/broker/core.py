@@ -229,6 +229,7 @@ class BrokerCore:
             return []
         self.books.now = now
         self._next_beat = now + wire.BEAT_S
+        self.books.owned.tick()
         self._sessions.tick()
         self._workers.tick()
         return self.books.take_effects()

@@ -28,6 +28,8 @@ class Owned:
         self._changed: dict[str, None] = {}
         # Threads with rows on their way to the store, which are newer than what is read from there.
         self._writing: Counter[str] = Counter()
+        # Threads that could not be written, until the next beat.
+        self._failed_rows: dict[str, None] = {}
         # Threads that the store has never had.
         self._new: set[str] = set()
 
@@ -113,7 +115,7 @@ class Owned:
     def written(self, rows: Iterable[Row], *, ok: bool = True) -> None:
         """These rows are in the store, or could not be written.
 
-        Then threads that the store has never had are no client's, and the others are tried again.
+        Then threads that the store has never had are no client's, and the others are tried again at the next beat.
         """
         for row in rows:
             self._writing[row.thread_id] -= 1
@@ -124,17 +126,22 @@ class Owned:
             else:
                 self._failed(row.thread_id)
 
+    def tick(self) -> None:
+        """Try again what could not be written."""
+        self._changed.update((thread_id, None) for thread_id in self._failed_rows if thread_id in self._rows)
+        self._failed_rows = {}
+
     def replace(self, rows: Iterable[Row]) -> None:
         """The store was opened: these rows and no others."""
         self._rows, self._of, self._stored, self._changed, self._loaded = {}, {}, Counter(), {}, {}
-        self._writing, self._new = Counter(), set()
+        self._writing, self._new, self._failed_rows = Counter(), set(), {}
         self.read(rows)
 
     def read(self, rows: Iterable[Row]) -> list[str]:
         """Rows that another pool may have written; the threads that have another owner than was known."""
         moved: list[str] = []
         for row in rows:
-            if row.thread_id in self._writing or row.thread_id in self._changed:
+            if row.thread_id in self._failed_rows or self.is_pending(row.thread_id):
                 continue
             before = self.owner_of(row.thread_id)
             self._set(row)
@@ -148,7 +155,7 @@ class Owned:
         known = self._rows.get(thread_id)
         if thread_id not in self._new:
             if known is not None:
-                self._changed[thread_id] = None
+                self._failed_rows[thread_id] = None
             return
         self._new.discard(thread_id)
         self._changed.pop(thread_id, None)
