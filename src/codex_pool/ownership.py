@@ -30,8 +30,8 @@ VERSION = 1
 NAME = "ownership.sqlite"
 # How long a writer waits for another pool's; readers never wait.
 BUSY_S = 5.0
-# Rows of threads that are gone tell the other pools so; these, and those of threads that were never on disk, are removed
-# by a pool that begins so much later.
+# Rows of threads that are gone tell the other pools so. These, and those of threads that were never on disk, are
+# removed by a pool that begins so much later.
 KEEP_GONE_S = 7 * 24 * 3600
 
 _TABLES = """
@@ -101,7 +101,8 @@ class Mark:
 
     def write(self, store: str, changes: int) -> None:
         """Whole or not at all. Raises OSError."""
-        self.path.parent.mkdir(mode=0o700, exist_ok=True)
+        for directory in (self.path.parent.parent, self.path.parent):
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         partial = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}")
         try:
             descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)

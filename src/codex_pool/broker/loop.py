@@ -114,7 +114,8 @@ class Broker:
                     self._apply(self._core.shut_down())
                     return
                 if self._keeper is not None:
-                    self._phase_ownership(self._keeper)
+                    heard = ready.keys() - {self._workers, 0, self._keeper.descriptor}
+                    self._phase_ownership(self._keeper, clients_speak=bool(heard))
                 if self._clients in ready:
                     self._phase_receive(self._clients, self._own_message)
                 if self._arguments.listen is not None:
@@ -178,13 +179,14 @@ class Broker:
         home, listens = self._arguments.codex_home, self._arguments.listen is not None
         if home is None or not (listens or path_in(Path(home)).exists()):
             return None, Owned()
-        keys = KeyStore(self._arguments.keys).make_directory() if listens else None
+        keys = KeyStore(self._arguments.keys).directory if listens else None
         keeper, owned = Keeper(Path(home), keys, log), Owned(durable=True)
         owned.replace(keeper.open() or [])
         self._doors.close(keeper.problem)
         return keeper, owned
 
-    def _phase_ownership(self, keeper: Keeper) -> None:
+    def _phase_ownership(self, keeper: Keeper, *, clients_speak: bool) -> None:
+        """What was written; before clients are heard, what other pools have written."""
         now = time.monotonic()
         for done in keeper.done():
             self._apply(self._core.ownership_kept(*done, now))
@@ -192,7 +194,7 @@ class Broker:
         if opened is not None:
             log("clients with a key are let in again: the ownership store can be read")
             self._apply(self._core.ownership_opened(opened, now))
-        elif news := keeper.news():
+        elif clients_speak and (news := keeper.news()):
             self._apply(self._core.ownership_read(news, now))
         self._doors.close(keeper.problem)
 
