@@ -11,6 +11,7 @@ import msgspec
 import pytest
 from test_doors_broker import READ_ONLY, KeyedBench, identity
 
+from codex_app_server._message_router import MessageRouter
 from codex_app_server.generated.routing import REQUESTS
 from codex_pool import wire
 from codex_pool.broker.access import ACCESS
@@ -20,6 +21,10 @@ from codex_pool.broker.listing import Lists, Query, QueryError
 from codex_pool.broker.owned import Owned
 from codex_pool.broker.records import Effect, Own
 from codex_pool.ownership import Row
+from codex_pool.worker import reading
+from codex_pool.worker.effects import Outbox
+from codex_pool.worker.requests import Requests
+from codex_pool.worker.threads import Threads
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -184,3 +189,21 @@ def test_no_grant_opens_a_refused_method_but_an_admin_key_does() -> None:
         if rule == "refused":
             assert not granted(greedy, method) and granted(admin, method)
     assert not granted(greedy, "thread/countAll") and granted(greedy, "thread/memoryMode/set")
+
+
+def test_the_threads_of_sub_agents_are_the_parents_clients_for_the_next_broker_too() -> None:
+    """The worker tells each broker; what the model writes into other calls makes no thread anybody's."""
+    spawn = (
+        b'{"method":"item/completed","params":{"item":{"type":"collabAgentToolCall","tool":"%s","id":"i","status":'
+        b'"completed","receiverThreadIds":["child"],"prompt":"spawnAgent"},"threadId":"t1","turnId":"u1"}}'
+    )
+    assert reading.children_of(spawn % b"spawnAgent") == ["child"]
+    assert reading.children_of(spawn % b"sendInput") == [] == reading.children_of(b'{"params":{}}')
+    outbox = Outbox()
+    router = MessageRouter()
+    threads = Threads(router=router, requests=Requests(router, outbox), outbox=outbox)
+    threads.spawned("t1", ["child"])
+    threads.spawned("child", ["grandchild"])
+    first = outbox.take()
+    threads.tell_spawned()
+    assert outbox.take() == first and len(first) == 2

@@ -64,6 +64,8 @@ class Threads:
         self._leaving: set[str] = set()
         # Sub-agents' threads, and whose they are.
         self._parents: dict[str, str] = {}
+        # Those that the broker was told of, for the next one.
+        self._spawned: dict[str, str] = {}
 
     def __len__(self) -> int:
         return len(self._threads) + len(self._parents)
@@ -127,6 +129,14 @@ class Threads:
         """The app-server has made threads for sub-agents; whose they are, the broker keeps before anybody hears."""
         if children:
             self._outbox.broker(wire.encode(wire.Children(parent, children)))
+            self._spawned.update((child, parent) for child in children)
+            while len(self._spawned) > MAX_CHILDREN:
+                del self._spawned[next(iter(self._spawned))]
+
+    def tell_spawned(self) -> None:
+        """Another broker is there: it may not have heard of sub-agents' threads. A parent comes before its children."""
+        for child, parent in self._spawned.items():
+            self._outbox.broker(wire.encode(wire.Children(parent, [child])))
 
     def interest_of(self, thread_id: str, session: str) -> wire.Interest:
         """What this session wanted of the thread's last turn, or of its parent's."""
