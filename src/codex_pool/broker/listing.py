@@ -15,6 +15,8 @@ import base64
 import hashlib
 import hmac
 from collections.abc import Callable, Iterable, Mapping
+from heapq import nlargest, nsmallest
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import msgspec
@@ -99,18 +101,20 @@ class Lists:
 
     def threads(self, who: str, query: Query, rows: Iterable[Row]) -> Page:
         """A page of thread/list. Raises QueryError for a cursor that is not of this list."""
-        rows = list(rows)
-        parents = {row.thread_id: row.parent for row in rows}
-        key = _SORT_KEYS[query.sort_key or "created_at"]
-        matches = [row for row in rows if _matches(query, row, parents)]
-        return self._page(
-            who, "thread/list", query, matches, lambda row: (int(getattr(row, key)), row.thread_id), DEFAULT_LIMIT
-        )
+        parents: dict[str, str] = {}
+        if query.ancestor_thread_id is not None:
+            rows = list(rows)
+            parents = {row.thread_id: row.parent for row in rows}
+        matches = list(filter(_matcher(query, parents), rows))
+        place = attrgetter(_SORT_KEYS[query.sort_key or "created_at"], "thread_id")
+        return self._page(who, "thread/list", query, matches, place, DEFAULT_LIMIT)
 
     def loaded(self, who: str, query: Query, rows: Iterable[Row]) -> Page:
         """A page of thread/loaded/list. Raises QueryError likewise."""
         query = Query(cursor=query.cursor, limit=query.limit, sort_direction="asc")
-        return self._page(who, "thread/loaded/list", query, list(rows), lambda row: (0, row.thread_id), MAX_LOADED)
+        return self._page(
+            who, "thread/loaded/list", query, list(rows), attrgetter("created_ms", "thread_id"), MAX_LOADED
+        )
 
     def _page(
         self,
@@ -123,14 +127,12 @@ class Lists:
     ) -> Page:
         backwards = query.sort_direction != "asc"
         about = rpc.encode([who, method, msgspec.structs.replace(query, cursor=None, limit=None)])
-        rows.sort(key=place, reverse=backwards)
         if query.cursor is not None:
             after = self._open(query.cursor, about)
             rows = [row for row in rows if (place(row) < after if backwards else place(row) > after)]
-        limit = min(
-            max(query.limit, 1) if query.limit is not None else limit, MAX_LIMIT if limit < MAX_LOADED else limit
-        )
-        page = rows[:limit]
+        most = MAX_LOADED if limit == MAX_LOADED else MAX_LIMIT
+        limit = min(max(query.limit, 1), most) if query.limit is not None else limit
+        page = (nlargest if backwards else nsmallest)(limit, rows, key=place)
         return Page(page, self._seal(place(page[-1]), about) if len(rows) > limit else None)
 
     def _seal(self, place: tuple[int, str], about: bytes) -> str:
@@ -152,26 +154,38 @@ class Lists:
         return hmac.new(self._secret, message, hashlib.sha256).digest()[:16]
 
 
-def _matches(query: Query, row: Row, parents: Mapping[str, str]) -> bool:
-    if not row.stored or row.ephemeral or row.archived != bool(query.archived):
-        return False
-    if query.cwd is not None and row.cwd not in ([query.cwd] if isinstance(query.cwd, str) else query.cwd):
-        return False
-    if query.model_providers and row.model_provider not in query.model_providers:
-        return False
-    if query.search_term and query.search_term.casefold() not in row.name.casefold():
-        return False
-    if query.excluded_thread_ids and row.thread_id in query.excluded_thread_ids:
-        return False
-    if query.parent_thread_id is not None and row.parent != query.parent_thread_id:
-        return False
-    if query.ancestor_thread_id is not None and query.ancestor_thread_id not in _ancestors(row, parents):
-        return False
+def _matcher(query: Query, parents: Mapping[str, str]) -> Callable[[Row], bool]:
+    """Tells the rows of a query; one pass over many rows is all that a list costs the broker's loop."""
+    archived = bool(query.archived)
     kinds = set(query.source_kinds or ())
     if kinds & _SUB_AGENTS:
         kinds |= _SUB_AGENTS
-    of_family = query.parent_thread_id is not None or query.ancestor_thread_id is not None
-    return row.source in (kinds or _INTERACTIVE) or (of_family and not kinds)
+    if not kinds and query.parent_thread_id is None and query.ancestor_thread_id is None:
+        kinds |= _INTERACTIVE
+    tests: list[Callable[[Row], bool]] = []
+    if query.cwd is not None:
+        directories = {query.cwd} if isinstance(query.cwd, str) else set(query.cwd)
+        tests.append(lambda row: row.cwd in directories)
+    if query.model_providers:
+        providers = set(query.model_providers)
+        tests.append(lambda row: row.model_provider in providers)
+    if query.search_term:
+        term = query.search_term.casefold()
+        tests.append(lambda row: term in row.name.casefold())
+    if query.excluded_thread_ids:
+        excluded = set(query.excluded_thread_ids)
+        tests.append(lambda row: row.thread_id not in excluded)
+    if query.parent_thread_id is not None:
+        tests.append(lambda row: row.parent == query.parent_thread_id)
+    if query.ancestor_thread_id is not None:
+        tests.append(lambda row: query.ancestor_thread_id in _ancestors(row, parents))
+
+    def matches(row: Row) -> bool:
+        if row.archived != archived or not row.stored or (kinds and row.source not in kinds):
+            return False
+        return not tests or all([test(row) for test in tests])
+
+    return matches
 
 
 def _ancestors(row: Row, parents: Mapping[str, str]) -> set[str]:
