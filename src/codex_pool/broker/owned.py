@@ -73,11 +73,11 @@ class Owned:
             self._loaded.get(row.owner, {}).pop(thread_id, None)
 
     def is_pending(self, thread_id: str) -> bool:
-        """Whether the store has yet to be given what is known of a thread."""
+        """True while the store has yet to be given what is known of a thread."""
         return thread_id in self._changed or thread_id in self._writing
 
     def add(self, row: Row) -> bool:
-        """A thread has come into being for a client; whether it is that client's."""
+        """A thread has come into being for a client. False when it is another client's already."""
         known = self._rows.get(row.thread_id)
         if known is None:
             self._set(row)
