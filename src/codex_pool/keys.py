@@ -146,6 +146,11 @@ class KeyStore:
                 key_files.write_new(path, new_pair())
         return _check_pair(key_files.read(path, KeyPair), path)
 
+    def make_directory(self) -> Path:
+        """The directory of the keys, made if there is none. Raises KeysError."""
+        self._make_directories()
+        return self.directory
+
     def new(self, identity: Identity, file: Path) -> ClientKey:
         """A key for a new principal: written to `file`, which is not there yet, and allowed. Raises KeysError.
 

@@ -112,6 +112,24 @@ class _PolicyType(msgspec.Struct):
     type: str = ""
 
 
+class _Review(msgspec.Struct, rename="camel"):
+    review_thread_id: str = ""
+
+
+class _ReviewLine(msgspec.Struct):
+    result: _Review | None = None
+
+
+class _NamedParams(msgspec.Struct):
+    name: str | None = None
+
+
+class _NamedLine(msgspec.Struct):
+    params: _NamedParams
+
+
+_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+
 encode = msgspec.json.encode
 decode_request = msgspec.json.Decoder(RequestLine).decode
 _decode_result = msgspec.json.Decoder(_Result).decode
@@ -120,6 +138,8 @@ _decode_notification = msgspec.json.Decoder(_Notification).decode
 _decode_completed = msgspec.json.Decoder(_Completed).decode
 _decode_started = msgspec.json.Decoder(_Started).decode
 _decode_login = msgspec.json.Decoder(_LoginLine).decode
+_decode_review = msgspec.json.Decoder(_ReviewLine).decode
+_decode_named = msgspec.json.Decoder(_NamedLine).decode
 _decode_policy = msgspec.json.Decoder(_PolicyType).decode
 
 
@@ -210,6 +230,23 @@ def record_of(result: bytes, turns: int) -> ThreadRecord | None:
         approval_policy=_text(answer.approval_policy),
         profile=_named(answer.active_permission_profile),
     )
+
+
+def review_thread_of(line: bytes) -> str:
+    """The thread that a response to review/start names; "" if there is none to read."""
+    try:
+        answer = _decode_review(line).result
+    except _UNREADABLE:
+        return ""
+    return answer.review_thread_id if answer is not None else ""
+
+
+def name_in(line: bytes) -> str:
+    """The name that a request thread/name/set gives."""
+    try:
+        return _decode_named(line).params.name or ""
+    except _UNREADABLE:
+        return ""
 
 
 def updated_record(record: ThreadRecord, method: str, line: bytes) -> ThreadRecord:

@@ -310,6 +310,13 @@ class ThreadGone(_Head, frozen=True):
     keep: bool = False
 
 
+class Children(_Head, frozen=True):
+    """The app-server has made these threads for sub-agents of a turn on this thread."""
+
+    thread_id: str
+    children: list[str]
+
+
 class Limited(_Head, frozen=True):
     """The account's rate limit was met. `resets_at` is when it ends, in Unix seconds, where that is known."""
 
@@ -462,6 +469,7 @@ FromWorker = (
     | TurnEnded
     | ThreadChanged
     | ThreadGone
+    | Children
     | Limited
     | LoginEnded
     | TokensWanted

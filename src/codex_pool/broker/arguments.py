@@ -19,6 +19,8 @@ class BrokerArguments(msgspec.Struct, forbid_unknown_fields=True):
     link: str | None = None
     secret: str = ""
     keys: str | None = None
+    # The CODEX_HOME of the app-servers, where the ownership of threads is kept; None keeps it in memory only.
+    codex_home: str | None = None
     # Workers that were registered with the broker before this one, which died: to be waited for.
     expect: list[str] = []
     # When the account was changed last, by CLOCK_MONOTONIC: what started before and took no part in it is renewed.

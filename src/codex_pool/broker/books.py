@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from codex_app_server import errors
 from codex_pool import rpc, wire
 from codex_pool.broker.doors import NEW_THREAD, Doors
+from codex_pool.broker.owned import Owned
 from codex_pool.broker.records import (
     Call,
     CallKey,
     Effect,
     Keep,
     Note,
+    Own,
     Session,
     Thread,
     ToClient,
@@ -25,6 +27,7 @@ from codex_pool.broker.records import (
     Worker,
 )
 from codex_pool.broker.shares import MAX_WAITING, MAX_WAITING_BYTES, NEXT_TURN_S, LogShares, Places, needs_place
+from codex_pool.ownership import Row
 
 MAX_THREADS = 100_000
 MAX_LOST = 10_000
@@ -42,11 +45,36 @@ RETRY_AFTER_MS = 1000
 LINES = wire.encode(wire.Lines())
 
 
+class Unkept(NamedTuple):
+    """An answer that names a thread whose ownership is not on the disk yet."""
+
+    call: Call
+    worker: Worker
+    frames: list[bytes]
+    thread_id: str
+
+
 class Books:
     """`now` is the time of the event at hand, `out` what is to be done about it."""
 
-    def __init__(self, *, slots: int, turns_per_worker: int, now: float, doors: Doors | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        slots: int,
+        turns_per_worker: int,
+        now: float,
+        doors: Doors | None = None,
+        owned: Owned | None = None,
+        unix_offset: float = 0.0,
+    ) -> None:
         self.doors = doors
+        # The threads of clients with a key.
+        self.owned = owned if owned is not None else Owned()
+        # What makes the time of events Unix time.
+        self.unix_offset = unix_offset
+        # Answers that wait until it is on the disk whose thread they name; by the number of the write.
+        self.unkept: list[Unkept] = []
+        self.keeping: dict[int, list[Unkept]] = {}
         self.slots = slots
         self.turns_per_worker = turns_per_worker
         self.now = now
@@ -59,8 +87,6 @@ class Books:
         # Names of workers that are dead: what they sent last may come after the news of it.
         self.lost: dict[str, None] = {}
         self.threads: dict[str, Thread] = {}
-        # How many of them each principal has.
-        self.owned: Counter[str] = Counter()
         # Threads that were put away, and by which worker.
         self.archived: dict[str, str] = {}
         self.turns: dict[str, Turn] = {}
@@ -87,12 +113,20 @@ class Books:
         self.logins: dict[str, tuple[str, wire.SessionId]] = {}
         self.ended: Counter[str] = Counter(completed=0, failed=0, interrupted=0, lost=0)
         self._next_call = 0
+        self._next_own = 0
         # Threads whose records are others than were written down.
         self._changed: dict[str, None] = {}
 
     def take_effects(self) -> list[Effect]:
         """What is to be done; that a thread is written down comes before anybody hears of it."""
         out, self.out = self.out, []
+        rows = self.owned.take_changed()
+        if not self.owned.durable:
+            self.owned.written(rows)
+        elif rows or self.unkept:
+            self._next_own += 1
+            self.keeping[self._next_own], self.unkept = self.unkept, []
+            out.append(Own(self._next_own, rows))
         if self._changed:
             out.insert(0, Keep({thread_id: self.record(thread_id) for thread_id in self._changed}))
             self._changed = {}
@@ -131,8 +165,12 @@ class Books:
                 self.out.append(ToClient(session.identity, frames))
 
     def own_sessions(self) -> list[wire.SessionId]:
-        """Those of the pool's own user, whom alone it concerns what is of no thread: the account, the configuration."""
-        return [session.id for session in self.sessions.values() if not session.who]
+        """Those of the pool's own user and of admins, who hear what is of no thread: account and configuration."""
+        return [session.id for session in self.sessions.values() if not self.is_limited(session.who)]
+
+    def is_limited(self, who: str) -> bool:
+        """True for a client that may have its own threads only."""
+        return bool(who) and (self.doors is None or self.doors.is_limited(who))
 
     def say(self, session_id: wire.SessionId, line: bytes) -> None:
         self.pass_on([session_id], [LINES, line])
@@ -322,26 +360,44 @@ class Books:
 
     # Threads.
 
-    def hold_thread(self, record: wire.ThreadRecord, worker: Worker, call: Call) -> None:
-        """This worker has the thread now, and the session of this call follows it."""
+    def hold_thread(self, record: wire.ThreadRecord, worker: Worker, call: Call, new_of: str = "") -> None:
+        """This worker has the thread now, and the session of this call follows it.
+
+        `new_of` is the principal that it was made for.
+        """
         self.archived.pop(record.thread_id, None)
+        if new_of:
+            self.own(record.thread_id, new_of, ephemeral=record.ephemeral)
         thread = self.threads.get(record.thread_id)
         if thread is None:
-            thread = self.add_thread(msgspec.structs.replace(record, owner=call.who), worker)
+            thread = self.add_thread(record, worker)
         self.change_thread(thread, record)
+        self._note_owned(thread)
         thread.worker, thread.used_at = worker.name, self.now
         worker.threads.add(record.thread_id)
         if call.session in self.sessions:
             thread.followers[call.session] = None
 
     def add_thread(self, record: wire.ThreadRecord, worker: Worker) -> Thread:
+        """A thread that a worker holds; whose it is the store says."""
+        if record.owner and not self.owned.durable:
+            self.own(record.thread_id, record.owner, ephemeral=record.ephemeral)
+        record = msgspec.structs.replace(record, owner=self.owned.owner_of(record.thread_id))
         thread = self.threads[record.thread_id] = Thread(record, worker.name, used_at=self.now)
         self._changed[record.thread_id] = None
         worker.threads.add(record.thread_id)
-        self.owned[record.owner] += 1
+        self._note_owned(thread)
         if len(self.threads) > MAX_THREADS:
             self._forget_oldest_idle_thread()
         return thread
+
+    def know(self, record: wire.ThreadRecord) -> None:
+        """A thread that the broker before this one knew; a worker may come that has it."""
+        if record.owner and not self.owned.durable:
+            self.own(record.thread_id, record.owner, ephemeral=record.ephemeral)
+        record = msgspec.structs.replace(record, owner=self.owned.owner_of(record.thread_id))
+        thread = self.threads[record.thread_id] = Thread(record, None, used_at=self.now)
+        self._note_owned(thread)
 
     def change_thread(self, thread: Thread, record: wire.ThreadRecord) -> None:
         """What the worker says of a thread; whose it is, only the broker knows."""
@@ -350,13 +406,14 @@ class Books:
             if _lasting(record) != _lasting(thread.record):
                 self._changed[record.thread_id] = None
             thread.record = record
+            self._note_owned(thread)
 
     def drop_thread(self, thread_id: str) -> None:
         thread = self.threads.pop(thread_id, None)
         if thread is None:
             return
         self._changed[thread_id] = None
-        self.owned[thread.record.owner] -= 1
+        self.owned.unload(thread_id)
         worker = self.workers.get(thread.worker or "")
         if worker is not None:
             worker.threads.discard(thread_id)
@@ -372,12 +429,87 @@ class Books:
                 self.drop_thread(thread_id)
                 return
 
+    # Whose they are.
+
+    @property
+    def unix_ms(self) -> int:
+        return round((self.now + self.unix_offset) * 1000)
+
+    def own(
+        self, thread_id: str, owner: str, *, parent: str = "", ephemeral: bool = False, stored: bool = False
+    ) -> None:
+        """A thread has come into being for a client with a key."""
+        source = "subAgent" if parent else "vscode"
+        self.owned.add(
+            Row(
+                thread_id=thread_id,
+                owner=owner,
+                parent=parent,
+                source=source,
+                created_ms=self.unix_ms,
+                updated_ms=self.unix_ms,
+                ephemeral=ephemeral,
+                stored=stored,
+            )
+        )
+
+    def own_children(self, parent: str, children: Iterable[str]) -> None:
+        """The app-server has made these threads for a turn of another one; they are that one's client's."""
+        row = self.owned.get(parent)
+        if row is None:
+            return
+        for child in children:
+            # One that is somebody's already stays theirs.
+            if child not in self.threads:
+                self.own(child, row.owner, parent=parent, ephemeral=row.ephemeral, stored=not row.ephemeral)
+
+    def touched(self, thread_id: str) -> None:
+        """A turn has begun or ended on this thread."""
+        if self.owned.get(thread_id) is not None:
+            self.owned.change(thread_id, updated_ms=self.unix_ms)
+
+    def count(self, who: str) -> int:
+        """How many threads a client has: those on disk that are not archived, and those that live here only."""
+        return self.owned.stored(who) + self.owned.loaded(who)
+
+    def let_go(self, thread: Thread) -> None:
+        """An ephemeral thread of a client with a key is gone when nobody follows it and nothing runs on it."""
+        if thread.record.owner and thread.record.ephemeral and not thread.followers and not thread.busy:
+            self.drop_thread(thread.record.thread_id)
+            self.owned.forget(thread.record.thread_id)
+
+    def owners_changed(self, thread_ids: Iterable[str]) -> None:
+        """The store says that these threads have other owners than was known."""
+        for thread_id in thread_ids:
+            thread = self.threads.get(thread_id)
+            if thread is not None:
+                thread.record = msgspec.structs.replace(thread.record, owner=self.owned.owner_of(thread_id))
+                self._changed[thread_id] = None
+
+    def _note_owned(self, thread: Thread) -> None:
+        record = thread.record
+        if self.owned.get(record.thread_id) is None:
+            return
+        self.owned.change(
+            record.thread_id,
+            name=record.name or "",
+            cwd=record.cwd or "",
+            model_provider=record.model_provider or "",
+            ephemeral=record.ephemeral,
+            stored=thread.stored or self.owned.is_stored(record.thread_id),
+        )
+        if thread.worker is not None:
+            self.owned.load(record.thread_id)
+
     def may_touch(self, who: str, thread_id: str) -> bool:
         return self.doors is None or self.doors.may_touch(who, self.record(thread_id))
 
     def orphan(self, thread: Thread) -> None:
         """No worker holds this thread any more."""
         thread.worker, thread.pinned = None, False
+        if not thread.stored:
+            # Nobody can have it again.
+            self.owned.forget(thread.record.thread_id)
 
     def record(self, thread_id: str | None) -> wire.ThreadRecord | None:
         thread = self.threads.get(thread_id or "")

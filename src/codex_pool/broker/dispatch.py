@@ -68,7 +68,7 @@ class Dispatcher:
         self._books.release(call)
         call.gather = Gather(len(workers))
         for worker in workers:
-            self._dispatch(replace(call), worker)
+            self.dispatch(replace(call), worker)
 
     def to_owner(self, call: Call) -> None:
         """To the worker that has the thread, else to the one with the least to do."""
@@ -108,9 +108,10 @@ class Dispatcher:
             owner = workers.get(self._books.archived.get(call.thread_id or "", ""))
         if owner is not None and not owner.takes_work and (turn is None and (thread is None or thread.worker is None)):
             owner = None
-        return owner or self._least_busy()
+        return owner or self.least_busy()
 
-    def _least_busy(self) -> Worker | None:
+    def least_busy(self) -> Worker | None:
+        """The worker that new work goes to."""
         # A log-in that succeeds fails the turns beside it.
         with_login = {name for name, _ in self._books.logins.values()}
         # Calls count beside threads, so that new threads are spread before any of them is answered.
@@ -291,7 +292,7 @@ class Dispatcher:
             thread.used_at = self._books.now
             if call.method in rpc.LOADS_THREAD and call.session is not None:
                 thread.followers[call.session] = None
-        self._dispatch(call, worker, adopt=adopt, archived=archived)
+        self.dispatch(call, worker, adopt=adopt, archived=archived)
         if adopt is not None and thread is not None:
             for session in thread.followers:
                 self._books.to_worker(worker, wire.Follow(session, adopt.thread_id))
@@ -302,9 +303,10 @@ class Dispatcher:
         # What was sent to a worker before may have begun there.
         self._books.fail(call, errors.THREAD_LOST, message, {"safeToRetry": not call.again})
 
-    def _dispatch(
+    def dispatch(
         self, call: Call, worker: Worker, *, adopt: wire.ThreadRecord | None = None, archived: bool = False
     ) -> None:
+        """Send this to the worker now."""
         assert call.session is not None, "the pool's own requests have frames of their own"
         self._books.release(call)
         if call.told:
@@ -344,7 +346,7 @@ class Dispatcher:
             worker = books.workers.get(books.seen.get(call.key, "")) if call.again else None
             if worker is None:
                 return False
-        self._dispatch(call, worker)
+        self.dispatch(call, worker)
         return True
 
     def refuse_id(self, call: Call) -> None:
@@ -362,7 +364,7 @@ class Dispatcher:
                 self.changes.send_again(call, worker)
             else:
                 call.again = True
-                self._dispatch(call, worker)
+                self.dispatch(call, worker)
 
     def cancel(self, call: Call) -> None:
         """Take a call out that is held here."""

@@ -30,7 +30,7 @@ import msgspec
 from codex_app_server.errors import SERVER_OVERLOADED
 from codex_app_server.generated.routing import REQUESTS
 from codex_pool import json_bounds, rpc
-from codex_pool.broker.identity import FULL, LEVEL, NEEDS, Identity, granted
+from codex_pool.broker.identity import FULL, LEVEL, NEEDS, Identity, granted, rule_of
 from codex_pool.broker.judge import STARTS_TURN, Judge, Refused, short
 from codex_pool.broker.projects import treatment
 from codex_pool.wire import ThreadRecord
@@ -56,6 +56,10 @@ class Refusal(NamedTuple):
     data: dict[str, Any]
 
 
+CLOSED = (
+    "this pool cannot tell whose its threads are, and refuses all keys until its owner has put the ownership store "
+    "back or accepted its loss (codex-pool keys reset-ownership)"
+)
 _UNKNOWN = (
     "the key of this client is not on the pool's allow-list any more; ask the pool's owner for a new one "
     "(codex-pool keys renew)"
@@ -76,6 +80,7 @@ class Doors:
         self._default_cwd = default_cwd
         self._realpath = realpath
         self._identities: Mapping[str, Identity] = {}
+        self._closed = False
         self._in_use = False
         if identities:
             self.replace(identities)
@@ -90,10 +95,16 @@ class Doors:
         who = self._identities.get(principal)
         return who.name if who is not None else principal
 
+    def close(self, problem: str | None) -> None:
+        """While the ownership store cannot be relied upon, clients with a key get nothing; None opens again."""
+        self._closed = problem is not None
+
     def admit(self, principal: str, sessions: int) -> str | None:
         """Why there is no new session for this principal, which has so many; None when it may have one."""
         if principal == "":
             return None
+        if self._closed:
+            return CLOSED
         who = self._identities.get(principal)
         if who is None:
             return _UNKNOWN
@@ -104,9 +115,14 @@ class Doors:
             )
         return None
 
+    def is_limited(self, principal: str) -> bool:
+        """True for all but the pool's own user and clients with an admin key."""
+        who = self._identities.get(principal)
+        return principal != "" and (who is None or not who.admin)
+
     def may_touch(self, principal: str, record: ThreadRecord | None) -> bool:
         """Whether this principal may see and use this thread."""
-        return principal == "" or (record is not None and record.owner == principal)
+        return not self.is_limited(principal) or (record is not None and record.owner == principal)
 
     @property
     def is_in_use(self) -> bool:
@@ -135,24 +151,39 @@ class Doors:
         return Refusal(NOT_ALLOWED, message, {"kind": "refused", "what": what})
 
     def check(
-        self, principal: str, method: str, line: bytes, record: ThreadRecord | None, counts: Counts
+        self,
+        principal: str,
+        method: str,
+        line: bytes,
+        record: ThreadRecord | None,
+        counts: Counts,
+        *,
+        own: str | None = None,
     ) -> bytes | Refusal:
-        """A request: the line to go on with, or why not."""
+        """A request: the line to go on with, or why not.
+
+        `own` is the thread that it names, if the store says that it is this principal's; no worker may have it.
+        """
         if principal == "":
             return line
         who = self._identities.get(principal)
         try:
+            if self._closed:
+                raise Refused("ownership", CLOSED)
             if who is None:
                 raise Refused("identity", _UNKNOWN)
             if not granted(who, method):
                 shown = method if method in REQUESTS else short(method)
-                raise Refused(
-                    "method",
-                    f"{shown} is not granted to {who.name}: ask the pool's owner for a key with --allow {shown}",
-                )
+                remedy = f"ask the pool's owner for a key with --allow {shown}"
+                if rule_of(method) == "refused":
+                    remedy = "no key but an admin's may call it"
+                raise Refused("method", f"{shown} is not granted to {who.name}: {remedy}")
+            if who.admin:
+                bound = _check_bounds(who, method, counts)
+                return line if bound is None else bound
             self._check_level(who, method)
             request, params = _read(line, method)
-            self._check_thread(who, method, params, record)
+            self._check_thread(who, method, params, record, own)
             Judge(who, method, record, self._default_cwd, self._realpath).judge(params)
             bound = _check_bounds(who, method, counts)
             if bound is not None:
@@ -166,7 +197,7 @@ class Doors:
     def check_answer(self, principal: str, line: bytes) -> bytes:
         """A client's answer to a question of the app-server: as it came, or a refusal in its place."""
         who = self._identities.get(principal)
-        if principal == "" or (who is not None and who.sandbox == FULL):
+        if principal == "" or (who is not None and (who.admin or who.sandbox == FULL)):
             return line
         request_id = None
         try:
@@ -196,17 +227,23 @@ class Doors:
                 f"with --sandbox {FULL}",
             )
 
-    def _check_thread(self, who: Identity, method: str, params: dict[str, Any], record: ThreadRecord | None) -> None:
+    def _check_thread(
+        self, who: Identity, method: str, params: dict[str, Any], record: ThreadRecord | None, own: str | None
+    ) -> None:
         thread_id = params.get("threadId")
         if thread_id is None:
             return
         known = record is not None and record.thread_id == thread_id
-        if not known or not self.may_touch(who.principal, record):
+        if thread_id != own and (not known or not self.may_touch(who.principal, record)):
             # The same words for what is another's and what is not there: else they would tell which.
             raise Refused(
                 "thread",
-                f"{method}: thread {short(thread_id)} is none of {who.name}'s that this pool knows; use one that a "
-                "client with this key has started since the pool began",
+                f"{method}: thread {short(thread_id)} is none of {who.name}'s; use one that a client with this key "
+                "has started",
+            )
+        if method in STARTS_TURN and record is None and who.sandbox != FULL:
+            raise Refused(
+                "thread", f"{method}: no app-server has thread {short(thread_id)}; resume it first (thread/resume)"
             )
 
 

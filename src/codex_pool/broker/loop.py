@@ -19,6 +19,7 @@ import signal
 import sys
 import time
 from collections import deque
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -31,7 +32,9 @@ from codex_pool.broker.arguments import BrokerArguments
 from codex_pool.broker.core import BrokerCore
 from codex_pool.broker.doors import Doors
 from codex_pool.broker.ingress_link import IngressLinks, Over
+from codex_pool.broker.keeper import Keeper
 from codex_pool.broker.legacy import Changes, Legacy
+from codex_pool.broker.owned import Owned
 from codex_pool.broker.records import (
     AccountChanged,
     Drained,
@@ -39,6 +42,7 @@ from codex_pool.broker.records import (
     Forget,
     Keep,
     Note,
+    Own,
     Registered,
     Renew,
     Suspect,
@@ -46,6 +50,7 @@ from codex_pool.broker.records import (
     ToWorker,
 )
 from codex_pool.keys import KeyStore
+from codex_pool.ownership import path_in
 
 MESSAGES_PER_PHASE = 500
 MAX_OUTBOX_BYTES = 64 * 1024 * 1024
@@ -64,6 +69,7 @@ class Broker:
         self._workers = sockets.router(self._context, arguments.workers_endpoint)
         self._clients = sockets.router(self._context, arguments.clients_endpoint)
         self._doors = Doors(default_cwd=arguments.cwd or os.getcwd())
+        self._keeper, owned = self._open_ownership()
         self._legacy = Legacy(arguments.clients_endpoint)
         self._behind = False
         legacy = self._legacy.read()
@@ -75,6 +81,8 @@ class Broker:
             expect=arguments.expect,
             legacy=legacy,
             doors=self._doors,
+            owned=owned,
+            secret=self._keeper.secret if self._keeper is not None else os.urandom(16),
             unix_offset=time.time() - time.monotonic(),
             changed_at=arguments.changed_at,
         )
@@ -84,6 +92,8 @@ class Broker:
         self._poller = zmq.Poller()
         for source in (self._workers, self._clients, 0):
             self._poller.register(source, zmq.POLLIN)
+        if self._keeper is not None:
+            self._poller.register(self._keeper.descriptor, zmq.POLLIN)
         self._links: IngressLinks | None = None
         if arguments.link is not None:
             self._keys = AllowedKeys(KeyStore(arguments.keys), log)
@@ -102,6 +112,9 @@ class Broker:
                 if 0 in ready and not self._phase_supervisor():
                     self._apply(self._core.shut_down())
                     return
+                if self._keeper is not None:
+                    heard = ready.keys() - {self._workers, 0, self._keeper.descriptor}
+                    self._phase_ownership(self._keeper, clients_speak=bool(heard))
                 if self._clients in ready:
                     self._phase_receive(self._clients, self._own_message)
                 if self._links is not None:
@@ -115,6 +128,8 @@ class Broker:
     def _close(self) -> None:
         if self._links is not None:
             self._links.close()
+        if self._keeper is not None:
+            self._keeper.close()
         self._clients.close(linger=200)
         self._workers.close(linger=0)
         self._context.term()
@@ -157,6 +172,32 @@ class Broker:
 
     def _own_message(self, routing_id: bytes, frames: list[bytes], now: float) -> list[Effect]:
         return self._core.client_message(b"\0" + routing_id, frames, now)
+
+    # Ownership.
+
+    def _open_ownership(self) -> tuple[Keeper | None, Owned]:
+        """The store of the home, for a pool that lets keys in, or that shares it with one."""
+        home, listens = self._arguments.codex_home, self._arguments.link is not None
+        if home is None or not (listens or path_in(Path(home)).exists()):
+            return None, Owned()
+        keys = KeyStore(self._arguments.keys).directory if listens else None
+        keeper, owned = Keeper(Path(home), keys, log), Owned(durable=True)
+        owned.replace(keeper.open() or [])
+        self._doors.close(keeper.problem)
+        return keeper, owned
+
+    def _phase_ownership(self, keeper: Keeper, *, clients_speak: bool) -> None:
+        """What was written; before clients are heard, what other pools have written."""
+        now = time.monotonic()
+        for done in keeper.done():
+            self._apply(self._core.ownership_kept(*done, now))
+        opened = keeper.look(now)
+        if opened is not None:
+            log("clients with a key are let in again: the ownership store can be read")
+            self._apply(self._core.ownership_opened(opened, now))
+        elif clients_speak and (news := keeper.news()):
+            self._apply(self._core.ownership_read(news, now))
+        self._doors.close(keeper.problem)
 
     # Clients that another process has let in.
 
@@ -207,6 +248,9 @@ class Broker:
                     report({"event": "account", "changed_at": effect.changed_at, "under_way": effect.under_way})
                 case Keep():
                     self._keep(effect.threads)
+                case Own():
+                    if self._keeper is not None:
+                        self._keeper.write(effect.number, effect.rows)
                 case Note():
                     log(effect.message)
 

@@ -10,10 +10,13 @@ from codex_app_server import envelope
 from codex_pool import rpc, wire
 from codex_pool.broker.gather import Gather
 from codex_pool.broker.queue import FairQueue
+from codex_pool.ownership import Row
 
 # The session that sent a request, and the request's id in JSON.
 CallKey = tuple[wire.SessionId | None, str]
 
+# A thread that is read for a list.
+ENTRY = "pool/entry"
 WEIGHTS: dict[wire.Priority, int] = {"interactive": 4, "batch": 1}
 
 
@@ -91,13 +94,21 @@ class Keep:
 
 
 @dataclass(frozen=True, slots=True)
+class Own:
+    """Write these rows to the ownership store, then tell the core, by the number, that this and all before is there."""
+
+    number: int
+    rows: list[Row]
+
+
+@dataclass(frozen=True, slots=True)
 class Note:
     """Something for the log."""
 
     message: str
 
 
-Effect = ToClient | ToWorker | Forget | Registered | Suspect | Drained | Renew | AccountChanged | Keep | Note
+Effect = ToClient | ToWorker | Forget | Registered | Suspect | Drained | Renew | AccountChanged | Keep | Own | Note
 
 
 @dataclass(slots=True)

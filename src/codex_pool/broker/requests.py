@@ -13,7 +13,9 @@ from codex_pool import rpc, wire
 from codex_pool.broker.books import Books
 from codex_pool.broker.dispatch import FOLLOW, INVALID_REQUEST, Dispatcher, is_same
 from codex_pool.broker.doors import NEW_THREAD, Counts, Refusal
+from codex_pool.broker.identity import rule_of
 from codex_pool.broker.judge import STARTS_TURN
+from codex_pool.broker.lists import OwnLists
 from codex_pool.broker.records import Call, Session
 from codex_pool.broker.status import seen_by
 from codex_pool.broker.tokens import PREFIX, Tokens
@@ -47,11 +49,17 @@ class Requests:
     """See the module's docstring. `status` gives the result of pool/status."""
 
     def __init__(
-        self, books: Books, dispatcher: Dispatcher, tokens: Tokens, status: Callable[[], dict[str, Any]]
+        self,
+        books: Books,
+        dispatcher: Dispatcher,
+        tokens: Tokens,
+        lists: OwnLists,
+        status: Callable[[], dict[str, Any]],
     ) -> None:
         self._books = books
         self._dispatcher = dispatcher
         self._tokens = tokens
+        self._lists = lists
         self._status = status
 
     def line(self, session: Session, head: wire.Call, line: bytes) -> None:
@@ -111,14 +119,16 @@ class Requests:
             return True
         assert books.doors is not None, "an identity came in where no doors are"
         turns = books.turns_of(session.who) if call.method in STARTS_TURN else 0
-        threads = books.owned[session.who]
+        threads = books.count(session.who)
         if call.method in NEW_THREAD:
             threads += books.threads_to_be(session.who)
         counts = Counts(threads, turns)
         if call.again and (call.key in books.seen or call.id_json in session.waiting):
             # What it asks for has been counted already.
             counts = Counts()
-        verdict = books.doors.check(session.who, call.method, call.line, books.record(call.thread_id), counts)
+        own = call.thread_id if books.owned.owner_of(call.thread_id) == session.who else None
+        record = books.record(call.thread_id)
+        verdict = books.doors.check(session.who, call.method, call.line, record, counts, own=own)
         if isinstance(verdict, Refusal):
             self._refuse(session, call.id_json.encode(), verdict)
             return False
@@ -145,14 +155,18 @@ class Requests:
             books.say(session.id, b'{"id":%s,"result":%s}' % (rpc.encode(call.request_id), books.initialize))
         elif call.method == "pool/status":
             status = self._status()
-            if session.who:
-                status = seen_by(status, session.who, books.owned[session.who])
+            if books.is_limited(session.who):
+                status = seen_by(status, session.who, books.count(session.who))
             books.say(session.id, rpc.encode({"id": call.request_id, "result": status}))
         elif call.method == "thread/unsubscribe":
             self._unsubscribe(session, call)
         elif call.scope in ("refused", "session", "unassigned"):
             message = f"{call.method} is not available through a pool; use a Codex client of its own for it"
             books.fail(call, METHOD_NOT_FOUND, message)
+        elif books.is_limited(session.who) and rule_of(call.method) == "computed":
+            self._lists.answer(call)
+        elif books.is_limited(session.who) and rule_of(call.method) == "empty":
+            books.say(session.id, rpc.encode({"id": call.request_id, "result": {"data": [], "nextCursor": None}}))
         elif (held := session.waiting.get(call.id_json)) is not None:
             if is_same(call, held):
                 self._dispatcher.tell_again(held)
@@ -160,13 +174,18 @@ class Requests:
                 self._dispatcher.refuse_id(call)
         elif self._dispatcher.repeat(call):
             return
-        elif call.method == FOLLOW and call.turn_id not in books.turns:
+        elif call.method == FOLLOW and not self._runs(call):
             message = f"turn {call.turn_id} of thread {call.thread_id} is not running: it is not known, or has ended"
             books.fail(call, INVALID_REQUEST, message)
         else:
             if call.method == FOLLOW:
                 call.interest = self._params(call).interest or call.interest
             self._dispatcher.route(call)
+
+    def _runs(self, call: Call) -> bool:
+        """True while the turn runs on the thread that the request names, which is the one that was judged."""
+        turn = self._books.turns.get(call.turn_id or "")
+        return turn is not None and (turn.thread_id == call.thread_id or not self._books.is_limited(call.who))
 
     def _answer(self, session: Session, request_id: envelope.RequestId | None, line: bytes) -> None:
         """To a question of an app-server."""
@@ -200,6 +219,7 @@ class Requests:
             worker = self._books.workers.get(thread.worker or "")
             if worker is not None:
                 self._books.to_worker(worker, wire.Follow(session.id, thread.record.thread_id, on=False))
+            self._books.let_go(thread)
         self._books.say(session.id, rpc.encode({"id": call.request_id, "result": {"status": status}}))
 
     def _params(self, call: Call) -> _Params:

@@ -185,7 +185,7 @@ class Sessions:
     def placeholder(self, session_id: wire.SessionId) -> None:
         """A session that a worker knows of, and nobody else yet: it may come back."""
         books = self._books
-        if session_id not in books.sessions:
+        if session_id.session and session_id not in books.sessions:
             session = Session(session_id, "(not back yet)", b"", books.now)
             session.away_since, session.missed = books.now, True
             books.sessions[session_id] = session
@@ -249,8 +249,9 @@ class Sessions:
         self._dispatcher.forget_session(session)
         del books.sessions[session.id]
         books.session_of.pop(session.identity, None)
-        for thread in books.threads.values():
-            thread.followers.pop(session.id, None)
+        for thread in list(books.threads.values()):
+            if thread.followers.pop(session.id, 0) is None:
+                books.let_go(thread)
         books.logged_in.pop(session.id, None)
         books.choose_holder()
         books.to_all_workers(wire.Gone(session.id, keep))

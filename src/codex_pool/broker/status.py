@@ -28,12 +28,15 @@ def status_of(books: Books, pace: Pace, slot_states: list[dict[str, Any]], start
 
 
 def seen_by(status: dict[str, Any], who: str, threads: int) -> dict[str, Any]:
-    """What a client with a key sees of it: how busy the pool is; of clients and threads its own."""
+    """What a client with a limited key sees of it: its slots; of clients, turns and threads its own."""
     sessions = [row for row in status["sessions"] if row["principal"] == who]
-    shown = ("slot", "state", "restarts", "turns", "queued", "threads")
+    shown = ("slot", "state", "restarts")
+    running, queued = (sum(row[name] for row in sessions) for name in ("turns", "queued"))
+    ended = dict.fromkeys(("completed", "failed", "interrupted", "lost"), 0)
     return {
-        **{name: status[name] for name in ("uptimeMs", "turnsPerWorker", "turns", "pace")},
-        "workers": [{name: row[name] for name in shown if name in row} for row in status["workers"]],
+        **{name: status[name] for name in ("uptimeMs", "turnsPerWorker")},
+        "workers": [{name: row[name] for name in shown} for row in status["workers"]],
+        "turns": {"running": running, "queued": queued, **ended},
         "clients": [row["client"] for row in sessions],
         "sessions": sessions,
         "threads": threads,

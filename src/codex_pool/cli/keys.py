@@ -20,7 +20,7 @@ _directory = click.option(
 )
 
 
-@click.group(short_help="Say who may connect over TCP: new, renew, list, revoke, show-server.")
+@click.group(short_help="Say who may connect over TCP: new, renew, list, revoke, reset-ownership, show-server.")
 def keys() -> None:
     """Say who may connect to `codex-pool serve --listen tcp://HOST:PORT`.
 
@@ -34,6 +34,7 @@ def keys() -> None:
 @click.option(
     "-o", "--output", metavar="FILE", type=click.Path(dir_okay=False, path_type=Path), help="[default: NAME.key]"
 )
+@click.option("--admin", is_flag=True, help="It may do all that this user may over ipc, with everybody's threads.")
 @click.option(
     "--allow",
     "methods",
@@ -66,6 +67,7 @@ def keys() -> None:
 def new(
     name: str,
     output: Path | None,
+    admin: bool,
     methods: tuple[str, ...],
     sandbox: str,
     cwd_roots: tuple[str, ...],
@@ -89,6 +91,7 @@ def new(
         roots = cwd_roots or (str(Path.cwd()),)
         identity = Identity(
             name=name,
+            admin=admin,
             methods=methods,
             sandbox=sandbox,  # type: ignore[arg-type]
             cwd_roots=roots,
@@ -100,7 +103,8 @@ def new(
         store = KeyStore(directory)
         store.new(identity, file)
         before = [entry for entry in store.known().revoked if entry.name == name]
-    click.echo(f"codex-pool: {name} may connect: {sandbox} at most, in {', '.join(roots)}", err=True)
+    may = "everything that you may" if admin else f"{sandbox} at most, in {', '.join(roots)}"
+    click.echo(f"codex-pool: {name} may connect: {may}", err=True)
     if before:
         click.echo(
             f"codex-pool: this is a new principal, with none of the threads of the {name} whose key was revoked; to "
@@ -154,13 +158,14 @@ def list_(as_json: bool, directory: Path | None) -> None:
             fields = {name: getattr(entry, name) for name in entry.__struct_fields__}
             click.echo(json.dumps({**fields, "revoked": bool(entry.revoked_at)}))
             continue
-        granted = f", and {' '.join(entry.methods)}" if entry.methods else ""
+        if entry.admin:
+            may = "admin"
+        else:
+            granted = f", and {' '.join(entry.methods)}" if entry.methods else ""
+            may = f"{entry.sandbox} in {', '.join(entry.cwd_roots) or 'no directory'}{granted}"
         renewed = f", key of {_day(entry.key_since)}" if entry.key_since != entry.since else ""
         revoked = f"  revoked on {_day(entry.revoked_at)}" if entry.revoked_at else ""
-        click.echo(
-            f"{entry.name}  {entry.sandbox} in {', '.join(entry.cwd_roots) or 'no directory'}{granted}"
-            f"  principal {entry.principal} since {_day(entry.since)}{renewed}{revoked}"
-        )
+        click.echo(f"{entry.name}  {may}  principal {entry.principal} since {_day(entry.since)}{renewed}{revoked}")
     for problem in known.problems:
         click.echo(f"codex-pool: not allowed: {problem}", err=True)
     if not known.allowed:
@@ -186,6 +191,31 @@ def revoke(name: str, directory: Path | None) -> None:
 
         KeyStore(directory).revoke(name)
     click.echo(f"codex-pool: {name} may not connect any more", err=True)
+
+
+@keys.command("reset-ownership", short_help="Accept the loss of a home's record of whose its threads are.")
+@click.argument("home", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@_directory
+def reset_ownership(home: Path, directory: Path | None) -> None:
+    """Accept the loss of the ownership store of HOME, the CODEX_HOME of a pool that refuses keys.
+
+    What can still be read of the store is kept. All other threads of HOME are the pool's own user's from then on: the
+    clients that made them cannot reach them any more. A running daemon lets keys in again within a second.
+    """
+    with reported():
+        import sqlite3
+
+        from codex_pool import ownership
+        from codex_pool.keys import KeysError, KeyStore
+
+        store = KeyStore(directory)
+        try:
+            kept, aside = ownership.reset(home, store.make_directory())
+        except (OSError, sqlite3.Error, ownership.OwnershipError) as error:
+            raise KeysError(f"the ownership store of {home} cannot be made: {error}") from None
+    click.echo(f"codex-pool: {kept} threads of {home} keep their owner, all others are the pool's own user's", err=True)
+    if aside is not None:
+        click.echo(f"  the store as it was  {aside}", err=True)
 
 
 @keys.command("show-server", short_help="Print the server's public key.")

@@ -54,7 +54,7 @@ from codex_pool.supervisor.core import (
     SupervisorCore,
     TellLost,
 )
-from codex_pool.supervisor.homes import SqliteHomes, with_sqlite_home
+from codex_pool.supervisor.homes import SqliteHomes, home_of, with_sqlite_home
 from codex_pool.supervisor.ingress import IngressProcess
 from codex_pool.supervisor.launchers import Launcher, LocalLauncher
 from codex_pool.supervisor.lock import EndpointLock, EndpointTakenError
@@ -247,6 +247,7 @@ class Supervisor:
             link=self._ingress.link,
             secret=self._ingress.secret,
             keys=self._arguments.keys,
+            codex_home=str(home_of(Path(self._arguments.sqlite_root))),
             changed_at=time.monotonic() if self._account_changes else self._account_changed_at,
         )
         # The broker holds the lock too: should this process be killed, nobody takes the endpoint before the broker has

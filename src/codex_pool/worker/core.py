@@ -357,6 +357,7 @@ class WorkerCore:
             kept_at=changes.kept_at,
         )
         self._outbox.broker(wire.encode(head), self._initialized, wire.encode_holdings(holdings))
+        self._threads.tell_spawned()
 
     def _on_other_run(self, run: ThreadRun | GlobalRun) -> None:
         lines, methods = run.lines, run.methods

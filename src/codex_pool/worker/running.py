@@ -34,7 +34,8 @@ OPENING_S = 1.0
 
 _TELLS_LIMIT = frozenset({"error", "turn/completed"})
 _OF_THREADS = frozenset({"thread/settings/updated", "thread/name/updated", "thread/closed"})
-_HEEDED = _TELLS_LIMIT | _OF_THREADS | {"turn/started"}
+_HEEDED = _TELLS_LIMIT | _OF_THREADS | {"turn/started", "item/completed"}
+_SPAWNS = b'"spawnAgent"'
 
 
 class RunningTurns:
@@ -177,6 +178,9 @@ class RunningTurns:
                 inner, root = rpc.turns_of(line)
                 if root in self._turns and root != inner:
                     self._inner[root] = inner
+            elif method == "item/completed":
+                if thread_id is not None and _SPAWNS in line:
+                    self._threads.spawned(thread_id, reading.children_of(line))
             elif method in _TELLS_LIMIT:
                 self.heed_limit(method, line)
 

@@ -64,6 +64,8 @@ class Threads:
         self._leaving: set[str] = set()
         # Sub-agents' threads, and whose they are.
         self._parents: dict[str, str] = {}
+        # Those that the broker was told of, for the next one.
+        self._spawned: dict[str, str] = {}
 
     def __len__(self) -> int:
         return len(self._threads) + len(self._parents)
@@ -112,6 +114,8 @@ class Threads:
     def begun(self, line: bytes) -> list[wire.SessionId]:
         """A thread/started line: a sub-agent's thread is followed by those of its parent's, who are told."""
         thread_id, parent = reading.parent_of(line)
+        if parent is not None and thread_id:
+            self.spawned(parent, [thread_id])
         followers = self.followers_of(parent) if parent is not None else []
         if parent is None or not thread_id or thread_id in self._threads or not followers:
             return []
@@ -121,6 +125,19 @@ class Threads:
         for session in followers:
             self._router.follow_thread(thread_id, session)
         return followers
+
+    def spawned(self, parent: str, children: list[str]) -> None:
+        """The app-server has made threads for sub-agents; whose they are, the broker keeps before anybody hears."""
+        if children:
+            self._outbox.broker(wire.encode(wire.Children(parent, children)))
+            self._spawned.update((child, parent) for child in children)
+            while len(self._spawned) > MAX_CHILDREN:
+                del self._spawned[next(iter(self._spawned))]
+
+    def tell_spawned(self) -> None:
+        """Another broker is there: it may not have heard of sub-agents' threads. A parent comes before its children."""
+        for child, parent in self._spawned.items():
+            self._outbox.broker(wire.encode(wire.Children(parent, [child])))
 
     def interest_of(self, thread_id: str, session: wire.SessionId) -> wire.Interest:
         """What this session wanted of the thread's last turn, or of its parent's."""
