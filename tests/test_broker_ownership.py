@@ -64,7 +64,7 @@ def bench() -> StoredBench:
 
 def test_the_answer_waits_until_the_thread_is_in_the_store(bench: StoredBench) -> None:
     call = bench.start("t1")
-    assert [(row.thread_id, row.owner) for row in bench.writes[0].rows] == [("t1", "alice")]
+    assert [(row.thread_id, row.owner) for row in bench.writes[0].rows] == [("t1", "P-alice")]
     assert call not in bench.answers
     bench.written()
     assert call in bench.answers
@@ -77,7 +77,7 @@ def test_a_thread_that_could_not_be_kept_is_refused_and_is_nobodys(bench: Stored
     call = bench.start("t1")
     bench.written("the disk is full")
     assert "the disk is full" in bench.error(call)["message"]
-    assert bench.core.books.count("alice") == 0 and "t1" not in bench.core.books.threads
+    assert bench.core.books.count("P-alice") == 0 and "t1" not in bench.core.books.threads
     again = bench.start("t2")
     bench.written()
     assert again in bench.answers
@@ -99,14 +99,14 @@ def test_ephemeral_threads_do_not_count_once_they_are_gone(bench: StoredBench) -
     for number in range(4):
         bench.start(f"t{number}", ephemeral=True)
         bench.written()
-        assert bench.core.books.count("alice") == 1
+        assert bench.core.books.count("P-alice") == 1
         bench.call("thread/unsubscribe", {"threadId": f"t{number}"}, session="alice-1")
         bench.written()
-        assert bench.core.books.count("alice") == 0
+        assert bench.core.books.count("P-alice") == 0
     bench.start("t9", ephemeral=True)
     bench.written()
     bench.apply(bench.core.worker_lost("w0", "killed", bench.now))
-    assert bench.core.books.count("alice") == 0
+    assert bench.core.books.count("P-alice") == 0
 
 
 def test_without_a_store_that_can_be_relied_upon_keys_get_nothing(bench: StoredBench) -> None:
@@ -116,9 +116,9 @@ def test_without_a_store_that_can_be_relied_upon_keys_get_nothing(bench: StoredB
     assert bench.error(call)["message"] == CLOSED
     assert bench.start("t1", "own") in bench.answers
     bench.core.books.doors.close(None)
-    bench.apply(bench.core.ownership_opened([Row(thread_id="t1", owner="mallory", stored=True)], bench.now))
+    bench.apply(bench.core.ownership_opened([Row(thread_id="t1", owner="P-mallory", stored=True)], bench.now))
     record = bench.core.books.record("t1")
-    assert record is not None and record.owner == "mallory"
+    assert record is not None and record.owner == "P-mallory"
 
 
 def test_a_thread_of_somebody_else_is_no_child(bench: StoredBench) -> None:
@@ -127,7 +127,7 @@ def test_a_thread_of_somebody_else_is_no_child(bench: StoredBench) -> None:
     bench.written()
     books = bench.core.books
     books.own_children("t1", ["theirs", "new"])
-    assert books.owned.owner_of("theirs") == "" and books.owned.owner_of("new") == "alice"
+    assert books.owned.owner_of("theirs") == "" and books.owned.owner_of("new") == "P-alice"
     books.own_children("theirs", ["other"])
     assert books.owned.owner_of("other") == ""
 

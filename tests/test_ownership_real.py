@@ -74,8 +74,11 @@ class House:
             yield codex
 
     def kept(self) -> dict[str, str]:
+        """Threads in the store, and the names of their owners."""
+        known = self.store.known()
+        names = {entry.principal: entry.name for entry in (*known.allowed, *known.revoked)}
         with contextlib.closing(Store(self.home, Mark(self.store.directory, self.home))) as store:
-            return {row.thread_id: row.owner for row in store.news() if not row.gone}
+            return {row.thread_id: names[row.owner] for row in store.news() if not row.gone}
 
 
 @pytest.fixture
