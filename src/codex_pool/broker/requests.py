@@ -128,6 +128,10 @@ class Requests:
             counts = Counts()
         own = call.thread_id if books.owned.owner_of(call.thread_id) == session.who else None
         record = books.record(call.thread_id)
+        if record is None and own is not None and call.method in rpc.LOADS_THREAD:
+            # No worker has it: the store knows where it works.
+            row = books.owned.get(own)
+            record = wire.ThreadRecord(own, ephemeral=False, cwd=row.cwd or None, owner=call.who) if row else None
         verdict = books.doors.check(session.who, call.method, call.line, record, counts, own=own)
         if isinstance(verdict, Refusal):
             self._refuse(session, call.id_json.encode(), verdict)
