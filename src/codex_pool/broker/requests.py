@@ -72,7 +72,7 @@ class Requests:
             return
         if header.id is not None and len(str(header.id)) > MAX_ID_CHARS:
             message = f"a request id of {len(str(header.id))} characters; expected at most {MAX_ID_CHARS}"
-            self._books.say(session.id, rpc.error_line(b"null", INVALID_REQUEST, message))
+            self._books.say(session.id, rpc.error_line(rpc.encode(header.id), INVALID_REQUEST, message))
             return
         if session.who and self._books.doors is not None:
             refusal = self._books.doors.check_size(session.who, line)
