@@ -52,6 +52,7 @@ bench: tools $(VENV)/.installed-bench
 	$(BIN)/python bench/notifications.py --rounds 3
 	$(BIN)/python bench/paced.py --rounds 3
 	$(BIN)/python bench/roundtrip.py --rounds 3
+	$(BIN)/python bench/ingress.py --rounds 3
 	$(BIN)/python bench/throughput.py --turns 200 --rounds 5
 	$(BIN)/python bench/cpu.py --turns 1000
 	$(BIN)/python bench/memory.py

@@ -1,8 +1,10 @@
-"""Clients that ask one thing after the other: `python bench/round_trips.py KIND JSON`. For bench/roundtrip.py.
+"""Clients that ask one thing after the other: `python bench/round_trips.py KIND JSON`. For bench/roundtrip.py and
+bench/ingress.py.
 
 For each line on stdin it asks `requests` times and writes how long each took, in seconds, as one JSON line.
 
-    pool   through codex_pool's transport
+    pool   through codex_pool's transport; with a `key` over TCP
+    deltas runs a turn instead, and writes how long each of its deltas took from the app-server's writing
     echo   through a bare socket to the relay of relay.py
 """
 
@@ -37,7 +39,7 @@ def pool(settings: dict[str, Any]) -> Callable[[bytes], bytes]:
     from codex_pool.client.transport import PoolTransport
 
     answers = Answers()
-    transport = PoolTransport(settings["endpoint"])
+    transport = PoolTransport(settings["endpoint"], key=settings.get("key"))
     transport.start(answers)
 
     def ask(line: bytes) -> bytes:
@@ -63,8 +65,25 @@ def echo(settings: dict[str, Any]) -> Callable[[bytes], bytes]:
     return ask
 
 
+def deltas(settings: dict[str, Any]) -> None:
+    from codex_pool import connect
+
+    with connect(settings["endpoint"], key=settings.get("key")) as codex:
+        thread = codex.thread_start(cwd="/")
+        print("ready", flush=True)
+        while sys.stdin.readline():
+            took = []
+            for notification in thread.turn("x").stream():
+                if notification.method == "item/agentMessage/delta":
+                    took.append(time.time() - float(notification.payload.delta))
+            print(json.dumps(took), flush=True)
+
+
 def main() -> None:
     settings = json.loads(sys.argv[2])
+    if sys.argv[1] == "deltas":
+        deltas(settings)
+        return
     ask = {"pool": pool, "echo": echo}[sys.argv[1]](settings)
     number = 0
 

@@ -136,8 +136,8 @@ class Shard:
     def _at(self, at: float, kind: str, act: Callable[[float], None]) -> None:
         heapq.heappush(self._events, (at, next(self._order), kind, act))
 
-    def _session(self, thread: str) -> str:
-        return f"s{client_of(thread)}"
+    def _session(self, thread: str) -> wire.SessionId:
+        return wire.SessionId("", f"s{client_of(thread)}")
 
     def _client(self, thread: str) -> bytes:
         return b"c%d" % client_of(thread)

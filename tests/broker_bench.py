@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
+from session_ids import named
 
 from codex_app_server.generated.routing import REQUESTS
 from codex_pool import wire
@@ -85,7 +86,7 @@ class FakeWorker:
 
 
 def key_of(head: wire.Dispatch, line: dict[str, Any]) -> tuple[str, str]:
-    return head.session, json.dumps(line["id"])
+    return named(head.session), json.dumps(line["id"])
 
 
 class Bench:
@@ -276,7 +277,7 @@ class Bench:
             ok, turn_id = worker.answered[key]
         elif ok and starts_turn(line["method"]):
             turn_id, thread_id = f"u{next(self._turn_numbers)}", line["params"]["threadId"]
-            worker.running[turn_id] = (thread_id, dispatch.session)
+            worker.running[turn_id] = (thread_id, named(dispatch.session))
             started = wire.TurnHeld(thread_id, turn_id, [dispatch.session])
         worker.answered[key] = (ok, turn_id)
         body = {"id": line["id"], **({"result": {}} if ok else {"error": {"code": -32600, "message": "no"}})}
@@ -383,7 +384,7 @@ class Bench:
             for worker in self.workers.values()
             if not worker.lost
             for head, line in worker.open.values()
-            if (head.session, line["id"]) == call
+            if (named(head.session), line["id"]) == call
         ]
 
     def drain(self, worker: FakeWorker) -> None:

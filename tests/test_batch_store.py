@@ -98,7 +98,7 @@ def test_a_record_is_exported_as_documented_and_read_back(tmp_path: Path) -> Non
     assert list(record) == [
         *("schema_version", "id", "epoch", "status", "limit", "final_response", "responses", "error", "scores"),
         *("usage", "cost", "thread_id", "turn_id", "worker", "attempts", "turns", "tool_calls", "queued_ms"),
-        *("duration_ms", "started_at", "ended_at", "artifacts", "tags", "metadata"),
+        *("duration_ms", "started_at", "ended_at", "artifacts", "agents_md", "tags", "metadata"),
     ]
     assert record["metadata"] == {"ä": 10**30} and record["usage"] == {"total_tokens": 3} and record["attempts"] == 1
     assert record["scores"]["exact"]["passed"] is True and record["artifacts"] == ["diff.patch"]
@@ -511,7 +511,7 @@ def test_a_file_cannot_be_a_run_directory(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("statements", "words"),
     [
-        ("PRAGMA user_version = 99", "schema version 99; this codex-pool knows versions up to 1"),
+        ("PRAGMA user_version = 99", "schema version 99; this codex-pool knows versions up to 2"),
         ("PRAGMA user_version = 0", "a database of something else"),
     ],
 )
@@ -541,10 +541,10 @@ def test_an_older_schema_is_brought_up_to_date_and_read_only_after_that(tmp_path
     path = tmp_path / "run.sqlite"
     store_schema.open_for_writing(path).close()
     newer = (*store_schema.MIGRATIONS, "CREATE TABLE more (x); INSERT INTO more VALUES (7)")
-    with pytest.raises(RunDirectoryError, match="schema version 1, older than version 2"):
+    with pytest.raises(RunDirectoryError, match="schema version 2, older than version 3"):
         store_schema.open_for_reading(path, newer)
     with contextlib.closing(store_schema.open_for_writing(path, newer)) as db:
-        assert db.execute("PRAGMA user_version").fetchone() == (2,)
+        assert db.execute("PRAGMA user_version").fetchone() == (3,)
         assert db.execute("SELECT x FROM more").fetchall() == [(7,)]
     store_schema.open_for_reading(path, newer).close()
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from broker_bench import THREAD_LOST, Bench, FakeWorker, encode, total_held
+from session_ids import sid
 
 from codex_pool import wire
 from codex_pool.broker import changes, kept, kinds, tokens
@@ -66,7 +67,7 @@ def test_a_log_in_is_applied_to_one_after_the_other_and_checked_and_told_once(be
     assert [message for _, message in bench.notices] == [updated("apiKey")]
     assert bench.account == (bench.now, False) and bench.renewals == {}
     assert all(worker.as_of == bench.now for worker in bench.workers.values())
-    assert bench.core.books.holder == "s1" and total_held(bench) == 0
+    assert bench.core.books.holder == sid("s1") and total_held(bench) == 0
 
 
 def test_what_comes_meanwhile_waits_in_its_order(bench: Bench) -> None:
@@ -244,7 +245,7 @@ def ended(bench: Bench, worker: FakeWorker, *, success: bool = True) -> None:
     lines += [updated("chatgpt")] if success else []
     body = b"\n".join(map(encode, lines))
     worker.as_of = bench.now if success else worker.as_of
-    head = wire.LoginEnded("l1", ["s1"], changed=success)
+    head = wire.LoginEnded("l1", [sid("s1")], changed=success)
     bench.from_worker(worker, head, wire.encode(wire.Lines()), body)
 
 
@@ -278,8 +279,8 @@ def test_a_goal_begins_no_turn_with_the_account_before(bench: Bench) -> None:
         bench.from_worker(each, wire.TurnStarted(f"at {each.name}", f"runs at {each.name}", [], by_itself=True))
     bench.now += 1
     ended(bench, worker)
-    started = wire.TurnStarted(thread, "next", ["s1"], by_itself=True)
-    for each in (started, started, wire.TurnStarted("child", "of a turn that runs", ["s1"])):
+    started = wire.TurnStarted(thread, "next", [sid("s1")], by_itself=True)
+    for each in (started, started, wire.TurnStarted("child", "of a turn that runs", [sid("s1")])):
         bench.from_worker(other, each)
     bench.from_worker(worker, wire.TurnStarted("t9", "new account", [], by_itself=True))
     found = [head for each in bench.workers.values() for head in each.heads if isinstance(head, wire.Interrupt)]
@@ -334,7 +335,7 @@ def test_a_worker_with_a_log_in_under_way_has_not_drained(bench: Bench) -> None:
 def test_the_next_broker_knows_of_log_ins(bench: Bench) -> None:
     worker = begun(bench)
     next_broker(bench)
-    holdings = wire.encode_holdings(wire.Holdings([], logins={"l1": "s1"}))
+    holdings = wire.encode_holdings(wire.Holdings([], logins={"l1": sid("s1")}))
     other = bench.register("w7", 0, holdings=holdings)
     bench.hello(connection="s1/2")
     bench.call("account/login/cancel", {"loginId": "l1"})

@@ -10,6 +10,7 @@ import pytest
 from broker_bench import NOTHING_HELD, THREAD_LOST, TURN_LOST, Bench, encode, total_held
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from session_ids import sid
 
 from codex_app_server.generated.routing import REQUESTS
 from codex_pool import wire
@@ -88,7 +89,7 @@ def test_the_end_of_a_session_is_told_to_all_workers_and_forgets_what_waited(
     bench.hello(connection="s1/2", when_gone=when_gone)
     for _ in range(5):
         bench.call("turn/start", {"threadId": "t1"})
-    gone = wire.Gone("s1", keep=when_gone == "keep" and how != "bye")
+    gone = wire.Gone(sid("s1"), keep=when_gone == "keep" and how != "bye")
     if how == "bye":
         bench.from_client(wire.Bye())
     elif how == "unreachable":
@@ -220,7 +221,7 @@ def test_gathered_requests_go_to_all(bench: Bench) -> None:
 
 def test_answers_to_questions_go_to_the_worker_that_asked_with_their_session(bench: Bench) -> None:
     bench.raw(encode({"id": "w1/5", "result": {}}))
-    assert bench.workers["w1"].heads[-1] == wire.Tell("s1")
+    assert bench.workers["w1"].heads[-1] == wire.Tell(sid("s1"))
     assert sum(isinstance(head, wire.Tell) for worker in bench.workers.values() for head in worker.heads) == 1
     for request_id in ("w7/5", "nonsense", 5):
         bench.raw(encode({"id": request_id, "result": {}}))
@@ -382,7 +383,7 @@ def test_a_turn_that_does_not_run_cannot_be_joined(bench: Bench) -> None:
 
 def test_turns_that_the_app_server_starts_itself_count(bench: Bench) -> None:
     worker = bench.thread("t1")
-    bench.from_worker(worker, wire.TurnStarted("t1", "own", ["s1"]))
+    bench.from_worker(worker, wire.TurnStarted("t1", "own", [sid("s1")]))
     worker.running["own"] = ("t1", "s1")
     waiting = bench.call("turn/start", {"threadId": "t1"})
     assert bench.dispatches(waiting) == [] and bench.status()["turns"]["running"] == 1
@@ -393,7 +394,7 @@ def test_turns_that_the_app_server_starts_itself_count(bench: Bench) -> None:
 def test_a_turn_that_is_known_by_itself_finds_its_worker(bench: Bench) -> None:
     """The thread of a sub-agent is in nobody's books."""
     worker = bench.workers["w1"]
-    bench.from_worker(worker, wire.TurnStarted("child", "own", ["s1"]))
+    bench.from_worker(worker, wire.TurnStarted("child", "own", [sid("s1")]))
     call = bench.call("turn/interrupt", {"threadId": "child", "turnId": "own"})
     assert [name for name, _ in bench.dispatches(call)] == ["w1"]
 
@@ -411,6 +412,39 @@ def test_lists_of_threads_are_put_together(bench: Bench) -> None:
     ((number, _),) = second.open.items()
     bench.answer_with(second, number, {"id": again[1], "result": {"data": []}})
     assert bench.answers[again][0]["result"] == {"data": []} and total_held(bench) == 0
+
+
+# Ids.
+
+
+def test_an_id_is_used_again_after_its_answer(bench: Bench) -> None:
+    for _ in range(2):
+        call = bench.call("model/list", id=7)
+        ((name, dispatch),) = bench.dispatches(call)
+        bench.answer_with(bench.workers[name], dispatch.call, {"id": 7, "result": {"data": []}})
+        assert bench.answers.pop(call) == [{"id": 7, "result": {"data": []}}] and not dispatch.again
+
+
+@pytest.mark.parametrize(("limit", "again"), [(1, False), (2, True)])
+def test_an_id_that_is_under_way_is_not_given_to_another_request(bench: Bench, limit: int, again: bool) -> None:
+    call = bench.call("model/list", {"limit": 1}, id=7)
+    before = bench.dispatches(call)
+    bench.call("model/list", {"limit": limit}, id=7, again=again)
+    assert bench.error(call)["code"] == -32600 and bench.dispatches(call) == before
+
+
+def test_an_id_that_waits_is_not_given_to_another_request() -> None:
+    bench = Bench(slots=1, turns_per_worker=1)
+    bench.register()
+    bench.hello()
+    bench.thread("t1")
+    bench.thread("t2")
+    bench.turn("t1")
+    call = bench.call("turn/start", {"threadId": "t2"}, id=7)
+    bench.call("turn/start", {"threadId": "t1"}, id=7)
+    assert bench.error(call)["code"] == -32600
+    bench.call("turn/start", {"threadId": "t2"}, id=7, again=True)
+    assert len(bench.answers[call]) == 1 and bench.status()["turns"]["queued"] == 1
 
 
 # The account.
@@ -457,18 +491,18 @@ def test_nothing_starts_until_the_limit_is_reset() -> None:
 
 def test_questions_without_a_thread_go_to_who_holds_the_account(bench: Bench) -> None:
     worker = bench.workers["w0"]
-    assert worker.heads[-1] == wire.Holder("s1")
+    assert worker.heads[-1] == wire.Holder(sid("s1"))
     bench.hello("s2")
     call = bench.call("account/login/start", session="s2")
     ((number, _),) = worker.open.items()
     bench.answer_with(worker, number, {"id": call[1], "result": {}})
-    assert worker.heads[-1] == wire.Holder("s2")
+    assert worker.heads[-1] == wire.Holder(sid("s2"))
     late = bench.register("w2", 2)
-    assert late.heads == [wire.Holder("s2")]
+    assert late.heads == [wire.Holder(sid("s2"))]
     bench.from_client(wire.Bye(), session="s2")
-    assert worker.heads[-2:] == [wire.Holder("s1"), wire.Gone("s2")]
+    assert worker.heads[-2:] == [wire.Holder(sid("s1")), wire.Gone(sid("s2"))]
     bench.from_client(wire.Bye())
-    assert worker.heads[-2:] == [wire.Holder(""), wire.Gone("s1")]
+    assert worker.heads[-2:] == [wire.Holder(None), wire.Gone(sid("s1"))]
 
 
 # Workers.
@@ -503,7 +537,7 @@ def test_a_lost_worker_ends_its_turns_and_requests_for_those_who_wait(bench: Ben
     (other,) = [each for each in bench.workers.values() if not each.lost]
     (dispatch, line) = next(iter(other.open.values()))
     assert dispatch.adopt is not None and dispatch.adopt.thread_id == "t1" and line["id"] == queued[1]
-    assert wire.Follow("s1", "t1") in other.heads
+    assert wire.Follow(sid("s1"), "t1") in other.heads
     assert bench.status()["turns"]["lost"] == 1
     bench.lose(worker)
     assert len(bench.ended) == 1
@@ -581,7 +615,7 @@ def test_a_worker_is_ready_only_between_register_and_loss(bench: Bench) -> None:
     bench.lose(worker)
     for route, *frames in (
         (wire.Register(0, "w0", 10, 11), b"{}", NOTHING_HELD),
-        (wire.TurnStarted("t1", "u1", ["s1"]),),
+        (wire.TurnStarted("t1", "u1", [sid("s1")]),),
         (wire.Answered(1, True), wire.encode(wire.Lines()), b"{}"),
         (wire.Progress("w0", 1, 1, 1),),
         (wire.TurnEnded("t1", "u1", "completed"),),
@@ -627,7 +661,7 @@ def test_strangers_on_the_workers_socket_are_tolerated(bench: Bench) -> None:
             [wire.encode(wire.TurnEnded("t77", "u99", "completed"))],
             [wire.encode(wire.ThreadChanged(wire.ThreadRecord("t99", True)))],
             [wire.encode(wire.ThreadGone("t99"))],
-            [wire.encode(wire.ToSessions(["nobody"])), lines, b"{}"],
+            [wire.encode(wire.ToSessions([sid("nobody")])), lines, b"{}"],
             [wire.encode(wire.ToSessions([]))],
             [wire.encode(wire.Progress("nobody", 1, 1, 1))],
         ):
@@ -682,7 +716,7 @@ def test_unsubscribing_is_kept_here(bench: Bench) -> None:
     assert bench.answers[bench.call("thread/unsubscribe", {"threadId": "t1"})][0]["result"] == {
         "status": "unsubscribed"
     }
-    assert owner.heads[-1] == wire.Follow("s1", "t1", on=False)
+    assert owner.heads[-1] == wire.Follow(sid("s1"), "t1", on=False)
     again = bench.call("thread/unsubscribe", {"threadId": "t1"})
     assert bench.answers[again][0]["result"] == {"status": "notSubscribed"}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from broker_bench import THREAD_LOST, Bench, FakeWorker, total_held
+from session_ids import sid
 
 from codex_pool import wire
 from codex_pool.broker import workers as workers_room
@@ -66,7 +67,7 @@ def test_an_idle_thread_is_handed_over_at_its_next_request(bench: Bench, method:
     assert name == "new" and head.archived and head.adopt is not None and head.adopt.turns == 2
     ((name, head),) = bench.dispatches(later)
     assert name == "new" and head.adopt is None
-    assert wire.Follow("s1", "t1") in new.heads
+    assert wire.Follow(sid("s1"), "t1") in new.heads
     bench.answer_all(new)
     bench.end(old, turn_id)
     assert bench.drained == ["old"] and call in bench.answers and later in bench.answers

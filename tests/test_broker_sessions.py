@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 from broker_bench import THREAD_LOST, TURN_LOST, Bench, total_held
+from session_ids import sid
 
 from codex_pool import wire
 from codex_pool.broker import dispatch, sessions
@@ -30,7 +31,7 @@ def bench() -> Bench:
 
 
 def lines_for(session: str, text: bytes = b'{"method":"x"}') -> tuple[bytes, ...]:
-    return wire.encode(wire.ToSessions([session])), LINES, text
+    return wire.encode(wire.ToSessions([sid(session)])), LINES, text
 
 
 def to_clients(bench: Bench, *frames: bytes) -> list[ToClient]:
@@ -77,7 +78,7 @@ def test_one_who_missed_something_has_to_come_back_on_a_new_connection(bench: Be
 def test_who_comes_back_is_told_to_all_workers_with_how_far_it_came(bench: Bench) -> None:
     bench.hello(connection="s1/2", positions=[wire.Position("u1", 7, "t1")])
     for worker in bench.workers.values():
-        assert worker.heads[-1] == wire.Back("s1", [wire.Position("u1", 7, "t1")])
+        assert worker.heads[-1] == wire.Back(sid("s1"), [wire.Position("u1", 7, "t1")])
     assert bench.forgotten == [b"s1"], "what waited for the old connection waits for nobody"
     effects = bench.core.client_message(b"s1", [wire.encode(wire.Beat())], bench.now)
     assert [wire.decode_to_client(e.frames[0]) for e in effects if isinstance(e, ToClient)] == [
@@ -99,7 +100,7 @@ def test_a_bye_counts_though_its_connection_broke_before_it_was_read(bench: Benc
     bench.apply(bench.core.client_unreachable(b"s1", bench.now))
     bench.from_client(wire.Bye())
     assert bench.status()["sessions"] == []
-    assert all(worker.heads[-1] == wire.Gone("s1") for worker in bench.workers.values())
+    assert all(worker.heads[-1] == wire.Gone(sid("s1")) for worker in bench.workers.values())
 
 
 def test_a_bye_of_a_former_connection_ends_nothing(bench: Bench) -> None:
@@ -113,7 +114,7 @@ def test_the_turns_of_one_who_came_too_late_end_for_it(bench: Bench) -> None:
     worker, turn_id = bench.turn("t1") if bench.thread("t1") else (None, "")
     assert worker is not None
     bench.beat(sessions.AWAY_S + sessions.SESSION_GRACE_S + 3)
-    assert wire.Gone("s1") in worker.heads
+    assert wire.Gone(sid("s1")) in worker.heads
     bench.hello(connection="s1/2", positions=[wire.Position(turn_id, 3, "t1")])
     assert ("s1", wire.Welcome(2, resumed=False)) in bench.heads
     assert bench.ended == [("s1", turn_id)]
@@ -298,14 +299,14 @@ def test_what_a_worker_holds_goes_on() -> None:
         connection="w0/2",
         holdings=holdings(
             records=[record],
-            followers={"t1": ["s1"]},
-            turns=[wire.TurnHeld("t1", "u1", ["s1"])],
-            calls=[wire.CallSeen("s1", "5"), wire.CallSeen("s1", '"x"')],
+            followers={"t1": [sid("s1")]},
+            turns=[wire.TurnHeld("t1", "u1", [sid("s1")])],
+            calls=[wire.CallSeen(sid("s1"), "5"), wire.CallSeen(sid("s1"), '"x"')],
             ended=["u0"],
         ),
     )
     worker.running["u1"] = ("t1", "s1")
-    assert wire.Back("s1", [wire.Position("u1", 4, "t1")]) in worker.heads
+    assert wire.Back(sid("s1"), [wire.Position("u1", 4, "t1")]) in worker.heads
     assert bench.heads[-1] == ("s1", wire.Welcome(1, resumed=True))
     bench.register("w1", 1)
     call = bench.call("turn/start", {"threadId": "t1"})
@@ -324,11 +325,11 @@ def test_what_a_worker_holds_goes_on() -> None:
 
 def test_sessions_that_do_not_come_back_to_the_new_broker_are_over() -> None:
     bench = heir("w0")
-    turns = [wire.TurnHeld("t1", "u1", ["s1"])]
-    worker = bench.register(connection="w0/2", holdings=holdings(turns=turns, calls=[wire.CallSeen("s2", "1")]))
+    turns = [wire.TurnHeld("t1", "u1", [sid("s1")])]
+    worker = bench.register(connection="w0/2", holdings=holdings(turns=turns, calls=[wire.CallSeen(sid("s2"), "1")]))
     assert [row["state"] for row in bench.status()["sessions"]] == ["away", "away"]
     bench.beat(sessions.SESSION_GRACE_S + 1)
-    assert wire.Gone("s1") in worker.heads and wire.Gone("s2") in worker.heads
+    assert wire.Gone(sid("s1")) in worker.heads and wire.Gone(sid("s2")) in worker.heads
     assert bench.status()["sessions"] == []
 
 
@@ -336,7 +337,7 @@ def test_a_turn_that_no_worker_knows_any_more_ends_for_who_followed_it() -> None
     bench = heir("w0", "w1")
     places = [wire.Position(turn_id, 1, "t1") for turn_id in ("running", "over", "gone")]
     bench.hello("s1", connection="s1/2", positions=places)
-    held = holdings(turns=[wire.TurnHeld("t1", "running", ["s1"])], ended=["over"])
+    held = holdings(turns=[wire.TurnHeld("t1", "running", [sid("s1")])], ended=["over"])
     bench.register("w0", holdings=held)
     bench.apply(bench.core.worker_lost("w1", "killed", bench.now))
     assert bench.ended == [("s1", "gone")]
@@ -486,7 +487,7 @@ def test_opted_out_notifications_do_not_come(bench: Bench) -> None:
     unwanted, wanted = b'{"method":"item/agentMessage/delta","params":{}}', b'{"method":"item/completed","params":{}}'
     head = wire.Events("t1", "u1", 3, 8, [wire.Run(2, "droppable"), wire.Run(3, "kept"), wire.Run(4, "dropped")])
     bodies = [unwanted + b"\n" + unwanted, wanted + b"\n" + unwanted + b"\n" + wanted, b""]
-    route = wire.encode(wire.ToSessions(["s1", "s2"]))
+    route = wire.encode(wire.ToSessions([sid("s1"), sid("s2")]))
     first, second = to_clients(bench, route, wire.encode(head), *bodies)
     kept = wire.decode_to_client(first.frames[0])
     assert isinstance(kept, wire.Events) and (kept.after, kept.last) == (3, 8), "numbers are covered all the same"

@@ -124,7 +124,8 @@ def test_a_missing_binary_is_named(tmp_path: Path) -> None:
 
 def test_a_home_that_is_not_a_demos_is_left_alone(runtime_directory: Path) -> None:
     home = runtime_directory / "codex-pool" / "default.demo"
-    home.mkdir(parents=True, mode=0o700)
+    home.parent.mkdir(mode=0o700)
+    home.mkdir(mode=0o700)
     (home / "config.toml").write_text("model = 'mine'\n")
     done = command("serve", "--demo")
     assert done.returncode == 3

@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 import pytest
 from broker_bench import Bench as BrokerBench
+from session_ids import sid
 from worker_bench import Bench as WorkerBench
 
 from codex_app_server._message_router import MessageRouter
@@ -101,7 +102,7 @@ def worker() -> Callable[[], None]:
                 sent[turn_id(number)] += LINES_PER_READ // 2
             positions = [wire.Position(turn, last) for turn, last in sent.items()]
             if read % 4 == 3:
-                bench.core.acked(wire.Acked("s1", positions), bench.now)
+                bench.core.acked(wire.Acked(sid("s1"), positions), bench.now)
 
     return run
 
@@ -112,7 +113,7 @@ def broker() -> Callable[[], None]:
     bench.register()
     bench.hello()
     head = wire.encode(wire.Events(turn_id(50), turn_id(0), 0, 4, [wire.Run(4, "droppable")], worker="w0"))
-    message = [wire.encode(wire.ToSessions(["s1"])), head, b"\n".join([delta(0)] * 4)]
+    message = [wire.encode(wire.ToSessions([sid("s1")])), head, b"\n".join([delta(0)] * 4)]
     acknowledged = [wire.encode(wire.Ack("w0", [wire.Position(turn_id(0), 4)]))]
 
     def run() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,22 +12,27 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from codex_app_server.generated.routing import REQUESTS
-from codex_pool import wire
+from codex_pool import trust, wire
 from codex_pool.broker.doors import NOT_ALLOWED, Counts, Doors, Refusal
-from codex_pool.broker.identity import DEFAULT_METHODS, POOL_METHODS, Identity, known_pattern
+from codex_pool.broker.identity import DEFAULT_METHODS, POOL_METHODS, Identity, known_pattern, rule_of
+from codex_pool.broker.projects import WITHOUT, treatment
 
 ROOT = "/srv/alice"
 READ_ONLY = '{"type":"readOnly"}'
 
 
-def record(thread_id: str = "t1", owner: str = "alice", **fields: Any) -> wire.ThreadRecord:
+def record(thread_id: str = "t1", owner: str = "P-alice", **fields: Any) -> wire.ThreadRecord:
     known: dict[str, Any] = {"cwd": ROOT, "sandbox": READ_ONLY, "approval_policy": '"never"'}
     return wire.ThreadRecord(thread_id, False, owner=owner, **{**known, **fields})
 
 
 def doors(**fields: Any) -> Doors:
-    alice = Identity(name="alice", **{"cwd_roots": (ROOT,), **fields})
-    return Doors([alice, Identity(name="bob", cwd_roots=("/srv/bob",))], default_cwd=ROOT, realpath=lambda path: path)
+    alice = Identity(name="alice", principal="P-alice", **{"cwd_roots": (ROOT,), **fields})
+    return Doors(
+        [alice, Identity(name="bob", principal="P-bob", cwd_roots=("/srv/bob",))],
+        default_cwd=ROOT,
+        realpath=lambda path: path,
+    )
 
 
 def check(
@@ -36,7 +42,7 @@ def check(
     *,
     thread: wire.ThreadRecord | None = None,
     counts: Counts = Counts(),  # noqa: B008
-    who: str = "alice",
+    who: str = "P-alice",
 ) -> bytes | Refusal:
     line = json.dumps({"id": 1, "method": method, "params": params}).encode()
     return subject.check(who, method, line, thread, counts)
@@ -68,14 +74,14 @@ def test_the_pools_own_user_may_do_everything() -> None:
 def test_an_identity_that_is_gone_may_do_nothing() -> None:
     subject = doors()
     subject.replace([])
-    refused(check(subject, "model/list"), "identity", "alice", "codex-pool keys new")
-    assert "alice" in str(subject.admit("alice", 0))
-    assert b"error" in subject.check_answer("alice", b'{"id":"w/1","result":{"decision":"accept"}}')
+    refused(check(subject, "model/list"), "identity", "allow-list", "codex-pool keys renew")
+    assert "allow-list" in str(subject.admit("P-alice", 0))
+    assert b"error" in subject.check_answer("P-alice", b'{"id":"w/1","result":{"decision":"accept"}}')
 
 
 def test_sessions_are_bounded() -> None:
-    assert doors(max_sessions=2).admit("alice", 1) is None
-    text = doors(max_sessions=2).admit("alice", 2)
+    assert doors(max_sessions=2).admit("P-alice", 1) is None
+    text = doors(max_sessions=2).admit("P-alice", 2)
     assert text is not None and "2 sessions" in text and "--max-sessions" in text
 
 
@@ -134,7 +140,7 @@ def test_a_grant_does_not_open_what_acts_outside_of_the_sandbox(method: str) -> 
         *("turn/start", "turn/steer", "turn/interrupt", "pool/turn/follow", "thread/unsubscribe", "review/start"),
     ],
 )
-@pytest.mark.parametrize("thread", [None, record(owner="bob"), record(owner=""), record("other")])
+@pytest.mark.parametrize("thread", [None, record(owner="P-bob"), record(owner=""), record("other")])
 def test_anothers_thread_is_as_if_it_were_not_there(method: str, thread: wire.ThreadRecord | None) -> None:
     verdict = check(doors(), method, {"threadId": "t1"}, thread=thread)
     refused(verdict, "thread", "t1", "alice")
@@ -144,8 +150,8 @@ def test_anothers_thread_is_as_if_it_were_not_there(method: str, thread: wire.Th
 
 def test_a_thread_is_not_named_by_two_names() -> None:
     line = b'{"id":1,"method":"thread/read","params":{"threadId":"t1","threadId":"t2"}}'
-    assert isinstance(doors().check("alice", "thread/read", line, record("t1"), Counts()), Refusal)
-    verdict = doors().check("alice", "thread/read", line, record("t2"), Counts())
+    assert isinstance(doors().check("P-alice", "thread/read", line, record("t1"), Counts()), Refusal)
+    verdict = doors().check("P-alice", "thread/read", line, record("t2"), Counts())
     assert isinstance(verdict, bytes) and b"t1" not in verdict
     for params in ({"threadId": ["t1"]}, {"threadId": 1}, {"threadId": "t1", "thread_id": "t2"}):
         assert isinstance(check(doors(), "thread/read", params, thread=record()), Refusal)
@@ -153,7 +159,7 @@ def test_a_thread_is_not_named_by_two_names() -> None:
 
 def test_a_method_is_not_named_by_two_names() -> None:
     line = b'{"id":1,"method":"thread/list","method":"fs/readFile","params":{"path":"/etc/passwd"}}'
-    refused(doors().check("alice", "thread/list", line, None, Counts()), "message")
+    refused(doors().check("P-alice", "thread/list", line, None, Counts()), "message")
 
 
 def test_a_thread_is_not_named_by_its_file() -> None:
@@ -166,8 +172,8 @@ def test_a_thread_is_not_named_by_its_file() -> None:
 
 def test_lists_leave_out_what_may_not_be_touched() -> None:
     subject = doors()
-    assert subject.may_touch("alice", record())
-    assert not subject.may_touch("alice", record(owner="bob")) and not subject.may_touch("alice", None)
+    assert subject.may_touch("P-alice", record())
+    assert not subject.may_touch("P-alice", record(owner="P-bob")) and not subject.may_touch("P-alice", None)
 
 
 # The sandbox.
@@ -176,9 +182,10 @@ def test_lists_leave_out_what_may_not_be_touched() -> None:
 def test_a_thread_that_names_no_sandbox_gets_the_ceiling_and_never_asks() -> None:
     for ceiling in ("read-only", "workspace-write"):
         params = passed(check(doors(sandbox=ceiling), "thread/start", {"sandbox": None}))
-        assert params == {"sandbox": ceiling, "approvalPolicy": "never"}
+        filled = {"sandbox": ceiling, "approvalPolicy": "never", "cwd": ROOT, "config": trust.untrusting(ROOT)}
+        assert params == filled
         params = passed(check(doors(sandbox=ceiling), "thread/resume", {"threadId": "t1"}, thread=record()))
-        assert params == {"threadId": "t1", "sandbox": ceiling, "approvalPolicy": "never"}
+        assert params == {"threadId": "t1", **filled}
     assert passed(check(doors(sandbox="danger-full-access"), "thread/start", {})) == {}
 
 
@@ -213,13 +220,13 @@ def test_a_thread_that_is_wider_than_the_key_allows_now_starts_no_turn() -> None
 )
 def test_who_has_a_ceiling_cannot_approve_beyond_it(answer: dict[str, Any], kept: bool) -> None:
     line = json.dumps({"id": "w/1", **answer}).encode()
-    got = json.loads(doors().check_answer("alice", line))
+    got = json.loads(doors().check_answer("P-alice", line))
     assert got["id"] == "w/1"
     if kept:
         assert got == {"id": "w/1", **answer}
     else:
         assert "result" not in got and got["error"]["code"] == NOT_ALLOWED
-    assert doors(sandbox="danger-full-access").check_answer("alice", line) == line
+    assert doors(sandbox="danger-full-access").check_answer("P-alice", line) == line
 
 
 # An independent reading of what a request asks for: words that mean more than the ceiling, wherever they stand.
@@ -304,8 +311,12 @@ def test_no_combination_of_parameters_is_wider_than_the_ceiling(
     assert policy.get("networkAccess", False) is False and "access" not in policy
     assert all(inside(root) for root in policy.get("writableRoots", []))
     assert method != "command/exec" or "sandboxPolicy" in sent
-    assert set(sent.get("config", {})) <= {"model_verbosity"}
-    assert all(isinstance(value, str) for value in sent.get("config", {}).values())
+    config = sent.get("config", {})
+    if method in ("thread/start", "thread/resume", "thread/fork"):
+        untrusted = trust.untrusting(sent["cwd"])
+        assert untrusted.items() <= config.items()
+        config = {name: value for name, value in config.items() if name not in untrusted}
+    assert set(config) <= {"model_verbosity"} and all(isinstance(value, str) for value in config.values())
     assert not any(sent.get(name) for name in ("permissions", "environments", "selectedCapabilityRoots", "history"))
     assert "path" not in sent or not method.startswith("thread/")
     assert "projectId" not in sent and "permissions" not in sent
@@ -325,7 +336,9 @@ def test_directories_by_their_real_paths(tmp_path: Path) -> None:
     outside.mkdir()
     (root / "link").symlink_to(outside)
     (tmp_path / "alias").symlink_to(root)
-    subject = Doors([Identity(name="alice", cwd_roots=(str(tmp_path / "alias"),))], default_cwd=str(outside))
+    subject = Doors(
+        [Identity(name="alice", principal="P-alice", cwd_roots=(str(tmp_path / "alias"),))], default_cwd=str(outside)
+    )
 
     def start(cwd: object) -> bytes | Refusal:
         return check(subject, "thread/start", {"cwd": None if cwd is None else str(cwd)})
@@ -335,6 +348,94 @@ def test_directories_by_their_real_paths(tmp_path: Path) -> None:
     for cwd in (outside, root / "link", root / "link" / "x", root / ".." / "root", tmp_path, "below", "", f"{root}\0"):
         refused(start(cwd), "cwd", str(tmp_path / "alias"))
     refused(start(None), "cwd", str(outside), "without cwd")
+    # A link may point elsewhere by the time it is used.
+    assert passed(start(tmp_path / "alias" / "below"))["cwd"] == str(root / "below")
+    refused(start(root / "/".join("d" * 100)), "cwd", "levels deep")
+
+
+def test_a_directory_whose_real_path_is_no_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / os.fsdecode(b"\xff")).mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / os.fsdecode(b"\xff"))
+    subject = Doors([Identity(name="alice", principal="P-alice", cwd_roots=(str(tmp_path),))])
+    refused(check(subject, "thread/start", {"cwd": str(tmp_path / "link")}), "cwd")
+
+
+# What lies in a directory.
+
+
+def test_every_start_resume_and_fork_marks_its_directory_untrusted() -> None:
+    def keys(method: str, params: dict[str, Any], **fields: Any) -> set[str]:
+        named = params if method == "thread/start" else {"threadId": "t1", **params}
+        sent = passed(check(doors(), method, named, thread=record(**fields)))
+        assert sent["config"]["skills.include_instructions"] is False and sent["sandbox"] and sent["approvalPolicy"]
+        assert set(map(str, sent["config"]["projects"].values())) == {"{'trust_level': 'untrusted'}"}
+        assert trust.is_untrusting(json.dumps(sent["config"]).encode(), sent["cwd"])
+        return set(sent["config"]["projects"])
+
+    parents = {ROOT, "/srv", "/"}
+    assert keys("thread/start", {"cwd": f"{ROOT}/a/b"}) == {f"{ROOT}/a", f"{ROOT}/a/b", *parents}
+    assert keys("thread/start", {}) == parents
+    for method in ("thread/resume", "thread/fork"):
+        assert keys(method, {"cwd": f"{ROOT}/a"}, cwd=f"{ROOT}/b") == {f"{ROOT}/a", *parents}
+        assert keys(method, {}, cwd=f"{ROOT}/b") == {f"{ROOT}/b", *parents}
+        refused(check(doors(), method, {"threadId": "t1"}, thread=record(cwd=None)), "cwd", "not known")
+    said = {"projects": {"/x": {"trust_level": "untrusted"}}, "skills.config": [{"path": "/x", "enabled": False}]}
+    kept = passed(check(doors(), "thread/start", {"config": said}))["config"]
+    assert ROOT in kept["projects"] and kept["skills.config"]
+    kept = passed(check(doors(), "thread/start", {"config": {"model_verbosity": "low"}}))["config"]
+    assert kept["model_verbosity"] == "low" and kept["projects"]
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"projects": {}},
+        {"projects": None},
+        {"projects": {ROOT: {"trust_level": "trusted"}}},
+        {"projects": {ROOT: {"trust_level": "untrusted"}, "/": {}}},
+        {"projects./srv/alice.trust_level": "trusted"},
+        {"skills": {}},
+        {"skills.include_instructions": True},
+        {"skills.config": [{"path": ROOT, "enabled": True}]},
+        {"project_doc_max_bytes": 1},
+    ],
+)
+def test_no_client_says_what_is_trusted(config: dict[str, Any]) -> None:
+    for method in ("thread/start", "thread/resume", "thread/fork"):
+        named = {"threadId": "t1", "config": config} if method != "thread/start" else {"config": config}
+        refused(check(doors(), method, named, thread=record()), "config")
+
+
+def test_full_access_may_trust() -> None:
+    config = {"projects": {ROOT: {"trust_level": "trusted"}}}
+    sent = passed(check(doors(sandbox="danger-full-access"), "thread/start", {"cwd": ROOT, "config": config}))
+    assert sent == {"cwd": ROOT, "config": config}
+
+
+def test_what_reads_a_project_is_answered_without_it() -> None:
+    subject = doors(methods=tuple(WITHOUT))
+    for method, instead in WITHOUT.items():
+        if rule_of(method) in ("refused", "empty"):
+            continue
+        for name, value in instead.items():
+            given = "t1" if name == "threadId" else [f"{ROOT}/a"] if name == "cwds" else f"{ROOT}/a"
+            for params in ({name: given}, {}):
+                sent = passed(check(subject, method, params, thread=record()))
+                assert sent == ({} if value is None else {name: value}), method
+
+
+def test_every_method_is_decided() -> None:
+    undecided = [method for method in {*REQUESTS, *POOL_METHODS} if treatment(method) is None]
+    assert undecided == []
+    told = {method for method in REQUESTS if treatment(method) == "untrusted"}
+    assert told == {"thread/start", "thread/resume", "thread/fork"}
+    refused(check(doors(methods=("new/*",)), "new/method", {}), "method", "an admin")
+
+
+def test_the_documented_treatments_are_those_that_hold() -> None:
+    text = Path(__file__).parent.parent.joinpath("docs", "security.md").read_text()
+    for method in WITHOUT:
+        assert f"`{method}`" in text, f"docs/security.md says nothing of {method}"
 
 
 def test_without_roots_no_directory_is_allowed() -> None:
@@ -354,8 +455,14 @@ def test_paths_of_granted_files_are_in_the_roots_too() -> None:
 
 
 def test_bounds_on_bytes_threads_and_turns() -> None:
-    subject = doors(max_message_bytes=200, max_threads=3, max_turns=2)
-    refused(check(subject, "thread/start", {"model": "m" * 200}), "message", "200 bytes", "--max-message-bytes")
+    subject = doors(max_message_bytes=200_000, max_threads=3, max_turns=2)
+    assert subject.check_size("P-alice", b"x" * 200_000) is None
+    large = subject.check_size("P-alice", b"x" * 200_001)
+    assert large is not None
+    refused(large, "message", "200000 bytes", "--max-message-bytes")
+    dense = subject.check_size("P-alice", b'{"id":1,"params":[' + b"{}," * 40_000 + b"{}]}")
+    assert dense is not None
+    refused(dense, "message", "50000 values")
     passed(check(subject, "thread/start", {}, counts=Counts(2, 9)))
     refused(check(subject, "thread/start", {}, counts=Counts(3, 0)), "threads", "3 threads", "--max-threads")
     turn = {"threadId": "t1", "input": []}
@@ -367,13 +474,15 @@ def test_bounds_on_bytes_threads_and_turns() -> None:
 
 @pytest.mark.parametrize("line", [b"", b"[]", b"[1]", b"1", b"\xff", b'{"id":1}'])
 def test_an_answer_that_cannot_be_read_is_no_consent(line: bytes) -> None:
-    assert "error" in json.loads(doors().check_answer("alice", line))
+    assert "error" in json.loads(doors().check_answer("P-alice", line))
 
 
 @given(st.binary(max_size=60), st.sampled_from(["thread/start", "turn/start", "x"]))
 def test_whatever_comes_is_judged_or_refused(line: bytes, method: str) -> None:
-    assert isinstance(doors().check("alice", method, line, None, Counts()), Refusal)
-    answered = json.loads(doors().check_answer("alice", b'{"id":1,"result":' + json.dumps(line.hex()).encode() + b"}"))
+    assert isinstance(doors().check("P-alice", method, line, None, Counts()), Refusal)
+    answered = json.loads(
+        doors().check_answer("P-alice", b'{"id":1,"result":' + json.dumps(line.hex()).encode() + b"}")
+    )
     assert "error" in answered
 
 

@@ -8,23 +8,24 @@ import pytest
 from broker_bench import Bench, encode
 
 from codex_pool import wire
-from codex_pool.broker.core import REVOKED
 from codex_pool.broker.doors import NOT_ALLOWED, Doors
 from codex_pool.broker.identity import Identity
 from codex_pool.broker.records import ToClient, ToWorker
+from codex_pool.broker.sessions import REVOKED
+from codex_pool.wire import SessionId
 
 READ_ONLY = {"sandbox": '{"type":"readOnly"}', "approval_policy": '"never"', "cwd": "/srv"}
 
 
 class KeyedBench(Bench):
-    """Sessions named NAME-... are those of the identity NAME; others are the pool's own user's."""
+    """Sessions named NAME-... are those of NAME, whose principal is P-NAME; others are the pool owner's."""
 
     def __init__(self, *identities: Identity, **options: Any) -> None:
         doors = Doors(identities, default_cwd="/srv", realpath=lambda path: path)
         super().__init__(slots=1, turns_per_worker=8, doors=doors, **options)
 
     def who(self, session: str) -> str:
-        return session.partition("-")[0] if "-" in session else ""
+        return "P-" + session.partition("-")[0] if "-" in session else ""
 
     def hello(self, session: str = "s1", **options: Any) -> None:
         self.connections[session] = session
@@ -42,7 +43,7 @@ class KeyedBench(Bench):
 
 
 def identity(name: str, **fields: Any) -> Identity:
-    return Identity(name=name, cwd_roots=("/srv",), **fields)
+    return Identity(name=name, principal=f"P-{name}", cwd_roots=("/srv",), **fields)
 
 
 @pytest.fixture
@@ -61,14 +62,15 @@ def test_a_thread_is_its_makers(bench: KeyedBench) -> None:
         assert bench.error(call)["code"] == NOT_ALLOWED and not bench.workers["w0"].open
     bench.call("thread/read", {"threadId": "t1"}, session="alice-1")
     ((dispatch, line),) = bench.workers["w0"].open.values()
-    assert line["params"] == {"threadId": "t1"} and dispatch.session == "alice/alice-1"
+    assert line["params"] == {"threadId": "t1"} and dispatch.session == SessionId("P-alice", "alice-1")
     assert bench.core.books.refused["thread"] == 5
 
 
 def test_what_reaches_the_worker_is_what_was_judged(bench: KeyedBench) -> None:
     bench.raw(b'{"id":1,"method":"thread/start","params":{"sandbox":"read-only","sandbox":null}}', session="alice-1")
     ((_, line),) = bench.workers["w0"].open.values()
-    assert line["params"] == {"sandbox": "read-only", "approvalPolicy": "never"}
+    params = {name: value for name, value in line["params"].items() if name not in ("cwd", "config")}
+    assert params == {"sandbox": "read-only", "approvalPolicy": "never"}
 
 
 def test_what_is_sent_again_is_not_counted_twice(bench: KeyedBench) -> None:
@@ -88,7 +90,7 @@ def test_what_is_sent_again_is_not_counted_twice(bench: KeyedBench) -> None:
 
 def test_an_approval_beyond_the_ceiling_reaches_the_worker_as_a_refusal(bench: KeyedBench) -> None:
     effects = bench.core.client_message(
-        b"alice-1", [wire.encode(wire.Call()), encode({"id": "w0/1", "result": {"decision": "accept"}})], 1.0, "alice"
+        b"alice-1", [wire.encode(wire.Call()), encode({"id": "w0/1", "result": {"decision": "accept"}})], 1.0, "P-alice"
     )
     (sent,) = [effect for effect in effects if isinstance(effect, ToWorker)]
     assert b"accept" not in sent.frames[1] and b'"error"' in sent.frames[1]
@@ -99,7 +101,7 @@ def test_what_is_of_no_thread_goes_to_the_own_user_only(bench: KeyedBench) -> No
     effects = bench.from_worker(bench.workers["w0"], wire.ToSessions([]), wire.encode(wire.Lines()), line)
     assert [effect.peer for effect in effects if isinstance(effect, ToClient)] == [b"own"]
     effects = bench.from_worker(
-        bench.workers["w0"], wire.ToSessions(["alice/alice-1"]), wire.encode(wire.Lines()), line
+        bench.workers["w0"], wire.ToSessions([SessionId("P-alice", "alice-1")]), wire.encode(wire.Lines()), line
     )
     assert [effect.peer for effect in effects if isinstance(effect, ToClient)] == [b"alice-1"]
 
@@ -114,11 +116,11 @@ def test_sessions_of_an_identity_are_bounded_and_others_are_not(bench: KeyedBenc
 
 
 def test_a_revoked_key_ends_its_sessions_at_once(bench: KeyedBench) -> None:
-    effects = bench.core.end_sessions(lambda who, connection: who == "alice" and connection == b"alice-1", bench.now)
+    effects = bench.core.end_sessions(lambda who, key: who == "P-alice" and key == "", bench.now)
     assert [effect.frames for effect in effects if isinstance(effect, ToClient)] == [[REVOKED]]
     assert bench.core.held["sessions"] == 2
     gone = [wire.decode_to_worker(effect.frames[0]) for effect in effects if isinstance(effect, ToWorker)]
-    assert wire.Gone("alice/alice-1") in gone
+    assert wire.Gone(SessionId("P-alice", "alice-1")) in gone
     # What still comes on that connection finds no session.
     bench.call("thread/start", session="alice-1")
     assert not bench.workers["w0"].open

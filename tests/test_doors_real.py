@@ -261,6 +261,36 @@ def test_nothing_of_anothers_threads_comes_to_a_client(house: House) -> None:
     assert not [text for text in everything.seen if "account/" in text]
 
 
+def test_a_renewed_key_has_the_threads_and_a_new_one_of_the_same_name_has_none(house: House) -> None:
+    with house.connect(house.key("bob")) as bob:
+        old_key = house.key("alice")
+        old = house.connect(old_key)
+        try:
+            thread = old.thread_start(cwd=str(house.work))
+            assert thread.run("hello").final_response
+            first = next(each.principal for each in house.store.known().allowed if each.name == "alice")
+            new_key = house.directory / "renewed.key"
+            house.store.renew("alice", new_key)
+            with pytest.raises(TransportClosedError):
+                until(lambda: not old.thread_list())
+        finally:
+            old.close()
+        with house.connect(new_key) as alice:
+            assert [each.id for each in alice.thread_list().data] == [thread.id]
+            assert alice.thread_resume(thread.id).run("and again").final_response
+        house.store.revoke("alice")
+        old_key.unlink()
+        with house.connect(house.key("alice")) as other:
+            assert other.thread_list().data == []
+            said = denied("thread", lambda: other.client.request("thread/read", {"thread_id": thread.id}))
+            assert "none of alice's" in said, "people read names"
+        house.store.revoke("alice")
+        house.store.renew("alice", house.directory / "again.key", principal=first)
+        with house.connect(house.directory / "again.key") as alice:
+            assert [each.id for each in alice.thread_list().data] == [thread.id]
+        assert bob.thread_list().data == []
+
+
 def test_who_owns_what_is_known_to_the_next_broker(house: House) -> None:
     with house.connect(house.key("alice")) as alice, house.connect(house.key("mallory")) as mallory:
         thread = alice.thread_start(cwd=str(house.work))

@@ -26,6 +26,7 @@ PYTHONPATHS = ["unset", ":", ".", "::/nowhere:", "below:"]
 MODULES = [
     "codex_pool.supervisor",
     "codex_pool.broker",
+    "codex_pool.ingress",
     "codex_pool.worker",
     "codex_pool.cli",
     "codex_app_server.testing.loopback",

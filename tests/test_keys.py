@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
+import re
 import stat
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 
-from codex_pool import keys
+from codex_pool import key_files, keys
 from codex_pool.broker.identity import Identity
 from codex_pool.cli.verbs import verbs
 from codex_pool.keys import KeysError, KeyStore
@@ -45,8 +50,16 @@ def test_a_new_key_is_allowed_with_its_limits_and_handed_over(store: KeyStore, t
     assert read == key and key.server_public_key == store.server().public_key
     allowed = store.allowed()
     assert not allowed.problems
-    expected = Identity(name="alice", methods=("fs/*",), sandbox="workspace-write", cwd_roots=("/srv",), max_turns=3)
-    assert allowed.clients == {key.public_key: expected}
+    principal = allowed.clients[key.public_key].principal
+    expected = Identity(
+        name="alice",
+        principal=principal,
+        methods=("fs/*",),
+        sandbox="workspace-write",
+        cwd_roots=("/srv",),
+        max_turns=3,
+    )
+    assert allowed.clients == {key.public_key: expected} and re.fullmatch("[0-9a-f]{32}", principal)
     for path in (store.directory, store.directory / "clients"):
         assert mode(path) == 0o700
     for path in (tmp_path / "alice.key", entry(store), store.directory / "server.json"):
@@ -212,6 +225,154 @@ def test_a_clients_key_file_is_checked(store: KeyStore, tmp_path: Path) -> None:
         keys.read_client_key(file)
 
 
+# Principals.
+
+
+def principal(store: KeyStore, name: str = "alice") -> str:
+    return next(identity.principal for identity in store.allowed().clients.values() if identity.name == name)
+
+
+def old_format(store: KeyStore, name: str = "alice") -> None:
+    """The entry as it was written when principals had no ids."""
+    written = json.loads(entry(store, name).read_text())
+    for field in ("principal", "since", "key_since", "revoked_at"):
+        del written[field]
+    entry(store, name).write_text(json.dumps(written))
+
+
+def test_a_new_key_is_a_new_principal_and_a_renewed_one_is_the_same(store: KeyStore, tmp_path: Path) -> None:
+    first = new(store, sandbox="workspace-write", max_turns=3)
+    alice = principal(store)
+    before = store.signature()
+    renewed = store.renew("alice", tmp_path / "alice.key")
+    assert store.signature() != before
+    assert keys.read_client_key(tmp_path / "alice.key") == renewed and renewed.public_key != first.public_key
+    ((public_key, identity),) = store.allowed().clients.items()
+    assert (public_key, identity.principal, identity.max_turns) == (renewed.public_key, alice, 3)
+    store.revoke("alice")
+    assert store.allowed().clients == {}
+    (tmp_path / "alice.key").unlink()
+    new(store)
+    other = principal(store)
+    assert other != alice and store.allowed().clients.popitem()[1].max_turns != 3
+    # Who is on the list is meant; the one before is renewed by its id, once the name is free.
+    with pytest.raises(KeysError, match=f"alice is principal {other}, not {alice}; revoke it first"):
+        store.renew("alice", tmp_path / "x.key", principal=alice)
+    store.renew("alice", tmp_path / "alice.key")
+    assert principal(store) == other
+    store.revoke("alice")
+    with pytest.raises(KeysError, match="2 principals had the name alice"):
+        store.renew("alice", tmp_path / "x.key")
+    store.renew("alice", tmp_path / "x.key", principal=alice)
+    assert principal(store) == alice and [each.principal for each in store.known().revoked] == [other]
+    assert not [each for each in os.listdir(tmp_path) if each.startswith(".")]
+
+
+def test_only_the_file_of_the_key_that_ends_is_written_over(store: KeyStore, tmp_path: Path) -> None:
+    new(store)
+    bob = new(store, "bob")
+    with pytest.raises(KeysError, match=r"bob\.key is there already"):
+        store.renew("alice", tmp_path / "bob.key")
+    assert keys.read_client_key(tmp_path / "bob.key") == bob
+    before = keys.read_client_key(tmp_path / "alice.key")
+    assert before.public_key in store.allowed().clients, "it has not ended"
+    with pytest.raises(KeysError, match="--output"):
+        store.renew("alice", tmp_path / "no" / "alice.key")
+    assert before.public_key in store.allowed().clients
+
+
+def test_an_entry_without_an_id_gets_one_that_stays(store: KeyStore, tmp_path: Path) -> None:
+    key = new(store)
+    given = principal(store)
+    old_format(store)
+    found = principal(store)
+    assert re.fullmatch("[0-9a-f]{32}", found) and found != given
+    assert principal(KeyStore(store.directory)) == found == json.loads(entry(store).read_text())["principal"]
+    assert store.known().allowed[0].since > 0 and mode(entry(store)) == 0o600
+    assert list(store.allowed().clients) == [key.public_key]
+    old_format(store)
+    store.revoke("alice")
+    (gone,) = store.known().revoked
+    store.renew("alice", tmp_path / "alice.key")
+    assert principal(store) == gone.principal
+
+
+READ = """
+import json, sys
+from codex_pool.keys import KeyStore
+store = KeyStore(sys.argv[1])
+print("ready", flush=True)
+sys.stdin.readline()
+print(json.dumps([[each.name, each.principal] for each in store.allowed().clients.values()]))
+"""
+
+
+def test_processes_that_read_at_once_agree_on_ids(store: KeyStore) -> None:
+    names = [f"n{number}" for number in range(8)]
+    for name in names:
+        new(store, name)
+        old_format(store, name)
+    with contextlib.ExitStack() as stack:
+        readers = []
+        for _ in range(4):
+            command = [sys.executable, "-c", READ, str(store.directory)]
+            reader = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            stack.callback(reader.communicate, timeout=30)
+            readers.append(reader)
+        for reader in readers:
+            assert reader.stdout is not None and reader.stdout.readline() == "ready\n"
+        for reader in readers:
+            assert reader.stdin is not None
+            reader.stdin.write("\n")
+            reader.stdin.flush()
+        answers = [json.loads(reader.communicate(timeout=30)[0]) for reader in readers]
+        stack.pop_all()
+    assert [name for name, _ in answers[0]] == names and len({id for _, id in answers[0]}) == len(names)
+    assert all(answer == answers[0] for answer in answers)
+    assert sorted(os.listdir(store.directory / "clients")) == [f"{name}.json" for name in names]
+
+
+def test_an_id_cannot_be_given_where_nothing_can_be_written(store: KeyStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    new(store)
+    new(store, "bob")
+    old_format(store)
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(key_files, "replace", fail)
+        allowed = store.allowed()
+    assert [identity.name for identity in allowed.clients.values()] == ["bob"]
+    assert "codex-pool keys list" in allowed.problems[0]
+    assert len(store.allowed().clients) == 2
+
+
+def test_a_list_that_another_process_holds_is_not_changed(store: KeyStore, tmp_path: Path) -> None:
+    new(store)
+    with store._locked(), pytest.raises(OSError, match="held the lock"):
+        KeyStore(store.directory).revoke("alice")
+    assert len(store.allowed().clients) == 1
+
+
+def test_two_entries_of_one_principal(store: KeyStore) -> None:
+    new(store)
+    new(store, "bob", sandbox="danger-full-access")
+    written = json.loads(entry(store, "bob").read_text())
+    entry(store, "bob").write_text(json.dumps({**written, "principal": principal(store)}))
+    allowed = store.allowed()
+    assert [identity.name for identity in allowed.clients.values()] == ["alice"]
+    assert "bob.json has the principal of alice too" in allowed.problems[0]
+
+
+@pytest.mark.parametrize("id", ["x", "A" * 32, "0" * 31, "../clients/alice", "0" * 32 + "\n"])
+def test_an_id_that_is_none(store: KeyStore, id: str) -> None:
+    new(store)
+    written = json.loads(entry(store).read_text())
+    entry(store).write_text(json.dumps({**written, "principal": id}))
+    assert store.allowed().clients == {} and "principal" in store.allowed().problems[0]
+
+
 # The verbs.
 
 
@@ -235,7 +396,22 @@ def test_verbs_from_a_new_key_to_its_end(tmp_path: Path, monkeypatch: pytest.Mon
     assert "fs/*" in run("list", env={"CODEX_POOL_KEYS": str(directory)}).stdout
     assert run("revoke", "alice", env=env).exit_code == 0
     empty = run("list", env=env)
-    assert empty.stdout == "" and "codex-pool keys new NAME" in empty.stderr
+    assert "codex-pool keys new NAME" in empty.stderr
+    assert empty.stdout.startswith("alice  ") and "  revoked on 20" in empty.stdout
+    gone = json.loads(run("list", "--json", env=env).stdout)
+    assert gone["revoked"] and gone["revoked_at"] >= gone["since"] and gone["principal"] == listed["principal"]
+    # Another alice, who inherits nothing; and the first one again.
+    again = run("new", "alice", "-o", "other.key", env=env)
+    assert again.exit_code == 0 and f"--principal {listed['principal']}" in again.stderr
+    assert run("revoke", "alice", env=env).exit_code == 0
+    which = run("renew", "alice", env=env)
+    assert which.exit_code == 2 and listed["principal"] in which.stderr and "--principal" in which.stderr
+    renewed = run("renew", "alice", "--principal", listed["principal"], env=env)
+    assert renewed.exit_code == 0, renewed.output
+    assert keys.read_client_key(tmp_path / "alice.key").public_key != key.public_key
+    back, other = map(json.loads, run("list", "--json", env=env).stdout.splitlines())
+    assert (back["principal"], back["max_turns"], back["revoked"]) == (listed["principal"], 3, False)
+    assert other["name"] == "alice" and other["revoked"] and other["principal"] != listed["principal"]
 
 
 @pytest.mark.parametrize(
@@ -245,6 +421,8 @@ def test_verbs_from_a_new_key_to_its_end(tmp_path: Path, monkeypatch: pytest.Mon
         (["new", "alice", "--allow", "fs/raed"], "names nothing"),
         (["new", "alice", "-o", "/no/such/dir/x"], "--output"),
         (["revoke", "alice"], "no key for alice"),
+        (["renew", "alice"], "no key for alice to renew"),
+        (["renew", "../x"], "cannot be the name"),
         (["new", "alice", "--sandbox", "none"], "--sandbox"),
         (["new"], "NAME"),
     ],

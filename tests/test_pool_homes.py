@@ -138,6 +138,18 @@ def test_the_home_of_an_earlier_version_goes_on_without_trust(user: Path, tmp_pa
     assert (own / "auth.json").resolve() == user / "auth.json"
 
 
+@pytest.mark.parametrize("follow", [True, False])
+def test_what_threads_have_had_trusted_is_not_trusted_by_the_next_start(
+    user: Path, tmp_path: Path, follow: bool
+) -> None:
+    own = make_home(tmp_path / "own", user, follow=follow)
+    config = parsed(own / "config.toml")
+    with (own / "config.toml").open("a") as file:
+        file.write('\n[projects."/work/a"]\ntrust_level = "trusted"\n')
+    make_home(own, user, follow=follow)
+    assert parsed(own / "config.toml") == config
+
+
 def test_a_logout_in_the_home_lasts(user: Path, tmp_path: Path) -> None:
     own = make_home(tmp_path / "home", user, follow=True)
     (own / "auth.json").unlink()

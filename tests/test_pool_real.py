@@ -407,8 +407,9 @@ def test_the_live_processes_hold_no_more_than_they_need(shared: Shared, codex: C
     script = "import sys, importlib; importlib.import_module(sys.argv[1]); print(*sorted(sys.modules))"
     forbidden = {
         "codex_pool.worker.loop": {"pydantic", "asyncio"},
-        "codex_pool.broker.loop": {"pydantic", "asyncio"},
-        "codex_pool.supervisor.loop": {"pydantic", "asyncio", "zmq"},
+        "codex_pool.broker.loop": {"pydantic", "asyncio", "nacl"},
+        "codex_pool.ingress.loop": {"pydantic", "asyncio", "zmq"},
+        "codex_pool.supervisor.loop": {"pydantic", "asyncio", "zmq", "nacl"},
     }
     for module, unwanted in forbidden.items():
         run = subprocess.run([sys.executable, "-c", script, module], capture_output=True, text=True, check=True)

@@ -94,6 +94,7 @@ def test_a_broker_that_cannot_start_is_given_up_with_the_reason(
     """Somebody has put a directory where the workers' socket should be."""
     in_the_way = Path(endpoint.removeprefix("ipc://")).with_suffix(".w") / "x"
     in_the_way.mkdir(parents=True)
+    in_the_way.parent.parent.chmod(0o700)
     with pytest.raises(PoolStartError, match=r"the broker has died more than 5 times within 10 s.*exit code 1"):
         Pool(1, config, endpoint=endpoint, log_file=tmp_path / "log").start()
     assert (tmp_path / "log").read_text().count("Address already in use") <= 6, "no storm of restarts"

@@ -114,7 +114,7 @@ def test_a_loop_of_links_is_one_error(where: str, tmp_path: Path, loop: Path) ->
     if where in ("score", "attach"):
         arguments = [where, str(loop)] + (["--scorer", "exact"] if where == "score" else [])
     done = codex_pool(*arguments, home=loop if where == "CODEX_HOME" else home, cwd=tmp_path, limit_s=LIMIT_S)
-    assert done.returncode == (3 if where in ("CODEX_HOME", "--home", "auth.json") else 2), done.stderr
+    assert done.returncode == (3 if where in ("CODEX_HOME", "auth.json") else 2), done.stderr
     assert "Traceback" not in done.stderr and str(home if where == "auth.json" else loop) in done.stderr, done.stderr
 
 

@@ -12,6 +12,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from session_ids import sid
 
 from codex_pool import wire
 
@@ -41,6 +42,8 @@ def values(annotation: Any) -> st.SearchStrategy[Any]:
         return st.none()
     if isinstance(annotation, type) and issubclass(annotation, msgspec.Struct):
         return structs(annotation)
+    if annotation is wire.SessionId:
+        return st.builds(wire.SessionId, st.text(max_size=40), st.text(max_size=40))
     if annotation is float:
         return st.floats(allow_nan=False)
     return {str: st.text(max_size=40), int: _INTEGERS, bool: st.booleans(), bytes: st.binary(max_size=40)}[annotation]
@@ -127,6 +130,27 @@ def test_nasty_frames_are_a_wire_error(frame: bytes) -> None:
             decode(frame)
 
 
+# As clients send them that were built before principals had ids.
+RECORDED = {
+    "first": (
+        "01 95 a5 68 65 6c 6c 6f a2 73 31 a4 64 65 6d 6f ab 69 6e 74 65 72 61 63 74 69 76 65 a9 69 6e 74 65 72 72 75 70"
+        " 74",
+        wire.Hello("s1", "demo", "interactive", "interrupt"),
+    ),
+    "short": ("01 93 a5 68 65 6c 6c 6f a2 73 31 a4 64 65 6d 6f", wire.Hello("s1", "demo")),
+    "slashes": (
+        "01 95 a5 68 65 6c 6c 6f ac 6d 61 6c 6c 6f 72 79 2f 6a 6f 62 31 a1 78 a5 62 61 74 63 68 a4 6b 65 65 70",
+        wire.Hello("mallory/job1", "x", "batch", "keep"),
+    ),
+}
+
+
+@pytest.mark.parametrize("recorded, meant", RECORDED.values(), ids=RECORDED)
+def test_clients_say_hello_as_they_always_did(recorded: str, meant: wire.Hello) -> None:
+    assert wire.decode_from_client(bytes.fromhex(recorded)) == meant
+    assert wire.VERSION == 1
+
+
 def test_a_client_cannot_send_an_endless_head() -> None:
     with pytest.raises(wire.WireError, match=str(wire.MAX_HEAD_BYTES)):
         wire.decode_from_client(wire.encode(wire.Hello("s1", "x" * wire.MAX_HEAD_BYTES)))
@@ -135,7 +159,7 @@ def test_a_client_cannot_send_an_endless_head() -> None:
 def test_a_record_that_a_client_made_long_still_passes_between_worker_and_broker() -> None:
     """The model of a thread is what a client says; a head that did not fit would leave its call without an answer."""
     record = wire.ThreadRecord("t1", False, model="m" * (2 * wire.MAX_HEAD_BYTES))
-    answered, dispatch = wire.Answered(1, True, record), wire.Dispatch(1, "s1", adopt=record)
+    answered, dispatch = wire.Answered(1, True, record), wire.Dispatch(1, sid("s1"), adopt=record)
     assert wire.decode_from_worker(wire.encode(answered)) == answered
     assert wire.decode_to_worker(wire.encode(dispatch)) == dispatch
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import msgspec
 import pytest
+from session_ids import sid
 from worker_bench import Bench, record, thread_result
 
 from codex_app_server.operations import DEFAULT_TIMEOUT_S, NO_DEADLINE
-from codex_pool import wire
+from codex_pool import rpc, wire
 from codex_pool.worker import requests
 from codex_pool.worker.requests import MAX_IN_FLIGHT, OVERLOAD_LIMIT_S, REQUEST_LIMIT_S, Request
-from codex_pool.worker.seen import Answer, Seen
+from codex_pool.worker.seen import Answer, Seen, digest_of
 
 OVERLOADED = -32001
 
@@ -42,16 +43,54 @@ def test_a_call_that_was_answered_is_answered_again_with_the_thread_as_it_is_now
     assert again is not None and again.name == "N"
 
 
-@pytest.mark.parametrize("again", [False, True])
-def test_a_turn_is_started_once_whatever_is_said_of_it(bench: Bench, again: bool) -> None:
+def test_a_turn_is_started_once_however_often_it_is_sent_again(bench: Bench) -> None:
     bench.thread()
     bench.dispatch("turn/start", {"threadId": "t1"}, id="a")
-    bench.dispatch("turn/start", {"threadId": "t1"}, id="a", again=again)
+    bench.dispatch("turn/start", {"threadId": "t1"}, id="a", again=True)
     bench.answer(bench.request("turn/start"), {"turn": {"id": "u1"}})
     bench.complete("u1")
-    third = bench.dispatch("turn/start", {"threadId": "t1"}, id="a", again=again)
+    third = bench.dispatch("turn/start", {"threadId": "t1"}, id="a", again=True)
     assert bench.open == {} and bench.answered[third][1]["result"] == {"turn": {"id": "u1"}}
     assert [message["method"] for message in bench.sent].count("turn/start") == 1
+
+
+def test_an_id_is_used_again_after_its_answer(bench: Bench) -> None:
+    for thread in ("t1", "t2"):
+        call = bench.dispatch("thread/start", id=1)
+        bench.answer(bench.request("thread/start"), thread_result(thread))
+        assert bench.answered[call][1]["result"]["thread"]["id"] == thread
+    again = bench.dispatch("thread/start", id=1, again=True)
+    assert bench.answered[again][1]["result"]["thread"]["id"] == "t2", "the latest use is the one that is kept"
+
+
+def test_each_use_of_an_id_is_a_turn_of_its_own(bench: Bench) -> None:
+    bench.thread()
+    keys = set()
+    for number, text in enumerate(("one", "two")):
+        bench.dispatch("turn/start", {"threadId": "t1", "input": [text]}, id=1)
+        keys.add(bench.sent[-1]["params"]["clientUserMessageId"])
+        bench.answer(bench.request("turn/start"), {"turn": {"id": f"u{number}"}})
+        bench.complete(f"u{number}")
+    assert len(keys) == 2
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_an_id_that_is_under_way_is_not_given_to_another_request(bench: Bench, again: bool) -> None:
+    bench.dispatch("model/list", {"limit": 1}, id="a")
+    call = bench.dispatch("model/list", {"limit": 2}, id="a", again=again)
+    error = bench.answered[call][1]["error"]
+    assert error["code"] == -32600 and "another request" in error["message"] and len(bench.open) == 1
+
+
+def test_an_answer_is_not_given_to_another_request_that_says_it_was_sent_before(bench: Bench) -> None:
+    bench.dispatch("model/list", {"limit": 1, "cursor": "x"}, id="a")
+    bench.answer(bench.request("model/list"), {"data": []})
+    for method, params in (("model/list", {"limit": 2, "cursor": "x"}), ("thread/list", {"limit": 1, "cursor": "x"})):
+        call = bench.dispatch(method, params, id="a", again=True)
+        assert bench.answered[call][1]["error"]["code"] == -32600
+    call = bench.dispatch("model/list", {"cursor": "x", "limit": 1}, id="a", again=True)
+    assert bench.answered[call][1]["result"] == {"data": []}, "the order of members does not matter"
+    assert bench.open == {}
 
 
 def test_the_same_id_of_another_session_is_another_call(bench: Bench) -> None:
@@ -69,7 +108,7 @@ def test_a_session_that_is_over_is_forgotten(bench: Bench) -> None:
     bench.dispatch("model/list", id="a")
     bench.dispatch("model/list", id="b")
     assert len(bench.open) == 2
-    assert bench.new_broker().calls == [wire.CallSeen("s1", '"a"'), wire.CallSeen("s1", '"b"')]
+    assert bench.new_broker().calls == [wire.CallSeen(sid("s1"), '"a"'), wire.CallSeen(sid("s1"), '"b"')]
 
 
 def test_what_is_remembered_is_bounded() -> None:
@@ -102,10 +141,10 @@ def test_a_new_broker_is_told_all_that_is_here(bench: Bench) -> None:
     bench.dispatch("turn/start", {"threadId": "t9"}, adopt=record())
     holdings = bench.new_broker()
     assert {each.thread_id for each in holdings.records} == {"t1", "t9"}, "one is on its way here"
-    assert holdings.followers["t1"] == ["s1"]
-    assert holdings.turns == [wire.TurnHeld("t1", "u1", ["s1"])]
+    assert holdings.followers["t1"] == [sid("s1")]
+    assert holdings.turns == [wire.TurnHeld("t1", "u1", [sid("s1")])]
     assert holdings.ended == ["u2"], "until it is acknowledged"
-    assert wire.CallSeen("s1", '"open"') in holdings.calls and len(holdings.calls) == 5
+    assert wire.CallSeen(sid("s1"), '"open"') in holdings.calls and len(holdings.calls) == 5
 
 
 def test_numbers_of_the_old_broker_mean_nothing_to_the_new_one(bench: Bench) -> None:
@@ -122,7 +161,7 @@ def test_a_turn_whose_start_was_answered_into_the_void_is_told_in_full(bench: Be
     bench.dispatch("turn/start", {"threadId": "t1"}, id="a")
     bench.new_broker()
     bench.answer(bench.request("turn/start"), {"turn": {"id": "u1"}})
-    assert bench.routed(wire.TurnStarted) == [wire.TurnStarted("t1", "u1", ["s1"])]
+    assert bench.routed(wire.TurnStarted) == [wire.TurnStarted("t1", "u1", [sid("s1")])]
     bench.delta("u1")
     bench.events.clear()
     bench.back("s1")
@@ -147,7 +186,14 @@ def test_who_comes_back_is_asked_again(bench: Bench) -> None:
 
 # After a death.
 
-KEY = 's1/"a"'
+
+def key_of(params: dict[str, object]) -> str:
+    """The key of the turn/start that session s1 sends under the id "a"."""
+    line = rpc.decode_request(msgspec.json.encode({"method": "turn/start", "params": params}))
+    return f'["","s1","a","{digest_of(line).hex()}"]'
+
+
+KEY = key_of({"threadId": "t9"})
 
 
 def history(*keys: str) -> dict[str, object]:
@@ -177,12 +223,12 @@ def test_a_turn_that_had_not_begun_is_started(bench: Bench) -> None:
     start = bench.open[bench.request("turn/start")]
     assert start["params"]["clientUserMessageId"] == KEY and "sandboxPolicy" in start["params"]
     bench.answer(start["id"], {"turn": {"id": "u1"}})
-    assert bench.answered[call][0].started == wire.TurnHeld("t9", "u1", ["s1"])
+    assert bench.answered[call][0].started == wire.TurnHeld("t9", "u1", [sid("s1")])
 
 
 def test_a_key_of_the_clients_own_is_looked_for(bench: Bench) -> None:
     call = adopt_and_look(bench, clientUserMessageId="mine")
-    bench.answer(bench.request("thread/read"), history(KEY, "x", "mine"))
+    bench.answer(bench.request("thread/read"), history(key_of({"threadId": "t9"}), "x", "mine"))
     assert bench.answered[call][1]["error"]["data"]["turnId"] == "old2"
 
 

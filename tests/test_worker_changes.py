@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from session_ids import sid
 from worker_bench import Bench, encode
 
 from codex_pool import wire
@@ -84,7 +85,7 @@ def test_a_log_in_has_ended_when_the_app_server_uses_it(bench: Bench) -> None:
     assert bench.logins == []
     bench.notify(UPDATED, authMode="chatgpt")
     ((head, lines),) = bench.logins
-    assert head == wire.LoginEnded("l1", ["s1"], changed=True)
+    assert head == wire.LoginEnded("l1", [sid("s1")], changed=True)
     assert [line["method"] for line in lines] == [COMPLETED, UPDATED] and told(bench) == []
     after = register(bench)
     assert (after.as_of, after.changed_at) == (200.0, 200.0)
@@ -126,7 +127,7 @@ def test_the_broker_is_asked_for_external_tokens(bench: Bench) -> None:
     bench.say(ask)
     assert bench.wanted == [{**ask, "id": "w0/0"}]
     for line in (b'{"id":"w0/0","result":{"accessToken":"t"}}', b'{"id":"w0/0","result":{}}'):
-        bench.apply(bench.core.tell(wire.Tell(""), line))
+        bench.apply(bench.core.tell(wire.Tell(None), line))
     assert bench.sent[-1] == {"id": 0, "result": {"accessToken": "t"}} and bench.core.held["asks"] == 0
 
 
@@ -139,4 +140,4 @@ def test_the_next_broker_hears_what_the_app_server_has_been_given(bench: Bench) 
         frames = getattr(effect, "frames", [])
         holdings += [wire.decode_holdings(frames[2])] if len(frames) == 3 else []
     (held,) = holdings
-    assert (held.kept, held.kept_at, held.logins) == ([b'{"method":"environment/add"}'], 40.0, {"l1": "s7"})
+    assert (held.kept, held.kept_at, held.logins) == ([b'{"method":"environment/add"}'], 40.0, {"l1": sid("s7")})

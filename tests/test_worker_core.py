@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from session_ids import sid
 from worker_bench import WORKSPACE_WRITE, Bench, completed, delta, encode, item, record, thread_result
 
 from codex_pool import wire
@@ -55,7 +56,7 @@ def test_a_turn_is_announced_numbered_and_ended_in_order(bench: Bench) -> None:
         "ToSessions",
         "TurnEnded",
     ]
-    assert bench.answered[call][0].started == wire.TurnHeld("t1", "u1", ["s1"])
+    assert bench.answered[call][0].started == wire.TurnHeld("t1", "u1", [sid("s1")])
     assert bench.methods("s1", "u1") == [
         "pool/turn/assigned",
         *["item/agentMessage/delta"] * 2,
@@ -65,7 +66,7 @@ def test_a_turn_is_announced_numbered_and_ended_in_order(bench: Bench) -> None:
     assert bench.check_numbers("s1", "u1") == 5
     head, _ = bench.events["s1", "u1"][1]
     assert head.runs == [wire.Run(2, "droppable"), wire.Run(1, "kept")]
-    assert bench.routed(wire.TurnEnded) == [wire.TurnEnded("t1", "u1", "completed", ["s1"])]
+    assert bench.routed(wire.TurnEnded) == [wire.TurnEnded("t1", "u1", "completed", [sid("s1")])]
     assert bench.core.running_turns == 0
 
 
@@ -133,7 +134,7 @@ def test_never_more_than_64_in_flight_and_8_places_for_control(bench: Bench) -> 
 def test_a_turn_start_gets_an_idempotency_key(bench: Bench) -> None:
     bench.thread()
     call = bench.turn("u1", session="s7")
-    assert bench.sent[-1]["params"]["clientUserMessageId"] == f's7/"c{call}"'
+    assert bench.sent[-1]["params"]["clientUserMessageId"].startswith(f'["","s7","c{call}",')
     bench.dispatch("turn/start", {"threadId": "t1", "clientUserMessageId": "mine"})
     assert bench.sent[-1]["params"]["clientUserMessageId"] == "mine"
 
@@ -226,10 +227,10 @@ def test_a_question_goes_to_one_follower_and_only_its_answer_counts(bench: Bench
     sessions, (line,) = bench.lines[-1]
     assert sessions == ["s1"] and line == {**ask, "id": "w0/0"}
     answer = encode({"id": "w0/0", "result": {"decision": "accept"}})
-    assert bench.core.tell(wire.Tell("s2"), answer) == []
-    bench.apply(bench.core.tell(wire.Tell("s1"), answer))
+    assert bench.core.tell(wire.Tell(sid("s2")), answer) == []
+    bench.apply(bench.core.tell(wire.Tell(sid("s1")), answer))
     assert bench.sent[-1] == {"id": 0, "result": {"decision": "accept"}}
-    assert bench.core.tell(wire.Tell("s1"), answer) == [], "answered once"
+    assert bench.core.tell(wire.Tell(sid("s1")), answer) == [], "answered once"
     bench.say({**ask, "id": 1})
     bench.complete("u1")
     assert bench.core.held["asks"] == 0, "a turn that is over asks nothing"
@@ -245,7 +246,7 @@ def test_a_question_that_is_resolved_otherwise_is_withdrawn_under_the_id_it_was_
     sessions, (resolved,) = bench.lines[-1]
     assert (sessions, resolved["params"]) == (["s1"], {"threadId": "t1", "requestId": public_id})
     sent = len(bench.sent)
-    bench.apply(bench.core.tell(wire.Tell("s1"), encode({"id": public_id, "result": {"decision": "accept"}})))
+    bench.apply(bench.core.tell(wire.Tell(sid("s1")), encode({"id": public_id, "result": {"decision": "accept"}})))
     assert (len(bench.sent), bench.core.held["asks"]) == (sent, 0)
     bench.notify("serverRequest/resolved", threadId="t1")
     assert bench.lines[-1][1][0]["params"] == {"threadId": "t1"}
@@ -259,7 +260,7 @@ def test_the_ends_of_log_ins_go_to_who_began_them_and_none_gives_way(bench: Benc
     for login_id in ("a", "b", "c"):
         bench.notify("account/login/completed", loginId=login_id, success=False, error="Login was not completed")
     ends = [(head.sessions, lines[0]["params"]["loginId"]) for head, lines in bench.logins]
-    assert ends == [(["s1"], "a"), (["s2"], "b"), ([], "c")]
+    assert ends == [([sid("s1")], "a"), ([sid("s2")], "b"), ([], "c")]
 
 
 def test_questions_with_nobody_to_answer_are_declined(bench: Bench) -> None:
@@ -363,7 +364,7 @@ def test_a_thread_that_cannot_come_back_as_it_was_is_refused_again_and_again(ben
             bench.dispatch("turn/start", {"threadId": "t9"}, adopt=record()),
             bench.dispatch("thread/read", {"threadId": "t9"}),
         ]
-        bench.apply(bench.core.follow(wire.Follow("s1", "t9")))
+        bench.apply(bench.core.follow(wire.Follow(sid("s1"), "t9")))
         request_id = bench.request("thread/resume")
         if how == "error":
             bench.answer(request_id, error="no rollout found")
@@ -455,10 +456,10 @@ def test_an_answer_that_cannot_be_read_fails_its_call(bench: Bench) -> None:
 
 
 def test_unknown_sessions_threads_and_questions_are_tolerated(bench: Bench) -> None:
-    assert bench.core.gone(wire.Gone("nobody"), 0) == []
-    assert bench.core.follow(wire.Follow("s", "nothing", on=False)) == []
+    assert bench.core.gone(wire.Gone(sid("nobody")), 0) == []
+    assert bench.core.follow(wire.Follow(sid("s"), "nothing", on=False)) == []
     for line in (b"{}", b'{"id":null}', b'{"id":4,"result":1}', b'{"id":"w0/4","result":1}'):
-        assert bench.core.tell(wire.Tell("s"), line) == []
+        assert bench.core.tell(wire.Tell(sid("s")), line) == []
 
 
 # Everything at once.
@@ -574,7 +575,7 @@ class WorkerMachine(RuleBasedStateMachine):
         (((session,), (line,)),) = passed_on
         assert session not in self.gone
         if answered:
-            self.bench.apply(self.bench.core.tell(wire.Tell(session), encode({"id": line["id"], "result": {}})))
+            self.bench.apply(self.bench.core.tell(wire.Tell(sid(session)), encode({"id": line["id"], "result": {}})))
             assert self.bench.sent[-1] == {"id": number, "result": {}}
 
     @rule(session=st.sampled_from(SESSIONS))
@@ -586,7 +587,7 @@ class WorkerMachine(RuleBasedStateMachine):
     @rule(session=st.sampled_from(SESSIONS), thread=st.sampled_from(THREADS), on=st.booleans())
     def follow(self, session: str, thread: str, on: bool) -> None:
         if session not in self.gone:
-            self.bench.apply(self.bench.core.follow(wire.Follow(session, thread, on)))
+            self.bench.apply(self.bench.core.follow(wire.Follow(sid(session), thread, on)))
 
     @rule()
     def time_passes(self) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from session_ids import named, sid
 from worker_bench import Reader, completed, delta, encode, item, thread_result
 
 from codex_pool import wire
@@ -89,7 +90,7 @@ class LossMachine(RuleBasedStateMachine):
         route = wire.decode_from_worker(frame)
         match route:
             case wire.ToSessions():
-                for session in route.sessions:
+                for session in map(named, route.sessions):
                     if not self.sessions[session].away:
                         self.sessions[session].on_the_way.append([*frames])
             case wire.Answered():
@@ -101,7 +102,7 @@ class LossMachine(RuleBasedStateMachine):
                 self.started[route.turn_id] += 1
             case wire.TurnEnded():
                 self.ended[route.turn_id] += 1
-                for session in route.sessions:
+                for session in map(named, route.sessions):
                     if not self.sessions[session].away:
                         self.sessions[session].on_the_way.append([*frames])
             case wire.Register():
@@ -143,7 +144,7 @@ class LossMachine(RuleBasedStateMachine):
         self.latest[session, message["id"]] = number
         self.calls[number] = session
         interest: wire.Interest = "items" if session == "s2" else "full"
-        head = wire.Dispatch(number, session, interest, again=again)
+        head = wire.Dispatch(number, sid(session), interest, again=again)
         self.apply(self.core.dispatch(head, encode(message), self.now))
 
     @rule(session=st.sampled_from(SESSIONS), thread=st.sampled_from(THREADS))
@@ -195,7 +196,7 @@ class LossMachine(RuleBasedStateMachine):
         for _ in range(min(count, len(reader.on_the_way))):
             position = reader.read_one()
             if position is not None and acks:
-                self.apply(self.core.acked(wire.Acked(session, [position]), self.now))
+                self.apply(self.core.acked(wire.Acked(sid(session), [position]), self.now))
 
     @rule(session=st.sampled_from(SESSIONS))
     def connection_is_lost(self, session: str) -> None:
@@ -206,7 +207,7 @@ class LossMachine(RuleBasedStateMachine):
         positions = [
             wire.Position(turn_id, max(last, 0)) for turn_id, last in reader.last.items() if turn_id not in reader.ended
         ]
-        self.apply(self.core.back(wire.Back(session, positions), self.now))
+        self.apply(self.core.back(wire.Back(sid(session), positions), self.now))
         for message in [*reader.unanswered.values()]:
             self.dispatch(session, message, again=True)
 

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 import pytest
 import zmq
+from session_ids import sid
 
 import codex_app_server.testing._null_app_server as null_app_server
 from codex_pool import sockets, wire
@@ -49,7 +50,7 @@ class Broker:
 
     def dispatch(self, identity: str, number: int, id: str, method: str, *, again: bool = False, **params: Any) -> None:
         line = msgspec.json.encode({"id": id, "method": method, "params": params})
-        self.send(identity, wire.Dispatch(number, "s1", again=again), line)
+        self.send(identity, wire.Dispatch(number, sid("s1"), again=again), line)
 
     def wait(self, found: Callable[[str, list[bytes]], Any], limit_s: float = LIMIT_S) -> Any:
         """What `found` makes of a message, once that is something; messages before it are passed over."""
@@ -187,12 +188,12 @@ def test_a_new_broker_finds_all_as_it_was_and_nothing_is_done_twice(
     identity, holdings = broker.registered()
     assert identity == "w0/1"
     assert [record.thread_id for record in holdings.records] == [thread_id]
-    assert holdings.turns == [wire.TurnHeld(thread_id, turn_id, ["s1"])]
+    assert holdings.turns == [wire.TurnHeld(thread_id, turn_id, [sid("s1")])]
     assert [call.request_id for call in holdings.calls] == ['"a"', '"b"']
-    broker.send(identity, wire.Back("s1", [wire.Position(turn_id, first.last)]))
+    broker.send(identity, wire.Back(sid("s1"), [wire.Position(turn_id, first.last)]))
     broker.dispatch(identity, 1, "b", "turn/start", again=True, threadId=thread_id)
     assert broker.answer(1)["result"]["turn"]["id"] == turn_id, "the same turn, not another one"
-    broker.send(identity, wire.Back("s1", [wire.Position(turn_id, first.last)]))
+    broker.send(identity, wire.Back(sid("s1"), [wire.Position(turn_id, first.last)]))
     events = broker.events("item/agentMessage/delta")
     hold.touch()
     events += broker.events("turn/completed")
@@ -261,7 +262,7 @@ def test_events_are_drained_while_no_broker_is_there(
     worker.tell('{"broker":"new"}')
     identity, holdings = broker.registered()
     assert holdings.turns == [] and len(holdings.ended) == 1, "it has ended though nobody acknowledged anything"
-    broker.send(identity, wire.Back("s1", []))
+    broker.send(identity, wire.Back(sid("s1"), []))
     last = 0
     while True:
         frames = broker.wait(lambda _, frames: frames if len(frames) > 1 and b"events" in frames[1][:12] else None)
@@ -270,5 +271,5 @@ def test_events_are_drained_while_no_broker_is_there(
         last = head.last
         if head.ended:
             break
-        broker.send(identity, wire.Acked("s1", [wire.Position(head.turn_id, last)]))
+        broker.send(identity, wire.Acked(sid("s1"), [wire.Position(head.turn_id, last)]))
     assert last == 20_006

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from session_ids import sid
 from worker_bench import WORKSPACE_WRITE, Bench, completed, delta, item, record, thread_result
 
 from codex_pool import wire
@@ -45,8 +46,8 @@ def test_a_turn_of_the_app_servers_own_is_numbered_counted_and_ended_like_any_ot
     bench.say(started("own"), delta("own"), item("own"))
     bench.say(delta("own"))
     bench.complete("own")
-    assert bench.routed(wire.TurnStarted) == [wire.TurnStarted("t1", "own", ["s1"], by_itself=True)]
-    assert bench.routed(wire.TurnEnded) == [wire.TurnEnded("t1", "own", "completed", ["s1"])]
+    assert bench.routed(wire.TurnStarted) == [wire.TurnStarted("t1", "own", [sid("s1")], by_itself=True)]
+    assert bench.routed(wire.TurnEnded) == [wire.TurnEnded("t1", "own", "completed", [sid("s1")])]
     assert bench.methods("s1", "own") == [
         "pool/turn/assigned",
         "turn/started",
@@ -117,13 +118,13 @@ def test_the_threads_of_sub_agents_belong_to_who_follows_their_parent(bench: Ben
     bench.say(child)
     assert bench.lines == [(["s1"], [child])]
     bench.say(started("own", "t2", rootTurnId="u1"), delta("own", "t2"))
-    assert bench.routed(wire.TurnStarted) == [wire.TurnStarted("t2", "own", ["s1"])]
+    assert bench.routed(wire.TurnStarted) == [wire.TurnStarted("t2", "own", [sid("s1")])]
     bench.say({"id": 3, "method": "item/commandExecution/requestApproval", "params": {"threadId": "t2"}})
     assert bench.lines[-1][0] == ["s1"]
-    bench.apply(bench.core.follow(wire.Follow("s2", "t1")))
+    bench.apply(bench.core.follow(wire.Follow(sid("s2"), "t1")))
     bench.complete("own", "t2")
     bench.say(started("next", "t2"))
-    assert bench.routed(wire.TurnStarted)[-1] == wire.TurnStarted("t2", "next", ["s1", "s2"], by_itself=True)
+    assert bench.routed(wire.TurnStarted)[-1] == wire.TurnStarted("t2", "next", [sid("s1"), sid("s2")], by_itself=True)
     bench.complete("next", "t2")
     bench.notify("thread/closed", threadId="t2")
     bench.say(started("last", "t2"))
@@ -183,7 +184,7 @@ def test_turns_that_are_kept_go_on_to_their_end_unfollowed(bench: Bench) -> None
     starting = bench.dispatch("turn/start", {"threadId": "t2"})
     ask = {"id": 0, "method": "item/commandExecution/requestApproval", "params": {"threadId": "t1", "turnId": "u1"}}
     bench.say(ask)
-    bench.apply(bench.core.gone(wire.Gone("s1", keep=True), bench.now))
+    bench.apply(bench.core.gone(wire.Gone(sid("s1"), keep=True), bench.now))
     assert bench.sent[-1] == {"id": 0, "result": {"decision": "decline"}}
     bench.answer(bench.request("turn/start"), {"turn": {"id": "u2"}})
     assert bench.answered[starting][0].ok and bench.open == {}
@@ -210,7 +211,7 @@ def test_questions_without_a_thread_go_to_the_holder_of_the_account(bench: Bench
     ask = {"id": 0, "method": "attestation/generate", "params": {}}
     bench.say(ask)
     assert "error" in bench.sent[-1]
-    bench.apply(bench.core.holder(wire.Holder("s3")))
+    bench.apply(bench.core.holder(wire.Holder(sid("s3"))))
     bench.say({**ask, "id": 1})
     assert bench.lines[-1] == (["s3"], [{**ask, "id": "w0/1"}])
     bench.gone("s3")
@@ -246,7 +247,7 @@ def test_a_turn_that_comes_to_a_standstill_is_interrupted_and_then_given_up() ->
     ended = bench.events["s1", "u1"][-1][1][0]["params"]
     assert ended["kind"] == "stalled" and ended["safeToRetry"] is False
     assert "nothing was heard of it for 100 s" in ended["message"]
-    assert bench.routed(wire.TurnEnded) == [wire.TurnEnded("t1", "u1", "failed", ["s1"])]
+    assert bench.routed(wire.TurnEnded) == [wire.TurnEnded("t1", "u1", "failed", [sid("s1")])]
     bench.complete("u1")
     assert len(bench.routed(wire.TurnEnded)) == 1 and bench.methods("s1", "u1").count("turn/completed") == 1
 
@@ -277,7 +278,7 @@ def test_an_open_item_or_question_pauses_the_watchdog() -> None:
     bench.say(done)
     run_for(bench, 100)
     assert bench.open == {}
-    bench.apply(bench.core.tell(wire.Tell("s1"), b'{"id":"w0/0","result":{}}'))
+    bench.apply(bench.core.tell(wire.Tell(sid("s1")), b'{"id":"w0/0","result":{}}'))
     run_for(bench, 9)
     assert bench.open == {}
     run_for(bench, 1)
@@ -297,7 +298,7 @@ def test_the_wall_limit_does_not_pause() -> None:
     bench.answer(bench.request("turn/interrupt"), {})
     bench.complete("u1", status="interrupted")
     run_for(bench, 20)
-    assert bench.routed(wire.TurnEnded) == [wire.TurnEnded("t1", "u1", "interrupted", ["s1"])]
+    assert bench.routed(wire.TurnEnded) == [wire.TurnEnded("t1", "u1", "interrupted", [sid("s1")])]
     assert any("it ran for 50 s, which is its limit" in note for note in bench.notes)
 
 
@@ -348,7 +349,7 @@ def test_a_broker_that_comes_while_a_thread_is_put_away_learns_that_it_is_gone(b
 @pytest.mark.parametrize("in_archive", [True, False])
 def test_a_thread_that_was_put_away_is_taken_out_of_the_archive_first(bench: Bench, in_archive: bool) -> None:
     call = bench.dispatch("thread/read", {"threadId": "t9"}, adopt=record(), archived=True)
-    bench.apply(bench.core.follow(wire.Follow("s1", "t9")))
+    bench.apply(bench.core.follow(wire.Follow(sid("s1"), "t9")))
     (unarchive,) = bench.open.values()
     assert (unarchive["method"], unarchive["params"]) == ("thread/unarchive", {"threadId": "t9"})
     bench.notify("thread/unarchived", threadId="t9")
@@ -432,7 +433,7 @@ def test_a_session_that_does_not_read_ends_its_subscription_and_not_the_turn() -
     for _ in range(100):
         bench.say(item("u1"))
         last = bench.events["s2", "u1"][-1][0].last
-        bench.apply(bench.core.acked(wire.Acked("s2", [wire.Position("u1", last)]), bench.now))
+        bench.apply(bench.core.acked(wire.Acked(sid("s2"), [wire.Position("u1", last)]), bench.now))
     assert bench.core.running_turns == 1 and bench.open == {}
     while "turn/completed" not in bench.methods("s1", "u1"):
         bench.ack()

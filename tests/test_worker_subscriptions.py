@@ -8,6 +8,7 @@ import msgspec
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from session_ids import named, sid
 from worker_bench import Reader
 
 from codex_pool import wire
@@ -30,7 +31,7 @@ class Desk:
     def turn(self, turn_id: str = "u1", *sessions: str, interest: wire.Interest = "full") -> Turn:
         turn = self.turns[turn_id] = Turn(turn_id, "t1")
         for session in sessions or ("s1",):
-            self.subscriptions.join(turn, session, interest)
+            self.subscriptions.join(turn, sid(session), interest)
         return turn
 
     def say(self, turn_id: str, *methods: str, size: int = 0) -> None:
@@ -50,7 +51,7 @@ class Desk:
             to = wire.decode_from_worker(route)
             assert isinstance(to, wire.ToSessions | wire.TurnEnded) and bool(to.sessions) == bool(frames)
             for session in to.sessions:
-                self.readers[session].on_the_way.append(frames)
+                self.readers[named(session)].on_the_way.append(frames)
 
     def read(self, session: str = "s1", *, ack: bool = True) -> bool:
         position = self.readers[session].read()
@@ -59,7 +60,7 @@ class Desk:
         return position is not None
 
     def ack(self, session: str, *positions: wire.Position) -> None:
-        self.take(self.subscriptions.acked(session, positions, self.now))
+        self.take(self.subscriptions.acked(sid(session), positions, self.now))
 
     def back(self, session: str = "s1") -> None:
         """The connection was lost with all that was on the way; a new one is there."""
@@ -67,7 +68,7 @@ class Desk:
         reader.on_the_way.clear()
         reader.ended_before_reconnect |= set(reader.ended)
         positions = [wire.Position(turn, last) for turn, last in reader.last.items() if turn not in reader.ended]
-        self.take(self.subscriptions.back(session, positions, self.now))
+        self.take(self.subscriptions.back(sid(session), positions, self.now))
 
     def drain(self, session: str = "s1") -> Reader:
         while self.read(session):
@@ -106,7 +107,7 @@ def test_sessions_of_one_interest_share_one_message() -> None:
     desk.subscriptions.join(turn, "s3", "items")
     lines = [b'{"x":"%s"}' % (b"x" * 1000)]
     messages = desk.subscriptions.publish(turn, lines, [DELTA], now=0)
-    assert [wire.decode_from_worker(message[0]) for message in messages] == [wire.ToSessions(["s1", "s2"])]
+    assert [wire.decode_from_worker(message[0]) for message in messages] == [wire.ToSessions([sid("s1"), sid("s2")])]
     (kept,) = {id(each.sent[0].frames[1]) for each in turn.subscribers.values() if each.sent}
     assert kept == id(messages[0][2])
 
@@ -168,10 +169,10 @@ def test_what_is_not_kept_any_more_is_covered_by_a_marker() -> None:
     desk.read()
     desk.say("u1", ITEM)
     reader = desk.readers["s1"] = Reader("s1")
-    desk.take(desk.subscriptions.back("s1", [], desk.now))
+    desk.take(desk.subscriptions.back(sid("s1"), [], desk.now))
     desk.drain()
     assert reader.dropped == {"u1": 3} and [line["number"] for line in reader.lines["u1"]] == [4]
-    desk.take(desk.subscriptions.back("s1", [wire.Position("u1", 2)], desk.now))
+    desk.take(desk.subscriptions.back(sid("s1"), [wire.Position("u1", 2)], desk.now))
     assert (head := wire.decode_to_client(reader.on_the_way[0][0])) and isinstance(head, wire.Events)
     assert (head.after, head.last, head.runs) == (2, 4, [wire.Run(2, "dropped")])
 
@@ -199,7 +200,7 @@ def test_a_subscription_that_overflows_ends_and_the_turn_goes_on_for_others() ->
     for _ in range(30):
         desk.say("u1", ITEM, size=1000)
         desk.read("s2")
-    assert list(turn.subscribers) == ["s2"]
+    assert list(turn.subscribers) == [sid("s2")]
     desk.say("u1", DONE)
     reader = desk.drain("s1")
     assert reader.ended == {"u1": "overflow"} and reader.dropped["u1"] > 0
@@ -216,7 +217,7 @@ def test_who_overflowed_may_follow_again() -> None:
     for _ in range(10):
         desk.say("u1", ITEM, size=1000)
     assert turn.subscribers == {}
-    desk.subscriptions.join(turn, "s1", "full")
+    desk.subscriptions.join(turn, sid("s1"), "full")
     reader = desk.readers["s1"] = Reader("s1")
     reader.last["u1"] = 10
     desk.say("u1", DONE)
@@ -233,7 +234,7 @@ def test_all_subscriptions_together_keep_no_more_than_their_bound() -> None:
     for _ in range(100):
         desk.say("u1", ITEM, size=1000)
         assert desk.subscriptions.held["kept_bytes"] <= 50_000
-    assert desk.turns["u1"].subscribers == {} and list(desk.turns["u2"].subscribers) == ["s2"]
+    assert desk.turns["u1"].subscribers == {} and list(desk.turns["u2"].subscribers) == [sid("s2")]
     assert desk.drain().ended == {"u1": "overflow"}
 
 
@@ -275,10 +276,10 @@ def test_positions_of_strangers_and_of_the_future_are_harmless() -> None:
     desk.turn()
     desk.say("u1", ITEM)
     for position in (wire.Position("u9", 4), wire.Position("u1", -1), wire.Position("u1", 10**9)):
-        desk.take(desk.subscriptions.acked("s1", [position], desk.now))
+        desk.take(desk.subscriptions.acked(sid("s1"), [position], desk.now))
         assert desk.subscriptions.acked("nobody", [position], desk.now) == []
         assert desk.subscriptions.back("nobody", [position], desk.now) == []
-    assert desk.subscriptions.forget("nobody") == []
+    assert desk.subscriptions.forget(sid("nobody")) == []
     desk.say("u1", DONE)
     assert desk.drain().ended == {"u1": ""}
 
@@ -312,7 +313,7 @@ class SubscriptionsMachine(RuleBasedStateMachine):
         for session in sorted(sessions - self.gone):
             interest: wire.Interest = data.draw(st.sampled_from(INTERESTS))
             self.interest[session, turn_id] = interest
-            self.desk.subscriptions.join(turn, session, interest)
+            self.desk.subscriptions.join(turn, sid(session), interest)
 
     @precondition(lambda self: self.running)
     @rule(
@@ -357,7 +358,7 @@ class SubscriptionsMachine(RuleBasedStateMachine):
     @rule(session=st.sampled_from(SESSIONS[1:]))
     def leave(self, session: str) -> None:
         self.gone.add(session)
-        self.desk.subscriptions.forget(session)
+        self.desk.subscriptions.forget(sid(session))
         self.desk.readers[session].on_the_way.clear()
 
     @invariant()

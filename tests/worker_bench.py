@@ -8,6 +8,7 @@ from collections import defaultdict, deque
 from typing import Any
 
 import msgspec
+from session_ids import named, sid
 
 from codex_pool import wire
 from codex_pool.worker.core import WorkerCore
@@ -96,7 +97,9 @@ class Bench:
         elif isinstance(route, wire.ToSessions) or (isinstance(route, wire.TurnEnded) and len(frames) > 1):
             head = wire.decode_to_client(frames[1])
             if isinstance(head, wire.Lines):
-                self.lines.append((route.sessions, [json.loads(line) for line in frames[2].split(b"\n")]))
+                self.lines.append(
+                    ([named(each) for each in route.sessions], [json.loads(line) for line in frames[2].split(b"\n")])
+                )
                 return
             assert isinstance(head, wire.Events) and route.sessions
             bodies = [body for run, body in zip(head.runs, frames[2:], strict=True) if run.cls != "dropped"]
@@ -104,7 +107,7 @@ class Bench:
             assert counts == [body.count(b"\n") + 1 for body in bodies]
             lines = [json.loads(line) for body in bodies for line in body.split(b"\n")]
             for session in route.sessions:
-                self.events[session, head.turn_id].append((head, lines))
+                self.events[named(session), head.turn_id].append((head, lines))
 
     def dispatch(
         self,
@@ -121,7 +124,7 @@ class Bench:
     ) -> int:
         call = next(self._calls)
         line = encode({"id": id or f"c{call}", "method": method, "params": params or {}})
-        head = wire.Dispatch(call, session, interest, adopt, again=again, archived=archived, timeout_s=timeout_s)
+        head = wire.Dispatch(call, sid(session), interest, adopt, again=again, archived=archived, timeout_s=timeout_s)
         self.apply(self.core.dispatch(head, line, self.now))
         return call
 
@@ -167,7 +170,7 @@ class Bench:
         self.say(completed(turn_id, thread_id, status))
 
     def back(self, session: str, *positions: wire.Position) -> None:
-        self.apply(self.core.back(wire.Back(session, [*positions]), self.now))
+        self.apply(self.core.back(wire.Back(sid(session), [*positions]), self.now))
 
     def new_broker(self) -> wire.Holdings:
         """What the next broker is told."""
@@ -176,13 +179,13 @@ class Bench:
         return wire.decode_holdings(effect.frames[2])
 
     def gone(self, session: str) -> None:
-        self.apply(self.core.gone(wire.Gone(session), self.now))
+        self.apply(self.core.gone(wire.Gone(sid(session)), self.now))
 
     def ack(self) -> None:
         """Every session has got all that it was sent."""
         for (session, turn_id), messages in list(self.events.items()):
             positions = [wire.Position(turn_id, messages[-1][0].last)]
-            self.apply(self.core.acked(wire.Acked(session, positions), self.now))
+            self.apply(self.core.acked(wire.Acked(sid(session), positions), self.now))
 
     def routed(self, kind: type) -> list[Any]:
         return [route for route in self.routes if isinstance(route, kind)]

@@ -48,6 +48,7 @@ class Configuration:
     the key with each thread that names none.
     `writes_workspace`: whether that profile lets commands write in the directory of a thread.
     `granted`: the absolute paths that it lets commands write to; `~` is expanded, links are not followed.
+    `developer_instructions`: those of the configuration; a thread that is given others has these no more.
     `names_default`: whether the configuration itself names a sandbox mode or a default profile.
     `profiles`: the names of all permission profiles of the configuration.
     """
@@ -59,6 +60,7 @@ class Configuration:
     approval_policy: Any = None
     granted: tuple[str, ...] = ()
     profiles: frozenset[str] = frozenset()
+    developer_instructions: str | None = None
 
     @property
     def thread_options(self) -> dict[str, Any]:
@@ -78,14 +80,18 @@ def configuration_of(config: dict[str, Any]) -> Configuration:
     trusts the directory of the thread (measured on codex 0.163.0); a pool takes read-only.
     """
     profile, mode = config.get("default_permissions"), config.get("sandbox_mode")
-    policy, profiles = config.get("approval_policy"), config.get("permissions") or {}
-    names = frozenset(profiles)
+    profiles = config.get("permissions") or {}
+    said: dict[str, Any] = {
+        "approval_policy": config.get("approval_policy"),
+        "developer_instructions": config.get("developer_instructions"),
+        "profiles": frozenset(profiles),
+    }
     if profile is None:
-        return Configuration(mode or READ_ONLY, names_default=mode is not None, approval_policy=policy, profiles=names)
+        return Configuration(mode or READ_ONLY, names_default=mode is not None, **said)
     if profile in MODE_OF_PROFILE:
-        return Configuration(MODE_OF_PROFILE[profile], approval_policy=policy, profiles=names)
+        return Configuration(MODE_OF_PROFILE[profile], **said)
     writes, granted = _writes_workspace(profile, profiles), _granted(profile, profiles)
-    return Configuration(None, profile, writes, approval_policy=policy, granted=granted, profiles=names)
+    return Configuration(None, profile, writes, granted=granted, **said)
 
 
 def _extended(profile: str, profiles: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any] | None]]:

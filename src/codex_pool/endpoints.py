@@ -9,6 +9,8 @@ import stat
 from pathlib import Path
 
 MAX_IPC_PATH_BYTES = 107
+# Permissions of group and others to write and to enter.
+_OTHERS = stat.S_IWGRP | stat.S_IXGRP | stat.S_IWOTH | stat.S_IXOTH
 
 _TCP = re.compile(r"tcp://(\[[0-9A-Fa-f:.]+(%\w+)?\]|[^\s:/\[\]]+):(?P<port>[0-9]{1,5})")
 
@@ -37,19 +39,48 @@ def runtime_directory() -> Path:
 
 
 def make_private(path: Path) -> None:
-    """Make a directory that only its owner can enter. Raises EndpointError if that cannot be, or is somebody else's."""
+    """Make a directory for sockets, mode 0700, or check the one that is there, whose mode stays as it is.
+
+    Raises EndpointError as `check_private` does, and for one that cannot be made.
+    """
     try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        status = path.lstat()
+        path.mkdir(mode=0o700, parents=True)
+    except FileExistsError:
+        check_private(path)
     except OSError as error:
         raise EndpointError(
             f"{path}, the directory for sockets, cannot be made: {error.strerror}; set XDG_RUNTIME_DIR to a directory "
-            "that can be written"
+            "that can be written, or use an endpoint in another directory"
         ) from None
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
-        raise EndpointError(f"{path} is not a directory of this user; remove it or set XDG_RUNTIME_DIR")
-    if stat.S_IMODE(status.st_mode) != 0o700:
-        path.chmod(0o700)
+
+
+def check_private(path: Path) -> None:
+    """Check that nobody else can enter a directory for sockets, or write in it; one that is missing passes.
+
+    Raises EndpointError.
+    """
+    try:
+        status = path.lstat()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise EndpointError(
+            f"{path}, the directory for sockets, cannot be used: {error.strerror}; set XDG_RUNTIME_DIR to a directory "
+            "that can be written, or use an endpoint in another directory"
+        ) from None
+    if not stat.S_ISDIR(status.st_mode):
+        raise EndpointError(f"{path} is not a directory; remove it, or use an endpoint in another directory")
+    if status.st_uid != os.getuid():
+        raise EndpointError(
+            f"{path} belongs to user {status.st_uid}, not to {os.getuid()}; use an endpoint in a directory of your own"
+        )
+    mode = stat.S_IMODE(status.st_mode)
+    if mode & _OTHERS:
+        raise EndpointError(
+            f"{path} has mode {mode:04o}, so that others can enter it or write in it; sockets need a directory of "
+            f"mode 0700: use an endpoint in one that does not exist yet, such as ipc://{path}/codex-pool/pool.sock, "
+            f"and it is made so; or chmod 700 {path} if nobody else uses it"
+        )
 
 
 def default_endpoint() -> str:

@@ -64,7 +64,8 @@ def make_home(own: Path, user: Path, *, follow: bool) -> Path:
     """Make `own` a home of the pool, or bring one up to date, and answer it.
 
     With `follow` its config.toml is made again when the user's has changed; without, only when it cannot be read, or
-    is a loopback model's, which may listen somewhere else by now. A login link that a log-out has removed stays so.
+    is a loopback model's, which may listen somewhere else by now. It trusts no directory afterwards. A login link that
+    a log-out has removed stays so.
     Raises HomeError; a config.toml of the user that is no TOML is refused, and nothing is changed.
     """
     check_file(user / _LOGIN)
@@ -79,8 +80,8 @@ def make_home(own: Path, user: Path, *, follow: bool) -> Path:
         config: bytes | None = _derived(source, user)
     elif source is None and follow:
         config = None
-    elif current is not None and made is None:
-        # Copied as it was, by a version that left nothing out.
+    elif current is not None and (made is None or _trusts(current)):
+        # Copied as it was, by a version that left nothing out; or a thread has had a directory trusted.
         config = _derived(current, own)
     else:
         config = current
@@ -186,6 +187,13 @@ def _is_unusable(config: bytes | None) -> bool:
     except ValueError:
         return True
     return False
+
+
+def _trusts(config: bytes) -> bool:
+    try:
+        return "projects" in _parse(config)
+    except ValueError:
+        return False
 
 
 def _read(config: Path) -> bytes | None:

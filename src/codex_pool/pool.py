@@ -165,7 +165,7 @@ class Pool:
             name = f"p{os.getpid()}-{os.urandom(3).hex()}"
             self._own_directory = endpoints.runtime_directory() / name
             self._endpoint = f"ipc://{self._own_directory / 's.sock'}"
-        endpoints.ipc_path(self._endpoint)
+        endpoints.check_private(endpoints.ipc_path(self._endpoint).parent)
         keys = None
         if self._listen is not None:
             endpoints.check_tcp(self._listen)

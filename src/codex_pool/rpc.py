@@ -7,6 +7,8 @@ from typing import Any
 import msgspec
 
 from codex_app_server.envelope import RequestId
+from codex_pool import json_bounds
+from codex_pool.trust import is_untrusting, untrusting
 from codex_pool.wire import ThreadRecord
 
 SANDBOX_MODES = {"readOnly": "read-only", "workspaceWrite": "workspace-write", "dangerFullAccess": "danger-full-access"}
@@ -110,6 +112,24 @@ class _PolicyType(msgspec.Struct):
     type: str = ""
 
 
+class _Review(msgspec.Struct, rename="camel"):
+    review_thread_id: str = ""
+
+
+class _ReviewLine(msgspec.Struct):
+    result: _Review | None = None
+
+
+class _NamedParams(msgspec.Struct):
+    name: str | None = None
+
+
+class _NamedLine(msgspec.Struct):
+    params: _NamedParams
+
+
+_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+
 encode = msgspec.json.encode
 decode_request = msgspec.json.Decoder(RequestLine).decode
 _decode_result = msgspec.json.Decoder(_Result).decode
@@ -118,6 +138,8 @@ _decode_notification = msgspec.json.Decoder(_Notification).decode
 _decode_completed = msgspec.json.Decoder(_Completed).decode
 _decode_started = msgspec.json.Decoder(_Started).decode
 _decode_login = msgspec.json.Decoder(_LoginLine).decode
+_decode_review = msgspec.json.Decoder(_ReviewLine).decode
+_decode_named = msgspec.json.Decoder(_NamedLine).decode
 _decode_policy = msgspec.json.Decoder(_PolicyType).decode
 
 
@@ -136,16 +158,8 @@ def check_line(line: bytes) -> None:
     if b"\n" in line:
         raise ValueError("a message is one line")
     line.decode()
-    if line.count(b"[") + line.count(b"{") > MAX_DEPTH and _depth(msgspec.json.decode(line)) > MAX_DEPTH:
+    if json_bounds.is_deeper(line, MAX_DEPTH):
         raise ValueError(f"it is nested more than {MAX_DEPTH} levels deep")
-
-
-def _depth(value: Any) -> int:
-    depth, level = 0, [value]
-    while level := [each for each in level if isinstance(each, dict | list)]:
-        depth += 1
-        level = [inner for each in level for inner in (each.values() if isinstance(each, dict) else each)]
-    return depth
 
 
 def decode_request_id(line: bytes) -> str | None:
@@ -218,6 +232,23 @@ def record_of(result: bytes, turns: int) -> ThreadRecord | None:
     )
 
 
+def review_thread_of(line: bytes) -> str:
+    """The thread that a response to review/start names; "" if there is none to read."""
+    try:
+        answer = _decode_review(line).result
+    except _UNREADABLE:
+        return ""
+    return answer.review_thread_id if answer is not None else ""
+
+
+def name_in(line: bytes) -> str:
+    """The name that a request thread/name/set gives."""
+    try:
+        return _decode_named(line).params.name or ""
+    except _UNREADABLE:
+        return ""
+
+
 def updated_record(record: ThreadRecord, method: str, line: bytes) -> ThreadRecord:
     """The record after a notification about the thread's settings or name."""
     try:
@@ -259,7 +290,20 @@ def resume_params(record: ThreadRecord) -> dict[str, Any]:
     for key, value in (("cwd", record.cwd), ("model", record.model), ("modelProvider", record.model_provider)):
         if value is not None:
             params[key] = value
+    if record.untrusted and record.cwd is not None:
+        # Not inherited: without it the next app-server takes what lies in the directory.
+        params["config"] = untrusting(record.cwd)
     return params
+
+
+def asks_untrusted(request: RequestLine) -> bool:
+    """True for thread/start, resume or fork with a `cwd` that its `config` marks untrusted."""
+    params = request.params or {}
+    try:
+        cwd = msgspec.json.decode(params.get("cwd", _NULL), type=str | None)
+    except msgspec.MsgspecError:
+        return False
+    return is_untrusting(bytes(params.get("config", b"{}")), cwd)
 
 
 def sandbox_type(policy: str) -> str:

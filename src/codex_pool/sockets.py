@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import resource
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import zmq
 
 from codex_pool import wire
-from codex_pool.broker.identity import MAX_MESSAGE_BYTES
 
 if TYPE_CHECKING:
     # It brings what no worker needs, cryptography first.
@@ -23,9 +21,6 @@ _EVENTS = int(zmq.EVENTS)
 # Past the wrappers of pyzmq, which look every option up in an enum: they cost as much as the rest of a message.
 _send, _recv, _get = zmq.backend.Socket.send, zmq.backend.Socket.recv, zmq.backend.Socket.get
 _NOW, _NOW_AND_MORE = int(zmq.NOBLOCK), int(zmq.NOBLOCK | zmq.SNDMORE)
-# Off this machine: what waits to be read of one connection, and how long a stranger may take.
-TCP_RECEIVE_MESSAGES = 64
-TCP_HANDSHAKE_MS = 5000
 # -1 would drop what has come and was not read yet.
 NEVER_MS = 1_000_000_000
 
@@ -121,36 +116,9 @@ def _configure(socket: zmq.Socket[bytes]) -> None:
     socket.setsockopt(zmq.HANDSHAKE_IVL, 10_000)
 
 
-def curve_router(context: zmq.Context[zmq.Socket[bytes]], public_key: str, secret_key: str) -> zmq.Socket[bytes]:
-    """A ROUTER for strangers, not bound yet: it speaks CURVE only, asks the ZAP handler, and takes little at a time."""
-    socket = context.socket(zmq.ROUTER)
-    socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
-    _configure(socket)
-    socket.setsockopt(zmq.CURVE_SERVER, 1)
-    socket.setsockopt_string(zmq.CURVE_PUBLICKEY, public_key)
-    socket.setsockopt_string(zmq.CURVE_SECRETKEY, secret_key)
-    socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
-    socket.setsockopt(zmq.RCVHWM, TCP_RECEIVE_MESSAGES)
-    socket.setsockopt(zmq.HANDSHAKE_IVL, TCP_HANDSHAKE_MS)
-    socket.setsockopt(zmq.BACKLOG, 1024)
-    socket.setsockopt(zmq.IPV6, 1)
-    # A peer that is gone without a word is noticed by TCP too.
-    socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
-    socket.setsockopt(zmq.TCP_KEEPALIVE_IDLE, 30)
-    return socket
-
-
 def use_key(socket: zmq.Socket[bytes], key: ClientKey) -> None:
     """Make a client's socket, before it connects, speak CURVE with this key."""
     socket.setsockopt_string(zmq.CURVE_PUBLICKEY, key.public_key)
     socket.setsockopt_string(zmq.CURVE_SECRETKEY, key.secret_key)
     socket.setsockopt(zmq.IPV6, 1)
     socket.setsockopt_string(zmq.CURVE_SERVERKEY, key.server_public_key)
-
-
-def descriptors() -> int:
-    """Raise the number of descriptors that this process may have as far as it goes; how many that is."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return hard if hard != resource.RLIM_INFINITY else 1 << 20

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import resource
 import signal
 import sys
 from typing import Any, TypeVar
@@ -50,6 +51,13 @@ def signal_descriptor(*numbers: int) -> int:
     for number in numbers:
         signal.signal(number, lambda *_: None)
     return reader
+
+
+def descriptors() -> int:
+    """Raise the number of descriptors that this process may have as far as it goes; how many that is."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard if hard != resource.RLIM_INFINITY else 1 << 20
 
 
 def collect_rarely() -> None:

@@ -26,13 +26,16 @@ unanswered calls again, marked so: the worker knows what it has seen, and answer
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
 VERSION = 1
 MAX_HEAD_BYTES = 64 * 1024
 MAX_BODY_BYTES = 128 * 1024 * 1024
+# Of turns in a Hello, and of the body that has them.
+MAX_POSITIONS = 16_384
+MAX_POSITIONS_BYTES = 4 * 1024 * 1024
 
 BEAT_S = 1.0
 
@@ -44,6 +47,17 @@ WhenGone = Literal["interrupt", "keep"]
 
 class WireError(ValueError):
     """A message that is not of this protocol, or beyond its bounds."""
+
+
+class SessionId(NamedTuple):
+    """Key of a session in the pool: the principal whose it is, and the id that its client chose.
+
+    `principal` is "" for the pool's owner, else the id of who holds the key. Clients choose ids as they like, and
+    never their principal: two fields cannot meet where one text made of both could.
+    """
+
+    principal: str
+    session: str
 
 
 class _Head(msgspec.Struct, array_like=True, tag=str.lower, frozen=True, gc=False):
@@ -76,10 +90,12 @@ class ThreadRecord(msgspec.Struct, array_like=True, frozen=True):
     model_provider: str | None = None
     sandbox: str = ""
     approval_policy: str = ""
-    # The identity of the client that made it; "" is the pool's own user.
+    # The principal whose client made it; "" is the pool's owner.
     owner: str = ""
     # The permission profile that it runs with, if that is one that somebody has defined.
     profile: str = ""
+    # It was asked for with its directory marked untrusted, see `trust`; so it is whenever it comes back.
+    untrusted: bool = False
 
 
 class Position(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -98,13 +114,13 @@ class TurnHeld(msgspec.Struct, array_like=True, frozen=True):
 
     thread_id: str
     turn_id: str
-    sessions: list[str]
+    sessions: list[SessionId]
 
 
 class CallSeen(msgspec.Struct, array_like=True, frozen=True):
     """A request of a session, by its id in JSON, that a worker has taken: it is under way or was answered."""
 
-    session: str
+    session: SessionId
     request_id: str
 
 
@@ -118,11 +134,11 @@ class Holdings(msgspec.Struct, array_like=True, frozen=True):
     """
 
     records: list[ThreadRecord]
-    followers: dict[str, list[str]] = {}
+    followers: dict[str, list[SessionId]] = {}
     turns: list[TurnHeld] = []
     calls: list[CallSeen] = []
     ended: list[str] = []
-    logins: dict[str, str] = {}
+    logins: dict[str, SessionId] = {}
     kept: list[bytes] = []
     kept_at: float = 0.0
 
@@ -247,7 +263,7 @@ class Register(_Head, frozen=True):
 class ToSessions(_Head, frozen=True):
     """Pass the rest of the message on to these sessions; to all of them when the list is empty."""
 
-    sessions: list[str]
+    sessions: list[SessionId]
 
 
 class Answered(_Head, frozen=True):
@@ -268,7 +284,7 @@ class TurnStarted(_Head, frozen=True):
 
     thread_id: str
     turn_id: str
-    sessions: list[str]
+    sessions: list[SessionId]
     by_itself: bool = False
 
 
@@ -278,7 +294,7 @@ class TurnEnded(_Head, frozen=True):
     thread_id: str
     turn_id: str
     status: str
-    sessions: list[str] = []
+    sessions: list[SessionId] = []
 
 
 class ThreadChanged(_Head, frozen=True):
@@ -292,6 +308,13 @@ class ThreadGone(_Head, frozen=True):
 
     thread_id: str
     keep: bool = False
+
+
+class Children(_Head, frozen=True):
+    """The app-server has made these threads for sub-agents of a turn on this thread."""
+
+    thread_id: str
+    children: list[str]
 
 
 class Limited(_Head, frozen=True):
@@ -308,7 +331,7 @@ class LoginEnded(_Head, frozen=True):
     """
 
     login_id: str
-    sessions: list[str]
+    sessions: list[SessionId]
     changed: bool = False
     mcp: bool = False
 
@@ -338,17 +361,16 @@ class Dispatch(_Head, frozen=True):
 
     `adopt` is the record of a thread that this app-server must resume first; `archived` says that it must be taken
     out of the archive before. `queued_ms` is how long the request waited in the broker. `again` and `timeout_s` as
-    in Call. `owner` is the identity of the client: that of a thread which comes into being.
+    in Call. A thread that comes into being belongs to the principal of the session.
     """
 
     call: int
-    session: str
+    session: SessionId
     interest: Interest = "full"
     adopt: ThreadRecord | None = None
     queued_ms: int = 0
     again: bool = False
     archived: bool = False
-    owner: str = ""
     timeout_s: int = 60
 
 
@@ -389,7 +411,7 @@ class Current(_Head, frozen=True):
 class Acked(_Head, frozen=True):
     """This session has got so much of these turns."""
 
-    session: str
+    session: SessionId
     positions: list[Position]
 
 
@@ -399,7 +421,7 @@ class Back(_Head, frozen=True):
     Turns of it that are not named here it knows nothing of yet: they begin anew.
     """
 
-    session: str
+    session: SessionId
     positions: list[Position]
 
 
@@ -409,13 +431,13 @@ class Tell(_Head, frozen=True):
     Without a session it is the broker's own answer, to TokensWanted.
     """
 
-    session: str
+    session: SessionId | None = None
 
 
 class Follow(_Head, frozen=True):
     """This session is to get the thread's notifications from now on (or no longer)."""
 
-    session: str
+    session: SessionId
     thread_id: str
     on: bool = True
 
@@ -423,14 +445,14 @@ class Follow(_Head, frozen=True):
 class Gone(_Head, frozen=True):
     """This session is over: interrupt its turns, forget it. With `keep` they go on to their end, unfollowed."""
 
-    session: str
+    session: SessionId
     keep: bool = False
 
 
 class Holder(_Head, frozen=True):
-    """From now on questions of the app-server that belong to no thread go to this session; "" is nobody."""
+    """From now on questions of the app-server that belong to no thread go to this session; None is nobody."""
 
-    session: str
+    session: SessionId | None
 
 
 class WhoAreYou(_Head, frozen=True):
@@ -447,6 +469,7 @@ FromWorker = (
     | TurnEnded
     | ThreadChanged
     | ThreadGone
+    | Children
     | Limited
     | LoginEnded
     | TokensWanted
@@ -487,11 +510,23 @@ def encode_positions(positions: list[Position]) -> bytes:
 
 
 def decode_positions(body: bytes) -> list[Position]:
-    """The opposite of `encode_positions`. Raises WireError."""
+    """The opposite of `encode_positions`. Raises WireError, before decoding where there are too many."""
+    count = _array_length(body)
+    if len(body) > MAX_POSITIONS_BYTES or count > MAX_POSITIONS:
+        limits = f"at most {MAX_POSITIONS} in {MAX_POSITIONS_BYTES} bytes"
+        raise WireError(f"{count} positions in {len(body)} bytes; expected {limits}")
     try:
         return _decode_positions(body)
     except _UNDECODABLE as error:
         raise WireError(f"positions that do not fit: {error}") from None
+
+
+def _array_length(body: bytes) -> int:
+    """How many elements a MessagePack array says that it has; 0 for what is none."""
+    kind = body[:1]
+    if kind in (b"\xdc", b"\xdd"):
+        return int.from_bytes(body[1 : 3 if kind == b"\xdc" else 5], "big")
+    return body[0] & 0x0F if kind and body[0] & 0xF0 == 0x90 else 0
 
 
 class _Decoder:

@@ -352,6 +352,7 @@ class _Batch:
             hook=settings.hook,
             keep=settings.keep,
             guarded=self._guarded,
+            trusting=settings.trust_workspaces,
             private=(self._directory.path, *self._private),
             linked=self._linked,
             targets=self._targets,
@@ -375,9 +376,9 @@ class _Batch:
             path = home.prepare(settings.home, path)
             self._add_homes(path, codex_home())
             if settings.home == home.USER:
+                trusted = ", and workspaces that codex trusts are trusted in your home"
                 self._display.say(
-                    "--home user: threads are stored among yours, and directories that codex trusts for a sample are "
-                    "trusted in your home"
+                    f"--home user: threads are stored among yours{trusted if settings.trust_workspaces else ''}"
                 )
 
         def on_slots(slots: list[dict[str, Any]]) -> None:

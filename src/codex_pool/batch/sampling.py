@@ -51,12 +51,14 @@ from .workspace import (
     Repositories,
     Workspace,
     WorkspaceError,
+    agents_md,
     base_of,
     prepare,
     private_of,
     reopen,
     sweep,
     thread_options,
+    untrusted,
 )
 
 T = TypeVar("T")
@@ -66,6 +68,8 @@ WORKSPACE = "workspace"
 # Of which there is something to score.
 SCORED = ("completed", "limit")
 DEFAULT_SANDBOX = "workspace-write"
+# How AGENTS.md of a sample's directory reaches its agent.
+DEVELOPER_INSTRUCTIONS, CODEX = "developer_instructions", "codex"
 # So often is done again what was done while the disk was full; then it is what fills it.
 AGAIN_LIMIT = 3
 
@@ -95,6 +99,7 @@ class Tried:
     events: bytes | None = None
     note: str | None = None
     pool_gone: TransportClosedError | None = None
+    agents_md: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +119,8 @@ class Means:
     keep: bool = False
     empty: EmptyDirectories = field(default_factory=EmptyDirectories)
     guarded: bool = True
+    trusting: bool = False
+    """Whether codex may trust the directories of samples, and take everything from them."""
     private: tuple[Path, ...] = ()
     """What no agent may read."""
     linked: tuple[Path, ...] = ()
@@ -221,6 +228,7 @@ class Sampling:
             return await self._nothing(Outcome("failed", {"kind": WORKSPACE, "message": str(error)}))
         try:
             options, turn_options = self._thread_options(workspace, cwd)
+            options, how = self._with_project(options)
             thread = await unless_stopped(self._job.halt, self._thread(left, workspace, options))
         except TransportClosedError:
             raise
@@ -252,7 +260,7 @@ class Sampling:
             raise
         responses, events = tuple(attempt.responses), attempt.events.member()
         tried = Tried(start, outcome, workspace, responses, meter.turns, meter.tool_calls, started_at, events)
-        tried.pool_gone = attempt.pool_gone
+        tried.pool_gone, tried.agents_md = attempt.pool_gone, how
         return tried
 
     async def _to_go_on_with(self) -> Left | None:
@@ -319,6 +327,21 @@ class Sampling:
         )
         return {**options, **guarded, **more}, {"permissions": guarded["permissions"]}
 
+    def _with_project(self, options: dict[str, Any]) -> tuple[dict[str, Any], str | None]:
+        """Options of the thread with what its directory may bring, and how AGENTS.md reaches the agent."""
+        own, cwd = self._sample.cwd is None, options["cwd"]
+        text = agents_md(cwd, own=own)
+        if self._means.trusting:
+            return options, None if text is None else CODEX
+        given = options.get("config") or {}
+        options = {**options, "config": {**given, **untrusted(cwd, own=own)}}
+        if text is None:
+            return options, None
+        # What is given here takes the place of what is configured.
+        before = options.pop("developer_instructions", None) or self._means.configuration.developer_instructions
+        options["developer_instructions"] = text if not before else f"{before}\n\n{text}"
+        return options, DEVELOPER_INSTRUCTIONS
+
     async def _thread(self, left: Left | None, workspace: Workspace | None, options: dict[str, Any]) -> AsyncThread:
         codex = self._means.codex
         if workspace is not None and workspace.environment is not None:
@@ -365,6 +388,7 @@ class Sampling:
             ended_at=time.time(),
             responses=tuple(tried.responses),
             artifacts=tuple(artifacts),
+            agents_md=tried.agents_md,
         )
         to_score = outcome.status in SCORED and bool(self._means.scorers.of(self._sample))
         self._is_untouched = outcome.status == "completed" and tried.start.attempt == 1 and tried.tool_calls == 0

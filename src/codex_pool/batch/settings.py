@@ -50,6 +50,7 @@ class Settings:
     hook: str | None = None
     keep: bool = False
     unguarded: bool = False
+    trust_workspaces: bool = False
     estimate: int | None = None
     rerun_changed: bool = False
     notify: str | None = None

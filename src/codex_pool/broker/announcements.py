@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from codex_pool.broker.books import LINES, Books
+from codex_pool.wire import SessionId
 
 # How long it waits for turns that are about to begin on stale workers, and for sessions that are away.
 LIMIT_S = 30.0
@@ -14,7 +15,7 @@ LIMIT_S = 30.0
 class _Announcement:
     """Lines for these sessions; for all of the pool's own user when there are none. `starts` are calls to wait for."""
 
-    sessions: list[str]
+    sessions: list[SessionId]
     lines: list[bytes]
     starts: set[int]
     until: float
@@ -33,7 +34,7 @@ class Announcements:
     def held(self) -> int:
         return len(self._waiting)
 
-    def say(self, sessions: list[str], lines: list[bytes], *, patient: bool = False) -> None:
+    def say(self, sessions: list[SessionId], lines: list[bytes], *, patient: bool = False) -> None:
         """Tell these sessions, or all of the pool's own user, as soon as that is right."""
         if lines:
             workers = self._books.workers.values()

@@ -14,9 +14,13 @@ class BrokerArguments(msgspec.Struct, forbid_unknown_fields=True):
     turns_per_worker: int
     # Where threads work that name no directory; None is the broker's own.
     cwd: str | None = None
-    # tcp://HOST:PORT for clients with a key; where the keys are.
-    listen: str | None = None
+    # ipc:///PATH of the socket for processes that let clients with a key in, and what they are known by; where the
+    # keys are.
+    link: str | None = None
+    secret: str = ""
     keys: str | None = None
+    # The CODEX_HOME of the app-servers, where the ownership of threads is kept; None keeps it in memory only.
+    codex_home: str | None = None
     # Workers that were registered with the broker before this one, which died: to be waited for.
     expect: list[str] = []
     # When the account was changed last, by CLOCK_MONOTONIC: what started before and took no part in it is renewed.

@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from codex_app_server import errors
 from codex_pool import rpc, wire
-from codex_pool.broker.doors import Doors
-from codex_pool.broker.records import Call, Effect, Keep, Note, Session, Thread, ToClient, ToWorker, Turn, Worker
+from codex_pool.broker.doors import NEW_THREAD, Doors
+from codex_pool.broker.owned import Owned
+from codex_pool.broker.records import (
+    Call,
+    CallKey,
+    Effect,
+    Keep,
+    Note,
+    Own,
+    Session,
+    Thread,
+    ToClient,
+    ToWorker,
+    Turn,
+    Worker,
+)
+from codex_pool.broker.shares import MAX_WAITING, MAX_WAITING_BYTES, NEXT_TURN_S, LogShares, Places, needs_place
+from codex_pool.ownership import Row
 
 MAX_THREADS = 100_000
 MAX_LOST = 10_000
@@ -29,24 +45,48 @@ RETRY_AFTER_MS = 1000
 LINES = wire.encode(wire.Lines())
 
 
+class Unkept(NamedTuple):
+    """An answer that names a thread whose ownership is not on the disk yet."""
+
+    call: Call
+    worker: Worker
+    frames: list[bytes]
+    thread_id: str
+
+
 class Books:
     """`now` is the time of the event at hand, `out` what is to be done about it."""
 
-    def __init__(self, *, slots: int, turns_per_worker: int, now: float, doors: Doors | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        slots: int,
+        turns_per_worker: int,
+        now: float,
+        doors: Doors | None = None,
+        owned: Owned | None = None,
+        unix_offset: float = 0.0,
+    ) -> None:
         self.doors = doors
+        # The threads of clients with a key.
+        self.owned = owned if owned is not None else Owned()
+        # What makes the time of events Unix time.
+        self.unix_offset = unix_offset
+        # Answers that wait until it is on the disk whose thread they name; by the number of the write.
+        self.unkept: list[Unkept] = []
+        self.keeping: dict[int, list[Unkept]] = {}
         self.slots = slots
         self.turns_per_worker = turns_per_worker
         self.now = now
         self.out: list[Effect] = []
         self.initialize: bytes | None = None
-        self.sessions: dict[str, Session] = {}
-        self.session_of: dict[bytes, str] = {}
+        self.sessions: dict[wire.SessionId, Session] = {}
+        self.session_of: dict[bytes, wire.SessionId] = {}
         self.workers: dict[str, Worker] = {}
         self.worker_of: dict[bytes, str] = {}
         # Names of workers that are dead: what they sent last may come after the news of it.
         self.lost: dict[str, None] = {}
         self.threads: dict[str, Thread] = {}
-        self.owned: Counter[str] = Counter()
         # Threads that were put away, and by which worker.
         self.archived: dict[str, str] = {}
         self.turns: dict[str, Turn] = {}
@@ -54,27 +94,39 @@ class Books:
         self.ended_turns: dict[str, str] = {}
         self.calls: dict[int, Call] = {}
         # The numbers that a request has with workers, by session and id; who was sent it last.
-        self.under_way: dict[tuple[str, str], list[int]] = {}
-        self.seen: dict[tuple[str, str], str] = {}
+        self.under_way: dict[CallKey, list[int]] = {}
+        self.seen: dict[CallKey, str] = {}
         # Calls for which there is no worker.
         self.homeless: list[Call] = []
         self.held = 0
         self.held_bytes = 0
+        # The same by principal, of those who have keys: how many, and their bytes.
+        self.held_of: defaultdict[str, tuple[int, int]] = defaultdict(lambda: (0, 0))
+        self.places = Places()
+        self.log_shares = LogShares()
         # What clients with a key were refused, by reason.
         self.refused: Counter[str] = Counter()
         # Sessions that have logged in, the last one last: who is asked what belongs to no thread.
-        self.logged_in: dict[str, None] = {}
-        self.holder = ""
+        self.logged_in: dict[wire.SessionId, None] = {}
+        self.holder: wire.SessionId | None = None
         # Log-ins under way by their ids: the worker that has one, and the session that began it.
-        self.logins: dict[str, tuple[str, str]] = {}
+        self.logins: dict[str, tuple[str, wire.SessionId]] = {}
         self.ended: Counter[str] = Counter(completed=0, failed=0, interrupted=0, lost=0)
         self._next_call = 0
+        self._next_own = 0
         # Threads whose records are others than were written down.
         self._changed: dict[str, None] = {}
 
     def take_effects(self) -> list[Effect]:
         """What is to be done; that a thread is written down comes before anybody hears of it."""
         out, self.out = self.out, []
+        rows = self.owned.take_changed()
+        if not self.owned.durable:
+            self.owned.written(rows)
+        elif rows or self.unkept:
+            self._next_own += 1
+            self.keeping[self._next_own], self.unkept = self.unkept, []
+            out.append(Own(self._next_own, rows))
         if self._changed:
             out.insert(0, Keep({thread_id: self.record(thread_id) for thread_id in self._changed}))
             self._changed = {}
@@ -92,7 +144,12 @@ class Books:
     def note(self, message: str) -> None:
         self.out.append(Note(message))
 
-    def pass_on(self, sessions: Iterable[str], frames: list[bytes]) -> None:
+    def note_of(self, who: str, message: str) -> None:
+        """Something for the log that this principal has caused."""
+        if not who or self.log_shares.admit(who):
+            self.note(message)
+
+    def pass_on(self, sessions: Iterable[wire.SessionId], frames: list[bytes]) -> None:
         """Send to these sessions; one that is away gets nothing."""
         for session_id in sessions:
             session = self.sessions.get(session_id)
@@ -107,16 +164,25 @@ class Books:
             else:
                 self.out.append(ToClient(session.identity, frames))
 
-    def own_sessions(self) -> list[str]:
-        """Those of the pool's own user, whom alone it concerns what is of no thread: the account, the configuration."""
-        return [session.id for session in self.sessions.values() if not session.who]
+    def own_sessions(self) -> list[wire.SessionId]:
+        """Those of the pool's own user and of admins, who hear what is of no thread: account and configuration."""
+        return [session.id for session in self.sessions.values() if not self.is_limited(session.who)]
 
-    def say(self, session_id: str, line: bytes) -> None:
+    def is_limited(self, who: str) -> bool:
+        """True for a client that may have its own threads only."""
+        return bool(who) and (self.doors is None or self.doors.is_limited(who))
+
+    def say(self, session_id: wire.SessionId, line: bytes) -> None:
         self.pass_on([session_id], [LINES, line])
+
+    def answer(self, call: Call, line: bytes) -> None:
+        """An answer that comes from here."""
+        if call.session is not None:
+            self.say(call.session, line)
 
     def fail(self, call: Call, code: int, message: str, data: Any = None) -> None:
         self.release(call)
-        self.say(call.session, rpc.error_line(rpc.encode(call.request_id), code, message, data))
+        self.answer(call, rpc.error_line(rpc.encode(call.request_id), code, message, data))
 
     def overloaded(self, call: Call, message: str) -> None:
         self.fail(call, errors.SERVER_OVERLOADED, f"{message}; retry later", {"retryAfterMs": RETRY_AFTER_MS})
@@ -124,21 +190,47 @@ class Books:
     def choose_holder(self) -> None:
         """Who holds the account: who has logged in last, else the first of the pool's own user's clients."""
         own = (session.id for session in self.sessions.values() if not session.who)
-        holder = next(reversed(self.logged_in), "") or next(own, "")
+        holder = next(reversed(self.logged_in), None) or next(own, None)
         if holder != self.holder:
             self.holder = holder
             self.to_all_workers(wire.Holder(holder))
+
+    def session_on(self, identity: bytes) -> Session | None:
+        """The session of this connection."""
+        session_id = self.session_of.get(identity)
+        return self.sessions.get(session_id) if session_id is not None else None
+
+    def name_of(self, who: str) -> str:
+        """Name of a principal, for people."""
+        return self.doors.name_of(who) if self.doors is not None else who
+
+    def session(self, call: Call) -> Session | None:
+        """The session of this call, unless it is over."""
+        return self.sessions.get(call.session) if call.session is not None else None
+
+    def has_logged_in(self, call: Call) -> None:
+        """This call has changed the account, or begun to."""
+        if call.session in self.sessions:
+            self.logged_in.pop(call.session, None)
+            self.logged_in[call.session] = None
+            self.choose_holder()
 
     # Calls that are held here, until a worker has room for them.
 
     def hold(self, call: Call) -> bool:
         """Keep a call here; when that would be too many, it fails."""
-        session = self.sessions.get(call.session)
+        session = self.session(call)
         if session is None:
             return False
         if session.waiting.get(call.id_json) is call:
             return True
         # One that was sent to a worker which died has its place already.
+        if not call.tries and call.who:
+            count, waiting_bytes = self.held_of[call.who]
+            if count >= MAX_WAITING or (count and waiting_bytes + len(call.line) > MAX_WAITING_BYTES):
+                limit = f"{MAX_WAITING} requests or {MAX_WAITING_BYTES} bytes"
+                self.overloaded(call, f"so many requests of this key wait already that it is at its limit: {limit}")
+                return False
         if not call.tries:
             mine, all_bytes = session.waiting_bytes + len(call.line), self.held_bytes + len(call.line)
             if len(session.waiting) >= MAX_HELD_PER_SESSION or (session.waiting and mine > MAX_HELD_BYTES_PER_SESSION):
@@ -150,22 +242,29 @@ class Books:
                 self.overloaded(call, f"so many requests wait already that the pool is at its limit: {limit}")
                 return False
         session.waiting[call.id_json] = call
-        session.waiting_bytes += len(call.line)
-        self.held += 1
-        self.held_bytes += len(call.line)
+        self._weigh(session, call, 1)
         return True
 
     def is_held(self, call: Call) -> bool:
-        session = self.sessions.get(call.session)
+        session = self.session(call)
         return session is not None and session.waiting.get(call.id_json) is call
 
     def release(self, call: Call) -> None:
-        if self.is_held(call):
-            session = self.sessions[call.session]
+        session = self.session(call)
+        if session is not None and session.waiting.get(call.id_json) is call:
             del session.waiting[call.id_json]
-            session.waiting_bytes -= len(call.line)
-            self.held -= 1
-            self.held_bytes -= len(call.line)
+            self._weigh(session, call, -1)
+
+    def _weigh(self, session: Session, call: Call, sign: int) -> None:
+        size = sign * len(call.line)
+        session.waiting_bytes += size
+        self.held += sign
+        self.held_bytes += size
+        if call.who:
+            count, waiting_bytes = self.held_of[call.who]
+            self.held_of[call.who] = count + sign, waiting_bytes + size
+            if self.held_of[call.who] == (0, 0):
+                del self.held_of[call.who]
 
     # Calls that are under way.
 
@@ -175,14 +274,16 @@ class Books:
         number = self._next_call
         self.calls[number] = call
         worker.calls.add(number)
-        if call.session:
+        if needs_place(call):
+            worker.places[call.who] += 1
+        if call.session is not None:
             self.under_way.setdefault(call.key, []).append(number)
         if call.starts_turn:
             worker.starting.add(number)
             thread = self.threads.get(call.thread_id or "")
             if thread is not None:
                 thread.starting.add(number)
-        if call.session and call.gather is None:
+        if call.session is not None and call.gather is None:
             self.saw(call.key, worker.name)
         return number
 
@@ -197,12 +298,14 @@ class Books:
         if worker is not None:
             worker.calls.discard(number)
             worker.starting.discard(number)
+            if needs_place(call):
+                worker.places[call.who] -= 1
         thread = self.threads.get(call.thread_id or "")
         if thread is not None:
             thread.starting.discard(number)
         return call
 
-    def saw(self, key: tuple[str, str], worker: str) -> None:
+    def saw(self, key: CallKey, worker: str) -> None:
         self.seen.pop(key, None)
         self.seen[key] = worker
         bound(self.seen, MAX_SEEN_PER_WORKER * max(self.slots, len(self.workers)))
@@ -217,7 +320,7 @@ class Books:
         """Whether a worker runs this turn, or may still tell how it ended."""
         return turn_id in self.turns or self.ended_turns.get(turn_id) in self.workers
 
-    def end_turn_for(self, sessions: Iterable[str], thread_id: str, turn_id: str, message: str) -> None:
+    def end_turn_for(self, sessions: Iterable[wire.SessionId], thread_id: str, turn_id: str, message: str) -> None:
         """The turn ends for these sessions, because nobody can tell them the rest of it."""
         lines = rpc.ended_lines(thread_id, turn_id, "lost", message, safe_to_retry=False)
         self.pass_on(sessions, [wire.encode(wire.Ended(thread_id, turn_id)), b"\n".join(lines)])
@@ -226,28 +329,75 @@ class Books:
     def running(self) -> int:
         return sum(worker.load for worker in self.workers.values())
 
+    def turns_of(self, who: str) -> int:
+        """The turns of this principal that run, are about to, or wait."""
+        calls = [call for worker in self.workers.values() for call in map(self.calls.__getitem__, worker.starting)]
+        calls += [call for each in self.sessions.values() if each.who == who for call in each.waiting.values()]
+        count = sum(call.who == who and call.starts_turn for call in calls)
+        running = Counter(turn.thread_id for turn in self.turns.values() if self.owner_of(turn.thread_id) == who)
+        # A goal that has been set begins turns by itself.
+        begin = [
+            thread_id
+            for thread_id, thread in self.threads.items()
+            if thread.begins_at > self.now - NEXT_TURN_S and thread.record.owner == who and thread_id not in running
+        ]
+        return count + running.total() + len(begin)
+
+    def threads_to_be(self, who: str) -> int:
+        """How many requests of this principal would bring a thread into being."""
+        calls = [*self.calls.values(), *(call for each in self.sessions.values() for call in each.waiting.values())]
+        return sum(call.who == who and call.method in NEW_THREAD for call in calls)
+
+    def owner_of(self, thread_id: str) -> str:
+        """The principal whose thread this is; the pool's own user's if it is not known."""
+        record = self.record(thread_id)
+        return record.owner if record is not None else ""
+
+    def key_turns(self, worker: Worker) -> int:
+        """How many turns of principals with keys this worker runs, or is about to."""
+        running = sum(bool(self.owner_of(self.turns[turn].thread_id)) for turn in worker.turns if turn in self.turns)
+        return running + sum(bool(self.calls[number].who) for number in worker.starting)
+
     # Threads.
 
-    def hold_thread(self, record: wire.ThreadRecord, worker: Worker, session: str, who: str) -> None:
-        """This worker has the thread now, and this session follows it."""
+    def hold_thread(self, record: wire.ThreadRecord, worker: Worker, call: Call, new_of: str = "") -> None:
+        """This worker has the thread now, and the session of this call follows it.
+
+        `new_of` is the principal that it was made for.
+        """
         self.archived.pop(record.thread_id, None)
+        if new_of:
+            self.own(record.thread_id, new_of, ephemeral=record.ephemeral)
         thread = self.threads.get(record.thread_id)
         if thread is None:
-            thread = self.add_thread(msgspec.structs.replace(record, owner=who), worker)
+            thread = self.add_thread(record, worker)
         self.change_thread(thread, record)
+        self._note_owned(thread)
         thread.worker, thread.used_at = worker.name, self.now
         worker.threads.add(record.thread_id)
-        if session in self.sessions:
-            thread.followers[session] = None
+        if call.session in self.sessions:
+            thread.followers[call.session] = None
 
     def add_thread(self, record: wire.ThreadRecord, worker: Worker) -> Thread:
+        """A thread that a worker holds; whose it is the store says."""
+        if record.owner and not self.owned.durable:
+            self.own(record.thread_id, record.owner, ephemeral=record.ephemeral)
+        record = msgspec.structs.replace(record, owner=self.owned.owner_of(record.thread_id))
         thread = self.threads[record.thread_id] = Thread(record, worker.name, used_at=self.now)
         self._changed[record.thread_id] = None
         worker.threads.add(record.thread_id)
-        self.owned[record.owner] += 1
+        self._note_owned(thread)
         if len(self.threads) > MAX_THREADS:
             self._forget_oldest_idle_thread()
         return thread
+
+    def know(self, record: wire.ThreadRecord) -> None:
+        """A thread that the broker before this one knew; a worker may come that has it."""
+        if record.owner and not self.owned.durable:
+            self.own(record.thread_id, record.owner, ephemeral=record.ephemeral)
+        record = msgspec.structs.replace(record, owner=self.owned.owner_of(record.thread_id))
+        thread = self.threads[record.thread_id] = Thread(record, None, used_at=self.now)
+        self._note_owned(thread)
 
     def change_thread(self, thread: Thread, record: wire.ThreadRecord) -> None:
         """What the worker says of a thread; whose it is, only the broker knows."""
@@ -256,13 +406,14 @@ class Books:
             if _lasting(record) != _lasting(thread.record):
                 self._changed[record.thread_id] = None
             thread.record = record
+            self._note_owned(thread)
 
     def drop_thread(self, thread_id: str) -> None:
         thread = self.threads.pop(thread_id, None)
         if thread is None:
             return
         self._changed[thread_id] = None
-        self.owned[thread.record.owner] -= 1
+        self.owned.unload(thread_id)
         worker = self.workers.get(thread.worker or "")
         if worker is not None:
             worker.threads.discard(thread_id)
@@ -278,12 +429,87 @@ class Books:
                 self.drop_thread(thread_id)
                 return
 
+    # Whose they are.
+
+    @property
+    def unix_ms(self) -> int:
+        return round((self.now + self.unix_offset) * 1000)
+
+    def own(
+        self, thread_id: str, owner: str, *, parent: str = "", ephemeral: bool = False, stored: bool = False
+    ) -> None:
+        """A thread has come into being for a client with a key."""
+        source = "subAgent" if parent else "vscode"
+        self.owned.add(
+            Row(
+                thread_id=thread_id,
+                owner=owner,
+                parent=parent,
+                source=source,
+                created_ms=self.unix_ms,
+                updated_ms=self.unix_ms,
+                ephemeral=ephemeral,
+                stored=stored,
+            )
+        )
+
+    def own_children(self, parent: str, children: Iterable[str]) -> None:
+        """The app-server has made these threads for a turn of another one; they are that one's client's."""
+        row = self.owned.get(parent)
+        if row is None:
+            return
+        for child in children:
+            # One that is somebody's already stays theirs.
+            if child not in self.threads:
+                self.own(child, row.owner, parent=parent, ephemeral=row.ephemeral, stored=not row.ephemeral)
+
+    def touched(self, thread_id: str) -> None:
+        """A turn has begun or ended on this thread."""
+        if self.owned.get(thread_id) is not None:
+            self.owned.change(thread_id, updated_ms=self.unix_ms)
+
+    def count(self, who: str) -> int:
+        """How many threads a client has: those on disk that are not archived, and those that live here only."""
+        return self.owned.stored(who) + self.owned.loaded(who)
+
+    def let_go(self, thread: Thread) -> None:
+        """An ephemeral thread of a client with a key is gone when nobody follows it and nothing runs on it."""
+        if thread.record.owner and thread.record.ephemeral and not thread.followers and not thread.busy:
+            self.drop_thread(thread.record.thread_id)
+            self.owned.forget(thread.record.thread_id)
+
+    def owners_changed(self, thread_ids: Iterable[str]) -> None:
+        """The store says that these threads have other owners than was known."""
+        for thread_id in thread_ids:
+            thread = self.threads.get(thread_id)
+            if thread is not None:
+                thread.record = msgspec.structs.replace(thread.record, owner=self.owned.owner_of(thread_id))
+                self._changed[thread_id] = None
+
+    def _note_owned(self, thread: Thread) -> None:
+        record = thread.record
+        if self.owned.get(record.thread_id) is None:
+            return
+        self.owned.change(
+            record.thread_id,
+            name=record.name or "",
+            cwd=record.cwd or "",
+            model_provider=record.model_provider or "",
+            ephemeral=record.ephemeral,
+            stored=thread.stored or self.owned.is_stored(record.thread_id),
+        )
+        if thread.worker is not None:
+            self.owned.load(record.thread_id)
+
     def may_touch(self, who: str, thread_id: str) -> bool:
         return self.doors is None or self.doors.may_touch(who, self.record(thread_id))
 
     def orphan(self, thread: Thread) -> None:
         """No worker holds this thread any more."""
         thread.worker, thread.pinned = None, False
+        if not thread.stored:
+            # Nobody can have it again.
+            self.owned.forget(thread.record.thread_id)
 
     def record(self, thread_id: str | None) -> wire.ThreadRecord | None:
         thread = self.threads.get(thread_id or "")

@@ -42,7 +42,7 @@ from codex_pool.broker.announcements import Announcements
 from codex_pool.broker.books import Books, bound
 from codex_pool.broker.kept import Kept
 from codex_pool.broker.kinds import Plan
-from codex_pool.broker.records import AccountChanged, Call, Renew, Worker
+from codex_pool.broker.records import AccountChanged, Call, CallKey, Renew, Worker
 
 if TYPE_CHECKING:
     from codex_pool.broker.dispatch import Dispatcher
@@ -102,7 +102,7 @@ class Changes:
         self._kept = Kept()
         self.announcements = Announcements(books)
         # Answers to changes, for a client that sends its request again.
-        self._answered: dict[tuple[str, str], bytes] = {}
+        self._answered: dict[CallKey, bytes] = {}
 
     @property
     def held(self) -> int:
@@ -123,20 +123,23 @@ class Changes:
     def take(self, call: Call) -> None:
         """A request about the account or about what all app-servers have in memory."""
         if call.method == kinds.CANCEL_LOGIN:
-            worker, _ = self._books.logins.get(kinds.login_id_in(call.line), ("", ""))
+            worker, session = self._books.logins.get(kinds.login_id_in(call.line), ("", None))
+            if session is not None and call.who not in ("", session.principal):
+                self._books.answer(call, kinds.login_not_found_line(call.id_json))
+                return
             if worker in self._books.workers:
                 self._dispatcher.send(call, self._books.workers[worker])
                 return
         running = self._running.call if self._running is not None else None
         if call.again and call.key in self._answered:
-            self._books.say(call.session, self._answered[call.key])
+            self._books.answer(call, self._answered[call.key])
         elif call.again and running is not None and running.key == call.key:
             return
         elif self._books.hold(call):
             self._queue.append(call)
             self._advance()
 
-    def forget_session(self, session: str) -> None:
+    def forget_session(self, session: wire.SessionId) -> None:
         """Its requests that wait are dropped; the change that runs is finished."""
         for key in [key for key in self._answered if key[0] == session]:
             del self._answered[key]
@@ -238,7 +241,7 @@ class Changes:
         text = kinds.READ_ACCOUNT if phase == "check" else change.lines[line]
         if phase == "apply" and change.done and change.call is not None:
             text = kinds.RELOAD_MCP if change.plan.how == "reload" else kinds.for_others(text)
-        call = Call("", 0, APPLY, None, text, "full", self._books.now, worker=worker.name)
+        call = Call(None, 0, APPLY, None, text, "full", self._books.now, worker=worker.name)
         number = self._books.open_call(call, worker)
         self._step = _Step(call, number, worker.name, phase, line, self._books.now, tries, [*told])
         self._books.to_worker(worker, wire.Apply(number), text)
@@ -361,11 +364,10 @@ class Changes:
             line = rpc.error_line(request_id, errors.TURN_LOST, message, {"kind": "lost", "safeToRetry": False})
         self._answered[call.key] = line
         bound(self._answered, MAX_ANSWERED)
-        if change.plan.expect == "in" and not error and not change.refusal and call.session in self._books.sessions:
-            self._books.logged_in.pop(call.session, None)
-            self._books.logged_in[call.session] = None
-            self._books.choose_holder()
-        self.announcements.say([call.session], [line])
+        if change.plan.expect == "in" and not error and not change.refusal:
+            self._books.has_logged_in(call)
+        if call.session is not None:
+            self.announcements.say([call.session], [line])
         if not error and not change.refusal:
             self.announcements.say([], change.told)
 

@@ -31,23 +31,25 @@ from codex_pool import wire
 from codex_pool.broker.books import Books
 from codex_pool.broker.dispatch import Dispatcher
 from codex_pool.broker.doors import Doors
+from codex_pool.broker.lists import OwnLists
+from codex_pool.broker.owned import Owned
 from codex_pool.broker.pace import Pace
-from codex_pool.broker.records import Effect, Thread, ToClient
+from codex_pool.broker.records import Effect, ToClient
 from codex_pool.broker.requests import Requests
 from codex_pool.broker.sessions import Sessions
 from codex_pool.broker.status import status_of
 from codex_pool.broker.tokens import Tokens
 from codex_pool.broker.workers import Workers
+from codex_pool.ownership import Row
 
 MAX_CLIENTS = 1024
-REVOKED = wire.encode(wire.Closed("the key of this client has been revoked; ask the pool's owner for a new one"))
 
 
 class BrokerCore:
     """See the module's docstring. `slots` is how many workers there are to be; `expect` names those alive already.
 
     `legacy` are the threads that the broker before this one knew; None if there was none. `changed_at` is when the
-    account was changed last.
+    account was changed last. `secret` signs the cursors of lists.
     """
 
     def __init__(
@@ -60,26 +62,36 @@ class BrokerCore:
         expect: Iterable[str] = (),
         legacy: Iterable[wire.ThreadRecord] | None = None,
         doors: Doors | None = None,
+        owned: Owned | None = None,
+        secret: bytes = b"",
         unix_offset: float = 0.0,
         changed_at: float = 0.0,
     ) -> None:
         self._started_at = now
         self._next_beat = now + wire.BEAT_S
         self._slot_states: list[dict[str, Any]] = []
-        self.books = Books(slots=slots, turns_per_worker=turns_per_worker, now=now, doors=doors)
+        self.books = Books(
+            slots=slots, turns_per_worker=turns_per_worker, now=now, doors=doors, owned=owned, unix_offset=unix_offset
+        )
         self._pace = Pace(slots * turns_per_worker)
         self._dispatcher = Dispatcher(self.books, self._pace, changed_at=changed_at)
         self.changes = self._dispatcher.changes
         self._tokens = Tokens(self.books, self.changes)
-        self._requests = Requests(self.books, self._dispatcher, self._tokens, self._status)
+        self._lists = OwnLists(self.books, self._dispatcher, secret=secret, nonce=f"list-{secret.hex()[:8]}-{now:.6f}")
+        self._requests = Requests(self.books, self._dispatcher, self._tokens, self._lists, self._status)
         self._sessions = Sessions(
             self.books, self._dispatcher, max_clients=max_clients, expect=expect, heir=legacy is not None
         )
         for record in legacy or ():
-            self.books.threads[record.thread_id] = Thread(record, None, used_at=now)
-            self.books.owned[record.owner] += 1
+            self.books.know(record)
         self._workers = Workers(
-            self.books, self._dispatcher, self._sessions, self._tokens, self._pace, unix_offset=unix_offset
+            self.books,
+            self._dispatcher,
+            self._sessions,
+            self._tokens,
+            self._lists,
+            self._pace,
+            unix_offset=unix_offset,
         )
 
     @property
@@ -98,14 +110,17 @@ class BrokerCore:
             "waiting": books.held + sum(len(worker.waiting) + len(worker.parked) for worker in workers),
             "moving": len([thread for thread in threads if thread.moving is not None]),
             "homeless": len(books.homeless),
+            "lists": len(self._lists),
             "changes": self.changes.held + self._tokens.held,
             "logins": len(books.logins),
         }
 
     # Clients.
 
-    def client_message(self, identity: bytes, frames: list[bytes], now: float, who: str = "") -> list[Effect]:
-        """A message on the clients' socket. `who` is the identity of the client, "" the pool's own user."""
+    def client_message(
+        self, identity: bytes, frames: list[bytes], now: float, who: str = "", key: str = ""
+    ) -> list[Effect]:
+        """A message of a client. `who` is its principal, "" the pool's owner; `key` the public key it came in with."""
         books = self.books
         books.now = now
         try:
@@ -113,11 +128,11 @@ class BrokerCore:
             if isinstance(head, wire.Call) and len(frames) != 2:
                 raise wire.WireError(f"a call with {len(frames) - 1} bodies; it has one")
         except wire.WireError as error:
-            books.note(f"a client's message was refused: {error}")
+            books.note_of(who, f"a client's message was refused: {error}")
             books.out.append(ToClient(identity, [wire.encode(wire.Refused(str(error)))]))
             return books.take_effects()
         if isinstance(head, wire.Hello):
-            self._sessions.hello(identity, head, frames[1] if len(frames) > 1 else b"", who)
+            self._sessions.hello(identity, head, frames[1] if len(frames) > 1 else b"", who, key)
             return books.take_effects()
         if isinstance(head, wire.Bye):
             self._sessions.bye(identity)
@@ -144,15 +159,14 @@ class BrokerCore:
         closed = wire.Closed("overflow: more waits for this client than the broker keeps", again=True)
         return [*self.client_unreachable(identity, now), ToClient(identity, [wire.encode(closed)])]
 
-    def end_sessions(self, is_over: Callable[[str, bytes], bool], now: float) -> list[Effect]:
-        """The sessions of which this says so, by their identity and connection: their keys have been revoked."""
+    def end_sessions(self, is_over: Callable[[str, str], bool], now: float) -> list[Effect]:
+        """The sessions of which this says so, by their principal and key: their keys have been revoked.
+
+        The key is "" for one that is known from a worker only, and has not come back.
+        """
         self.books.now = now
-        for session in list(self.books.sessions.values()):
-            if is_over(session.who, session.identity):
-                self.books.note(f"client {session.client} of {session.who}: its key has been revoked")
-                if session.identity:
-                    self.books.out.append(ToClient(session.identity, [REVOKED]))
-                self._sessions.end(session)
+        self._sessions.end_revoked(is_over)
+        self._workers.interrupt_revoked()
         return self.books.take_effects()
 
     # Workers and the supervisor.
@@ -185,6 +199,28 @@ class BrokerCore:
         closed = [wire.encode(wire.Closed("the pool was stopped"))]
         return [ToClient(session.identity, closed) for session in self.books.sessions.values() if session.identity]
 
+    # The ownership store.
+
+    def ownership_kept(self, number: int, rows: list[Row], problem: str | None, now: float) -> list[Effect]:
+        """The rows of this `Own` are on the disk, or `problem` says why not."""
+        self.books.now = now
+        self.books.owned.written(rows, ok=problem is None)
+        self._workers.kept(number, problem)
+        return self.books.take_effects()
+
+    def ownership_read(self, rows: Iterable[Row], now: float) -> list[Effect]:
+        """What another pool has written."""
+        self.books.now = now
+        self.books.owners_changed(self.books.owned.read(rows))
+        return self.books.take_effects()
+
+    def ownership_opened(self, rows: Iterable[Row], now: float) -> list[Effect]:
+        """The store can be relied upon again: what it says, and nothing else."""
+        self.books.now = now
+        self.books.owned.replace(rows)
+        self.books.owners_changed(list(self.books.threads))
+        return self.books.take_effects()
+
     # The clock.
 
     def tick(self, now: float) -> list[Effect]:
@@ -193,6 +229,7 @@ class BrokerCore:
             return []
         self.books.now = now
         self._next_beat = now + wire.BEAT_S
+        self.books.owned.tick()
         self._sessions.tick()
         self._workers.tick()
         return self.books.take_effects()

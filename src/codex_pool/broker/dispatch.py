@@ -11,16 +11,18 @@ from dataclasses import replace
 
 from codex_app_server import errors
 from codex_pool import rpc, wire
-from codex_pool.broker.books import LINES, Books
+from codex_pool.broker.books import Books
 from codex_pool.broker.changes import APPLY, Changes
 from codex_pool.broker.gather import Gather, merge
 from codex_pool.broker.judge import STARTS_TURN
 from codex_pool.broker.pace import Pace
 from codex_pool.broker.records import WEIGHTS, Call, Session, Thread, Worker
+from codex_pool.broker.shares import CONTROL, reserved_turns
 
 FOLLOW = "pool/turn/follow"
 RELEASE = "pool/release"
 CANCELLED = -32800
+INVALID_REQUEST = -32600
 
 MAX_OUTSTANDING = 1024
 # Beyond it, for what must get through: interrupting and steering.
@@ -30,9 +32,8 @@ MAX_TRIES = 3
 
 # What every app-server has in memory.
 _CHANGES = frozenset({"account", "all", "renewing", "reloading"})
-_CONTROL = frozenset({"turn/interrupt", "turn/steer"})
 # These do not bring a thread back to life: where it is going away, they go with it.
-_STAYS = _CONTROL | {"thread/archive", "thread/delete", FOLLOW}
+_STAYS = CONTROL | {"thread/archive", "thread/delete", FOLLOW}
 
 
 class Dispatcher:
@@ -61,10 +62,13 @@ class Dispatcher:
         if not workers:
             self._keep_homeless(call)
             return
+        if not self._books.places.are_free(call, workers):
+            self._wait_for_place(call)
+            return
         self._books.release(call)
         call.gather = Gather(len(workers))
         for worker in workers:
-            self._dispatch(replace(call), worker)
+            self.dispatch(replace(call), worker)
 
     def to_owner(self, call: Call) -> None:
         """To the worker that has the thread, else to the one with the least to do."""
@@ -104,9 +108,10 @@ class Dispatcher:
             owner = workers.get(self._books.archived.get(call.thread_id or "", ""))
         if owner is not None and not owner.takes_work and (turn is None and (thread is None or thread.worker is None)):
             owner = None
-        return owner or self._least_busy()
+        return owner or self.least_busy()
 
-    def _least_busy(self) -> Worker | None:
+    def least_busy(self) -> Worker | None:
+        """The worker that new work goes to."""
         # A log-in that succeeds fails the turns beside it.
         with_login = {name for name, _ in self._books.logins.values()}
         # Calls count beside threads, so that new threads are spread before any of them is answered.
@@ -119,6 +124,14 @@ class Dispatcher:
             ),
             default=None,
         )
+
+    def _wait_for_place(self, call: Call) -> None:
+        if self._books.hold(call):
+            self._books.places.wait(call)
+
+    def _fill_places(self, worker: Worker) -> None:
+        for call in self._books.places.take(worker):
+            self.route(call)
 
     def _keep_homeless(self, call: Call) -> None:
         if self._books.hold(call):
@@ -145,6 +158,7 @@ class Dispatcher:
         thread = self._books.threads.get(call.thread_id or "")
         if thread is not None:
             thread.chosen = worker.name
+        assert call.session is not None, "only sessions start turns"
         weight = WEIGHTS[self._books.sessions[call.session].priority]
         worker.waiting.put(call.session, weight, call.thread_id or "", call)
         self.start_waiting(worker)
@@ -163,6 +177,8 @@ class Dispatcher:
                 return False
             if thread is not None and (self._leaves(thread, worker) or _is_stuck(thread, worker)):
                 return True
+            if thread is not None and thread.record.owner and not self._has_room_for_keys(worker):
+                return False
             return self._has_room(worker) and not worker.behind
 
         while worker.waiting and (call := worker.waiting.take(is_free)) is not None:
@@ -185,6 +201,7 @@ class Dispatcher:
 
     def room_again(self, worker: Worker) -> None:
         """Something has ended on this worker."""
+        self._fill_places(worker)
         self.start_waiting(worker)
         if self._pace.limit is not None:
             self.start_all_waiting()
@@ -192,6 +209,10 @@ class Dispatcher:
     def _has_room(self, worker: Worker) -> bool:
         books = self._books
         return worker.load < books.turns_per_worker and self._pace.allows(books.running, books.now)
+
+    def _has_room_for_keys(self, worker: Worker) -> bool:
+        books = self._books
+        return books.key_turns(worker) < books.turns_per_worker - reserved_turns(books.turns_per_worker)
 
     # Moving a thread while it lives.
 
@@ -226,7 +247,7 @@ class Dispatcher:
         self._release(thread.record.thread_id, worker)
 
     def _release(self, thread_id: str, worker: Worker) -> None:
-        release = Call("", 0, RELEASE, thread_id, b"", "full", self._books.now, worker=worker.name)
+        release = Call(None, 0, RELEASE, thread_id, b"", "full", self._books.now, worker=worker.name)
         number = self._books.open_call(release, worker)
         self._books.to_worker(worker, wire.Release(number, thread_id))
 
@@ -251,9 +272,12 @@ class Dispatcher:
 
     def send(self, call: Call, worker: Worker) -> None:
         """Dispatch; a thread that is with no worker is adopted by this one first."""
-        limit = MAX_OUTSTANDING + (MAX_CONTROL if call.method in _CONTROL else 0)
+        limit = MAX_OUTSTANDING + (MAX_CONTROL if call.method in CONTROL else 0)
         if not call.starts_turn and len(worker.calls) >= limit:
             self._books.overloaded(call, f"worker {worker.name} has {len(worker.calls)} requests open, its limit")
+            return
+        if not self._books.places.are_free(call, [worker]):
+            self._wait_for_place(call)
             return
         thread = self._books.threads.get(call.thread_id or "")
         adopt, archived = None, False
@@ -266,9 +290,9 @@ class Dispatcher:
             worker.threads.add(adopt.thread_id)
         if thread is not None:
             thread.used_at = self._books.now
-            if call.method in rpc.LOADS_THREAD:
+            if call.method in rpc.LOADS_THREAD and call.session is not None:
                 thread.followers[call.session] = None
-        self._dispatch(call, worker, adopt=adopt, archived=archived)
+        self.dispatch(call, worker, adopt=adopt, archived=archived)
         if adopt is not None and thread is not None:
             for session in thread.followers:
                 self._books.to_worker(worker, wire.Follow(session, adopt.thread_id))
@@ -279,9 +303,11 @@ class Dispatcher:
         # What was sent to a worker before may have begun there.
         self._books.fail(call, errors.THREAD_LOST, message, {"safeToRetry": not call.again})
 
-    def _dispatch(
+    def dispatch(
         self, call: Call, worker: Worker, *, adopt: wire.ThreadRecord | None = None, archived: bool = False
     ) -> None:
+        """Send this to the worker now."""
+        assert call.session is not None, "the pool's own requests have frames of their own"
         self._books.release(call)
         if call.told:
             call.told = False
@@ -297,17 +323,21 @@ class Dispatcher:
             queued_ms,
             again=call.again,
             archived=archived,
-            owner=call.who,
             timeout_s=call.timeout_s,
         )
         self._books.to_worker(worker, head, call.line)
 
     def repeat(self, call: Call) -> bool:
-        """A request that was sent before: to the worker that has it, if one has, which does nothing twice."""
+        """A request that was sent before: to the worker that has it, if one has, which does nothing twice.
+
+        One that has the id of another which is under way is refused.
+        """
         books = self._books
         numbers = books.under_way.get(call.key)
-        call.again = call.again or bool(numbers)
         if numbers:
+            if not is_same(call, books.calls[numbers[-1]]):
+                self.refuse_id(call)
+                return True
             before = [books.close_call(number) for number in list(numbers)]
             worker = books.workers.get(before[-1].worker)
             if before[-1].gather is not None or worker is None:
@@ -316,8 +346,13 @@ class Dispatcher:
             worker = books.workers.get(books.seen.get(call.key, "")) if call.again else None
             if worker is None:
                 return False
-        self._dispatch(call, worker)
+        self.dispatch(call, worker)
         return True
+
+    def refuse_id(self, call: Call) -> None:
+        """Another request of this session has this id and is not answered yet."""
+        message = f"{call.method}: request id {call.id_json} is that of another request; give it an id of its own"
+        self._books.answer(call, rpc.error_line(call.id_json.encode(), INVALID_REQUEST, message))
 
     def send_again(self, worker: Worker) -> None:
         """The worker has a new connection: what was on its way on the old one may be lost."""
@@ -329,17 +364,19 @@ class Dispatcher:
                 self.changes.send_again(call, worker)
             else:
                 call.again = True
-                self._dispatch(call, worker)
+                self.dispatch(call, worker)
 
     def cancel(self, call: Call) -> None:
         """Take a call out that is held here."""
         self._books.release(call)
         call.dropped = True
         worker = self._books.workers.get(call.worker)
+        assert call.session is not None, "only calls of sessions are held"
         if worker is None or not worker.waiting.remove(call.session, call.thread_id or "", call):
             self._books.homeless = [each for each in self._books.homeless if each is not call]
+            self._books.places.remove(call)
         message = "cancelled before it was started"
-        self._books.say(call.session, rpc.error_line(rpc.encode(call.request_id), CANCELLED, message))
+        self._books.answer(call, rpc.error_line(rpc.encode(call.request_id), CANCELLED, message))
 
     def forget_session(self, session: Session) -> None:
         """Nobody wants what waits here for this session."""
@@ -347,6 +384,7 @@ class Dispatcher:
             worker.waiting.remove_session(session.id)
         for call in list(session.waiting.values()):
             self._books.release(call)
+            self._books.places.remove(call)
             call.dropped = True
         self._books.homeless = [call for call in self._books.homeless if not call.dropped]
         self.changes.forget_session(session.id)
@@ -356,7 +394,8 @@ class Dispatcher:
     def answered(self, call: Call, worker: Worker, frames: list[bytes], *, ok: bool) -> None:
         """Tell the client."""
         if call.gather is None:
-            self._books.pass_on([call.session], frames)
+            if call.session is not None:
+                self._books.pass_on([call.session], frames)
         elif call.gather.add(worker.slot, frames[1] if len(frames) == 2 else None, ok=ok):
             self._tell_outcome(call, call.gather)
 
@@ -370,7 +409,7 @@ class Dispatcher:
         elif call.gather is not None:
             if call.gather.add(slot, None, ok=False):
                 self._tell_outcome(call, call.gather, message)
-        elif call.session not in self._books.sessions:
+        elif self._books.session(call) is None:
             return
         elif call.method == "turn/start" and call.thread_id in self._books.threads and call.tries < MAX_TRIES:
             # The next worker finds in the thread's history whether it has begun.
@@ -390,7 +429,7 @@ class Dispatcher:
         if gather.results:
             visible = functools.partial(self._books.may_touch, call.who)
             outcome = merge(call.method, gather.results, self._name_of, visible)
-        self._books.pass_on([call.session], [LINES, outcome])
+        self._books.answer(call, outcome)
 
     def _name_of(self, thread_id: str) -> str | None:
         record = self._books.record(thread_id)
@@ -410,7 +449,12 @@ class Dispatcher:
 
     def _tell_queue(self, call: Call, method: str) -> None:
         params = {"requestId": call.request_id, "threadId": call.thread_id}
-        self._books.say(call.session, rpc.encode({"method": method, "params": params}))
+        self._books.answer(call, rpc.encode({"method": method, "params": params}))
+
+
+def is_same(call: Call, before: Call) -> bool:
+    """Whether this is that request, sent again."""
+    return call.again and call.line == before.line
 
 
 def _is_stuck(thread: Thread, worker: Worker) -> bool:

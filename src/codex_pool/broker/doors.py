@@ -1,19 +1,19 @@
-"""What an identity may do. Pure, but for the real paths of directories, which come from a function passed in.
+"""What a principal may do. Pure, but for the real paths of directories, which come from a function passed in.
 
-An identity is who stands behind a key; "" is the pool's own user, who comes over ipc and may do everything. Everybody
-else may do what is written here, as far as their entry on the allow-list says; what cannot be read is refused.
+A principal is who stands behind a key, by its id; "" is the pool's owner, who comes over ipc and may do everything.
+Everybody else may do what is written here, as far as their entry on the allow-list says; what cannot be read is
+refused. Names are for texts only: a key that is made later under the same name is of another principal.
 
-How the broker's core calls it, for a session of `identity`:
+How the broker's core calls it, for a session of `principal`:
 
-    on hello      text = doors.admit(identity, sessions_of_identity)           a text: Refused
-    on a request  verdict = doors.check(identity, method, line, record, Counts(threads, turns))
+    on hello      text = doors.admit(principal, its_sessions)                  a text: Refused
+    on a request  verdict = doors.check(principal, method, line, record, Counts(threads, turns))
                   a Refusal: answer with its code, message and data; else the line to go on with
-    on an answer  line = doors.check_answer(identity, line)                    to a question of the app-server
-    on a list     doors.may_touch(identity, record)                            leave out what it says no to
+    on an answer  line = doors.check_answer(principal, line)                   to a question of the app-server
+    on a list     doors.may_touch(principal, record)                           leave out what it says no to
 
-`record` is that of the thread which the request names, None if the pool does not know it. What comes into being for an
-identity carries its name in `ThreadRecord.owner`. Where two identities could meet under one name - ids of sessions -
-the identity's name belongs in front.
+`record` is that of the thread which the request names, None if the pool does not know it. What comes into being for a
+principal carries its id in `ThreadRecord.owner`.
 
 The line that goes on is written anew from what was judged: of two members with one name a reader takes the one or the
 other. Approvals: who may not leave the sandbox may not say yes to leaving it, so their threads never ask.
@@ -29,17 +29,20 @@ import msgspec
 
 from codex_app_server.errors import SERVER_OVERLOADED
 from codex_app_server.generated.routing import REQUESTS
-from codex_pool import rpc
-from codex_pool.broker.identity import FULL, LEVEL, NEEDS, Identity, granted
+from codex_pool import json_bounds, rpc
+from codex_pool.broker.identity import FULL, LEVEL, NEEDS, Identity, granted, rule_of
 from codex_pool.broker.judge import STARTS_TURN, Judge, Refused, short
+from codex_pool.broker.projects import treatment
 from codex_pool.wire import ThreadRecord
 
 NOT_ALLOWED = -32012
 RETRY_TURN_MS = 1000
+# Of one request: a decoded value may take 40 times its text.
+MAX_VALUES = 50_000
 
 
 class Counts(NamedTuple):
-    """What an identity has now: threads in the books, turns running or waiting."""
+    """What a principal has now: threads in the books, turns running or waiting."""
 
     threads: int = 0
     turns: int = 0
@@ -53,7 +56,15 @@ class Refusal(NamedTuple):
     data: dict[str, Any]
 
 
-_NEW_THREAD = frozenset({"thread/start", "thread/fork", "review/start"})
+CLOSED = (
+    "this pool cannot tell whose its threads are, and refuses all keys until its owner has put the ownership store "
+    "back or accepted its loss (codex-pool keys reset-ownership)"
+)
+_UNKNOWN = (
+    "the key of this client is not on the pool's allow-list any more; ask the pool's owner for a new one "
+    "(codex-pool keys renew)"
+)
+NEW_THREAD = frozenset({"thread/start", "thread/fork", "review/start"})
 
 
 class Doors:
@@ -69,55 +80,110 @@ class Doors:
         self._default_cwd = default_cwd
         self._realpath = realpath
         self._identities: Mapping[str, Identity] = {}
-        self.replace(identities)
+        self._closed = False
+        self._in_use = False
+        if identities:
+            self.replace(identities)
 
     def replace(self, identities: Iterable[Identity]) -> None:
-        """The allow-list has changed."""
-        self._identities = {identity.name: identity for identity in identities}
+        """The allow-list has changed. One without the id of its principal is nobody's."""
+        self._in_use = True
+        self._identities = {identity.principal: identity for identity in identities if identity.principal}
 
-    def admit(self, identity: str, sessions: int) -> str | None:
-        """Why there is no new session for this identity, which has so many; None when it may have one."""
-        if identity == "":
+    def name_of(self, principal: str) -> str:
+        """Its name, for people; that of one who is not on the list any more is its id."""
+        who = self._identities.get(principal)
+        return who.name if who is not None else principal
+
+    def close(self, problem: str | None) -> None:
+        """While the ownership store cannot be relied upon, clients with a key get nothing; None opens again."""
+        self._closed = problem is not None
+
+    def admit(self, principal: str, sessions: int) -> str | None:
+        """Why there is no new session for this principal, which has so many; None when it may have one."""
+        if principal == "":
             return None
-        who = self._identities.get(identity)
+        if self._closed:
+            return CLOSED
+        who = self._identities.get(principal)
         if who is None:
-            return _unknown(identity)
+            return _UNKNOWN
         if sessions >= who.max_sessions:
             return (
-                f"identity {identity} has {sessions} sessions; its key allows {who.max_sessions}: close one, "
+                f"{who.name} has {sessions} sessions; its key allows {who.max_sessions}: close one, "
                 "or ask the pool's owner for a key with a higher --max-sessions"
             )
         return None
 
-    def may_touch(self, identity: str, record: ThreadRecord | None) -> bool:
-        """Whether this identity may see and use this thread."""
-        return identity == "" or (record is not None and record.owner == identity)
+    def is_limited(self, principal: str) -> bool:
+        """True for all but the pool's own user and clients with an admin key."""
+        who = self._identities.get(principal)
+        return principal != "" and (who is None or not who.admin)
+
+    def may_touch(self, principal: str, record: ThreadRecord | None) -> bool:
+        """Whether this principal may see and use this thread."""
+        return not self.is_limited(principal) or (record is not None and record.owner == principal)
+
+    @property
+    def is_in_use(self) -> bool:
+        """Whether an allow-list has been read."""
+        return self._in_use
+
+    def is_known(self, principal: str) -> bool:
+        """Whether a principal is the pool's owner, or has a key on the allow-list."""
+        return principal == "" or principal in self._identities
+
+    def check_size(self, principal: str, line: bytes) -> Refusal | None:
+        """Why a line is more than this principal may send, before it is decoded; None if it is not."""
+        who = self._identities.get(principal)
+        if who is None:
+            message = _UNKNOWN
+        elif len(line) > who.max_message_bytes:
+            message = (
+                f"a request of {len(line)} bytes; the key of {who.name} allows {who.max_message_bytes} bytes a "
+                "message: send less, or ask the pool's owner for a higher --max-message-bytes"
+            )
+        elif json_bounds.has_more_values(line, MAX_VALUES):
+            message = f"a request of more than {MAX_VALUES} values; send less"
+        else:
+            return None
+        what = "identity" if who is None else "message"
+        return Refusal(NOT_ALLOWED, message, {"kind": "refused", "what": what})
 
     def check(
-        self, identity: str, method: str, line: bytes, record: ThreadRecord | None, counts: Counts
+        self,
+        principal: str,
+        method: str,
+        line: bytes,
+        record: ThreadRecord | None,
+        counts: Counts,
+        *,
+        own: str | None = None,
     ) -> bytes | Refusal:
-        """A request: the line to go on with, or why not."""
-        if identity == "":
+        """A request: the line to go on with, or why not.
+
+        `own` is the thread that it names, if the store says that it is this principal's; no worker may have it.
+        """
+        if principal == "":
             return line
-        who = self._identities.get(identity)
+        who = self._identities.get(principal)
         try:
+            if self._closed:
+                raise Refused("ownership", CLOSED)
             if who is None:
-                raise Refused("identity", _unknown(identity))
-            if len(line) > who.max_message_bytes:
-                raise Refused(
-                    "message",
-                    f"a request of {len(line)} bytes; the key of {identity} allows {who.max_message_bytes} bytes a "
-                    "message: send less, or ask the pool's owner for a higher --max-message-bytes",
-                )
+                raise Refused("identity", _UNKNOWN)
             if not granted(who, method):
                 shown = method if method in REQUESTS else short(method)
-                raise Refused(
-                    "method",
-                    f"{shown} is not granted to {identity}: ask the pool's owner for a key with --allow {shown}",
-                )
+                remedy = f"ask the pool's owner for a key with --allow {shown}"
+                if rule_of(method) == "refused":
+                    remedy = "no key but an admin's may call it"
+                raise Refused("method", f"{shown} is not granted to {who.name}: {remedy}")
+            if who.admin:
+                bound = _check_bounds(who, method, counts)
+                return line if bound is None else bound
             self._check_level(who, method)
             request, params = _read(line, method)
-            self._check_thread(who, method, params, record)
+            self._check_thread(who, method, params, record, own)
             Judge(who, method, record, self._default_cwd, self._realpath).judge(params)
             bound = _check_bounds(who, method, counts)
             if bound is not None:
@@ -128,10 +194,10 @@ class Doors:
             request["params"] = params
         return rpc.encode(request)
 
-    def check_answer(self, identity: str, line: bytes) -> bytes:
+    def check_answer(self, principal: str, line: bytes) -> bytes:
         """A client's answer to a question of the app-server: as it came, or a refusal in its place."""
-        who = self._identities.get(identity)
-        if identity == "" or (who is not None and who.sandbox == FULL):
+        who = self._identities.get(principal)
+        if principal == "" or (who is not None and (who.admin or who.sandbox == FULL)):
             return line
         request_id = None
         try:
@@ -142,7 +208,8 @@ class Doors:
                 return rpc.encode(kept)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, AttributeError):
             pass  # What cannot be read is no consent.
-        message = f"{identity} may not approve what its sandbox denies; its key allows {who.sandbox if who else 'none'}"
+        sandbox = who.sandbox if who is not None else "none"
+        message = f"{self.name_of(principal)} may not approve what its sandbox denies; its key allows {sandbox}"
         return rpc.error_line(rpc.encode(request_id), NOT_ALLOWED, message)
 
     def _check_level(self, who: Identity, method: str) -> None:
@@ -153,18 +220,30 @@ class Doors:
                 f"{method} acts outside of the sandbox and needs a key with --sandbox {needed}; that of {who.name} "
                 f"has {who.sandbox}",
             )
+        if who.sandbox != FULL and treatment(method) is None:
+            raise Refused(
+                "method",
+                f"{method}: this pool does not know what it takes from the directory of a project; it needs a key "
+                f"with --sandbox {FULL}",
+            )
 
-    def _check_thread(self, who: Identity, method: str, params: dict[str, Any], record: ThreadRecord | None) -> None:
+    def _check_thread(
+        self, who: Identity, method: str, params: dict[str, Any], record: ThreadRecord | None, own: str | None
+    ) -> None:
         thread_id = params.get("threadId")
         if thread_id is None:
             return
         known = record is not None and record.thread_id == thread_id
-        if not known or not self.may_touch(who.name, record):
+        if thread_id != own and (not known or not self.may_touch(who.principal, record)):
             # The same words for what is another's and what is not there: else they would tell which.
             raise Refused(
                 "thread",
-                f"{method}: thread {short(thread_id)} is none of {who.name}'s that this pool knows; use one that a "
-                "client with this key has started since the pool began",
+                f"{method}: thread {short(thread_id)} is none of {who.name}'s; use one that a client with this key "
+                "has started",
+            )
+        if method in STARTS_TURN and record is None and who.sandbox != FULL:
+            raise Refused(
+                "thread", f"{method}: no app-server has thread {short(thread_id)}; resume it first (thread/resume)"
             )
 
 
@@ -184,7 +263,7 @@ def _read(line: bytes, method: str) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _check_bounds(who: Identity, method: str, counts: Counts) -> Refusal | None:
-    if method in _NEW_THREAD and counts.threads >= who.max_threads:
+    if method in NEW_THREAD and counts.threads >= who.max_threads:
         raise Refused(
             "threads",
             f"{method}: {who.name} has {counts.threads} threads; its key allows {who.max_threads}: delete or archive "
@@ -209,10 +288,3 @@ def _widens_nothing(result: Any) -> bool:
     if members == {"decision"}:
         return result["decision"] in ("decline", "cancel", "denied", "abort", "timed_out")
     return members <= {"action", "content", "_meta"} and result.get("action") in ("decline", "cancel")
-
-
-def _unknown(identity: str) -> str:
-    return (
-        f"the key of {identity} is not on the pool's allow-list any more; ask the pool's owner for a new one "
-        "(codex-pool keys new)"
-    )

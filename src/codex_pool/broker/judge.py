@@ -10,8 +10,9 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from codex_app_server.generated.routing import REQUESTS
-from codex_pool import rpc
+from codex_pool import rpc, trust
 from codex_pool.broker.identity import DEFAULT_METHODS, FULL, LEVEL, SANDBOX_MODES, Identity
+from codex_pool.broker.projects import WITHOUT
 from codex_pool.wire import ThreadRecord
 
 # They start a turn, or change what the next one is.
@@ -69,6 +70,7 @@ class Judge:
         self._default_cwd = default_cwd
         self._realpath = realpath
         self._full = who.sandbox == FULL
+        self._params: dict[str, Any] = {}
         # By the name of the parameter; null is never judged, it means the same as leaving it out.
         self._rules: dict[str, Callable[[str, Any], None]] = {
             "sandbox": self._mode,
@@ -77,7 +79,7 @@ class Judge:
             "approvalsReviewer": self._reviewer,
             "config": self._config,
             "input": self._input,
-            "cwd": self._directory,
+            "cwd": self._cwd,
             "cwds": self._directories,
             "runtimeWorkspaceRoots": self._directories,
             "permissions": self._only_full,
@@ -99,6 +101,7 @@ class Judge:
             }
 
     def judge(self, params: dict[str, Any]) -> None:
+        self._params = params
         self._fill(params)
         # An explicit grant is the owner's word on what only that method has.
         strict = not self._full and self._method in DEFAULT_METHODS
@@ -113,6 +116,29 @@ class Judge:
             self._check_record(self._record, params)
         if self._method in ("thread/start", "command/exec") and params.get("cwd") is None:
             self._check_default_cwd()
+        if not self._full:
+            self._leave_out_project(params)
+
+    def _leave_out_project(self, params: dict[str, Any]) -> None:
+        """Last, because a client may not give what is filled in here."""
+        if self._method in rpc.LOADS_THREAD:
+            params["config"] = {**(params.get("config") or {}), **self._untrusting(params)}
+        for name, instead in WITHOUT.get(self._method, {}).items():
+            params.pop(name, None)
+            if instead is not None:
+                params[name] = instead
+
+    def _untrusting(self, params: dict[str, Any]) -> dict[str, Any]:
+        """Settings for the directory of the thread, which is named in the request from here on."""
+        if params.get("cwd") is None:
+            known = self._record.cwd if self._record is not None else None
+            if self._method == "thread/start":
+                known = self._realpath(self._default_cwd)
+            if known is None:
+                self._refuse("cwd", "the directory of the thread is not known", f"give {self._instead()}")
+            params["cwd"] = known
+        cwd = params["cwd"]
+        return trust.untrusting(cwd, _sendable(self._realpath(cwd)) or cwd)
 
     def _fill(self, params: dict[str, Any]) -> None:
         if self._full:
@@ -180,7 +206,8 @@ class Judge:
         if not isinstance(value, dict):
             self._refuse(name, f"{name} is {short(value)}", "expected an object")
         for key, setting in value.items():
-            if key not in _HARMLESS_CONFIG or not isinstance(setting, str):
+            is_harmless = key in _HARMLESS_CONFIG and isinstance(setting, str)
+            if not is_harmless and not trust.narrows(key, setting):
                 self._refuse(
                     name,
                     f"{name} sets {short(key)}, which could widen what the key of {self._who.name} allows",
@@ -216,16 +243,29 @@ class Judge:
         for each in value:
             self._directory(name, each)
 
-    def _directory(self, name: str, value: Any) -> None:
-        if not self._inside(value):
+    def _directory(self, name: str, value: Any) -> str:
+        real = self._inside(value)
+        if real is None:
             self._refuse(name, f"{name} is {short(value)}, which is {self._outside()}", f"give {self._instead()}")
+        return real
 
-    def _inside(self, path: Any) -> bool:
+    def _cwd(self, name: str, value: Any) -> None:
+        # Sent as what it was when it was looked at: a link may point elsewhere by the time it is used.
+        real = self._directory(name, value)
+        if not self._full and real.count("/") > trust.MAX_LEVELS:
+            self._refuse(
+                name, f"{name} is {short(value)}, more than {trust.MAX_LEVELS} levels deep", "give a shorter path"
+            )
+        self._params[name] = real
+
+    def _inside(self, path: Any) -> str | None:
+        """Real path of what lies in a directory that the key allows."""
         if not isinstance(path, str) or not path.startswith("/") or "\0" in path or ".." in path.split("/"):
-            return False
-        real = self._realpath(path)
+            return None
+        real = _sendable(self._realpath(path))
         roots = (self._realpath(root) for root in self._who.cwd_roots)
-        return any(real == root or real.startswith(root.rstrip("/") + "/") for root in roots)
+        is_inside = real is not None and any(real == root or real.startswith(root.rstrip("/") + "/") for root in roots)
+        return real if is_inside else None
 
     def _outside(self) -> str:
         return f"not an absolute path in a directory that the key of {self._who.name} allows"
@@ -234,7 +274,7 @@ class Judge:
         return f"one in or below {', '.join(self._who.cwd_roots)}" if self._who.cwd_roots else "none: it has none"
 
     def _check_default_cwd(self) -> None:
-        if not self._inside(self._default_cwd):
+        if self._inside(self._default_cwd) is None:
             problem = f"without cwd it works in {self._default_cwd}, which is {self._outside()}"
             self._refuse("cwd", problem, f"give {self._instead()}")
 
@@ -251,6 +291,15 @@ class Judge:
                 self._needs("the thread's sandbox", kind or "(not known)", "danger-full-access")
         if params.get("approvalPolicy") is None and record.approval_policy != '"never"':
             self._approval("the thread's approvalPolicy", record.approval_policy or "(not known)")
+
+
+def _sendable(path: str) -> str | None:
+    """A path as JSON can carry it; None for one that is not UTF-8."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return None
+    return path
 
 
 def short(value: Any) -> str:

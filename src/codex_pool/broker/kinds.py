@@ -136,6 +136,11 @@ def login_failed_line(login_id: str, error: str) -> bytes:
     return rpc.encode({"method": LOGIN_COMPLETED, "params": {"loginId": login_id, "success": False, "error": error}})
 
 
+def login_not_found_line(request_id: str) -> bytes:
+    """Answer to account/login/cancel of a log-in that is not there, or another principal's."""
+    return b'{"id":%s,"result":{"status":"notFound"}}' % request_id.encode()
+
+
 def login_id_in(line: bytes) -> str:
     """The log-in that account/login/cancel names."""
     value = _params(line).get("loginId")

@@ -6,8 +6,8 @@
                                       drained, renew, account, pong
                                       stderr: log
 
-The core knows a connection of a client by a name that no two can share: the public key that it came in with (nothing
-over ipc), NUL, its identity on its socket.
+The core knows a connection of a client by a name that no two can share: NUL and its identity on the socket over ipc;
+what `ingress_link` makes of its number for those that another process has let in.
 
 What a peer cannot take now waits in its outbox, bounded in bytes; a client beyond the bound has to connect anew.
 """
@@ -19,17 +19,22 @@ import signal
 import sys
 import time
 from collections import deque
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import zmq
 
 from codex_app_server.lines import LineSplitter, LongLine
-from codex_pool import endpoints, sockets, start
+from codex_pool import endpoints, link, sockets, start
+from codex_pool.allowed import AllowedKeys
 from codex_pool.broker.arguments import BrokerArguments
-from codex_pool.broker.core import REVOKED, BrokerCore
+from codex_pool.broker.core import BrokerCore
 from codex_pool.broker.doors import Doors
+from codex_pool.broker.ingress_link import IngressLinks, Over
+from codex_pool.broker.keeper import Keeper
 from codex_pool.broker.legacy import Changes, Legacy
+from codex_pool.broker.owned import Owned
 from codex_pool.broker.records import (
     AccountChanged,
     Drained,
@@ -37,19 +42,20 @@ from codex_pool.broker.records import (
     Forget,
     Keep,
     Note,
+    Own,
     Registered,
     Renew,
     Suspect,
     ToClient,
     ToWorker,
 )
-from codex_pool.broker.tcp import TcpDoor, routing_id_of
 from codex_pool.keys import KeyStore
+from codex_pool.ownership import path_in
 
 MESSAGES_PER_PHASE = 500
 MAX_OUTBOX_BYTES = 64 * 1024 * 1024
 OUTBOX_RETRY_MS = 5
-TCP_RETRY_S = 1.0
+LOOK_AT_KEYS_EVERY_S = 1.0
 MAX_LOG_CHARS = 2000
 
 
@@ -63,6 +69,7 @@ class Broker:
         self._workers = sockets.router(self._context, arguments.workers_endpoint)
         self._clients = sockets.router(self._context, arguments.clients_endpoint)
         self._doors = Doors(default_cwd=arguments.cwd or os.getcwd())
+        self._keeper, owned = self._open_ownership()
         self._legacy = Legacy(arguments.clients_endpoint)
         self._behind = False
         legacy = self._legacy.read()
@@ -74,6 +81,8 @@ class Broker:
             expect=arguments.expect,
             legacy=legacy,
             doors=self._doors,
+            owned=owned,
+            secret=self._keeper.secret if self._keeper is not None else os.urandom(16),
             unix_offset=time.time() - time.monotonic(),
             changed_at=arguments.changed_at,
         )
@@ -83,14 +92,14 @@ class Broker:
         self._poller = zmq.Poller()
         for source in (self._workers, self._clients, 0):
             self._poller.register(source, zmq.POLLIN)
-        self._tcp: TcpDoor | None = None
-        self._tcp_due = time.monotonic()
-        if arguments.listen is not None:
-            try:
-                self._open_tcp(arguments.listen)
-            except BaseException:
-                self._close()
-                raise
+        if self._keeper is not None:
+            self._poller.register(self._keeper.descriptor, zmq.POLLIN)
+        self._links: IngressLinks | None = None
+        if arguments.link is not None:
+            self._keys = AllowedKeys(KeyStore(arguments.keys), log)
+            self._look_at = time.monotonic() + LOOK_AT_KEYS_EVERY_S
+            self._look_at_keys(time.monotonic())
+            self._links = IngressLinks(endpoints.ipc_path(arguments.link), arguments.secret, self._poller, log)
 
     def run(self) -> None:
         """Work until the supervisor is gone."""
@@ -103,10 +112,13 @@ class Broker:
                 if 0 in ready and not self._phase_supervisor():
                     self._apply(self._core.shut_down())
                     return
+                if self._keeper is not None:
+                    heard = ready.keys() - {self._workers, 0, self._keeper.descriptor}
+                    self._phase_ownership(self._keeper, clients_speak=bool(heard))
                 if self._clients in ready:
                     self._phase_receive(self._clients, self._own_message)
-                if self._arguments.listen is not None:
-                    self._phase_tcp(self._arguments.listen)
+                if self._links is not None:
+                    self._phase_links(self._links, ready)
                 if self._outboxes:
                     self._phase_outboxes()
                 self._apply(self._core.tick(time.monotonic()))
@@ -114,8 +126,10 @@ class Broker:
             self._close()
 
     def _close(self) -> None:
-        if self._tcp is not None:
-            self._tcp.close()
+        if self._links is not None:
+            self._links.close()
+        if self._keeper is not None:
+            self._keeper.close()
         self._clients.close(linger=200)
         self._workers.close(linger=0)
         self._context.term()
@@ -126,6 +140,8 @@ class Broker:
     def _wait_ms(self) -> int:
         if self._outboxes:
             return OUTBOX_RETRY_MS
+        if self._links is not None and self._links.has_more:
+            return 0
         return max(0, round((self._core.next_deadline - time.monotonic()) * 1000) + 1)
 
     def _phase_supervisor(self) -> bool:
@@ -157,44 +173,57 @@ class Broker:
     def _own_message(self, routing_id: bytes, frames: list[bytes], now: float) -> list[Effect]:
         return self._core.client_message(b"\0" + routing_id, frames, now)
 
-    # TCP.
+    # Ownership.
 
-    def _open_tcp(self, endpoint: str) -> None:
-        """Listen. A broker in the place of one that died goes on without, and tries again."""
-        try:
-            self._tcp = TcpDoor(
-                self._context,
-                endpoint,
-                KeyStore(self._arguments.keys),
-                counts=self._core.books.refused,
-                on_allowed=self._doors.replace,
-                log=log,
-            )
-        except (endpoints.EndpointError, OSError, zmq.ZMQError) as error:
-            if not self._arguments.expect:
-                raise endpoints.EndpointError(f"cannot listen on {endpoint}: {error}") from None
-            log(f"cannot listen on {endpoint} yet: {error}")
-            self._tcp_due = time.monotonic() + TCP_RETRY_S
-            return
-        for source in (self._tcp.router, self._tcp.zap, self._tcp.monitor):
-            self._poller.register(source, zmq.POLLIN)
+    def _open_ownership(self) -> tuple[Keeper | None, Owned]:
+        """The store of the home, for a pool that lets keys in, or that shares it with one."""
+        home, listens = self._arguments.codex_home, self._arguments.link is not None
+        if home is None or not (listens or path_in(Path(home)).exists()):
+            return None, Owned()
+        keys = KeyStore(self._arguments.keys).directory if listens else None
+        keeper, owned = Keeper(Path(home), keys, log), Owned(durable=True)
+        owned.replace(keeper.open() or [])
+        self._doors.close(keeper.problem)
+        return keeper, owned
 
-    def _phase_tcp(self, endpoint: str) -> None:
+    def _phase_ownership(self, keeper: Keeper, *, clients_speak: bool) -> None:
+        """What was written; before clients are heard, what other pools have written."""
         now = time.monotonic()
-        door = self._tcp
-        if door is None:
-            if now >= self._tcp_due:
-                self._open_tcp(endpoint)
-            return
-        revoked = [door.phase_handshakes(), door.tick(now)]
-        if any(revoked):
-            self._apply(self._core.end_sessions(door.is_revoked, now))
-        door.phase_monitor()
-        messages, strangers = door.receive(MESSAGES_PER_PHASE)
-        for peer in strangers:
-            self._send(True, peer, [REVOKED])
-        for message in messages:
-            self._apply(self._core.client_message(message.peer, message.frames, now, message.who))
+        for done in keeper.done():
+            self._apply(self._core.ownership_kept(*done, now))
+        opened = keeper.look(now)
+        if opened is not None:
+            log("clients with a key are let in again: the ownership store can be read")
+            self._apply(self._core.ownership_opened(opened, now))
+        elif clients_speak and (news := keeper.news()):
+            self._apply(self._core.ownership_read(news, now))
+        self._doors.close(keeper.problem)
+
+    # Clients that another process has let in.
+
+    def _phase_links(self, links: IngressLinks, ready: dict[Any, int]) -> None:
+        now = time.monotonic()
+        events = links.receive(ready, now)
+        if events.keys_changed or now >= self._look_at:
+            self._look_at = now + LOOK_AT_KEYS_EVERY_S
+            self._look_at_keys(now)
+        self._core.books.refused.update(events.refused)
+        for event in events.messages:
+            if isinstance(event, Over):
+                if event.revoked:
+                    self._look_at_keys(now)
+                self._apply(self._core.client_unreachable(event.peer, now))
+            elif self._keys.is_allowed(event.who, event.key):
+                self._apply(self._core.client_message(event.peer, event.frames, now, event.who, event.key))
+            else:
+                self._send(True, event.peer, [link.REVOKED])
+                links.end(event.peer)
+
+    def _look_at_keys(self, now: float) -> None:
+        """Read the allow-list if it has changed; sessions of those who are not on it any more end."""
+        if self._keys.read():
+            self._doors.replace(self._keys.clients.values())
+            self._apply(self._core.end_sessions(self._keys.is_revoked, now))
 
     # Effects.
 
@@ -219,6 +248,9 @@ class Broker:
                     report({"event": "account", "changed_at": effect.changed_at, "under_way": effect.under_way})
                 case Keep():
                     self._keep(effect.threads)
+                case Own():
+                    if self._keeper is not None:
+                        self._keeper.write(effect.number, effect.rows)
                 case Note():
                     log(effect.message)
 
@@ -239,12 +271,15 @@ class Broker:
         """Raises Again, and ZMQError for one who is gone."""
         if not is_client:
             sockets.send(self._workers, [peer, *frames])
-        elif peer.startswith(b"\0"):
-            sockets.send(self._clients, [routing_id_of(peer), *frames])
-        elif self._tcp is not None:
-            self._tcp.send(peer, frames)
+        else:
+            sockets.send(self._clients, [peer[1:], *frames])
 
     def _send(self, is_client: bool, peer: bytes, frames: list[bytes]) -> None:
+        if is_client and not peer.startswith(b"\0"):
+            # What such a client does not take is the business of the process that has let it in.
+            if self._links is not None and not self._links.send(peer, frames):
+                self._apply(self._core.client_unreachable(peer, time.monotonic()))
+            return
         key = (is_client, peer)
         outbox = self._outboxes.get(key)
         if outbox is None:

@@ -6,6 +6,8 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
+from codex_pool.wire import SessionId
+
 T = TypeVar("T")
 
 
@@ -26,7 +28,7 @@ class FairQueue(Generic[T]):
     """
 
     def __init__(self) -> None:
-        self._lanes: dict[str, _Lane[T]] = {}
+        self._lanes: dict[SessionId, _Lane[T]] = {}
         # What the lane that was served last was due at: who comes anew has no claim to what was before.
         self._clock = 0.0
         self._size = 0
@@ -39,12 +41,12 @@ class FairQueue(Generic[T]):
             for items in lane.threads.values():
                 yield from items
 
-    def count(self, session: str) -> int:
+    def count(self, session: SessionId) -> int:
         """How many items of this session wait."""
         lane = self._lanes.get(session)
         return lane.size if lane is not None else 0
 
-    def put(self, session: str, weight: int, thread: str, item: T) -> None:
+    def put(self, session: SessionId, weight: int, thread: str, item: T) -> None:
         lane = self._lanes.get(session)
         if lane is None:
             lane = self._lanes[session] = _Lane(weight, self._clock)
@@ -72,7 +74,7 @@ class FairQueue(Generic[T]):
             return item
         return None
 
-    def remove(self, session: str, thread: str, item: T) -> bool:
+    def remove(self, session: SessionId, thread: str, item: T) -> bool:
         """Take this item out; whether it was there."""
         lane = self._lanes.get(session)
         items = lane.threads.get(thread) if lane is not None else None
@@ -86,7 +88,7 @@ class FairQueue(Generic[T]):
         self._forget_lanes()
         return True
 
-    def remove_session(self, session: str) -> list[T]:
+    def remove_session(self, session: SessionId) -> list[T]:
         """Take out all that this session has waiting."""
         lane = self._lanes.pop(session, None)
         if lane is None:

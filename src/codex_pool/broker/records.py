@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from dataclasses import dataclass, field
 
 from codex_app_server import envelope
 from codex_pool import rpc, wire
 from codex_pool.broker.gather import Gather
 from codex_pool.broker.queue import FairQueue
+from codex_pool.ownership import Row
 
+# The session that sent a request, and the request's id in JSON.
+CallKey = tuple[wire.SessionId | None, str]
+
+# A thread that is read for a list.
+ENTRY = "pool/entry"
 WEIGHTS: dict[wire.Priority, int] = {"interactive": 4, "batch": 1}
 
 
@@ -86,24 +94,35 @@ class Keep:
 
 
 @dataclass(frozen=True, slots=True)
+class Own:
+    """Write these rows to the ownership store, then tell the core, by the number, that this and all before is there."""
+
+    number: int
+    rows: list[Row]
+
+
+@dataclass(frozen=True, slots=True)
 class Note:
     """Something for the log."""
 
     message: str
 
 
-Effect = ToClient | ToWorker | Forget | Registered | Suspect | Drained | Renew | AccountChanged | Keep | Note
+Effect = ToClient | ToWorker | Forget | Registered | Suspect | Drained | Renew | AccountChanged | Keep | Own | Note
 
 
 @dataclass(slots=True)
 class Session:
-    """`identity` is that of its connection, b"" when it has none; `who` that of the client, "" the pool's own user."""
+    """`identity` is that of its connection, b"" when it has none; `key` the public key that it came in with.
 
-    id: str
+    `key` is "" over ipc, and for one that is known from a worker only.
+    """
+
+    id: wire.SessionId
     client: str
     identity: bytes
     seen_at: float
-    who: str = ""
+    key: str = ""
     priority: wire.Priority = "interactive"
     when_gone: wire.WhenGone = "interrupt"
     away_since: float | None = None
@@ -116,6 +135,11 @@ class Session:
     waiting_bytes: int = 0
     # How the notifications begin that it does not want.
     opted_out: tuple[bytes, ...] = ()
+
+    @property
+    def who(self) -> str:
+        """Its principal; "" is the pool's owner."""
+        return self.id.principal
 
 
 @dataclass(slots=True)
@@ -130,6 +154,8 @@ class Worker:
     calls: set[int] = field(default_factory=set)
     # Those of the calls that start a turn.
     starting: set[int] = field(default_factory=set)
+    # How many of the calls count against the places of which principal.
+    places: Counter[str] = field(default_factory=Counter)
     waiting: FairQueue[Call] = field(default_factory=FairQueue)
     threads: set[str] = field(default_factory=set)
     progress: wire.Progress | None = None
@@ -171,7 +197,7 @@ class Worker:
 class Thread:
     record: wire.ThreadRecord
     worker: str | None
-    followers: dict[str, None] = field(default_factory=dict)
+    followers: dict[wire.SessionId, None] = field(default_factory=dict)
     starting: set[int] = field(default_factory=set)
     turns: set[str] = field(default_factory=set)
     used_at: float = 0.0
@@ -179,6 +205,8 @@ class Thread:
     chosen: str = ""
     # On its way from one worker to another: the calls that wait for that.
     moving: list[Call] | None = None
+    # When a turn may begin that no request starts at that moment: a goal was set, say.
+    begins_at: float = -math.inf
     # Its worker would not let it go.
     pinned: bool = False
     archived: bool = False
@@ -197,14 +225,14 @@ class Thread:
 class Turn:
     thread_id: str
     worker: str
-    sessions: list[str]
+    sessions: list[wire.SessionId]
 
 
 @dataclass(slots=True, eq=False)
 class Call:
-    """A request of a session: held here, or under way in a worker."""
+    """A request of a session: held here, or under way in a worker. Without a session it is the pool's own."""
 
-    session: str
+    session: wire.SessionId | None
     request_id: envelope.RequestId
     method: str
     thread_id: str | None
@@ -215,7 +243,6 @@ class Call:
     scope: str = "owner"
     starts_turn: bool = False
     turn_id: str | None = None
-    who: str = ""
     # It was sent to a worker before, and no answer was seen.
     again: bool = False
     tries: int = 0
@@ -225,8 +252,13 @@ class Call:
     dropped: bool = False
     # The id in JSON; with its session it names the request.
     id_json: str = field(init=False)
-    key: tuple[str, str] = field(init=False)
+    key: CallKey = field(init=False)
 
     def __post_init__(self) -> None:
         self.id_json = rpc.encode(self.request_id).decode()
         self.key = self.session, self.id_json
+
+    @property
+    def who(self) -> str:
+        """Principal of its session."""
+        return self.session.principal if self.session is not None else ""

@@ -10,18 +10,24 @@ then it knows which sessions there are, and what they have under way.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from codex_pool import wire
 from codex_pool.broker.books import Books
 from codex_pool.broker.dispatch import Dispatcher
 from codex_pool.broker.records import Forget, Session, Suspect, ToClient
+from codex_pool.link import REVOKED
 
 AWAY_S = 3 * wire.BEAT_S
 SESSION_GRACE_S = 20.0
 BARRIER_S = 10.0
 MAX_SESSION_CHARS = 256
+MAX_CLIENT_CHARS = 1024
+# Turns that a session of a principal with a key says that it follows, when it comes back.
+MAX_KEY_POSITIONS = 1024
+# Of all sessions, those that only the pool's own user can have.
+OWNER_SESSIONS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +36,14 @@ class _Caller:
 
     identity: bytes
     hello: wire.Hello
-    positions: bytes
+    places: list[wire.Position]
+    comes_back: bool
     who: str
+    key: str
+
+    @property
+    def session_id(self) -> wire.SessionId:
+        return wire.SessionId(self.who, self.hello.session)
 
 
 class Sessions:
@@ -51,7 +63,7 @@ class Sessions:
         self._barrier_until = books.now + BARRIER_S
         # Until then one who is unknown may be known to the broker before this one.
         self._young_until = books.now + SESSION_GRACE_S if self._resumes else books.now
-        self._callers: dict[str, _Caller] = {}
+        self._callers: dict[wire.SessionId, _Caller] = {}
 
     # The barrier.
 
@@ -70,46 +82,68 @@ class Sessions:
             self._resumes = False
             callers, self._callers = self._callers, {}
             for caller in callers.values():
-                self.hello(caller.identity, caller.hello, caller.positions, caller.who)
+                self._admit(caller)
 
     # Events.
 
-    def hello(self, identity: bytes, hello: wire.Hello, positions: bytes, who: str) -> None:
-        """A client, on a connection that has no session yet."""
+    def hello(self, identity: bytes, hello: wire.Hello, positions: bytes, who: str, key: str) -> None:
+        """A client of this principal, on a connection that has no session yet and came in with this public key."""
         books = self._books
-        session_id = f"{who}/{hello.session}" if who else hello.session
-        known = books.sessions.get(session_id)
-        refusal = None
-        places: list[wire.Position] = []
         try:
             places = wire.decode_positions(positions) if positions else []
         except wire.WireError as error:
-            refusal = str(error)
+            self._refuse(identity, str(error))
+            return
+        refusal = None
         if not 0 < len(hello.session) <= MAX_SESSION_CHARS:
             refusal = f"the session's id has {len(hello.session)} characters, expected 1 to {MAX_SESSION_CHARS}"
+        elif len(hello.client) > MAX_CLIENT_CHARS:
+            refusal = f"the client's name has {len(hello.client)} characters, expected at most {MAX_CLIENT_CHARS}"
+        elif who and len(places) > MAX_KEY_POSITIONS:
+            refusal = f"{len(places)} turns are followed; a client with a key follows at most {MAX_KEY_POSITIONS}"
         elif identity in books.session_of:
-            refusal = f"this connection has session {books.session_of[identity]} already; open another"
-        elif self._resumes:
-            self._keep_caller(session_id, _Caller(identity, hello, positions, who))
-            return
-        elif known is None and len(books.sessions) >= self._max_clients:
-            refusal = f"the pool has {self._max_clients} clients, which is its limit; try again later"
-        elif books.initialize is None:
-            refusal = "no worker is ready yet; try again in a moment"
-        elif known is None and books.doors is not None:
-            count = sum(session.who == who for session in books.sessions.values())
-            refusal = refusal or books.doors.admit(who, count)
+            refusal = f"this connection has session {books.session_of[identity].session} already; open another"
         if refusal is not None:
             self._refuse(identity, refusal)
+            return
+        caller = _Caller(identity, hello, places, bool(positions), who, key)
+        if self._resumes:
+            self._keep_caller(caller)
         else:
-            self._welcome(identity, hello, places, session_id, who, comes_back=bool(positions))
+            self._admit(caller)
 
-    def _keep_caller(self, session_id: str, caller: _Caller) -> None:
-        if session_id not in self._callers and len(self._callers) >= self._max_clients:
-            self._refuse(caller.identity, f"{self._max_clients} clients wait for the pool already; try again later")
+    def _admit(self, caller: _Caller) -> None:
+        """Welcome it, or refuse it because there is no room."""
+        books = self._books
+        known = books.sessions.get(caller.session_id)
+        refusal = None
+        if known is None:
+            refusal = self._why_full(caller.who, [session.id for session in books.sessions.values()])
+        if books.initialize is None:
+            refusal = refusal or "no worker is ready yet; try again in a moment"
+        if refusal is not None:
+            self._refuse(caller.identity, refusal)
+        else:
+            hello, session_id = caller.hello, caller.session_id
+            self._welcome(caller.identity, hello, caller.places, session_id, caller.key, comes_back=caller.comes_back)
+
+    def _keep_caller(self, caller: _Caller) -> None:
+        refusal = None
+        if caller.session_id not in self._callers:
+            refusal = self._why_full(caller.who, list(self._callers))
+        if refusal is not None:
+            self._refuse(caller.identity, refusal)
         else:
             # Who calls again has given its former connection up.
-            self._callers[session_id] = caller
+            self._callers[caller.session_id] = caller
+
+    def _why_full(self, who: str, sessions: list[wire.SessionId]) -> str | None:
+        """Why there is no room for one more session of this principal beside these; None if there is."""
+        if len(sessions) >= self._max_clients - (OWNER_SESSIONS if who else 0):
+            return f"the pool has {len(sessions)} clients, which is its limit; try again later"
+        if self._books.doors is None:
+            return None
+        return self._books.doors.admit(who, sum(session.principal == who for session in sessions))
 
     def _refuse(self, identity: bytes, message: str) -> None:
         self._books.out.append(ToClient(identity, [wire.encode(wire.Refused(message))]))
@@ -119,8 +153,8 @@ class Sessions:
         identity: bytes,
         hello: wire.Hello,
         places: list[wire.Position],
-        session_id: str,
-        who: str,
+        session_id: wire.SessionId,
+        key: str,
         *,
         comes_back: bool,
     ) -> None:
@@ -128,13 +162,13 @@ class Sessions:
         session = books.sessions.get(session_id)
         resumed = session is not None or (comes_back and books.now < self._young_until)
         if session is None:
-            session = books.sessions[session_id] = Session(session_id, hello.client, identity, books.now, who)
+            session = books.sessions[session_id] = Session(session_id, hello.client, identity, books.now)
         else:
             self._cut(session)
             session.identity, session.seen_at, session.client = identity, books.now, hello.client
             session.away_since, session.missed, session.broken = None, False, b""
             books.to_all_workers(wire.Back(session_id, places))
-        session.priority, session.when_gone = hello.priority, hello.when_gone
+        session.key, session.priority, session.when_gone = key, hello.priority, hello.when_gone
         books.session_of[identity] = session_id
         books.choose_holder()
         assert books.initialize is not None
@@ -148,18 +182,18 @@ class Sessions:
                 message = "its worker died while the client was away"
                 books.end_turn_for([session_id], place.thread_id, place.turn_id, message)
 
-    def placeholder(self, session_id: str) -> None:
+    def placeholder(self, session_id: wire.SessionId) -> None:
         """A session that a worker knows of, and nobody else yet: it may come back."""
         books = self._books
-        if session_id and session_id not in books.sessions:
-            session = Session(session_id, "(not back yet)", b"", books.now, who=session_id.rpartition("/")[0])
+        if session_id.session and session_id not in books.sessions:
+            session = Session(session_id, "(not back yet)", b"", books.now)
             session.away_since, session.missed = books.now, True
             books.sessions[session_id] = session
 
     def heard(self, identity: bytes) -> Session | None:
         """The session of this connection, which has just said something; None if it has to connect anew."""
         books = self._books
-        session = books.sessions.get(books.session_of.get(identity, ""))
+        session = books.session_on(identity)
         if session is not None and session.missed:
             self._cut(session)
             session = None
@@ -174,7 +208,7 @@ class Sessions:
     def bye(self, identity: bytes) -> None:
         """The session of this connection is over, though it may have broken before this was read."""
         books = self._books
-        session = books.sessions.get(books.session_of.get(identity, ""))
+        session = books.session_on(identity)
         if session is None:
             session = next((each for each in books.sessions.values() if each.broken == identity), None)
         if session is not None:
@@ -182,7 +216,7 @@ class Sessions:
 
     def lose_connection(self, identity: bytes) -> None:
         """What was to be sent on this connection is lost."""
-        session = self._books.sessions.get(self._books.session_of.get(identity, ""))
+        session = self._books.session_on(identity)
         if session is not None:
             session.missed, session.broken = True, identity
             if session.away_since is None:
@@ -196,14 +230,28 @@ class Sessions:
             self._books.out.append(Forget(session.identity))
             session.identity = b""
 
+    def end_revoked(self, is_over: Callable[[str, str], bool]) -> None:
+        """The sessions, and those who wait to have one, of which this says so by their principal and key are over."""
+        books = self._books
+        for session in [each for each in books.sessions.values() if is_over(each.who, each.key)]:
+            books.note(f"client {session.client} of {books.name_of(session.who)}: its key has been revoked")
+            if session.identity:
+                books.out.append(ToClient(session.identity, [REVOKED]))
+            self.end(session)
+        for session_id, caller in list(self._callers.items()):
+            if is_over(caller.who, caller.key):
+                del self._callers[session_id]
+                books.out.append(ToClient(caller.identity, [REVOKED]))
+
     def end(self, session: Session, *, keep: bool = False) -> None:
         """The session is over. With `keep` its turns go on."""
         books = self._books
         self._dispatcher.forget_session(session)
         del books.sessions[session.id]
         books.session_of.pop(session.identity, None)
-        for thread in books.threads.values():
-            thread.followers.pop(session.id, None)
+        for thread in list(books.threads.values()):
+            if thread.followers.pop(session.id, 0) is None:
+                books.let_go(thread)
         books.logged_in.pop(session.id, None)
         books.choose_holder()
         books.to_all_workers(wire.Gone(session.id, keep))

@@ -8,6 +8,7 @@ from codex_pool.broker.books import Books
 from codex_pool.broker.pace import Pace
 from codex_pool.broker.records import Worker
 from codex_pool.broker.workers import state_of
+from codex_pool.wire import SessionId
 
 
 def status_of(books: Books, pace: Pace, slot_states: list[dict[str, Any]], started_at: float) -> dict[str, Any]:
@@ -27,12 +28,15 @@ def status_of(books: Books, pace: Pace, slot_states: list[dict[str, Any]], start
 
 
 def seen_by(status: dict[str, Any], who: str, threads: int) -> dict[str, Any]:
-    """What a client with a key sees of it: how busy the pool is; of clients and threads its own."""
-    sessions = [row for row in status["sessions"] if row["identity"] == who]
-    shown = ("slot", "state", "restarts", "turns", "queued", "threads")
+    """What a client with a limited key sees of it: its slots; of clients, turns and threads its own."""
+    sessions = [row for row in status["sessions"] if row["principal"] == who]
+    shown = ("slot", "state", "restarts")
+    running, queued = (sum(row[name] for row in sessions) for name in ("turns", "queued"))
+    ended = dict.fromkeys(("completed", "failed", "interrupted", "lost"), 0)
     return {
-        **{name: status[name] for name in ("uptimeMs", "turnsPerWorker", "turns", "pace")},
-        "workers": [{name: row[name] for name in shown if name in row} for row in status["workers"]],
+        **{name: status[name] for name in ("uptimeMs", "turnsPerWorker")},
+        "workers": [{name: row[name] for name in shown} for row in status["workers"]],
+        "turns": {"running": running, "queued": queued, **ended},
         "clients": [row["client"] for row in sessions],
         "sessions": sessions,
         "threads": threads,
@@ -69,14 +73,15 @@ def _worker_row(worker: Worker, now: float) -> dict[str, Any]:
 
 
 def _session_rows(books: Books) -> list[dict[str, Any]]:
-    turns: dict[str, int] = {}
+    turns: dict[SessionId, int] = {}
     for turn in books.turns.values():
         for session in turn.sessions:
             turns[session] = turns.get(session, 0) + 1
     return [
         {
             "client": session.client,
-            "identity": session.who,
+            "identity": books.name_of(session.who),
+            "principal": session.who,
             "state": "connected" if session.away_since is None else "away",
             "awayMs": _ms(books.now - session.away_since) if session.away_since is not None else 0,
             "priority": session.priority,

@@ -33,7 +33,7 @@ class _Question:
     id: str
     request: rpc.RequestLine
     until: float
-    session: str = ""
+    session: wire.SessionId | None = None
     identity: bytes = b""
     askers: list[tuple[str, bytes]] = field(default_factory=list)
 
@@ -67,7 +67,7 @@ class Tokens:
 
     def _ask(self, question: _Question) -> None:
         """Ask the holder of the account, if that one was not asked on its present connection."""
-        session = self._books.sessions.get(self._books.holder)
+        session = self._books.sessions.get(self._books.holder) if self._books.holder is not None else None
         if session is None:
             error = "no client is there that could give new tokens; connect, and log in again"
             self._end(question, rpc.error_line(b"0", _INTERNAL_ERROR, error))
@@ -78,7 +78,7 @@ class Tokens:
             )
             self._books.say(session.id, rpc.encode(line))
 
-    def answered(self, session: str, request_id: str, line: bytes) -> None:
+    def answered(self, session: wire.SessionId, request_id: str, line: bytes) -> None:
         """A client answers."""
         question = self._open
         if question is None or (question.id, question.session) != (request_id, session):
@@ -98,7 +98,7 @@ class Tokens:
     def _tell(self, name: str, line: bytes) -> None:
         worker = self._books.workers.get(name)
         if worker is not None:
-            self._books.to_worker(worker, wire.Tell(""), line)
+            self._books.to_worker(worker, wire.Tell(), line)
 
     def tick(self) -> None:
         """The client that was asked may be gone, or on another connection."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 import msgspec
 
 from codex_pool import rpc, wire
-from codex_pool.broker.books import WORKER_QUIET_S, Books, is_silent
+from codex_pool.broker.books import WORKER_QUIET_S, Books, Unkept, is_silent
 from codex_pool.broker.changes import APPLY
 from codex_pool.broker.dispatch import FOLLOW, RELEASE, Dispatcher
+from codex_pool.broker.lists import OwnLists
 from codex_pool.broker.pace import Pace
-from codex_pool.broker.records import Drained, Registered, Suspect, Thread, ToWorker, Turn, Worker
+from codex_pool.broker.records import ENTRY, Call, Drained, Registered, Suspect, Thread, ToWorker, Turn, Worker
 from codex_pool.broker.sessions import Sessions
 from codex_pool.broker.tokens import Tokens
 
@@ -19,6 +20,9 @@ LEASE_IDLE_S = 60.0
 DRAIN_LIMIT_S = 600.0
 # A worker that has drained has ended by then (it may wait 25 s for its clients), unless nobody ends it.
 DRAINED_LIMIT_S = 40.0
+INTERNAL_ERROR = -32603
+
+_MAKES_THREAD = frozenset({"thread/start", "thread/fork"})
 
 
 class Workers:
@@ -30,6 +34,7 @@ class Workers:
         dispatcher: Dispatcher,
         sessions: Sessions,
         tokens: Tokens,
+        lists: OwnLists,
         pace: Pace,
         *,
         unix_offset: float,
@@ -38,6 +43,7 @@ class Workers:
         self._dispatcher = dispatcher
         self._sessions = sessions
         self._tokens = tokens
+        self._lists = lists
         self._changes = dispatcher.changes
         self._pace = pace
         self._unix_offset = unix_offset
@@ -88,6 +94,8 @@ class Workers:
             case wire.LoginEnded():
                 self._changes.login_ended(worker, route, frames[1:])
                 self._check_drained(worker)
+            case wire.Children():
+                books.own_children(route.thread_id, route.children)
             case wire.TokensWanted():
                 self._tokens.wanted(worker, frames[1])
 
@@ -121,7 +129,7 @@ class Workers:
         books.initialize = initialize
         self._asked.discard(identity)
         books.out.append(Registered(name))
-        if books.holder:
+        if books.holder is not None:
             books.to_worker(worker, wire.Holder(books.holder))
         self._take_over(worker, holdings)
         self._changes.registered(worker, register, holdings)
@@ -166,33 +174,70 @@ class Workers:
         books.close_call(answered.call)
         if call.method == RELEASE:
             self._dispatcher.released(call.thread_id or "", ok=answered.ok)
+        elif call.method == ENTRY:
+            self._lists.answered(call, frames[1] if answered.ok and len(frames) == 2 else None)
         elif call.method == APPLY:
             self._changes.answered(call, worker, frames, ok=answered.ok)
         else:
             if answered.record is not None:
-                books.hold_thread(answered.record, worker, call.session, call.who)
+                new_of = call.who if call.method in _MAKES_THREAD else ""
+                books.hold_thread(answered.record, worker, call, new_of)
             if answered.ok and call.method == FOLLOW:
                 turn = books.turns.get(call.turn_id or "")
-                if turn is not None and call.session not in turn.sessions:
+                if turn is not None and call.session is not None and call.session not in turn.sessions:
                     turn.sessions.append(call.session)
             if answered.ok and call.method == "account/login/start" and call.session in books.sessions:
-                books.logged_in.pop(call.session, None)
-                books.logged_in[call.session] = None
-                books.choose_holder()
+                books.has_logged_in(call)
                 login_id = rpc.login_id_of(frames[1]) if len(frames) == 2 else None
                 if login_id is not None:
                     books.logins[login_id] = worker.name, call.session
-            self._dispatcher.answered(call, worker, frames, ok=answered.ok)
+            made = answered.record.thread_id if answered.record is not None else ""
+            if answered.ok and len(frames) == 2:
+                made = self._note_owned(call, frames[1]) or made
+            if made and books.owned.durable and books.owned.is_pending(made):
+                books.unkept.append(Unkept(call, worker, frames, made))
+            else:
+                self._dispatcher.answered(call, worker, frames, ok=answered.ok)
         self._changes.announcements.settle()
         self._dispatcher.room_again(worker)
         self._check_drained(worker)
 
-    def _run(self, turn_id: str, thread_id: str, sessions: list[str], worker: Worker) -> Thread | None:
+    def _note_owned(self, call: Call, line: bytes) -> str:
+        """What a call that has succeeded changes of a client's thread; the thread that it has made, if it names one."""
+        owned, thread_id = self._books.owned, call.thread_id or ""
+        if call.method == "review/start" and call.who:
+            made = rpc.review_thread_of(line)
+            if made and made != thread_id:
+                self._books.own(made, call.who, stored=True)
+                return made
+        elif owned.get(thread_id) is None:
+            return ""
+        elif call.method in ("thread/archive", "thread/unarchive"):
+            owned.change(thread_id, archived=call.method == "thread/archive")
+        elif call.method == "thread/delete":
+            owned.forget(thread_id)
+        elif call.method == "thread/name/set":
+            owned.change(thread_id, name=rpc.name_in(call.line))
+        return ""
+
+    def kept(self, number: int, problem: str | None) -> None:
+        """The answers that have waited for this write."""
+        books = self._books
+        for call, worker, frames, thread_id in books.keeping.pop(number, ()):
+            if problem is None and (not call.who or books.owned.owner_of(thread_id) == call.who):
+                self._dispatcher.answered(call, worker, frames, ok=True)
+                continue
+            books.drop_thread(thread_id)
+            message = f"thread {thread_id} is not used: its owner could not be written down: {problem or 'see the log'}"
+            books.fail(call, INTERNAL_ERROR, message, {"kind": "ownership", "safeToRetry": True})
+
+    def _run(self, turn_id: str, thread_id: str, sessions: list[wire.SessionId], worker: Worker) -> Thread | None:
         worker.turns.add(turn_id)
         self._books.turns[turn_id] = Turn(thread_id, worker.name, list(sessions))
         thread = self._books.threads.get(thread_id)
         if thread is not None:
             thread.turns.add(turn_id)
+        self._books.touched(thread_id)
         return thread
 
     def _on_own_turn(self, started: wire.TurnStarted, worker: Worker) -> None:
@@ -201,6 +246,19 @@ class Workers:
         if worker.stale and all(call.thread_id != started.thread_id for call in calls):
             self._books.note(f"turn {started.turn_id} is interrupted, because worker {worker.name} is being renewed")
             self._books.to_worker(worker, wire.Interrupt(started.thread_id, started.turn_id))
+
+    def interrupt_revoked(self) -> None:
+        """End the turns on threads of principals that have no key any more, however they have begun.
+
+        Again at each beat until they are over: an interrupt may come before its turn can take it, and goals go on.
+        """
+        books = self._books
+        if books.doors is None or not books.doors.is_in_use:
+            return
+        for turn_id, turn in books.turns.items():
+            worker = books.workers.get(turn.worker)
+            if worker is not None and not books.doors.is_known(books.owner_of(turn.thread_id)):
+                books.to_worker(worker, wire.Interrupt(turn.thread_id, turn_id))
 
     def _on_turn_started(self, started: wire.TurnStarted | wire.TurnHeld, worker: Worker) -> bool:
         """A turn runs; whether that is new."""
@@ -223,6 +281,8 @@ class Workers:
         if thread is not None:
             thread.turns.discard(ended.turn_id)
             thread.used_at = books.now
+            books.let_go(thread)
+        books.touched(ended.thread_id)
         self._dispatcher.room_again(worker)
         self._check_drained(worker)
 
@@ -316,6 +376,9 @@ class Workers:
         # All are closed before any is routed anew: none is to wait for another that is gone as well.
         calls = [books.close_call(number) for number in sorted(worker.calls)]
         for call in calls:
+            if call.method == ENTRY:
+                self._lists.answered(call, None)
+                continue
             self._dispatcher.lose(call, worker.slot, reason)
         for call in [*worker.waiting.remove_all(), *worker.parked]:
             self._dispatcher.route(call)
@@ -337,6 +400,9 @@ class Workers:
         self._tokens.tick()
         if self._pace.tick(books.now):
             self._dispatcher.start_all_waiting()
+        self.interrupt_revoked()
+        for who, lines in books.log_shares.tick(books.now):
+            books.note(f"{lines} more lines because of {books.name_of(who)} were left out")
         for worker in list(books.workers.values()):
             self._check_drained(worker)
             if worker.suspected:

@@ -23,7 +23,7 @@ VERBS = {
     "login": "Log in to the account that codex uses.",
     "logout": "Forget the account that codex uses.",
     "account": "Show who is logged in.",
-    "keys": "Say who may connect over TCP: new, list, revoke, show-server.",
+    "keys": "Say who may connect over TCP: new, renew, list, revoke, reset-ownership, show-server.",
     "loopback-model": "Run the built-in scripted model server on loopback.",
 }
 HELP = f"""\

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import click
@@ -19,19 +20,21 @@ _directory = click.option(
 )
 
 
-@click.group(short_help="Say who may connect over TCP: new, list, revoke, show-server.")
+@click.group(short_help="Say who may connect over TCP: new, renew, list, revoke, reset-ownership, show-server.")
 def keys() -> None:
     """Say who may connect to `codex-pool serve --listen tcp://HOST:PORT`.
 
-    A running daemon sees a new or revoked key within a second; the sessions of a revoked one end.
+    Who gets a key is a principal of its own, whatever its name: it has the threads that it made, and no others. A
+    running daemon sees a new, renewed or revoked key within a second; the sessions of a key that has ended end.
     """
 
 
-@keys.command(short_help="Make a key and allow it.")
+@keys.command(short_help="Make a key for a new principal and allow it.")
 @click.argument("name")
 @click.option(
     "-o", "--output", metavar="FILE", type=click.Path(dir_okay=False, path_type=Path), help="[default: NAME.key]"
 )
+@click.option("--admin", is_flag=True, help="It may do all that this user may over ipc, with everybody's threads.")
 @click.option(
     "--allow",
     "methods",
@@ -64,6 +67,7 @@ def keys() -> None:
 def new(
     name: str,
     output: Path | None,
+    admin: bool,
     methods: tuple[str, ...],
     sandbox: str,
     cwd_roots: tuple[str, ...],
@@ -73,7 +77,11 @@ def new(
     max_turns: int,
     directory: Path | None,
 ) -> None:
-    """Make a key for NAME, allow it, and write the file to hand over."""
+    """Make a key for NAME, allow it, and write the file to hand over.
+
+    NAME is a new principal: it has nothing of one that had this name before. Another key for the same one is made by
+    `codex-pool keys renew NAME`.
+    """
     with reported():
         from codex_pool.broker.identity import Identity
         from codex_pool.keys import KeyStore, check_name
@@ -83,6 +91,7 @@ def new(
         roots = cwd_roots or (str(Path.cwd()),)
         identity = Identity(
             name=name,
+            admin=admin,
             methods=methods,
             sandbox=sandbox,  # type: ignore[arg-type]
             cwd_roots=roots,
@@ -91,47 +100,122 @@ def new(
             max_threads=max_threads,
             max_turns=max_turns,
         )
-        KeyStore(directory).new(identity, file)
-    click.echo(f"codex-pool: {name} may connect: {sandbox} at most, in {', '.join(roots)}", err=True)
+        store = KeyStore(directory)
+        store.new(identity, file)
+        before = [entry for entry in store.known().revoked if entry.name == name]
+    may = "everything that you may" if admin else f"{sandbox} at most, in {', '.join(roots)}"
+    click.echo(f"codex-pool: {name} may connect: {may}", err=True)
+    if before:
+        click.echo(
+            f"codex-pool: this is a new principal, with none of the threads of the {name} whose key was revoked; to "
+            f"give that one a new key instead: codex-pool keys revoke {name}, then codex-pool keys renew {name} "
+            f"--principal {before[-1].principal}",
+            err=True,
+        )
+    _say_how(name, file)
+
+
+@keys.command(short_help="Make another key for the same principal; the one before ends.")
+@click.argument("name")
+@click.option(
+    "-o", "--output", metavar="FILE", type=click.Path(dir_okay=False, path_type=Path), help="[default: NAME.key]"
+)
+@click.option(
+    "--principal", metavar="ID", help="Which one, where several that were revoked had this name; see `keys list`."
+)
+@_directory
+def renew(name: str, output: Path | None, principal: str | None, directory: Path | None) -> None:
+    """Make another key for the principal NAME, with the same grants and threads, and write the file to hand over.
+
+    The key before it ends, and its sessions within a second. NAME may have been revoked.
+    """
+    with reported():
+        from codex_pool.keys import KeyStore
+
+        file = output or Path(f"{name}.key")
+        KeyStore(directory).renew(name, file, principal=principal)
+    click.echo(f"codex-pool: {name} may connect with a new key, and no more with the one before", err=True)
+    _say_how(name, file)
+
+
+def _say_how(name: str, file: Path) -> None:
     click.echo(f"  hand over  {file}  (a secret: who has it is {name})", err=True)
     click.echo(f"  then       codex-pool run hello --connect tcp://HOST:PORT --key {file}", err=True)
 
 
-@keys.command("list", short_help="Show who is allowed.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON line per key.")
+@keys.command("list", short_help="Show who is allowed, and who was revoked.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON line per principal; times are Unix seconds.")
 @_directory
 def list_(as_json: bool, directory: Path | None) -> None:
-    """Show who is allowed, and what they may do."""
+    """Show who is allowed, what they may do, the id of each principal, since when it is there, and who was revoked."""
     with reported():
         from codex_pool.keys import KeyStore
 
         store = KeyStore(directory)
-        allowed = store.allowed()
-    for public_key, identity in allowed.clients.items():
+        known = store.known()
+    for entry in (*known.allowed, *known.revoked):
         if as_json:
-            fields = {name: getattr(identity, name) for name in identity.__struct_fields__}
-            click.echo(json.dumps({**fields, "public_key": public_key}))
+            fields = {name: getattr(entry, name) for name in entry.__struct_fields__}
+            click.echo(json.dumps({**fields, "revoked": bool(entry.revoked_at)}))
             continue
-        granted = f", and {' '.join(identity.methods)}" if identity.methods else ""
-        click.echo(f"{identity.name}  {identity.sandbox} in {', '.join(identity.cwd_roots) or 'no directory'}{granted}")
-    for problem in allowed.problems:
+        if entry.admin:
+            may = "admin"
+        else:
+            granted = f", and {' '.join(entry.methods)}" if entry.methods else ""
+            may = f"{entry.sandbox} in {', '.join(entry.cwd_roots) or 'no directory'}{granted}"
+        renewed = f", key of {_day(entry.key_since)}" if entry.key_since != entry.since else ""
+        revoked = f"  revoked on {_day(entry.revoked_at)}" if entry.revoked_at else ""
+        click.echo(f"{entry.name}  {may}  principal {entry.principal} since {_day(entry.since)}{renewed}{revoked}")
+    for problem in known.problems:
         click.echo(f"codex-pool: not allowed: {problem}", err=True)
-    if not allowed.clients:
+    if not known.allowed:
         click.echo(
             f"codex-pool: nobody is allowed in {store.directory}; make a key: codex-pool keys new NAME", err=True
         )
+
+
+def _day(at: int) -> str:
+    return time.strftime("%Y-%m-%d", time.localtime(at))
 
 
 @keys.command(short_help="Take a key off the allow-list.")
 @click.argument("name")
 @_directory
 def revoke(name: str, directory: Path | None) -> None:
-    """Take the key of NAME off the allow-list; a running daemon ends its sessions within a second."""
+    """Take the key of NAME off the allow-list; a running daemon ends its sessions within a second.
+
+    What it may do and which threads are its own is kept for `codex-pool keys renew NAME`.
+    """
     with reported():
         from codex_pool.keys import KeyStore
 
         KeyStore(directory).revoke(name)
     click.echo(f"codex-pool: {name} may not connect any more", err=True)
+
+
+@keys.command("reset-ownership", short_help="Accept the loss of a home's record of whose its threads are.")
+@click.argument("home", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@_directory
+def reset_ownership(home: Path, directory: Path | None) -> None:
+    """Accept the loss of the ownership store of HOME, the CODEX_HOME of a pool that refuses keys.
+
+    What can still be read of the store is kept. All other threads of HOME are the pool's own user's from then on: the
+    clients that made them cannot reach them any more. A running daemon lets keys in again within a second.
+    """
+    with reported():
+        import sqlite3
+
+        from codex_pool import ownership
+        from codex_pool.keys import KeysError, KeyStore
+
+        store = KeyStore(directory)
+        try:
+            kept, aside = ownership.reset(home, store.make_directory())
+        except (OSError, sqlite3.Error, ownership.OwnershipError) as error:
+            raise KeysError(f"the ownership store of {home} cannot be made: {error}") from None
+    click.echo(f"codex-pool: {kept} threads of {home} keep their owner, all others are the pool's own user's", err=True)
+    if aside is not None:
+        click.echo(f"  the store as it was  {aside}", err=True)
 
 
 @keys.command("show-server", short_help="Print the server's public key.")

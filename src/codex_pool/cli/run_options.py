@@ -35,7 +35,7 @@ def _apply(function: F, decorators: list[Callable[[F], F]]) -> F:
 
 
 def scoring_options(function: F) -> F:
-    """`--scorer`, `--keep`, `--unguarded`, `--workspace-hook`."""
+    """`--scorer`, `--keep`, `--unguarded`, `--trust-workspaces`, `--workspace-hook`."""
     return _apply(
         function,
         [
@@ -52,6 +52,12 @@ def scoring_options(function: F) -> F:
                 "--unguarded",
                 is_flag=True,
                 help="Agents may read the dataset and the run, answers included.",
+            ),
+            click.option(
+                "--trust-workspaces",
+                is_flag=True,
+                help="codex takes all that a workspace brings: .codex, skills, MCP servers. These run outside of every "
+                "sandbox, as you. Without it AGENTS.md alone counts.",
             ),
             click.option(
                 "--workspace-hook",

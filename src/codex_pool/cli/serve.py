@@ -93,7 +93,7 @@ def serve(
         if home == "user" and listen is not None:
             click.echo(
                 "codex-pool: --home user: threads of clients with a key are stored among yours, and directories that "
-                "codex trusts for them are trusted in your home",
+                "codex trusts for keys with danger-full-access are trusted in your home",
                 err=True,
             )
         run_daemon(config, on_ready)

@@ -82,7 +82,7 @@ class DaemonConfig:
         Raises EndpointError, HomeError, InvalidInputError.
         """
         endpoint = self.endpoint or endpoints.default_endpoint()
-        endpoints.ipc_path(endpoint)
+        endpoints.check_private(endpoints.ipc_path(endpoint).parent)
         if not self.demo:
             yield self._pool(endpoint, {"CODEX_HOME": str(self._home(endpoint))})
             return

@@ -25,6 +25,11 @@ def root_of(home: Path) -> Path:
     return home / "codex-pool" / "sqlite"
 
 
+def home_of(root: Path) -> Path:
+    """The CODEX_HOME that `root_of` was made of."""
+    return root.parent.parent
+
+
 def sqlite_override(path: Path) -> str:
     """The `--config` value that makes an app-server use this SQLite home.
 

@@ -14,6 +14,8 @@ It has no ZeroMQ: it talks to the broker and the workers over their own pipes.
     from the holder of the account    {"event": "pong"}
     to a worker          {"broker": "new"}: the broker that it is registered with has died and been replaced
                          {"stop": "acknowledged"}: it is to end once its clients have all that it has for them
+    to the ingress       {"ping": number}
+    from the ingress     {"event": "ready" | "failed" | "pong", "reason"}
     from a worker        {"event": "ready", "app_server_pid"}  {"event": "load", "turns", "threads"}
                          {"event": "exit", "reason", "stderr", "kind"}
 """
@@ -52,7 +54,8 @@ from codex_pool.supervisor.core import (
     SupervisorCore,
     TellLost,
 )
-from codex_pool.supervisor.homes import SqliteHomes, with_sqlite_home
+from codex_pool.supervisor.homes import SqliteHomes, home_of, with_sqlite_home
+from codex_pool.supervisor.ingress import IngressProcess
 from codex_pool.supervisor.launchers import Launcher, LocalLauncher
 from codex_pool.supervisor.lock import EndpointLock, EndpointTakenError
 from codex_pool.supervisor.process import Child, Reports
@@ -85,7 +88,7 @@ class SupervisorArguments(msgspec.Struct, forbid_unknown_fields=True):
     recycle: Recycle = Recycle()
     turn_idle_limit_s: float | None = None
     turn_wall_limit_s: float | None = None
-    # tcp://HOST:PORT for clients with a key; where the keys are.
+    # tcp://HOST:PORT for clients with a key, let in by the ingress; where the keys are.
     listen: str | None = None
     keys: str | None = None
 
@@ -113,6 +116,7 @@ class Supervisor:
         self._restarts = BrokerRestarts()
         self._sample_at = 0.0
         self._failure: GiveUp | None = None
+        self._is_ready = False
         self._account = AccountHolder(arguments.auth_json, {**os.environ, **arguments.environ}, launcher)
         self._signals = start.signal_descriptor(signal.SIGTERM, signal.SIGINT)
 
@@ -120,10 +124,18 @@ class Supervisor:
         """Run the pool until its parent is gone or it gives up; the exit code."""
         path = endpoints.ipc_path(self._arguments.endpoint)
         workers_path = endpoints.ipc_path(f"ipc://{path.with_suffix('.w')}")
+        link_path = endpoints.ipc_path(f"ipc://{path.with_suffix('.i')}")
         endpoints.make_private(path.parent)
         self._lock = EndpointLock(path)
         if self._lock.swept:
             log(f"swept what an earlier pool on this endpoint has left: {', '.join(self._lock.swept)}")
+        try:
+            self._ingress = IngressProcess(
+                self._arguments.listen, self._arguments.keys, f"ipc://{link_path}", self._launcher
+            )
+        except endpoints.EndpointError:
+            self._lock.release()
+            raise
         self._homes = SqliteHomes(Path(self._arguments.sqlite_root), self._arguments.slots)
         try:
             self._workers_endpoint = f"ipc://{workers_path}"
@@ -135,12 +147,14 @@ class Supervisor:
             if self._account.due <= time.monotonic():
                 self._start_account()
             self._start_broker()
+            if self._ingress.link is not None:
+                self._start_ingress()
             self._apply(self._core.start(time.monotonic()))
             self._loop()
         finally:
             self._stop()
             # The broker removes its sockets itself, unless it was killed.
-            for leftover in (path, workers_path):
+            for leftover in (path, workers_path, link_path):
                 with contextlib.suppress(OSError):
                     leftover.unlink(missing_ok=True)
             self._homes.close()
@@ -168,6 +182,8 @@ class Supervisor:
                 self._start_broker()
             if self._account.child is None and now >= self._account.due:
                 self._start_account()
+            if self._ingress.child is None and now >= self._ingress.due:
+                self._start_ingress()
             if now >= self._sample_at:
                 self._sample(now)
             self._apply(self._core.tick(now))
@@ -175,6 +191,7 @@ class Supervisor:
     def _wait_s(self) -> float:
         deadlines = [self._sample_at, self._core.next_deadline, self._broker_due if self._broker is None else None]
         deadlines.append(self._account.due if self._account.child is None else None)
+        deadlines.append(self._ingress.due if self._ingress.child is None else None)
         return max(0.0, min(at for at in deadlines if at is not None) - time.monotonic())
 
     def _sample(self, now: float) -> None:
@@ -190,6 +207,8 @@ class Supervisor:
         self._reports.flush()
         if self._account.ping():
             log("killing the holder of the account: it does not answer")
+        if not self._ingress.ping():
+            log("killing the ingress: it does not answer")
         broker = self._broker
         if broker is None:
             return
@@ -213,6 +232,8 @@ class Supervisor:
             started.append((self._broker.pid, "broker"))
         if self._account.child is not None:
             started.append((self._account.child.pid, "holder of the account"))
+        if self._ingress.child is not None:
+            started.append((self._ingress.child.pid, "ingress"))
         self._lock.remember(started)
 
     def _start_broker(self) -> None:
@@ -223,8 +244,10 @@ class Supervisor:
             turns_per_worker=self._arguments.turns_per_worker,
             expect=self._core.registered,
             cwd=self._arguments.cwd,
-            listen=self._arguments.listen,
+            link=self._ingress.link,
+            secret=self._ingress.secret,
             keys=self._arguments.keys,
+            codex_home=str(home_of(Path(self._arguments.sqlite_root))),
             changed_at=time.monotonic() if self._account_changes else self._account_changed_at,
         )
         # The broker holds the lock too: should this process be killed, nobody takes the endpoint before the broker has
@@ -315,6 +338,38 @@ class Supervisor:
             delay_s = self._account.died(time.monotonic())
             log(f"the holder of the account has ended: {_reap(child)}; it is replaced in {delay_s:g} s")
 
+    def _start_ingress(self) -> None:
+        now = time.monotonic()
+        try:
+            child = self._ingress.start(now)
+        except StartError as error:
+            log(f"the ingress cannot be started: {error}; again in {self._ingress.died(now):g} s")
+            return
+        self._watch(child, self._on_ingress)
+        self._remember()
+
+    def _on_ingress(self) -> None:
+        child = self._ingress.child
+        assert child is not None
+        records, ended = child.reports()
+        for record in records:
+            self._ingress.heard()
+            match record:
+                case {"event": "failed", "reason": str(reason)} if not self._ingress.was_ready:
+                    self._failure = GiveUp(reason, ())
+                case {"event": "ready"}:
+                    self._ingress.was_ready = True
+                    self._report_ready()
+        if ended:
+            self._selector.unregister(child)
+            delay_s = self._ingress.died(time.monotonic())
+            log(f"the ingress has ended: {_reap(child)}; it is replaced in {delay_s:g} s")
+
+    def _report_ready(self) -> None:
+        """The pool is ready once its workers are, and its clients over TCP can come in."""
+        if self._is_ready and self._ingress.was_ready:
+            self._reports.add({"event": "ready", "endpoint": self._arguments.endpoint})
+
     def _spawn_worker(self, spawn: Spawn) -> None:
         arguments = self._arguments
         environ = {**arguments.environ, **self._account.environ({**os.environ, **arguments.environ})}
@@ -394,7 +449,7 @@ class Supervisor:
         self._apply(self._core.exited(worker, reason, stderr, time.monotonic(), jitter=random.random(), kind=kind))
 
     def _living(self) -> frozenset[int]:
-        children = [*self._workers.values(), self._broker, self._account.child]
+        children = [*self._workers.values(), self._broker, self._account.child, self._ingress.child]
         return frozenset(child.pid for child in children if child is not None)
 
     # Effects.
@@ -420,7 +475,8 @@ class Supervisor:
                     self._tell_broker({"slots": states})
                     self._reports.add({"event": "slots", "slots": states})
                 case PoolReady():
-                    self._reports.add({"event": "ready", "endpoint": self._arguments.endpoint})
+                    self._is_ready = True
+                    self._report_ready()
                 case GiveUp():
                     log(f"giving up: {effect.reason}")
                     self._failure = effect
@@ -441,6 +497,11 @@ class Supervisor:
         if self._broker is not None:
             self._broker.close_stdin()
             _await_ends([self._broker], 1.0)
+        if self._ingress.child is not None:
+            # After the broker, whose last words it passes on.
+            self._ingress.child.close_stdin()
+            _await_ends([self._ingress.child], 1.0)
+        self._ingress.close()
         processes.sweep(os.getpid())
         self._selector.close()
 

@@ -15,7 +15,7 @@ from codex_pool.worker import reading
 from codex_pool.worker.effects import LINES, Outbox
 from codex_pool.worker.requests import Request, Requests
 from codex_pool.worker.running import RunningTurns
-from codex_pool.worker.seen import Answer, Seen
+from codex_pool.worker.seen import Answer, Seen, digest_of
 from codex_pool.worker.threads import Threads
 
 INVALID_REQUEST = -32600
@@ -37,7 +37,7 @@ class Calls:
         self._outbox = outbox
         self._seen = Seen()
         # Log-ins under way, and who began them.
-        self._logins: dict[str, str] = {}
+        self._logins: dict[str, wire.SessionId] = {}
 
     @property
     def held(self) -> dict[str, int]:
@@ -49,19 +49,21 @@ class Calls:
         return self._seen.calls
 
     @property
-    def logins(self) -> dict[str, str]:
+    def logins(self) -> dict[str, wire.SessionId]:
         """Log-ins under way, and who began them."""
         return self._logins
 
     def take(self, head: wire.Dispatch, line: bytes) -> None:
         """A call comes from the broker."""
         parsed = rpc.decode_request(line)
-        known = self._seen.find(head.session, bytes(parsed.id))
-        if isinstance(known, Request):
-            known.call = head.call
-            return
-        if known is not None:
-            self._answer_again(known, head.call)
+        known, digest = self._seen.find(head.session, bytes(parsed.id)), digest_of(parsed)
+        if known is not None and (head.again or isinstance(known, Request)):
+            if not head.again or known.digest != digest:
+                self._refuse_id(head.call, parsed)
+            elif isinstance(known, Request):
+                known.call = head.call
+            else:
+                self._answer_again(known, head.call)
             return
         request = Request(
             parsed.method,
@@ -72,8 +74,8 @@ class Calls:
             head.interest,
             head.queued_ms,
             again=head.again,
-            owner=head.owner,
             timeout_s=head.timeout_s,
+            digest=digest,
         )
         self._seen.take(request)
         if parsed.method == FOLLOW_TURN:
@@ -86,7 +88,7 @@ class Calls:
         for request in self._seen.under_way():
             request.call = None
 
-    def forget_session(self, session: str, *, keep: bool) -> None:
+    def forget_session(self, session: wire.SessionId, *, keep: bool) -> None:
         """What was not sent yet of this session is refused, unless its turns are kept."""
         for request in self._seen.under_way(session):
             request.gone, request.kept = True, keep
@@ -97,7 +99,7 @@ class Calls:
         self._seen.forget(session)
         self._logins = {login: owner for login, owner in self._logins.items() if owner != session}
 
-    def who_began(self, login_id: str | None) -> str | None:
+    def who_began(self, login_id: str | None) -> wire.SessionId | None:
         """The session that began this log-in, which is over."""
         return self._logins.pop(login_id or "", None)
 
@@ -107,9 +109,7 @@ class Calls:
             self._requests.submit(request)
             return
         params = request.line.params = request.line.params or {}
-        # The same when it is sent again, by whichever way.
-        key = f"{request.session}/{bytes(request.line.id).decode()}"
-        params.setdefault("clientUserMessageId", msgspec.Raw(rpc.encode(key)))
+        params.setdefault("clientUserMessageId", msgspec.Raw(rpc.encode(_key_of(request))))
         thread = self._threads.get(request.thread_id)
         given = bytes(params.get("sandboxPolicy", b"null")) != b"null"
         if thread is not None and thread.restore_sandbox and thread.record.sandbox and not given:
@@ -183,7 +183,7 @@ class Calls:
             self._threads.named(request.thread_id, _text_of(request.line, "name"))
         elif request.method == "account/login/start":
             login_id = rpc.login_id_of(line)
-            if login_id is not None and not request.gone:
+            if login_id is not None and request.session is not None and not request.gone:
                 self._logins[login_id] = request.session
         return None
 
@@ -205,7 +205,8 @@ class Calls:
         record: wire.ThreadRecord | None = None,
         started: wire.TurnHeld | None = None,
     ) -> None:
-        self._seen.answered(request, Answer(ok, line, record.thread_id if record is not None else None))
+        thread_id = record.thread_id if record is not None else None
+        self._seen.answered(request, Answer(ok, line, thread_id, request.digest))
         if request.call is not None:
             self._outbox.broker(wire.encode(wire.Answered(request.call, ok, record, started)), LINES, line)
         elif started is not None:
@@ -217,6 +218,14 @@ class Calls:
         answered = wire.Answered(call, answer.ok, record)
         self._outbox.broker(wire.encode(answered), LINES, answer.line)
 
+    def _refuse_id(self, call: int, line: rpc.RequestLine) -> None:
+        """Another request has this id: it is under way, or this one says that it is that one, and is not."""
+        message = (
+            f"{line.method}: request id {bytes(line.id).decode()} is that of another request; give it an id of its own"
+        )
+        refusal = rpc.error_line(bytes(line.id), INVALID_REQUEST, message)
+        self._outbox.broker(wire.encode(wire.Answered(call, False)), LINES, refusal)
+
     def _follow_turn(self, request: Request) -> None:
         """Another session joins a running turn, from here on."""
         turn = self._running.get(_text_of(request.line, "turnId"))
@@ -225,10 +234,16 @@ class Calls:
             message = f"turn {named} of thread {request.thread_id} does not run here: it has ended, or never was"
             self.refuse(request, INVALID_REQUEST, message, None)
             return
+        assert request.session is not None, "only sessions follow turns"
         wanted = _text_of(request.line, "interest")
         interests: dict[str | None, wire.Interest] = {"full": "full", "items": "items", "final": "final"}
         self._running.join(turn, request.session, interests.get(wanted, request.interest))
         self._answer(request, True, b'{"id":%s,"result":{}}' % bytes(request.line.id))
+
+
+def _key_of(request: Request) -> str:
+    """Key of a call among all calls, the same when it is sent again: principal, session, id and digest as JSON."""
+    return rpc.encode([*(request.session or ()), request.line.id, request.digest.hex()]).decode()
 
 
 def _text_of(line: rpc.RequestLine, name: str) -> str | None:

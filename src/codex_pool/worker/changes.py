@@ -54,7 +54,7 @@ class _Ended(NamedTuple):
     """A log-in that has succeeded, as far as it is known."""
 
     login_id: str
-    sessions: list[str]
+    sessions: list[wire.SessionId]
     line: bytes
     until: float
 
@@ -118,7 +118,7 @@ class Changes:
 
     # What the app-server says.
 
-    def heard(self, method: str, line: bytes, sessions: list[str] | None) -> bool:
+    def heard(self, method: str, line: bytes, sessions: list[wire.SessionId] | None) -> bool:
         """True when clients get this notification another way. `sessions` began its log-in, or follow its thread."""
         if method not in (_LOGGED_IN, _UPDATED, _GATEWAY, _MCP_LOGGED_IN):
             return False
@@ -159,7 +159,7 @@ class Changes:
             self._answer(self._applied.call, True, self._applied.lines)
         return True
 
-    def _end(self, login_id: str, sessions: list[str], lines: list[bytes], *, changed: bool) -> None:
+    def _end(self, login_id: str, sessions: list[wire.SessionId], lines: list[bytes], *, changed: bool) -> None:
         self._ended = None
         message = [wire.encode(wire.LoginEnded(login_id, sessions, changed)), LINES, b"\n".join(lines)]
         if changed:

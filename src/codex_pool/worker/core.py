@@ -22,6 +22,8 @@ Rules that hold throughout:
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from codex_app_server import envelope
 from codex_app_server._deliveries import (
     Ask,
@@ -98,11 +100,11 @@ class WorkerCore:
         self._questions = Questions(worker, self._outbox, self._candidates)
         self._probe = Probe()
         # Who is asked what belongs to no thread.
-        self._holder = ""
+        self._holder: wire.SessionId | None = None
         self._globals = Latest()
         # What is said of threads that nobody reads along, by who is to hear it; it waits for the next end of a turn, or
         # tick.
-        self._asides: dict[tuple[str, ...], list[bytes]] = {}
+        self._asides: dict[tuple[wire.SessionId, ...], list[bytes]] = {}
         # Which broker this is, counted: call numbers of one mean nothing to the next.
         self._broker = 0
         # Turns that the app-server began by itself within the lines that are being handled.
@@ -239,7 +241,7 @@ class WorkerCore:
         self._outbox.now = now
         session = head.session
         self._calls.forget_session(session, keep=head.keep)
-        self._holder = "" if self._holder == session else self._holder
+        self._holder = None if self._holder == session else self._holder
         self._threads.forget_session(session)
         self._running.forget_session(session, keep=head.keep)
         self._questions.forget_session(session)
@@ -355,6 +357,7 @@ class WorkerCore:
             kept_at=changes.kept_at,
         )
         self._outbox.broker(wire.encode(head), self._initialized, wire.encode_holdings(holdings))
+        self._threads.tell_spawned()
 
     def _on_other_run(self, run: ThreadRun | GlobalRun) -> None:
         lines, methods = run.lines, run.methods
@@ -364,11 +367,13 @@ class WorkerCore:
                 lines = [line for place, line in enumerate(lines) if place not in taken]
                 methods = [method for place, method in enumerate(methods) if place not in taken]
         if isinstance(run, ThreadRun):
-            self._on_thread_lines(run.thread_id, [str(session) for session in run.tokens], lines, methods)
+            self._on_thread_lines(run.thread_id, _sessions(run.tokens), lines, methods)
         else:
             self._on_global_lines(lines, methods)
 
-    def _on_thread_lines(self, thread_id: str, sessions: list[str], lines: list[bytes], methods: list[str]) -> None:
+    def _on_thread_lines(
+        self, thread_id: str, sessions: list[wire.SessionId], lines: list[bytes], methods: list[str]
+    ) -> None:
         self._running.heed(thread_id, lines, methods)
         told = [
             self._questions.resolved(line) if method == _RESOLVED else line
@@ -409,15 +414,19 @@ class WorkerCore:
                 if ready is not None:
                     self._outbox.sessions([], ready)
 
-    def _who_began(self, method: str, line: bytes) -> list[str]:
+    def _who_began(self, method: str, line: bytes) -> list[wire.SessionId]:
         starter = self._calls.who_began(rpc.login_id_of(line)) if method == _LOGGED_IN else None
         return [starter] if starter is not None else []
 
-    def _candidates(self, ask: Ask) -> list[str]:
+    def _candidates(self, ask: Ask) -> list[wire.SessionId]:
         """Who may be asked: those who follow the turn, else the thread; without a thread, the account's holder."""
         turn = self._running.get(ask.turn_id)
         if turn is not None:
             return [*turn.subscribers]
         if ask.thread_id is not None:
             return self._threads.followers_of(ask.thread_id)
-        return [self._holder] if self._holder else []
+        return [self._holder] if self._holder is not None else []
+
+
+def _sessions(tokens: Iterable[object]) -> list[wire.SessionId]:
+    return [token for token in tokens if isinstance(token, wire.SessionId)]

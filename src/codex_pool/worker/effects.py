@@ -69,7 +69,7 @@ class Outbox:
     def messages(self, messages: Iterable[list[bytes]]) -> None:
         self._effects += [ToBroker(frames) for frames in messages]
 
-    def sessions(self, sessions: list[str], lines: bytes) -> None:
+    def sessions(self, sessions: list[wire.SessionId], lines: bytes) -> None:
         """Lines outside of turns for these sessions; for all of them when the list is empty."""
         self.broker(wire.encode(wire.ToSessions(sessions)), LINES, lines)
 

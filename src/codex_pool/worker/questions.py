@@ -15,7 +15,7 @@ from codex_pool.worker.effects import Outbox
 
 
 class _Question(NamedTuple):
-    session: str
+    session: wire.SessionId | None
     ask: Ask
     line: bytes
 
@@ -23,10 +23,10 @@ class _Question(NamedTuple):
 class Questions:
     """Each goes to one session: the first of `candidates`; with nobody there it is declined.
 
-    Sessions know a question as `worker/number`, because the numbers of different app-servers are the same.
+    Sessions know a question as `worker/ID`, because the ids of different app-servers are the same numbers.
     """
 
-    def __init__(self, worker: str, outbox: Outbox, candidates: Callable[[Ask], list[str]]) -> None:
+    def __init__(self, worker: str, outbox: Outbox, candidates: Callable[[Ask], list[wire.SessionId]]) -> None:
         self._worker = worker
         self._outbox = outbox
         self._candidates = candidates
@@ -50,23 +50,23 @@ class Questions:
         request = rpc.decode_request(ask.line)
         request.id = msgspec.Raw(rpc.encode(public_id))
         question = self._open[public_id] = _Question(candidates[0], ask, rpc.encode(request))
-        self._outbox.sessions([question.session], question.line)
+        self._outbox.sessions([candidates[0]], question.line)
 
     def ask_broker(self, ask: Ask) -> None:
         """A question that the broker answers, or has answered; of no session."""
         public_id = self._public_id(ask.id)
         request = rpc.decode_request(ask.line)
         request.id = msgspec.Raw(rpc.encode(public_id))
-        self._open[public_id] = _Question("", ask, b"")
+        self._open[public_id] = _Question(None, ask, b"")
         self._outbox.broker(wire.encode(wire.TokensWanted()), rpc.encode(request))
 
-    def ask_again(self, session: str) -> None:
+    def ask_again(self, session: wire.SessionId) -> None:
         """The session has come back: what it was asked may never have reached it."""
         lines = [question.line for question in self._open.values() if question.session == session]
         if lines:
             self._outbox.sessions([session], b"\n".join(lines))
 
-    def answer(self, session: str, line: bytes) -> None:
+    def answer(self, session: wire.SessionId | None, line: bytes) -> None:
         """Only who was asked may answer, and once."""
         public_id = rpc.decode_request_id(line) or ""
         question = self._open.get(public_id)
@@ -74,7 +74,7 @@ class Questions:
             del self._open[public_id]
             self._outbox.app_server(rpc.with_id(line, rpc.encode(question.ask.id)))
 
-    def forget_session(self, session: str) -> None:
+    def forget_session(self, session: wire.SessionId) -> None:
         """Its questions go to somebody else, if there is anybody."""
         for public_id, question in list(self._open.items()):
             if question.session == session:
@@ -100,4 +100,5 @@ class Questions:
         self._outbox.app_server(_asks.refusal(ask))
 
     def _public_id(self, request_id: RequestId) -> str:
-        return f"{self._worker}/{request_id}"
+        # In JSON, because 1 and "1" are two ids. The broker reads the name of the worker up to the first slash.
+        return f"{self._worker}/{rpc.encode(request_id).decode()}"

@@ -44,13 +44,12 @@ class Request:
     thread_id: str | None
     line: rpc.RequestLine
     call: int | None = None
-    session: str = ""
+    # None for the worker's own.
+    session: wire.SessionId | None = None
     interest: wire.Interest = "full"
     queued_ms: int = 0
     # It was sent before, on a connection that is gone or to a worker that is.
     again: bool = False
-    # The identity of its client.
-    owner: str = ""
     # How long its client waits for the answer; 0 is for ever.
     timeout_s: int = 60
     # Its session is over; `kept` says that its turns go on all the same.
@@ -59,10 +58,17 @@ class Request:
     # Of the worker's own: what to do with the answer (a response line, and whether it is an error).
     then: Callable[[bytes, bool], None] | None = None
     control: bool = False
+    # What a session asks for: its method and parameters.
+    digest: bytes = b""
     id: int = 0
     first_sent_at: float | None = None
     expires_at: float | None = None
     tries: int = 0
+
+    @property
+    def owner(self) -> str:
+        """Principal of its session, to whom a thread that comes into being belongs."""
+        return self.session.principal if self.session is not None else ""
 
     @property
     def limit_s(self) -> float:
@@ -157,7 +163,7 @@ class Requests:
             self.router.forget(request.id)
         return over
 
-    def withdraw(self, session: str) -> list[Request]:
+    def withdraw(self, session: wire.SessionId) -> list[Request]:
         """Take out what was not sent yet of this session."""
         taken: list[Request] = []
         for queue in (self._waiting, self._waiting_control):
@@ -183,7 +189,7 @@ class Requests:
             request,
             thread_id=request.thread_id,
             starts_turn=starts_turn,
-            turn=request.session if starts_turn and request.session else None,
+            turn=request.session if starts_turn else None,
         )
         self._sent[request.id] = request
         line = rpc.RequestLine(request.method, msgspec.Raw(b"%d" % request.id), request.line.params)

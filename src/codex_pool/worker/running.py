@@ -34,7 +34,8 @@ OPENING_S = 1.0
 
 _TELLS_LIMIT = frozenset({"error", "turn/completed"})
 _OF_THREADS = frozenset({"thread/settings/updated", "thread/name/updated", "thread/closed"})
-_HEEDED = _TELLS_LIMIT | _OF_THREADS | {"turn/started"}
+_HEEDED = _TELLS_LIMIT | _OF_THREADS | {"turn/started", "item/completed"}
+_SPAWNS = b'"spawnAgent"'
 
 
 class RunningTurns:
@@ -113,17 +114,18 @@ class RunningTurns:
         if thread is not None and request.method == "turn/start":
             thread.restore_sandbox = False
         turn, held = self._turns.get(turn_id), None
+        session = request.session if not request.gone else None
         if turn is None:
             turn = self._begin(turn_id, thread_id)
-            held = wire.TurnHeld(thread_id, turn_id, [] if request.gone else [request.session])
+            held = wire.TurnHeld(thread_id, turn_id, [session] if session is not None else [])
             self._threads.turn_started(thread_id, request.session, request.interest)
-        if not request.gone:
-            self.join(turn, request.session, request.interest)
+        if session is not None:
+            self.join(turn, session, request.interest)
         elif not turn.subscribers and not request.kept:
             self.interrupt(turn_id, thread_id)
         return held
 
-    def join(self, turn: Turn, session: str, interest: wire.Interest) -> None:
+    def join(self, turn: Turn, session: wire.SessionId, interest: wire.Interest) -> None:
         """From now on this session gets the turn's notifications."""
         self._let_go(turn)
         self.subscriptions.join(turn, session, interest)
@@ -176,6 +178,9 @@ class RunningTurns:
                 inner, root = rpc.turns_of(line)
                 if root in self._turns and root != inner:
                     self._inner[root] = inner
+            elif method == "item/completed":
+                if thread_id is not None and _SPAWNS in line:
+                    self._threads.spawned(thread_id, reading.children_of(line))
             elif method in _TELLS_LIMIT:
                 self.heed_limit(method, line)
 
@@ -273,17 +278,17 @@ class RunningTurns:
         followers = self._threads.followers_of(thread_id)
         turn = self._begin(turn_id, thread_id)
         self._outbox.broker(wire.encode(wire.TurnStarted(thread_id, turn_id, followers, by_itself)))
-        self._threads.turn_started(thread_id, "", "full")
+        self._threads.turn_started(thread_id, None, "full")
         for session in followers:
             self.join(turn, session, self._threads.interest_of(thread_id, session))
         # It may be over already, with all of it in this read.
         with contextlib.suppress(AppServerError):
-            self._router.follow(turn_id, "", thread_id=thread_id)
+            self._router.follow(turn_id, None, thread_id=thread_id)
         self.announce(turn_id)
 
     # Who follows them.
 
-    def forget_session(self, session: str, *, keep: bool) -> None:
+    def forget_session(self, session: wire.SessionId, *, keep: bool) -> None:
         """What it alone followed is interrupted, unless its turns are kept."""
         for turn in self.subscriptions.forget(session):
             if not turn.subscribers and not keep:

@@ -1,23 +1,33 @@
-"""Seen: which calls of which session this worker has taken, so that one sent again is not done twice. Pure."""
+"""Seen: which calls of which session this worker has taken, so that one sent again is not done twice. Pure.
+
+An id may be used again once its answer has come, as JSON-RPC allows. So the kept answer is for a call that says it was
+sent before, and asks for the same.
+"""
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from hashlib import blake2b
 from typing import NamedTuple
 
-from codex_pool import wire
+from codex_pool import rpc, wire
 from codex_pool.worker.requests import Request
 
 MAX_ANSWERS = 4096
 MAX_ANSWER_BYTES = 16 * 1024 * 1024
 
 
+# The session that sent it, and the request's id in JSON.
+_Key = tuple[wire.SessionId | None, bytes]
+
+
 class Answer(NamedTuple):
-    """How a call was answered. `thread_id` is the thread that it brought here."""
+    """How a call was answered. `thread_id` is the thread that it brought here, `digest` says what it asked for."""
 
     ok: bool
     line: bytes
     thread_id: str | None = None
+    digest: bytes = b""
 
 
 class Seen:
@@ -26,11 +36,11 @@ class Seen:
     def __init__(self, *, max_answers: int = MAX_ANSWERS, max_bytes: int = MAX_ANSWER_BYTES) -> None:
         self._max_answers = max_answers
         self._max_bytes = max_bytes
-        self._under_way: dict[tuple[str, bytes], Request] = {}
-        self._answers: OrderedDict[tuple[str, bytes], Answer] = OrderedDict()
+        self._under_way: dict[_Key, Request] = {}
+        self._answers: OrderedDict[_Key, Answer] = OrderedDict()
         self._bytes = 0
 
-    def find(self, session: str, request_id: bytes) -> Request | Answer | None:
+    def find(self, session: wire.SessionId, request_id: bytes) -> Request | Answer | None:
         """What became of this call so far, if it was taken."""
         key = (session, request_id)
         return self._under_way.get(key) or self._answers.get(key)
@@ -45,17 +55,18 @@ class Seen:
         self._under_way.pop(key, None)
         if request.gone:
             return
+        before = self._answers.pop(key, None)
+        self._bytes += len(answer.line) - (len(before.line) if before is not None else 0)
         self._answers[key] = answer
-        self._bytes += len(answer.line)
         while len(self._answers) > self._max_answers or self._bytes > self._max_bytes:
             _, oldest = self._answers.popitem(last=False)
             self._bytes -= len(oldest.line)
 
-    def under_way(self, session: str | None = None) -> list[Request]:
+    def under_way(self, session: wire.SessionId | None = None) -> list[Request]:
         """The calls under way, of one session or of all."""
         return [request for request in self._under_way.values() if session in (None, request.session)]
 
-    def forget(self, session: str) -> None:
+    def forget(self, session: wire.SessionId) -> None:
         """The session is over: nobody sends its calls again."""
         for key in [key for key in self._answers if key[0] == session]:
             self._bytes -= len(self._answers.pop(key).line)
@@ -63,12 +74,22 @@ class Seen:
     @property
     def calls(self) -> list[wire.CallSeen]:
         """All that are known."""
-        return [wire.CallSeen(session, id.decode()) for session, id in (*self._answers, *self._under_way)]
+        keys = (*self._answers, *self._under_way)
+        return [wire.CallSeen(session, id.decode()) for session, id in keys if session is not None]
 
     @property
     def held(self) -> dict[str, int]:
         return {"calls": len(self._under_way)}
 
 
-def _key(request: Request) -> tuple[str, bytes]:
+def digest_of(line: rpc.RequestLine) -> bytes:
+    """What a request asks for: its method and parameters, in whatever order."""
+    told = blake2b(rpc.encode(line.method), digest_size=16)
+    for name, value in sorted((line.params or {}).items()):
+        told.update(rpc.encode(name))
+        told.update(value)
+    return told.digest()
+
+
+def _key(request: Request) -> _Key:
     return request.session, bytes(request.line.id)

@@ -85,14 +85,14 @@ class Subscription:
 class _Session:
     """`full` says that a piece could not be sent for want of the session's credit, and not of its subscription's."""
 
-    id: str
+    id: wire.SessionId
     route: bytes
     subscriptions: dict[str, Subscription] = field(default_factory=dict)
     sent_bytes: int = 0
     full: bool = False
 
 
-def _route(sessions: list[str]) -> bytes:
+def _route(sessions: list[wire.SessionId]) -> bytes:
     return wire.encode(wire.ToSessions(sessions))
 
 
@@ -102,7 +102,7 @@ class Subscriptions:
     def __init__(self, worker: str, limits: Limits = LIMITS) -> None:
         self._worker = worker
         self._limits = limits
-        self._sessions: dict[str, _Session] = {}
+        self._sessions: dict[wire.SessionId, _Session] = {}
         # Subscriptions that have ended and are not acknowledged, and when they last moved; the oldest come first.
         self._ended: OrderedDict[Subscription, float] = OrderedDict()
         self._kept_bytes = 0
@@ -125,7 +125,7 @@ class Subscriptions:
             "kept_bytes": self._kept_bytes,
         }
 
-    def join(self, turn: Turn, session_id: str, interest: wire.Interest) -> None:
+    def join(self, turn: Turn, session_id: wire.SessionId, interest: wire.Interest) -> None:
         """From now on this session gets the turn's notifications; it may have joined before."""
         if session_id in turn.subscribers:
             return
@@ -159,13 +159,13 @@ class Subscriptions:
             alike.setdefault((subscription.interest, subscription.covered), []).append(subscription)
         messages: list[list[bytes]] = []
         is_over = ended is not None
-        last: list[str] = []
+        last: list[wire.SessionId] = []
         for (interest, after), subscriptions in alike.items():
             runs, bodies = split_runs(lines, methods, interest, counts)
             if not runs and not is_over:
                 continue
             piece = self._piece(turn, after, turn.last, runs, bodies, is_over)
-            at_once: list[str] = []
+            at_once: list[wire.SessionId] = []
             for subscription in subscriptions:
                 subscription.covered = turn.last
                 if is_over:
@@ -186,7 +186,7 @@ class Subscriptions:
             pass
         return messages
 
-    def acked(self, session_id: str, positions: Iterable[wire.Position], now: float) -> list[list[bytes]]:
+    def acked(self, session_id: wire.SessionId, positions: Iterable[wire.Position], now: float) -> list[list[bytes]]:
         """The session has got so much of these turns; what may go out now."""
         session = self._sessions.get(session_id)
         if session is None:
@@ -203,7 +203,7 @@ class Subscriptions:
                 self._touch(subscription, now)
         return self._send_waiting(session, session.subscriptions.values() if session.full else moved, now)
 
-    def back(self, session_id: str, positions: Iterable[wire.Position], now: float) -> list[list[bytes]]:
+    def back(self, session_id: wire.SessionId, positions: Iterable[wire.Position], now: float) -> list[list[bytes]]:
         """The session has come back: nothing is on the way to it any more, and it is sent what it has not got."""
         session = self._sessions.get(session_id)
         if session is None:
@@ -231,7 +231,7 @@ class Subscriptions:
                 self._touch(subscription, now)
         return self._send_waiting(session, session.subscriptions.values(), now)
 
-    def forget(self, session_id: str) -> list[Turn]:
+    def forget(self, session_id: wire.SessionId) -> list[Turn]:
         """The session is over; the turns that it was a subscriber of until now."""
         session = self._sessions.pop(session_id, None)
         turns: list[Turn] = []

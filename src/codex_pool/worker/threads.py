@@ -40,7 +40,7 @@ class Thread:
     record: wire.ThreadRecord
     restore_sandbox: bool = False
     adopted: bool = False
-    interests: dict[str, wire.Interest] = field(default_factory=dict)
+    interests: dict[wire.SessionId, wire.Interest] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -64,6 +64,8 @@ class Threads:
         self._leaving: set[str] = set()
         # Sub-agents' threads, and whose they are.
         self._parents: dict[str, str] = {}
+        # Those that the broker was told of, for the next one.
+        self._spawned: dict[str, str] = {}
 
     def __len__(self) -> int:
         return len(self._threads) + len(self._parents)
@@ -84,11 +86,12 @@ class Threads:
     # Who follows them.
 
     @property
-    def followers(self) -> dict[str, list[str]]:
+    def followers(self) -> dict[str, list[wire.SessionId]]:
         return {thread_id: self.followers_of(thread_id) for thread_id in (*self._threads, *self._adopting)}
 
-    def followers_of(self, thread_id: str) -> list[str]:
-        return [str(session) for session in self._router.thread_followers(thread_id)]
+    def followers_of(self, thread_id: str) -> list[wire.SessionId]:
+        followers = self._router.thread_followers(thread_id)
+        return [session for session in followers if isinstance(session, wire.SessionId)]
 
     def follow(self, head: wire.Follow) -> None:
         """A session follows a thread, and its sub-agents', or no longer."""
@@ -101,16 +104,18 @@ class Threads:
             else:
                 self._router.unfollow_thread(thread_id, head.session)
 
-    def forget_session(self, session: str) -> None:
+    def forget_session(self, session: wire.SessionId) -> None:
         """It follows nothing any more."""
         for thread_id in (*self._threads, *self._adopting, *self._parents):
             self._router.unfollow_thread(thread_id, session)
         for thread in self._threads.values():
             thread.interests.pop(session, None)
 
-    def begun(self, line: bytes) -> list[str]:
+    def begun(self, line: bytes) -> list[wire.SessionId]:
         """A thread/started line: a sub-agent's thread is followed by those of its parent's, who are told."""
         thread_id, parent = reading.parent_of(line)
+        if parent is not None and thread_id:
+            self.spawned(parent, [thread_id])
         followers = self.followers_of(parent) if parent is not None else []
         if parent is None or not thread_id or thread_id in self._threads or not followers:
             return []
@@ -121,7 +126,20 @@ class Threads:
             self._router.follow_thread(thread_id, session)
         return followers
 
-    def interest_of(self, thread_id: str, session: str) -> wire.Interest:
+    def spawned(self, parent: str, children: list[str]) -> None:
+        """The app-server has made threads for sub-agents; whose they are, the broker keeps before anybody hears."""
+        if children:
+            self._outbox.broker(wire.encode(wire.Children(parent, children)))
+            self._spawned.update((child, parent) for child in children)
+            while len(self._spawned) > MAX_CHILDREN:
+                del self._spawned[next(iter(self._spawned))]
+
+    def tell_spawned(self) -> None:
+        """Another broker is there: it may not have heard of sub-agents' threads. A parent comes before its children."""
+        for child, parent in self._spawned.items():
+            self._outbox.broker(wire.encode(wire.Children(parent, [child])))
+
+    def interest_of(self, thread_id: str, session: wire.SessionId) -> wire.Interest:
         """What this session wanted of the thread's last turn, or of its parent's."""
         thread = self.get(thread_id) or self.get(self._parents.get(thread_id))
         return thread.interests.get(session, "full") if thread is not None else "full"
@@ -135,16 +153,21 @@ class Threads:
         record = rpc.record_of(result, turns=0 if request.method == "thread/start" else 1)
         if record is None:
             return None
+        untrusted = rpc.asks_untrusted(request.line)
         if known is not None and known.record.thread_id == record.thread_id:
             before = known.record
             record = msgspec.structs.replace(
-                record, name=record.name or before.name, turns=before.turns, owner=before.owner
+                record,
+                name=record.name or before.name,
+                turns=before.turns,
+                owner=before.owner,
+                untrusted=before.untrusted or untrusted,
             )
             if known.restore_sandbox:
                 record = msgspec.structs.replace(record, sandbox=known.record.sandbox)
             known.record = record
         else:
-            record = msgspec.structs.replace(record, owner=request.owner)
+            record = msgspec.structs.replace(record, owner=request.owner, untrusted=untrusted)
             self._threads[record.thread_id] = Thread(record)
         if not request.gone:
             self._router.follow_thread(record.thread_id, request.session)
@@ -183,12 +206,12 @@ class Threads:
         """Whether this notification comes only of the thread's being carried from one worker to another."""
         return method in _OF_MOVING and (thread_id in self._leaving or thread_id in self._adopting)
 
-    def turn_started(self, thread_id: str, session: str, interest: wire.Interest) -> None:
+    def turn_started(self, thread_id: str, session: wire.SessionId | None, interest: wire.Interest) -> None:
         """A turn runs on it, of this session unless the app-server started it itself."""
         thread = self.get(thread_id)
         if thread is not None:
             thread.record = msgspec.structs.replace(thread.record, turns=thread.record.turns + 1)
-            if session:
+            if session is not None:
                 thread.interests[session] = interest
 
     # Coming.
@@ -210,7 +233,7 @@ class Threads:
         adoption.waiting.append(request)
         return True
 
-    def withdraw(self, session: str) -> list[Request]:
+    def withdraw(self, session: wire.SessionId) -> list[Request]:
         """Take out the requests of this session that wait for a thread."""
         taken: list[Request] = []
         for adoption in self._adopting.values():

@@ -34,7 +34,7 @@ class Turn:
     id: str
     thread_id: str
     last: int = 0
-    subscribers: dict[str, Subscription] = field(default_factory=dict)
+    subscribers: dict[wire.SessionId, Subscription] = field(default_factory=dict)
     held: tuple[list[bytes], list[str], dict[int, int]] = field(default_factory=lambda: ([], [], {}))
     held_bytes: int = 0
     held_at: float = 0.0

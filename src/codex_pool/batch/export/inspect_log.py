@@ -171,6 +171,7 @@ def _own(store: RunStore, row: SampleRow, record: RecordRow) -> dict[str, Any]:
         "queued_ms": record.queued_ms,
         "tool_calls": record.tool_calls,
         "cost": record.cost,
+        "agents_md": record.agents_md,
         "diff": diff,
         "not_scored": {score.scorer: score.error for score in row.scores if score.error is not None},
     }

@@ -43,6 +43,7 @@ COLUMNS: dict[str, str] = {
     "worker": _TEXT,
     "thread_id": _TEXT,
     "turn_id": _TEXT,
+    "agents_md": _TEXT,
     "tags": _TEXT,
     "target": _TEXT,
     "prompts": _TEXT,

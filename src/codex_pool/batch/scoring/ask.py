@@ -10,6 +10,7 @@ from typing import Any
 
 from codex_app_server import AppServerError, AsyncCodex, TransportClosedError
 from codex_app_server.results import TurnResult
+from codex_pool import trust
 
 from .. import policy
 from ..policy import Outcome
@@ -62,7 +63,12 @@ class Asking:
     async def _once(self, prompt: str, output_schema: dict[str, Any], model: str | None, effort: str | None) -> str:
         self._directory.mkdir(parents=True, exist_ok=True)
         thread = await self._codex.thread_start(
-            cwd=str(self._directory), model=model, sandbox="read-only", approval_policy="never", ephemeral=True
+            cwd=str(self._directory),
+            model=model,
+            sandbox="read-only",
+            approval_policy="never",
+            ephemeral=True,
+            config=trust.untrusting(str(self._directory)),
         )
         options: dict[str, Any] = {"effort": effort, "output_schema": output_schema}
         result: TurnResult = await thread.run(prompt, **options)

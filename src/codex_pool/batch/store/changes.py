@@ -193,8 +193,8 @@ def end_attempt(
 def record(db: sqlite3.Connection, n: int, row: RecordRow, state: str) -> None:
     db.execute(
         'INSERT OR REPLACE INTO records (n, status, "limit", final_response, error, usage, cost, thread_id, turn_id, '
-        "worker, attempts, turns, tool_calls, queued_ms, duration_ms, started_at, ended_at, responses, artifacts) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "worker, attempts, turns, tool_calls, queued_ms, duration_ms, started_at, ended_at, responses, artifacts, "
+        "agents_md) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             n,
             row.status,
@@ -215,6 +215,7 @@ def record(db: sqlite3.Connection, n: int, row: RecordRow, state: str) -> None:
             row.ended_at,
             plain_json(row.responses) if len(row.responses) > 1 else None,
             plain_json(row.artifacts),
+            row.agents_md,
         ),
     )
     # Scores are of an answer, and this is another one.

@@ -62,6 +62,8 @@ class RecordRow(msgspec.Struct, frozen=True):
     ended_at: float | None = None
     responses: tuple[str | None, ...] = ()
     artifacts: tuple[str, ...] = ()
+    agents_md: str | None = None
+    """How AGENTS.md of its directory reached the agent: `developer_instructions`, `codex`, or not at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +164,7 @@ def record_of(row: Mapping[str, Any]) -> RecordRow:
         ended_at=row["ended_at"],
         responses=tuple(from_json(row["responses"]) or ()),
         artifacts=tuple(from_json(row["artifacts"]) or ()),
+        agents_md=row["agents_md"],
     )
 
 
@@ -229,6 +232,7 @@ def exported(row: SampleRow) -> dict[str, Any]:
         "started_at": record.started_at,
         "ended_at": record.ended_at,
         "artifacts": list(record.artifacts),
+        "agents_md": record.agents_md,
         "tags": list(row.tags),
         "metadata": row.spec.get("metadata"),
     }

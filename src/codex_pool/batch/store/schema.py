@@ -51,6 +51,7 @@ MIGRATIONS: tuple[str, ...] = (
         PRIMARY KEY (n, scorer)
     ) WITHOUT ROWID;
     """,
+    "ALTER TABLE records ADD COLUMN agents_md TEXT",
 )
 
 

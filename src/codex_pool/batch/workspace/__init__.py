@@ -5,6 +5,7 @@ repositories  git repositories: whether a commit is there, and where it is copie
 difference    the base and what became of it, by a git directory outside of the workspace
 empty         directories of samples that have no workspace
 hook          the user's command that may put a workspace elsewhere
+project       what a project brings: AGENTS.md as instructions, nothing else
 privacy       thread options that deny the agent's sandbox to read answers
 targets       what links in private directories lead to
 """
@@ -13,6 +14,7 @@ from .empty import EmptyDirectories
 from .errors import WorkspaceError
 from .prepare import BASE, Workspace, prepare, reopen, sweep
 from .privacy import base_of, config_overrides, cwd_problem, private_of, thread_options
+from .project import agents_md, untrusted
 from .repositories import Repositories
 from .targets import LinkTargets, links_in
 
@@ -23,6 +25,7 @@ __all__ = [
     "Repositories",
     "Workspace",
     "WorkspaceError",
+    "agents_md",
     "base_of",
     "config_overrides",
     "cwd_problem",
@@ -32,4 +35,5 @@ __all__ = [
     "reopen",
     "sweep",
     "thread_options",
+    "untrusted",
 ]

@@ -1,0 +1,85 @@
+"""Projects that samples work in: marked untrusted, but for their AGENTS.md, which the agent gets as instructions.
+
+codex reads AGENTS.md only of directories that are not marked untrusted, and there it may run MCP servers outside of
+every sandbox. So the batch reads the files as codex 0.163.0 does: from the root of the repository down to the
+directory, of each the first of AGENTS.override.md and AGENTS.md.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from codex_pool import trust
+
+# The bound of codex itself, for all files together.
+MAX_BYTES = 32 * 1024
+MAX_SKILLS = 256
+_NAMES = ("AGENTS.override.md", "AGENTS.md")
+_SKILLS = (".agents/skills", ".codex/skills")
+
+
+def untrusted(cwd: str, *, own: bool) -> dict[str, Any]:
+    """`config` of a thread that takes nothing from the absolute path `cwd`. `own`: it was made for the sample."""
+    real = os.path.realpath(cwd)
+    config = {**trust.untrusting(cwd, real), "project_doc_max_bytes": 0}
+    skills = [str(path) for directory in _levels(Path(real), own=own) for path in _skills(directory)]
+    return config | (trust.skills_off(skills) if skills else {})
+
+
+def agents_md(cwd: str, *, own: bool) -> str | None:
+    """Text for the agent of the AGENTS.md files that count for `cwd`; None if there are none.
+
+    Links that lead out of the project are left out: what they name, the agent's sandbox may deny.
+    """
+    levels = _levels(Path(os.path.realpath(cwd)), own=own)
+    texts, left = [], MAX_BYTES
+    for directory in levels:
+        found = next((path for name in _NAMES if (path := directory / name).exists()), None)
+        if found is None or left <= 0:
+            continue
+        data = _read(found, levels[0], left)
+        left -= len(data)
+        text = data.decode("utf-8", "replace")
+        if text.strip():
+            texts.append(text)
+    if not texts:
+        return None
+    joined = "\n\n".join(texts)
+    return f"# AGENTS.md instructions for {cwd}\n\n<INSTRUCTIONS>\n{joined}\n</INSTRUCTIONS>"
+
+
+def _levels(cwd: Path, *, own: bool) -> list[Path]:
+    """The directories that count, the outermost first."""
+    if own:
+        return [cwd]
+    above = [cwd, *cwd.parents]
+    root = next((place for place, directory in enumerate(above) if (directory / ".git").exists()), 0)
+    return above[root::-1]
+
+
+def _read(path: Path, root: Path, limit: int) -> bytes:
+    try:
+        # Opened without following, after it has been resolved: nothing is read that was not looked at.
+        real = Path(os.path.realpath(path))
+        if not real.is_relative_to(root):
+            return b""
+        with open(os.open(real, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            return file.read(limit) if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else b""
+    except OSError:
+        return b""
+
+
+def _skills(directory: Path) -> Iterator[Path]:
+    count = 0
+    for place in _SKILLS:
+        for below, _, names in os.walk(directory / place, followlinks=False):
+            for name in names:
+                count += 1
+                if count > MAX_SKILLS:
+                    return
+                if name == "SKILL.md":
+                    yield Path(os.path.realpath(os.path.join(below, name)))

@@ -1,0 +1,3 @@
+from codex_pool.ingress.loop import main
+
+main()
