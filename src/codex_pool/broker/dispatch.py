@@ -133,6 +133,14 @@ class Dispatcher:
         for call in self._books.places.take(worker):
             self.route(call)
 
+    def _fill_all_places(self) -> None:
+        """Places may be free that no answer has freed: a worker has come, or gone."""
+        before = -1
+        while (waiting := len(self._books.places)) and waiting != before:
+            before = waiting
+            for worker in self._books.ready():
+                self._fill_places(worker)
+
     def _keep_homeless(self, call: Call) -> None:
         if self._books.hold(call):
             self._books.homeless.append(call)
@@ -141,6 +149,7 @@ class Dispatcher:
     def work_again(self) -> None:
         """There are workers that take work which did not before."""
         self.route_homeless()
+        self._fill_all_places()
         self.start_all_waiting()
 
     def route_homeless(self) -> None:

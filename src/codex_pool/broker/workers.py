@@ -353,6 +353,7 @@ class Workers:
         worker = books.bury(name)
         if worker is not None:
             self._scatter(worker, reason)
+            self._dispatcher.work_again()
             self._changes.worker_lost(worker, reason)
             self._changes.announcements.settle()
         self._sessions.worker_settled(name)
