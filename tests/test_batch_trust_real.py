@@ -18,7 +18,7 @@ from codex_app_server.testing.loopback import LoopbackModel
 from codex_pool import Pool, processes
 from codex_pool.batch.workspace import agents_md, untrusted
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.security]
 
 
 @pytest.fixture

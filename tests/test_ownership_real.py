@@ -30,7 +30,7 @@ from codex_pool.keys import KeyStore, read_client_key
 from codex_pool.ownership import Mark, Store, path_in
 from codex_pool.pool import Pool
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.security]
 
 LIMIT_S = 30.0
 

@@ -22,7 +22,7 @@ from codex_pool.broker.projects import WITHOUT
 from codex_pool.keys import KeyStore
 from codex_pool.pool import Pool
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.real, pytest.mark.security, pytest.mark.timeout(120)]
 
 CHILD = "a child that looks"
 
