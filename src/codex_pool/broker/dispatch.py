@@ -133,7 +133,7 @@ class Dispatcher:
         for call in self._books.places.take(worker):
             self.route(call)
 
-    def _fill_all_places(self) -> None:
+    def fill_all_places(self) -> None:
         """Places may be free that no answer has freed: a worker has come, or gone."""
         before = -1
         while (waiting := len(self._books.places)) and waiting != before:
@@ -149,7 +149,7 @@ class Dispatcher:
     def work_again(self) -> None:
         """There are workers that take work which did not before."""
         self.route_homeless()
-        self._fill_all_places()
+        self.fill_all_places()
         self.start_all_waiting()
 
     def route_homeless(self) -> None:
@@ -186,6 +186,9 @@ class Dispatcher:
                 return False
             if thread is not None and (self._leaves(thread, worker) or _is_stuck(thread, worker)):
                 return True
+            if worker.stale and thread is not None and thread.worker == worker.name:
+                # It leaves once its open requests are answered: no turn begins with a former account.
+                return False
             if thread is not None and thread.record.owner and not self._has_room_for_keys(worker):
                 return False
             return self._has_room(worker) and not worker.behind

@@ -353,9 +353,9 @@ class Workers:
         worker = books.bury(name)
         if worker is not None:
             self._scatter(worker, reason)
-            self._dispatcher.work_again()
             self._changes.worker_lost(worker, reason)
             self._changes.announcements.settle()
+            self._dispatcher.fill_all_places()
         self._sessions.worker_settled(name)
 
     def _scatter(self, worker: Worker, reason: str) -> None:
