@@ -189,6 +189,35 @@ def test_the_client_may_be_gone_or_ask_again(bench: Bench) -> None:
     assert bench.answers[call] == [{"id": call[1], "result": {}}] * 2 and total_held(bench) == 0
 
 
+def test_an_answer_that_is_held_is_given_once_to_a_client_that_asks_again(bench: Bench) -> None:
+    worker = bench.thread("t1")
+    bench.call("turn/start", {"threadId": "t1"})
+    call = bench.call("config/value/write", {"keyPath": "a", "value": 1})
+    # It is not made in time: a turn is about to begin with what was before.
+    for each in bench.workers.values():
+        each.applies.clear()
+    bench.beat(60, "s1")
+    assert worker.name in bench.renewals and call not in bench.answers
+    bench.hello(connection="s1/2")
+    bench.call("config/value/write", {"keyPath": "a", "value": 1}, id=call[1], again=True)
+    assert call not in bench.answers
+    bench.answer_all(worker)
+    assert len(bench.answers[call]) == 1
+    bench.call("config/value/write", {"keyPath": "a", "value": 2}, id=call[1], again=True)
+    assert bench.answers[call][1]["error"]["code"] == -32600 and not worker.applies
+
+
+@pytest.mark.parametrize("also_applied", [False, True])
+def test_another_request_cannot_have_the_id_of_a_change_that_runs(bench: Bench, also_applied: bool) -> None:
+    call = bench.call(LOGIN, KEY)
+    if also_applied:
+        bench.apply_one(next(worker for worker in bench.workers.values() if worker.applies))
+    bench.call(LOGOUT, {}, id=call[1])
+    assert bench.error(call)["code"] == -32600
+    bench.apply_all()
+    assert [answer.get("result") for answer in bench.answers[call]] == [None, {}] and bench.stored == "sk-1"
+
+
 @pytest.mark.parametrize("steps", [0, 1, 2, 3, 4])
 def test_a_broker_that_dies_in_the_middle_leaves_nobody_trusted(bench: Bench, steps: int) -> None:
     call = bench.call(LOGIN, KEY)

@@ -35,13 +35,17 @@ class Announcements:
         return len(self._waiting)
 
     def say(self, sessions: list[SessionId], lines: list[bytes], *, patient: bool = False) -> None:
-        """Tell these sessions, or all of the pool's own user, as soon as that is right."""
+        """Tell these sessions, or all of the pool's own user, as soon as no turn begins with the state before."""
         if lines:
             workers = self._books.workers.values()
             starts = {number for worker in workers if worker.stale for number in worker.starting}
             until = self._books.now + LIMIT_S
             self._waiting.append(_Announcement(sessions, lines, starts, until, patient))
             self.settle()
+
+    def holds(self, line: bytes) -> bool:
+        """Return True while this line has yet to be told."""
+        return any(line in each.lines for each in self._waiting)
 
     def settle(self) -> None:
         """Tell what can be told now."""

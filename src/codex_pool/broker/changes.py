@@ -33,6 +33,7 @@ import math
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Literal
 
 from codex_app_server import errors
@@ -101,8 +102,8 @@ class Changes:
         self._step: _Step | None = None
         self._kept = Kept()
         self.announcements = Announcements(books)
-        # Answers to changes, for a client that sends its request again.
-        self._answered: dict[CallKey, bytes] = {}
+        # Answers to changes, and digests of what was asked, for a client that sends its request again.
+        self._answered: dict[CallKey, tuple[bytes, bytes]] = {}
 
     @property
     def held(self) -> int:
@@ -131,10 +132,15 @@ class Changes:
                 self._dispatcher.send(call, self._books.workers[worker])
                 return
         running = self._running.call if self._running is not None else None
-        if call.again and call.key in self._answered:
-            self._books.answer(call, self._answered[call.key])
-        elif call.again and running is not None and running.key == call.key:
-            return
+        asked, answer = self._answered.get(call.key, (b"", b""))
+        if running is not None and running.key == call.key:
+            if not call.repeats(running):
+                self._dispatcher.refuse_id(call)
+        elif call.again and asked:
+            if asked != _digest(call):
+                self._dispatcher.refuse_id(call)
+            elif not self.announcements.holds(answer):
+                self._books.answer(call, answer)
         elif self._books.hold(call):
             self._queue.append(call)
             self._advance()
@@ -362,7 +368,7 @@ class Changes:
         else:
             message = f"no worker has answered {call.method}: {'; '.join(change.failed.values())}"
             line = rpc.error_line(request_id, errors.TURN_LOST, message, {"kind": "lost", "safeToRetry": False})
-        self._answered[call.key] = line
+        self._answered[call.key] = _digest(call), line
         bound(self._answered, MAX_ANSWERED)
         if change.plan.expect == "in" and not error and not change.refusal:
             self._books.has_logged_in(call)
@@ -492,3 +498,7 @@ class Changes:
         for worker in self._books.workers.values():
             if worker.stale and not worker.draining:
                 self._books.out.append(Renew(worker.name, worker.stale))
+
+
+def _digest(call: Call) -> bytes:
+    return blake2b(call.line, digest_size=16).digest()

@@ -347,7 +347,7 @@ class Dispatcher:
         books = self._books
         numbers = books.under_way.get(call.key)
         if numbers:
-            if not is_same(call, books.calls[numbers[-1]]):
+            if not call.repeats(books.calls[numbers[-1]]):
                 self.refuse_id(call)
                 return True
             before = [books.close_call(number) for number in list(numbers)]
@@ -462,11 +462,6 @@ class Dispatcher:
     def _tell_queue(self, call: Call, method: str) -> None:
         params = {"requestId": call.request_id, "threadId": call.thread_id}
         self._books.answer(call, rpc.encode({"method": method, "params": params}))
-
-
-def is_same(call: Call, before: Call) -> bool:
-    """Whether this is that request, sent again."""
-    return call.again and call.line == before.line
 
 
 def _is_stuck(thread: Thread, worker: Worker) -> bool:

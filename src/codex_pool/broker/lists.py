@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from codex_pool import rpc, wire
 from codex_pool.broker.books import Books
-from codex_pool.broker.dispatch import Dispatcher, is_same
+from codex_pool.broker.dispatch import Dispatcher
 from codex_pool.broker.listing import Lists, Query, QueryError, query_of, thread_list
 from codex_pool.broker.records import ENTRY, Call
 from codex_pool.ownership import Row
@@ -58,7 +58,7 @@ class OwnLists:
         session = self._books.session(call)
         if session is not None and call.id_json in session.waiting:
             # It waits already: sent again, or the id of another.
-            if not is_same(call, session.waiting[call.id_json]):
+            if not call.repeats(session.waiting[call.id_json]):
                 self._dispatcher.refuse_id(call)
         elif call.who in self._waiting and call.method == "thread/list":
             if self._books.hold(call):

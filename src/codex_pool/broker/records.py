@@ -258,6 +258,10 @@ class Call:
         self.id_json = rpc.encode(self.request_id).decode()
         self.key = self.session, self.id_json
 
+    def repeats(self, before: Call) -> bool:
+        """Return True if this is the request `before`, sent again by its client."""
+        return self.again and self.line == before.line
+
     @property
     def who(self) -> str:
         """Principal of its session."""

@@ -11,7 +11,7 @@ from codex_app_server import envelope
 from codex_app_server.generated.routing import REQUESTS
 from codex_pool import rpc, wire
 from codex_pool.broker.books import Books
-from codex_pool.broker.dispatch import FOLLOW, INVALID_REQUEST, Dispatcher, is_same
+from codex_pool.broker.dispatch import FOLLOW, INVALID_REQUEST, Dispatcher
 from codex_pool.broker.doors import NEW_THREAD, Counts, Refusal
 from codex_pool.broker.identity import rule_of
 from codex_pool.broker.judge import STARTS_TURN
@@ -172,7 +172,7 @@ class Requests:
         elif books.is_limited(session.who) and rule_of(call.method) == "empty":
             books.say(session.id, rpc.encode({"id": call.request_id, "result": {"data": [], "nextCursor": None}}))
         elif (held := session.waiting.get(call.id_json)) is not None:
-            if is_same(call, held):
+            if call.repeats(held):
                 self._dispatcher.tell_again(held)
             else:
                 self._dispatcher.refuse_id(call)
