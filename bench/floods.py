@@ -59,7 +59,7 @@ class Session:
             self.socket = None
 
     def send(self, head: wire.Head | bytes, *bodies: bytes) -> bool:
-        """Whether there was room for it."""
+        """Return True if there was room for it."""
         assert self.socket is not None
         frame = head if isinstance(head, bytes) else wire.encode(head)
         try:
@@ -89,7 +89,7 @@ class Session:
 
 
 class Flood:
-    """What a flood works with; `step` is called again and again."""
+    """State of one flood: its endpoint, key, sessions and connections."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
         self.endpoint: str = settings["endpoint"]

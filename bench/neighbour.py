@@ -45,7 +45,7 @@ SETTLE_S = 10.0
 
 @dataclass
 class Seen:
-    """What was seen of one flood, or of none."""
+    """Measurements of one flood, or of none."""
 
     times: dict[str, list[float]] = field(default_factory=dict)
     errors: list[str] = field(default_factory=list)
@@ -126,7 +126,7 @@ class Neighbours:
         seen.ingress_bytes = max(seen.ingress_bytes, rss_bytes(found.ingress))
 
     def left(self) -> list[str]:
-        """What is still there of the hostile client."""
+        """List what is still there of the hostile client."""
         with self.pool.connect(name="look") as codex:
             status = codex.client.request("pool/status", {})
         assert isinstance(status, dict)

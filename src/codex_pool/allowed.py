@@ -42,11 +42,11 @@ class AllowedKeys:
         return True
 
     def is_allowed(self, who: str, key: str) -> bool:
-        """Whether this principal has this public key now."""
+        """Return True if this is the present public key of this principal."""
         return bool(key) and self._key_of.get(who) == key
 
     def is_revoked(self, who: str, key: str) -> bool:
-        """Whether a session of this principal, which came in with this public key ("": not known), must end."""
+        """Return True if a session of this principal must end; `key` is what it came in with, "" if not known."""
         if not who:
             return False
         if who not in self._key_of:

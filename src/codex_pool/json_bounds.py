@@ -2,7 +2,7 @@
 
 A decoded value takes up to 40 times the memory of its text, and decoding millions of empty ones takes seconds. So the
 brackets and commas outside of strings are counted first, in a few passes over the bytes, none of which runs in Python.
-For text that is not JSON the counts mean nothing; it is refused by whoever decodes it.
+For text that is not JSON the counts mean nothing; decoding refuses it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ _ALIKE = bytes.maketrans(b"[]", b"{}")
 
 
 def has_more_values(line: bytes, limit: int) -> bool:
-    """Whether there are more than `limit` brackets, commas and strings."""
+    """Return True if there are more than `limit` brackets and commas, or strings."""
     if len(line) <= limit:
         return False
     text = _without_escapes(line)
@@ -21,7 +21,7 @@ def has_more_values(line: bytes, limit: int) -> bool:
 
 
 def is_deeper(line: bytes, levels: int) -> bool:
-    """Whether arrays and objects are nested deeper than `levels`."""
+    """Return True if arrays and objects are nested deeper than `levels`."""
     if line.count(b"[") + line.count(b"{") <= levels:
         return False
     rest = _outside_strings(_without_escapes(line)).translate(_ALIKE, b",")

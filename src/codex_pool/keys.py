@@ -75,7 +75,7 @@ class AllowedClient(Identity, frozen=True, forbid_unknown_fields=True, kw_only=T
 
     @property
     def identity(self) -> Identity:
-        """What of it the broker knows."""
+        """Part of it that the broker knows."""
         return Identity(**{field: getattr(self, field) for field in Identity.__struct_fields__})
 
 

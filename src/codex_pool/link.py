@@ -32,7 +32,7 @@ _LENGTH = struct.Struct(">I")
 
 
 class LinkError(ValueError):
-    """What came is not of this protocol: the link must end."""
+    """Input that is not of this protocol: the link must end."""
 
 
 class _Frame(msgspec.Struct, array_like=True, tag=str.lower, frozen=True, gc=False):

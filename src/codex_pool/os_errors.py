@@ -42,7 +42,7 @@ def describe(error: OSError) -> str:
 
 
 def is_directory_gone() -> bool:
-    """Whether the working directory of this process has been removed."""
+    """Return True if the working directory of this process has been removed."""
     try:
         os.getcwd()
     except FileNotFoundError:
@@ -53,7 +53,7 @@ def is_directory_gone() -> bool:
 
 
 def limits() -> str:
-    """What may have ended a process or kept it waiting: low limits of this process, as a shell shows them; or empty."""
+    """Low limits of this process that may have ended a child or kept it waiting, as a shell shows them; or empty."""
     import resource
 
     found = []

@@ -84,7 +84,7 @@ class _Mark(msgspec.Struct):
 
 
 class Mark:
-    """What the keys remember of the store of one home. Raises OwnershipError for a mark that cannot be read."""
+    """Read the mark of one home's store. Raises OwnershipError for one that cannot be read."""
 
     def __init__(self, keys: Path, home: Path) -> None:
         self.home = _named(home)
@@ -115,7 +115,7 @@ class Mark:
 
 
 def path_in(home: Path) -> Path:
-    """Where the store of a home is."""
+    """Path of the store of a home."""
     return home / "codex-pool" / NAME
 
 

@@ -522,7 +522,7 @@ def decode_positions(body: bytes) -> list[Position]:
 
 
 def _array_length(body: bytes) -> int:
-    """How many elements a MessagePack array says that it has; 0 for what is none."""
+    """Return the length that a MessagePack array declares; 0 for anything else."""
     kind = body[:1]
     if kind in (b"\xdc", b"\xdd"):
         return int.from_bytes(body[1 : 3 if kind == b"\xdc" else 5], "big")

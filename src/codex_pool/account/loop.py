@@ -63,7 +63,7 @@ class Account:
         self._headers = {"User-Agent": "codex-pool"}
         self._stamp: tuple[int, ...] | None = None
         self._login: Login | None = None
-        # When the lock was waited for in vain, and what was said of it.
+        # Time of the last wait for the lock that ran out, and its error message.
         self._not_locked: tuple[float, str] | None = None
 
     def answer(self, request: RefreshRequest, arrived_at: float, send: Callable[[Answer], None]) -> None:
@@ -93,7 +93,7 @@ class Account:
             raise
 
     def _put_login(self, written: bytes, locked: LockedFile) -> None:
-        """What an app-server has written while the file was shielded is a login, or the tokens of its answer."""
+        """Read what an app-server wrote while the file was shielded: another login, or the tokens of its answer."""
         if not written:
             return
         lineage, login = locked.lineage(), parse_login(written)

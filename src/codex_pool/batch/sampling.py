@@ -120,11 +120,11 @@ class Means:
     empty: EmptyDirectories = field(default_factory=EmptyDirectories)
     guarded: bool = True
     trusting: bool = False
-    """Whether codex may trust the directories of samples, and take everything from them."""
+    """True if codex may trust the directories of samples, and take everything from them."""
     private: tuple[Path, ...] = ()
     """What no agent may read."""
     linked: tuple[Path, ...] = ()
-    """What links in that lead to."""
+    """Targets of the links in `private`."""
     targets: LinkTargets = field(default_factory=LinkTargets)
     configuration: Configuration
     """Configuration of threads; samples without a workspace that name no sandbox ask for the configured one."""
@@ -506,7 +506,7 @@ class Sampling:
 
 
 def has_answers(sample: Sample, scorers: Scorers) -> bool:
-    """Whether there is something that the agent had better not read: to deny it costs a moment of each thread."""
+    """Return True if there is something the agent must not read; denying costs a moment of each thread."""
     return sample.target is not None or bool(scorers.of(sample))
 
 

@@ -165,7 +165,7 @@ class Books:
                 self.out.append(ToClient(session.identity, frames))
 
     def own_sessions(self) -> list[wire.SessionId]:
-        """Those of the pool's own user and of admins, who hear what is of no thread: account and configuration."""
+        """Sessions of the pool's own user and of admins, who get notifications about account and configuration."""
         return [session.id for session in self.sessions.values() if not self.is_limited(session.who)]
 
     def is_limited(self, who: str) -> bool:
@@ -344,7 +344,7 @@ class Books:
         return count + running.total() + len(begin)
 
     def threads_to_be(self, who: str) -> int:
-        """How many requests of this principal would bring a thread into being."""
+        """Count the requests of this principal that would create a thread."""
         calls = [*self.calls.values(), *(call for each in self.sessions.values() for call in each.waiting.values())]
         return sum(call.who == who and call.method in NEW_THREAD for call in calls)
 
@@ -354,7 +354,7 @@ class Books:
         return record.owner if record is not None else ""
 
     def key_turns(self, worker: Worker) -> int:
-        """How many turns of principals with keys this worker runs, or is about to."""
+        """Count the turns of principals with keys that this worker runs, or is about to."""
         running = sum(bool(self.owner_of(self.turns[turn].thread_id)) for turn in worker.turns if turn in self.turns)
         return running + sum(bool(self.calls[number].who) for number in worker.starting)
 
@@ -469,7 +469,7 @@ class Books:
             self.owned.change(thread_id, updated_ms=self.unix_ms)
 
     def count(self, who: str) -> int:
-        """How many threads a client has: those on disk that are not archived, and those that live here only."""
+        """Count the threads of a client: those on disk that are not archived, and those that live here only."""
         return self.owned.stored(who) + self.owned.loaded(who)
 
     def let_go(self, thread: Thread) -> None:

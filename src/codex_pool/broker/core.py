@@ -96,7 +96,7 @@ class BrokerCore:
 
     @property
     def held(self) -> dict[str, int]:
-        """What is kept, by kind (leak checks)."""
+        """Counts of what is kept, by kind, for leak checks."""
         books = self.books
         workers, threads = books.workers.values(), books.threads.values()
         return {
@@ -209,7 +209,7 @@ class BrokerCore:
         return self.books.take_effects()
 
     def ownership_read(self, rows: Iterable[Row], now: float) -> list[Effect]:
-        """What another pool has written."""
+        """Take over the rows that another pool has written."""
         self.books.now = now
         self.books.owners_changed(self.books.owned.read(rows))
         return self.books.take_effects()

@@ -42,7 +42,7 @@ MAX_VALUES = 50_000
 
 
 class Counts(NamedTuple):
-    """What a principal has now: threads in the books, turns running or waiting."""
+    """Counts of a principal: its threads, its turns that run or wait."""
 
     threads: int = 0
     turns: int = 0
@@ -121,16 +121,16 @@ class Doors:
         return principal != "" and (who is None or not who.admin)
 
     def may_touch(self, principal: str, record: ThreadRecord | None) -> bool:
-        """Whether this principal may see and use this thread."""
+        """Return True if this principal may see and use this thread."""
         return not self.is_limited(principal) or (record is not None and record.owner == principal)
 
     @property
     def is_in_use(self) -> bool:
-        """Whether an allow-list has been read."""
+        """True once an allow-list has been read."""
         return self._in_use
 
     def is_known(self, principal: str) -> bool:
-        """Whether a principal is the pool's owner, or has a key on the allow-list."""
+        """Return True for the pool's owner, and for a principal with a key on the allow-list."""
         return principal == "" or principal in self._identities
 
     def check_size(self, principal: str, line: bytes) -> Refusal | None:

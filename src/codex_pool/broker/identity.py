@@ -21,7 +21,7 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     """Who a key stands for, and what that one may do.
 
     `principal` is the id under which the pool knows it: random, made with its first key, and kept when the key is
-    renewed. `name` is for people; whoever had that name before is another principal.
+    renewed. `name` is for people; a former principal of the same name is another one.
     An `admin` may do what the pool's own user may over ipc, with all threads; of the rest only the bounds count then.
     `methods` are granted beside DEFAULT_METHODS; `fs/*` is all that begin so. `sandbox` is the widest that its threads
     may have, `cwd_roots` the directories that they may work in or below.

@@ -47,7 +47,7 @@ class Over(NamedTuple):
 
 
 class Events(NamedTuple):
-    """What has come: messages and ends of connections, in their order, what was refused, news of the allow-list."""
+    """Input of one phase: messages and ends of connections in order, counts of refusals, change of the allow-list."""
 
     messages: list[Message | Over]
     refused: dict[str, int]
@@ -105,7 +105,7 @@ class IngressLinks:
         return any(each.has_more for each in self._links.values())
 
     def receive(self, ready: dict[Any, int], now: float) -> Events:
-        """What the links have to say, of those that are ready, and what an earlier phase left."""
+        """Read the links that are ready, and what an earlier phase left."""
         events = Events([], {}, False)
         if self._listener.fileno() in ready:
             self._accept(now)

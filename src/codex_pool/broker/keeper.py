@@ -72,7 +72,7 @@ class Keeper:
 
     @property
     def secret(self) -> bytes:
-        """What brokers on one store have in common, and nobody else knows."""
+        """Return the secret that the brokers on one store share."""
         return self._store.id.encode() if self._store is not None else os.urandom(16)
 
     def news(self) -> list[Row]:
@@ -153,7 +153,7 @@ class Keeper:
 
 
 def remedy(home: Path, keys: Path | None) -> str:
-    """What the pool's own user can do about a store that is lost."""
+    """Remedy for a lost store, for the pool's own user."""
     place = f" --keys {keys}" if keys is not None else ""
     command = f"codex-pool keys reset-ownership {home}{place}"
     return f"put {path_in(home)} back as it was, or accept its loss: {command}"

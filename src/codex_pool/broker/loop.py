@@ -187,7 +187,7 @@ class Broker:
         return keeper, owned
 
     def _phase_ownership(self, keeper: Keeper, *, clients_speak: bool) -> None:
-        """What was written; before clients are heard, what other pools have written."""
+        """Take in what was written, and, before clients are read, what other pools have written."""
         now = time.monotonic()
         for done in keeper.done():
             self._apply(self._core.ownership_kept(*done, now))

@@ -49,7 +49,7 @@ class Owned:
         return (self._rows[thread_id] for thread_id in self._of.get(owner, ()))
 
     def stored(self, owner: str) -> int:
-        """How many threads a client has on disk, without those that are archived."""
+        """Count the threads of a client on disk, without archived ones."""
         return self._stored[owner]
 
     def is_stored(self, thread_id: str) -> bool:
@@ -57,7 +57,7 @@ class Owned:
         return row is not None and row.stored
 
     def loaded(self, owner: str) -> int:
-        """How many threads of a client a worker has that are on no disk."""
+        """Count the threads of a client that a worker has and no disk."""
         return len(self._loaded.get(owner, ()))
 
     def load(self, thread_id: str) -> None:

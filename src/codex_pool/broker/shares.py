@@ -31,17 +31,17 @@ CONTROL = frozenset({"turn/interrupt", "turn/steer"})
 
 
 def reserved_turns(turns_per_worker: int) -> int:
-    """How many turns of each worker no key can take."""
+    """Count the turns of each worker that no key can take."""
     return max(1, turns_per_worker // 8) if turns_per_worker > 1 else 0
 
 
 def needs_place(call: Call) -> bool:
-    """Whether this request counts against the places of its principal."""
+    """Return True if this request counts against the places of its principal."""
     return bool(call.who) and not call.starts_turn and call.method not in CONTROL
 
 
 class Places:
-    """Who has how many requests with which worker, and who waits for a place."""
+    """Requests of principals that wait for a place with a worker."""
 
     def __init__(self) -> None:
         self._waiting: dict[str, deque[Call]] = {}
@@ -50,7 +50,7 @@ class Places:
         return sum(map(len, self._waiting.values()))
 
     def are_free(self, call: Call, workers: list[Worker]) -> bool:
-        """Whether each of these workers has a place for it, and no other request of its principal was there before."""
+        """Return True if each of these workers has a place for it, and no request of its principal waits already."""
         if not needs_place(call):
             return True
         if self._waiting.get(call.who):
@@ -91,19 +91,19 @@ def _has_place(who: str, worker: Worker) -> bool:
 
 
 class LogShares:
-    """How many lines each principal has caused in the log."""
+    """Rate limiter of log lines, by principal."""
 
     def __init__(self) -> None:
         self._since = 0.0
         self._lines: Counter[str] = Counter()
 
     def admit(self, who: str) -> bool:
-        """Whether there may be one more line because of this principal."""
+        """Count a line that this principal causes; return True if it may be written."""
         self._lines[who] += 1
         return self._lines[who] <= LOG_LINES
 
     def tick(self, now: float) -> list[tuple[str, int]]:
-        """Who has caused more lines than were written, and how many, once in LOG_S."""
+        """Report, once in LOG_S, the principals whose lines were left out, and how many."""
         if now - self._since < LOG_S:
             return []
         self._since = now

@@ -28,7 +28,7 @@ def status_of(books: Books, pace: Pace, slot_states: list[dict[str, Any]], start
 
 
 def seen_by(status: dict[str, Any], who: str, threads: int) -> dict[str, Any]:
-    """What a client with a limited key sees of it: its slots; of clients, turns and threads its own."""
+    """Reduce the status to what a limited key may see: slots; of clients, turns and threads its own."""
     sessions = [row for row in status["sessions"] if row["principal"] == who]
     shown = ("slot", "state", "restarts")
     running, queued = (sum(row[name] for row in sessions) for name in ("turns", "queued"))

@@ -203,7 +203,7 @@ class Workers:
         self._check_drained(worker)
 
     def _note_owned(self, call: Call, line: bytes) -> str:
-        """What a call that has succeeded changes of a client's thread; the thread that it has made, if it names one."""
+        """Record what a successful call changes of a client's thread; return the thread that it has made, or ""."""
         owned, thread_id = self._books.owned, call.thread_id or ""
         if call.method == "review/start" and call.who:
             made = rpc.review_thread_of(line)

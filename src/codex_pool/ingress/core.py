@@ -138,7 +138,7 @@ class IngressCore:
 
     @property
     def held(self) -> dict[str, int]:
-        """What is kept, by kind (leak checks)."""
+        """Counts of what is kept, by kind, for leak checks."""
         return {
             "connections": len(self.connections),
             "strangers": len(self._strangers),

@@ -22,7 +22,7 @@ _Key = tuple[wire.SessionId | None, bytes]
 
 
 class Answer(NamedTuple):
-    """How a call was answered. `thread_id` is the thread that it brought here, `digest` says what it asked for."""
+    """Answer to a call. `thread_id` is the thread that it brought here, `digest` says what it asked for."""
 
     ok: bool
     line: bytes
@@ -83,7 +83,7 @@ class Seen:
 
 
 def digest_of(line: rpc.RequestLine) -> bytes:
-    """What a request asks for: its method and parameters, in whatever order."""
+    """Return a digest of method and parameters, in whatever order they are given."""
     told = blake2b(rpc.encode(line.method), digest_size=16)
     for name, value in sorted((line.params or {}).items()):
         told.update(rpc.encode(name))

@@ -63,7 +63,7 @@ class RecordRow(msgspec.Struct, frozen=True):
     responses: tuple[str | None, ...] = ()
     artifacts: tuple[str, ...] = ()
     agents_md: str | None = None
-    """How AGENTS.md of its directory reached the agent: `developer_instructions`, `codex`, or not at all."""
+    """Way in which AGENTS.md reached the agent: `developer_instructions`, `codex`, or None."""
 
 
 @dataclass(frozen=True, slots=True)
