@@ -185,3 +185,15 @@ def test_turns_of_a_revoked_key_are_interrupted_however_they_have_begun(bench: K
     bench.from_worker(worker, wire.TurnEnded("alice's", "turn of alice", "interrupted"))
     bench.tick(1.1)
     assert interrupted() == set()
+
+
+@pytest.mark.parametrize(
+    ("method", "name"), [("thread/name/set", "name"), ("thread/start", "model"), ("thread/start", "cwd")]
+)
+def test_what_records_keep_of_a_request_is_bounded(bench: KeyedBench, method: str, name: str) -> None:
+    bench.keyed_thread("t1", "alice-1")
+    params = (
+        {"threadId": "t1", name: "/srv/" + "n" * 5000} if method == "thread/name/set" else {name: "/srv/" + "n" * 5000}
+    )
+    call = bench.call(method, params, session="alice-1")
+    assert "5005 characters" in bench.error(call)["message"] and not bench.workers["w0"].open

@@ -36,6 +36,11 @@ _HARMLESS_WORDS = """
     useStateDbOnly
 """
 HARMLESS = frozenset(_HARMLESS_WORDS.split())
+# What the pool keeps of each thread, or remembers of requests.
+_KEPT = frozenset(
+    {"name", "model", "modelProvider", "cwd", "clientUserMessageId", "threadId", "turnId", "expectedTurnId"}
+)
+MAX_KEPT_CHARS = 4096
 _HARMLESS_CONFIG = frozenset({"model_reasoning_effort", "model_reasoning_summary", "model_verbosity"})
 _HARMLESS_INPUT = frozenset({"text", "image", "audio", "mention"})
 _POLICY_MEMBERS = {
@@ -106,6 +111,8 @@ class Judge:
         # An explicit grant is the owner's word on what only that method has.
         strict = not self._full and self._method in DEFAULT_METHODS
         for name, value in params.items():
+            if name in _KEPT and isinstance(value, str) and len(value) > MAX_KEPT_CHARS:
+                self._refuse("parameter", f"{name} has {len(value)} characters", f"give at most {MAX_KEPT_CHARS}")
             rule = self._rules.get(name)
             if rule is not None:
                 if value is not None:
