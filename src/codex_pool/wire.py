@@ -540,11 +540,11 @@ class _Decoder:
     def __call__(self, frame: bytes) -> Head:
         if len(frame) > self._limit:
             raise WireError(f"a head {self._direction} of {len(frame)} bytes; the limit is {self._limit}")
-        if frame[:1] != _VERSION_BYTE:
+        if not frame or frame[0] != VERSION:
             what = f"version {frame[0]}" if frame else "an empty frame"
             raise WireError(f"{what} {self._direction}; this side speaks version {VERSION}")
         try:
-            head: Head = self._decode(memoryview(frame)[1:])
+            head: Head = self._decode(frame[1:])
         except _UNDECODABLE as error:
             raise WireError(f"a head {self._direction} that does not fit: {error}") from None
         return head

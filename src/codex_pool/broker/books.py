@@ -121,7 +121,7 @@ class Books:
         """What is to be done; that a thread is written down comes before anybody hears of it."""
         out, self.out = self.out, []
         rows = self.owned.take_changed()
-        if not self.owned.durable:
+        if rows and not self.owned.durable:
             self.owned.written(rows)
         elif rows or self.unkept:
             self._next_own += 1

@@ -71,6 +71,8 @@ def split_runs(
 
     `counts` says where more than one line stands in a place of `lines`, and how many.
     """
+    if interest == "full" and lines and _DROPPABLE.issuperset(methods):
+        return [wire.Run(len(lines) + sum(counts.values()) - len(counts), "droppable")], [b"\n".join(lines)]
     runs: list[wire.Run] = []
     bodies: list[bytes] = []
     current: list[bytes] = []
