@@ -412,6 +412,17 @@ def test_the_record_of_a_thread_follows_its_settings_and_name(bench: Bench) -> N
     bench.apply(bench.core.who_are_you())
 
 
+def test_what_a_thread_says_in_the_same_read_as_its_start_reaches_who_started_it(bench: Bench) -> None:
+    bench.dispatch("thread/start", session="s1")
+    number = bench.request("thread/start")
+    del bench.open[number]
+    named = {"method": "thread/name/updated", "params": {"threadId": "t1", "threadName": "N"}}
+    bench.lines.clear()
+    bench.say({"id": number, "result": thread_result("t1")}, named)
+    assert bench.lines[-1] == (["s1"], [named])
+    assert bench.routed(wire.ThreadChanged)[-1].record.name == "N"
+
+
 def test_threads_that_leave_the_app_server_leave_the_books(bench: Bench) -> None:
     for thread_id in ("t1", "t2"):
         bench.thread(thread_id)

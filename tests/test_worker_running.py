@@ -131,6 +131,15 @@ def test_the_threads_of_sub_agents_belong_to_who_follows_their_parent(bench: Ben
     assert bench.routed(wire.TurnStarted)[-1].sessions == []
 
 
+def test_a_sub_agent_that_starts_its_turn_in_the_same_read(bench: Bench) -> None:
+    bench.thread()
+    child = {"method": "thread/started", "params": {"thread": {"id": "t2", "parentThreadId": "t1"}}}
+    bench.say(child, started("own", "t2", rootTurnId="u1"), delta("own", "t2"))
+    assert bench.lines == [(["s1"], [child])]
+    assert bench.routed(wire.TurnStarted) == [wire.TurnStarted("t2", "own", [sid("s1")])]
+    assert bench.methods("s1", "own") [1:] == ["turn/started", "item/agentMessage/delta"]
+
+
 def test_a_thread_of_nobodys_is_told_to_nobody(bench: Bench) -> None:
     for parent in ("t9", None):
         bench.say({"method": "thread/started", "params": {"thread": {"id": "t2", "parentThreadId": parent}}})

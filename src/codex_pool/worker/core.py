@@ -361,6 +361,12 @@ class WorkerCore:
 
     def _on_other_run(self, run: ThreadRun | GlobalRun) -> None:
         lines, methods = run.lines, run.methods
+        if isinstance(run, GlobalRun) and "thread/started" in methods[:-1]:
+            # A sub-agent's thread has followers from this line on.
+            after = methods.index("thread/started") + 1
+            self._on_other_run(GlobalRun(lines[:after], methods[:after]))
+            self._on_other_run(GlobalRun(lines[after:], methods[after:]))
+            return
         if self._begun or "turn/started" in methods:
             taken = self._running.take_own(lines, methods, self._begun)
             if taken:
@@ -398,7 +404,12 @@ class WorkerCore:
     def _on_global_lines(self, lines: list[bytes], methods: list[str]) -> None:
         for line, method in zip(lines, methods, strict=True):
             entry = NOTIFICATIONS.get(method)
-            if method == "thread/started":
+            thread_id = envelope.scan(line).thread_id if entry is not None and entry.thread is not None else None
+            sessions = self._threads.followers_of(thread_id) if thread_id is not None else []
+            if thread_id is not None and sessions:
+                # Followed since an earlier line of the same read.
+                self._on_thread_lines(thread_id, sessions, [line], [method])
+            elif method == "thread/started":
                 followers = self._threads.begun(line)
                 if followers:
                     self._outbox.sessions(followers, line)
@@ -406,7 +417,7 @@ class WorkerCore:
                 continue
             elif entry.thread is not None:
                 # Of a thread that no session follows: nobody to tell.
-                self._running.heed(envelope.scan(line).thread_id, [line], [method])
+                self._running.heed(thread_id, [line], [method])
             else:
                 if method == _LIMITS_UPDATED:
                     self._running.heed_limit(method, line)
