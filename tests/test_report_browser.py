@@ -212,8 +212,8 @@ def test_everything_can_be_done_with_keys(open_page: Open, ten: Path) -> None:
         page.locator("#sample-title", has_text=order[place]).wait_for()
     page.keyboard.press("Escape")
     page.locator("dialog").wait_for(state="hidden")
-    # One is back where one was.
-    assert page.evaluate("document.activeElement.textContent") == order[1]
+    # One is back where one was, once the dialog has told that it is closed.
+    page.wait_for_function("place => document.activeElement.textContent === place", arg=order[1], timeout=WAIT_MS)
 
 
 def test_a_link_to_a_sample_opens_it(open_page: Open, ten: Path) -> None:
