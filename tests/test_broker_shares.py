@@ -11,7 +11,7 @@ from test_doors_broker import KeyedBench, identity
 
 from codex_pool import wire
 from codex_pool.broker import sessions, shares
-from codex_pool.broker.requests import MAX_ID_CHARS
+from codex_pool.broker.identity import MAX_ID_CHARS
 
 KEYS = ("alice", "bob", "carol")
 

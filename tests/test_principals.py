@@ -15,7 +15,7 @@ from session_ids import named, sid
 from codex_pool import wire
 from codex_pool.broker.doors import NOT_ALLOWED, Doors
 from codex_pool.broker.identity import Identity
-from codex_pool.broker.sessions import REVOKED, SESSION_GRACE_S
+from codex_pool.broker.sessions import IDLE_GRACE_S, REVOKED, SESSION_GRACE_S
 from codex_pool.wire import SessionId
 
 RECORD: dict[str, Any] = {"turns": 1, "sandbox": '{"type":"readOnly"}', "approval_policy": '"never"', "cwd": "/srv"}
@@ -145,6 +145,21 @@ def test_a_session_that_does_not_come_back_ends_as_what_it_was(session: SessionI
     assert row["principal"] == session.principal and row["identity"] == ("n0" if session.principal else "")
     pool.beat(SESSION_GRACE_S + 2)
     assert wire.Gone(session) in worker.heads and pool.core.books.sessions == {}
+
+
+def test_a_session_of_a_key_for_which_nothing_runs_is_away_for_a_shorter_time() -> None:
+    pool = Pool("p1")
+    worker = pool.register()
+    idle, asks, mine = SessionId("p1", "idle"), SessionId("p1", "asks"), SessionId("", "mine")
+    for session in (idle, asks, mine):
+        pool.hello(session)
+    assert pool.dispatched(pool.call("model/list", session=asks, id=1))
+    for connection in pool.connections.values():
+        pool.apply(pool.core.client_unreachable(connection.encode(), pool.now))
+    pool.beat(IDLE_GRACE_S + 2)
+    assert [head.session for head in worker.heads if isinstance(head, wire.Gone)] == [idle]
+    pool.beat(SESSION_GRACE_S - IDLE_GRACE_S)
+    assert pool.core.books.sessions == {}
 
 
 def test_an_owners_session_with_the_name_of_a_key_is_not_that_of_the_key() -> None:

@@ -4,7 +4,7 @@ A stream: a Unix socket on which the broker listens, beside its others. Each fra
 and a msgpack array [tag, field...]. The first frame is `join`, with the secret that the supervisor has given to both
 ends; without it nothing else is read. After it the broker believes what the link says of principals.
 
-    process -> broker    join, message, ended, refused, keys
+    process -> broker    join, message, unsound, ended, refused, keys
     broker -> process    joined, took, send, end
 
 `connection` is a number that the process gives to a connection of a client, never twice on one link. A link that ends
@@ -47,12 +47,26 @@ class Join(_Frame, frozen=True):
 
 
 class Message(_Frame, frozen=True):
-    """A message of a client of this principal, which has come in with this public key."""
+    """A message of a client of this principal, which has come in with this public key.
+
+    With `screened` its line has been checked and written anew (see `ingress.screen`).
+    """
 
     connection: int
     principal: str
     key: str
     frames: list[bytes]
+    screened: bool = False
+
+
+class Unsound(_Frame, frozen=True):
+    """A request of this client was not passed on: its id as JSON, and why."""
+
+    connection: int
+    principal: str
+    key: str
+    id_json: bytes
+    message: str
 
 
 class Ended(_Frame, frozen=True):
@@ -101,7 +115,7 @@ class End(_Frame, frozen=True):
     connection: int
 
 
-ToBroker = Join | Message | Ended | Refused | Keys
+ToBroker = Join | Message | Unsound | Ended | Refused | Keys
 FromBroker = Joined | Took | Send | End
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -124,6 +138,14 @@ class Decoder:
     def feed(self, data: bytes) -> None:
         """Add what has come."""
         self._buffer += data
+
+    @property
+    def expects(self) -> int:
+        """How many bytes of the frame that has begun are still to come, 0 when none has."""
+        if len(self._buffer) < _LENGTH.size:
+            return 0
+        (size,) = _LENGTH.unpack_from(self._buffer)
+        return max(0, _LENGTH.size + int(size) - len(self._buffer))
 
     def next(self) -> Any | None:
         """The next frame, None while it is not complete. Raises LinkError."""

@@ -118,9 +118,12 @@ class BrokerCore:
     # Clients.
 
     def client_message(
-        self, identity: bytes, frames: list[bytes], now: float, who: str = "", key: str = ""
+        self, identity: bytes, frames: list[bytes], now: float, who: str = "", key: str = "", *, screened: bool = False
     ) -> list[Effect]:
-        """A message of a client. `who` is its principal, "" the pool's owner; `key` the public key it came in with."""
+        """A message of a client. `who` is its principal, "" the pool's owner; `key` the public key it came in with.
+
+        `screened`: its bounds have been checked where it came in.
+        """
         books = self.books
         books.now = now
         try:
@@ -141,12 +144,20 @@ class BrokerCore:
         if session is None:
             return books.take_effects()
         if isinstance(head, wire.Call):
-            self._requests.line(session, head, frames[1])
+            self._requests.line(session, head, frames[1], screened=screened)
         elif isinstance(head, wire.Ack):
             worker = books.workers.get(head.worker)
             if worker is not None:
                 books.to_worker(worker, wire.Acked(session.id, head.positions))
         return books.take_effects()
+
+    def client_refused(self, identity: bytes, id_json: bytes, message: str, now: float) -> list[Effect]:
+        """A request of a client was refused where it came in."""
+        self.books.now = now
+        session = self._sessions.heard(identity)
+        if session is not None:
+            self._requests.unsound(session, id_json, message)
+        return self.books.take_effects()
 
     def client_unreachable(self, identity: bytes, now: float) -> list[Effect]:
         """The connection is gone; its session may come back on another."""

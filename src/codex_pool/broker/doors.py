@@ -29,16 +29,14 @@ import msgspec
 
 from codex_app_server.errors import SERVER_OVERLOADED
 from codex_app_server.generated.routing import REQUESTS
-from codex_pool import json_bounds, rpc
-from codex_pool.broker.identity import FULL, LEVEL, NEEDS, Identity, granted, rule_of
+from codex_pool import rpc
+from codex_pool.broker.identity import FULL, LEVEL, NEEDS, Identity, granted, rule_of, size_problem
 from codex_pool.broker.judge import STARTS_TURN, Judge, Refused, short
 from codex_pool.broker.projects import treatment
 from codex_pool.wire import ThreadRecord
 
 NOT_ALLOWED = -32012
 RETRY_TURN_MS = 1000
-# Of one request: a decoded value may take 40 times its text.
-MAX_VALUES = 50_000
 
 
 class Counts(NamedTuple):
@@ -136,16 +134,8 @@ class Doors:
     def check_size(self, principal: str, line: bytes) -> Refusal | None:
         """Why a line is more than this principal may send, before it is decoded; None if it is not."""
         who = self._identities.get(principal)
-        if who is None:
-            message = _UNKNOWN
-        elif len(line) > who.max_message_bytes:
-            message = (
-                f"a request of {len(line)} bytes; the key of {who.name} allows {who.max_message_bytes} bytes a "
-                "message: send less, or ask the pool's owner for a higher --max-message-bytes"
-            )
-        elif json_bounds.has_more_values(line, MAX_VALUES):
-            message = f"a request of more than {MAX_VALUES} values; send less"
-        else:
+        message = size_problem(who, line) if who is not None else _UNKNOWN
+        if message is None:
             return None
         what = "identity" if who is None else "message"
         return Refusal(NOT_ALLOWED, message, {"kind": "refused", "what": what})

@@ -7,12 +7,17 @@ from typing import Literal
 import msgspec
 
 from codex_app_server.generated.routing import REQUESTS
+from codex_pool import json_bounds
 from codex_pool.broker.access import ACCESS, Rule
 
 SandboxMode = Literal["read-only", "workspace-write", "danger-full-access"]
 SANDBOX_MODES: tuple[SandboxMode, ...] = ("read-only", "workspace-write", "danger-full-access")
 # A frame beyond it ends the connection that it comes on; below it each identity has its own bound.
 MAX_MESSAGE_BYTES = 32 * 1024 * 1024
+# Of one request: a decoded value may take 40 times its text.
+MAX_VALUES = 50_000
+# Of the id of a request: the pool remembers thousands of them.
+MAX_ID_CHARS = 256
 FULL = "danger-full-access"
 LEVEL: dict[str, int] = {mode: level for level, mode in enumerate(SANDBOX_MODES)}
 
@@ -51,6 +56,18 @@ _LEVELS: dict[str, SandboxMode] = {
 # write files.
 DEFAULT_METHODS = POOL_METHODS | {method for method, rule in ACCESS.items() if rule in _ALWAYS}
 NEEDS: dict[str, SandboxMode] = {method: _LEVELS[rule] for method, rule in ACCESS.items() if rule in _LEVELS}
+
+
+def size_problem(identity: Identity, line: bytes) -> str | None:
+    """Why a line is more than this identity may send, before it is decoded; None if it is not."""
+    if len(line) > identity.max_message_bytes:
+        return (
+            f"a request of {len(line)} bytes; the key of {identity.name} allows {identity.max_message_bytes} bytes a "
+            "message: send less, or ask the pool's owner for a higher --max-message-bytes"
+        )
+    if json_bounds.has_more_values(line, MAX_VALUES):
+        return f"a request of more than {MAX_VALUES} values; send less"
+    return None
 
 
 def rule_of(method: str) -> Rule:

@@ -24,6 +24,7 @@ from codex_pool import link
 
 MESSAGES_PER_PHASE = 32
 READ_BYTES = 64 * 1024
+LONG_READ_BYTES = 1024 * 1024
 WRITE_BYTES = 256 * 1024
 MAX_UNSENT_BYTES = 192 * 1024 * 1024
 MAX_LINKS = 8
@@ -37,6 +38,17 @@ class Message(NamedTuple):
     who: str
     key: str
     frames: list[bytes]
+    screened: bool = False
+
+
+class Unsound(NamedTuple):
+    """A request of a client that was refused on its way here: its id as JSON, and why."""
+
+    peer: bytes
+    who: str
+    key: str
+    id_json: bytes
+    message: str
 
 
 class Over(NamedTuple):
@@ -49,7 +61,7 @@ class Over(NamedTuple):
 class Events(NamedTuple):
     """Input of one phase: messages and ends of connections in order, counts of refusals, change of the allow-list."""
 
-    messages: list[Message | Over]
+    messages: list[Message | Unsound | Over]
     refused: dict[str, int]
     keys_changed: bool
 
@@ -136,7 +148,15 @@ class IngressLinks:
                         case link.Message():
                             each.connections.add(frame.connection)
                             peer = each.prefix + str(frame.connection).encode()
-                            events.messages.append(Message(peer, frame.principal, frame.key, frame.frames))
+                            message = Message(peer, frame.principal, frame.key, frame.frames, frame.screened)
+                            events.messages.append(message)
+                            left -= 1
+                            self._take(each)
+                        case link.Unsound():
+                            each.connections.add(frame.connection)
+                            peer = each.prefix + str(frame.connection).encode()
+                            refused = Unsound(peer, frame.principal, frame.key, frame.id_json, frame.message)
+                            events.messages.append(refused)
                             left -= 1
                             self._take(each)
                         case link.Ended():
@@ -208,7 +228,7 @@ class IngressLinks:
 
     def _read(self, each: _Link) -> bool:
         try:
-            data = each.socket.recv(READ_BYTES)
+            data = each.socket.recv(LONG_READ_BYTES if each.decoder.expects > READ_BYTES else READ_BYTES)
         except BlockingIOError:
             return True
         except OSError:

@@ -31,7 +31,7 @@ from codex_pool.allowed import AllowedKeys
 from codex_pool.broker.arguments import BrokerArguments
 from codex_pool.broker.core import BrokerCore
 from codex_pool.broker.doors import Doors
-from codex_pool.broker.ingress_link import IngressLinks, Over
+from codex_pool.broker.ingress_link import IngressLinks, Over, Unsound
 from codex_pool.broker.keeper import Keeper
 from codex_pool.broker.legacy import Changes, Legacy
 from codex_pool.broker.owned import Owned
@@ -213,11 +213,17 @@ class Broker:
                 if event.revoked:
                     self._look_at_keys(now)
                 self._apply(self._core.client_unreachable(event.peer, now))
-            elif self._keys.is_allowed(event.who, event.key):
-                self._apply(self._core.client_message(event.peer, event.frames, now, event.who, event.key))
-            else:
+            elif not self._keys.is_allowed(event.who, event.key):
                 self._send(True, event.peer, [link.REVOKED])
                 links.end(event.peer)
+            elif isinstance(event, Unsound):
+                self._apply(self._core.client_refused(event.peer, event.id_json, event.message, now))
+            else:
+                self._apply(
+                    self._core.client_message(
+                        event.peer, event.frames, now, event.who, event.key, screened=event.screened
+                    )
+                )
 
     def _look_at_keys(self, now: float) -> None:
         """Read the allow-list if it has changed; sessions of those who are not on it any more end."""

@@ -126,6 +126,10 @@ class Session:
     priority: wire.Priority = "interactive"
     when_gone: wire.WhenGone = "interrupt"
     away_since: float | None = None
+    # Until when it may stay away.
+    away_until: float = 0.0
+    # When a turn that it follows has last ended.
+    turn_ended_at: float = -1.0
     # Something was not sent to it while it was away: only a new connection can make up for that.
     missed: bool = False
     # The connection that broke last, b"" once it has another: what was sent on it before may still come.

@@ -12,8 +12,8 @@ from codex_app_server.generated.routing import REQUESTS
 from codex_pool import rpc, wire
 from codex_pool.broker.books import Books
 from codex_pool.broker.dispatch import FOLLOW, INVALID_REQUEST, Dispatcher
-from codex_pool.broker.doors import NEW_THREAD, Counts, Refusal
-from codex_pool.broker.identity import rule_of
+from codex_pool.broker.doors import NEW_THREAD, NOT_ALLOWED, Counts, Refusal
+from codex_pool.broker.identity import MAX_ID_CHARS, rule_of
 from codex_pool.broker.judge import STARTS_TURN
 from codex_pool.broker.lists import OwnLists
 from codex_pool.broker.records import Call, Session
@@ -24,8 +24,7 @@ PARSE_ERROR = -32700
 METHOD_NOT_FOUND = -32601
 MAX_OPT_OUTS = 256
 MAX_METHOD_CHARS = 256
-# Of the id of a request: the pool remembers thousands of them.
-MAX_ID_CHARS = 256
+MAX_ECHOED_CHARS = 16 * 1024
 
 
 class _Capabilities(msgspec.Struct, rename="camel"):
@@ -62,8 +61,8 @@ class Requests:
         self._lists = lists
         self._status = status
 
-    def line(self, session: Session, head: wire.Call, line: bytes) -> None:
-        """A line of a client: a request, a notification, or an answer."""
+    def line(self, session: Session, head: wire.Call, line: bytes, *, screened: bool = False) -> None:
+        """A line of a client: a request, a notification, or an answer. `screened`: its bounds have been checked."""
         try:
             header = envelope.scan(line)
         except ValueError as error:
@@ -72,15 +71,18 @@ class Requests:
             return
         if header.id is not None and len(str(header.id)) > MAX_ID_CHARS:
             message = f"a request id of {len(str(header.id))} characters; expected at most {MAX_ID_CHARS}"
-            self._books.say(session.id, rpc.error_line(rpc.encode(header.id), INVALID_REQUEST, message))
+            # A client that makes such ids may know its request by it; one of megabytes is not sent back.
+            request_id = header.id if len(str(header.id)) <= MAX_ECHOED_CHARS else None
+            self._books.say(session.id, rpc.error_line(rpc.encode(request_id), INVALID_REQUEST, message))
             return
-        if session.who and self._books.doors is not None:
+        if session.who and self._books.doors is not None and not screened:
             refusal = self._books.doors.check_size(session.who, line)
             if refusal is not None:
                 self._refuse(session, rpc.encode(header.id), refusal)
                 return
         try:
-            rpc.check_line(line)
+            if not screened:
+                rpc.check_line(line)
             if header.method is not None:
                 rpc.decode_request(line)
         except (ValueError, RecursionError, msgspec.MsgspecError) as error:
@@ -112,6 +114,10 @@ class Requests:
             )
             if self._may(session, call):
                 self._request(session, call)
+
+    def unsound(self, session: Session, id_json: bytes, message: str) -> None:
+        """A line of a client that was refused on its way here."""
+        self._refuse(session, id_json, Refusal(NOT_ALLOWED, message, {"kind": "refused", "what": "message"}))
 
     def _may(self, session: Session, call: Call) -> bool:
         books = self._books

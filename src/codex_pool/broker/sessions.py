@@ -1,7 +1,8 @@
 """Sessions: clients come, fall silent, come back on a new connection, and go. Pure.
 
 A session that is silent for AWAY_S is away: nothing is sent to it. It has SESSION_GRACE_S to come back on a new
-connection; then its workers send again what it has not got. On its old connection it may go on only if nothing was
+connection; then its workers send again what it has not got. One of a client with a key for which nothing runs has
+IDLE_GRACE_S: there is nothing to send. On its old connection it may go on only if nothing was
 kept from it meanwhile.
 
 After a broker has died, the next one answers nobody before every worker that lives has registered (the barrier): only
@@ -21,6 +22,7 @@ from codex_pool.link import REVOKED
 
 AWAY_S = 3 * wire.BEAT_S
 SESSION_GRACE_S = 20.0
+IDLE_GRACE_S = 8.0
 BARRIER_S = 10.0
 MAX_SESSION_CHARS = 256
 MAX_CLIENT_CHARS = 1024
@@ -176,7 +178,7 @@ class Sessions:
         books.out.append(ToClient(identity, [welcome, books.initialize]))
         for place in places:
             if not resumed:
-                message = f"its session was away for more than {SESSION_GRACE_S:.0f} s"
+                message = "its session was away for too long, and is over"
                 books.end_turn_for([session_id], place.thread_id, place.turn_id, message)
             elif not books.knows_turn(place.turn_id):
                 message = "its worker died while the client was away"
@@ -187,7 +189,8 @@ class Sessions:
         books = self._books
         if session_id.session and session_id not in books.sessions:
             session = Session(session_id, "(not back yet)", b"", books.now)
-            session.away_since, session.missed = books.now, True
+            self._leaves(session)
+            session.missed = True
             books.sessions[session_id] = session
 
     def heard(self, identity: bytes) -> Session | None:
@@ -220,8 +223,24 @@ class Sessions:
         if session is not None:
             session.missed, session.broken = True, identity
             if session.away_since is None:
-                session.away_since = self._books.now
+                self._leaves(session)
             self._cut(session)
+
+    def _leaves(self, session: Session) -> None:
+        """From now on it is away."""
+        books = self._books
+        session.away_since = books.now
+        waits = bool(
+            not session.who
+            # Known from a worker only, because of a turn.
+            or not session.identity
+            or session.waiting
+            # The end of a turn may not have arrived.
+            or session.turn_ended_at >= session.seen_at - wire.BEAT_S
+            or any(session.id in turn.sessions for turn in books.turns.values())
+            or any(call.session == session.id for call in books.calls.values())
+        )
+        session.away_until = books.now + (SESSION_GRACE_S if waits else IDLE_GRACE_S)
 
     def _cut(self, session: Session) -> None:
         """Its connection is not used any more."""
@@ -262,11 +281,12 @@ class Sessions:
         beat = [wire.encode(wire.Beat())]
         for session in list(books.sessions.values()):
             if session.away_since is None and books.now - session.seen_at > AWAY_S:
-                session.away_since = books.now
+                self._leaves(session)
             if session.away_since is None:
                 books.out.append(ToClient(session.identity, beat))
-            elif books.now - session.away_since > SESSION_GRACE_S:
-                books.note(f"client {session.client} was away for {SESSION_GRACE_S:.0f} s: its session is over")
+            elif books.now > session.away_until:
+                away_s = books.now - session.away_since
+                books.note_of(session.who, f"client {session.client} was away for {away_s:.0f} s: its session is over")
                 self.end(session, keep=session.when_gone == "keep")
         for caller in self._callers.values():
             books.out.append(ToClient(caller.identity, beat))

@@ -271,9 +271,13 @@ class Workers:
     def _on_turn_ended(self, ended: wire.TurnEnded, worker: Worker) -> None:
         books = self._books
         worker.turns.discard(ended.turn_id)
-        if books.turns.pop(ended.turn_id, None) is None:
+        turn = books.turns.pop(ended.turn_id, None)
+        if turn is None:
             return
         books.turn_ended(ended.turn_id, worker.name)
+        for session_id in turn.sessions:
+            if session_id in books.sessions:
+                books.sessions[session_id].turn_ended_at = books.now
         books.ended[ended.status] += 1
         if ended.status == "completed":
             self._pace.completed()

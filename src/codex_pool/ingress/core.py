@@ -18,7 +18,8 @@ Bounds, in bytes and in time as well as in number:
                   connections for its sessions and as many that are being replaced
     to the broker per connection QUEUE_MESSAGES or QUEUE_BYTES: then nothing is read from it. An incomplete message of
                   more than FREE_BYTES needs room among those of its key (KEY_BYTES) and of all (ALL_BYTES), and has
-                  MESSAGE_LIMIT_S to be complete. Keys take turns, SHARE_BYTES at a time
+                  MESSAGE_LIMIT_S to be complete. Keys take turns, SHARE_BYTES at a time. A key sends RATE_BYTES a
+                  second, and BURST_BYTES before that counts. Long requests are screened (see `screen`)
     to clients    per key OUT_KEY_BYTES, of all OUT_ALL_BYTES, and STALL_LIMIT_S without any progress: the connection
                   ends, and its client gets what it has missed on another one
 """
@@ -34,6 +35,7 @@ from codex_pool import link, wire
 from codex_pool.broker.identity import MAX_MESSAGE_BYTES, Identity
 from codex_pool.ingress import z85
 from codex_pool.ingress.refusals import Refusals
+from codex_pool.ingress.screen import Unsound, is_long, screened
 from codex_pool.ingress.zmtp import ServerConnection, ZmtpError
 
 MIB = 1024 * 1024
@@ -52,6 +54,9 @@ KEY_BYTES = 40 * MIB
 ALL_BYTES = 96 * MIB
 SHARE_BYTES = 8 * 1024
 SHARE_MESSAGES = 16
+# What a message of megabytes costs the broker, some 10 ms, is 1 % of its time at this rate.
+RATE_BYTES = 2 * MIB
+BURST_BYTES = 16 * MIB
 # Up to here what is too long for a key is passed on, so that the broker can answer the request.
 ANSWERED_BYTES = MIB
 
@@ -78,8 +83,11 @@ class Principal:
     identity: Identity
     connections: set[int] = field(default_factory=set)
     # What waits for the broker: messages and their sizes, None for the end of a connection.
-    queue: deque[tuple[Connection, list[bytes] | None, int]] = field(default_factory=deque)
+    queue: deque[tuple[Connection, list[bytes] | Unsound | None, int]] = field(default_factory=deque)
     reserved: int = 0
+    # How many bytes it may send now; below zero nothing is read of it.
+    allowance: float = BURST_BYTES
+    refilled_at: float = 0.0
     outgoing_bytes: int = 0
 
 
@@ -126,6 +134,7 @@ class IngressCore:
         self._share = (0, 0)
         self._reserved = 0
         self._waiters: dict[int, Connection] = {}
+        self._throttled: dict[bytes, Principal] = {}
         self._outgoing_bytes = 0
         self.refusals = Refusals()
         self.connections: dict[int, Connection] = {}
@@ -187,6 +196,7 @@ class IngressCore:
             and connection.queued < (QUEUE_MESSAGES if connection.reads else QUEUE_MESSAGES // 4)
             and connection.queued_bytes < QUEUE_BYTES
             and connection.number not in self._waiters
+            and (connection.principal is None or connection.principal.key not in self._throttled)
         )
 
     def received(self, number: int, data: bytes, now: float) -> None:
@@ -214,6 +224,17 @@ class IngressCore:
                 return
         if connection.principal is not None:
             self._reserve_for_partial(connection, now)
+            self._charge(connection.principal, len(data), now)
+
+    def _charge(self, principal: Principal, size: int, now: float) -> None:
+        earned = (now - principal.refilled_at) * RATE_BYTES
+        principal.allowance = min(BURST_BYTES, principal.allowance + earned) - size
+        principal.refilled_at = now
+        if principal.allowance < 0 and principal.key not in self._throttled:
+            self._throttled[principal.key] = principal
+            self.resumed |= principal.connections
+        elif principal.allowance >= 0 and self._throttled.pop(principal.key, None) is not None:
+            self.resumed |= principal.connections
 
     def _on_message(self, connection: Connection, frames: list[bytes], now: float) -> bool:
         principal = connection.principal
@@ -235,10 +256,12 @@ class IngressCore:
         connection.queued += 1
         connection.queued_bytes += size
         connection.reads = connection.queued < QUEUE_MESSAGES
-        self._enqueue(principal, connection, frames, size)
+        self._enqueue(principal, connection, screened(frames, principal.identity), size)
         return True
 
-    def _enqueue(self, principal: Principal, connection: Connection, frames: list[bytes] | None, size: int) -> None:
+    def _enqueue(
+        self, principal: Principal, connection: Connection, frames: list[bytes] | Unsound | None, size: int
+    ) -> None:
         if not principal.queue:
             self._turns.append(principal)
         principal.queue.append((connection, frames, size))
@@ -320,10 +343,13 @@ class IngressCore:
                 self._reserve_for_partial(connection, now)
                 self._retry_waiters(now)
             self.resumed.add(connection.number)
-        return link.Message(connection.number, principal.identity.principal, principal.public_key, frames)
+        sender = connection.number, principal.identity.principal, principal.public_key
+        if isinstance(frames, Unsound):
+            return link.Unsound(*sender, frames.id_json, frames.message)
+        return link.Message(*sender, frames, screened=is_long(frames))
 
     def _forget_unused(self, principal: Principal) -> None:
-        if not principal.connections and not principal.queue:
+        if not principal.connections and not principal.queue and principal.allowance >= BURST_BYTES:
             self._principals.pop(principal.key, None)
 
     # Towards clients.
@@ -469,6 +495,7 @@ class IngressCore:
         self.news.clear()
         self._turns.clear()
         self._principals.clear()
+        self._throttled.clear()
         self._share = (0, 0)
 
     def tick(self, now: float) -> None:
@@ -480,6 +507,9 @@ class IngressCore:
             if reason is not None:
                 self._end(connection)
         self._retry_waiters(now)
+        for principal in list(self._principals.values()):
+            self._charge(principal, 0, now)
+            self._forget_unused(principal)
 
 
 def _most_bytes(identity: Identity) -> int:
