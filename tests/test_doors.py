@@ -498,3 +498,12 @@ def test_what_a_client_makes_up_is_neither_echoed_at_length_nor_counted_by_its_n
     ):
         verdict = check(doors(), method, params, thread=record())
         assert isinstance(verdict, Refusal) and len(verdict.message) < 500 and len(verdict.data["what"]) < 40
+
+
+def test_a_turn_of_no_thread_is_refused_before_an_app_server_sees_it() -> None:
+    doors = Doors(
+        [Identity(name="a", principal="p", cwd_roots=("/srv",))], default_cwd="/srv", realpath=lambda path: path
+    )
+    line = b'{"id":1,"method":"turn/start","params":{"input":[]}}'
+    verdict = doors.check("p", "turn/start", line, None, Counts())
+    assert isinstance(verdict, Refusal) and "threadId is missing" in verdict.message

@@ -234,11 +234,15 @@ class NullAppServer:
             thread = {**THREAD, "id": thread_id, "sessionId": thread_id, "ephemeral": bool(params.get("ephemeral"))}
             return {**SETTINGS, "thread": thread}
         if method == "turn/interrupt":
-            self._interrupted.add(params["turnId"])
+            self._interrupted.add(str(params.get("turnId")))
         return {}
 
     def _start_turn(self, request_id: Any, params: dict[str, Any]) -> None:
-        thread_id, turn_id = params["threadId"], self._new_id("1")
+        thread_id, turn_id = params.get("threadId"), self._new_id("1")
+        if not isinstance(thread_id, str):
+            message = "Invalid request: missing field `threadId`"
+            self._write(self._encode({"id": request_id, "error": {"code": -32600, "message": message}}))
+            return
         turn: dict[str, Any] = {
             "id": turn_id,
             "items": [],

@@ -222,6 +222,8 @@ class Doors:
     ) -> None:
         thread_id = params.get("threadId")
         if thread_id is None:
+            if method in STARTS_TURN:
+                raise Refused("params", f"{method}: threadId is missing; name the thread on which the turn is to run")
             return
         known = record is not None and record.thread_id == thread_id
         if thread_id != own and (not known or not self.may_touch(who.principal, record)):
