@@ -23,8 +23,8 @@ from codex_pool import wire
 # A message to a client: its longest body, and what stands around it. From a client far less comes.
 MAX_FRAME_BYTES = wire.MAX_BODY_BYTES + 1024 * 1024
 MAX_JOIN_BYTES = 1024
-WINDOW = 64
-TOOK_EVERY = 16
+WINDOW = 24
+TOOK_EVERY = 8
 
 REVOKED = wire.encode(wire.Closed("the key of this client has been revoked; ask the pool's owner for a new one"))
 

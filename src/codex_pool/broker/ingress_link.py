@@ -22,7 +22,7 @@ import zmq
 
 from codex_pool import link
 
-MESSAGES_PER_PHASE = 32
+MESSAGES_PER_PHASE = 16
 READ_BYTES = 64 * 1024
 LONG_READ_BYTES = 1024 * 1024
 WRITE_BYTES = 256 * 1024

@@ -18,8 +18,9 @@ Bounds, in bytes and in time as well as in number:
                   connections for its sessions and as many that are being replaced
     to the broker per connection QUEUE_MESSAGES or QUEUE_BYTES: then nothing is read from it. An incomplete message of
                   more than FREE_BYTES needs room among those of its key (KEY_BYTES) and of all (ALL_BYTES), and has
-                  MESSAGE_LIMIT_S to be complete. Keys take turns, SHARE_BYTES at a time. A key sends RATE_BYTES a
-                  second, and BURST_BYTES before that counts. Long requests are screened (see `screen`)
+                  MESSAGE_LIMIT_S to be complete. Keys take turns, SHARE_BYTES at a time. A key sends RATE_BYTES
+                  and RATE_MESSAGES a second, BURST_BYTES and BURST_MESSAGES before that counts; long requests are
+                  screened (see `screen`)
     to clients    per key OUT_KEY_BYTES, of all OUT_ALL_BYTES, and STALL_LIMIT_S without any progress: the connection
                   ends, and its client gets what it has missed on another one
 """
@@ -34,6 +35,7 @@ from typing import NamedTuple
 from codex_pool import link, wire
 from codex_pool.broker.identity import MAX_MESSAGE_BYTES, Identity
 from codex_pool.ingress import z85
+from codex_pool.ingress.allowance import Allowance
 from codex_pool.ingress.refusals import Refusals
 from codex_pool.ingress.screen import Unsound, is_long, screened
 from codex_pool.ingress.zmtp import ServerConnection, ZmtpError
@@ -45,7 +47,7 @@ IDLE_LIMIT_S = 60.0
 MESSAGE_LIMIT_S = 60.0
 STALL_LIMIT_S = 60.0
 CLOSING_LIMIT_S = 2.0
-TICK_S = 0.5
+TICK_S = 0.25
 
 QUEUE_MESSAGES = 64
 QUEUE_BYTES = 256 * 1024
@@ -54,9 +56,11 @@ KEY_BYTES = 40 * MIB
 ALL_BYTES = 96 * MIB
 SHARE_BYTES = 8 * 1024
 SHARE_MESSAGES = 16
-# What a message of megabytes costs the broker, some 10 ms, is 1 % of its time at this rate.
+# A message of megabytes costs the broker some 10 ms, a short one 0.25 ms.
 RATE_BYTES = 2 * MIB
 BURST_BYTES = 16 * MIB
+RATE_MESSAGES = 1000
+BURST_MESSAGES = 2000
 # Up to here what is too long for a key is passed on, so that the broker can answer the request.
 ANSWERED_BYTES = MIB
 
@@ -85,9 +89,9 @@ class Principal:
     # What waits for the broker: messages and their sizes, None for the end of a connection.
     queue: deque[tuple[Connection, list[bytes] | Unsound | None, int]] = field(default_factory=deque)
     reserved: int = 0
-    # How many bytes it may send now; below zero nothing is read of it.
-    allowance: float = BURST_BYTES
-    refilled_at: float = 0.0
+    # Below zero nothing is read of it.
+    may_send: Allowance = field(default_factory=lambda: Allowance(RATE_BYTES, BURST_BYTES, 0.0))
+    may_ask: Allowance = field(default_factory=lambda: Allowance(RATE_MESSAGES, BURST_MESSAGES, 0.0))
     outgoing_bytes: int = 0
 
 
@@ -224,16 +228,16 @@ class IngressCore:
                 return
         if connection.principal is not None:
             self._reserve_for_partial(connection, now)
-            self._charge(connection.principal, len(data), now)
+            self._charge(connection.principal, len(data), len(messages), now)
 
-    def _charge(self, principal: Principal, size: int, now: float) -> None:
-        earned = (now - principal.refilled_at) * RATE_BYTES
-        principal.allowance = min(BURST_BYTES, principal.allowance + earned) - size
-        principal.refilled_at = now
-        if principal.allowance < 0 and principal.key not in self._throttled:
+    def _charge(self, principal: Principal, size: int, messages: int, now: float) -> None:
+        principal.may_send.take(size, now)
+        principal.may_ask.take(messages, now)
+        is_over = principal.may_send.left < 0 or principal.may_ask.left < 0
+        if is_over and principal.key not in self._throttled:
             self._throttled[principal.key] = principal
             self.resumed |= principal.connections
-        elif principal.allowance >= 0 and self._throttled.pop(principal.key, None) is not None:
+        elif not is_over and self._throttled.pop(principal.key, None) is not None:
             self.resumed |= principal.connections
 
     def _on_message(self, connection: Connection, frames: list[bytes], now: float) -> bool:
@@ -349,7 +353,8 @@ class IngressCore:
         return link.Message(*sender, frames, screened=is_long(frames))
 
     def _forget_unused(self, principal: Principal) -> None:
-        if not principal.connections and not principal.queue and principal.allowance >= BURST_BYTES:
+        has_all = principal.may_send.is_full and principal.may_ask.is_full
+        if not principal.connections and not principal.queue and has_all:
             self._principals.pop(principal.key, None)
 
     # Towards clients.
@@ -508,7 +513,7 @@ class IngressCore:
                 self._end(connection)
         self._retry_waiters(now)
         for principal in list(self._principals.values()):
-            self._charge(principal, 0, now)
+            self._charge(principal, 0, 0, now)
             self._forget_unused(principal)
 
 
