@@ -44,6 +44,7 @@ test-browser: tools $(VENV)/.installed-browser
 # Every process hurt in every way: all cells of the table, and short runs of what a night is like. Bounded.
 chaos: tools $(VENV)/.installed-test
 	PYTHONPATH=tests $(BIN)/python -m chaos
+	$(BIN)/python bench/neighbour.py --quick --floods ids,dense,methods,waiting,silent,parts,noise
 
 lint: tools $(VENV)/.installed-lint
 	$(BIN)/ruff check
