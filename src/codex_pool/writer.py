@@ -53,8 +53,6 @@ class Writer:
         self._steps = 0
         self._stuck_at = -1
         self._reasons: set[int | None] = set()
-        self.error: OSError | None = None
-        """Why the last attempt to write failed; None if it did not."""
         atexit.register(self.settle, EXIT_S)
 
     @property
@@ -131,7 +129,6 @@ class Writer:
             try:
                 count = self._write(head)
             except OSError as error:
-                self.error = error
                 with self._lock:
                     self._queue.failed()
                     goes_on = self._queue.waiting_bytes > 0
@@ -140,7 +137,6 @@ class Writer:
                 if not goes_on:
                     return
                 continue
-            self.error = None
             with self._lock:
                 self._queue.wrote(count)
             self._steps += 1
