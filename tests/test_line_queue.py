@@ -48,6 +48,19 @@ def test_lines_are_written_in_order_and_whole() -> None:
     assert (out.text, queue.lost, queue.waiting_bytes) == (b"one\ntwo\n", 0, 0)
 
 
+def test_as_many_lines_are_written_at_once_as_a_pipe_takes_without_parting_them() -> None:
+    queue = LineQueue(100_000, marker)
+    lines = [b"%d\n" % number * 300 for number in range(10)] + [b"x" * 5000 + b"\n", b"y\n"]
+    for line in lines:
+        queue.add(line)
+    heads = []
+    while head := queue.head():
+        heads.append(head)
+        queue.wrote(len(head))
+    assert heads == [b"".join(lines[:6]), b"".join(lines[6:10]), lines[10], lines[11]]
+    assert queue.waiting_bytes == queue.lost == 0
+
+
 def test_lines_beyond_the_bound_are_lost_and_their_number_stands_where_they_would_have() -> None:
     queue = LineQueue(10, marker)
     out = Destination(queue)

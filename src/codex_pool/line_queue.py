@@ -13,6 +13,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
+# What a pipe takes at once (PIPE_BUF on Linux).
+AT_ONCE_BYTES = 4096
+
 
 class LineQueue:
     """See the module's docstring. `marker(n)` makes the line that says that n lines were lost; None: nothing says so.
@@ -23,16 +26,17 @@ class LineQueue:
     def __init__(self, max_bytes: int, marker: Callable[[int], bytes] | None = None) -> None:
         self._max_bytes = max_bytes
         self._marker = marker
-        # Lines, and between them the number of those that were lost there.
+        # Lines, and between them the number of those that were lost there; how much of the first line is written.
         self._waiting: deque[bytes | int] = deque()
+        self._offset = 0
         self._bytes = 0
         # Lost behind the last line that waits; and before the first one, of which no marker was written.
         self._lost_behind = 0
         self._unsaid = 0
-        # What is being written: of a line, its size; of a marker, the number in it; of the end of half a line, neither.
-        self._head = b""
-        self._size = self._said = 0
-        self._is_begun = False
+        # What is being written before the next line: a marker, and the number in it; or the end of half a line.
+        self._extra = b""
+        self._extra_is_begun = False
+        self._said = 0
         # Whether the destination ends in half a line, which was given up.
         self._torn = False
         self.lost = 0
@@ -65,70 +69,86 @@ class LineQueue:
         return True
 
     def head(self) -> bytes:
-        """Return what is to be written next."""
-        if self._head:
-            return self._head
-        line = self._pop(peek=True)
-        self._size = self._said = 0
-        self._is_begun = False
-        if self._unsaid and self._marker is not None:
-            self._said, self._head = self._unsaid, self._marker(self._unsaid)
-        elif line:
-            self._size, self._head = len(line), line
-        if self._head and self._torn:
-            self._size = self._said = 0
-            self._head = b"\n"
-        elif self._size:
-            self._pop()
-        return self._head
+        """Return what is to be written next: a marker, or whole lines that together fit AT_ONCE_BYTES, or one line."""
+        if self._extra:
+            return self._extra
+        if not self._offset:
+            self._count_lost()
+            self._extra_is_begun, self._said = False, 0
+            if self._torn and (self._waiting or self.has_unsaid):
+                self._extra = b"\n"
+            elif self._marker is not None and self._unsaid:
+                self._extra, self._said = self._marker(self._unsaid), self._unsaid
+            if self._extra:
+                return self._extra
+        lines: list[bytes] = []
+        size = 0
+        # By index: `add` may be called meanwhile.
+        for number in range(len(self._waiting)):
+            line = self._waiting[number]
+            if not isinstance(line, bytes) or (lines and size + len(line) > AT_ONCE_BYTES):
+                break
+            lines.append(line)
+            size += len(line)
+        return b"".join(lines)[self._offset :]
 
     def wrote(self, count: int) -> None:
         """Take away the first `count` bytes of the head."""
-        if count:
-            self._is_begun = True
-            self._torn = self._torn and not self._is_end
-            self._head = self._head[count:]
-            if not self._head:
-                self._done()
+        if not count:
+            return
+        if self._extra:
+            self._extra = self._extra[count:]
+            self._extra_is_begun = True
+            self._torn = self._torn and self._said > 0
+            if not self._extra:
+                self._unsaid -= self._said
+            return
+        count += self._offset
+        while count and count >= (size := len(self._first())):
+            self._take()
+            count -= size
+        self._offset = count
 
     def failed(self) -> None:
-        """Give up the head. If it is a marker, the line behind it is given up too, which would fail as well."""
-        if not self._head:
-            return
-        self._torn = self._torn or self._is_begun
-        line, self._head = self._head, b""
-        if line == b"\n" and self._is_begun:
-            # Only the end of the line is missing, and comes before the next one.
-            self._done()
-            return
-        if self._size:
-            self._bytes -= self._size
+        """Give up the first line of the head. If that is a marker, the line behind it would fail as well."""
+        if self._extra:
+            rest, self._extra, is_begun = self._extra, b"", self._extra_is_begun
+        elif self._waiting and isinstance(line := self._waiting[0], bytes):
+            rest, is_begun = line[self._offset :], self._offset > 0
         else:
-            line = self._pop()
-            self._bytes -= len(line)
-        lines = _lines_in(line) if line else 0
-        self.lost += lines
-        self._unsaid += lines
+            return
+        self._torn = self._torn or is_begun
+        if is_begun and rest == b"\n":
+            # It is whole once its end is written, before what comes next.
+            if self._offset:
+                self._take()
+            else:
+                self._unsaid -= self._said
+            return
+        if self._waiting and isinstance(self._waiting[0], bytes):
+            lines = _lines_in(self._first()[self._offset :])
+            self._take()
+            self.lost += lines
+            self._unsaid += lines
 
-    @property
-    def _is_end(self) -> bool:
-        """Return True if the head is the end of half a line."""
-        return not self._size and not self._said
+    def _first(self) -> bytes:
+        line = self._waiting[0]
+        assert isinstance(line, bytes)
+        return line
 
-    def _pop(self, *, peek: bool = False) -> bytes:
-        """The first line that waits, or empty; the numbers before it are taken away."""
-        while self._waiting:
-            first = self._waiting[0] if peek and isinstance(self._waiting[0], bytes) else self._waiting.popleft()
-            if isinstance(first, bytes):
-                return first
-            self._unsaid += first
-        lost, self._lost_behind = self._lost_behind, 0
-        self._unsaid += lost
-        return b""
+    def _take(self) -> None:
+        self._bytes -= len(self._first())
+        self._waiting.popleft()
+        self._offset = 0
 
-    def _done(self) -> None:
-        self._unsaid -= self._said
-        self._bytes -= self._size
+    def _count_lost(self) -> None:
+        """Take away the numbers before the first line."""
+        while self._waiting and isinstance(lost := self._waiting[0], int):
+            self._unsaid += lost
+            self._waiting.popleft()
+        if not self._waiting:
+            lost, self._lost_behind = self._lost_behind, 0
+            self._unsaid += lost
 
 
 def _lines_in(text: bytes) -> int:

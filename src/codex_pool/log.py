@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from codex_pool.writer import Writer
 
 # What waits to be written; beyond it lines are lost.
-MAX_BYTES = 64 * 1024
+MAX_BYTES = 256 * 1024
 # A message is cut behind so many characters; a line fits what a pipe takes at once (PIPE_BUF).
 MAX_MESSAGE_CHARS = 2000
 MAX_LINE_BYTES = 4096

@@ -41,6 +41,7 @@ class Writer:
         on_loss: Callable[[OSError | None], None] | None = None,
     ) -> None:
         self._fd = fd
+        self._owns_fd = fd is None
         self._path = path
         self._on_loss = on_loss
         self._queue = LineQueue(max_bytes, marker)
@@ -49,7 +50,7 @@ class Writer:
         # One entry for each line, and locks to be released once all before them is written. Its `put` is reentrant.
         self._news: queue.SimpleQueue[threading.Lock | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
-        self._starting = False
+        self._starting = self._closing = False
         self._steps = 0
         self._stuck_at = -1
         self._reasons: set[int | None] = set()
@@ -90,12 +91,19 @@ class Writer:
                 return False
 
     def close(self) -> None:
-        """Wait as at the end of the process, and close the descriptor; only for a writer that has opened it itself."""
+        """Wait as at the end of the process, and end the thread unless it is held up. The descriptor is closed then, if
+        the writer has opened it itself."""
         atexit.unregister(self.settle)
-        self.settle(EXIT_S)
-        fd, self._fd = self._fd, None
-        if fd is not None and self._path is not None:
-            os.close(fd)
+        if not self.settle(EXIT_S):
+            # It may still be written to.
+            return
+        self._closing = True
+        self._news.put(None)
+        if self._thread is not None:
+            self._thread.join()
+        if self._owns_fd and self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
 
     def _start(self) -> None:
         self._starting = True
@@ -119,6 +127,8 @@ class Writer:
             self._drain()
             if done is not None:
                 done.release()
+            elif self._closing:
+                return
 
     def _drain(self) -> None:
         while True:
