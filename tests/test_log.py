@@ -220,6 +220,22 @@ def test_a_file_that_is_removed_or_replaced_is_opened_again(tmp_path: Path) -> N
     os.close(fd)
 
 
+def test_a_finaliser_may_log_while_the_thread_takes_a_line(pipe: tuple[int, int]) -> None:
+    def marked(number: int) -> bytes:
+        # Within the lock, as a finaliser would be called.
+        writer.write(b"nested\n")
+        return marker(number)
+
+    writer = Writer(pipe[1], 20, marked)
+    writer.write(b"x" * 30 + b"\n")
+    writer.write(b"line\n")
+    text = b""
+    while not text.endswith(b"nested\n"):
+        text += os.read(pipe[0], 100)
+    assert text == b"# 1 lost\nline\nnested\n" and writer.lost == 1
+    writer.close()
+
+
 def test_a_thread_that_cannot_be_had_is_tried_again(pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     writer = Writer(pipe[1], 1000, marker)
 

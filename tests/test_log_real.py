@@ -164,9 +164,7 @@ def test_a_log_file_that_is_removed_is_made_again(config: AppServerConfig, tmp_p
         until(lambda: "w0.1" in log.read_text(), "the first worker is ready")
         log.rename(tmp_path / "log.1")
         os.kill(codex.client.request("pool/status")["workers"][0]["pid"], signal.SIGKILL)
-        until(
-            lambda: log.exists() and "w0.2" in log.read_text(), "the second worker is ready, and the file there again"
-        )
+        until(lambda: log.exists() and "w0.2" in log.read_text(), "the second worker is ready, and the file is there")
         assert codex.thread_start().run("Say gnomon-3.").status == "completed"
     assert "INFO supervisor[" in (tmp_path / "log.1").read_text()
 
@@ -227,6 +225,17 @@ def test_a_batch_goes_on_whose_streams_nobody_reads(tasks: Path, tmp_path: Path)
     finally:
         for fd in (reader, writer, controller, terminal):
             os.close(fd)
+
+
+def test_a_batch_goes_on_whose_display_nobody_reads_any_more(tasks: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(batch(tasks, "-o", str(out)), env=environment(None), stderr=writer, timeout=LIMIT_S)
+    os.close(writer)
+    assert done.returncode == 0 and completed(out) == 6
+    log = (out / "pool.log").read_text()
+    assert log.count("standard error cannot be written: Broken pipe; the run goes on, and its results are in") == 1
 
 
 def test_a_batch_goes_on_whose_log_disk_is_full(tasks: Path, tmp_path: Path) -> None:

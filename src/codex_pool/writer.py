@@ -17,7 +17,7 @@ from collections.abc import Callable
 
 from codex_pool.line_queue import LineQueue
 
-# The number of lost lines is written when no line comes to bring it along, and tried again.
+# How often the number of lost lines is tried to be written while no line comes, before which it would be.
 RETRY_S = 5.0
 # How long the end of a process waits for lines, as long as none is written meanwhile.
 EXIT_S = 1.0
@@ -124,7 +124,9 @@ class Writer:
             done = None
             with contextlib.suppress(queue.Empty):
                 done = self._news.get(timeout=RETRY_S if self._queue.has_unsaid else None)
-            self._drain()
+            # Without memory the line waits for the next one.
+            with contextlib.suppress(MemoryError):
+                self._drain()
             if done is not None:
                 done.release()
             elif self._closing:
