@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from codex_app_server.testing.loopback.home import write_loopback_home
-from codex_pool import start
+from codex_pool import log, start
 
 STOP_LIMIT_S = 5.0
 
@@ -23,7 +24,7 @@ def demo_home(home: Path, script: str | None = "demo") -> Iterator[Path]:
     """
     # Its own session: Ctrl-C must not end the model while turns are being interrupted.
     child = subprocess.Popen(
-        start.python("codex_app_server.testing.loopback"),
+        start.python("codex_pool.demo"),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         start_new_session=True,
@@ -45,3 +46,10 @@ def demo_home(home: Path, script: str | None = "demo") -> Iterator[Path]:
             child.kill()
             child.wait()
         child.stdout.close()
+
+
+if __name__ == "__main__":
+    from codex_app_server.testing.loopback.serve import run_child
+
+    log.begin("loopback-model")
+    sys.exit(run_child(sys.stdin.buffer, sys.stdout.buffer))

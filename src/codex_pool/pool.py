@@ -12,7 +12,7 @@ import subprocess
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from codex_app_server import AppServerConfig, AsyncCodex, Codex, InvalidInputError, StartError, TransportClosedError
 from codex_app_server._paths import check_environment, shown
@@ -67,8 +67,8 @@ class Pool:
     `endpoint`: where clients connect, an ipc:// path; by default one of its own in the user's runtime directory.
     `listen`: tcp://HOST:PORT, where clients with a key connect as well; `keys`: the directory of the keys (see
     `codex-pool keys` and docs/security.md), by default the user's own.
-    `log_file`: where the pool's processes log; stderr by default. `on_slots` is called with the slots' states, from
-    a thread of the pool, whenever they change.
+    `log_file`: where the pool's processes log, opened again when it was removed or replaced; stderr by default.
+    `on_slots` is called with the slots' states, from a thread of the pool, whenever they change.
     `recycle_turns`, `recycle_threads`, `recycle_age_s`, `recycle_memory_bytes`: a worker is replaced, without a failed
     turn, once it has finished so many turns, loaded so many threads, run for so long, or once its app-server occupies
     so much memory. `turn_idle_limit_s`: a turn from which nothing has been heard for so long, while no item and no
@@ -195,11 +195,12 @@ class Pool:
             **self._limits,
         }
         with contextlib.ExitStack() as stack:
-            log: IO[bytes] | None = None
+            log, command = _stderr(), start.python("codex_pool.supervisor")
             if self._log_file is not None:
-                log = stack.enter_context(open(self._log_file, "ab"))
+                log = _open_log(self._log_file)
+                stack.callback(os.close, log)
+                command.append(start.as_utf8(os.path.abspath(self._log_file)))
             # A session of its own: Ctrl-C in the terminal is ours to handle, not the pool's.
-            command = start.python("codex_pool.supervisor")
             try:
                 self._supervisor = subprocess.Popen(
                     command,
@@ -375,6 +376,23 @@ def running_daemon(endpoint: str) -> str | None:
         return endpoint
     finally:
         os.close(lock)
+
+
+def _stderr() -> int | None:
+    """What the pool's processes have as stderr where no log file is named: ours, or nothing if that is closed."""
+    try:
+        os.fstat(2)
+    except OSError:
+        # The first file that a process opens would have its number, and get its log.
+        return subprocess.DEVNULL
+    return None
+
+
+def _open_log(path: str | os.PathLike[str]) -> int:
+    """Open the log file. Raises OSError, also for a FIFO that nobody reads: it would block."""
+    log = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o666)
+    os.set_blocking(log, True)
+    return log
 
 
 def _working_directory(config: AppServerConfig) -> Path:

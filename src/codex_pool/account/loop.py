@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import random
 import select
@@ -25,7 +26,7 @@ from typing import Any
 
 import msgspec
 
-from codex_pool import start
+from codex_pool import log, start
 from codex_pool.account import issuer
 from codex_pool.account.arguments import HolderArguments
 from codex_pool.account.auth_file import (
@@ -48,6 +49,8 @@ MAX_CONNECTIONS = 64
 # How long an app-server may take to write the tokens of its answer, until the next one is answered.
 WRITE_LIMIT_S = 1.0
 STOP_LIMIT_S = 7.0
+
+_log = logging.getLogger(__name__)
 
 
 class Account:
@@ -99,7 +102,7 @@ class Account:
         lineage, login = locked.lineage(), parse_login(written)
         if login is not None and lineage.has_held(login, login.refresh_token):
             return
-        log("somebody has logged in while an app-server was given new tokens: this login is kept")
+        _log.warning("somebody has logged in while an app-server was given new tokens: this login is kept")
         self._try(lambda: self._file.put_login(written, lineage))
 
     def look(self) -> float:
@@ -111,7 +114,7 @@ class Account:
                 try:
                     self._login = self._file.read()[1]
                 except UnreadableError as error:
-                    log(f"no tokens are refreshed: {error}")
+                    _log.warning(f"no tokens are refreshed: {error}")
                 if self._login is not None:
                     with self._file.lock() as locked:
                         self._stamp = self._file.stamp()
@@ -122,7 +125,7 @@ class Account:
                     self._login, _ = self._read(locked)
                     if self._login is not None and self._due_in_s() == 0.0:
                         answer, _ = self._refresh(self._login.refresh_token, None, time.monotonic(), locked)
-                        log(f"refreshed the tokens ahead of their expiry: HTTP status {answer.status}")
+                        _log.info(f"refreshed the tokens ahead of their expiry: HTTP status {answer.status}")
             due_s = self._due_in_s()
             return LOOK_EVERY_S if due_s is None else min(LOOK_EVERY_S, max(0.01, due_s))
 
@@ -144,7 +147,7 @@ class Account:
         except UnreadableError as error:
             if digest(posted) in locked.lineage().seen:
                 # Its successor could not be put into this file.
-                log(f"no tokens are refreshed: {error}")
+                _log.warning(f"no tokens are refreshed: {error}")
                 return issuer.failure(503, f"no tokens are refreshed: {error}"), True
             login, lineage = None, Lineage()
         ours = login is not None and (posted == login.refresh_token or lineage.has_held(login, posted))
@@ -160,7 +163,7 @@ class Account:
                 answer = self._exchange(login, decided, request, lineage, locked, successor)
         except (OSError, UnreadableError) as error:
             answer = issuer.failure(503, f"the issuer is not asked, because new tokens could not be stored: {error}")
-            log(f"the issuer is not asked, because new tokens could not be stored: {error}")
+            _log.warning(f"the issuer is not asked, because new tokens could not be stored: {error}")
             self._holder.answered(decided, answer, None, at=time.monotonic())
         if answer.permanent:
             answer = self._wait_for_outsider(posted, locked) or answer
@@ -186,7 +189,7 @@ class Account:
             self._try(lambda: successor.write(with_tokens(content, renewed.tokens, now)), put=False)
         self._holder.answered(ask, answer, renewed, at=time.monotonic(), on_demand=request is not None)
         if renewed is None:
-            log(f"the issuer has refused to refresh: HTTP status {answer.status}")
+            _log.warning(f"the issuer has refused to refresh: HTTP status {answer.status}")
             return answer
         self._login = renewed
         locked.keep(lineage.with_login(renewed))
@@ -205,12 +208,14 @@ class Account:
         if found is None:
             return None, lineage
         if (asked := locked.asked) == digest(found.refresh_token) and (left := self._file.recover(asked)) is not None:
-            log("the tokens that a holder has left which was killed are put in place")
+            _log.info("the tokens that a holder has left which was killed are put in place")
             content, found = self._file.read()[0], left
         login = self._holder.newest(found)
         lineage = locked.keep(lineage.with_login(found).with_login(login))
         if login is not found:
-            log("auth.json has been overwritten with tokens that are no longer valid: the valid ones are written again")
+            _log.warning(
+                "auth.json has been overwritten with tokens that are no longer valid: the valid ones are written again"
+            )
             self._login = login
             self._try(lambda: self._file.write(content, login.tokens, time.time()))
         return login, lineage
@@ -222,10 +227,10 @@ class Account:
             self._stamp = self._file.stamp() if put else self._stamp
         except (ChangedError, UnreadableError) as error:
             self._stamp = None
-            log(f"auth.json is left as it is: {error}")
+            _log.warning(f"auth.json is left as it is: {error}")
         except (OSError, ValueError, TypeError, KeyError) as error:
             # The app-server that has asked writes them itself, and who asks later gets them from here.
-            log(f"the new tokens cannot be written: {error}")
+            _log.warning(f"the new tokens cannot be written: {error}")
 
     def _wait_for_outsider(self, posted: str, locked: LockedFile) -> Answer | None:
         """The tokens of a codex that is not of a pool, and has used the refresh token a moment before."""
@@ -260,7 +265,7 @@ def serve(account: Account, listener: socket.socket, path: str, signals: int) ->
                 break
             # The supervisor may just have died.
             with contextlib.suppress(OSError):
-                os.write(1, b'{"event":"pong"}\n')
+                os.write(1, b'{"event":"pong","lost_lines":%d}\n' % log.lost())
         if listener in readable:
             try:
                 connection, _ = listener.accept()
@@ -278,7 +283,7 @@ def _keep_looking(account: Account) -> None:
             wait_s = account.look()
         except Exception as error:
             # A disk or an issuer that does what nobody thought of: app-servers still ask by themselves.
-            log(f"cannot look after the tokens: {type(error).__name__}: {error}")
+            _log.warning(f"cannot look after the tokens: {type(error).__name__}: {error}")
             wait_s = LOOK_EVERY_S
         time.sleep(wait_s)
 
@@ -292,20 +297,16 @@ def _serve_one(account: Account, connection: socket.socket, path: str) -> None:
         except RequestError as error:
             send_answer(connection, issuer.failure(error.status, str(error)))
         except LockTimeoutError as error:
-            log(str(error))
+            _log.warning(str(error))
             send_answer(connection, issuer.failure(503, str(error)))
         except Exception as error:
-            log(f"a refresh request cannot be answered: {type(error).__name__}: {error}")
+            _log.error(f"a refresh request cannot be answered: {type(error).__name__}: {error}")
             send_answer(connection, issuer.failure(500, "the holder of the tokens has failed; its log says more"))
-
-
-def log(message: str) -> None:
-    with contextlib.suppress(OSError):
-        print(f"account: {message}", file=sys.stderr, flush=True)
 
 
 def main() -> int:
     """Entry of the holder's process."""
+    log.begin("account", *sys.argv[1:2])
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signals = start.signal_descriptor(signal.SIGTERM)
     arguments = msgspec.json.decode(start.read_line(0), type=HolderArguments)

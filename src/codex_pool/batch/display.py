@@ -103,7 +103,11 @@ class LiveDisplay:
         from rich.live import Live
 
         self._console.print(title, markup=False, style="bold")
-        self._live = Live(self._render(), console=self._console, auto_refresh=False, transient=True)
+        # Only what would be printed amid the display is printed above it; records for a file or a pipe are not.
+        amid = sys.stdout.isatty()
+        self._live = Live(
+            self._render(), console=self._console, auto_refresh=False, transient=True, redirect_stdout=amid
+        )
         self._live.start(refresh=True)
 
     def say(self, message: str) -> None:

@@ -19,7 +19,7 @@ from codex_app_server import AppServerConfig, AppServerError, AsyncCodex, HomeEr
 from codex_app_server._files import resolved
 from codex_app_server._paths import lone_surrogate
 from codex_app_server.home import codex_home
-from codex_pool import account_notice, start
+from codex_pool import account_notice, log, start
 from codex_pool.configuration import FULL_ACCESS, UNKNOWN, Configuration, aread_configuration
 from codex_pool.demo import demo_home
 from codex_pool.endpoints import EndpointError, is_tcp
@@ -53,6 +53,8 @@ STATUS_EVERY_S = 0.25
 CONNECT_LIMIT_S = 5.0
 CONNECT_AGAIN_S = 0.05
 REPOSITORIES = "repositories"
+
+_log = logging.getLogger(__name__)
 
 
 def run_batch(asked: Settings) -> int:
@@ -227,15 +229,19 @@ class _Batch:
 
     async def run(self) -> int:
         """The exit code."""
+        with log.to_file("batch", self._log):
+            return await self._run()
+
+    async def _run(self) -> int:
         self._stop = asyncio.Event()
         task = asyncio.current_task()
         assert task is not None
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._on_signal, task)
         # Under nohup the end of the terminal is nothing to us.
-        hang_up = () if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else (signal.SIGHUP,)
-        for number in (signal.SIGINT, signal.SIGTERM, *hang_up):
-            asyncio.get_running_loop().add_signal_handler(number, self._on_signal, task)
-        handler = logging.FileHandler(self._log, delay=True)
-        logging.getLogger("codex_app_server").addHandler(handler)
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            loop.add_signal_handler(signal.SIGHUP, self._on_hang_up)
         code, problem = None, None
         try:
             self._display.start(self._title())
@@ -256,8 +262,6 @@ class _Batch:
             pass
         finally:
             self._display.stop()
-            logging.getLogger("codex_app_server").removeHandler(handler)
-            handler.close()
         return self._finish(code, problem)
 
     async def _on_pool(self) -> str | None:
@@ -461,6 +465,16 @@ class _Batch:
             # Whatever hangs: the pool's processes see their death pipe close.
             os._exit(INTERRUPTED)
 
+    def _on_hang_up(self) -> None:
+        """The terminal is gone."""
+        where = self._directory.path
+        _log.warning(
+            f"the terminal was closed: the run goes on without its display; codex-pool attach {where} shows it, and "
+            f"codex-pool runs cancel {where} stops it"
+        )
+        self._display.stop()
+        self._display = display.PlainDisplay(self._progress)
+
     async def _refresh(self) -> None:
         published_at = 0.0
         while True:
@@ -610,13 +624,8 @@ class _Batch:
         return [(f"estimate: {name}", figure) for name, figure in estimate.printed(found, currency)]
 
     def _emit(self, record: dict[str, Any]) -> None:
-        if not self._settings.as_json:
-            return
-        try:
+        if self._settings.as_json:
             print(json.dumps(record), flush=True)
-        except OSError as error:
-            # Once: nothing more is written there.
-            self._display.say(f"codex-pool: {error}; the run goes on, and its results are in {self._directory.path}")
 
 
 def _approval_policy(overrides: tuple[str, ...], configuration: Configuration) -> Any:

@@ -206,10 +206,5 @@ class _Scoring:
         print(text, file=sys.stderr)
 
     def _emit(self, record: dict[str, Any]) -> None:
-        if not self._settings.as_json:
-            return
-        try:
+        if self._settings.as_json:
             print(json.dumps(record), flush=True)
-        except OSError as error:
-            # Once: nothing more is written there.
-            self._say(f"codex-pool: {error}; scoring goes on, and the scores are in {self._settings.run}")

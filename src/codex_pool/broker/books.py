@@ -106,6 +106,8 @@ class Books:
         self.log_shares = LogShares()
         # What clients with a key were refused, by reason.
         self.refused: Counter[str] = Counter()
+        # Lines that the logs of the pool's processes lost, as of the supervisor's last ping.
+        self.lost_lines = 0
         # Sessions that have logged in, the last one last: who is asked what belongs to no thread.
         self.logged_in: dict[wire.SessionId, None] = {}
         self.holder: wire.SessionId | None = None

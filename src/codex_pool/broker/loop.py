@@ -14,6 +14,7 @@ What a peer cannot take now waits in its outbox, bounded in bytes; a client beyo
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -26,7 +27,7 @@ import msgspec
 import zmq
 
 from codex_app_server.lines import LineSplitter, LongLine
-from codex_pool import endpoints, link, sockets, start
+from codex_pool import endpoints, link, log, sockets, start
 from codex_pool.allowed import AllowedKeys
 from codex_pool.broker.arguments import BrokerArguments
 from codex_pool.broker.core import BrokerCore
@@ -56,7 +57,8 @@ MESSAGES_PER_PHASE = 500
 MAX_OUTBOX_BYTES = 64 * 1024 * 1024
 OUTBOX_RETRY_MS = 5
 LOOK_AT_KEYS_EVERY_S = 1.0
-MAX_LOG_CHARS = 2000
+
+_log = logging.getLogger(__name__)
 
 
 class Broker:
@@ -96,10 +98,10 @@ class Broker:
             self._poller.register(self._keeper.descriptor, zmq.POLLIN)
         self._links: IngressLinks | None = None
         if arguments.link is not None:
-            self._keys = AllowedKeys(KeyStore(arguments.keys), log)
+            self._keys = AllowedKeys(KeyStore(arguments.keys), _log.warning)
             self._look_at = time.monotonic() + LOOK_AT_KEYS_EVERY_S
             self._look_at_keys(time.monotonic())
-            self._links = IngressLinks(endpoints.ipc_path(arguments.link), arguments.secret, self._poller, log)
+            self._links = IngressLinks(endpoints.ipc_path(arguments.link), arguments.secret, self._poller, _log.warning)
 
     def run(self) -> None:
         """Work until the supervisor is gone."""
@@ -158,7 +160,8 @@ class Broker:
             elif "slots" in command:
                 self._apply(self._core.slots(command["slots"]))
             elif "ping" in command:
-                report({"event": "pong", "registered": list(self._core.books.workers)})
+                self._core.books.lost_lines = command.get("lost_lines", 0) + log.lost()
+                report({"event": "pong", "registered": list(self._core.books.workers), "lost_lines": log.lost()})
         return True
 
     def _phase_receive(self, socket: zmq.Socket[bytes], handle: Any) -> None:
@@ -181,7 +184,7 @@ class Broker:
         if home is None or not (listens or path_in(Path(home)).exists()):
             return None, Owned()
         keys = KeyStore(self._arguments.keys).directory if listens else None
-        keeper, owned = Keeper(Path(home), keys, log), Owned(durable=True)
+        keeper, owned = Keeper(Path(home), keys, _log.error), Owned(durable=True)
         owned.replace(keeper.open() or [])
         self._doors.close(keeper.problem)
         return keeper, owned
@@ -193,7 +196,7 @@ class Broker:
             self._apply(self._core.ownership_kept(*done, now))
         opened = keeper.look(now)
         if opened is not None:
-            log("clients with a key are let in again: the ownership store can be read")
+            _log.info("clients with a key are let in again: the ownership store can be read")
             self._apply(self._core.ownership_opened(opened, now))
         elif clients_speak and (news := keeper.news()):
             self._apply(self._core.ownership_read(news, now))
@@ -258,7 +261,7 @@ class Broker:
                     if self._keeper is not None:
                         self._keeper.write(effect.number, effect.rows)
                 case Note():
-                    log(effect.message)
+                    _log.warning(effect.message)
 
     def _keep(self, changes: Changes) -> None:
         """Write down what threads have become. Where that cannot be done, the pool goes on without."""
@@ -268,7 +271,7 @@ class Broker:
                 self._legacy.write(thread.record for thread in threads.values())
         except OSError as error:
             if not self._behind:
-                log(f"threads cannot be written down for a broker after this one: {error}")
+                _log.warning(f"threads cannot be written down for a broker after this one: {error}")
             self._behind = True
         else:
             self._behind = False
@@ -302,7 +305,7 @@ class Broker:
         self._outbox_bytes[key] += sum(map(len, frames))
         if key[0] and self._outbox_bytes[key] > MAX_OUTBOX_BYTES:
             self._drop_outbox(key)
-            log(f"client {peer!r} has more than {MAX_OUTBOX_BYTES} bytes waiting: its connection is over")
+            _log.warning(f"client {peer!r} has more than {MAX_OUTBOX_BYTES} bytes waiting: its connection is over")
             self._apply(self._core.client_overflow(peer, time.monotonic()))
 
     def _phase_outboxes(self) -> None:
@@ -336,14 +339,9 @@ def report(record: dict[str, Any]) -> None:
     os.write(1, msgspec.json.encode(record) + b"\n")
 
 
-def log(message: str) -> None:
-    # It may hold what a client calls itself, and is read on terminals.
-    plain = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in message[:MAX_LOG_CHARS])
-    print(f"broker: {plain}", file=sys.stderr, flush=True)
-
-
 def main() -> None:
     """Entry of the broker process."""
+    log.begin("broker", *sys.argv[1:2])
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     arguments = start.decode_arguments(start.read_line(0), BrokerArguments)
     try:

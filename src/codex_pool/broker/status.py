@@ -24,6 +24,7 @@ def status_of(books: Books, pace: Pace, slot_states: list[dict[str, Any]], start
         "turns": {"running": len(books.turns), "queued": _queued(books), **books.ended},
         "refused": dict(books.refused),
         "pace": pace.status(books.now),
+        "log": {"lostLines": books.lost_lines},
     }
 
 

@@ -82,7 +82,7 @@ def main() -> None:
         try:
             _run()
         finally:
-            sys.stdout.flush()
+            streams.settle()
     except streams.OutputError as error:
         if error.is_reader_gone:
             # As a program that the signal ends, which Python ignores: nobody wants to read more.

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from codex_pool.cli import options
+from codex_pool.cli import options, streams
 from codex_pool.cli.dataset_options import dataset_options, request_of
 from codex_pool.cli.groups import Grouped, group
 from codex_pool.cli.run_options import limits_of, policy_options, run_limits_of, scoring_options
@@ -110,6 +110,7 @@ def batch(context: click.Context, /, dataset: str | None, **given: Any) -> None:
 
         sys.exit(detach(sys.argv[1:], output))
 
+    streams.unblock(f"the run goes on, and its results are in {output}", patience_s=streams.READER_S)
     from codex_pool.batch.run import run_batch
     from codex_pool.batch.settings import Settings
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from codex_pool.cli import streams
 from codex_pool.cli.errors import fail
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ def loopback_model(port: int, script: str | None, write_home: str | None) -> Non
             write_loopback_home(write_home, model.base_url)
             click.echo(f"  try   CODEX_HOME={write_home} codex-pool run hello", err=True)
 
+    streams.unblock("the model goes on", patience_s=1.0)
     try:
         serve_forever(port, script, on_ready=on_ready)
     except (OSError, ValueError) as error:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from codex_pool.cli import options
+from codex_pool.cli import options, streams
 
 
 @click.command(short_help="Score a run again, without running it again.")
@@ -77,6 +77,7 @@ def score(
     """
     endpoint, key = options.endpoint_of(context, connect, key)
 
+    streams.unblock(f"scoring goes on, and the scores are in {os.path.realpath(run)}", patience_s=streams.READER_S)
     from codex_pool.batch.score_run import Settings, score_run
 
     settings = Settings(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from codex_pool.cli import options
+from codex_pool.cli import options, streams
 from codex_pool.cli.errors import reported
 
 if TYPE_CHECKING:
@@ -70,7 +70,8 @@ def serve(
     def on_ready(pool: Pool) -> None:
         if as_json:
             tcp = {} if listen is None else {"listen": listen}
-            _say({"record": "launch", "endpoint": pool.endpoint, **tcp, "workers": workers, "pid": pool.supervisor_pid})
+            launch = {"endpoint": pool.endpoint, **tcp, "workers": workers, "pid": pool.supervisor_pid}
+            _say({"record": "launch", **launch})
         if listen is not None:
             click.echo(f"  also  {listen}, for clients with a key (codex-pool keys list)", err=True)
         where = "" if endpoint is None else f" --connect {pool.endpoint}"
@@ -86,6 +87,7 @@ def serve(
             if as_json:
                 _say({"record": "warning", "kind": "login_missing", "message": missing})
 
+    streams.unblock("the daemon goes on", patience_s=1.0)
     with reported():
         notice = config.notice()
         if notice is not None:
@@ -115,8 +117,4 @@ def _missing_login(pool: Pool, endpoint: str | None) -> str | None:
 
 
 def _say(record: dict[str, object]) -> None:
-    try:
-        print(json.dumps(record), flush=True)
-    except OSError as error:
-        # Once: nothing more is written there.
-        click.echo(f"codex-pool: {error}; the daemon goes on", err=True)
+    print(json.dumps(record), flush=True)

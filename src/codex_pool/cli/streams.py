@@ -1,4 +1,8 @@
-"""The standard streams of the command: there even when closed, and with one error when nothing more can be written."""
+"""The standard streams of the command: there even when closed, and with one error when nothing more can be written.
+
+Verbs that run for long `unblock` them: then a stream that is not read, or cannot be written, holds up nothing and ends
+nothing; what it does not take is lost, counted, and said.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,16 @@ import sys
 # As in `typing`, which `codex-pool --help` does not load.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import logging
     from typing import TextIO
+
+    from codex_pool.writer import Writer
+
+# What may wait to be written of stdout and of stderr, once they are unblocked.
+MAX_OUTPUT_BYTES = 16 * 1024 * 1024
+MAX_MESSAGES_BYTES = 64 * 1024
+# How long a batch waits at its end for who reads its records, and has not taken one.
+READER_S = 30.0
 
 
 class OutputError(OSError):
@@ -31,9 +44,12 @@ class _Output(io.FileIO):
     """A descriptor that nothing is written to any more once that has failed."""
 
     has_failed = False
+    writer: Writer | None = None
 
     def write(self, data: bytes, /) -> int | None:  # type: ignore[override]
-        if not self.has_failed:
+        if self.writer is not None:
+            self._queue(self.writer, bytes(data))
+        elif not self.has_failed:
             try:
                 return super().write(data)
             except OSError as error:
@@ -44,12 +60,29 @@ class _Output(io.FileIO):
     def _failed(self, reason: int) -> None:
         raise OutputError(reason)
 
+    _line = b""
+
+    def _queue(self, writer: Writer, data: bytes) -> None:
+        # A line is lost as a whole, or not at all.
+        lines, end, rest = (self._line + data).rpartition(b"\n")
+        self._line = rest
+        writer.write(lines + end)
+
 
 class _Messages(_Output):
     """Messages end no work: where nobody can read them they are lost."""
 
     def _failed(self, reason: int) -> None:
         pass
+
+    def _queue(self, writer: Writer, data: bytes) -> None:
+        # A display draws and prompts without ends of lines.
+        writer.write(data)
+
+
+_output: _Output | None = None
+_messages: _Messages | None = None
+_patience_s = 0.0
 
 
 def prepare() -> None:
@@ -59,6 +92,7 @@ def prepare() -> None:
     output raises OutputError when it cannot be written, once; standard error is silent then. Both take any text: what
     their encoding lacks is written as escapes, bytes of paths as bytes.
     """
+    global _output, _messages
     codecs.register_error("codex-pool", _escaped)
     for number, mode in ((0, os.O_RDONLY), (1, os.O_WRONLY), (2, os.O_WRONLY)):
         try:
@@ -68,8 +102,63 @@ def prepare() -> None:
             os.open(os.devnull, mode)
     if sys.stdin is None:
         sys.stdin = io.TextIOWrapper(io.BufferedReader(io.FileIO(0, closefd=False)))
-    sys.stdout = _text(_Output(1, "w", closefd=False), sys.stdout)
-    sys.stderr = _text(_Messages(2, "w", closefd=False), sys.stderr)
+    _output, _messages = _Output(1, "w", closefd=False), _Messages(2, "w", closefd=False)
+    sys.stdout = _text(_output, sys.stdout)
+    sys.stderr = _text(_messages, sys.stderr)
+
+
+def unblock(goes_on: str, patience_s: float) -> None:
+    """Have the streams written by threads of their own, for a verb that must not wait for them, nor end with them.
+
+    `goes_on` ends the message that something is lost, which goes to stderr and to the log (codex_pool.cli.streams).
+    `patience_s`: how long the end of the command waits for a reader of stdout that takes nothing.
+    """
+    global _patience_s
+    import logging
+
+    from codex_pool.writer import Writer
+
+    assert _output is not None and _messages is not None
+    _patience_s = patience_s
+    sys.stdout.flush()
+    sys.stderr.flush()
+    log = logging.getLogger(__name__)
+    log.addHandler(_to_messages(_messages))
+
+    def on_loss(stream: str, error: OSError | None) -> None:
+        what = "is not read" if error is None else f"cannot be written: {os.strerror(error.errno or errno.EIO)}"
+        log.warning("%s %s; %s", stream, what, goes_on)
+
+    def lost(number: int) -> bytes:
+        return b"codex-pool: %d %s of this were lost\n" % (number, b"line" if number == 1 else b"lines")
+
+    _output.writer = Writer(1, MAX_OUTPUT_BYTES, on_loss=lambda error: on_loss("standard output", error))
+    _messages.writer = Writer(2, MAX_MESSAGES_BYTES, lost, on_loss=lambda error: on_loss("standard error", error))
+
+
+def settle() -> None:
+    """Wait, before the command ends, for what is still to be written to stdout. Raises OutputError."""
+    sys.stdout.flush()
+    if _output is None or _output.writer is None:
+        return
+    _output.write(b"\n" if _output._line else b"")
+    _output.writer.settle(_patience_s)
+    if _output.writer.lost:
+        number = _output.writer.lost
+        words = "1 line of standard output was" if number == 1 else f"{number} lines of standard output were"
+        print(f"codex-pool: {words} lost", file=sys.stderr)
+
+
+def _to_messages(messages: _Messages) -> logging.Handler:
+    import logging
+
+    class Handler(logging.Handler):
+        """Says records on stderr, not through sys.stderr: they may come while that is being written."""
+
+        def emit(self, record: logging.LogRecord) -> None:
+            messages.write(f"codex-pool: {record.getMessage()}\n".encode(errors="backslashreplace"))
+
+    return Handler()
 
 
 def _text(raw: io.FileIO, before: TextIO | None) -> io.TextIOWrapper:

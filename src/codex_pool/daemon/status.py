@@ -15,10 +15,14 @@ def summary(status: dict[str, Any]) -> str:
     ready = sum(worker["state"] == "ready" for worker in status["workers"])
     ended = ", ".join(f"{turns[kind]} {kind}" for kind in ("completed", "failed", "interrupted", "lost") if turns[kind])
     clients = len(status["clients"])
+    # What a limited key may not see is not there.
+    lost = status.get("log", {}).get("lostLines", 0)
     return (
         f"{ready} of {len(status['workers'])} workers ready, up {_duration(status['uptimeMs'])}, "
         f"{clients} {'client' if clients == 1 else 'clients'}; "
-        f"turns: {turns['running']} running, {turns['queued']} queued" + (f", {ended}" if ended else "")
+        f"turns: {turns['running']} running, {turns['queued']} queued"
+        + (f", {ended}" if ended else "")
+        + (f"; {lost} {'line' if lost == 1 else 'lines'} of the log lost" if lost else "")
     )
 
 

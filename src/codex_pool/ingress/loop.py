@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import resource
 import select
@@ -26,7 +27,7 @@ from typing import Any
 import msgspec
 
 from codex_app_server.lines import LineSplitter, LongLine
-from codex_pool import link, start
+from codex_pool import link, log, start
 from codex_pool.allowed import AllowedKeys
 from codex_pool.broker.identity import Identity
 from codex_pool.endpoints import EndpointError
@@ -55,7 +56,8 @@ TURN_LIMIT_S = 0.004
 LOOKS_S = 0.1
 SPARE_DESCRIPTORS = 64
 KEEPALIVE_S = 30
-MAX_LOG_CHARS = 2000
+
+_log = logging.getLogger(__name__)
 
 _READ, _WRITE = select.EPOLLIN, select.EPOLLOUT
 _BROKEN = select.EPOLLHUP | select.EPOLLERR
@@ -136,7 +138,7 @@ class Ingress:
         chunk = os.read(0, 4096)
         for line in self._commands.feed(chunk):
             if not isinstance(line, LongLine) and "ping" in msgspec.json.decode(line, type=dict[str, Any]):
-                report({"event": "pong"})
+                report({"event": "pong", "lost_lines": log.lost()})
         return bool(chunk)
 
     # Clients.
@@ -376,7 +378,7 @@ class Ingress:
         self._look_at_keys()
         self._core.tick(now)
         for line in self._core.refusals.news(now):
-            log(line)
+            _log.warning(line)
         if self._joined:
             if counts := self._core.refusals.unreported():
                 self._core.news.append(link.Refused(counts))
@@ -389,15 +391,9 @@ def report(record: dict[str, Any]) -> None:
     os.write(1, msgspec.json.encode(record) + b"\n")
 
 
-def log(message: str) -> None:
-    # It may hold what a client calls itself, and is read on terminals.
-    plain = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in message[:MAX_LOG_CHARS])
-    with contextlib.suppress(OSError):
-        print(f"ingress: {plain}", file=sys.stderr, flush=True)
-
-
 def main() -> None:
     """Entry of the ingress process."""
+    log.begin("ingress", *sys.argv[1:2])
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     arguments = start.decode_arguments(start.read_line(0), IngressArguments)
     resource.setrlimit(resource.RLIMIT_DATA, (arguments.memory_bytes, arguments.memory_bytes))
@@ -411,5 +407,5 @@ def main() -> None:
         ingress.run()
     except MemoryError:
         # Whatever it was about to do: it comes back empty.
-        os.write(2, b"ingress: the limit of memory is reached: ending\n")
+        log.last_words("the limit of memory is reached: ending")
         os._exit(1)

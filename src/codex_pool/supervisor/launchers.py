@@ -21,7 +21,13 @@ class Launcher(Protocol):
 
 
 class LocalLauncher:
-    """Spawns (never forks) on this machine, with the interpreter that runs the supervisor."""
+    """Spawns (never forks) on this machine, with the interpreter that runs the supervisor.
+
+    `log_file`: the file that this process's stderr is, if it is one that processes open again when it is replaced.
+    """
+
+    def __init__(self, log_file: str | None = None) -> None:
+        self._arguments = () if log_file is None else (log_file,)
 
     def launch(self, module: str, arguments: msgspec.Struct, *, inherit: tuple[int, ...] = ()) -> Child:
-        return Child(start.python(module), arguments, inherit)
+        return Child(start.python(module, *self._arguments), arguments, inherit)

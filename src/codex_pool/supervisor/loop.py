@@ -7,23 +7,25 @@
 
 It has no ZeroMQ: it talks to the broker and the workers over their own pipes.
 
-    to the broker        {"slots": [...]}  {"lost": worker, "reason"}  {"drain": worker}  {"ping": number}
+    to the broker        {"slots": [...]}  {"lost": worker, "reason"}  {"drain": worker}
+                         {"ping": number, "lost_lines": of the logs of all other processes}
     from the broker      {"event": "ready" | "registered" | "suspect" | "drained" | "pong", "worker", "reason",
-                         "registered"}
+                         "registered", "lost_lines"}
     to the holder of the account      {"ping": number}
-    from the holder of the account    {"event": "pong"}
+    from the holder of the account    {"event": "pong", "lost_lines"}
     to a worker          {"broker": "new"}: the broker that it is registered with has died and been replaced
                          {"stop": "acknowledged"}: it is to end once its clients have all that it has for them
     to the ingress       {"ping": number}
-    from the ingress     {"event": "ready" | "failed" | "pong", "reason"}
-    from a worker        {"event": "ready", "app_server_pid"}  {"event": "load", "turns", "threads"}
-                         {"event": "exit", "reason", "stderr", "kind"}
+    from the ingress     {"event": "ready" | "failed" | "pong", "reason", "lost_lines"}
+    from a worker        {"event": "ready", "app_server_pid"}  {"event": "load", "turns", "threads", "lost_lines"}
+                         {"event": "exit", "reason", "stderr", "kind", "lost_lines"}
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import os
 import random
 import selectors
@@ -37,7 +39,7 @@ from typing import Any
 import msgspec
 
 from codex_app_server.errors import StartError
-from codex_pool import endpoints, processes, start
+from codex_pool import endpoints, log, processes, start
 from codex_pool.broker.arguments import BrokerArguments
 from codex_pool.processes import ProcessId
 from codex_pool.supervisor.account import AccountHolder
@@ -68,6 +70,8 @@ SAMPLE_EVERY_S = 2.0
 # Counted, not timed: this process may have been stopped itself.
 UNANSWERED_PINGS = 5
 UNANSWERED_PINGS_AT_START = 15
+
+_log = logging.getLogger(__name__)
 
 
 class SupervisorArguments(msgspec.Struct, forbid_unknown_fields=True):
@@ -115,6 +119,8 @@ class Supervisor:
         self._unanswered_pings = 0
         self._restarts = BrokerRestarts()
         self._sample_at = 0.0
+        # Lines that the logs of children lost which have ended.
+        self._lost_before = 0
         self._failure: GiveUp | None = None
         self._is_ready = False
         self._account = AccountHolder(arguments.auth_json, {**os.environ, **arguments.environ}, launcher)
@@ -128,7 +134,7 @@ class Supervisor:
         endpoints.make_private(path.parent)
         self._lock = EndpointLock(path)
         if self._lock.swept:
-            log(f"swept what an earlier pool on this endpoint has left: {', '.join(self._lock.swept)}")
+            _log.info(f"swept what an earlier pool on this endpoint has left: {', '.join(self._lock.swept)}")
         try:
             self._ingress = IngressProcess(
                 self._arguments.listen, self._arguments.keys, f"ipc://{link_path}", self._launcher
@@ -206,23 +212,33 @@ class Supervisor:
             child.flush()
         self._reports.flush()
         if self._account.ping():
-            log("killing the holder of the account: it does not answer")
+            _log.warning("killing the holder of the account: it does not answer")
         if not self._ingress.ping():
-            log("killing the ingress: it does not answer")
+            _log.warning("killing the ingress: it does not answer")
         broker = self._broker
         if broker is None:
             return
         if self._unanswered_pings >= (UNANSWERED_PINGS if broker.last_report else UNANSWERED_PINGS_AT_START):
             silent_s = self._unanswered_pings * SAMPLE_EVERY_S
-            log(f"killing the broker (pid {broker.pid}): it has not answered for {silent_s:.0f} s")
+            _log.warning(f"killing the broker (pid {broker.pid}): it has not answered for {silent_s:.0f} s")
             broker.kill()
         self._unanswered_pings += 1
-        broker.tell({"ping": self._unanswered_pings})
+        broker.tell({"ping": self._unanswered_pings, "lost_lines": self._lost_lines()})
 
     # Children.
 
     def _watch(self, child: Child, on_reports: Callable[[], None]) -> None:
         self._selector.register(child, selectors.EVENT_READ, on_reports)
+
+    def _unwatch(self, child: Child) -> None:
+        """It has ended."""
+        self._selector.unregister(child)
+        self._lost_before += child.lost_lines
+
+    def _lost_lines(self) -> int:
+        """How many lines the logs of this process and its children have lost, that of the broker left out."""
+        others = [*self._workers.values(), self._account.child, self._ingress.child]
+        return log.lost() + self._lost_before + sum(child.lost_lines for child in others if child is not None)
 
     def _remember(self) -> None:
         """What a supervisor after this one has to end, should this one be killed."""
@@ -301,7 +317,7 @@ class Supervisor:
         self._apply(self._core.ready(worker, now))
 
     def _on_broker_ended(self, broker: Child, now: float) -> None:
-        self._selector.unregister(broker)
+        self._unwatch(broker)
         self._broker = None
         self._replace_broker(f"the broker has ended, noticed by its sentinel: {_reap(broker)}", now)
 
@@ -310,9 +326,9 @@ class Supervisor:
         if delay_s is None:
             what = f"the broker has died more than {MAX_DEATHS} times within {WINDOW_S:.0f} s"
             self._failure = GiveUp(f"{what}, before any worker could register with it: {how}", ())
-            log(f"giving up: {self._failure.reason}")
+            _log.error(f"giving up: {self._failure.reason}")
             return
-        log(f"{how}; it is replaced in {delay_s:g} s")
+        _log.warning(f"{how}; it is replaced in {delay_s:g} s")
         self._broker_due = now + delay_s
 
     def _start_account(self) -> None:
@@ -322,7 +338,9 @@ class Supervisor:
         try:
             child = self._account.start(now)
         except StartError as error:
-            log(f"the holder of the account cannot be started: {error}; again in {self._account.died(now):g} s")
+            _log.warning(
+                f"the holder of the account cannot be started: {error}; again in {self._account.died(now):g} s"
+            )
             return
         self._watch(child, self._on_account)
         self._remember()
@@ -334,16 +352,16 @@ class Supervisor:
         if records:
             self._account.heard()
         if ended:
-            self._selector.unregister(child)
+            self._unwatch(child)
             delay_s = self._account.died(time.monotonic())
-            log(f"the holder of the account has ended: {_reap(child)}; it is replaced in {delay_s:g} s")
+            _log.warning(f"the holder of the account has ended: {_reap(child)}; it is replaced in {delay_s:g} s")
 
     def _start_ingress(self) -> None:
         now = time.monotonic()
         try:
             child = self._ingress.start(now)
         except StartError as error:
-            log(f"the ingress cannot be started: {error}; again in {self._ingress.died(now):g} s")
+            _log.warning(f"the ingress cannot be started: {error}; again in {self._ingress.died(now):g} s")
             return
         self._watch(child, self._on_ingress)
         self._remember()
@@ -361,9 +379,9 @@ class Supervisor:
                     self._ingress.was_ready = True
                     self._report_ready()
         if ended:
-            self._selector.unregister(child)
+            self._unwatch(child)
             delay_s = self._ingress.died(time.monotonic())
-            log(f"the ingress has ended: {_reap(child)}; it is replaced in {delay_s:g} s")
+            _log.warning(f"the ingress has ended: {_reap(child)}; it is replaced in {delay_s:g} s")
 
     def _report_ready(self) -> None:
         """The pool is ready once its workers are, and its clients over TCP can come in."""
@@ -401,7 +419,7 @@ class Supervisor:
     def _log_ready(self, line: str) -> None:
         """Log it, but during the start only once the parent has found the pool usable: else an error is all it says."""
         if self._ready_lines is None:
-            log(line)
+            _log.info(line)
         else:
             self._ready_lines.append(line)
 
@@ -409,7 +427,7 @@ class Supervisor:
         """The parent takes the pool for started."""
         lines, self._ready_lines = self._ready_lines, None
         for line in lines or ():
-            log(line)
+            _log.info(line)
 
     def _on_worker(self, worker: str) -> None:
         child = self._workers[worker]
@@ -428,7 +446,7 @@ class Supervisor:
             self._on_worker_ended(worker, child)
 
     def _on_worker_ended(self, worker: str, child: Child) -> None:
-        self._selector.unregister(child)
+        self._unwatch(child)
         del self._workers[worker]
         self._app_servers.pop(worker, None)
         how = _reap(child)
@@ -437,10 +455,10 @@ class Supervisor:
         # Fence: what the worker could not end itself is ended before anybody hears of its death.
         swept = processes.sweep(os.getpid(), spare=self._living())
         processes.reap_orphans(self._living())
-        log(f"{worker} has ended, noticed by its sentinel: {reason}; {len(swept)} processes swept")
+        _log.warning(f"{worker} has ended, noticed by its sentinel: {reason}; {len(swept)} processes swept")
         stderr = tuple(str(line) for line in reported.get("stderr", ()))
         for line in stderr[-5:]:
-            log(f"{worker} stderr: {line}")
+            _log.warning(f"{worker} stderr: {line}")
         self._homes.give_back(self._used_homes.pop(worker))
         kind = reported.get("kind")
         self._worker_ended(worker, reason, stderr, None if kind is None else str(kind))
@@ -460,13 +478,13 @@ class Supervisor:
                 case Spawn():
                     self._spawn_worker(effect)
                 case Kill():
-                    log(f"killing {effect.worker}: {effect.reason}")
+                    _log.warning(f"killing {effect.worker}: {effect.reason}")
                     self._workers[effect.worker].kill()
                 case Drain():
-                    log(f"recycling {effect.worker}, which finishes what it runs: {effect.reason}")
+                    _log.info(f"recycling {effect.worker}, which finishes what it runs: {effect.reason}")
                     self._tell_broker({"drain": effect.worker})
                 case Stop():
-                    log(f"{effect.worker} has nothing to do any more, and is stopped")
+                    _log.info(f"{effect.worker} has nothing to do any more, and is stopped")
                     self._workers[effect.worker].tell({"stop": "acknowledged"})
                 case TellLost():
                     self._tell_broker({"lost": effect.worker, "reason": effect.reason})
@@ -478,7 +496,7 @@ class Supervisor:
                     self._is_ready = True
                     self._report_ready()
                 case GiveUp():
-                    log(f"giving up: {effect.reason}")
+                    _log.error(f"giving up: {effect.reason}")
                     self._failure = effect
 
     def _tell_broker(self, record: dict[str, Any]) -> None:
@@ -531,18 +549,14 @@ def _await_ends(children: list[Child], timeout_s: float) -> None:
         _reap(child)
 
 
-def log(message: str) -> None:
-    with contextlib.suppress(OSError):
-        print(f"supervisor: {message}", file=sys.stderr, flush=True)
-
-
 def main() -> None:
     """Entry of the supervisor process."""
+    log.begin("supervisor", *sys.argv[1:2])
     processes.become_subreaper()
     arguments = start.decode_arguments(start.read_line(0), SupervisorArguments)
     reports = Reports()
     try:
-        code = Supervisor(arguments, LocalLauncher(), reports).run()
+        code = Supervisor(arguments, LocalLauncher(*sys.argv[1:2]), reports).run()
     except (EndpointTakenError, endpoints.EndpointError, StartError, OSError) as error:
         kind = error.kind if isinstance(error, StartError) else None
         reports.last({"event": "failed", "reason": str(error), "stderr": [], "kind": kind})

@@ -36,6 +36,8 @@ class Child:
         self._lines = LineSplitter()
         self.pid = self._process.pid
         self.last_report: dict[str, Any] = {}
+        self.lost_lines = 0
+        """How many lines of its log were lost, as it said last."""
         self._unsent = bytearray(start.encode_arguments(arguments))
         # A child that is stopped reads nothing, and must not stop its parent.
         os.set_blocking(self._stdin.fileno(), False)
@@ -74,6 +76,7 @@ class Child:
                 with contextlib.suppress(msgspec.MsgspecError, ValueError, RecursionError):
                     record = msgspec.json.decode(line, type=dict[str, Any])
                     self.last_report = record
+                    self.lost_lines = record.get("lost_lines", self.lost_lines)
                     records.append(record)
             if not chunk:
                 return records, True

@@ -12,6 +12,7 @@ app-server. It turns at least once a second, so that a beat that says it did not
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import os
 import random
@@ -28,7 +29,7 @@ import zmq
 from codex_app_server import _process
 from codex_app_server._stderr import cause
 from codex_app_server.lines import LineSplitter, LongLine
-from codex_pool import processes, start, wire
+from codex_pool import log, processes, start, wire
 from codex_pool.sockets import READABLE, WRITABLE
 from codex_pool.worker.arguments import WorkerArguments
 from codex_pool.worker.core import WorkerCore
@@ -52,6 +53,8 @@ APP_SERVER_ENDED = "the app-server has ended"
 # How long a worker that is to stop waits for clients that have not acknowledged all; who is away has 20 s to come back.
 LEAVE_LIMIT_S = 25.0
 
+_log = logging.getLogger(__name__)
+
 
 class Stop(Exception):
     """The worker's reason to end."""
@@ -73,7 +76,7 @@ class Worker:
         self._stderr_lines: deque[str] = deque(maxlen=STDERR_LINES)
         self._to_app_server: deque[memoryview] = deque()
         self._from_supervisor = LineSplitter(64 * 1024)
-        self._load = (0, 0)
+        self._load = (0, 0, 0)
         self._load_at = 0.0
         self._rest_until = 0.0
         self._loops = 0
@@ -111,7 +114,7 @@ class Worker:
         what = f"{reason} ({_process.describe_exit(self._exit_code)})"
         if reason == APP_SERVER_ENDED and (why := cause(self._stderr_lines)):
             what = f"{what}: {why}"
-        return {"event": "exit", "reason": what, "stderr": list(self._stderr_lines)}
+        return {"event": "exit", "reason": what, "stderr": list(self._stderr_lines), "lost_lines": log.lost()}
 
     def _loop(self) -> NoReturn:
         process = self._process
@@ -200,7 +203,7 @@ class Worker:
                 self._broker.renew()
                 self._apply(self._core.new_broker())
             else:
-                log(f'ignored a line of the supervisor: {line!r}; expected {{"broker": "new"}} or a stop')
+                _log.warning(f'ignored a line of the supervisor: {line!r}; expected {{"broker": "new"}} or a stop')
 
     def _read_stderr(self, stderr: int) -> bool:
         try:
@@ -232,7 +235,7 @@ class Worker:
             try:
                 self._apply(self._on_broker(frames))
             except (wire.WireError, msgspec.MsgspecError) as error:
-                log(f"ignored a message of the broker: {error}")
+                _log.warning(f"ignored a message of the broker: {error}")
 
     def _on_broker(self, frames: list[bytes]) -> list[Effect]:
         head = wire.decode_to_worker(frames[0])
@@ -275,7 +278,7 @@ class Worker:
                 case Ready():
                     report({"event": "ready", "app_server_pid": self._process.pid})
                 case Note():
-                    log(effect.message)
+                    _log.warning(effect.message)
                 case Fail():
                     raise Stop(effect.reason)
 
@@ -296,11 +299,11 @@ class Worker:
             self._to_app_server.popleft()
 
     def _report_load(self) -> None:
-        load = self._core.finished_turns, self._core.loaded_threads
+        load = self._core.finished_turns, self._core.loaded_threads, log.lost()
         # A supervisor that does not read must not stop this loop.
         if load != self._load and time.monotonic() - self._load_at >= TICK_S and _writable(1):
             self._load, self._load_at = load, time.monotonic()
-            report({"event": "load", "turns": load[0], "threads": load[1]})
+            report({"event": "load", "turns": load[0], "threads": load[1], "lost_lines": load[2]})
 
     def _progress(self) -> wire.Progress:
         return wire.Progress(self._arguments.worker, self._loops, self._core.lines_read, self._core.in_flight)
@@ -333,12 +336,9 @@ def report(record: dict[str, Any]) -> None:
         os.write(1, msgspec.json.encode(record) + b"\n")
 
 
-def log(message: str) -> None:
-    print(f"worker: {message}", file=sys.stderr, flush=True)
-
-
 def work(arguments: bytes, process: subprocess.Popen[bytes], signals: int, started_at: float) -> int:
     """Be the worker with these start arguments, as JSON, around this app-server; the exit code."""
+    log.begin("worker", *sys.argv[1:2])
     start.collect_rarely()
     worker = Worker(start.decode_arguments(arguments, WorkerArguments), process, signals, started_at)
     reason = worker.run()
