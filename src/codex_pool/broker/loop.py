@@ -158,7 +158,7 @@ class Broker:
             elif "slots" in command:
                 self._apply(self._core.slots(command["slots"]))
             elif "ping" in command:
-                report({"event": "pong", "registered": list(self._core.books.workers)})
+                report({"event": "pong", "registered": self._core.registered, "drained": self._core.drained})
         return True
 
     def _phase_receive(self, socket: zmq.Socket[bytes], handle: Any) -> None:

@@ -9,14 +9,15 @@ It has no ZeroMQ: it talks to the broker and the workers over their own pipes.
 
     to the broker        {"slots": [...]}  {"lost": worker, "reason"}  {"drain": worker}  {"ping": number}
     from the broker      {"event": "ready" | "registered" | "suspect" | "drained" | "pong", "worker", "reason",
-                         "registered"}
+                         "registered": [worker], "drained": [worker]}
     to the holder of the account      {"ping": number}
     from the holder of the account    {"event": "pong"}
     to a worker          {"broker": "new"}: the broker that it is registered with has died and been replaced
-                         {"stop": "acknowledged"}: it is to end once its clients have all that it has for them
+                         {"stop": "acknowledged"}: it is to end once its turns are over, and its clients have all that
+                         it has for them
     to the ingress       {"ping": number}
     from the ingress     {"event": "ready" | "failed" | "pong", "reason"}
-    from a worker        {"event": "ready", "app_server_pid"}  {"event": "load", "turns", "threads"}
+    from a worker        {"event": "ready", "app_server_pid"}  {"event": "load", "turns", "threads", "running"}
                          {"event": "exit", "reason", "stderr", "kind"}
 """
 
@@ -39,6 +40,7 @@ import msgspec
 from codex_app_server.errors import StartError
 from codex_pool import endpoints, processes, start
 from codex_pool.broker.arguments import BrokerArguments
+from codex_pool.os_errors import describe
 from codex_pool.processes import ProcessId
 from codex_pool.supervisor.account import AccountHolder
 from codex_pool.supervisor.core import (
@@ -280,10 +282,12 @@ class Supervisor:
                         child.tell({"broker": "new"})
                 case {"event": "registered", "worker": str(worker)}:
                     self._on_registered(worker, now)
-                case {"event": "pong", "registered": [*workers]}:
+                case {"event": "pong", "registered": [*workers], "drained": [*drained]}:
                     # A report may have been lost.
                     for worker in {str(name) for name in workers}.difference(self._core.registered):
                         self._on_registered(worker, now)
+                    for worker in drained:
+                        self._apply(self._core.drained(str(worker), now))
                 case {"event": "suspect", "worker": str(worker), "reason": str(reason)}:
                     self._apply(self._core.suspect(worker, reason))
                 case {"event": "renew", "worker": str(worker), "reason": str(reason)}:
@@ -373,7 +377,11 @@ class Supervisor:
     def _spawn_worker(self, spawn: Spawn) -> None:
         arguments = self._arguments
         environ = {**arguments.environ, **self._account.environ({**os.environ, **arguments.environ})}
-        home = self._homes.take(spawn.slot)
+        try:
+            home = self._homes.take(spawn.slot)
+        except OSError as error:
+            self._worker_ended(spawn.worker, f"it could not be given a SQLite home: {describe(error)}", (), None)
+            return
         started = WorkerArguments(
             slot=spawn.slot,
             worker=spawn.worker,
@@ -421,9 +429,9 @@ class Supervisor:
                     if (process := processes.identify(pid)) is not None:
                         self._app_servers[worker] = process
                         self._remember()
-                case {"event": "load", "turns": int(turns), "threads": int(threads)}:
+                case {"event": "load", "turns": int(turns), "threads": int(threads), "running": int(running)}:
                     now = time.monotonic()
-                    self._apply(self._core.load(worker, turns=turns, threads=threads, now=now))
+                    self._apply(self._core.load(worker, turns=turns, threads=threads, running=running, now=now))
         if ended:
             self._on_worker_ended(worker, child)
 
@@ -466,7 +474,7 @@ class Supervisor:
                     log(f"recycling {effect.worker}, which finishes what it runs: {effect.reason}")
                     self._tell_broker({"drain": effect.worker})
                 case Stop():
-                    log(f"{effect.worker} has nothing to do any more, and is stopped")
+                    log(f"{effect.worker} has nothing to do any more, and is asked to stop")
                     self._workers[effect.worker].tell({"stop": "acknowledged"})
                 case TellLost():
                     self._tell_broker({"lost": effect.worker, "reason": effect.reason})
