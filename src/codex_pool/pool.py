@@ -30,7 +30,9 @@ from codex_pool.supervisor.homes import root_of
 from codex_pool.wire import Priority, WhenGone
 
 START_LIMIT_S = 90.0
-STOP_LIMIT_S = 20.0
+# More than a supervisor takes for its children, and less than the 10 s that whoever asks for the end may give. What is
+# left below one that is killed ends by itself.
+STOP_LIMIT_S = 9.0
 
 # Switches that the model cannot see. A login shell per thread, the first one, costs more than the turns.
 LEAN_OVERRIDES = ("features.shell_snapshot=false",)
@@ -120,6 +122,7 @@ class Pool:
         self._keys = keys
         self._supervisor: subprocess.Popen[bytes] | None = None
         self._started = threading.Event()
+        self._reader: threading.Thread | None = None
         self._failure: dict[str, Any] | None = None
         self._closing = False
         self._close_lock = threading.Lock()
@@ -132,7 +135,12 @@ class Pool:
         self.close()
 
     async def __aenter__(self) -> Pool:
-        await asyncio.to_thread(self.start)
+        starting = asyncio.ensure_future(asyncio.to_thread(self.start))
+        try:
+            await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            await self._abandon(starting)
+            raise
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -194,35 +202,12 @@ class Pool:
             "keys": None if keys is None else start.as_utf8(keys),
             **self._limits,
         }
-        with contextlib.ExitStack() as stack:
-            log: IO[bytes] | None = None
-            if self._log_file is not None:
-                log = stack.enter_context(open(self._log_file, "ab"))
-            # A session of its own: Ctrl-C in the terminal is ours to handle, not the pool's.
-            command = start.python("codex_pool.supervisor")
-            try:
-                self._supervisor = subprocess.Popen(
-                    command,
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=log,
-                    env=environ,
-                    start_new_session=True,
-                )
-            except OSError as error:
-                self._remove_directory()
-                failure = start_error(error, command, environ)
-                raise PoolStartError(f"the pool could not start: {failure}", kind=failure.kind) from error
-            except ValueError as error:
-                self._remove_directory()
-                raise InvalidInputError(f"the pool cannot be started with this environment: {error}") from error
-        self._reader = threading.Thread(target=self._read_reports, name="codex-pool-reports", daemon=True)
-        self._reader.start()
         try:
-            assert self._supervisor.stdin is not None
+            supervisor = self._spawn(environ)
+            assert supervisor.stdin is not None
             with contextlib.suppress(BrokenPipeError):
-                self._supervisor.stdin.write(start.encode_arguments(arguments))
-                self._supervisor.stdin.flush()
+                supervisor.stdin.write(start.encode_arguments(arguments))
+                supervisor.stdin.flush()
             in_time = self._started.wait(START_LIMIT_S)
             if self._failure is not None:
                 raise PoolStartError(
@@ -236,11 +221,53 @@ class Pool:
                 with self.connect(name="start") as codex:
                     read_configuration(codex)
             with contextlib.suppress(BrokenPipeError):
-                self._supervisor.stdin.write(b"\n")
-                self._supervisor.stdin.flush()
+                supervisor.stdin.write(b"\n")
+                supervisor.stdin.flush()
         except BaseException:
+            # A signal or a cancellation too, whatever was waited for.
             self.close()
             raise
+
+    def _spawn(self, environ: dict[str, str]) -> subprocess.Popen[bytes]:
+        """Start the supervisor and the thread that reads its reports."""
+        command = start.python("codex_pool.supervisor")
+        with contextlib.ExitStack() as stack:
+            # Whoever closes the pool meanwhile finds both, or neither.
+            stack.enter_context(self._close_lock)
+            log: IO[bytes] | None = None
+            if self._log_file is not None:
+                log = stack.enter_context(open(self._log_file, "ab"))
+            try:
+                self._supervisor = subprocess.Popen(
+                    command,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=log,
+                    env=environ,
+                    # A session of its own: Ctrl-C in the terminal is ours to handle, not the pool's.
+                    start_new_session=True,
+                )
+            except OSError as error:
+                self._remove_directory()
+                failure = start_error(error, command, environ)
+                raise PoolStartError(f"the pool could not start: {failure}", kind=failure.kind) from error
+            except ValueError as error:
+                self._remove_directory()
+                raise InvalidInputError(f"the pool cannot be started with this environment: {error}") from error
+            self._reader = threading.Thread(target=self._read_reports, name="codex-pool-reports", daemon=True)
+            self._reader.start()
+            return self._supervisor
+
+    async def _abandon(self, starting: asyncio.Future[None]) -> None:
+        """End a pool that may still be starting in its thread."""
+        while True:
+            await asyncio.to_thread(self.close)
+            if starting.done():
+                break
+            await asyncio.wait({starting}, timeout=0.1)
+        if not starting.cancelled():
+            # Whoever waited for it has been told.
+            starting.exception()
 
     def close(self) -> None:
         """End all processes and wait until they are gone. May be called twice."""
@@ -257,7 +284,8 @@ class Pool:
             except subprocess.TimeoutExpired:
                 supervisor.kill()
                 supervisor.wait()
-            self._reader.join()
+            if self._reader is not None and self._reader.is_alive():
+                self._reader.join()
             supervisor.stdout.close()
             self._supervisor = None
             self._remove_directory()
@@ -295,6 +323,7 @@ class Pool:
 
     def wait_ended(self, timeout_s: float) -> bool:
         """Wait until the pool has ended by itself; whether it has. `failure` then says why."""
+        assert self._reader is not None, "the pool has been started"
         self._reader.join(timeout_s)
         return not self._reader.is_alive()
 

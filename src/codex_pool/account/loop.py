@@ -253,7 +253,7 @@ def serve(account: Account, listener: socket.socket, path: str, signals: int) ->
         full = threading.active_count() - others >= MAX_CONNECTIONS
         sources: list[Any] = [0, signals] if full else [0, signals, listener]
         readable, _, _ = select.select(sources, [], [], 0.05 if full else None)
-        if signals in readable:
+        if signals in readable and start.asks_to_end(signals):
             break
         if 0 in readable:
             if not os.read(0, 4096):
@@ -308,6 +308,7 @@ def main() -> int:
     """Entry of the holder's process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signals = start.signal_descriptor(signal.SIGTERM)
+    start.survive_hang_up()
     arguments = msgspec.json.decode(start.read_line(0), type=HolderArguments)
     listener = socket.socket(fileno=arguments.listen_fd)
     account = Account(AuthFile(arguments.auth_json), arguments.issuer_url)

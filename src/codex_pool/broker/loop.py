@@ -83,7 +83,7 @@ class Broker:
             doors=self._doors,
             owned=owned,
             secret=self._keeper.secret if self._keeper is not None else os.urandom(16),
-            unix_offset=time.time() - time.monotonic(),
+            unix_offset=arguments.unix_offset,
             changed_at=arguments.changed_at,
         )
         self._commands = LineSplitter()
@@ -339,6 +339,7 @@ def log(message: str) -> None:
 def main() -> None:
     """Entry of the broker process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    start.survive_hang_up()
     arguments = start.decode_arguments(start.read_line(0), BrokerArguments)
     try:
         broker = Broker(arguments)

@@ -399,6 +399,7 @@ def log(message: str) -> None:
 def main() -> None:
     """Entry of the ingress process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    start.survive_hang_up()
     arguments = start.decode_arguments(start.read_line(0), IngressArguments)
     resource.setrlimit(resource.RLIMIT_DATA, (arguments.memory_bytes, arguments.memory_bytes))
     try:

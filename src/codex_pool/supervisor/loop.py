@@ -27,6 +27,7 @@ import contextlib
 import dataclasses
 import os
 import random
+import select
 import selectors
 import signal
 import sys
@@ -64,7 +65,9 @@ from codex_pool.supervisor.process import Child, Reports
 from codex_pool.supervisor.restarts import MAX_DEATHS, WINDOW_S, BrokerRestarts
 from codex_pool.worker.arguments import WorkerArguments
 
-STOP_LIMIT_S = 8.0
+# Of the workers, which end an app-server that does not listen within 4 s. With broker and ingress, a second each, it is
+# less than the 10 s that whoever has asked for the end may have.
+STOP_LIMIT_S = 6.0
 # Memory is looked at, and broker and holder of the account are asked for a sign of life.
 SAMPLE_EVERY_S = 2.0
 # Counted, not timed: this process may have been stopped itself.
@@ -121,6 +124,9 @@ class Supervisor:
         self._is_ready = False
         self._account = AccountHolder(arguments.auth_json, {**os.environ, **arguments.environ}, launcher)
         self._signals = start.signal_descriptor(signal.SIGTERM, signal.SIGINT)
+        start.survive_hang_up()
+        # What makes the time of events Unix time: taken once, so that no step of the clock changes a wait.
+        self._unix_offset = time.time() - time.monotonic()
 
     def run(self) -> int:
         """Run the pool until its parent is gone or it gives up; the exit code."""
@@ -140,6 +146,8 @@ class Supervisor:
             raise
         self._homes = SqliteHomes(Path(self._arguments.sqlite_root), self._arguments.slots)
         try:
+            if self._is_over():
+                return 0
             self._workers_endpoint = f"ipc://{workers_path}"
             if self._account.is_asleep:
                 self._selector.register(
@@ -166,13 +174,22 @@ class Supervisor:
             return 1
         return 0
 
+    def _is_over(self) -> bool:
+        """Whether the end was asked for before anything is started: the lock of an endpoint may take seconds."""
+        readable, _, _ = select.select([0, self._signals], [], [], 0)
+        return (0 in readable and not os.read(0, 4096)) or (
+            self._signals in readable and start.asks_to_end(self._signals)
+        )
+
     def _loop(self) -> None:
         for fd in (0, self._signals):
             self._selector.register(fd, selectors.EVENT_READ)
         while self._failure is None:
             for key, _ in self._selector.select(self._wait_s()):
                 if key.fileobj == self._signals:
-                    return
+                    if start.asks_to_end(self._signals):
+                        return
+                    continue
                 if key.fileobj == 0:
                     if not os.read(0, 4096):
                         return
@@ -251,6 +268,7 @@ class Supervisor:
             keys=self._arguments.keys,
             codex_home=str(home_of(Path(self._arguments.sqlite_root))),
             changed_at=time.monotonic() if self._account_changes else self._account_changed_at,
+            unix_offset=self._unix_offset,
         )
         # The broker holds the lock too: should this process be killed, nobody takes the endpoint before the broker has
         # removed its sockets.

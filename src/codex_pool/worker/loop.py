@@ -60,7 +60,7 @@ class Stop(Exception):
 
 class Worker:
     """See the module's docstring. `process` is the app-server, which was started at `started_at` (CLOCK_MONOTONIC) and
-    has not been spoken to; `signals` becomes readable when this process is asked to end."""
+    has not been spoken to; `signals` is the `start.signal_descriptor` of this process."""
 
     def __init__(
         self, arguments: WorkerArguments, process: subprocess.Popen[bytes], signals: int, started_at: float
@@ -148,7 +148,7 @@ class Worker:
             poller.register(broker, (READABLE if listens else 0) | (WRITABLE if self._broker.has_unsent else 0))
             ready = dict(poller.poll(math.ceil(wait_s * 1000)))
             self._loops += 1
-            if self._signals in ready:
+            if self._signals in ready and start.asks_to_end(self._signals):
                 raise Stop("the supervisor asked this worker to stop by SIGTERM")
             if stderr in ready and not self._read_stderr(stderr):
                 poller.unregister(stderr)
