@@ -33,6 +33,8 @@ START_LIMIT_S = 90.0
 # More than a supervisor takes for its children, and less than the 10 s that whoever asks for the end may give. What is
 # left below one that is killed ends by itself.
 STOP_LIMIT_S = 9.0
+# Of a supervisor that has not reported anything: it has started nothing.
+EARLY_STOP_LIMIT_S = 4.0
 
 # Switches that the model cannot see. A login shell per thread, the first one, costs more than the turns.
 LEAN_OVERRIDES = ("features.shell_snapshot=false",)
@@ -125,6 +127,7 @@ class Pool:
         self._reader: threading.Thread | None = None
         self._failure: dict[str, Any] | None = None
         self._closing = False
+        self._has_reported = False
         self._close_lock = threading.Lock()
 
     def __enter__(self) -> Pool:
@@ -168,7 +171,7 @@ class Pool:
         if self._supervisor is not None:
             raise InvalidInputError("the pool has been started already")
         self._started.clear()
-        self._failure, self._closing = None, False
+        self._failure, self._closing, self._has_reported = None, False, False
         if self._endpoint is None:
             name = f"p{os.getpid()}-{os.urandom(3).hex()}"
             self._own_directory = endpoints.runtime_directory() / name
@@ -215,6 +218,8 @@ class Pool:
                     self._failure["stderr"],
                     self._failure.get("kind"),
                 )
+            if self._closing:
+                raise PoolStartError("the pool was closed before it was ready")
             if not in_time:
                 raise PoolStartError(f"the pool was not ready within {START_LIMIT_S:.0f} s")
             if config.launch_args_override is None:
@@ -280,7 +285,7 @@ class Pool:
             with contextlib.suppress(OSError):
                 supervisor.stdin.close()
             try:
-                supervisor.wait(STOP_LIMIT_S)
+                supervisor.wait(STOP_LIMIT_S if self._has_reported else EARLY_STOP_LIMIT_S)
             except subprocess.TimeoutExpired:
                 supervisor.kill()
                 supervisor.wait()
@@ -341,6 +346,7 @@ class Pool:
             except (ValueError, TypeError, KeyError):
                 # It may be killed in the middle of a line; whatever is wrong with one, its end must be noticed.
                 continue
+            self._has_reported = True
             if event == "slots" and self._on_slots is not None:
                 self._on_slots(record["slots"])
             elif event == "ready":
