@@ -52,6 +52,8 @@ def run(
 
     Uses the daemon at the default endpoint if one is running there, else an app-server of its own; --connect names a
     daemon, and -c, --codex-bin or --demo ask for an own app-server.
+
+    Ctrl-C, SIGTERM and the end of the terminal interrupt the turn; the exit code is then 130, of the last one 129.
     """
     endpoint, key = options.endpoint_of(context, connect, key)
     prompt = _decoded(sys.stdin.buffer.read() if prompt == "-" else os.fsencode(prompt))
