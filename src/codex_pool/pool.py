@@ -32,7 +32,7 @@ from codex_pool.wire import Priority, WhenGone
 START_LIMIT_S = 90.0
 # More than a supervisor takes for its children, and less than the 10 s that whoever asks for the end may give. What is
 # left below one that is killed ends by itself.
-STOP_LIMIT_S = 9.0
+STOP_LIMIT_S = 9.5
 # Of a supervisor that has not reported anything: it has started nothing.
 EARLY_STOP_LIMIT_S = 4.0
 

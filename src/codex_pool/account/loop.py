@@ -47,7 +47,7 @@ CONNECTION_TIMEOUT_S = 10.0
 MAX_CONNECTIONS = 64
 # How long an app-server may take to write the tokens of its answer, until the next one is answered.
 WRITE_LIMIT_S = 1.0
-STOP_LIMIT_S = 7.0
+STOP_LIMIT_S = 6.5
 
 
 class Account:

@@ -65,9 +65,10 @@ from codex_pool.supervisor.process import Child, Reports
 from codex_pool.supervisor.restarts import MAX_DEATHS, WINDOW_S, BrokerRestarts
 from codex_pool.worker.arguments import WorkerArguments
 
-# Of the workers, which end an app-server that does not listen within 4 s. With broker and ingress, a second each, it is
-# less than the 10 s that whoever has asked for the end may have.
-STOP_LIMIT_S = 6.0
+# Of the workers, which end an app-server that does not listen within 4 s; and of the holder of the account, which may be
+# asking the issuer, from the same moment on. With broker and ingress, a second each, all is over within 10 s.
+WORKERS_STOP_LIMIT_S = 6.0
+HOLDER_STOP_LIMIT_S = 7.0
 # Memory is looked at, and broker and holder of the account are asked for a sign of life.
 SAMPLE_EVERY_S = 2.0
 # Counted, not timed: this process may have been stopped itself.
@@ -515,10 +516,12 @@ class Supervisor:
 
     def _stop(self) -> None:
         """Workers and the holder of the account, then the broker, then whatever is left below this process."""
-        children = [*self._workers.values(), *([self._account.child] if self._account.child is not None else [])]
-        for child in children:
+        begun = time.monotonic()
+        holder = [self._account.child] if self._account.child is not None else []
+        for child in (*self._workers.values(), *holder):
             child.close_stdin()
-        _await_ends(children, STOP_LIMIT_S)
+        _await_ends([*self._workers.values()], WORKERS_STOP_LIMIT_S)
+        _await_ends(holder, begun + HOLDER_STOP_LIMIT_S - time.monotonic())
         self._account.close()
         if self._broker is not None:
             self._broker.close_stdin()
