@@ -29,8 +29,13 @@ def test_an_idle_worker_is_drained_at_once(bench: Bench) -> None:
     bench.drain(bench.workers["old"])
     assert bench.drained == ["old"]
     bench.drain(bench.workers["old"])
+    assert bench.drained == ["old"] == bench.core.drained
+
+
+def test_a_worker_that_has_not_registered_with_this_broker_is_not_taken_for_idle(bench: Bench) -> None:
+    """It may run turns; once it registers, the supervisor asks again."""
     bench.apply(bench.core.drain("unheard of", bench.now))
-    assert bench.drained == ["old", "unheard of"]
+    assert bench.drained == [] == bench.core.drained
 
 
 def test_a_draining_worker_gets_nothing_new_and_finishes_what_it_has(bench: Bench) -> None:
@@ -175,6 +180,17 @@ def test_a_thread_that_cannot_leave_is_leased(bench: Bench, fields: dict[str, in
     assert bench.drained == ["old"]
 
 
+def test_leases_have_a_limit_that_running_turns_do_not_have(bench: Bench) -> None:
+    old = bench.thread("t1", ephemeral=True)
+    replacement(bench)
+    bench.drain(old)
+    _, turn_id = bench.turn("t1")
+    bench.beat(2 * workers_room.LEASES_LIMIT_S, "s1")
+    assert bench.drained == []
+    bench.end(old, turn_id)
+    assert bench.drained == ["old"]
+
+
 def test_a_lease_ends_with_the_session(bench: Bench) -> None:
     old = bench.thread("t1", ephemeral=True)
     replacement(bench)
@@ -184,17 +200,17 @@ def test_a_lease_ends_with_the_session(bench: Bench) -> None:
     assert bench.drained == ["old"]
 
 
-def test_draining_ends_after_its_limit(bench: Bench) -> None:
+def test_a_turn_that_waits_for_a_person_is_waited_for(bench: Bench) -> None:
+    """However long: an approval may be given days later."""
     old = bench.thread("t1")
-    bench.turn("t1")
+    _, turn_id = bench.turn("t1")
     replacement(bench)
     bench.drain(old)
-    bench.beat(workers_room.DRAIN_LIMIT_S, "s1")
-    assert bench.drained == []
-    bench.beat(2, "s1")
-    assert bench.drained == ["old"]
-    bench.lose(old, "it was replaced")
-    assert len(bench.ended) == 1
+    for _ in range(3 * 24):
+        bench.beat(3600.0, "s1")
+    assert bench.drained == [] == bench.core.drained and len(bench.ended) == 0
+    bench.end(old, turn_id)
+    assert bench.drained == ["old"] == bench.core.drained
 
 
 def test_what_comes_between_the_end_of_draining_and_that_of_the_worker_waits(bench: Bench) -> None:
@@ -234,7 +250,7 @@ def test_who_has_drained_and_is_not_ended_gives_its_threads_away_all_the_same(be
     assert list(old.releases.values()) == ["t1"]
     bench.put_away(old)
     assert [name for name, _ in bench.dispatches(call)] == [new.name]
-    assert bench.drained == ["old", "old"], "it is told again"
+    assert bench.drained == ["old"] == bench.core.drained, "whoever has not heard it asks"
 
 
 def test_without_another_worker_requests_wait_for_one(bench: Bench) -> None:

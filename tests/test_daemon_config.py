@@ -71,6 +71,32 @@ def test_status_shows_a_slot_that_is_recycled() -> None:
     assert [cells[:2] for cells in found] == [("0", "ready, recycling"), ("1", "ready")]
 
 
+def test_status_shows_workers_that_drain_beside_those_of_their_slots() -> None:
+    row = {"slot": 0, "state": "ready", "restarts": 0, "worker": "w0.2"}
+    draining = [{"slot": 0, "state": "draining", "worker": "w0.1", "turns": 1}]
+    found = status.rows({"turnsPerWorker": 8, "workers": [row], "draining": draining})
+    assert [(cells[1], cells[2], cells[6]) for cells in found] == [
+        ("ready", "0/8", "w0.2"),
+        ("draining", "1/8", "w0.1"),
+    ]
+    assert (
+        len(status.rows({"turnsPerWorker": 8, "workers": [draining[0] | {"restarts": 0}], "draining": draining})) == 1
+    )
+
+
+def test_status_says_which_slot_cannot_start_a_worker_and_why() -> None:
+    fine = {"slot": 0, "state": "ready", "failedStarts": 0, "problem": "", "retryInMs": None}
+    kept = {**fine, "slot": 1, "worker": "w1.1", "failedStarts": 3, "problem": "exit code 1", "retryInMs": 42_000}
+    empty = {**kept, "slot": 2, "failedStarts": 1, "retryInMs": 0}
+    del empty["worker"]
+    first, second = status.problems({"workers": [fine, kept, empty]})
+    assert first == (
+        "slot 1: 3 starts in a row have failed, the next in 42 s; worker w1.1 goes on meanwhile; "
+        "the last one: exit code 1"
+    )
+    assert second.startswith("slot 2: 1 start has failed, the next one is under way; it has no worker meanwhile; ")
+
+
 def test_an_error_about_the_daemons_copy_of_a_configuration_names_the_users_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,7 +13,6 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from codex_pool.supervisor.core import (
     BACKOFF_FIRST_S,
     BACKOFF_MAX_S,
-    DRAIN_LIMIT_S,
     FAILED_STARTS_AT_FIRST,
     FRUITLESS_DEATHS,
     FRUITLESS_DEATHS_PER_SLOT,
@@ -22,6 +21,7 @@ from codex_pool.supervisor.core import (
     STABLE_S,
     START_LIMIT_S,
     STOP_LIMIT_S,
+    SUCCESSOR_BACKOFF_MAX_S,
     Changed,
     Drain,
     Effect,
@@ -34,7 +34,7 @@ from codex_pool.supervisor.core import (
     SupervisorCore,
     TellLost,
 )
-from codex_pool.supervisor.restarts import MAX_DEATHS, SLOW_DELAY_S, WINDOW_S, BrokerRestarts
+from codex_pool.supervisor.restarts import MAX_DEATHS, MAX_DELAY_S, SLOW_DELAY_S, WINDOW_S, BrokerRestarts
 
 
 class Bench:
@@ -74,8 +74,8 @@ class Bench:
         del self.alive[worker]
         return self.apply(self.core.exited(worker, "killed", stderr, self.now, jitter=jitter))
 
-    def load(self, worker: str, turns: int = 1, threads: int = 0) -> list[Effect]:
-        return self.apply(self.core.load(worker, turns=turns, threads=threads, now=self.now))
+    def load(self, worker: str, turns: int = 1, threads: int = 0, running: int = 0) -> list[Effect]:
+        return self.apply(self.core.load(worker, turns=turns, threads=threads, running=running, now=self.now))
 
     def wait(self) -> float:
         """Sleep to the next deadline and tick; how long that was."""
@@ -117,6 +117,9 @@ def test_a_worker_that_dies_is_told_lost_and_replaced_under_another_name() -> No
         "lastReason": "killed",
         "recycles": 0,
         "recycling": "",
+        "failedStarts": 0,
+        "problem": "",
+        "retryAt": None,
     }
     assert BACKOFF_FIRST_S / 2 <= bench.wait() <= BACKOFF_FIRST_S
     assert bench.worker(0) != name and bench.state(0)["state"] == "starting"
@@ -175,22 +178,70 @@ def test_at_the_start_a_binary_that_dies_is_given_up_soon() -> None:
 
 
 @pytest.mark.parametrize("slots", [1, 4])
-def test_later_the_pool_has_more_patience_but_not_for_ever(slots: int) -> None:
-    """Workers that die before any turn has finished are given up as those are that never get ready."""
+def test_later_the_pool_has_more_patience_but_not_without_end(slots: int) -> None:
+    """Workers that die before any turn has finished, with no other that serves, are given up as at the start."""
     bench = Bench(slots)
     for slot in range(slots):
         bench.ready(slot)
+    for slot in range(1, slots):
+        bench.die(slot)
     limit = max(FRUITLESS_DEATHS, FRUITLESS_DEATHS_PER_SLOT * slots)
     for count in range(limit):
         assert bench.of(GiveUp) == []
         bench.die(0, stderr=("last words",))
-        if count < limit - 1:
+        while count < limit - 1 and 0 not in bench.alive.values():
             bench.wait()
-            if count % 2:
-                bench.ready(0)
+        if count % 2 and count < limit - 1:
+            bench.ready(0)
     (give_up,) = bench.of(GiveUp)
     assert f"{limit} workers died within" in give_up.reason and "had finished a turn: killed" in give_up.reason
     assert give_up.stderr == ("last words",) and bench.core.next_deadline is None
+
+
+def test_while_a_worker_serves_the_pool_goes_on_whatever_does_not_start() -> None:
+    bench = Bench()
+    bench.ready(0)
+    bench.ready(1)
+    bench.die(0)
+    for count in range(1, 100):
+        bench.wait()
+        bench.die(0)
+        assert bench.state(0)["failedStarts"] == count and bench.state(0)["problem"] == "killed"
+    assert bench.of(GiveUp) == [] and bench.state(1)["state"] == "ready"
+    assert bench.core.next_deadline == bench.state(0)["retryAt"]
+    bench.wait()
+    bench.ready(0)
+    assert (bench.state(0)["failedStarts"], bench.state(0)["problem"], bench.state(0)["retryAt"]) == (0, "", None)
+    for slot in (0, 1):
+        bench.die(slot)
+    while not bench.of(GiveUp):
+        bench.wait()
+        for worker in list(bench.alive):
+            bench.end(worker)
+    assert len(bench.of(TellLost)) == 100 + 2 + FRUITLESS_DEATHS - 1, "those of before do not count"
+
+
+def test_a_worker_that_is_being_killed_does_not_serve() -> None:
+    bench = Bench()
+    bench.ready(0)
+    bench.ready(1)
+    bench.apply(bench.core.suspect(bench.worker(1), "no beat"))
+    bench.die(0)
+    while not bench.of(GiveUp):
+        bench.wait()
+        bench.die(0)
+    assert len(bench.of(TellLost)) == FRUITLESS_DEATHS
+
+
+@pytest.mark.parametrize(("turns", "running"), [(1, 0), (0, 1)])
+def test_a_pool_that_has_run_a_turn_before_all_were_ready_is_not_given_up(turns: int, running: int) -> None:
+    bench = Bench()
+    bench.ready(0)
+    bench.load(bench.worker(0), turns=turns, running=running)
+    for _ in range(FAILED_STARTS_AT_FIRST):
+        bench.die(1)
+        bench.wait()
+    assert bench.of(GiveUp) == []
 
 
 def test_a_turn_that_finishes_anywhere_takes_back_the_deaths_before_it() -> None:
@@ -289,6 +340,9 @@ def test_a_worn_worker_is_replaced_before_it_drains_and_nothing_failed() -> None
         "lastReason": "",
         "recycles": 1,
         "recycling": "",
+        "failedStarts": 0,
+        "problem": "",
+        "retryAt": None,
     }
     assert bench.core.next_deadline is None
 
@@ -398,13 +452,37 @@ def test_a_successor_that_dies_is_tried_again_after_a_while_and_the_old_one_goes
     assert [effect.worker for effect in bench.of(Drain)] == [old]
 
 
-def test_successors_that_never_start_are_given_up_like_others() -> None:
-    bench = ready_bench(Recycle(age_s=1.0), slots=1)
-    while not bench.of(GiveUp):
+def test_successors_that_never_start_do_not_end_the_worker_they_are_to_replace() -> None:
+    """They are tried again, less and less often, and the states say so."""
+    bench = ready_bench(Recycle(age_s=1.0), slots=2)
+    old = [bench.worker(slot) for slot in range(2)]
+    waits: dict[int, list[float]] = {0: [], 1: []}
+    died_at = {0: 0.0, 1: 0.0}
+    for _ in range(50):
+        while len(bench.alive) == 2:
+            bench.wait()
+        slot = bench.alive[list(bench.alive)[-1]]
+        waits[slot].append(bench.now - died_at[slot])
+        died_at[slot] = bench.now
+        bench.die(slot)
+    assert bench.of(GiveUp) == [] and list(bench.alive) == old
+    for slot in range(2):
+        assert bench.state(slot)["state"] == "ready" and bench.state(slot)["restarts"] == 0
+        assert bench.state(slot)["failedStarts"] == len(waits[slot]) == 25
+        assert waits[slot][1] < 1 and SUCCESSOR_BACKOFF_MAX_S / 2 <= waits[slot][-1] <= SUCCESSOR_BACKOFF_MAX_S
+    bench.die(0)
+    assert bench.wait() <= BACKOFF_FIRST_S, "without a worker the slot does not wait as long"
+
+
+def test_a_worker_that_drains_with_turns_keeps_the_pool_from_being_given_up() -> None:
+    bench = ready_bench(Recycle(turns=1), slots=1)
+    old = bench.worker(0)
+    bench.load(old, turns=1, running=1)
+    bench.ready(0)
+    for _ in range(3 * FRUITLESS_DEATHS):
+        bench.die(0)
         bench.wait()
-        if len(bench.alive) > 1:
-            bench.die(0)
-    assert len(bench.of(TellLost)) == FRUITLESS_DEATHS
+    assert bench.of(GiveUp) == [] and old in bench.alive
 
 
 def test_a_worker_that_dies_while_its_successor_starts_is_followed_at_once() -> None:
@@ -442,14 +520,48 @@ def test_a_successor_that_dies_while_the_old_one_drains_is_replaced() -> None:
     assert bench.state(0)["state"] == "ready" and list(bench.alive) == [bench.worker(0)]
 
 
-def test_who_drains_or_stops_for_too_long_is_ended() -> None:
+def test_who_drains_may_take_any_time_and_who_stops_may_not() -> None:
     bench = ready_bench(Recycle(turns=1), slots=1)
     old = bench.worker(0)
     bench.load(old)
     bench.ready(0)
-    assert bench.wait() == DRAIN_LIMIT_S and bench.of(Stop) == [Stop(old)]
+    assert bench.core.next_deadline is None
+    bench.now += 7 * 24 * 3600.0
+    assert bench.apply(bench.core.tick(bench.now)) == []
+    bench.apply(bench.core.drained(old, bench.now))
     assert bench.wait() == STOP_LIMIT_S and [effect.worker for effect in bench.of(Kill)] == [old]
     assert bench.core.next_deadline is None
+
+
+def test_who_is_to_stop_and_runs_a_turn_all_the_same_ends_it_first() -> None:
+    """One that began as the broker took the worker for drained."""
+    bench = ready_bench(Recycle(turns=1), slots=1)
+    old = bench.worker(0)
+    bench.load(old)
+    bench.ready(0)
+    bench.apply(bench.core.drained(old, bench.now))
+    bench.load(old, turns=1, running=1)
+    assert bench.core.next_deadline is None
+    bench.now += 24 * 3600.0
+    bench.load(old, turns=2, running=0)
+    assert bench.of(Kill) == [] and bench.wait() == STOP_LIMIT_S
+    assert [effect.worker for effect in bench.of(Kill)] == [old]
+
+
+def test_a_slot_has_one_worker_that_drains_and_others_do_not_wait_for_it() -> None:
+    bench = ready_bench(Recycle(turns=1), slots=2)
+    first, second = (bench.worker(slot) for slot in range(2))
+    bench.load(first, turns=1, running=1)
+    bench.ready(0)
+    bench.load(bench.worker(0))
+    assert len(bench.of(Spawn)) == 1, "the slot's next recycling waits"
+    bench.load(second, turns=1, running=1)
+    assert [spawn.slot for spawn in bench.of(Spawn)] == [0, 1]
+    bench.ready(1)
+    assert [drain.worker for drain in bench.of(Drain)] == [first, second]
+    bench.apply(bench.core.drained(first, bench.now))
+    bench.end(first)
+    assert [spawn.slot for spawn in bench.of(Spawn)] == [0, 1, 0]
 
 
 def test_a_new_broker_is_told_again_who_drains() -> None:
@@ -477,15 +589,22 @@ def test_a_broker_is_replaced_at_once_and_given_up_when_it_never_works() -> None
     assert restarts.died(1.0) is None
 
 
-def test_a_broker_that_dies_slowly_or_after_use_is_replaced_for_ever() -> None:
+def test_a_broker_of_a_pool_that_has_worked_is_replaced_without_end() -> None:
     restarts = BrokerRestarts()
     for count in range(100):
-        assert restarts.died(count * WINDOW_S / MAX_DEATHS * 1.01) == 0.0
+        assert restarts.died(count * WINDOW_S / MAX_DEATHS * 1.01) is not None, "deaths this far apart end no pool"
     delays = []
     for count in range(100):
         restarts.useful()
         delays.append(restarts.died(2000 + count * 0.1))
     assert set(delays[:MAX_DEATHS]) == {0.0} and set(delays[MAX_DEATHS:]) == {SLOW_DELAY_S}, "but it does not spin"
+    now, waits = 3000.0, []
+    for _ in range(100):
+        delay_s = restarts.died(now)
+        assert delay_s is not None, "workers run turns without one"
+        waits.append(delay_s)
+        now += delay_s + 0.1
+    assert waits == sorted(waits) and waits[-1] == MAX_DELAY_S
 
 
 class SupervisorMachine(RuleBasedStateMachine):
@@ -495,6 +614,7 @@ class SupervisorMachine(RuleBasedStateMachine):
     def begin(self, slots: int, turns: int, age_s: float) -> None:
         self.bench = Bench(slots, Recycle(turns=turns, age_s=age_s))
         self.dead: list[str] = []
+        self.gave_up = False
 
     def one(self, data: st.DataObject) -> str:
         return data.draw(st.sampled_from(sorted(self.bench.alive) or [""]))
@@ -503,9 +623,9 @@ class SupervisorMachine(RuleBasedStateMachine):
     def ready(self, data: st.DataObject) -> None:
         self.bench.apply(self.bench.core.ready(self.one(data), self.bench.now))
 
-    @rule(data=st.data(), turns=st.integers(0, 6))
-    def load(self, data: st.DataObject, turns: int) -> None:
-        self.bench.load(self.one(data), turns=turns)
+    @rule(data=st.data(), turns=st.integers(0, 6), running=st.integers(0, 2))
+    def load(self, data: st.DataObject, turns: int, running: int) -> None:
+        self.bench.load(self.one(data), turns=turns, running=running)
 
     @rule(data=st.data())
     def drained(self, data: st.DataObject) -> None:
@@ -576,9 +696,33 @@ class SupervisorMachine(RuleBasedStateMachine):
         """Every start has its reason: a slot, a failure, a recycling."""
         if hasattr(self, "bench"):
             states = self.bench.core.states()
-            reasons = sum(int(str(state["restarts"])) + int(str(state["recycles"])) for state in states)
             recycling = sum(bool(state["recycling"]) for state in states)
-            assert len(self.bench.of(Spawn)) <= len(states) + reasons + recycling
+            assert len(self.bench.of(Spawn)) <= len(states) + len(self.bench.of(TellLost)) + recycling
+
+    @invariant()
+    def a_pool_that_serves_goes_on(self) -> None:
+        """While a worker is ready or drains, the pool is not given up."""
+        if not hasattr(self, "bench"):
+            return
+        workers = [worker for slot in self.bench.core._slots for worker in slot.workers]
+        if self.bench.of(GiveUp) and not self.gave_up:
+            self.gave_up = True
+            assert not any(
+                worker.state != "starting" and not worker.killing and self.bench.core._pool_ready for worker in workers
+            )
+
+    @invariant()
+    def one_drains_a_slot(self) -> None:
+        if hasattr(self, "bench"):
+            for slot in self.bench.core._slots:
+                assert len(slot.workers) <= 2 and (slot.retired is None or slot.successor is None)
+                assert [w.state in ("draining", "stopping") for w in slot.workers] in (
+                    [],
+                    [False],
+                    [False, False],
+                    [False, True],
+                    [True],
+                )
 
 
 TestSupervisorMachine = SupervisorMachine.TestCase

@@ -14,6 +14,7 @@ from session_ids import sid
 from worker_bench import WORKSPACE_WRITE, Bench, completed, delta, encode, item, record, thread_result
 
 from codex_pool import wire
+from codex_pool.worker import adoption
 from codex_pool.worker.requests import CONTROL_METHODS, CONTROL_PLACES, MAX_IN_FLIGHT
 
 
@@ -318,10 +319,64 @@ def test_a_thread_with_a_permission_profile_is_adopted_with_it_or_not_at_all(ben
     assert "sandboxPolicy" not in bench.open[bench.request("turn/start")]["params"]
 
 
-def test_a_thread_that_came_back_without_its_permission_profile_is_refused(bench: Bench) -> None:
-    call = bench.dispatch("turn/start", {"threadId": "t9"}, adopt=record(name=None, profile="mine"))
-    bench.answer(bench.request("thread/resume"), thread_result("t9", sandbox=WORKSPACE_WRITE))
-    assert bench.answered[call][1]["error"]["code"] == -32010 and bench.open == {}
+@pytest.mark.parametrize(
+    ("wanted", "answer", "words"),
+    [
+        (
+            {"profile": "mine"},
+            {},
+            "`activePermissionProfile` in the answer to thread/resume is missing, expected 'mine'",
+        ),
+        ({"profile": "mine"}, {"activePermissionProfile": None}, "is None, expected 'mine'"),
+        ({"profile": "mine"}, {"activePermissionProfile": {"id": "other"}}, "is 'other', expected 'mine'"),
+        ({"profile": "mine"}, {"sandbox": None}, "`sandbox` in the answer to thread/resume is None"),
+        ({}, {"activePermissionProfile": {"id": "other"}}, "is 'other', expected 'none'"),
+        ({}, {"sandbox": {}}, "`sandbox` in the answer to thread/resume is missing, expected 'workspaceWrite'"),
+        ({}, {"sandbox": "workspaceWrite-ish"}, "is 'workspaceWrite-ish', expected 'workspaceWrite'"),
+        ({}, {"thread": {"id": "t8"}}, "does not name the thread"),
+        ({"sandbox": ""}, {"sandbox": None}, "its sandbox is not known"),
+        ({"sandbox": ""}, {"sandbox": {"type": "dangerFullAccess"}}, "its sandbox is not known"),
+    ],
+)
+def test_a_thread_whose_answer_lacks_what_was_asked_for_is_refused(
+    bench: Bench, wanted: dict[str, str], answer: dict[str, object], words: str
+) -> None:
+    """An absent field says nothing; it is never equal to what was wanted."""
+    call = bench.dispatch("turn/start", {"threadId": "t9"}, adopt=record(name=None, **wanted))
+    bench.answer(bench.request("thread/resume"), {**thread_result("t9", sandbox=WORKSPACE_WRITE), **answer})
+    error = bench.answered[call][1]["error"]
+    assert error["code"] == -32010 and words in error["message"] and error["message"].endswith("; start a new thread")
+    assert bench.open == {}
+
+
+def test_one_of_codexs_own_profiles_is_no_other_profile(bench: Bench) -> None:
+    bench.dispatch("turn/start", {"threadId": "t9"}, adopt=record(name=None))
+    answer = {**thread_result("t9", sandbox=WORKSPACE_WRITE), "activePermissionProfile": {"id": ":workspace"}}
+    bench.answer(bench.request("thread/resume"), answer)
+    assert bench.request("turn/start")
+
+
+def test_which_fields_an_answer_has_is_told_by_the_version_and_unknown_ones_are_held_to_the_newest() -> None:
+    newest = adoption.FIELDS[-1][1]
+    older = adoption.Fields(sandbox="policy", profile="permissions")
+    table = (((0, 100, 0), older), ((0, 133, 0), newest))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(adoption, "FIELDS", table)
+        for user_agent in ("codex_pool/0.163.0 (Debian 12)", "a b/0.133.0", "x/1.0.0", "", "?", "x/0.99.9"):
+            assert adoption.fields_of(user_agent) == newest, user_agent
+        for user_agent in ("x/0.100.0", "x/0.132.9-alpha.1 (y)"):
+            assert adoption.fields_of(user_agent) == older, user_agent
+
+
+def test_a_profile_that_was_asked_for_is_kept_where_nothing_says_that_it_is_gone(bench: Bench) -> None:
+    call = bench.dispatch("thread/start", {"permissions": "mine"})
+    bench.answer(bench.request("thread/start"), thread_result("t1"))
+    assert bench.answered[call][0].record.profile == "mine"
+    bench.notify("thread/settings/updated", threadId="t1", threadSettings={"cwd": "/elsewhere"})
+    assert bench.routed(wire.ThreadChanged)[-1].record.profile == "mine"
+    settings = {"cwd": "/elsewhere", "activePermissionProfile": None}
+    bench.notify("thread/settings/updated", threadId="t1", threadSettings=settings)
+    assert bench.routed(wire.ThreadChanged)[-1].record.profile == ""
 
 
 def test_the_permission_profile_of_a_thread_is_in_its_record_unless_it_is_codexs_own(bench: Bench) -> None:

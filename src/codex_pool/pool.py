@@ -30,7 +30,11 @@ from codex_pool.supervisor.homes import root_of
 from codex_pool.wire import Priority, WhenGone
 
 START_LIMIT_S = 90.0
-STOP_LIMIT_S = 20.0
+# More than a supervisor takes for its children, and less than the 10 s that whoever asks for the end may give. What is
+# left below one that is killed ends by itself.
+STOP_LIMIT_S = 9.5
+# Of a supervisor that has not reported anything: it has started nothing.
+EARLY_STOP_LIMIT_S = 4.0
 
 # Switches that the model cannot see. A login shell per thread, the first one, costs more than the turns.
 LEAN_OVERRIDES = ("features.shell_snapshot=false",)
@@ -120,8 +124,10 @@ class Pool:
         self._keys = keys
         self._supervisor: subprocess.Popen[bytes] | None = None
         self._started = threading.Event()
+        self._reader: threading.Thread | None = None
         self._failure: dict[str, Any] | None = None
         self._closing = False
+        self._has_reported = False
         self._close_lock = threading.Lock()
 
     def __enter__(self) -> Pool:
@@ -132,7 +138,12 @@ class Pool:
         self.close()
 
     async def __aenter__(self) -> Pool:
-        await asyncio.to_thread(self.start)
+        starting = asyncio.ensure_future(asyncio.to_thread(self.start))
+        try:
+            await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            await self._abandon(starting)
+            raise
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -160,7 +171,7 @@ class Pool:
         if self._supervisor is not None:
             raise InvalidInputError("the pool has been started already")
         self._started.clear()
-        self._failure, self._closing = None, False
+        self._failure, self._closing, self._has_reported = None, False, False
         if self._endpoint is None:
             name = f"p{os.getpid()}-{os.urandom(3).hex()}"
             self._own_directory = endpoints.runtime_directory() / name
@@ -194,13 +205,45 @@ class Pool:
             "keys": None if keys is None else start.as_utf8(keys),
             **self._limits,
         }
+        try:
+            supervisor = self._spawn(environ)
+            assert supervisor.stdin is not None
+            with contextlib.suppress(BrokenPipeError):
+                supervisor.stdin.write(start.encode_arguments(arguments))
+                supervisor.stdin.flush()
+            in_time = self._started.wait(START_LIMIT_S)
+            if self._failure is not None:
+                raise PoolStartError(
+                    f"the pool could not start {shown(argv[0])}: {self._failure['reason']}",
+                    self._failure["stderr"],
+                    self._failure.get("kind"),
+                )
+            if self._closing:
+                raise PoolStartError("the pool was closed before it was ready")
+            if not in_time:
+                raise PoolStartError(f"the pool was not ready within {START_LIMIT_S:.0f} s")
+            if config.launch_args_override is None:
+                with self.connect(name="start") as codex:
+                    read_configuration(codex)
+            with contextlib.suppress(BrokenPipeError):
+                supervisor.stdin.write(b"\n")
+                supervisor.stdin.flush()
+        except BaseException:
+            # A signal or a cancellation too, whatever was waited for.
+            self.close()
+            raise
+
+    def _spawn(self, environ: dict[str, str]) -> subprocess.Popen[bytes]:
+        """Start the supervisor and the thread that reads its reports."""
+        command = start.python("codex_pool.supervisor")
         with contextlib.ExitStack() as stack:
-            log, command = _stderr(), start.python("codex_pool.supervisor")
+            # Whoever closes the pool meanwhile finds both, or neither.
+            stack.enter_context(self._close_lock)
+            log = _stderr()
             if self._log_file is not None:
                 log = _open_log(self._log_file)
                 stack.callback(os.close, log)
                 command.append(start.as_utf8(os.path.abspath(self._log_file)))
-            # A session of its own: Ctrl-C in the terminal is ours to handle, not the pool's.
             try:
                 self._supervisor = subprocess.Popen(
                     command,
@@ -208,6 +251,7 @@ class Pool:
                     stdout=subprocess.PIPE,
                     stderr=log,
                     env=environ,
+                    # A session of its own: Ctrl-C in the terminal is ours to handle, not the pool's.
                     start_new_session=True,
                 )
             except OSError as error:
@@ -217,31 +261,20 @@ class Pool:
             except ValueError as error:
                 self._remove_directory()
                 raise InvalidInputError(f"the pool cannot be started with this environment: {error}") from error
-        self._reader = threading.Thread(target=self._read_reports, name="codex-pool-reports", daemon=True)
-        self._reader.start()
-        try:
-            assert self._supervisor.stdin is not None
-            with contextlib.suppress(BrokenPipeError):
-                self._supervisor.stdin.write(start.encode_arguments(arguments))
-                self._supervisor.stdin.flush()
-            in_time = self._started.wait(START_LIMIT_S)
-            if self._failure is not None:
-                raise PoolStartError(
-                    f"the pool could not start {shown(argv[0])}: {self._failure['reason']}",
-                    self._failure["stderr"],
-                    self._failure.get("kind"),
-                )
-            if not in_time:
-                raise PoolStartError(f"the pool was not ready within {START_LIMIT_S:.0f} s")
-            if config.launch_args_override is None:
-                with self.connect(name="start") as codex:
-                    read_configuration(codex)
-            with contextlib.suppress(BrokenPipeError):
-                self._supervisor.stdin.write(b"\n")
-                self._supervisor.stdin.flush()
-        except BaseException:
-            self.close()
-            raise
+            self._reader = threading.Thread(target=self._read_reports, name="codex-pool-reports", daemon=True)
+            self._reader.start()
+            return self._supervisor
+
+    async def _abandon(self, starting: asyncio.Future[None]) -> None:
+        """End a pool that may still be starting in its thread."""
+        while True:
+            await asyncio.to_thread(self.close)
+            if starting.done():
+                break
+            await asyncio.wait({starting}, timeout=0.1)
+        if not starting.cancelled():
+            # Whoever waited for it has been told.
+            starting.exception()
 
     def close(self) -> None:
         """End all processes and wait until they are gone. May be called twice."""
@@ -254,11 +287,12 @@ class Pool:
             with contextlib.suppress(OSError):
                 supervisor.stdin.close()
             try:
-                supervisor.wait(STOP_LIMIT_S)
+                supervisor.wait(STOP_LIMIT_S if self._has_reported else EARLY_STOP_LIMIT_S)
             except subprocess.TimeoutExpired:
                 supervisor.kill()
                 supervisor.wait()
-            self._reader.join()
+            if self._reader is not None and self._reader.is_alive():
+                self._reader.join()
             supervisor.stdout.close()
             self._supervisor = None
             self._remove_directory()
@@ -296,6 +330,7 @@ class Pool:
 
     def wait_ended(self, timeout_s: float) -> bool:
         """Wait until the pool has ended by itself; whether it has. `failure` then says why."""
+        assert self._reader is not None, "the pool has been started"
         self._reader.join(timeout_s)
         return not self._reader.is_alive()
 
@@ -313,6 +348,7 @@ class Pool:
             except (ValueError, TypeError, KeyError):
                 # It may be killed in the middle of a line; whatever is wrong with one, its end must be noticed.
                 continue
+            self._has_reported = True
             if event == "slots" and self._on_slots is not None:
                 self._on_slots(record["slots"])
             elif event == "ready":

@@ -52,7 +52,7 @@ class _ThreadResult(msgspec.Struct, rename="camel"):
     model_provider: str | None = None
     sandbox: msgspec.Raw = _NULL
     approval_policy: msgspec.Raw = _NULL
-    active_permission_profile: _Profile | None = None
+    active_permission_profile: _Profile | msgspec.UnsetType | None = msgspec.UNSET
 
 
 class _Settings(msgspec.Struct, rename="camel"):
@@ -61,7 +61,7 @@ class _Settings(msgspec.Struct, rename="camel"):
     model_provider: str | None = None
     sandbox_policy: msgspec.Raw = _NULL
     approval_policy: msgspec.Raw = _NULL
-    active_permission_profile: _Profile | None = None
+    active_permission_profile: _Profile | msgspec.UnsetType | None = msgspec.UNSET
 
 
 class _Params(msgspec.Struct, rename="camel"):
@@ -128,6 +128,10 @@ class _NamedLine(msgspec.Struct):
     params: _NamedParams
 
 
+class _Initialized(msgspec.Struct, rename="camel"):
+    user_agent: str = ""
+
+
 _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 encode = msgspec.json.encode
@@ -141,6 +145,7 @@ _decode_login = msgspec.json.Decoder(_LoginLine).decode
 _decode_review = msgspec.json.Decoder(_ReviewLine).decode
 _decode_named = msgspec.json.Decoder(_NamedLine).decode
 _decode_policy = msgspec.json.Decoder(_PolicyType).decode
+_decode_initialized = msgspec.json.Decoder(_Initialized).decode
 
 
 class _Id(msgspec.Struct):
@@ -212,8 +217,19 @@ def error_line(request_id: bytes, code: int, message: str, data: Any = None) -> 
     return b'{"id":%s,"error":%s}' % (request_id, encode(error))
 
 
-def record_of(result: bytes, turns: int) -> ThreadRecord | None:
-    """The record of the thread that thread/start, resume or fork answered with; None if there is none to read."""
+def user_agent_of(result: bytes) -> str:
+    """The userAgent in the result of `initialize`, `NAME/VERSION ...`; "" if there is none to read."""
+    try:
+        return _decode_initialized(result).user_agent
+    except _UNREADABLE:
+        return ""
+
+
+def record_of(result: bytes, turns: int, *, asked_profile: str = "") -> ThreadRecord | None:
+    """The record of the thread that thread/start, resume or fork answered with; None if there is none to read.
+
+    An answer that says nothing of a permission profile leaves the one that was asked for.
+    """
     try:
         answer = _decode_thread_result(result)
     except msgspec.MsgspecError:
@@ -228,7 +244,7 @@ def record_of(result: bytes, turns: int) -> ThreadRecord | None:
         model_provider=answer.model_provider,
         sandbox=_text(answer.sandbox),
         approval_policy=_text(answer.approval_policy),
-        profile=_named(answer.active_permission_profile),
+        profile=_named(answer.active_permission_profile, asked_profile),
     )
 
 
@@ -267,12 +283,14 @@ def updated_record(record: ThreadRecord, method: str, line: bytes) -> ThreadReco
         model_provider=settings.model_provider or record.model_provider,
         sandbox=_text(settings.sandbox_policy) or record.sandbox,
         approval_policy=_text(settings.approval_policy) or record.approval_policy,
-        profile=_named(settings.active_permission_profile),
+        profile=_named(settings.active_permission_profile, record.profile),
     )
 
 
-def _named(profile: _Profile | None) -> str:
+def _named(profile: _Profile | msgspec.UnsetType | None, unsaid: str) -> str:
     """A permission profile that somebody has defined; one of codex's own, `:workspace`, says what the sandbox says."""
+    if profile is msgspec.UNSET:
+        return unsaid
     return "" if profile is None or profile.id.startswith(":") else profile.id
 
 
@@ -294,6 +312,15 @@ def resume_params(record: ThreadRecord) -> dict[str, Any]:
         # Not inherited: without it the next app-server takes what lies in the directory.
         params["config"] = untrusting(record.cwd)
     return params
+
+
+def asked_profile(request: RequestLine) -> str:
+    """The permission profile that thread/start, resume or fork asks for; "" for none, and for one of codex's own."""
+    try:
+        asked = msgspec.json.decode((request.params or {}).get("permissions", _NULL), type=str | None)
+    except _UNREADABLE:
+        return ""
+    return "" if asked is None or asked.startswith(":") else asked
 
 
 def asks_untrusted(request: RequestLine) -> bool:

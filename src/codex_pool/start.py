@@ -43,7 +43,7 @@ def decode_arguments(line: bytes, type: type[T]) -> T:
 
 
 def signal_descriptor(*numbers: int) -> int:
-    """A descriptor that becomes readable when one of these signals comes; the handlers themselves do nothing."""
+    """A descriptor that becomes readable when a signal comes, see `asks_to_end`; the handlers themselves do nothing."""
     reader, writer = os.pipe()
     os.set_blocking(reader, False)
     os.set_blocking(writer, False)
@@ -51,6 +51,39 @@ def signal_descriptor(*numbers: int) -> int:
     for number in numbers:
         signal.signal(number, lambda *_: None)
     return reader
+
+
+def asks_to_end(reader: int) -> bool:
+    """True if SIGTERM or SIGINT is among the signals that a `signal_descriptor` has; they are taken from it."""
+    try:
+        numbers = os.read(reader, 4096)
+    except BlockingIOError:
+        return False
+    return signal.SIGTERM in numbers or signal.SIGINT in numbers
+
+
+def survive_hang_up() -> None:
+    """Have SIGHUP do nothing in this process. What it starts gets the default action, which ignoring would replace."""
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+        signal.signal(signal.SIGHUP, lambda *_: None)
+
+
+class HungUp(KeyboardInterrupt):
+    """SIGHUP has come: the terminal of the command is gone."""
+
+
+def interrupt_on_signals() -> None:
+    """Have SIGTERM raise KeyboardInterrupt in the main thread, as Ctrl-C does, and SIGHUP raise HungUp.
+
+    Under nohup, SIGHUP stays ignored.
+    """
+
+    def hang_up(number: int, frame: object) -> None:
+        raise HungUp
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+        signal.signal(signal.SIGHUP, hang_up)
 
 
 def descriptors() -> int:

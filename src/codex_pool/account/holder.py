@@ -94,7 +94,11 @@ class Lineage:
 
 
 class Holder:
-    """See the module's docstring. Times of requests are monotonic (`at`), those of tokens are of the clock (`now`)."""
+    """See the module's docstring. Times of requests are monotonic (`at`), those of tokens are of the clock (`now`).
+
+    The clock may be stepped. So tokens count as used up too once their holder has seen them for as long as they last;
+    and those that seem to have expired as soon as they came are not exchanged at once.
+    """
 
     def __init__(self) -> None:
         # Digest of the token asked with -> when the issuer answered, its answer, and the login with its tokens.
@@ -102,8 +106,9 @@ class Holder:
         # The refresh token that was issued last because an app-server had asked, and when.
         self._on_demand = ("", 0.0)
         self._failures = 0
-        # The refresh token in the file, and when it may be exchanged ahead of time.
+        # The refresh token in the file, since when this holder has seen it, and when it may be exchanged ahead of time.
         self._watched = ""
+        self._watched_since = 0.0
         self._not_before = 0.0
 
     def newest(self, login: Login) -> Login:
@@ -121,7 +126,7 @@ class Holder:
         """Decide about a refresh request that came at `arrived_at`; no other refresh is under way."""
         if login is None or not (posted == login.refresh_token or lineage.has_held(login, posted)):
             ask = Ask(posted, write=False)
-        elif login.fresh(now) and (posted != login.refresh_token or self._just_issued(login, at)):
+        elif self._is_fresh(login, at, now) and (posted != login.refresh_token or self._just_issued(login, at)):
             return Answer(200, json.dumps(login.tokens).encode())
         else:
             ask = Ask(login.refresh_token, write=True)
@@ -132,6 +137,10 @@ class Holder:
             if answered_at >= arrived_at or (lasting and at < answered_at + ANSWER_KEPT_S):
                 return answer
         return ask
+
+    def _is_fresh(self, login: Login, at: float, now: float) -> bool:
+        seen_s = at - self._watched_since if login.refresh_token == self._watched else 0.0
+        return login.fresh(now) and login.fresh(login.issued_at + seen_s)
 
     def _just_issued(self, login: Login, at: float) -> bool:
         token, issued_at = self._on_demand
@@ -162,10 +171,11 @@ class Holder:
         if login.refresh_token != self._watched:
             # New tokens are not exchanged at once, even if they seem to have expired: the clock may be wrong.
             self._not_before = at + max(0.0, usable_s / 2) if self._watched else at
-            self._watched = login.refresh_token
+            self._watched, self._watched_since = login.refresh_token, at
         known = self._flights.get(digest(login.refresh_token))
         # Too short-lived: app-servers ask before each request, whatever they have.
         if usable_s <= 0 or (known is not None and known[1].permanent):
             return None
         ahead_s = min(AHEAD_MAX_S, max(AHEAD_MIN_S, AHEAD_SHARE * usable_s * (1 + jitter / 2)))
-        return max(0.0, until - ahead_s - now, self._not_before - at)
+        left_s = min(until - now, self._watched_since + usable_s - at)
+        return max(0.0, left_s - ahead_s, self._not_before - at)

@@ -48,7 +48,7 @@ CONNECTION_TIMEOUT_S = 10.0
 MAX_CONNECTIONS = 64
 # How long an app-server may take to write the tokens of its answer, until the next one is answered.
 WRITE_LIMIT_S = 1.0
-STOP_LIMIT_S = 7.0
+STOP_LIMIT_S = 6.5
 
 _log = logging.getLogger(__name__)
 
@@ -258,7 +258,7 @@ def serve(account: Account, listener: socket.socket, path: str, signals: int) ->
         full = threading.active_count() - others >= MAX_CONNECTIONS
         sources: list[Any] = [0, signals] if full else [0, signals, listener]
         readable, _, _ = select.select(sources, [], [], 0.05 if full else None)
-        if signals in readable:
+        if signals in readable and start.asks_to_end(signals):
             break
         if 0 in readable:
             if not os.read(0, 4096):
@@ -309,6 +309,7 @@ def main() -> int:
     log.begin("account", *sys.argv[1:2])
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signals = start.signal_descriptor(signal.SIGTERM)
+    start.survive_hang_up()
     arguments = msgspec.json.decode(start.read_line(0), type=HolderArguments)
     listener = socket.socket(fileno=arguments.listen_fd)
     account = Account(AuthFile(arguments.auth_json), arguments.issuer_url)

@@ -49,9 +49,16 @@ def make(progress: Progress) -> Display:
 class PlainDisplay:
     """Lines: at the start, when something happened for a while, and at the end."""
 
-    def __init__(self, progress: Progress, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        progress: Progress,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        write: Callable[[str], None] | None = None,
+    ) -> None:
         self._progress = progress
         self._clock = clock
+        self._write = write or _write_line
         self._shown: tuple[Any, ...] = ()
         self._shown_at = clock()
         self._shown_tenth = progress.done * 10 // max(1, progress.total)
@@ -60,7 +67,7 @@ class PlainDisplay:
         self.say(title)
 
     def say(self, message: str) -> None:
-        _write_line(message)
+        self._write(message)
 
     def refresh(self) -> None:
         progress, now = self._progress, self._clock()
@@ -74,16 +81,16 @@ class PlainDisplay:
         parts = [f"{progress.done}/{progress.total} done", f"{progress.bad} not completed" if progress.bad else ""]
         parts += [f"{progress.running} running", f"{progress.scoring} scoring" if progress.scoring else ""]
         parts += [f"{progress.queued} queued", pace(progress, now, ", "), held_back(progress) or ""]
-        _write_line(", ".join(part for part in parts if part))
+        self._write(", ".join(part for part in parts if part))
 
     def finish(self, summary: list[tuple[str, str]], failures: list[tuple[str, str, str]]) -> None:
         width = max(len(name) for name, _ in summary)
         for name, value in summary:
-            _write_line(f"  {name:<{width}}  {value}")
+            self._write(f"  {name:<{width}}  {value}")
         if failures:
-            _write_line("not completed:")
+            self._write("not completed:")
         for sample_id, status, reason in failures:
-            _write_line(f"  {sample_id}  {status}  {reason}")
+            self._write(f"  {sample_id}  {status}  {reason}")
 
     def stop(self) -> None:
         pass

@@ -30,6 +30,7 @@ from . import attached, control, display, estimate, home, settings, summary
 from .attempt import Stopped
 from .dataset import Dataset, DatasetError, Sample
 from .disk import Disk, disks_of, is_full
+from .hang_up import HangUp
 from .launch import START_LIMIT_S, USER_HOME_START_LIMIT_S, NotStartedError, probe, start_pool
 from .limits import RunMeter, parse_limits
 from .notify import notify
@@ -64,6 +65,7 @@ def run_batch(asked: Settings) -> int:
     CODEX_HOME cannot be used, 130 interrupted.
     """
     try:
+        hang_up = HangUp()
         prices = None if asked.prices is None else read_prices(asked.prices)
         scorers = Scorers(asked.scorers)
         sources = Repositories(asked.output / REPOSITORIES)
@@ -89,10 +91,17 @@ def run_batch(asked: Settings) -> int:
         # A hook may bring them.
         for program in tools.not_found(samples) if asked.hook is None else ():
             print(f"codex-pool: {program}", file=sys.stderr)
-        return _run(asked, samples, prices, scorers, sources)
+        return _run(asked, samples, prices, scorers, sources, hang_up)
 
 
-def _run(asked: Settings, samples: Dataset, prices: Prices | None, scorers: Scorers, sources: Repositories) -> int:
+def _run(
+    asked: Settings,
+    samples: Dataset,
+    prices: Prices | None,
+    scorers: Scorers,
+    sources: Repositories,
+    hang_up: HangUp,
+) -> int:
     disk = Disk(asked.output)
     try:
         for what, path in (("run directory", asked.output), ("dataset", samples.path)):
@@ -122,7 +131,7 @@ def _run(asked: Settings, samples: Dataset, prices: Prices | None, scorers: Scor
         config["currency"] = None if prices is None else prices.currency
         private = [path for scorer in scorers.run for path in scorer.private]
         private += [] if samples.path is None else [samples.path]
-        return asyncio.run(_Batch(asked, directory, config, prices, scorers, sources, tuple(private)).run())
+        return asyncio.run(_Batch(asked, directory, config, prices, scorers, sources, tuple(private)).run(hang_up))
     except HomeError as error:
         return _refuse(error, CANNOT_START)
     except (RunDirectoryError, EndpointError, InvalidInputError, FileExistsError) as error:
@@ -227,24 +236,21 @@ class _Batch:
         if asked.estimate is not None:
             self._only = frozenset(estimate.choose(counts["total"] - counts["done"], asked.estimate))
 
-    async def run(self) -> int:
+    async def run(self, hang_up: HangUp) -> int:
         """The exit code."""
         with log.to_file("batch", self._log):
-            return await self._run()
+            return await self._run(hang_up)
 
-    async def _run(self) -> int:
+    async def _run(self, hang_up: HangUp) -> int:
         self._stop = asyncio.Event()
         task = asyncio.current_task()
         assert task is not None
-        loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self._on_signal, task)
-        # Under nohup the end of the terminal is nothing to us.
-        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-            loop.add_signal_handler(signal.SIGHUP, self._on_hang_up)
+            asyncio.get_running_loop().add_signal_handler(number, self._on_signal, task)
         code, problem = None, None
         try:
             self._display.start(self._title())
+            hang_up.tell(self._on_hang_up)
             if self._is_done:
                 self._emit_launch(None)
                 await self._remove_left()
@@ -258,7 +264,7 @@ class _Batch:
         except NotStartedError as error:
             code, problem = CANNOT_START, str(error)
         except (asyncio.CancelledError, Stopped):
-            # The second Ctrl-C, or one before there was a pool: what there is stands in the files.
+            # The second Ctrl-C, or one before samples were run: what there is stands in the files.
             pass
         finally:
             self._display.stop()
@@ -314,7 +320,7 @@ class _Batch:
                     max_failures=settings.max_failures,
                     only=self._only,
                 ),
-                told=Told(on_retry=self._on_retry, on_record=self._on_record, on_trouble=self._display.say),
+                told=Told(on_retry=self._on_retry, on_record=self._on_record, on_trouble=self._say),
                 cancelled=self._cancelled,
                 disks=disks_of(self._directory.path, on_disk),
                 meter=RunMeter(settings.run_limits, time.monotonic(), tokens=tokens, cost=cost),
@@ -459,6 +465,9 @@ class _Batch:
         if self._signals == 1:
             self._display.say("interrupted: what runs is being stopped; once more ends at once")
             self._stop.set()
+            if self._runner is None:
+                # Whatever the start waits for: a daemon that does not answer, say.
+                task.cancel()
         elif self._signals == 2:
             task.cancel()
         else:
@@ -469,11 +478,15 @@ class _Batch:
         """The terminal is gone."""
         where = self._directory.path
         _log.warning(
-            f"the terminal was closed: the run goes on without its display; codex-pool attach {where} shows it, and "
-            f"codex-pool runs cancel {where} stops it"
+            "SIGHUP: the terminal is gone; the run goes on without its display, and says here what it has to say; "
+            f"codex-pool attach {where} shows it, and codex-pool runs cancel {where} stops it"
         )
         self._display.stop()
-        self._display = display.PlainDisplay(self._progress)
+        self._display = display.PlainDisplay(self._progress, write=_log.info)
+
+    def _say(self, message: str) -> None:
+        """Say it on the display that there is by then."""
+        self._display.say(message)
 
     async def _refresh(self) -> None:
         published_at = 0.0

@@ -115,21 +115,15 @@ def remove(path: Path) -> None:
 def tail(path: Path, count: int, follow: bool, say: Callable[[SampleRow], None]) -> None:
     """The last `count` finished samples by their end, and those that end meanwhile while the run goes on."""
     with open_run(path) as store:
-        since = 0.0
-        seen: set[int] = set()
+        seen = store.done()
         for row in store.ended(count):
             say(row)
-            assert row.record is not None
-            since = max(since, row.record.ended_at or 0.0)
             seen.add(row.n)
         while follow:
             goes_on = layout.holder(path) is not None
-            for row in store.ended(1000, since=since):
-                if row.n not in seen:
-                    assert row.record is not None
-                    say(row)
-                    since = max(since, row.record.ended_at or 0.0)
-                    seen.add(row.n)
+            for n in sorted(store.done() - seen):
+                say(store.sample_at(n))
+                seen.add(n)
             if not goes_on:
                 return
             time.sleep(POLL_S)
@@ -145,7 +139,7 @@ def attach(path: Path, make: Callable[[Progress], Display]) -> str:
         display = make(progress)
         told = attached.read(path, time.monotonic())
         display.start(told[0] if told is not None else str(path))
-        said_at = time.time()
+        seen = store.done()
         try:
             while layout.holder(path) == pid:
                 told = attached.read(path, time.monotonic())
@@ -153,9 +147,10 @@ def attach(path: Path, make: Callable[[Progress], Display]) -> str:
                     for name in Progress.__slots__:
                         setattr(progress, name, getattr(told[1], name))
                 display.refresh()
-                for row in store.ended(100, since=said_at):
+                for n in sorted(store.done() - seen):
+                    seen.add(n)
+                    row = store.sample_at(n, scored=False)
                     assert row.record is not None
-                    said_at = max(said_at, row.record.ended_at or said_at)
                     if row.record.status != "completed":
                         display.say(f"{shown_name(row.id, row.epoch)}: {row.record.status}")
                 time.sleep(POLL_S)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ from typing import Any
 
 from codex_app_server import AppServerConfig, AppServerError, HomeError, InvalidInputError
 from codex_app_server._files import resolved
-from codex_pool import account_notice
+from codex_pool import account_notice, start
 from codex_pool.demo import demo_home
 from codex_pool.endpoints import EndpointError
 from codex_pool.pool import aconnect
@@ -32,7 +31,7 @@ from .scoring.metrics import summarise
 from .store import RunDirectory, RunDirectoryError, SampleRow, edit_run, layout, open_run, shown_name
 from .tools import ToolsError, check_git
 
-OK, SOME_NOT_SCORED, USAGE, CANNOT_START, INTERRUPTED = 0, 1, 2, 3, 130
+OK, SOME_NOT_SCORED, USAGE, CANNOT_START, HUNG_UP, INTERRUPTED = 0, 1, 2, 3, 129, 130
 PROBLEMS_SHOWN = 20
 SAY_EVERY_S = 5.0
 
@@ -60,9 +59,10 @@ class Settings:
 def score_run(settings: Settings) -> int:
     """Score a run again; messages go to stderr.
 
-    The exit code: 0 all scored, 1 some scorers failed, 2 bad input, 3 the pool could not start, 130 interrupted.
+    The exit code: 0 all scored, 1 some scorers failed, 2 bad input, 3 the pool could not start, 129 the terminal is
+    gone, 130 interrupted.
     """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    start.interrupt_on_signals()
     try:
         with open_run(settings.run) as store:
             specs: Sequence[Any] = settings.scorers or store.info()["config"].get("scorers", [])
@@ -91,9 +91,9 @@ def score_run(settings: Settings) -> int:
     except (RunDirectoryError, EndpointError, InvalidInputError) as error:
         print(f"codex-pool: {error}", file=sys.stderr)
         return USAGE
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         print("codex-pool: interrupted; what was scored is kept, --missing goes on with the rest", file=sys.stderr)
-        return INTERRUPTED
+        return HUNG_UP if isinstance(error, start.HungUp) else INTERRUPTED
 
 
 def _refuse_all(problems: Sequence[str]) -> int:

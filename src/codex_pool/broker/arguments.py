@@ -25,3 +25,6 @@ class BrokerArguments(msgspec.Struct, forbid_unknown_fields=True):
     expect: list[str] = []
     # When the account was changed last, by CLOCK_MONOTONIC: what started before and took no part in it is renewed.
     changed_at: float = 0.0
+    # What added to CLOCK_MONOTONIC gives Unix time, in seconds. The same for every broker of a supervisor: a step of
+    # the clock between two of them changes no wait.
+    unix_offset: float = 0.0

@@ -199,6 +199,16 @@ class BrokerCore:
         self._workers.drain(name)
         return self.books.take_effects()
 
+    @property
+    def registered(self) -> list[str]:
+        """The workers that get requests, or have drained."""
+        return list(self.books.workers)
+
+    @property
+    def drained(self) -> list[str]:
+        """The workers that have nothing to do any more, and are to end."""
+        return [worker.name for worker in self.books.workers.values() if worker.drained]
+
     def worker_lost(self, name: str, reason: str, now: float) -> list[Effect]:
         """The worker and all that it ran are dead. May come for a worker that never registered."""
         self.books.now = now

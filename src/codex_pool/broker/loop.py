@@ -85,7 +85,7 @@ class Broker:
             doors=self._doors,
             owned=owned,
             secret=self._keeper.secret if self._keeper is not None else os.urandom(16),
-            unix_offset=time.time() - time.monotonic(),
+            unix_offset=arguments.unix_offset,
             changed_at=arguments.changed_at,
         )
         self._commands = LineSplitter()
@@ -161,7 +161,8 @@ class Broker:
                 self._apply(self._core.slots(command["slots"]))
             elif "ping" in command:
                 self._core.books.lost_lines = command.get("lost_lines", 0) + log.lost()
-                report({"event": "pong", "registered": list(self._core.books.workers), "lost_lines": log.lost()})
+                registered, drained = self._core.registered, self._core.drained
+                report({"event": "pong", "registered": registered, "drained": drained, "lost_lines": log.lost()})
         return True
 
     def _phase_receive(self, socket: zmq.Socket[bytes], handle: Any) -> None:
@@ -343,6 +344,7 @@ def main() -> None:
     """Entry of the broker process."""
     log.begin("broker", *sys.argv[1:2])
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    start.survive_hang_up()
     arguments = start.decode_arguments(start.read_line(0), BrokerArguments)
     try:
         broker = Broker(arguments)

@@ -62,7 +62,10 @@ class Suspect:
 
 @dataclass(frozen=True, slots=True)
 class Drained:
-    """Tell the supervisor that nothing is left on this worker, and nothing new will come to it."""
+    """Tell the supervisor that nothing is left on this worker, and nothing new will come to it.
+
+    Once; `BrokerCore.drained` says it to a supervisor that asks.
+    """
 
     worker: str
 
@@ -169,6 +172,7 @@ class Worker:
     draining_since: float | None = None
     drained: bool = False
     drained_at: float = 0.0
+    told_drained: bool = False
     # What came for its threads when it was drained: routed anew once it is gone.
     parked: list[Call] = field(default_factory=list)
     # As of when its app-server has the account, and what is kept for all of them.

@@ -51,6 +51,8 @@ def _slot_rows(books: Books, states: list[dict[str, Any]]) -> list[dict[str, Any
     for slot in range(books.slots):
         known = next((state for state in states if state["slot"] == slot), {})
         row: dict[str, Any] = {"state": "starting", "restarts": 0, **known, "slot": slot}
+        retry_at = row.pop("retryAt", None)
+        row["retryInMs"] = None if retry_at is None else _ms(max(0.0, retry_at - books.now))
         worker = by_slot.get(slot)
         rows.append({**row, **_worker_row(worker, books.now)} if worker is not None else row)
     return rows

@@ -17,7 +17,8 @@ from codex_pool.broker.tokens import Tokens
 WORKER_SILENT_S = 10.0
 WORKER_WEDGED_S = 10.0
 LEASE_IDLE_S = 60.0
-DRAIN_LIMIT_S = 600.0
+# Of a worker that drains: from then on its threads that cannot leave it have no more turns.
+LEASES_LIMIT_S = 600.0
 # A worker that has drained has ended by then (it may wait 25 s for its clients), unless nobody ends it.
 DRAINED_LIMIT_S = 40.0
 INTERNAL_ERROR = -32603
@@ -311,11 +312,14 @@ class Workers:
     # Going.
 
     def drain(self, name: str) -> None:
-        """This worker is to finish what it has, and to get nothing new but for threads that cannot leave it."""
+        """This worker is to finish what it has, and to get nothing new but for threads that cannot leave it.
+
+        One that has not registered yet may run anything: the supervisor asks again when it has.
+        """
         books = self._books
         worker = books.workers.get(name)
         if worker is None:
-            books.out.append(Drained(name))
+            books.note(f"worker {name} is to drain and has not registered yet")
         elif not worker.draining:
             worker.draining_since = books.now
             self._dispatcher.leave(worker)
@@ -325,17 +329,21 @@ class Workers:
         if worker.draining_since is None or not self._may_work(worker):
             return
         logs_in = any(name == worker.name for name, _ in self._books.logins.values())
-        leased = not worker.stale and any(map(self._leased, worker.threads))
-        busy = worker.turns or worker.calls or worker.waiting or logs_in or leased
-        if not busy or self._books.now - worker.draining_since > DRAIN_LIMIT_S:
-            worker.drained, worker.drained_at = True, self._books.now
+        may_lease = not worker.stale and self._books.now - worker.draining_since <= LEASES_LIMIT_S
+        leased = may_lease and any(map(self._leased, worker.threads))
+        # For as long as its turns run, and whatever they wait for.
+        if worker.turns or worker.calls or worker.waiting or logs_in or leased:
+            return
+        worker.drained, worker.drained_at = True, self._books.now
+        if not worker.told_drained:
+            worker.told_drained = True
             self._books.out.append(Drained(worker.name))
 
     def _may_work(self, worker: Worker) -> bool:
         """Whether it is not about to end.
 
-        One that nobody ends - the supervisor is stopped, or has not heard that it has drained - goes on draining, so
-        that what waits for its end does not wait for ever; then it is told again.
+        One that nobody ends - the supervisor is stopped, or the worker runs a turn that began meanwhile - goes on
+        draining, so that what waits for its end does not wait without a limit.
         """
         if worker.drained and self._books.now - worker.drained_at > DRAINED_LIMIT_S:
             worker.drained = False

@@ -10,6 +10,7 @@ import sys
 
 # The exit code that a shell shows for a program that SIGPIPE has ended.
 READER_GONE = 128 + 13
+HUNG_UP = 128 + 1
 # Verb -> first line of its help.
 VERBS = {
     "batch": "Run every prompt of a dataset; results on disk.",
@@ -84,6 +85,10 @@ def main() -> None:
         finally:
             streams.settle()
     except streams.OutputError as error:
+        ended = error.__context__
+        if isinstance(ended, SystemExit) and ended.code == HUNG_UP:
+            # The terminal took what was still to be written along.
+            raise ended from None
         if error.is_reader_gone:
             # As a program that the signal ends, which Python ignores: nobody wants to read more.
             sys.exit(READER_GONE)

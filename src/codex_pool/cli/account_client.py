@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from codex_pool import start
 from codex_pool.cli import options
 from codex_pool.cli.errors import fail, reported
 
@@ -87,7 +87,7 @@ def opened(
     Exits with 3 where the configuration cannot be read: it decides where a login is stored, and an app-server that
     cannot read it goes on with the defaults.
     """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    start.interrupt_on_signals()
     with reported(), contextlib.ExitStack() as stack:
         codex, endpoint = _connected(stack, verb, endpoint, key, is_own=bool(overrides or codex_bin))
         if codex is None:

@@ -75,7 +75,7 @@ def batch(context: click.Context, /, dataset: str | None, **given: Any) -> None:
     With --demo, DATASET may be left out.
 
     The same command again runs only what is not done, however the last run ended. Ctrl-C stops what runs and keeps
-    what there is; a second one ends at once.
+    what there is; a second one ends at once. When the terminal is closed the run goes on without its display.
 
     \b
     Exit codes:

@@ -22,6 +22,7 @@ def reported() -> Iterator[None]:
         TransportClosedError,
         TurnFailedError,
     )
+    from codex_pool import start
     from codex_pool.cli.streams import OutputError
     from codex_pool.configuration import ConfigurationError
     from codex_pool.endpoints import EndpointError
@@ -41,6 +42,8 @@ def reported() -> Iterator[None]:
         fail(f"the turn failed: {error}", options.SOME_FAILED)
     except AppServerError as error:
         fail(str(error), options.SOME_FAILED)
+    except start.HungUp:
+        fail("the terminal is gone", options.HUNG_UP)
     except KeyboardInterrupt:
         fail("interrupted", options.INTERRUPTED)
     except OSError as error:

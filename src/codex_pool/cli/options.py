@@ -16,6 +16,7 @@ OK = 0
 SOME_FAILED = 1
 USAGE = 2
 CANNOT_START = 3
+HUNG_UP = 129
 INTERRUPTED = 130
 
 _OWN_POOL = ("workers", "turns_per_worker", "overrides", "codex_bin", "demo", "demo_script", "home")

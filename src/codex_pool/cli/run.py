@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from codex_pool import start
 from codex_pool.cli import options
 from codex_pool.cli.errors import reported
 
@@ -51,12 +52,14 @@ def run(
 
     Uses the daemon at the default endpoint if one is running there, else an app-server of its own; --connect names a
     daemon, and -c, --codex-bin or --demo ask for an own app-server.
+
+    Ctrl-C, SIGTERM and the end of the terminal interrupt the turn; the exit code is then 130, of the last one 129.
     """
     endpoint, key = options.endpoint_of(context, connect, key)
     prompt = _decoded(sys.stdin.buffer.read() if prompt == "-" else os.fsencode(prompt))
     if not prompt.strip():
         raise click.UsageError("the prompt is empty; give a text as PROMPT, or `-` and the text on stdin", context)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    start.interrupt_on_signals()
     limit_s = DEMO_START_LIMIT_S if demo else START_LIMIT_S
     with reported(), _ready_within(limit_s) as ready, _codex(endpoint, key, overrides, codex_bin, demo, ready) as codex:
         from codex_pool import account_notice
@@ -153,19 +156,22 @@ def _safely(codex: Codex, sandbox: str | None, cwd: str | None) -> dict[str, Any
 
 
 def _run_turn(codex: Codex, prompt: str, thread_options: Any, turn_options: Any, ready: Callable[[], None]) -> None:
-    """Stream the turn; Ctrl-C interrupts it, a second one ends at once."""
+    """Stream the turn; Ctrl-C, SIGTERM and SIGHUP interrupt it, a second one ends at once."""
     from codex_app_server.results import TurnCollector
 
     turn = codex.thread_start(ephemeral=True, **thread_options).turn(prompt, **turn_options)
     ready()
     collector = TurnCollector(turn.id)
     at_line_start = True
-    interrupted = False
+    interrupt: KeyboardInterrupt | None = None
     stream = turn.stream()
     while True:
         try:
             for notification in stream:
                 if notification.method == "item/agentMessage/delta":
+                    if isinstance(interrupt, start.HungUp):
+                        # Nobody is there to read it.
+                        continue
                     text = notification.payload.delta
                     sys.stdout.write(text)
                     sys.stdout.flush()
@@ -173,15 +179,15 @@ def _run_turn(codex: Codex, prompt: str, thread_options: Any, turn_options: Any,
                 else:
                     collector.add(notification)
             break
-        except KeyboardInterrupt:
-            if interrupted:
+        except KeyboardInterrupt as error:
+            if interrupt is not None:
                 raise
-            interrupted = True
+            interrupt = error
             turn.interrupt()
             stream = turn.stream()
-    if not at_line_start:
+    if not at_line_start and not isinstance(interrupt, start.HungUp):
         sys.stdout.write("\n")
         sys.stdout.flush()
-    if interrupted:
-        raise KeyboardInterrupt
+    if interrupt is not None:
+        raise interrupt
     collector.result()

@@ -67,6 +67,7 @@ def score(
       1    some scorers failed
       2    wrong usage, a wrong scorer, no run in RUN, or no git that it needs; nothing was scored
       3    the pool could not start
+      129  the terminal was closed; what was scored is kept
       130  interrupted; what was scored is kept
 
     \b

@@ -38,3 +38,5 @@ def status(context: click.Context, connect: str | None, key: str | None, as_json
     for row in view.rows(result):
         table.add_row(*row)
     console.print(table)
+    for line in view.problems(result):
+        console.print(line, soft_wrap=True, markup=False)

@@ -27,7 +27,9 @@ def summary(status: dict[str, Any]) -> str:
 
 
 def rows(status: dict[str, Any]) -> list[Row]:
-    """One row per slot, under HEADER."""
+    """One row per slot, under HEADER, then one per worker that drains beside the worker of its slot."""
+    slots = status["workers"]
+    named = {slot.get("worker") for slot in slots}
     return [
         (
             str(worker["slot"]),
@@ -35,12 +37,27 @@ def rows(status: dict[str, Any]) -> list[Row]:
             f"{worker.get('turns', 0)}/{status['turnsPerWorker']}",
             str(worker.get("queued", 0)),
             str(worker.get("threads", 0)),
-            str(worker["restarts"]),
+            str(worker.get("restarts", "-")),
             worker.get("worker", "-"),
             f"pid {worker['appServerPid']}" if "appServerPid" in worker else "-",
         )
-        for worker in status["workers"]
+        for worker in (*slots, *(worker for worker in status.get("draining", ()) if worker["worker"] not in named))
     ]
+
+
+def problems(status: dict[str, Any]) -> list[str]:
+    """One line per slot whose worker cannot be started or replaced: what has become of it, and why."""
+    lines = []
+    for slot in status["workers"]:
+        failed = slot.get("failedStarts", 0)
+        if not failed:
+            continue
+        starts = "1 start has failed" if failed == 1 else f"{failed} starts in a row have failed"
+        goes_on = f"worker {slot['worker']} goes on meanwhile" if "worker" in slot else "it has no worker meanwhile"
+        next_ms = slot.get("retryInMs")
+        again = f"the next in {_duration(next_ms)}" if next_ms else "the next one is under way"
+        lines.append(f"slot {slot['slot']}: {starts}, {again}; {goes_on}; the last one: {slot['problem']}")
+    return lines
 
 
 def _duration(ms: int) -> str:

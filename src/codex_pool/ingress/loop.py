@@ -395,6 +395,7 @@ def main() -> None:
     """Entry of the ingress process."""
     log.begin("ingress", *sys.argv[1:2])
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    start.survive_hang_up()
     arguments = start.decode_arguments(start.read_line(0), IngressArguments)
     resource.setrlimit(resource.RLIMIT_DATA, (arguments.memory_bytes, arguments.memory_bytes))
     try:

@@ -51,7 +51,7 @@ class AccountHolder:
         self._inherited = self.issuer_url.startswith("http://127.0.0.1:") and PATH_PREFIX in self.issuer_url
         self.child: Child | None = None
         self.due = math.inf
-        self._looked_at: tuple[int, int] | None = None
+        self._looked_at: tuple[int, int, int] | None = None
         self._unanswered_pings = 0
 
     @property
@@ -73,7 +73,7 @@ class AccountHolder:
             return
         try:
             status = os.stat(self._auth_json)
-            signature = (status.st_mtime_ns, status.st_size)
+            signature = (status.st_mtime_ns, status.st_size, status.st_ino)
             if signature == self._looked_at:
                 return
             with open(self._auth_json, "rb") as file:

@@ -5,14 +5,17 @@
 
 A slot that fails again and again waits longer each time (exponential, with jitter passed in); with a worker that has
 finished a turn, or was ready for STABLE_S, it starts afresh. When workers keep dying before they are ready, or before
-any turn has finished, the pool gives up with the reason: a binary that cannot work must not spin.
+any turn has finished, and no other worker serves, the pool gives up with the reason: a binary that cannot work must not
+spin. While a worker serves, starts that fail are tried again with a delay and shown in `states`, without end.
 
-A worker that is worn (`Recycle`) is replaced without a gap, one slot at a time:
+A worker that is worn (`Recycle`) is replaced without a gap; one successor starts at a time:
 
     its successor starting beside it --ready--> it drains, the successor has the slot --drained--> it stops --exited
+      `--exited, or not ready in time--> the worker goes on; another successor after a delay
 
-That is never counted as a failure, unless the successor dies before it is ready. A worker whose app-server has what is
-out of date in memory (`renew`) is replaced in the same way, and before those that are worn.
+It drains for as long as its turns run. A slot has one worker that drains: until that has ended, its next recycling
+waits. None of this is counted as a failure of the slot's worker. A worker whose app-server has what is out of date in
+memory (`renew`) is replaced in the same way, and before those that are worn.
 """
 
 from __future__ import annotations
@@ -27,15 +30,16 @@ START_LIMIT_S = 40.0
 STABLE_S = 30.0
 BACKOFF_FIRST_S = 0.1
 BACKOFF_MAX_S = 10.0
+# Of a successor, while the worker that it is to replace goes on.
+SUCCESSOR_BACKOFF_MAX_S = 60.0
 # Deaths before ready after which a pool gives up that has never been ready.
 FAILED_STARTS_AT_FIRST = 2
-# Deaths before ready or before any finished turn, while no turn has finished anywhere, after which it gives up later.
+# Deaths before ready or before any finished turn, while no worker serves, after which it gives up later.
 FRUITLESS_WINDOW_S = 300.0
 FRUITLESS_DEATHS = 8
 FRUITLESS_DEATHS_PER_SLOT = 3
-# The broker's own bound is 600 s; this is for one that has forgotten it.
-DRAIN_LIMIT_S = 630.0
-# A worker waits up to 25 s for its clients to acknowledge what they got of it, before it stops.
+# A worker waits up to 25 s for its clients to acknowledge what they got of it, before it stops. While it still runs a
+# turn that time has not begun.
 STOP_LIMIT_S = 40.0
 # A bound below what a fresh app-server takes must not spin.
 MEMORY_MIN_AGE_S = 10.0
@@ -79,7 +83,10 @@ class Drain:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """Ask this worker to end once its clients have got all that it has for them; its exit comes as an event."""
+    """Ask this worker to end once its turns are over and its clients have got all that it has for them.
+
+    Its exit comes as an event.
+    """
 
     worker: str
 
@@ -124,6 +131,7 @@ class Worker:
     state: State = "starting"
     ready_at: float = 0.0
     turns: int = 0
+    running: int = 0
     threads: int = 0
     memory_bytes: int = 0
     # Why it is being killed, "" if it is not.
@@ -132,7 +140,10 @@ class Worker:
 
 @dataclass(slots=True)
 class Slot:
-    """One place of the pool. `due`: while it has no worker, when it gets one; else the earliest recycling."""
+    """One place of the pool. `due`: while it has no worker, when it gets one; else the earliest recycling.
+
+    `failed_starts` in a row, the last one for the reason `problem`; 0 and "" once a worker of the slot is ready.
+    """
 
     number: int
     worker: Worker | None = None
@@ -140,6 +151,8 @@ class Slot:
     retired: Worker | None = None
     due: float = 0.0
     failures: int = 0
+    failed_starts: int = 0
+    problem: str = ""
     restarts: int = 0
     recycles: int = 0
     # Why its worker must be replaced whatever it has done, "" if it need not be.
@@ -182,7 +195,7 @@ class SupervisorCore:
         if slot is None or worker is None or worker.state != "starting":
             return []
         worker.state, worker.since, worker.ready_at = "ready", now, now
-        slot.was_ready = True
+        slot.was_ready, slot.failed_starts, slot.problem = True, 0, ""
         out: list[Effect] = []
         if worker is slot.successor:
             slot.retired, slot.worker, slot.successor, slot.renewal = slot.worker, worker, None, ""
@@ -197,14 +210,17 @@ class SupervisorCore:
                 out.append(PoolReady())
         return out
 
-    def load(self, name: str, *, turns: int, threads: int, now: float) -> list[Effect]:
-        """A worker says how many turns have finished on it, and how many threads it has loaded."""
+    def load(self, name: str, *, turns: int, threads: int, now: float, running: int = 0) -> list[Effect]:
+        """A worker says how many turns have finished and are running on it, and how many threads it has loaded."""
         _, worker = self._find(name)
         if worker is None:
             return []
         if turns > worker.turns:
             self._fruitless.clear()
-        worker.turns, worker.threads = turns, threads
+        if worker.state == "stopping" and worker.running and not running:
+            # From now on it waits for its clients only.
+            worker.since = now
+        worker.turns, worker.threads, worker.running = turns, threads, running
         return self._recycle_one(now)
 
     def memory(self, name: str, memory_bytes: int, now: float) -> list[Effect]:
@@ -232,7 +248,7 @@ class SupervisorCore:
         return [Kill(name, reason)]
 
     def drained(self, name: str, now: float) -> list[Effect]:
-        """The broker says that a draining worker has nothing to do any more."""
+        """The broker says that a draining worker has nothing to do any more. May come again."""
         _, worker = self._find(name)
         if worker is None or worker.state != "draining":
             return []
@@ -264,19 +280,24 @@ class SupervisorCore:
             slot.recycles += 1
             return [TellLost(name, reason), Changed(), *self._recycle_one(now)]
         out: list[Effect] = [TellLost(name, reason), Changed()]
+        if worker.state == "starting":
+            slot.failed_starts += 1
+            slot.problem = reason
+        if worker is slot.successor:
+            slot.successor = None
+            slot.due = now + _backoff_s(slot.failed_starts, SUCCESSOR_BACKOFF_MAX_S, jitter)
+            if slot.retired is None:
+                slot.recycling = ""
+            return out
         if worker.turns or (worker.state == "ready" and now - worker.ready_at >= STABLE_S):
             # It works; what ended it came from outside.
             slot.failures = 0
         slot.failures += 1
         slot.restarts += 1
         slot.last_reason = reason
-        delay_s = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2 ** (slot.failures - 1)) * (0.5 + jitter / 2)
-        slot.due = now + delay_s
-        if worker is slot.worker:
-            # A successor that is on its way need not wait.
-            slot.worker, slot.successor, slot.renewal = slot.successor, None, ""
-        else:
-            slot.successor = None
+        slot.due = now + _backoff_s(slot.failures, BACKOFF_MAX_S, jitter)
+        # A successor that is on its way need not wait.
+        slot.worker, slot.successor, slot.renewal = slot.successor, None, ""
         if slot.retired is None:
             slot.recycling = ""
         if worker.state == "starting" or not worker.turns:
@@ -294,10 +315,6 @@ class SupervisorCore:
             for worker in slot.workers:
                 deadline = _deadline(worker)
                 if deadline is None or now < deadline or worker.killing:
-                    continue
-                if worker.state == "draining":
-                    worker.state, worker.since = "stopping", now
-                    out.append(Stop(worker.name))
                     continue
                 verb, limit_s = ("ready", START_LIMIT_S) if worker.state == "starting" else ("gone", STOP_LIMIT_S)
                 worker.killing = f"not {verb} within {limit_s:.0f} s"
@@ -334,6 +351,11 @@ class SupervisorCore:
                 "recycles": slot.recycles,
                 # Why its worker is being replaced, "" if it is not.
                 "recycling": slot.recycling,
+                # Starts of a worker, or of a successor beside one, that have failed in a row; why the last one has.
+                "failedStarts": slot.failed_starts,
+                "problem": slot.problem,
+                # When the next one is due (CLOCK_MONOTONIC, seconds), None if none has failed.
+                "retryAt": slot.due if slot.failed_starts else None,
             }
             for slot in self._slots
         ]
@@ -365,13 +387,13 @@ class SupervisorCore:
                 yield slot.due, slot, slot.renewal
 
     def _worn(self) -> Iterator[tuple[float, Slot, str]]:
-        """From when on a slot is to be recycled, and why. None while one is being recycled, or the pool starts."""
-        if self._gave_up or not self._pool_ready or any(slot.successor or slot.retired for slot in self._slots):
+        """From when on a slot is to be recycled, and why. None while a successor, or the pool, starts."""
+        if self._gave_up or not self._pool_ready or any(slot.successor for slot in self._slots):
             return
         recycle = self._recycle
         for slot in self._slots:
             worker = slot.worker
-            if worker is None or worker.state != "ready" or worker.killing:
+            if worker is None or worker.state != "ready" or worker.killing or slot.retired is not None:
                 continue
             if recycle.turns and worker.turns >= recycle.turns:
                 yield slot.due, slot, f"{worker.turns} turns, the limit is {recycle.turns}"
@@ -387,7 +409,7 @@ class SupervisorCore:
     # The rest.
 
     def _count_fruitless(self, worker: Worker, last: GiveUp, now: float, out: list[Effect]) -> None:
-        if worker.state != "starting" and not self._pool_ready:
+        if self._serves() or (worker.state != "starting" and not self._pool_ready):
             return
         deaths = self._fruitless
         deaths.append(now)
@@ -407,6 +429,18 @@ class SupervisorCore:
             return
         out.append(GiveUp(f"{what}: {last.reason}", last.stderr, last.kind))
 
+    def _serves(self) -> bool:
+        """Whether a worker is of use to somebody: nothing that happens to the others ends it.
+
+        Before the pool is ready only one that has run a turn is: else nobody has been given the pool yet, and its start
+        fails.
+        """
+        workers = [worker for slot in self._slots for worker in slot.workers]
+        return any(
+            worker.state != "starting" and not worker.killing and (self._pool_ready or worker.turns or worker.running)
+            for worker in workers
+        )
+
     def _spawn(self, slot: Slot, now: float, out: list[Effect]) -> Worker:
         slot.generation += 1
         worker = Worker(f"w{slot.number}.{slot.generation}-{self._nonce}", now)
@@ -421,14 +455,16 @@ class SupervisorCore:
         return None, None
 
 
+def _backoff_s(failures: int, limit_s: float, jitter: float) -> float:
+    """The delay after so many failures in a row, in seconds."""
+    delay_s: float = min(limit_s, BACKOFF_FIRST_S * 2 ** min(failures - 1, 30))
+    return delay_s * (0.5 + jitter / 2)
+
+
 def _deadline(worker: Worker) -> float | None:
-    """When a worker has been in its state for too long."""
-    match worker.state:
-        case "starting":
-            return worker.since + START_LIMIT_S
-        case "draining":
-            return worker.since + DRAIN_LIMIT_S
-        case "stopping":
-            return worker.since + STOP_LIMIT_S
-        case "ready":
-            return None
+    """When a worker has been in its state for too long; None while it may be for any time."""
+    if worker.state == "starting":
+        return worker.since + START_LIMIT_S
+    if worker.state == "stopping" and not worker.running:
+        return worker.since + STOP_LIMIT_S
+    return None

@@ -10,14 +10,16 @@ It has no ZeroMQ: it talks to the broker and the workers over their own pipes.
     to the broker        {"slots": [...]}  {"lost": worker, "reason"}  {"drain": worker}
                          {"ping": number, "lost_lines": of the logs of all other processes}
     from the broker      {"event": "ready" | "registered" | "suspect" | "drained" | "pong", "worker", "reason",
-                         "registered", "lost_lines"}
+                         "registered": [worker], "drained": [worker], "lost_lines"}
     to the holder of the account      {"ping": number}
     from the holder of the account    {"event": "pong", "lost_lines"}
     to a worker          {"broker": "new"}: the broker that it is registered with has died and been replaced
-                         {"stop": "acknowledged"}: it is to end once its clients have all that it has for them
+                         {"stop": "acknowledged"}: it is to end once its turns are over, and its clients have all that
+                         it has for them
     to the ingress       {"ping": number}
     from the ingress     {"event": "ready" | "failed" | "pong", "reason", "lost_lines"}
-    from a worker        {"event": "ready", "app_server_pid"}  {"event": "load", "turns", "threads", "lost_lines"}
+    from a worker        {"event": "ready", "app_server_pid"}
+                         {"event": "load", "turns", "threads", "running", "lost_lines"}
                          {"event": "exit", "reason", "stderr", "kind", "lost_lines"}
 """
 
@@ -28,6 +30,7 @@ import dataclasses
 import logging
 import os
 import random
+import select
 import selectors
 import signal
 import sys
@@ -41,6 +44,7 @@ import msgspec
 from codex_app_server.errors import StartError
 from codex_pool import endpoints, log, processes, start
 from codex_pool.broker.arguments import BrokerArguments
+from codex_pool.os_errors import describe
 from codex_pool.processes import ProcessId
 from codex_pool.supervisor.account import AccountHolder
 from codex_pool.supervisor.core import (
@@ -64,7 +68,10 @@ from codex_pool.supervisor.process import Child, Reports
 from codex_pool.supervisor.restarts import MAX_DEATHS, WINDOW_S, BrokerRestarts
 from codex_pool.worker.arguments import WorkerArguments
 
-STOP_LIMIT_S = 8.0
+# Of the workers, which end an app-server that does not listen within 4 s; and of the holder of the account, which may
+# be asking the issuer, from the same moment on. With broker and ingress, a second each, all is over within 10 s.
+WORKERS_STOP_LIMIT_S = 6.0
+HOLDER_STOP_LIMIT_S = 7.0
 # Memory is looked at, and broker and holder of the account are asked for a sign of life.
 SAMPLE_EVERY_S = 2.0
 # Counted, not timed: this process may have been stopped itself.
@@ -125,6 +132,9 @@ class Supervisor:
         self._is_ready = False
         self._account = AccountHolder(arguments.auth_json, {**os.environ, **arguments.environ}, launcher)
         self._signals = start.signal_descriptor(signal.SIGTERM, signal.SIGINT)
+        start.survive_hang_up()
+        # What makes the time of events Unix time: taken once, so that no step of the clock changes a wait.
+        self._unix_offset = time.time() - time.monotonic()
 
     def run(self) -> int:
         """Run the pool until its parent is gone or it gives up; the exit code."""
@@ -144,6 +154,8 @@ class Supervisor:
             raise
         self._homes = SqliteHomes(Path(self._arguments.sqlite_root), self._arguments.slots)
         try:
+            if self._is_over():
+                return 0
             self._workers_endpoint = f"ipc://{workers_path}"
             if self._account.is_asleep:
                 self._selector.register(
@@ -170,13 +182,22 @@ class Supervisor:
             return 1
         return 0
 
+    def _is_over(self) -> bool:
+        """Whether the end was asked for before anything is started: the lock of an endpoint may take seconds."""
+        readable, _, _ = select.select([0, self._signals], [], [], 0)
+        return (0 in readable and not os.read(0, 4096)) or (
+            self._signals in readable and start.asks_to_end(self._signals)
+        )
+
     def _loop(self) -> None:
         for fd in (0, self._signals):
             self._selector.register(fd, selectors.EVENT_READ)
         while self._failure is None:
             for key, _ in self._selector.select(self._wait_s()):
                 if key.fileobj == self._signals:
-                    return
+                    if start.asks_to_end(self._signals):
+                        return
+                    continue
                 if key.fileobj == 0:
                     if not os.read(0, 4096):
                         return
@@ -265,6 +286,7 @@ class Supervisor:
             keys=self._arguments.keys,
             codex_home=str(home_of(Path(self._arguments.sqlite_root))),
             changed_at=time.monotonic() if self._account_changes else self._account_changed_at,
+            unix_offset=self._unix_offset,
         )
         # The broker holds the lock too: should this process be killed, nobody takes the endpoint before the broker has
         # removed its sockets.
@@ -296,10 +318,12 @@ class Supervisor:
                         child.tell({"broker": "new"})
                 case {"event": "registered", "worker": str(worker)}:
                     self._on_registered(worker, now)
-                case {"event": "pong", "registered": [*workers]}:
+                case {"event": "pong", "registered": [*workers], "drained": [*drained]}:
                     # A report may have been lost.
                     for worker in {str(name) for name in workers}.difference(self._core.registered):
                         self._on_registered(worker, now)
+                    for worker in drained:
+                        self._apply(self._core.drained(str(worker), now))
                 case {"event": "suspect", "worker": str(worker), "reason": str(reason)}:
                     self._apply(self._core.suspect(worker, reason))
                 case {"event": "renew", "worker": str(worker), "reason": str(reason)}:
@@ -391,7 +415,11 @@ class Supervisor:
     def _spawn_worker(self, spawn: Spawn) -> None:
         arguments = self._arguments
         environ = {**arguments.environ, **self._account.environ({**os.environ, **arguments.environ})}
-        home = self._homes.take(spawn.slot)
+        try:
+            home = self._homes.take(spawn.slot)
+        except OSError as error:
+            self._worker_ended(spawn.worker, f"it could not be given a SQLite home: {describe(error)}", (), None)
+            return
         started = WorkerArguments(
             slot=spawn.slot,
             worker=spawn.worker,
@@ -439,9 +467,9 @@ class Supervisor:
                     if (process := processes.identify(pid)) is not None:
                         self._app_servers[worker] = process
                         self._remember()
-                case {"event": "load", "turns": int(turns), "threads": int(threads)}:
+                case {"event": "load", "turns": int(turns), "threads": int(threads), "running": int(running)}:
                     now = time.monotonic()
-                    self._apply(self._core.load(worker, turns=turns, threads=threads, now=now))
+                    self._apply(self._core.load(worker, turns=turns, threads=threads, running=running, now=now))
         if ended:
             self._on_worker_ended(worker, child)
 
@@ -484,7 +512,7 @@ class Supervisor:
                     _log.info(f"recycling {effect.worker}, which finishes what it runs: {effect.reason}")
                     self._tell_broker({"drain": effect.worker})
                 case Stop():
-                    _log.info(f"{effect.worker} has nothing to do any more, and is stopped")
+                    _log.info(f"{effect.worker} has nothing to do any more, and is asked to stop")
                     self._workers[effect.worker].tell({"stop": "acknowledged"})
                 case TellLost():
                     self._tell_broker({"lost": effect.worker, "reason": effect.reason})
@@ -507,10 +535,12 @@ class Supervisor:
 
     def _stop(self) -> None:
         """Workers and the holder of the account, then the broker, then whatever is left below this process."""
-        children = [*self._workers.values(), *([self._account.child] if self._account.child is not None else [])]
-        for child in children:
+        begun = time.monotonic()
+        holder = [self._account.child] if self._account.child is not None else []
+        for child in (*self._workers.values(), *holder):
             child.close_stdin()
-        _await_ends(children, STOP_LIMIT_S)
+        _await_ends([*self._workers.values()], WORKERS_STOP_LIMIT_S)
+        _await_ends(holder, begun + HOLDER_STOP_LIMIT_S - time.monotonic())
         self._account.close()
         if self._broker is not None:
             self._broker.close_stdin()

@@ -6,23 +6,27 @@ from collections import deque
 
 WINDOW_S = 10.0
 MAX_DEATHS = 5
-# From then on a broker that works, but dies again and again, waits before it is replaced.
+# From then on a broker of a pool that works, but dies again and again, waits before it is replaced.
 SLOW_DELAY_S = 1.0
+MAX_DELAY_S = 10.0
 
 
 class BrokerRestarts:
-    """A broker is replaced at once. More than MAX_DEATHS of it within WINDOW_S without any use are too many.
+    """A broker is replaced at once, and later if it dies again and again.
 
-    It was of use when a worker has registered with it: one that dies of its start never gets that far.
+    More than MAX_DEATHS within WINDOW_S are too many for a pool that has never worked: no worker has registered with
+    any broker. In one that has, workers run turns whatever becomes of brokers, so that it is tried without end.
     """
 
     def __init__(self) -> None:
         self._deaths: deque[float] = deque()
+        self._has_worked = False
+        # Deaths in a row of brokers with which no worker registered.
         self._useless = 0
 
     def useful(self) -> None:
         """A worker has registered with the broker."""
-        self._useless = 0
+        self._has_worked, self._useless = True, 0
 
     def died(self, now: float) -> float | None:
         """The broker has died: in how many seconds it is to be replaced, None if it is not."""
@@ -30,7 +34,9 @@ class BrokerRestarts:
         self._deaths.append(now)
         while self._deaths[0] < now - WINDOW_S:
             self._deaths.popleft()
-        # Those without use are the last ones: all of them count only if they are within the window.
-        if min(self._useless, len(self._deaths)) > MAX_DEATHS:
+        too_often = len(self._deaths) > MAX_DEATHS
+        if too_often and not self._has_worked:
             return None
-        return SLOW_DELAY_S if len(self._deaths) > MAX_DEATHS else 0.0
+        if self._useless > MAX_DEATHS:
+            return min(MAX_DELAY_S, SLOW_DELAY_S * 2.0 ** min(self._useless - MAX_DEATHS - 1, 30))
+        return SLOW_DELAY_S if too_often else 0.0

@@ -23,6 +23,7 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Before there is an app-server: whoever ends this process early is to hear from it, and to leave nothing below it.
     signals = start.signal_descriptor(signal.SIGTERM)
+    start.survive_hang_up()
     processes.become_subreaper()
     line = start.read_line(0)
     arguments = json.loads(line)

@@ -335,6 +335,7 @@ class WorkerCore:
             self._outbox.put(Fail(f"initialize failed: {rpc.error_of(line)}"))
             return
         self._initialized = rpc.result_of(line)
+        self._threads.user_agent = rpc.user_agent_of(self._initialized)
         self._outbox.app_server(b'{"method":"initialized"}')
         self._register()
         self._outbox.put(Ready())

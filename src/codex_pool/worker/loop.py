@@ -1,7 +1,7 @@
 """The worker process: one poll loop over broker, app-server and death pipe, around `core`.
 
     stdin     the death pipe; it says in lines {"broker": "new"} when there is another broker, {"stop": "acknowledged"}
-              when it is to end in peace
+              when it is to end after its turns
     stdout    JSON lines for the supervisor - ready, load, exit
     stderr    log
 
@@ -50,7 +50,8 @@ MAX_UNSENT_BYTES = 256 * 1024 * 1024
 
 
 APP_SERVER_ENDED = "the app-server has ended"
-# How long a worker that is to stop waits for clients that have not acknowledged all; who is away has 20 s to come back.
+# How long a worker that is to stop waits, after its last turn, for clients that have not acknowledged all; one that is
+# away has 20 s to come back.
 LEAVE_LIMIT_S = 25.0
 
 _log = logging.getLogger(__name__)
@@ -62,7 +63,7 @@ class Stop(Exception):
 
 class Worker:
     """See the module's docstring. `process` is the app-server, which was started at `started_at` (CLOCK_MONOTONIC) and
-    has not been spoken to; `signals` becomes readable when this process is asked to end."""
+    has not been spoken to; `signals` is the `start.signal_descriptor` of this process."""
 
     def __init__(
         self, arguments: WorkerArguments, process: subprocess.Popen[bytes], signals: int, started_at: float
@@ -76,11 +77,12 @@ class Worker:
         self._stderr_lines: deque[str] = deque(maxlen=STDERR_LINES)
         self._to_app_server: deque[memoryview] = deque()
         self._from_supervisor = LineSplitter(64 * 1024)
-        self._load = (0, 0, 0)
+        self._load = (0, 0, 0, 0)
         self._load_at = 0.0
         self._rest_until = 0.0
         self._loops = 0
-        self._leaves_by: float | None = None
+        self._leaving = False
+        self._leaves_by = 0.0
         self._signals = signals
 
     def run(self) -> str:
@@ -149,7 +151,7 @@ class Worker:
             poller.register(broker, (READABLE if listens else 0) | (WRITABLE if self._broker.has_unsent else 0))
             ready = dict(poller.poll(math.ceil(wait_s * 1000)))
             self._loops += 1
-            if self._signals in ready:
+            if self._signals in ready and start.asks_to_end(self._signals):
                 raise Stop("the supervisor asked this worker to stop by SIGTERM")
             if stderr in ready and not self._read_stderr(stderr):
                 poller.unregister(stderr)
@@ -160,9 +162,8 @@ class Worker:
             if 0 in ready:
                 self._read_supervisor()
             now = time.monotonic()
-            if self._leaves_by is not None and (self._core.may_leave or now > self._leaves_by):
-                self._broker.flush()
-                raise Stop("the supervisor wants this worker to stop")
+            if self._leaving:
+                self._leave(now)
             if now - ticked_at >= tick_s:
                 ticked_at = now
                 self._apply(self._core.tick(now))
@@ -173,6 +174,14 @@ class Worker:
                 # Background commands of tools end as orphans, and so as children of this process.
                 reaped_at = now
                 processes.reap_orphans(frozenset({process.pid}))
+
+    def _leave(self, now: float) -> None:
+        """Raise Stop once no turn runs, whatever the broker believed, and clients have got all, or had time for it."""
+        if self._core.running_turns:
+            self._leaves_by = now + LEAVE_LIMIT_S
+        elif self._core.may_leave or now > self._leaves_by:
+            self._broker.flush()
+            raise Stop("the supervisor wants this worker to stop")
 
     # Reading.
 
@@ -196,7 +205,7 @@ class Worker:
             raise Stop("the supervisor is gone or wants this worker to stop")
         for line in self._from_supervisor.feed(chunk):
             if isinstance(line, bytes) and b'"stop"' in line:
-                self._leaves_by = time.monotonic() + LEAVE_LIMIT_S
+                self._leaving, self._leaves_by = True, time.monotonic() + LEAVE_LIMIT_S
             elif isinstance(line, bytes) and _told(line) == "new":
                 # While it rests it does not listen, and a socket that is not there cannot be taken out.
                 self._poller.register(self._broker.socket, 0)
@@ -299,11 +308,11 @@ class Worker:
             self._to_app_server.popleft()
 
     def _report_load(self) -> None:
-        load = self._core.finished_turns, self._core.loaded_threads, log.lost()
+        load = self._core.finished_turns, self._core.loaded_threads, self._core.running_turns, log.lost()
         # A supervisor that does not read must not stop this loop.
         if load != self._load and time.monotonic() - self._load_at >= TICK_S and _writable(1):
             self._load, self._load_at = load, time.monotonic()
-            report({"event": "load", "turns": load[0], "threads": load[1], "lost_lines": load[2]})
+            report({"event": "load", **dict(zip(("turns", "threads", "running", "lost_lines"), load, strict=True))})
 
     def _progress(self) -> wire.Progress:
         return wire.Progress(self._arguments.worker, self._loops, self._core.lines_read, self._core.in_flight)

@@ -1,7 +1,7 @@
 """Threads: those that this app-server holds, with their records; how they come from another worker, and leave. Pure.
 
 A thread that is adopted takes no request until it is as it was: taken out of the archive if it was put away for this,
-resumed with its settings, refused if its sandbox did not come back, and named.
+resumed with its settings, refused unless the answer names its sandbox or permission profile (`adoption`), and named.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import msgspec
 from codex_app_server import errors
 from codex_app_server._message_router import MessageRouter
 from codex_pool import rpc, wire
-from codex_pool.worker import reading
+from codex_pool.worker import adoption, reading
 from codex_pool.worker.effects import Outbox
 from codex_pool.worker.requests import Request, Requests
 
@@ -59,6 +59,8 @@ class Threads:
         self._router = router
         self._requests = requests
         self._outbox = outbox
+        # Of the app-server, as it has answered `initialize`; its version says what else its answers must have.
+        self.user_agent = ""
         self._threads: dict[str, Thread] = {}
         self._adopting: dict[str, _Adoption] = {}
         self._leaving: set[str] = set()
@@ -81,7 +83,7 @@ class Threads:
     def records(self) -> list[wire.ThreadRecord]:
         """Of those that are here or on their way here."""
         here = [thread.record for thread in self._threads.values()]
-        return here + [adoption.record for adoption in self._adopting.values()]
+        return here + [under_way.record for under_way in self._adopting.values()]
 
     # Who follows them.
 
@@ -150,7 +152,8 @@ class Threads:
         """The thread in this result is held from now on."""
         known = self.get(request.thread_id)
         # A thread that was resumed or forked has a history; a new one is not on disk before its first turn.
-        record = rpc.record_of(result, turns=0 if request.method == "thread/start" else 1)
+        asked = rpc.asked_profile(request.line)
+        record = rpc.record_of(result, turns=0 if request.method == "thread/start" else 1, asked_profile=asked)
         if record is None:
             return None
         untrusted = rpc.asks_untrusted(request.line)
@@ -220,25 +223,25 @@ class Threads:
         """Whether this request must wait for its thread to be adopted; if so it will."""
         if request.thread_id is None:
             return False
-        adoption = self._adopting.get(request.thread_id)
-        if adoption is None and head.adopt is not None and request.thread_id not in self._threads:
-            adoption = self._adopting[request.thread_id] = _Adoption(head.adopt, waiter)
+        under_way = self._adopting.get(request.thread_id)
+        if under_way is None and head.adopt is not None and request.thread_id not in self._threads:
+            under_way = self._adopting[request.thread_id] = _Adoption(head.adopt, waiter)
             if head.archived:
                 # If it is in no archive after all, the resume says so.
                 self._ask("thread/unarchive", head.adopt, {}, lambda *_: self._resume(head.adopt))
             else:
                 self._resume(head.adopt)
-        if adoption is None:
+        if under_way is None:
             return False
-        adoption.waiting.append(request)
+        under_way.waiting.append(request)
         return True
 
     def withdraw(self, session: wire.SessionId) -> list[Request]:
         """Take out the requests of this session that wait for a thread."""
         taken: list[Request] = []
-        for adoption in self._adopting.values():
-            taken += [request for request in adoption.waiting if request.session == session]
-            adoption.waiting = [request for request in adoption.waiting if request.session != session]
+        for under_way in self._adopting.values():
+            taken += [request for request in under_way.waiting if request.session == session]
+            under_way.waiting = [request for request in under_way.waiting if request.session != session]
         return taken
 
     def _resume(self, record: wire.ThreadRecord | None) -> None:
@@ -246,26 +249,23 @@ class Threads:
         self._ask("thread/resume", record, rpc.resume_params(record), lambda *answer: self._resumed(record, *answer))
 
     def _resumed(self, wanted: wire.ThreadRecord, line: bytes, is_error: bool) -> None:
-        adoption = self._adopting.pop(wanted.thread_id)
-        problem = None
-        if is_error:
-            problem = rpc.error_of(line)
-        else:
-            resumed = rpc.record_of(rpc.result_of(line), wanted.turns)
-            if resumed is None or _sandbox_of(resumed) != _sandbox_of(wanted):
-                problem = f"its sandbox {wanted.sandbox} could not be restored, and it is never widened"
+        adopted = self._adopting.pop(wanted.thread_id)
+        problem = rpc.error_of(line) if is_error else adoption.problem_of(wanted, rpc.result_of(line), self.user_agent)
         if problem is not None:
             # Kept in the broker's books, so that the next request cannot have it with another sandbox either.
             self.release(wanted.thread_id, keep=True)
-            message = f"thread {wanted.thread_id} was lost with its worker and could not be resumed: {problem}"
-            for waiting in adoption.waiting:
-                adoption.waiter.refuse(waiting, errors.THREAD_LOST, message, {"safeToRetry": True})
+            message = (
+                f"thread {wanted.thread_id} is no longer with its worker and could not be resumed as it was: "
+                f"{problem}; start a new thread"
+            )
+            for waiting in adopted.waiting:
+                adopted.waiter.refuse(waiting, errors.THREAD_LOST, message, {"safeToRetry": True})
             return
         self._threads[wanted.thread_id] = Thread(wanted, restore_sandbox=not wanted.profile, adopted=True)
         if wanted.name is not None:
             self._ask("thread/name/set", wanted, {"name": wanted.name}, lambda *_: None)
-        for waiting in adoption.waiting:
-            adoption.waiter.go_on(waiting)
+        for waiting in adopted.waiting:
+            adopted.waiter.go_on(waiting)
 
     def _ask(
         self, method: str, record: wire.ThreadRecord, params: dict[str, object], then: Callable[[bytes, bool], None]
@@ -313,7 +313,3 @@ class Threads:
         del self._parents[thread_id]
         for session in self._router.thread_followers(thread_id):
             self._router.unfollow_thread(thread_id, session)
-
-
-def _sandbox_of(record: wire.ThreadRecord) -> tuple[str, str]:
-    return rpc.sandbox_type(record.sandbox), record.profile

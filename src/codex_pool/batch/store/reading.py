@@ -115,10 +115,13 @@ class RunStore:
             where.append("s.selected" if selected else "NOT s.selected")
         return self._rows(f"{' AND '.join(where)} ORDER BY s.position, s.n LIMIT {size:d}", values)
 
-    def ended(self, size: int, *, since: float = 0.0) -> list[SampleRow]:
-        """The samples that ended last, at most `size` and after `since` (seconds since 1970), the last one last."""
-        where = "s.state = 'done' AND r.ended_at > ? ORDER BY r.ended_at DESC, s.n DESC"
-        return self._rows(f"{where} LIMIT {size:d}", (since,))[::-1]
+    def ended(self, size: int) -> list[SampleRow]:
+        """The samples that ended last by the clock, at most `size`, the last one last."""
+        return self._rows(f"s.state = 'done' ORDER BY r.ended_at DESC, s.n DESC LIMIT {size:d}", ())[::-1]
+
+    def done(self) -> set[int]:
+        """The numbers of the samples that are done. Who follows a run compares them: a clock may be stepped."""
+        return {row["n"] for row in self._fetch("SELECT n FROM samples WHERE state = 'done'")}
 
     def sample(self, sample_id: str, epoch: int = 1) -> SampleRow:
         """One sample. Raises KeyError when there is none of that name."""
