@@ -75,6 +75,8 @@ class Asking:
         total = None if result.usage is None else result.usage.total
         if self._on_usage is not None:
             await self._on_usage(None if total is None else total.model_dump(), model)
+        if result.status == "interrupted":
+            raise ScoringFailed("the judge's turn was interrupted")
         if result.final_response is None:
             raise ScoringFailed("the judge said nothing")
         return result.final_response
