@@ -162,9 +162,7 @@ class RunningTurns:
             # Interrupted by us: to everyone else it has the same end as one that could not be interrupted.
             status = "stalled"
             message = f"turn {turn_id} was stalled: {reason}"
-            last = rpc.ended_lines(
-                turn.thread_id, turn_id, status, message, safe_to_retry=False, completed=lines[-1]
-            )
+            last = rpc.ended_lines(turn.thread_id, turn_id, status, message, safe_to_retry=False, completed=lines[-1])
             lines, methods = [*lines[:-1], *last], [*methods[:-1], *_ENDED]
         self._publish(turn, lines, methods, ended=status, counts=counts)
         if ended:
