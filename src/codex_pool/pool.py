@@ -257,7 +257,7 @@ class Pool:
         """Start the pool again at the same endpoint, after ending what is left of it, or all of it if it is running.
 
         Clients whose connection broke connect again by themselves while they still try, for 60 s, and find their turns
-        lost; those that were told of the end have ended. Raises what `start` raises; `restart` may be called again then.
+        lost; those that were told of the end have ended. Raises what `start` raises, and may be called again then.
         """
         # What a killed supervisor has left is ended by the lock and the list that lie there.
         self._keeps_directory = True

@@ -11,7 +11,6 @@ import click
 
 from codex_pool.cli import options
 
-
 # How a turn that the pool has ended is named, by the kind of its error; any other has failed.
 _ENDS = {"lost": "was lost", "stalled": "stalled"}
 

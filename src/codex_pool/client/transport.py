@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import zmq
 
 from codex_app_server.envelope import RequestId
-from codex_app_server.errors import TransportClosedError
+from codex_app_server.errors import InvalidInputError, TransportClosedError
 from codex_app_server.transport import DEFAULT_TIMEOUT_S, Interest, Receiver
 from codex_pool import endpoints, keys, sockets, wire
 from codex_pool.broker.identity import MAX_MESSAGE_BYTES
@@ -122,7 +122,7 @@ class PoolTransport:
         if self._closing or self._thread is None:
             raise TransportClosedError("the client was closed or never started")
         if len(line) > self._max_line_bytes:
-            raise TransportClosedError(f"a line of {len(line)} bytes; the limit is {self._max_line_bytes}")
+            raise InvalidInputError(f"a request of {len(line)} bytes; the limit is {self._max_line_bytes}")
         self._want(lambda: self._session.line(line, interest, timeout_s))
 
     def move_to(self, loop: asyncio.AbstractEventLoop | None) -> None:
