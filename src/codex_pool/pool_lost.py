@@ -30,10 +30,13 @@ class PoolLostError(TransportClosedError):
         self.supervisor_pid = supervisor_pid
         self.exit_status = exit_status
         self.log_file = log_file
-        super().__init__(
-            f"the pool at {endpoint} is gone: {reason} (supervisor pid {supervisor_pid}, {how_it_ended(exit_status)}; "
-            f"its log: {log_file or 'standard error'}); Pool.restart() starts it again"
-        )
+        super().__init__(f"the pool at {endpoint} is gone: {self.details}; Pool.restart() starts it again")
+
+    @property
+    def details(self) -> str:
+        """What has become of the pool, and where to look."""
+        supervisor = f"supervisor pid {self.supervisor_pid}, {how_it_ended(self.exit_status)}"
+        return f"{self.reason} ({supervisor}; its log: {self.log_file or 'standard error'})"
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.endpoint, self.reason, self.supervisor_pid, self.exit_status, self.log_file)

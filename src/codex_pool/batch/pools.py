@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from codex_app_server import AppServerError, AsyncCodex, TransportClosedError
+from codex_pool.pool_lost import PoolLostError
 
 from .attempt import Stopped, ended, unless_stopped
 from .launch import NotStartedError
@@ -85,8 +86,9 @@ class Pools:
 
     async def _replace(self, error: TransportClosedError) -> None:
         lost_at = time.monotonic()
-        self._deaths.lost(str(error), lost_at)
-        self._say(POOL_LOST, f"{self._name} was lost: {error}; {self._remedy}")
+        why = error.details if isinstance(error, PoolLostError) else str(error)
+        self._deaths.lost(why, lost_at)
+        self._say(POOL_LOST, f"{self._name} was lost: {why}; {self._remedy}")
         with contextlib.suppress(AppServerError):
             await self.codex.close()
         given_up = self._deaths.given_up

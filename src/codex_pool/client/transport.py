@@ -97,6 +97,7 @@ class PoolTransport:
         self._lent = False
         self._work_lock = threading.Lock()
         self._failure: BaseException | None = None
+        self._explained: TransportClosedError | None = None
 
     def start(self, receiver: Receiver) -> None:
         """Begin the session. Raises TransportClosedError, which says how to start a pool, if there is none."""
@@ -142,7 +143,7 @@ class PoolTransport:
 
     def fail(self, error: TransportClosedError) -> None:
         """End the session with this error: the pool is gone. From any thread."""
-        self._failure = error
+        self._explained = self._failure = error
         self._wake()
 
     def close(self) -> None:
@@ -191,7 +192,7 @@ class PoolTransport:
         try:
             self._pump()
         except TransportClosedError as reason:
-            error = reason if reason is self._failure else self._explain(reason)
+            error = reason if reason is self._explained else self._explain(reason)
         except BaseException as failure:
             error = TransportClosedError(f"the connection to the pool failed: {failure!r}")
         self._error = error
