@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import pytest
 
@@ -65,3 +66,34 @@ def test_what_ended_tasks_came_to_is_dropped() -> None:
         return [task.cancelled() for task in tasks]
 
     assert asyncio.run(scene()) == [False, True]
+
+
+@pytest.mark.parametrize("first", ["work", "stop"])
+@pytest.mark.parametrize("turns_between", range(4))
+def test_work_that_ends_while_it_is_being_stopped_is_not_cancelled_later(first: str, turns_between: int) -> None:
+    async def scene() -> bool:
+        loop = asyncio.get_running_loop()
+        stopping: asyncio.Future[None] = loop.create_future()
+        work: asyncio.Future[None] = loop.create_future()
+
+        async def wait() -> None:
+            await work
+
+        async def follow() -> bool:
+            with contextlib.suppress(Stopped):
+                await unless_stopped(stopping, wait())
+            for _ in range(10):
+                await asyncio.sleep(0)
+            return True
+
+        task = asyncio.ensure_future(follow())
+        await asyncio.sleep(0)
+        ends = [work, stopping] if first == "work" else [stopping, work]
+        ends[0].set_result(None)
+        for _ in range(turns_between):
+            await asyncio.sleep(0)
+        if not ends[1].done():
+            ends[1].set_result(None)
+        return await asyncio.wait_for(task, 10)
+
+    assert asyncio.run(scene())

@@ -256,7 +256,7 @@ def test_a_turn_that_comes_to_a_standstill_is_interrupted_and_then_given_up() ->
     ended = bench.events["s1", "u1"][-1][1][0]["params"]
     assert ended["kind"] == "stalled" and ended["safeToRetry"] is False
     assert "nothing was heard of it for 100 s" in ended["message"]
-    assert bench.routed(wire.TurnEnded) == [wire.TurnEnded("t1", "u1", "failed", [sid("s1")])]
+    assert bench.routed(wire.TurnEnded) == [wire.TurnEnded("t1", "u1", "stalled", [sid("s1")])]
     bench.complete("u1")
     assert len(bench.routed(wire.TurnEnded)) == 1 and bench.methods("s1", "u1").count("turn/completed") == 1
 
@@ -307,7 +307,13 @@ def test_the_wall_limit_does_not_pause() -> None:
     bench.answer(bench.request("turn/interrupt"), {})
     bench.complete("u1", status="interrupted")
     run_for(bench, 20)
-    assert bench.routed(wire.TurnEnded) == [wire.TurnEnded("t1", "u1", "interrupted", [sid("s1")])]
+    assert bench.routed(wire.TurnEnded) == [wire.TurnEnded("t1", "u1", "stalled", [sid("s1")])]
+    assert bench.methods("s1", "u1")[-2:] == ["pool/turn/ended", "turn/completed"]
+    ended, completed = (line["params"] for line in bench.events["s1", "u1"][-1][1][-2:])
+    assert ended["kind"] == "stalled" and "it ran for 50 s, which is its limit" in ended["message"]
+    turn = completed["turn"]
+    assert (turn["status"], turn["error"]["message"]) == ("failed", ended["message"])
+    assert turn["error"]["additionalDetails"] == "stalled"
     assert any("it ran for 50 s, which is its limit" in note for note in bench.notes)
 
 

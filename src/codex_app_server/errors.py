@@ -148,8 +148,9 @@ class OutputTypeError(AppServerError, ValueError):
 class TurnFailedError(AppServerError, RuntimeError):
     """A turn that ended with status `failed`.
 
-    `kind` is `failed`, or, from a pool, `lost` (its worker died) or `stalled`; `safe_to_retry` is true only
-    where it is known that the turn never ran. `codex_error_info` is the runtime's own typed reason, if it gave one.
+    `kind` is `failed`, or, from a pool, `lost` (its worker died), `stalled` (ended at the pool's idle or wall limit) or
+    `overflow` (this client did not read it; it goes on). `safe_to_retry` is true only where it is known that the turn
+    never ran. `codex_error_info` is the runtime's own typed reason, if it gave one.
     """
 
     def __init__(self, message: str, *, turn: Turn | None = None, kind: str = "failed", safe_to_retry: bool = False):

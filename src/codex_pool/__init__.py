@@ -21,17 +21,28 @@ if TYPE_CHECKING:
 
     from .endpoints import EndpointError, default_endpoint
     from .pool import Pool, PoolStartError, aconnect, connect
+    from .pool_lost import PoolLostError
 
 _HOME_OF = {
     "EndpointError": "endpoints",
     "Pool": "pool",
+    "PoolLostError": "pool_lost",
     "PoolStartError": "pool",
     "aconnect": "pool",
     "connect": "pool",
     "default_endpoint": "endpoints",
 }
 
-__all__ = ["EndpointError", "Pool", "PoolStartError", "__version__", "aconnect", "connect", "default_endpoint"]
+__all__ = [
+    "EndpointError",
+    "Pool",
+    "PoolLostError",
+    "PoolStartError",
+    "__version__",
+    "aconnect",
+    "connect",
+    "default_endpoint",
+]
 
 
 def __getattr__(name: str) -> Any:

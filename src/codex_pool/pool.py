@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import threading
+import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from codex_pool import defaults, endpoints, start
 from codex_pool.client.transport import PoolTransport
 from codex_pool.configuration import read_configuration
 from codex_pool.keys import KeyStore
+from codex_pool.pool_lost import PoolLostError
 from codex_pool.supervisor.homes import root_of
 from codex_pool.wire import Priority, WhenGone
 
@@ -35,6 +37,8 @@ START_LIMIT_S = 90.0
 STOP_LIMIT_S = 9.5
 # Of a supervisor that has not reported anything: it has started nothing.
 EARLY_STOP_LIMIT_S = 4.0
+# How long after its end the supervisor may take to be reaped, and after a client's its own to be noticed.
+ENDED_LIMIT_S = 1.0
 
 # Switches that the model cannot see. A login shell per thread, the first one, costs more than the turns.
 LEAN_OVERRIDES = ("features.shell_snapshot=false",)
@@ -78,7 +82,8 @@ class Pool:
     so much memory. `turn_idle_limit_s`: a turn from which nothing has been heard for so long, while no item and no
     question is open, is ended as stalled. `turn_wall_limit_s`: the longest that a turn may run. None: no limit.
     Raises StartError, InvalidInputError, EndpointError, ConfigurationError, PoolStartError (on start); nothing is left
-    behind then.
+    behind then. Should the pool end by itself, what its clients wait for raises PoolLostError at once; `restart` starts
+    it again.
     """
 
     def __init__(
@@ -129,6 +134,10 @@ class Pool:
         self._closing = False
         self._has_reported = False
         self._close_lock = threading.Lock()
+        self._keeps_directory = False
+        self._lost: PoolLostError | None = None
+        self._ended = threading.Event()
+        self._transports: weakref.WeakSet[PoolTransport] = weakref.WeakSet()
 
     def __enter__(self) -> Pool:
         self.start()
@@ -171,10 +180,12 @@ class Pool:
         if self._supervisor is not None:
             raise InvalidInputError("the pool has been started already")
         self._started.clear()
-        self._failure, self._closing, self._has_reported = None, False, False
+        self._ended.clear()
+        self._failure, self._lost, self._closing, self._has_reported = None, None, False, False
         if self._endpoint is None:
-            name = f"p{os.getpid()}-{os.urandom(3).hex()}"
-            self._own_directory = endpoints.runtime_directory() / name
+            if self._own_directory is None:
+                name = f"p{os.getpid()}-{os.urandom(3).hex()}"
+                self._own_directory = endpoints.runtime_directory() / name
             self._endpoint = f"ipc://{self._own_directory / 's.sock'}"
         endpoints.check_private(endpoints.ipc_path(self._endpoint).parent)
         keys = None
@@ -276,6 +287,24 @@ class Pool:
             # Whoever waited for it has been told.
             starting.exception()
 
+    def restart(self) -> None:
+        """Start the pool again at the same endpoint, after ending what is left of it, or all of it if it is running.
+
+        Clients whose connection broke connect again by themselves while they still try, for 60 s, and find their turns
+        lost; those that were told of the end have ended. Raises what `start` raises, and may be called again then.
+        """
+        # What a killed supervisor has left is ended by the lock and the list that lie there.
+        self._keeps_directory = True
+        try:
+            self.close()
+            self.start()
+        finally:
+            self._keeps_directory = False
+
+    async def arestart(self) -> None:
+        """Start the pool again, as `restart` does, in a thread."""
+        await asyncio.to_thread(self.restart)
+
     def close(self) -> None:
         """End all processes and wait until they are gone. May be called twice."""
         with self._close_lock:
@@ -298,9 +327,9 @@ class Pool:
             self._remove_directory()
 
     def _remove_directory(self) -> None:
-        if self._own_directory is not None:
+        if self._own_directory is not None and not self._keeps_directory:
             shutil.rmtree(self._own_directory, ignore_errors=True)
-            self._own_directory = self._endpoint = None
+            self._endpoint = None
 
     def connect(
         self,
@@ -311,9 +340,7 @@ class Pool:
         when_gone: WhenGone = "interrupt",
     ) -> Codex:
         """A client of this pool; any number may be connected at once. Options as for the function `connect`."""
-        return connect(
-            self.endpoint, name=name, approval_handler=approval_handler, priority=priority, when_gone=when_gone
-        )
+        return Codex(transport=self._transport(name, priority, when_gone), approval_handler=approval_handler)
 
     async def aconnect(
         self,
@@ -324,9 +351,24 @@ class Pool:
         when_gone: WhenGone = "interrupt",
     ) -> AsyncCodex:
         """An asyncio client of this pool, connected. Options as for the function `connect`."""
-        return await aconnect(
-            self.endpoint, name=name, approval_handler=approval_handler, priority=priority, when_gone=when_gone
+        transport = self._transport(name, priority, when_gone)
+        codex = AsyncCodex(transport=transport, approval_handler=approval_handler)
+        await codex.start()
+        return codex
+
+    def _transport(self, name: str, priority: Priority, when_gone: WhenGone) -> PoolTransport:
+        transport = PoolTransport(
+            self.endpoint, client=name, priority=priority, when_gone=when_gone, explain=self._explained
         )
+        self._transports.add(transport)
+        return transport
+
+    def _explained(self, error: TransportClosedError) -> TransportClosedError:
+        """The error of a client, as what has become of the pool if that has ended by itself."""
+        # Its broker may tell the client before the supervisor's end is known here.
+        if not self._closing:
+            self._ended.wait(ENDED_LIMIT_S)
+        return error if self._lost is None else self._lost
 
     def wait_ended(self, timeout_s: float) -> bool:
         """Wait until the pool has ended by itself; whether it has. `failure` then says why."""
@@ -357,7 +399,22 @@ class Pool:
                 self._failure = record
         if self._failure is None and not self._closing:
             self._failure = {"reason": "its supervisor died", "stderr": []}
+        if not self._closing:
+            self._tell_clients(self._supervisor)
+        self._ended.set()
         self._started.set()
+
+    def _tell_clients(self, supervisor: subprocess.Popen[bytes]) -> None:
+        """End the clients of this pool, which has ended by itself."""
+        try:
+            status = supervisor.wait(ENDED_LIMIT_S)
+        except subprocess.TimeoutExpired:
+            # Only its reports have ended: the pool works.
+            return
+        log_file = None if self._log_file is None else os.fspath(self._log_file)
+        self._lost = PoolLostError(self._endpoint or "", self.failure or "", supervisor.pid, status, log_file)
+        for transport in list(self._transports):
+            transport.fail(self._lost)
 
 
 def connect(

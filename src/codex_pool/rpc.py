@@ -351,15 +351,31 @@ def status_of(line: bytes) -> str:
         return "failed"
 
 
-def ended_lines(thread_id: str, turn_id: str, kind: str, message: str, *, safe_to_retry: bool) -> list[bytes]:
-    """How a turn that cannot end by itself ends for every client: what happened, then a completion."""
+def ended_lines(
+    thread_id: str, turn_id: str, kind: str, message: str, *, safe_to_retry: bool, completed: bytes = b""
+) -> list[bytes]:
+    """The end of a turn that the pool ends, the same for every client: what happened, then a completion.
+
+    `completed`: the turn/completed of the app-server, if there is one; what else it says of the turn is kept. The kind
+    also stands in the error of the completion, as its additional details.
+    """
     ended = {"threadId": thread_id, "turnId": turn_id, "kind": kind, "safeToRetry": safe_to_retry, "message": message}
-    error = {"message": message, "codexErrorInfo": "other", "additionalDetails": None}
-    turn = {"id": turn_id, "items": [], "itemsView": "notLoaded", "status": "failed", "error": error}
+    error = {"message": message, "codexErrorInfo": "other", "additionalDetails": kind}
+    turn = {"items": [], "itemsView": "notLoaded", **_turn_of(completed)}
+    turn |= {"id": turn_id, "status": "failed", "error": error}
     return [
         encode({"method": "pool/turn/ended", "params": ended}),
         encode({"method": "turn/completed", "params": {"threadId": thread_id, "turn": turn}}),
     ]
+
+
+def _turn_of(completed: bytes) -> dict[str, Any]:
+    """The turn in a turn/completed line; {} without one that can be read."""
+    try:
+        turn = msgspec.json.decode(completed)["params"]["turn"]
+    except (*_UNREADABLE, KeyError, TypeError):
+        return {}
+    return turn if isinstance(turn, dict) else {}
 
 
 def _text(raw: msgspec.Raw) -> str:

@@ -41,6 +41,8 @@ BEAT_S = 1.0
 
 Interest = Literal["full", "items", "final"]
 Class = Literal["kept", "droppable", "dropped"]
+# The ends of a turn that are counted from the beginning, those of the app-server and those of the pool.
+TURN_ENDS = ("completed", "failed", "interrupted", "lost", "stalled")
 Priority = Literal["interactive", "batch"]
 WhenGone = Literal["interrupt", "keep"]
 
@@ -289,7 +291,10 @@ class TurnStarted(_Head, frozen=True):
 
 
 class TurnEnded(_Head, frozen=True):
-    """A turn is over. The rest of the message, its last notifications, goes to these sessions; others have them."""
+    """A turn is over. The rest of the message, its last notifications, goes to these sessions; others have them.
+
+    `status` is the app-server's, or the kind of the end that the worker has given it.
+    """
 
     thread_id: str
     turn_id: str

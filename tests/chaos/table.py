@@ -347,7 +347,7 @@ for _fault in ("duplicate response id", "-32001 storm", "turn never completed"):
 
 # supervisor: with it goes the pool, and nothing of it is left.
 
-CLOSED = "TransportClosedError: "
+CLOSED = "PoolLostError: "
 DIED = "its supervisor died"
 NO_START = f"PoolStartError: the pool could not start .*: {DIED}"
 OVER = Run(turn=CLOSED, then=CLOSED, bystander=CLOSED, failure=DIED)

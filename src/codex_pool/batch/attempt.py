@@ -46,7 +46,7 @@ async def unless_stopped(stopping: asyncio.Future[Any], work: Coroutine[Any, Any
     assert task is not None
     loop = asyncio.get_running_loop()
     timer: asyncio.TimerHandle | None = None
-    is_over = False
+    is_over = has_ended = False
 
     # Within this task: another one for each thing that is waited for would cost more than the thing.
     def give_up() -> None:
@@ -56,7 +56,9 @@ async def unless_stopped(stopping: asyncio.Future[Any], work: Coroutine[Any, Any
 
     def on_stop(_: object) -> None:
         nonlocal timer
-        timer = loop.call_later(grace_s, give_up)
+        # It may be on its way when the work ends: nothing takes it back then.
+        if not has_ended:
+            timer = loop.call_later(grace_s, give_up)
 
     stopping.add_done_callback(on_stop)
     try:
@@ -69,6 +71,7 @@ async def unless_stopped(stopping: asyncio.Future[Any], work: Coroutine[Any, Any
             raise
         raise Stopped from None
     finally:
+        has_ended = True
         stopping.remove_done_callback(on_stop)
         if timer is not None:
             timer.cancel()

@@ -20,6 +20,8 @@ from .disk import Disk
 # Until any worker is ready. The user's own home may hold thousands of threads, and a first start reads them all.
 START_LIMIT_S = 10.0
 USER_HOME_START_LIMIT_S = 60.0
+# What a pool that was killed has left is ended before the next one starts.
+FENCE_LIMIT_S = 15.0
 LOG_LINES = 10
 
 
@@ -65,47 +67,80 @@ async def probe(
         raise NotStartedError(f"the pool could not start: {message}") from None
 
 
-async def start_pool(
-    stack: contextlib.AsyncExitStack,
-    stopping: asyncio.Future[Any],
-    config: AppServerConfig,
-    *,
-    workers: int,
-    turns_per_worker: int,
-    limit_s: float,
-    log: Path,
-    on_slots: Callable[[list[dict[str, Any]]], None],
-) -> Pool:
-    """A pool that is ready, ended with `stack`. Gives up when no worker is ready within `limit_s` seconds.
+class OwnPool:
+    """The pool that a run starts for itself, and again when it is lost; `close` ends it, also while it starts."""
 
-    Raises NotStartedError, and Stopped when `stopping` is done first.
-    """
-    _check_disk(config)
-    any_ready = asyncio.Event()
-    loop = asyncio.get_running_loop()
+    def __init__(
+        self,
+        config: AppServerConfig,
+        *,
+        workers: int,
+        turns_per_worker: int,
+        limit_s: float,
+        log: Path,
+        on_slots: Callable[[list[dict[str, Any]]], None] = lambda slots: None,
+    ) -> None:
+        self._config = config
+        self._limit_s = limit_s
+        self._log = log
+        self._on_slots = on_slots
+        self._any_ready = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._starting: asyncio.Future[None] | None = None
+        self.pool = Pool(workers, config, turns_per_worker=turns_per_worker, log_file=log, on_slots=self._on_change)
 
-    def on_change(slots: list[dict[str, Any]]) -> None:
+    async def start(self, stopping: asyncio.Future[Any]) -> Pool:
+        """Start it, or start it again at the same endpoint, and wait until it is ready.
+
+        Gives up when no worker is ready within the limit. Raises NotStartedError, and Stopped when `stopping` is done
+        first.
+        """
+        _check_disk(self._config)
+        limit_s = self._limit_s
+        start = self.pool.start
+        if self._starting is not None:
+            await self._end_starting()
+            limit_s += FENCE_LIMIT_S
+            start = self.pool.restart
+        self._any_ready.clear()
+        self._starting = asyncio.ensure_future(asyncio.to_thread(start))
+        try:
+            await asyncio.wait({self._starting, stopping}, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
+            if not self._starting.done() and not stopping.done() and not self._any_ready.is_set():
+                raise PoolStartError(
+                    f"the pool could not start {shown(self._config.argv()[0])}: no app-server was ready within "
+                    f"{limit_s:.0f} s",
+                    _tail(self._log),
+                )
+            await unless_stopped(stopping, _join(self._starting))
+        except TransportClosedError as error:
+            raise NotStartedError(f"{error}\n  log: {self._log}") from None
+        except AppServerError as error:
+            raise NotStartedError(f"the pool could not start: {error}") from None
+        return self.pool
+
+    async def close(self) -> None:
+        """End the pool."""
+        await self._end_starting()
+        await asyncio.to_thread(self.pool.close)
+
+    async def _end_starting(self) -> None:
+        """End a start that is under way in its thread."""
+        starting = self._starting
+        if starting is None:
+            return
+        while not starting.done():
+            await asyncio.to_thread(self.pool.close)
+            await asyncio.wait({starting}, timeout=0.5)
+        if not starting.cancelled():
+            # Whoever waited for it has been told.
+            starting.exception()
+
+    def _on_change(self, slots: list[dict[str, Any]]) -> None:
         if any(slot["state"] == "ready" for slot in slots):
             with contextlib.suppress(RuntimeError):
-                loop.call_soon_threadsafe(any_ready.set)
-        on_slots(slots)
-
-    pool = Pool(workers, config, turns_per_worker=turns_per_worker, log_file=log, on_slots=on_change)
-    starting = asyncio.ensure_future(asyncio.to_thread(pool.start))
-    stack.push_async_callback(_close, pool, starting)
-    try:
-        await asyncio.wait({starting, stopping}, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
-        if not starting.done() and not stopping.done() and not any_ready.is_set():
-            raise PoolStartError(
-                f"the pool could not start {shown(config.argv()[0])}: no app-server was ready within {limit_s:.0f} s",
-                _tail(log),
-            )
-        await unless_stopped(stopping, _join(starting))
-    except TransportClosedError as error:
-        raise NotStartedError(f"{error}\n  log: {log}") from None
-    except AppServerError as error:
-        raise NotStartedError(f"the pool could not start: {error}") from None
-    return pool
+                self._loop.call_soon_threadsafe(self._any_ready.set)
+        self._on_slots(slots)
 
 
 def _check_disk(config: AppServerConfig) -> None:
@@ -118,18 +153,6 @@ def _check_disk(config: AppServerConfig) -> None:
 
 async def _join(starting: asyncio.Future[None]) -> None:
     await asyncio.shield(starting)
-
-
-async def _close(pool: Pool, starting: asyncio.Future[None]) -> None:
-    """End the pool, also one that is still starting in its thread."""
-    while True:
-        await asyncio.to_thread(pool.close)
-        if starting.done():
-            break
-        await asyncio.wait({starting}, timeout=0.5)
-    if not starting.cancelled():
-        # Whoever waited for it has been told.
-        starting.exception()
 
 
 def _tail(log: Path) -> list[str]:

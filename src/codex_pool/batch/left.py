@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from codex_app_server import AppServerError
+from codex_app_server import AppServerError, TransportClosedError
 from codex_app_server.async_client import AsyncAppServerClient
 from codex_app_server.results import final_response
 
@@ -65,7 +65,7 @@ async def left_of(
 ) -> Left | None:
     """What is stored of an attempt with so many prompts; None if there is nothing to be read.
 
-    A turn that still runs is waited for. Raises Stopped when `halt` is done meanwhile.
+    A turn that still runs is waited for. Raises Stopped when `halt` is done meanwhile, and TransportClosedError.
     """
     if attempt.thread_id is None:
         return None
@@ -74,6 +74,8 @@ async def left_of(
     while True:
         try:
             response = await unless_stopped(halt, client.request("thread/read", request))
+        except TransportClosedError:
+            raise
         except AppServerError:
             return None
         found: list[Any] = []

@@ -15,28 +15,27 @@ import time
 from pathlib import Path
 from typing import Any
 
-from codex_app_server import AppServerConfig, AppServerError, AsyncCodex, HomeError, InvalidInputError, JsonRpcError
+from codex_app_server import AppServerError, HomeError, InvalidInputError
 from codex_app_server._files import resolved
 from codex_app_server._paths import lone_surrogate
-from codex_app_server.home import codex_home
 from codex_pool import account_notice, log, start
-from codex_pool.configuration import FULL_ACCESS, UNKNOWN, Configuration, aread_configuration
-from codex_pool.demo import demo_home
+from codex_pool.configuration import FULL_ACCESS, Configuration
 from codex_pool.endpoints import EndpointError, is_tcp
 from codex_pool.os_errors import describe
-from codex_pool.pool import Pool, aconnect
 
 from . import attached, control, display, estimate, home, settings, summary
 from .attempt import Stopped
 from .dataset import Dataset, DatasetError, Sample
 from .disk import Disk, disks_of, is_full
 from .hang_up import HangUp
-from .launch import START_LIMIT_S, USER_HOME_START_LIMIT_S, NotStartedError, probe, start_pool
+from .launch import NotStartedError
 from .limits import RunMeter, parse_limits
 from .notify import notify
 from .policy import Outcome
+from .pools import POOL_LOST, Pools
 from .prices import Prices, PricesError, read_prices
 from .progress import Progress, plural
+from .run_pool import RunPool
 from .runner import Rules, Runner, Told, entry_of
 from .sampling import Means, has_answers, remove_left
 from .scoring import ScorerError, Scorers
@@ -47,12 +46,10 @@ from .settings import Settings
 from .store import RunDirectory, RunDirectoryError, SampleRow, layout, shown_name
 from .store.rows import exported
 from .tools import Tools, ToolsError, check_shell
-from .workspace import LinkTargets, Repositories, WorkspaceError, config_overrides, cwd_problem, links_in
+from .workspace import Repositories, WorkspaceError, cwd_problem
 
 OK, SOME_NOT_COMPLETED, USAGE, CANNOT_START, INTERRUPTED = 0, 1, 2, 3, 130
 STATUS_EVERY_S = 0.25
-CONNECT_LIMIT_S = 5.0
-CONNECT_AGAIN_S = 0.05
 REPOSITORIES = "repositories"
 
 _log = logging.getLogger(__name__)
@@ -216,11 +213,7 @@ class _Batch:
         self._prices = prices
         self._scorers = scorers
         self._sources = sources
-        self._private = private
         self._guarded = _is_guarded(asked)
-        self._targets = LinkTargets()
-        self._linked = tuple(self._targets.of(private)) if self._guarded else ()
-        self._configuration: Configuration | None = None
         self._log = directory.file(layout.LOG)
         counts = directory.store.counts()
         self._progress = Progress(total=counts["total"], skipped=counts["done"])
@@ -228,6 +221,16 @@ class _Batch:
         self._progress.turns_per_worker = asked.turns_per_worker
         self._progress.currency = None if prices is None else prices.currency
         self._display = display.make(self._progress)
+        self._pool = RunPool(
+            asked,
+            directory,
+            guarded=self._guarded,
+            private=private,
+            scorers=scorers,
+            sources=sources,
+            say=self._display.say,
+            on_slots=self._on_slots,
+        )
         self._signals = 0
         self._app_server = ""
         self._runner: Runner | None = None
@@ -277,38 +280,22 @@ class _Batch:
             stopping = asyncio.ensure_future(self._stop.wait())
             stack.callback(stopping.cancel)
             stack.callback(asyncio.ensure_future(self._refresh()).cancel)
-            pool = None
-            endpoint = settings.endpoint
-            if endpoint is None:
-                pool = await self._own_pool(stack, stopping)
-                endpoint = pool.endpoint
-            codex = await self._connect(endpoint)
-            stack.push_async_callback(codex.close)
+            pools = await self._pool.open(stack, stopping, say=self._on_pool_news, on_given_up=self._stop.set)
+            codex = pools.codex
             self._app_server = codex.metadata.user_agent
-            if self._configuration is None:
-                self._configuration = await self._configured(codex, endpoint)
-            if self._guarded and self._configuration.sandbox == FULL_ACCESS:
+            if self._guarded and self._pool.configuration.sandbox == FULL_ACCESS:
                 self._display.say(
                     "the configured sandbox is danger-full-access: agents of samples that name no other can read the "
                     "dataset and the run"
                 )
-            workers = settings.workers
-            if pool is None:
-                status = await codex.client.request("pool/status")
-                workers, progress.turns_per_worker = len(status["workers"]), status["turnsPerWorker"]
-            self._emit_launch(endpoint, workers)
+            workers, progress.turns_per_worker = self._pool.workers, self._pool.turns_per_worker
+            self._emit_launch(self._pool.endpoint, workers)
             login = account_notice.remedy(settings.endpoint, settings.home)
             missing = None if settings.demo else await account_notice.anotice(codex, login)
             if missing is not None:
-                self._display.say(f"codex-pool: {missing}")
-                self._emit({"event": "warning", "kind": "login_missing", "message": missing})
-            stack.callback(asyncio.ensure_future(self._watch(codex)).cancel)
+                self._warn("login_missing", f"codex-pool: {missing}", missing)
+            stack.callback(asyncio.ensure_future(self._watch(pools)).cancel)
             tokens, cost = self._directory.store.spent()
-            on_disk = None if is_tcp(endpoint) else codex.metadata.codex_home
-            if pool is None and on_disk is not None:
-                self._add_homes(Path(on_disk), codex_home())
-                # Nothing is started here, but what cannot be denied is refused.
-                self._guards(self._configuration)
             runner = self._runner = Runner(
                 self._directory,
                 progress,
@@ -322,15 +309,14 @@ class _Batch:
                 ),
                 told=Told(on_retry=self._on_retry, on_record=self._on_record, on_trouble=self._say),
                 cancelled=self._cancelled,
-                disks=disks_of(self._directory.path, on_disk),
+                disks=disks_of(self._directory.path, self._pool.codex_home),
                 meter=RunMeter(settings.run_limits, time.monotonic(), tokens=tokens, cost=cost),
             )
             await self._remove_left()
-            await runner.run(self._means(codex, runner, workers))
-            if runner.pool_gone is None:
+            await runner.run(self._means(pools, runner))
+            if pools.given_up is None:
                 return runner.ended_early
-            why = pool.failure if pool is not None else None
-            return f"the pool is gone: {why or runner.pool_gone}; see {self._log}"
+            return f"the pool is gone: {pools.given_up}; see {self._log}"
 
     async def _remove_left(self) -> None:
         if self._settings.keep:
@@ -340,123 +326,44 @@ class _Batch:
         except WorkspaceError as error:
             self._display.say(str(error))
 
-    def _means(self, codex: AsyncCodex, runner: Runner, workers: int) -> Means:
-        settings, prices = self._settings, self._prices
-        assert self._configuration is not None
+    def _means(self, pools: Pools, runner: Runner) -> Means:
+        settings, prices, pool = self._settings, self._prices, self._pool
 
         async def on_usage(usage: dict[str, int] | None, model: str | None) -> None:
+            pools.turn_finished()
             cost = None if prices is None else prices.cost(usage, model or settings.model)
             await runner.used((usage or {}).get("total_tokens", 0), cost)
 
         places = max(1, os.cpu_count() or 1)
         return Means(
-            codex=codex,
+            pools=pools,
             directory=self._directory,
-            thread_options={"approval_policy": _approval_policy(settings.overrides, self._configuration)},
+            thread_options={"approval_policy": _approval_policy(settings.overrides, pool.configuration)},
             limits=settings.limits,
             scorers=self._scorers,
             prices=prices,
             model=settings.model,
-            ask=Asking(codex, self._directory.file(layout.WORK) / ".judge", on_usage=on_usage),
+            ask=Asking(
+                pools.codex,
+                self._directory.file(layout.WORK) / ".judge",
+                on_usage=on_usage,
+                replaced=pools.replaced,
+            ),
             sources=self._sources,
             hook=settings.hook,
             keep=settings.keep,
             guarded=self._guarded,
             trusting=settings.trust_workspaces,
-            private=(self._directory.path, *self._private),
-            linked=self._linked,
-            targets=self._targets,
-            configuration=self._configuration,
+            private=(self._directory.path, *pool.private),
+            linked=pool.linked,
+            targets=pool.targets,
+            configuration=pool.configuration,
             written=runner.written,
             room=runner.room,
             was_full=runner.was_full,
             scoring_places=asyncio.Semaphore(places),
             setup_places=asyncio.Semaphore(places),
         )
-
-    async def _own_pool(self, stack: contextlib.AsyncExitStack, stopping: asyncio.Future[Any]) -> Pool:
-        settings = self._settings
-        path = self._directory.file(layout.HOME)
-        if settings.demo:
-            try:
-                stack.enter_context(demo_home(path, str(settings.demo_script or "demo")))
-            except RuntimeError as error:
-                raise NotStartedError(str(error)) from None
-        else:
-            path = home.prepare(settings.home, path)
-            self._add_homes(path, codex_home())
-            if settings.home == home.USER:
-                trusted = ", and workspaces that codex trusts are trusted in your home"
-                self._display.say(
-                    f"--home user: threads are stored among yours{trusted if settings.trust_workspaces else ''}"
-                )
-
-        def on_slots(slots: list[dict[str, Any]]) -> None:
-            if self._progress.started_at is None:
-                self._progress.slots = slots
-
-        config = AppServerConfig(
-            codex_bin=settings.codex_bin,
-            config_overrides=settings.overrides,
-            cwd=self._directory.path,
-            env={"CODEX_HOME": str(resolved(path))},
-        )
-        # The guards are start-up options, and what they extend is not known before codex has read the configuration.
-        limit_s = START_LIMIT_S if settings.home == home.RUN else USER_HOME_START_LIMIT_S
-        self._configuration = await probe(
-            stopping,
-            config,
-            limit_s=limit_s,
-            renew=lambda: home.renew(settings.home, path),
-            copy=None if settings.demo else home.copy(settings.home, path),
-        )
-        config.config_overrides = (*self._guards(self._configuration), *settings.overrides)
-        return await start_pool(
-            stack,
-            stopping,
-            config,
-            workers=settings.workers,
-            turns_per_worker=settings.turns_per_worker,
-            limit_s=limit_s,
-            log=self._log,
-            on_slots=on_slots,
-        )
-
-    async def _configured(self, codex: AsyncCodex, endpoint: str) -> Configuration:
-        """Configuration of the daemon's threads that ask for nothing else."""
-        try:
-            return await aread_configuration(codex)
-        except AppServerError as error:
-            if is_tcp(endpoint) and isinstance(error, JsonRpcError):
-                return UNKNOWN
-            raise NotStartedError(f"{endpoint}: {error}") from None
-
-    def _add_homes(self, *homes: Path) -> None:
-        """Deny these, and what stands elsewhere and has a link in them, such as a login."""
-        there = [path for path in homes if path.is_dir()]
-        self._private = (*self._private, *there)
-        self._linked = (*self._linked, *(target for path in there for target in links_in(path)))
-
-    def _guards(self, configuration: Configuration) -> tuple[str, ...]:
-        if not self._guarded:
-            return ()
-        run = resolved(self._directory.path)
-        of_samples = self._scorers.private | self._sources.local
-        self._linked = (*self._linked, *self._targets.of(of_samples))
-        private = (run, *self._private, *self._linked)
-        return config_overrides(configuration, private, {run: layout.staying(run)}, of_samples)
-
-    async def _connect(self, endpoint: str) -> AsyncCodex:
-        # An own pool is ready when its workers are; its broker may hear of them a moment later.
-        deadline = time.monotonic() + (CONNECT_LIMIT_S if self._settings.endpoint is None else 0.0)
-        while True:
-            try:
-                name = f"batch {self._directory.path.name}"
-                return await aconnect(endpoint, name=name, key=self._settings.key, priority="batch")
-            except AppServerError as error:
-                if time.monotonic() >= deadline:
-                    raise NotStartedError(str(error)) from None
-            await asyncio.sleep(CONNECT_AGAIN_S)
 
     # What happens meanwhile.
 
@@ -513,13 +420,27 @@ class _Batch:
             if self._runner is not None:
                 self._runner.cancel(sample_id, epoch)
 
-    async def _watch(self, codex: AsyncCodex) -> None:
+    async def _watch(self, pools: Pools) -> None:
         """What the slots do, for whoever looks."""
         while True:
             with contextlib.suppress(AppServerError):
-                status = await codex.client.request("pool/status")
+                status = await pools.codex.client.request("pool/status")
                 self._progress.slots, self._progress.pace = status["workers"], status.get("pace") or {}
             await asyncio.sleep(STATUS_EVERY_S if isinstance(self._display, display.LiveDisplay) else attached.EVERY_S)
+
+    def _on_slots(self, slots: list[dict[str, Any]]) -> None:
+        # Once the run goes on, `_watch` says more.
+        if self._progress.started_at is None:
+            self._progress.slots = slots
+
+    def _on_pool_news(self, kind: str, message: str) -> None:
+        """The pool was lost, or replaced."""
+        self._progress.paused = message if kind == POOL_LOST else None
+        self._warn(kind, f"codex-pool: {message}", message)
+
+    def _warn(self, kind: str, shown: str, message: str) -> None:
+        self._display.say(shown)
+        self._emit({"event": "warning", "kind": kind, "message": message})
 
     def _on_retry(self, sample: Sample, outcome: Outcome) -> None:
         self._display.say(f"{shown_name(*sample.key)}: {outcome.status}, {summary.reason(outcome.error)}; trying again")

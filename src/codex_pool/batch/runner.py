@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -31,6 +31,8 @@ from .progress import Progress
 from .sampling import Job, Means, Sampling, Tried
 from .store import Entry, Finished, RecordRow, RunDirectory, SampleRow, Written
 from .waking import Waking
+
+T = TypeVar("T")
 
 # How long the threads of the last samples may take to be archived.
 ARCHIVE_LIMIT_S = 10.0
@@ -97,8 +99,6 @@ class Runner:
         self._page: deque[SampleRow] = deque()
         self._after: tuple[int, int] | None = None
         self._place = -1
-        self.pool_gone: TransportClosedError | None = None
-        """Why the run could not go on, if it could not."""
         self.ended_early: str | None = None
         """Why nothing more was started, if a limit of the run said so."""
 
@@ -285,7 +285,7 @@ class Runner:
             self._breaker.given_up()
             await self._record_cancelled(job)
             return
-        tried = await sampling.take_up()
+        tried = await self._on_pool(job, sampling.take_up)
         if tried is not None:
             # No turn was run: it shows nothing of what the run pauses for.
             self._breaker.given_up()
@@ -294,7 +294,9 @@ class Runner:
         if tried is None:
             return
         finished = await sampling.record(tried)
-        self._breaker.recorded(tried.outcome)
+        if tried.pool_gone is None:
+            # What was lost with its pool is no failure of the sample.
+            self._breaker.recorded(tried.outcome)
         self._archive_later(tried.outcome, sampling)
         if finished is None:
             self._score_later(sampling)
@@ -338,18 +340,35 @@ class Runner:
             await asyncio.wait(self._aside, return_when=asyncio.FIRST_COMPLETED)
         began_at = time.monotonic()
         with self._progress.counted(job.sample.key) as counted:
-            try:
-                tried = await sampling.attempt(lambda: counted.begin(time.monotonic()), self._on_waiting)
-            except TransportClosedError as error:
-                self._give_up(error)
-                raise Stopped from None
+            tried = await self._on_pool(
+                job, lambda: sampling.attempt(lambda: counted.begin(time.monotonic()), self._on_waiting)
+            )
         if tried.pool_gone is not None:
-            self._give_up(tried.pool_gone)
+            tried = await self._after_loss(job, sampling, tried)
+        elif tried.outcome.turn_id is not None and tried.outcome.status != "lost":
+            self._means.pools.turn_finished()
         if _touches_disk(tried) and self.was_full(began_at):
             tried.outcome = _for_a_full_disk(tried.outcome, self._full)
         cost = sampling.cost_of(tried.outcome)
         self._progress.turn_ended(tried.outcome, cost)
         self._meter.used((tried.outcome.usage or {}).get("total_tokens", 0), cost)
+        return tried
+
+    async def _on_pool(self, job: Job, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """The result of `work`, which is begun again on the next pool where there was none. Raises Stopped."""
+        while True:
+            codex = self._means.codex
+            try:
+                return await work()
+            except TransportClosedError as error:
+                await self._means.pools.replaced(codex, error, job.halt)
+
+    async def _after_loss(self, job: Job, sampling: Sampling, tried: Tried) -> Tried:
+        """An attempt whose pool was lost while its turn ran: completed, if the next pool finds that it was."""
+        assert tried.pool_gone is not None and tried.codex is not None
+        with contextlib.suppress(Stopped):
+            await self._means.pools.replaced(tried.codex, tried.pool_gone, job.halt)
+            return await self._on_pool(job, lambda: sampling.look_again(tried))
         return tried
 
     async def _record_cancelled(self, job: Job) -> None:
@@ -412,11 +431,6 @@ class Runner:
         return self._progress.scoring
 
     # When it is to end.
-
-    def _give_up(self, error: TransportClosedError) -> None:
-        """The pool is gone: what has not been started is better left than failed."""
-        self.pool_gone = self.pool_gone or error
-        self._stop.set()
 
     def _halt_all(self, _: asyncio.Future[Any]) -> None:
         for job in self._jobs.values():

@@ -30,6 +30,7 @@ from .disk import is_full
 from .left import Left, left_of
 from .limits import Limits, Meter, parse_limits
 from .policy import Outcome
+from .pools import Pools
 from .prices import Prices
 from .scoring import ScoreContext, Scorers, score_sample
 from .scoring.base import Ask
@@ -99,6 +100,8 @@ class Tried:
     events: bytes | None = None
     note: str | None = None
     pool_gone: TransportClosedError | None = None
+    """Why the pool was gone while its turn ran, if it was; its client then was `codex`."""
+    codex: AsyncCodex | None = None
     agents_md: str | None = None
 
 
@@ -106,7 +109,7 @@ class Tried:
 class Means:
     """With what samples are run; the same for all of a run."""
 
-    codex: AsyncCodex
+    pools: Pools
     directory: RunDirectory
     thread_options: dict[str, Any]
     limits: Limits = field(default_factory=Limits)
@@ -137,6 +140,11 @@ class Means:
     scoring_places: asyncio.Semaphore
     setup_places: asyncio.Semaphore
 
+    @property
+    def codex(self) -> AsyncCodex:
+        """The client of the present pool."""
+        return self.pools.codex
+
 
 class Sampling:
     """The steps of one sample. `on_running` is told how many more of its attempts run."""
@@ -160,7 +168,10 @@ class Sampling:
     # What an earlier run left.
 
     async def take_up(self) -> Tried | None:
-        """The attempt that nobody saw the end of, if its turns were completed: they are not paid for twice."""
+        """The attempt that nobody saw the end of, if its turns were completed: they are not paid for twice.
+
+        Raises Stopped, TransportClosedError.
+        """
         if self._job.row.attempts == 0:
             return None
         last = self._last_attempt()
@@ -182,6 +193,24 @@ class Sampling:
             ended |= {"status": "failed", "error": {"kind": policy.SANDBOX_ERROR, "message": refused}}
         await self._means.written(lambda: self._directory.end_attempt(start, ended))
         return None
+
+    async def look_again(self, tried: Tried) -> Tried:
+        """An attempt that was lost with its pool: completed, if its turns are stored as completed, else as it is.
+
+        Raises Stopped, TransportClosedError.
+        """
+        last = self._last_attempt()
+        left = None if last is None else await self._left(last)
+        if left is None or not left.whole or left.refused is not None:
+            return tried
+        found = self._taken_up(tried.start, left, tried.workspace)
+        lost = tried.outcome
+        found.outcome = msgspec.structs.replace(
+            found.outcome, usage=lost.usage, worker=lost.worker, queued_ms=lost.queued_ms
+        )
+        found.note = "completed when its pool was lost; taken up"
+        found.agents_md = tried.agents_md
+        return found
 
     def _taken_up(self, start: Start, left: Left, workspace: Workspace | None) -> Tried:
         last = left.turns[-1]
@@ -216,6 +245,7 @@ class Sampling:
     async def attempt(self, on_assigned: Callable[[], None], on_waiting: Callable[[str | None], None]) -> Tried:
         """One more try. Raises Stopped when the sample was to halt before a turn was started, and
         TransportClosedError when there is no pool to start one in."""
+        codex = self._means.codex
         left = await self._to_go_on_with()
         workspace: Workspace | None = None
         try:
@@ -260,7 +290,7 @@ class Sampling:
             raise
         responses, events = tuple(attempt.responses), attempt.events.member()
         tried = Tried(start, outcome, workspace, responses, meter.turns, meter.tool_calls, started_at, events)
-        tried.pool_gone, tried.agents_md = attempt.pool_gone, how
+        tried.pool_gone, tried.codex, tried.agents_md = attempt.pool_gone, codex, how
         return tried
 
     async def _to_go_on_with(self) -> Left | None:

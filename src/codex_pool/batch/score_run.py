@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from codex_app_server import AppServerConfig, AppServerError, HomeError, InvalidInputError
+from codex_app_server import AppServerConfig, AppServerError, AsyncCodex, HomeError, InvalidInputError
 from codex_app_server._files import resolved
 from codex_pool import account_notice, start
 from codex_pool.demo import demo_home
@@ -21,7 +21,10 @@ from codex_pool.endpoints import EndpointError
 from codex_pool.pool import aconnect
 
 from . import home
-from .launch import START_LIMIT_S, USER_HOME_START_LIMIT_S, NotStartedError, probe, start_pool
+from .attempt import Stopped
+from .launch import START_LIMIT_S, USER_HOME_START_LIMIT_S, NotStartedError, OwnPool, probe
+from .pool_deaths import PoolDeaths
+from .pools import Pools
 from .progress import plural
 from .rescore import RESCORING, Counts, Plan, rescore
 from .scoring import Score, ScorerError, Scorers
@@ -91,6 +94,9 @@ def score_run(settings: Settings) -> int:
     except (RunDirectoryError, EndpointError, InvalidInputError) as error:
         print(f"codex-pool: {error}", file=sys.stderr)
         return USAGE
+    except PoolGoneError as error:
+        print(f"codex-pool: {error}", file=sys.stderr)
+        return SOME_NOT_SCORED
     except KeyboardInterrupt as error:
         print("codex-pool: interrupted; what was scored is kept, --missing goes on with the rest", file=sys.stderr)
         return HUNG_UP if isinstance(error, start.HungUp) else INTERRUPTED
@@ -104,6 +110,10 @@ def _refuse_all(problems: Sequence[str]) -> int:
     return USAGE
 
 
+class PoolGoneError(Exception):
+    """No pool is left to ask the judge on; the message says why, and how to go on."""
+
+
 class _Scoring:
     def __init__(self, settings: Settings, plan: Plan, directory: RunDirectory, total: int) -> None:
         self._settings = settings
@@ -112,6 +122,7 @@ class _Scoring:
         self._total = total
         self._done = 0
         self._said_at = time.monotonic()
+        self._pools: Pools | None = None
 
     async def run(self, with_model: bool) -> int:
         """The exit code."""
@@ -120,27 +131,62 @@ class _Scoring:
         self._emit({"event": "launch", "directory": str(settings.run), "samples": self._total})
         async with contextlib.AsyncExitStack() as stack:
             ask = await self._asking(stack) if with_model else None
-            counts = await rescore(
-                self._directory, self._plan, ask=ask, at_once=min(at_once, self._total), on_scored=self._on_scored
-            )
+            try:
+                counts = await rescore(
+                    self._directory, self._plan, ask=ask, at_once=min(at_once, self._total), on_scored=self._on_scored
+                )
+            except Stopped:
+                why = "" if self._pools is None else self._pools.given_up
+                log = settings.run / layout.LOG
+                kept = "what was scored is kept, --missing goes on with the rest"
+                raise PoolGoneError(f"the pool is gone: {why}; see {log}; {kept}") from None
         return self._finish(counts)
 
     async def _asking(self, stack: contextlib.AsyncExitStack) -> Asking:
         settings = self._settings
-        endpoint = settings.endpoint or await self._own_pool(stack)
-        try:
-            codex = await aconnect(endpoint, name=f"score {settings.run.name}", key=settings.key, priority="batch")
-        except AppServerError as error:
-            raise NotStartedError(str(error)) from None
-        stack.push_async_callback(codex.close)
+        stopping: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        own = None if settings.endpoint is not None else await self._own_pool(stack, stopping)
+
+        async def connect() -> AsyncCodex:
+            name = f"score {settings.run.name}"
+            try:
+                if own is not None:
+                    await own.start(stopping)
+                    return await own.pool.aconnect(name=name, priority="batch")
+                return await aconnect(settings.endpoint, name=name, key=settings.key, priority="batch")
+            except AppServerError as error:
+                raise NotStartedError(str(error)) from None
+
+        codex = await connect()
+        pools = self._pools = Pools(
+            codex,
+            name="the pool" if own is not None else f"the pool at {settings.endpoint}",
+            remedy="another is started" if own is not None else "it is waited for",
+            reopen=connect,
+            deaths=PoolDeaths(is_own=own is not None),
+            stopping=stopping,
+            say=self._on_pool_news,
+            on_given_up=lambda: None,
+        )
+        stack.push_async_callback(pools.close)
         login = account_notice.remedy(settings.endpoint, settings.home)
         missing = None if settings.demo else await account_notice.anotice(codex, login)
         if missing is not None:
             self._say(f"codex-pool: {missing}")
             self._emit({"event": "warning", "kind": "login_missing", "message": missing})
-        return Asking(codex, settings.run / RESCORING / "judge")
+        return Asking(codex, settings.run / RESCORING / "judge", replaced=pools.replaced, on_usage=self._on_usage)
 
-    async def _own_pool(self, stack: contextlib.AsyncExitStack) -> str:
+    async def _on_usage(self, usage: dict[str, int] | None, model: str | None) -> None:
+        """A question was answered."""
+        if self._pools is not None:
+            self._pools.turn_finished()
+
+    def _on_pool_news(self, kind: str, message: str) -> None:
+        self._say(f"codex-pool: {message}")
+        self._emit({"event": "warning", "kind": kind, "message": message})
+
+    async def _own_pool(self, stack: contextlib.AsyncExitStack, stopping: asyncio.Future[None]) -> OwnPool:
+        """The run's own pool, not started."""
         settings = self._settings
         path = settings.run / layout.HOME
         if settings.demo:
@@ -158,7 +204,6 @@ class _Scoring:
             env={"CODEX_HOME": str(resolved(path))},
         )
         limit_s = START_LIMIT_S if settings.home == home.RUN else USER_HOME_START_LIMIT_S
-        stopping: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         await probe(
             stopping,
             config,
@@ -166,17 +211,15 @@ class _Scoring:
             renew=lambda: home.renew(settings.home, path),
             copy=None if settings.demo else home.copy(settings.home, path),
         )
-        pool = await start_pool(
-            stack,
-            stopping,
+        own = OwnPool(
             config,
             workers=settings.workers,
             turns_per_worker=settings.turns_per_worker,
             limit_s=limit_s,
             log=settings.run / layout.LOG,
-            on_slots=lambda slots: None,
         )
-        return pool.endpoint
+        stack.push_async_callback(own.close)
+        return own
 
     def _on_scored(self, row: SampleRow, scores: Sequence[Score]) -> None:
         self._done += 1

@@ -113,7 +113,7 @@ class Books:
         self.holder: wire.SessionId | None = None
         # Log-ins under way by their ids: the worker that has one, and the session that began it.
         self.logins: dict[str, tuple[str, wire.SessionId]] = {}
-        self.ended: Counter[str] = Counter(completed=0, failed=0, interrupted=0, lost=0)
+        self.ended: Counter[str] = Counter(dict.fromkeys(wire.TURN_ENDS, 0))
         self._next_call = 0
         self._next_own = 0
         # Threads whose records are others than were written down.

@@ -8,7 +8,7 @@ from codex_pool.broker.books import Books
 from codex_pool.broker.pace import Pace
 from codex_pool.broker.records import Worker
 from codex_pool.broker.workers import state_of
-from codex_pool.wire import SessionId
+from codex_pool.wire import TURN_ENDS, SessionId
 
 
 def status_of(books: Books, pace: Pace, slot_states: list[dict[str, Any]], started_at: float) -> dict[str, Any]:
@@ -33,7 +33,7 @@ def seen_by(status: dict[str, Any], who: str, threads: int) -> dict[str, Any]:
     sessions = [row for row in status["sessions"] if row["principal"] == who]
     shown = ("slot", "state", "restarts")
     running, queued = (sum(row[name] for row in sessions) for name in ("turns", "queued"))
-    ended = dict.fromkeys(("completed", "failed", "interrupted", "lost"), 0)
+    ended = dict.fromkeys(TURN_ENDS, 0)
     return {
         **{name: status[name] for name in ("uptimeMs", "turnsPerWorker")},
         "workers": [{name: row[name] for name in shown} for row in status["workers"]],

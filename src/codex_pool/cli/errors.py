@@ -11,6 +11,9 @@ import click
 
 from codex_pool.cli import options
 
+# How a turn that the pool has ended is named, by the kind of its error; any other has failed.
+_ENDS = {"lost": "was lost", "stalled": "stalled"}
+
 
 @contextmanager
 def reported() -> Iterator[None]:
@@ -39,7 +42,7 @@ def reported() -> Iterator[None]:
 
         fail(f"{error}{limits()}", options.CANNOT_START)
     except TurnFailedError as error:
-        fail(f"the turn failed: {error}", options.SOME_FAILED)
+        fail(f"the turn {_ENDS.get(error.kind, 'failed')}: {error}", options.SOME_FAILED)
     except AppServerError as error:
         fail(str(error), options.SOME_FAILED)
     except start.HungUp:

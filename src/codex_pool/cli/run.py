@@ -13,7 +13,7 @@ import click
 
 from codex_pool import start
 from codex_pool.cli import options
-from codex_pool.cli.errors import reported
+from codex_pool.cli.errors import fail, reported
 
 if TYPE_CHECKING:
     from codex_app_server import Codex
@@ -190,4 +190,5 @@ def _run_turn(codex: Codex, prompt: str, thread_options: Any, turn_options: Any,
         sys.stdout.flush()
     if interrupt is not None:
         raise interrupt
-    collector.result()
+    if collector.result().status == "interrupted":
+        fail("the turn was interrupted, and not from here", options.INTERRUPTED)

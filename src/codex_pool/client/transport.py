@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import zmq
 
 from codex_app_server.envelope import RequestId
-from codex_app_server.errors import TransportClosedError
+from codex_app_server.errors import InvalidInputError, TransportClosedError
 from codex_app_server.transport import DEFAULT_TIMEOUT_S, Interest, Receiver
 from codex_pool import endpoints, keys, sockets, wire
 from codex_pool.broker.identity import MAX_MESSAGE_BYTES
@@ -47,8 +47,8 @@ class PoolTransport:
 
     `key`: the key file for an endpoint of the form tcp://HOST:PORT.
     `priority` is that of its turns where they wait: four interactive ones start for one of a batch. `when_gone` says
-    what becomes of its turns when it is away for longer than the pool waits. Raises EndpointError for an endpoint that
-    cannot be one.
+    what becomes of its turns when it is away for longer than the pool waits. `explain`: gives the error that the
+    session ends with, in place of the one that ended it. Raises EndpointError for an endpoint that cannot be one.
     """
 
     # Other clients run turns there, which can be joined.
@@ -62,8 +62,10 @@ class PoolTransport:
         key: str | os.PathLike[str] | None = None,
         priority: wire.Priority = "interactive",
         when_gone: wire.WhenGone = "interrupt",
+        explain: Callable[[TransportClosedError], TransportClosedError] | None = None,
     ) -> None:
         endpoints.check_client(endpoint, key)
+        self._explain = explain or (lambda error: error)
         self._key = keys.read_client_key(key) if key is not None else None
         self._path = endpoints.ipc_path(endpoint) if key is None else None
         self._max_line_bytes = wire.MAX_BODY_BYTES if key is None else MAX_MESSAGE_BYTES
@@ -95,12 +97,13 @@ class PoolTransport:
         self._lent = False
         self._work_lock = threading.Lock()
         self._failure: BaseException | None = None
+        self._explained: TransportClosedError | None = None
 
     def start(self, receiver: Receiver) -> None:
         """Begin the session. Raises TransportClosedError, which says how to start a pool, if there is none."""
         why = endpoints.why_unreachable(self._path) if self._path is not None else None
         if self._path is not None and why is not None and not endpoints.is_held(self._path):
-            raise TransportClosedError(self._no_pool(why))
+            raise self._explain(TransportClosedError(self._no_pool(why)))
         self._receiver = receiver
         self._wake_r, self._wake_w = os.pipe()
         os.set_blocking(self._wake_r, False)
@@ -120,7 +123,7 @@ class PoolTransport:
         if self._closing or self._thread is None:
             raise TransportClosedError("the client was closed or never started")
         if len(line) > self._max_line_bytes:
-            raise TransportClosedError(f"a line of {len(line)} bytes; the limit is {self._max_line_bytes}")
+            raise InvalidInputError(f"a request of {len(line)} bytes; the limit is {self._max_line_bytes}")
         self._want(lambda: self._session.line(line, interest, timeout_s))
 
     def move_to(self, loop: asyncio.AbstractEventLoop | None) -> None:
@@ -137,6 +140,11 @@ class PoolTransport:
     def cancel(self, request_id: RequestId) -> None:
         if self._thread is not None:
             self._want(lambda: self._session.cancel(request_id))
+
+    def fail(self, error: TransportClosedError) -> None:
+        """End the session with this error: the pool is gone. From any thread."""
+        self._explained = self._failure = error
+        self._wake()
 
     def close(self) -> None:
         self._closing = True
@@ -184,7 +192,7 @@ class PoolTransport:
         try:
             self._pump()
         except TransportClosedError as reason:
-            error = reason
+            error = reason if reason is self._explained else self._explain(reason)
         except BaseException as failure:
             error = TransportClosedError(f"the connection to the pool failed: {failure!r}")
         self._error = error
@@ -216,7 +224,7 @@ class PoolTransport:
                         self._apply(self._wanted.popleft()())
                     self._flush()
                     self._connection.socket.send(wire.encode(wire.Bye()), zmq.NOBLOCK)
-                self._connection.close(linger_ms=500 if self._session.open else 0)
+                self._connection.close(linger_ms=500 if self._session.open and self._failure is None else 0)
                 self._connection = None
             self._context.term()
 

@@ -13,7 +13,9 @@ def summary(status: dict[str, Any]) -> str:
     """One line over the whole pool."""
     turns = status["turns"]
     ready = sum(worker["state"] == "ready" for worker in status["workers"])
-    ended = ", ".join(f"{turns[kind]} {kind}" for kind in ("completed", "failed", "interrupted", "lost") if turns[kind])
+    # A daemon of another version may count others.
+    kinds = [kind for kind in turns if kind not in ("running", "queued")]
+    ended = ", ".join(f"{turns[kind]} {kind}" for kind in kinds if turns[kind])
     clients = len(status["clients"])
     # What a limited key may not see is not there.
     lost = status.get("log", {}).get("lostLines", 0)

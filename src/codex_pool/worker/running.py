@@ -36,6 +36,8 @@ _TELLS_LIMIT = frozenset({"error", "turn/completed"})
 _OF_THREADS = frozenset({"thread/settings/updated", "thread/name/updated", "thread/closed"})
 _HEEDED = _TELLS_LIMIT | _OF_THREADS | {"turn/started", "item/completed"}
 _SPAWNS = b'"spawnAgent"'
+# Methods of `rpc.ended_lines`.
+_ENDED = ["pool/turn/ended", "turn/completed"]
 
 
 class RunningTurns:
@@ -156,6 +158,12 @@ class RunningTurns:
         self._watchdog.heard(turn_id, lines, methods, self._outbox.now)
         self.heed(turn.thread_id, lines, methods)
         status = rpc.status_of(lines[-1]) if ended else None
+        if status == "interrupted" and (reason := self._watchdog.reason_of(turn_id)) is not None:
+            # Interrupted by us: to everyone else it has the same end as one that could not be interrupted.
+            status = "stalled"
+            message = f"turn {turn_id} was stalled: {reason}"
+            last = rpc.ended_lines(turn.thread_id, turn_id, status, message, safe_to_retry=False, completed=lines[-1])
+            lines, methods = [*lines[:-1], *last], [*methods[:-1], *_ENDED]
         self._publish(turn, lines, methods, ended=status, counts=counts)
         if ended:
             self._end(turn)
@@ -230,7 +238,7 @@ class RunningTurns:
     def _end_here(self, turn: Turn, kind: str, reason: str) -> None:
         """The worker ends it, whatever the app-server does."""
         lines = rpc.ended_lines(turn.thread_id, turn.id, kind, reason, safe_to_retry=False)
-        self._publish(turn, lines, ["pool/turn/ended", "turn/completed"], ended="failed")
+        self._publish(turn, lines, _ENDED, ended=kind)
         self._stalled[turn.id] = None
         if len(self._stalled) > MAX_STALLED:
             self._stalled.popitem(last=False)

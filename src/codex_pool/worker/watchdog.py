@@ -61,6 +61,11 @@ class TurnWatchdog:
     def ended(self, turn_id: str) -> None:
         self._turns.pop(turn_id, None)
 
+    def reason_of(self, turn_id: str) -> str | None:
+        """The limit that the turn has passed, and for which it is being interrupted; None if there is none."""
+        watched = self._turns.get(turn_id)
+        return watched.reason if watched is not None and watched.expired_at is not None else None
+
     def due(self, now: float, asking: Container[str]) -> list[Expired]:
         """The turns whose time is over, each once as expired and once as stalled; `asking` have an open question."""
         found: list[Expired] = []

@@ -25,6 +25,8 @@ class Asking:
     """Asks `codex`; threads work in `directory`, an empty one, read-only, and are not kept.
 
     `on_usage(usage, model)` is awaited with the tokens of each question, as a record has them; None where not known.
+    `replaced(codex, error)` gives the client to ask when `codex` has ended with this error; then the question is asked
+    again, and has all its time again.
     """
 
     def __init__(
@@ -33,8 +35,10 @@ class Asking:
         directory: Path,
         *,
         on_usage: Callable[[dict[str, int] | None, str | None], Awaitable[None]] | None = None,
+        replaced: Callable[[AsyncCodex, TransportClosedError], Awaitable[AsyncCodex]] | None = None,
     ) -> None:
         self._codex = codex
+        self._replaced = replaced
         self._directory = directory
         self._on_usage = on_usage
 
@@ -42,15 +46,24 @@ class Asking:
         self, prompt: str, output_schema: dict[str, Any], *, model: str | None, effort: str | None, timeout_s: float
     ) -> str:
         """The final response. Raises AppServerError, TimeoutError after `timeout_s`, ScoringFailed if there is none."""
-        return await asyncio.wait_for(self._until_answered(prompt, output_schema, model, effort), timeout_s)
+        while True:
+            codex = self._codex
+            try:
+                return await asyncio.wait_for(
+                    self._until_answered(codex, prompt, output_schema, model, effort), timeout_s
+                )
+            except TransportClosedError as error:
+                if self._replaced is None:
+                    raise
+                self._codex = await self._replaced(codex, error)
 
     async def _until_answered(
-        self, prompt: str, output_schema: dict[str, Any], model: str | None, effort: str | None
+        self, codex: AsyncCodex, prompt: str, output_schema: dict[str, Any], model: str | None, effort: str | None
     ) -> str:
         tries = 0
         while True:
             try:
-                return await self._once(prompt, output_schema, model, effort)
+                return await self._once(codex, prompt, output_schema, model, effort)
             except TransportClosedError:
                 raise
             except AppServerError as error:
@@ -60,9 +73,11 @@ class Asking:
                     raise
             await asyncio.sleep(policy.backoff_s(outcome, tries, jitter=random.random()))
 
-    async def _once(self, prompt: str, output_schema: dict[str, Any], model: str | None, effort: str | None) -> str:
+    async def _once(
+        self, codex: AsyncCodex, prompt: str, output_schema: dict[str, Any], model: str | None, effort: str | None
+    ) -> str:
         self._directory.mkdir(parents=True, exist_ok=True)
-        thread = await self._codex.thread_start(
+        thread = await codex.thread_start(
             cwd=str(self._directory),
             model=model,
             sandbox="read-only",
@@ -75,6 +90,8 @@ class Asking:
         total = None if result.usage is None else result.usage.total
         if self._on_usage is not None:
             await self._on_usage(None if total is None else total.model_dump(), model)
+        if result.status == "interrupted":
+            raise ScoringFailed("the judge's turn was interrupted")
         if result.final_response is None:
             raise ScoringFailed("the judge said nothing")
         return result.final_response
