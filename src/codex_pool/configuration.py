@@ -182,7 +182,10 @@ def _read(cwd: str | None) -> Operation[Configuration]:
 
 
 def _finish(result: bytes) -> Configuration:
-    return configuration_of(msgspec.json.decode(result)["config"])
+    config = msgspec.json.decode(result, type=dict[str, Any]).get("config")
+    if not isinstance(config, dict):
+        raise ConfigurationError(f"the app-server answered config/read with {result[:200]!r}; expected an object `config`")
+    return configuration_of(config)
 
 
 # Refused as well where config/read is, with a message that names file, line and column.

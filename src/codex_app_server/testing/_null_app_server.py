@@ -235,6 +235,8 @@ class NullAppServer:
             return {**SETTINGS, "thread": thread}
         if method == "turn/interrupt":
             self._interrupted.add(params["turnId"])
+        if method == "config/read":
+            return {"config": {}, "origins": {}}
         return {}
 
     def _start_turn(self, request_id: Any, params: dict[str, Any]) -> None:
