@@ -184,7 +184,9 @@ def _read(cwd: str | None) -> Operation[Configuration]:
 def _finish(result: bytes) -> Configuration:
     config = msgspec.json.decode(result, type=dict[str, Any]).get("config")
     if not isinstance(config, dict):
-        raise ConfigurationError(f"the app-server answered config/read with {result[:200]!r}; expected an object `config`")
+        raise ConfigurationError(
+            f"the app-server answered config/read with {result[:200]!r}; expected an object `config`"
+        )
     return configuration_of(config)
 
 

@@ -25,3 +25,7 @@ class BrokerArguments(msgspec.Struct, forbid_unknown_fields=True):
     expect: list[str] = []
     # When the account was changed last, by CLOCK_MONOTONIC: what started before and took no part in it is renewed.
     changed_at: float = 0.0
+    # Whether the supervisor holds the endpoint, so that sockets may be bound at its paths; whether it is an error, as
+    # at the start of a pool, if that cannot be done at once.
+    holds: bool = True
+    must_bind: bool = True

@@ -71,6 +71,9 @@ class Legacy:
             os.replace(partial, self._path)
         except OSError:
             os.close(file)
+            # Half of it takes up room that others may need.
+            with contextlib.suppress(OSError):
+                partial.unlink()
             raise
         self._file, self._lines = file, len(lines)
 
@@ -90,9 +93,20 @@ class Legacy:
         self._lines += len(lines)
         return True
 
+    @property
+    def is_kept(self) -> bool:
+        """True while the file that changes are appended to is at its path."""
+        try:
+            return self._file is not None and os.path.samestat(os.fstat(self._file), self._path.lstat())
+        except OSError:
+            return False
+
     def remove(self) -> None:
+        """Remove the file, unless it is another broker's by now."""
+        if self.is_kept:
+            with contextlib.suppress(OSError):
+                self._path.unlink()
         self._close()
-        self._path.unlink(missing_ok=True)
 
     def _close(self) -> None:
         if self._file is not None:

@@ -32,6 +32,8 @@ def status(context: click.Context, connect: str | None, key: str | None, as_json
 
     console = Console(highlight=False)
     console.print(view.summary(result), soft_wrap=True)
+    for line in view.problems(result):
+        console.print(line, style="yellow", markup=False, soft_wrap=True)
     table = Table(box=None, pad_edge=False, header_style="dim")
     for number, title in enumerate(view.HEADER):
         table.add_column(title, justify="right" if 2 <= number <= 5 else "left", no_wrap=True)

@@ -22,6 +22,15 @@ def summary(status: dict[str, Any]) -> str:
     )
 
 
+def problems(status: dict[str, Any]) -> list[str]:
+    """One line for each thing that cannot be written or bound for now; a client with a key is not shown any."""
+    return [
+        f"{problem['what']}: {problem['message']}; {problem['tries']} "
+        f"{'try' if problem['tries'] == 1 else 'tries'} in {_duration(problem['forMs'])}"
+        for problem in status.get("problems", ())
+    ]
+
+
 def rows(status: dict[str, Any]) -> list[Row]:
     """One row per slot, under HEADER."""
     return [

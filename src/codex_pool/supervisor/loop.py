@@ -8,8 +8,9 @@
 It has no ZeroMQ: it talks to the broker and the workers over their own pipes.
 
     to the broker        {"slots": [...]}  {"lost": worker, "reason"}  {"drain": worker}  {"ping": number}
-    from the broker      {"event": "ready" | "registered" | "suspect" | "drained" | "pong", "worker", "reason",
-                         "registered"}
+                         {"holds": bool, "problems": [...]}: whether the endpoint is held, and what cannot be written
+    from the broker      {"event": "ready" | "registered" | "suspect" | "drained" | "pong" | "reachable", "worker",
+                         "reason", "registered", "workers"}
     to the holder of the account      {"ping": number}
     from the holder of the account    {"event": "pong"}
     to a worker          {"broker": "new"}: the broker that it is registered with has died and been replaced
@@ -39,8 +40,10 @@ import msgspec
 from codex_app_server.errors import StartError
 from codex_pool import endpoints, processes, start
 from codex_pool.broker.arguments import BrokerArguments
+from codex_pool.problems import Problems
 from codex_pool.processes import ProcessId
 from codex_pool.supervisor.account import AccountHolder
+from codex_pool.supervisor.bookkeeping import LOOK_EVERY_S, Bookkeeping
 from codex_pool.supervisor.core import (
     Changed,
     Drain,
@@ -115,6 +118,11 @@ class Supervisor:
         self._unanswered_pings = 0
         self._restarts = BrokerRestarts()
         self._sample_at = 0.0
+        self._look_at = 0.0
+        self._problems = Problems(log)
+        # What the broker was told of them, and whether workers can come to it.
+        self._told: dict[str, Any] = {}
+        self._is_reachable = True
         self._failure: GiveUp | None = None
         self._is_ready = False
         self._account = AccountHolder(arguments.auth_json, {**os.environ, **arguments.environ}, launcher)
@@ -127,6 +135,7 @@ class Supervisor:
         link_path = endpoints.ipc_path(f"ipc://{path.with_suffix('.i')}")
         endpoints.make_private(path.parent)
         self._lock = EndpointLock(path)
+        self._books = Bookkeeping(self._lock, self._problems, log)
         if self._lock.swept:
             log(f"swept what an earlier pool on this endpoint has left: {', '.join(self._lock.swept)}")
         try:
@@ -154,9 +163,10 @@ class Supervisor:
         finally:
             self._stop()
             # The broker removes its sockets itself, unless it was killed.
-            for leftover in (path, workers_path, link_path):
-                with contextlib.suppress(OSError):
-                    leftover.unlink(missing_ok=True)
+            if self._books.holds:
+                for leftover in (path, workers_path, link_path):
+                    with contextlib.suppress(OSError):
+                        leftover.unlink(missing_ok=True)
             self._homes.close()
             self._lock.release()
         if self._failure is not None:
@@ -184,15 +194,32 @@ class Supervisor:
                 self._start_account()
             if self._ingress.child is None and now >= self._ingress.due:
                 self._start_ingress()
+            if now >= self._look_at:
+                self._look(now)
             if now >= self._sample_at:
                 self._sample(now)
+            if not self._is_reachable:
+                self._core.unreachable(now)
             self._apply(self._core.tick(now))
 
     def _wait_s(self) -> float:
-        deadlines = [self._sample_at, self._core.next_deadline, self._broker_due if self._broker is None else None]
+        deadlines = [self._sample_at, self._look_at, self._core.next_deadline]
+        deadlines.append(self._broker_due if self._broker is None else None)
         deadlines.append(self._account.due if self._account.child is None else None)
         deadlines.append(self._ingress.due if self._ingress.child is None else None)
         return max(0.0, min(at for at in deadlines if at is not None) - time.monotonic())
+
+    def _look(self, now: float) -> None:
+        """What of the endpoint was removed is made again."""
+        self._look_at = now + LOOK_EVERY_S
+        self._books.look(now)
+        self._tell_problems()
+
+    def _tell_problems(self) -> None:
+        told = {"holds": self._books.holds, "problems": self._problems.rows()}
+        if told != self._told and self._broker is not None:
+            self._told = told
+            self._tell_broker(told)
 
     def _sample(self, now: float) -> None:
         """What nobody reports by itself."""
@@ -234,9 +261,10 @@ class Supervisor:
             started.append((self._account.child.pid, "holder of the account"))
         if self._ingress.child is not None:
             started.append((self._ingress.child.pid, "ingress"))
-        self._lock.remember(started)
+        self._books.remember(started, time.monotonic())
 
     def _start_broker(self) -> None:
+        self._books.look(time.monotonic())
         arguments = BrokerArguments(
             clients_endpoint=self._arguments.endpoint,
             workers_endpoint=self._workers_endpoint,
@@ -249,6 +277,8 @@ class Supervisor:
             keys=self._arguments.keys,
             codex_home=str(home_of(Path(self._arguments.sqlite_root))),
             changed_at=time.monotonic() if self._account_changes else self._account_changed_at,
+            holds=self._books.holds,
+            must_bind=not self._is_ready,
         )
         # The broker holds the lock too: should this process be killed, nobody takes the endpoint before the broker has
         # removed its sockets.
@@ -261,9 +291,11 @@ class Supervisor:
             return
         self._brokers += 1
         self._unanswered_pings = 0
+        self._told, self._is_reachable = {}, True
         self._watch(self._broker, self._on_broker)
         self._remember()
         self._tell_broker({"slots": self._core.states()})
+        self._tell_problems()
 
     def _on_broker(self) -> None:
         assert self._broker is not None
@@ -273,7 +305,7 @@ class Supervisor:
             self._unanswered_pings = 0
         for record in records:
             match record:
-                case {"event": "failed", "reason": str(reason)} if self._brokers == 1:
+                case {"event": "failed", "reason": str(reason)} if not self._is_ready:
                     self._failure = GiveUp(reason, ())
                 case {"event": "ready"} if self._brokers > 1:
                     for child in self._workers.values():
@@ -290,6 +322,8 @@ class Supervisor:
                     self._apply(self._core.renew(worker, reason, now))
                 case {"event": "account", "changed_at": float(changed_at), "under_way": bool(under_way)}:
                     self._account_changed_at, self._account_changes = changed_at, under_way
+                case {"event": "reachable", "workers": bool(reachable)}:
+                    self._is_reachable = reachable
                 case {"event": "drained", "worker": str(worker)}:
                     self._apply(self._core.drained(worker, now))
         if ended:
@@ -373,7 +407,12 @@ class Supervisor:
     def _spawn_worker(self, spawn: Spawn) -> None:
         arguments = self._arguments
         environ = {**arguments.environ, **self._account.environ({**os.environ, **arguments.environ})}
-        home = self._homes.take(spawn.slot)
+        try:
+            home = self._homes.take(spawn.slot)
+        except OSError as error:
+            self._no_home(spawn, error)
+            return
+        self._problems.solved("SQLite homes", time.monotonic())
         started = WorkerArguments(
             slot=spawn.slot,
             worker=spawn.worker,
@@ -397,6 +436,15 @@ class Supervisor:
         self._workers[spawn.worker] = child
         self._watch(child, lambda: self._on_worker(spawn.worker))
         self._remember()
+
+    def _no_home(self, spawn: Spawn, error: OSError) -> None:
+        """A worker has no directory for its databases. That is the disk's fault and says nothing of workers: it ends
+        no pool that has worked."""
+        now = time.monotonic()
+        reason = f"the SQLite home of a worker cannot be made: {error.filename}: {error.strerror}"
+        self._problems.failed("SQLite homes", reason, now)
+        jitter = random.random()
+        self._apply(self._core.exited(spawn.worker, reason, (), now, jitter=jitter, counts=not self._is_ready))
 
     def _log_ready(self, line: str) -> None:
         """Log it, but during the start only once the parent has found the pool usable: else an error is all it says."""
