@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 RETRY_FIRST_S = 1.0
-RETRY_MAX_S = 10.0
+RETRY_MAX_S = 5.0
 
 
 @dataclass(slots=True)
@@ -44,7 +44,7 @@ class Problems:
         if problem is None:
             problem = self._problems[what] = _Problem(message, now, 0, now)
         if problem.tries == 0 or problem.message != message:
-            self._log(f"{message}; it is tried again")
+            self._log(f"{what}: {message}; it is tried again")
         problem.message = message
         problem.again_at = now + min(RETRY_MAX_S, RETRY_FIRST_S * 2.0 ** min(problem.tries, 10))
         problem.tries += 1

@@ -35,7 +35,7 @@ class Legacy:
     """See the module's docstring. `endpoint` is that of the clients."""
 
     def __init__(self, endpoint: str) -> None:
-        self._path = Path(f"{endpoints.ipc_path(endpoint)}.threads")
+        self.path = self._path = Path(f"{endpoints.ipc_path(endpoint)}.threads")
         self._supervisor = list(processes.identify(os.getppid()) or (os.getppid(), 0))
         self._file: int | None = None
         self._lines = 0

@@ -327,8 +327,8 @@ class Broker:
             self._problems.solved(THREADS, now)
 
     def _not_kept(self, error: OSError, now: float) -> None:
-        message = f"threads cannot be written down for a broker after this one: {error}"
-        self._problems.failed(THREADS, message, now)
+        problem = f"{error.filename or self._legacy.path}: {error.strerror or os.strerror(error.errno or 0)}"
+        self._problems.failed(THREADS, problem, now)
 
     def _send_now(self, is_client: bool, peer: bytes, frames: list[bytes]) -> None:
         """Raises Again, and ZMQError for one who is gone."""

@@ -1,8 +1,8 @@
 """Sockets that the broker listens on: bound, and bound again when their files are not those that it has bound.
 
 A listening socket whose file was removed or replaced is found by nobody who comes later; who has connected stays. At
-the start of a pool what is at such a path is refused unless it is a socket; later it is moved aside: the path belongs to
-the pool, which holds the endpoint.
+the start of a pool what is at such a path is refused unless it is a socket; later it is moved aside: the path belongs to the
+pool, which holds the endpoint.
 """
 
 from __future__ import annotations
@@ -96,8 +96,7 @@ class Places:
                 if self.holds:
                     self._bind_again(place, now)
                 else:
-                    message = f"the {place.what} is not bound: the supervisor does not hold the endpoint"
-                    self._problems.failed(place.what, message, now)
+                    self._problems.failed(place.what, "it is not bound: the supervisor does not hold the endpoint", now)
 
     def is_bound(self, what: str) -> bool:
         return any(place.is_bound for place in self._places if place.what == what)
@@ -111,9 +110,9 @@ class Places:
         try:
             found = place.bind_again()
         except OSError as error:
-            self._problems.failed(place.what, f"the {place.what} cannot be bound: {_named(error)}", now)
+            self._problems.failed(place.what, f"cannot listen on {_named(error)}", now)
         except endpoints.EndpointError as error:
-            self._problems.failed(place.what, f"the {place.what} cannot be bound: {error}", now)
+            self._problems.failed(place.what, str(error), now)
         else:
             if found:
                 self._log(f"the {place.what} is bound again: {found}")

@@ -62,9 +62,9 @@ class Bookkeeping:
         except (EndpointError, EndpointTakenError) as error:
             problem = str(error)
         except OSError as error:
-            problem = f"{error.filename or step}: {error.strerror or os.strerror(error.errno or 0)}"
+            problem = f"{error.filename or self._lock.path_of(step)}: {error.strerror or os.strerror(error.errno or 0)}"
         else:
             self._problems.solved(step, now)
             return True
-        self._problems.failed(step, f"the {step} cannot be made or written: {problem}", now)
+        self._problems.failed(step, problem, now)
         return False

@@ -27,7 +27,7 @@ import msgspec
 from codex_pool import endpoint_name, endpoints, processes
 from codex_pool.endpoint_name import NameTakenError
 from codex_pool.processes import ProcessId
-from codex_pool.supervisor.recheck import Seen
+from codex_pool.supervisor.recheck import Seen, Step
 
 LOCK_LIMIT_S = 3.0
 SWEEP_LIMIT_S = 5.0
@@ -146,6 +146,11 @@ class EndpointLock:
             pid=self._has_pid,
             list=self._listed is not None and _signature(self._list) == self._listed,
         )
+
+    def path_of(self, step: Step) -> Path:
+        """The file, or directory, that a step makes or writes."""
+        paths: dict[Step, Path] = {"runtime directory": self._path.parent, "list of processes": self._list}
+        return paths.get(step, self._lock)
 
     def make_directory(self) -> None:
         """Make the directory again. Raises EndpointError."""

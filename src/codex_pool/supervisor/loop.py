@@ -441,7 +441,7 @@ class Supervisor:
         """A worker has no directory for its databases. That is the disk's fault and says nothing of workers: it ends
         no pool that has worked."""
         now = time.monotonic()
-        reason = f"the SQLite home of a worker cannot be made: {error.filename}: {error.strerror}"
+        reason = f"the directory for a worker's databases cannot be used: {error.filename}: {error.strerror}"
         self._problems.failed("SQLite homes", reason, now)
         jitter = random.random()
         self._apply(self._core.exited(spawn.worker, reason, (), now, jitter=jitter, counts=not self._is_ready))
