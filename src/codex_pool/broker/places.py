@@ -1,8 +1,8 @@
 """Sockets that the broker listens on: bound, and bound again when their files are not those that it has bound.
 
 A listening socket whose file was removed or replaced is found by nobody who comes later; who has connected stays. At
-the start of a pool what is at such a path is refused unless it is a socket; later it is moved aside: the path belongs to the
-pool, which holds the endpoint.
+the start of a pool what is at such a path is refused unless it is a socket. Later it is moved aside: the path belongs
+to the pool, which holds the endpoint.
 """
 
 from __future__ import annotations
