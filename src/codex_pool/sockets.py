@@ -117,8 +117,9 @@ def bind(socket: zmq.Socket[bytes], endpoint: str) -> None:
     before = os.umask(0o177)
     try:
         socket.bind(_address(endpoint))
-    except zmq.ZMQError as error:
-        number = error.errno or 0
+    except (zmq.ZMQError, TypeError):
+        # pyzmq 27.1 makes its own message for ENOENT, and cannot do that with an address of bytes.
+        number = zmq.zmq_errno()
         raise OSError(number, os.strerror(number), endpoint.removeprefix("ipc://")) from None
     finally:
         os.umask(before)
