@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 
@@ -29,3 +31,5 @@ class BrokerArguments(msgspec.Struct, forbid_unknown_fields=True):
     # at the start of a pool, if that cannot be done at once.
     holds: bool = True
     must_bind: bool = True
+    # Threads whose records an earlier broker could not write down, by their ids; None for one that is no more.
+    unsaved: dict[str, Any] = {}

@@ -3,7 +3,7 @@
     python -m codex_pool.broker       start arguments: one JSON line on stdin; then JSON lines of the supervisor
                                       (lost, slots, drain, ping, holds); its end is the supervisor's death
                                       stdout: JSON lines for the supervisor - ready, failed, registered, suspect,
-                                      drained, renew, account, pong, reachable
+                                      drained, renew, account, pong, reachable, unsaved, saved
                                       stderr: log
 
 The core knows a connection of a client by a name that no two can share: NUL and its identity on the socket over ipc;
@@ -30,11 +30,12 @@ from codex_app_server.lines import LineSplitter, LongLine
 from codex_pool import endpoints, link, sockets, start
 from codex_pool.allowed import AllowedKeys
 from codex_pool.broker.arguments import BrokerArguments
+from codex_pool.broker.checkpoint import Checkpoint, with_unsaved
 from codex_pool.broker.core import BrokerCore
 from codex_pool.broker.doors import Doors
 from codex_pool.broker.ingress_link import IngressLinks, Over
 from codex_pool.broker.keeper import Keeper
-from codex_pool.broker.legacy import Changes, Legacy
+from codex_pool.broker.legacy import Legacy
 from codex_pool.broker.owned import Owned
 from codex_pool.broker.places import Place, Places
 from codex_pool.broker.records import (
@@ -54,13 +55,14 @@ from codex_pool.broker.records import (
 from codex_pool.keys import KeyStore
 from codex_pool.ownership import path_in
 from codex_pool.problems import Problems
+from codex_pool.wire import ThreadRecord
 
 MESSAGES_PER_PHASE = 500
 MAX_OUTBOX_BYTES = 64 * 1024 * 1024
 OUTBOX_RETRY_MS = 5
 LOOK_AT_KEYS_EVERY_S = 1.0
 LOOK_AT_FILES_EVERY_S = 1.0
-THREADS, WORKERS = "record of threads", "workers' socket"
+WORKERS = "workers' socket"
 MAX_LOG_CHARS = 2000
 
 
@@ -80,7 +82,7 @@ class Broker:
         self._doors = Doors(default_cwd=arguments.cwd or os.getcwd())
         self._keeper, owned = self._open_ownership()
         self._legacy = Legacy(arguments.clients_endpoint)
-        legacy = self._legacy.read()
+        legacy = with_unsaved(self._legacy.read(), arguments.unsaved)
         self._core = BrokerCore(
             slots=arguments.slots,
             turns_per_worker=arguments.turns_per_worker,
@@ -93,6 +95,7 @@ class Broker:
             unix_offset=time.time() - time.monotonic(),
             changed_at=arguments.changed_at,
         )
+        self._checkpoint = Checkpoint(self._legacy, self._records, self._problems, report)
         self._commands = LineSplitter()
         self._outboxes: dict[tuple[bool, bytes], deque[list[bytes]]] = {}
         self._outbox_bytes: dict[tuple[bool, bytes], int] = {}
@@ -264,7 +267,7 @@ class Broker:
                 case AccountChanged():
                     report({"event": "account", "changed_at": effect.changed_at, "under_way": effect.under_way})
                 case Keep():
-                    self._keep(effect.threads)
+                    self._checkpoint.keep(effect.threads, time.monotonic())
                 case Own():
                     if self._keeper is not None:
                         self._keeper.write(effect.number, effect.rows)
@@ -286,6 +289,9 @@ class Broker:
             found.append(Place("ingress's socket", endpoints.ipc_path(arguments.link), self._links.bind))
         return found
 
+    def _records(self) -> list[ThreadRecord]:
+        return [thread.record for thread in self._core.books.threads.values()]
+
     def _look(self, now: float) -> None:
         """What was removed is bound or written again, as is what could not be before."""
         self._look_at = now + LOOK_AT_FILES_EVERY_S
@@ -296,39 +302,12 @@ class Broker:
         if is_reachable != self._is_reachable:
             self._is_reachable = is_reachable
             report({"event": "reachable", "workers": is_reachable})
-        if self._legacy.is_kept:
-            self._problems.solved(THREADS, now)
-        elif self._places.holds and self._problems.is_due(THREADS, now):
-            self._keep_all(now)
+        if self._places.holds:
+            self._checkpoint.look(now)
         rows = [*self._its_problems, *self._problems.rows()]
         if self._keeper is not None:
             rows += self._keeper.problems.rows()
         self._core.problems(rows)
-
-    def _keep(self, changes: Changes) -> None:
-        """Write down what threads have become. Where that cannot be done, the pool goes on without."""
-        if THREADS in self._problems:
-            # All are written with the next try.
-            return
-        try:
-            if self._legacy.keep(changes, len(self._core.books.threads)):
-                return
-        except OSError as error:
-            self._not_kept(error, time.monotonic())
-            return
-        self._keep_all(time.monotonic())
-
-    def _keep_all(self, now: float) -> None:
-        try:
-            self._legacy.write(thread.record for thread in self._core.books.threads.values())
-        except OSError as error:
-            self._not_kept(error, now)
-        else:
-            self._problems.solved(THREADS, now)
-
-    def _not_kept(self, error: OSError, now: float) -> None:
-        problem = f"{error.filename or self._legacy.path}: {error.strerror or os.strerror(error.errno or 0)}"
-        self._problems.failed(THREADS, problem, now)
 
     def _send_now(self, is_client: bool, peer: bytes, frames: list[bytes]) -> None:
         """Raises Again, and ZMQError for one who is gone."""

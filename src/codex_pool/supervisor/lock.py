@@ -99,8 +99,12 @@ class EndpointLock:
         """The descriptor of the lock file, locked, which is at its path."""
         while True:
             fd = _open_lock(self._lock)
-            if _try_lock(fd) and _names(self._lock, fd):
-                return fd
+            if _try_lock(fd):
+                if _names(self._lock, fd):
+                    return fd
+                # It was removed meanwhile.
+                os.close(fd)
+                continue
             holder = os.pread(fd, 32, 0).decode("ascii", "replace").strip()
             os.close(fd)
             # Only what the dead have left is swept, and it may be what keeps the lock.

@@ -9,8 +9,8 @@ It has no ZeroMQ: it talks to the broker and the workers over their own pipes.
 
     to the broker        {"slots": [...]}  {"lost": worker, "reason"}  {"drain": worker}  {"ping": number}
                          {"holds": bool, "problems": [...]}: whether the endpoint is held, and what cannot be written
-    from the broker      {"event": "ready" | "registered" | "suspect" | "drained" | "pong" | "reachable", "worker",
-                         "reason", "registered", "workers"}
+    from the broker      {"event": "ready" | "registered" | "suspect" | "drained" | "pong" | "reachable" | "unsaved" |
+                         "saved", "worker", "reason", "registered", "workers", "threads"}
     to the holder of the account      {"ping": number}
     from the holder of the account    {"event": "pong"}
     to a worker          {"broker": "new"}: the broker that it is registered with has died and been replaced
@@ -68,6 +68,7 @@ from codex_pool.worker.arguments import WorkerArguments
 STOP_LIMIT_S = 8.0
 # Memory is looked at, and broker and holder of the account are asked for a sign of life.
 SAMPLE_EVERY_S = 2.0
+MAX_UNSAVED = 2000
 # Counted, not timed: this process may have been stopped itself.
 UNANSWERED_PINGS = 5
 UNANSWERED_PINGS_AT_START = 15
@@ -123,6 +124,8 @@ class Supervisor:
         # What the broker was told of them, and whether workers can come to it.
         self._told: dict[str, Any] = {}
         self._is_reachable = True
+        # Records of threads that the broker could not write down, for the next one; None for a thread that is no more.
+        self._unsaved: dict[str, Any] = {}
         self._failure: GiveUp | None = None
         self._is_ready = False
         self._account = AccountHolder(arguments.auth_json, {**os.environ, **arguments.environ}, launcher)
@@ -279,6 +282,7 @@ class Supervisor:
             changed_at=time.monotonic() if self._account_changes else self._account_changed_at,
             holds=self._books.holds,
             must_bind=not self._is_ready,
+            unsaved=self._unsaved,
         )
         # The broker holds the lock too: should this process be killed, nobody takes the endpoint before the broker has
         # removed its sockets.
@@ -322,12 +326,21 @@ class Supervisor:
                     self._apply(self._core.renew(worker, reason, now))
                 case {"event": "account", "changed_at": float(changed_at), "under_way": bool(under_way)}:
                     self._account_changed_at, self._account_changes = changed_at, under_way
+                case {"event": "unsaved", "threads": dict(threads)}:
+                    self._keep_unsaved(threads)
+                case {"event": "saved"}:
+                    self._unsaved.clear()
                 case {"event": "reachable", "workers": bool(reachable)}:
                     self._is_reachable = reachable
                 case {"event": "drained", "worker": str(worker)}:
                     self._apply(self._core.drained(worker, now))
         if ended:
             self._on_broker_ended(self._broker, now)
+
+    def _keep_unsaved(self, threads: dict[str, Any]) -> None:
+        for thread_id, record in threads.items():
+            # Beyond the bound it is only known that what is written down of them does not hold any more.
+            self._unsaved[thread_id] = record if len(self._unsaved) < MAX_UNSAVED else None
 
     def _on_registered(self, worker: str, now: float) -> None:
         """The broker knows the worker. It is not ready before: a client that comes at once is to find every worker."""
