@@ -66,9 +66,7 @@ class Checkpoint:
 
     def look(self, now: float) -> None:
         """Write all of them again if the file is not at its path, or could not be written."""
-        if self._legacy.is_kept:
-            self._problems.solved(WHAT, now)
-        elif self._problems.is_due(WHAT, now):
+        if (WHAT in self._problems or not self._legacy.is_kept) and self._problems.is_due(WHAT, now):
             self._write(now)
 
     def _write(self, now: float) -> None:
