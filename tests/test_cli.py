@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -122,10 +123,9 @@ def test_a_missing_binary_is_named(tmp_path: Path) -> None:
     assert f"codex binary not found at {tmp_path}/codex" in done.stderr
 
 
-def test_a_home_that_is_not_a_demos_is_left_alone(runtime_directory: Path) -> None:
-    home = runtime_directory / "codex-pool" / "default.demo"
-    home.parent.mkdir(mode=0o700)
-    home.mkdir(mode=0o700)
+def test_a_home_that_is_not_a_demos_is_left_alone() -> None:
+    home = Path(os.environ["XDG_STATE_HOME"]) / "codex-pool" / "default.demo"
+    home.mkdir(mode=0o700, parents=True)
     (home / "config.toml").write_text("model = 'mine'\n")
     done = command("serve", "--demo")
     assert done.returncode == 3

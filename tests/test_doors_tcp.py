@@ -124,6 +124,7 @@ class Server:
     def _run(self) -> None:
         poller = zmq.Poller()
         self.links = IngressLinks(self.directory / "l.sock", self._secret, poller, lambda line: None)
+        self.links.bind()
         self._bound.set()
         while not self._stop.is_set():
             ready: dict[Any, int] = dict(poller.poll(0 if self.links.has_more else 20))

@@ -729,3 +729,28 @@ TestSupervisorMachine = SupervisorMachine.TestCase
 TestSupervisorMachine.settings = settings(
     max_examples=60, stateful_step_count=60, deadline=None, suppress_health_check=list(HealthCheck)
 )
+
+
+def test_workers_that_cannot_come_to_the_broker_get_more_time() -> None:
+    bench = Bench()
+    for _ in range(5):
+        bench.now += START_LIMIT_S - 1
+        bench.core.unreachable(bench.now)
+        bench.apply(bench.core.tick(bench.now))
+    assert bench.of(Kill) == []
+    bench.now += START_LIMIT_S + 1
+    bench.apply(bench.core.tick(bench.now))
+    assert len(bench.of(Kill)) == 2
+
+
+def test_starts_that_do_not_count_give_no_pool_up() -> None:
+    bench = Bench()
+    for slot in range(2):
+        bench.ready(slot)
+    for _ in range(3 * FRUITLESS_DEATHS):
+        worker = bench.worker(0)
+        del bench.alive[worker]
+        bench.apply(bench.core.exited(worker, "no home", (), bench.now, jitter=0.5, counts=False))
+        bench.now += BACKOFF_MAX_S
+        bench.apply(bench.core.tick(bench.now))
+    assert bench.of(GiveUp) == [] and 0 in bench.alive.values()

@@ -88,16 +88,16 @@ def running(config: AppServerConfig, log: Path, workers: int = 2, **options: Any
         raise
 
 
-def test_a_broker_that_cannot_start_is_given_up_with_the_reason(
+def test_a_broker_that_cannot_listen_is_a_failed_start_with_the_reason(
     config: AppServerConfig, endpoint: str, tmp_path: Path
 ) -> None:
     """Somebody has put a directory where the workers' socket should be."""
     in_the_way = Path(endpoint.removeprefix("ipc://")).with_suffix(".w") / "x"
     in_the_way.mkdir(parents=True)
     in_the_way.parent.parent.chmod(0o700)
-    with pytest.raises(PoolStartError, match=r"the broker has died more than 5 times within 10 s.*exit code 1"):
+    with pytest.raises(PoolStartError, match=f"{in_the_way.parent} exists and is not a socket; move it away"):
         Pool(1, config, endpoint=endpoint, log_file=tmp_path / "log").start()
-    assert (tmp_path / "log").read_text().count("Address already in use") <= 6, "no storm of restarts"
+    assert in_the_way.is_dir()
 
 
 def test_nothing_outlives_a_killed_supervisor_by_more_than_10_s(

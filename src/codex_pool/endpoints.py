@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import secrets
 import socket
 import stat
 from pathlib import Path
+
+from codex_pool import endpoint_name
 
 MAX_IPC_PATH_BYTES = 107
 # Permissions of group and others to write and to enter.
@@ -41,10 +45,11 @@ def runtime_directory() -> Path:
 def make_private(path: Path) -> None:
     """Make a directory for sockets, mode 0700, or check the one that is there, whose mode stays as it is.
 
-    Raises EndpointError as `check_private` does, and for one that cannot be made.
+    Those above it that are missing are made with the same mode. Raises EndpointError as `check_private` does, and for
+    one that cannot be made.
     """
     try:
-        path.mkdir(mode=0o700, parents=True)
+        _make(path)
     except FileExistsError:
         check_private(path)
     except OSError as error:
@@ -52,6 +57,39 @@ def make_private(path: Path) -> None:
             f"{path}, the directory for sockets, cannot be made: {error.strerror}; set XDG_RUNTIME_DIR to a directory "
             "that can be written, or use an endpoint in another directory"
         ) from None
+
+
+def make_again(path: Path) -> None:
+    """As `make_private`, for a directory that was removed while it was in use.
+
+    Raises EndpointError also where others could put theirs in its place: above it is a directory of another user's, or
+    one that everybody may write in and that is not sticky.
+    """
+    above = path.parent
+    while not above.exists() and above != above.parent:
+        above = above.parent
+    try:
+        status = above.stat()
+    except OSError as error:
+        raise EndpointError(f"{path}, the directory for sockets, cannot be made again: {error}") from None
+    if status.st_uid not in (0, os.getuid()) or (status.st_mode & stat.S_IWOTH and not status.st_mode & stat.S_ISVTX):
+        raise EndpointError(
+            f"{path}, the directory for sockets, was removed and is not made again, because others could replace it in "
+            f"{above}; make it with mode 0700"
+        )
+    make_private(path)
+
+
+def _make(path: Path) -> None:
+    try:
+        path.mkdir(mode=0o700)
+    except FileNotFoundError:
+        if path == path.parent:
+            raise
+        # Another process may be first.
+        with contextlib.suppress(FileExistsError):
+            _make(path.parent)
+        path.mkdir(mode=0o700)
 
 
 def check_private(path: Path) -> None:
@@ -102,6 +140,23 @@ def ipc_path(endpoint: str) -> Path:
     return Path(path)
 
 
+def check_socket(path: Path) -> None:
+    """Check that a socket can be bound at `path`: what is there already is a socket. Raises EndpointError."""
+    try:
+        status = path.lstat()
+    except OSError:
+        return
+    if not stat.S_ISSOCK(status.st_mode):
+        raise EndpointError(f"{path} exists and is not a socket; move it away, or use another endpoint")
+
+
+def move_aside(path: Path) -> Path:
+    """Give what is at `path` another name in the same directory, and return that. Raises OSError."""
+    aside = path.with_name(f"{path.name}.aside-{secrets.token_hex(3)}")
+    path.rename(aside)
+    return aside
+
+
 def is_tcp(endpoint: str) -> bool:
     """Whether this is for clients with a key."""
     return endpoint.startswith("tcp://")
@@ -135,27 +190,37 @@ def check_client(endpoint: str, key: object) -> None:
 
 def why_unreachable(path: Path) -> str | None:
     """Why nobody can connect to this socket file; None if somebody listens there."""
+    try:
+        listener_of(path)
+    except (FileNotFoundError, ConnectionRefusedError):
+        return "nothing listens there"
+    except OSError as error:
+        return error.strerror or str(error)
+    return None
+
+
+def listener_of(path: Path) -> int:
+    """The pid of the process that listens on this socket file, 0 if it cannot be told. Raises OSError if none does."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         # A listener that is stopped takes nobody in, and must not hold us up.
         probe.setblocking(False)
         try:
             probe.connect(os.fspath(path))
         except BlockingIOError:
-            return None
-        except (FileNotFoundError, ConnectionRefusedError):
-            return "nothing listens there"
-        except OSError as error:
-            return error.strerror or str(error)
-    return None
+            return 0
+        return endpoint_name.peer_of(probe)[0]
 
 
 def is_held(path: Path) -> bool:
-    """Whether the supervisor that took this endpoint lives: its broker may be on its way.
+    """Whether the supervisor that took this endpoint lives: its broker, or its socket, may be on its way.
 
     Looked at without the lock itself, which a supervisor that starts just now may want.
     """
     try:
         holder = path.with_suffix(".lock").read_text("ascii").strip()
-        return holder.isdigit() and Path(f"/proc/{holder}").exists()
+        if holder.isdigit() and Path(f"/proc/{holder}").exists():
+            return True
     except (OSError, UnicodeDecodeError):
-        return False
+        # The file was removed, or could not be written.
+        pass
+    return endpoint_name.holder(path) is not None

@@ -143,6 +143,12 @@ def daemon_home(endpoint: str) -> Path:
     return state / "codex-pool" / (path.stem if is_default else f"{path.stem}-{digest}")
 
 
+def demo_home_of(endpoint: str) -> Path:
+    """The home of a daemon with --demo at an ipc:// endpoint, beside the own home of one without."""
+    home = daemon_home(endpoint)
+    return home.with_name(f"{home.name}.demo")
+
+
 def left_behind(own: Path, user: Path) -> str | None:
     """A notice for the first start of a daemon on a home of its own, None if there is nothing to say.
 

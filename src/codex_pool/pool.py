@@ -23,7 +23,7 @@ from codex_app_server.client import ApprovalHandler
 from codex_app_server.errors import StartErrorKind
 from codex_app_server.home import codex_home as home_of
 from codex_app_server.home import ensure_home
-from codex_pool import defaults, endpoints, start
+from codex_pool import defaults, endpoint_name, endpoints, start
 from codex_pool.client.transport import PoolTransport
 from codex_pool.configuration import read_configuration
 from codex_pool.keys import KeyStore
@@ -187,7 +187,9 @@ class Pool:
                 name = f"p{os.getpid()}-{os.urandom(3).hex()}"
                 self._own_directory = endpoints.runtime_directory() / name
             self._endpoint = f"ipc://{self._own_directory / 's.sock'}"
-        endpoints.check_private(endpoints.ipc_path(self._endpoint).parent)
+        path = endpoints.ipc_path(self._endpoint)
+        endpoints.check_private(path.parent)
+        endpoints.check_socket(path)
         keys = None
         if self._listen is not None:
             endpoints.check_tcp(self._listen)
@@ -457,18 +459,21 @@ async def aconnect(
 
 def running_daemon(endpoint: str) -> str | None:
     """`endpoint` if a pool holds it, else None."""
-    lock_path = endpoints.ipc_path(endpoint).with_suffix(".lock")
+    path = endpoints.ipc_path(endpoint)
     try:
-        lock = os.open(lock_path, os.O_RDWR | os.O_CLOEXEC)
+        lock = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CLOEXEC)
     except OSError:
-        return None
+        lock = -1
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return None
+        if lock >= 0:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return endpoint
     finally:
-        os.close(lock)
+        if lock >= 0:
+            os.close(lock)
+    # The lock file may have been removed, and not been made again yet.
+    return endpoint if endpoint_name.holder(path) is not None else None
 
 
 def _stderr() -> int | None:

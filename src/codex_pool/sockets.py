@@ -94,18 +94,35 @@ def dealer_once(
     return socket, monitor
 
 
-def router(context: zmq.Context[zmq.Socket[bytes]], endpoint: str) -> zmq.Socket[bytes]:
-    """A ROUTER bound to `endpoint` that reports what it cannot deliver instead of dropping it."""
+def router(context: zmq.Context[zmq.Socket[bytes]], endpoint: str | None = None) -> zmq.Socket[bytes]:
+    """A ROUTER that reports what it cannot deliver instead of dropping it, bound to `endpoint` if there is one.
+
+    Raises OSError.
+    """
     socket = context.socket(zmq.ROUTER)
     socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
     _configure(socket)
-    # The socket file of an ipc endpoint follows the umask; only its owner may connect.
+    if endpoint is not None:
+        bind(socket, endpoint)
+    return socket
+
+
+def bind(socket: zmq.Socket[bytes], endpoint: str) -> None:
+    """Bind it to an ipc endpoint; to the same one again where the socket file was removed. Raises OSError.
+
+    What has connected before stays connected (libzmq 4.3.5): each call makes a listener of its own, which lasts as long
+    as the socket. A socket file that is there is replaced.
+    """
+    # The socket file follows the umask; only its owner may connect.
     before = os.umask(0o177)
     try:
         socket.bind(_address(endpoint))
+    except (zmq.ZMQError, TypeError):
+        # pyzmq 27.1 makes its own message for ENOENT, and cannot do that with an address of bytes.
+        number = zmq.zmq_errno()
+        raise OSError(number, os.strerror(number), endpoint.removeprefix("ipc://")) from None
     finally:
         os.umask(before)
-    return socket
 
 
 def _configure(socket: zmq.Socket[bytes]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 
@@ -28,3 +30,9 @@ class BrokerArguments(msgspec.Struct, forbid_unknown_fields=True):
     # What added to CLOCK_MONOTONIC gives Unix time, in seconds. The same for every broker of a supervisor: a step of
     # the clock between two of them changes no wait.
     unix_offset: float = 0.0
+    # Whether the supervisor holds the endpoint, so that sockets may be bound at its paths; whether it is an error, as
+    # at the start of a pool, if that cannot be done at once.
+    holds: bool = True
+    must_bind: bool = True
+    # Threads whose records an earlier broker could not write down, by their ids; None for one that is no more.
+    unsaved: dict[str, Any] = {}

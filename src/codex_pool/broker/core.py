@@ -70,6 +70,7 @@ class BrokerCore:
         self._started_at = now
         self._next_beat = now + wire.BEAT_S
         self._slot_states: list[dict[str, Any]] = []
+        self._problems: list[dict[str, Any]] = []
         self.books = Books(
             slots=slots, turns_per_worker=turns_per_worker, now=now, doors=doors, owned=owned, unix_offset=unix_offset
         )
@@ -193,6 +194,15 @@ class BrokerCore:
         self._slot_states = states
         return []
 
+    def problems(self, rows: list[dict[str, Any]]) -> None:
+        """What cannot be written or bound for now, for status (see `codex_pool.problems`)."""
+        self._problems = rows
+
+    def unreachable(self, now: float) -> None:
+        """Workers cannot come for now: the socket that they connect to has no file."""
+        self.books.now = now
+        self._sessions.put_off_barrier()
+
     def drain(self, name: str, now: float) -> list[Effect]:
         """This worker is to be replaced: it gets nothing new."""
         self.books.now = now
@@ -265,4 +275,4 @@ class BrokerCore:
         return self._status()
 
     def _status(self) -> dict[str, Any]:
-        return status_of(self.books, self._pace, self._slot_states, self._started_at)
+        return status_of(self.books, self._pace, self._slot_states, self._problems, self._started_at)

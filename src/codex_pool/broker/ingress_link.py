@@ -80,7 +80,7 @@ class _Link:
 
 
 class IngressLinks:
-    """See the module's docstring. Listens at `path`; raises OSError when that is not possible."""
+    """See the module's docstring. It listens at `path` from `bind` on."""
 
     def __init__(self, path: Path, secret: str, poller: zmq.Poller, log: Callable[[str], None]) -> None:
         self._path = path
@@ -91,25 +91,38 @@ class IngressLinks:
         self._by_prefix: dict[bytes, _Link] = {}
         self._joined = 0
         self._lost: list[Over] = []
+        self._listener: socket.socket | None = None
+
+    def bind(self) -> None:
+        """Listen, in place of a socket that is at the path; links that there are stay. Raises OSError."""
         with contextlib.suppress(FileNotFoundError):
-            path.unlink()
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            self._path.unlink()
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         before = os.umask(0o177)
         try:
-            self._listener.bind(os.fsencode(path))
+            listener.bind(os.fsencode(self._path))
+            listener.listen(MAX_LINKS)
+        except OSError as error:
+            listener.close()
+            raise OSError(error.errno, error.strerror, os.fspath(self._path)) from None
         finally:
             os.umask(before)
-        self._listener.listen(MAX_LINKS)
-        self._listener.setblocking(False)
-        poller.register(self._listener.fileno(), zmq.POLLIN)
+        listener.setblocking(False)
+        self._close_listener()
+        self._listener = listener
+        self._poller.register(listener.fileno(), zmq.POLLIN)
+
+    def _close_listener(self) -> None:
+        if self._listener is not None:
+            self._poller.unregister(self._listener.fileno())
+            self._listener.close()
 
     def close(self) -> None:
         """Send what can be sent at once, and close."""
         for each in list(self._links.values()):
             self._write(each)
             self._cut(each)
-        self._listener.close()
-        self._path.unlink(missing_ok=True)
+        self._close_listener()
 
     @property
     def has_more(self) -> bool:
@@ -119,8 +132,8 @@ class IngressLinks:
     def receive(self, ready: dict[Any, int], now: float) -> Events:
         """Read the links that are ready, and what an earlier phase left."""
         events = Events([], {}, False)
-        if self._listener.fileno() in ready:
-            self._accept(now)
+        if self._listener is not None and self._listener.fileno() in ready:
+            self._accept(self._listener, now)
         left = MESSAGES_PER_PHASE
         changed = False
         for fd, each in list(self._links.items()):
@@ -201,9 +214,9 @@ class IngressLinks:
         each.unsent += link.encode(frame)
         self._write(each)
 
-    def _accept(self, now: float) -> None:
+    def _accept(self, listener: socket.socket, now: float) -> None:
         with contextlib.suppress(OSError):
-            accepted, _ = self._listener.accept()
+            accepted, _ = listener.accept()
             if len(self._links) >= MAX_LINKS:
                 accepted.close()
                 return

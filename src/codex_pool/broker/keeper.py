@@ -12,14 +12,17 @@ import os
 import queue
 import sqlite3
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 from codex_pool.ownership import Mark, OwnershipError, Row, Store, path_in
+from codex_pool.problems import Problems
 
 LOOK_S = 1.0
+STORE, WRITES = "ownership store", "writes to the ownership store"
 
 
 class Done(NamedTuple):
@@ -46,6 +49,8 @@ class Keeper:
             os.set_blocking(end, False)
         # Why clients with a key are refused; None while the store can be relied upon.
         self.problem: str | None = None
+        # For status; the log says it in other words.
+        self.problems = Problems(lambda line: None)
         self._thread = threading.Thread(target=self._write_all, name="ownership", daemon=True)
         self._thread.start()
 
@@ -68,6 +73,7 @@ class Keeper:
             self._lose(error)
             return None
         self.problem = None
+        self.problems.solved(STORE, time.monotonic())
         return rows
 
     @property
@@ -108,7 +114,12 @@ class Keeper:
             os.read(self.descriptor, 4096)
         found: list[Done] = []
         while self._done:
-            found.append(self._done.popleft())
+            done = self._done.popleft()
+            found.append(done)
+            if done.problem is None:
+                self.problems.solved(WRITES, time.monotonic())
+            else:
+                self.problems.failed(WRITES, f"{path_in(self._home)}: {done.problem}", time.monotonic())
         return found
 
     def _connect(self) -> Store:
@@ -121,6 +132,7 @@ class Keeper:
         if self.problem != str(error):
             self._log(f"clients with a key are refused: {error}; the remedy: {remedy(self._home, self._keys)}")
         self.problem = str(error)
+        self.problems.failed(STORE, f"clients with a key are refused: {error}", time.monotonic())
 
     # The thread.
 
@@ -136,7 +148,8 @@ class Keeper:
                 if rows:
                     store = store or self._connect()
                     store.write({row.thread_id: row for row in rows}.values())
-            except (OwnershipError, sqlite3.Error) as error:
+            except (OwnershipError, sqlite3.Error, OSError) as error:
+                # Whatever it is: a thread that has ended would leave every later write without an answer.
                 problem = str(error)
                 if store is not None:
                     store.close()

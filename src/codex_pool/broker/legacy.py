@@ -35,7 +35,7 @@ class Legacy:
     """See the module's docstring. `endpoint` is that of the clients."""
 
     def __init__(self, endpoint: str) -> None:
-        self._path = Path(f"{endpoints.ipc_path(endpoint)}.threads")
+        self.path = Path(f"{endpoints.ipc_path(endpoint)}.threads")
         self._supervisor = list(processes.identify(os.getppid()) or (os.getppid(), 0))
         self._file: int | None = None
         self._lines = 0
@@ -43,7 +43,7 @@ class Legacy:
     def read(self) -> list[ThreadRecord] | None:
         """The threads that the broker before this one knew; None if there was none. A cut line is passed over."""
         try:
-            first, *lines = self._path.read_bytes().split(b"\n")
+            first, *lines = self.path.read_bytes().split(b"\n")
             if msgspec.json.decode(first) != self._supervisor:
                 return None
         except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
@@ -63,14 +63,17 @@ class Legacy:
         self._close()
         lines = [msgspec.json.encode(self._supervisor)]
         lines += [msgspec.json.encode(_Line(record.thread_id, record)) for record in records]
-        partial = self._path.with_name(self._path.name + ".new")
+        partial = self.path.with_name(self.path.name + ".new")
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC
         file = os.open(partial, flags, 0o600)
         try:
             _write(file, b"\n".join(lines) + b"\n")
-            os.replace(partial, self._path)
+            os.replace(partial, self.path)
         except OSError:
             os.close(file)
+            # Half of it takes up room that others may need.
+            with contextlib.suppress(OSError):
+                partial.unlink()
             raise
         self._file, self._lines = file, len(lines)
 
@@ -90,9 +93,20 @@ class Legacy:
         self._lines += len(lines)
         return True
 
+    @property
+    def is_kept(self) -> bool:
+        """True while the file that changes are appended to is at its path."""
+        try:
+            return self._file is not None and os.path.samestat(os.fstat(self._file), self.path.lstat())
+        except OSError:
+            return False
+
     def remove(self) -> None:
+        """Remove the file, unless it is another broker's by now."""
+        if self.is_kept:
+            with contextlib.suppress(OSError):
+                self.path.unlink()
         self._close()
-        self._path.unlink(missing_ok=True)
 
     def _close(self) -> None:
         if self._file is not None:

@@ -1,9 +1,9 @@
 """The broker process: one thread, its sockets, the supervisor's pipe, in named phases around `core`.
 
     python -m codex_pool.broker       start arguments: one JSON line on stdin; then JSON lines of the supervisor
-                                      (lost, slots, drain, ping); its end is the supervisor's death
+                                      (lost, slots, drain, ping, holds); its end is the supervisor's death
                                       stdout: JSON lines for the supervisor - ready, failed, registered, suspect,
-                                      drained, renew, account, pong
+                                      drained, renew, account, pong, reachable, unsaved, saved
                                       stderr: log
 
 The core knows a connection of a client by a name that no two can share: NUL and its identity on the socket over ipc;
@@ -14,6 +14,7 @@ What a peer cannot take now waits in its outbox, bounded in bytes; a client beyo
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import signal
@@ -30,12 +31,14 @@ from codex_app_server.lines import LineSplitter, LongLine
 from codex_pool import endpoints, link, log, sockets, start
 from codex_pool.allowed import AllowedKeys
 from codex_pool.broker.arguments import BrokerArguments
+from codex_pool.broker.checkpoint import Checkpoint, with_unsaved
 from codex_pool.broker.core import BrokerCore
 from codex_pool.broker.doors import Doors
 from codex_pool.broker.ingress_link import IngressLinks, Over, Unsound
 from codex_pool.broker.keeper import Keeper
-from codex_pool.broker.legacy import Changes, Legacy
+from codex_pool.broker.legacy import Legacy
 from codex_pool.broker.owned import Owned
+from codex_pool.broker.places import Place, Places
 from codex_pool.broker.records import (
     AccountChanged,
     Drained,
@@ -52,11 +55,15 @@ from codex_pool.broker.records import (
 )
 from codex_pool.keys import KeyStore
 from codex_pool.ownership import path_in
+from codex_pool.problems import Problems
+from codex_pool.wire import ThreadRecord
 
 MESSAGES_PER_PHASE = 500
 MAX_OUTBOX_BYTES = 64 * 1024 * 1024
 OUTBOX_RETRY_MS = 5
 LOOK_AT_KEYS_EVERY_S = 1.0
+LOOK_AT_FILES_EVERY_S = 1.0
+WORKERS = "workers' socket"
 
 _log = logging.getLogger(__name__)
 
@@ -67,15 +74,17 @@ class Broker:
     def __init__(self, arguments: BrokerArguments) -> None:
         self._arguments = arguments
         self._context = zmq.Context()
-        # Workers first: once clients can see their socket, the pool is there.
-        self._workers = sockets.router(self._context, arguments.workers_endpoint)
-        self._clients = sockets.router(self._context, arguments.clients_endpoint)
+        self._workers = sockets.router(self._context)
+        self._clients = sockets.router(self._context)
+        self._problems = Problems(_log.warning)
+        # Those of the supervisor.
+        self._its_problems: list[dict[str, Any]] = []
+        self._look_at = 0.0
+        self._is_reachable = True
         self._doors = Doors(default_cwd=arguments.cwd or os.getcwd())
         self._keeper, owned = self._open_ownership()
         self._legacy = Legacy(arguments.clients_endpoint)
-        self._behind = False
-        legacy = self._legacy.read()
-        self._legacy.write(legacy or [])
+        legacy = with_unsaved(self._legacy.read(), arguments.unsaved)
         self._core = BrokerCore(
             slots=arguments.slots,
             turns_per_worker=arguments.turns_per_worker,
@@ -88,6 +97,7 @@ class Broker:
             unix_offset=arguments.unix_offset,
             changed_at=arguments.changed_at,
         )
+        self._checkpoint = Checkpoint(self._legacy, self._records, self._problems, report)
         self._commands = LineSplitter()
         self._outboxes: dict[tuple[bool, bytes], deque[list[bytes]]] = {}
         self._outbox_bytes: dict[tuple[bool, bytes], int] = {}
@@ -98,10 +108,16 @@ class Broker:
             self._poller.register(self._keeper.descriptor, zmq.POLLIN)
         self._links: IngressLinks | None = None
         if arguments.link is not None:
-            self._keys = AllowedKeys(KeyStore(arguments.keys), _log.warning)
-            self._look_at = time.monotonic() + LOOK_AT_KEYS_EVERY_S
+            warn = _log.warning
+            self._keys = AllowedKeys(KeyStore(arguments.keys), warn)
+            self._look_at_keys_at = time.monotonic() + LOOK_AT_KEYS_EVERY_S
             self._look_at_keys(time.monotonic())
-            self._links = IngressLinks(endpoints.ipc_path(arguments.link), arguments.secret, self._poller, _log.warning)
+            self._links = IngressLinks(endpoints.ipc_path(arguments.link), arguments.secret, self._poller, warn)
+        self._places = Places(self._sockets(arguments), self._problems, _log.warning)
+        self._places.holds = arguments.holds
+        if arguments.must_bind:
+            self._places.bind()
+        self._look(time.monotonic())
 
     def run(self) -> None:
         """Work until the supervisor is gone."""
@@ -123,11 +139,15 @@ class Broker:
                     self._phase_links(self._links, ready)
                 if self._outboxes:
                     self._phase_outboxes()
-                self._apply(self._core.tick(time.monotonic()))
+                now = time.monotonic()
+                if now >= self._look_at:
+                    self._look(now)
+                self._apply(self._core.tick(now))
         finally:
             self._close()
 
     def _close(self) -> None:
+        self._places.remove()
         if self._links is not None:
             self._links.close()
         if self._keeper is not None:
@@ -136,8 +156,6 @@ class Broker:
         self._workers.close(linger=0)
         self._context.term()
         self._legacy.remove()
-        for endpoint in (self._arguments.clients_endpoint, self._arguments.workers_endpoint):
-            endpoints.ipc_path(endpoint).unlink(missing_ok=True)
 
     def _wait_ms(self) -> int:
         if self._outboxes:
@@ -159,6 +177,9 @@ class Broker:
                 self._apply(self._core.drain(command["drain"], now))
             elif "slots" in command:
                 self._apply(self._core.slots(command["slots"]))
+            elif "holds" in command:
+                self._places.holds, self._its_problems = command["holds"], command["problems"]
+                self._look(now)
             elif "ping" in command:
                 self._core.books.lost_lines = command.get("lost_lines", 0) + log.lost()
                 registered, drained = self._core.registered, self._core.drained
@@ -208,8 +229,8 @@ class Broker:
     def _phase_links(self, links: IngressLinks, ready: dict[Any, int]) -> None:
         now = time.monotonic()
         events = links.receive(ready, now)
-        if events.keys_changed or now >= self._look_at:
-            self._look_at = now + LOOK_AT_KEYS_EVERY_S
+        if events.keys_changed or now >= self._look_at_keys_at:
+            self._look_at_keys_at = now + LOOK_AT_KEYS_EVERY_S
             self._look_at_keys(now)
         self._core.books.refused.update(events.refused)
         for event in events.messages:
@@ -257,25 +278,47 @@ class Broker:
                 case AccountChanged():
                     report({"event": "account", "changed_at": effect.changed_at, "under_way": effect.under_way})
                 case Keep():
-                    self._keep(effect.threads)
+                    self._checkpoint.keep(effect.threads, time.monotonic())
                 case Own():
                     if self._keeper is not None:
                         self._keeper.write(effect.number, effect.rows)
                 case Note():
                     _log.warning(effect.message)
 
-    def _keep(self, changes: Changes) -> None:
-        """Write down what threads have become. Where that cannot be done, the pool goes on without."""
-        threads = self._core.books.threads
-        try:
-            if not self._legacy.keep(changes, len(threads)):
-                self._legacy.write(thread.record for thread in threads.values())
-        except OSError as error:
-            if not self._behind:
-                _log.warning(f"threads cannot be written down for a broker after this one: {error}")
-            self._behind = True
-        else:
-            self._behind = False
+    # What is kept on disk, and the files of sockets.
+
+    def _sockets(self, arguments: BrokerArguments) -> list[Place]:
+        """Workers first: once clients can see their socket, the pool is there."""
+        found = [
+            Place(what, endpoints.ipc_path(endpoint), functools.partial(sockets.bind, socket, endpoint))
+            for what, socket, endpoint in (
+                (WORKERS, self._workers, arguments.workers_endpoint),
+                ("clients' socket", self._clients, arguments.clients_endpoint),
+            )
+        ]
+        if self._links is not None and arguments.link is not None:
+            found.append(Place("ingress's socket", endpoints.ipc_path(arguments.link), self._links.bind))
+        return found
+
+    def _records(self) -> list[ThreadRecord]:
+        return [thread.record for thread in self._core.books.threads.values()]
+
+    def _look(self, now: float) -> None:
+        """What was removed is bound or written again, as is what could not be before."""
+        self._look_at = now + LOOK_AT_FILES_EVERY_S
+        self._places.look(now)
+        is_reachable = self._places.is_bound(WORKERS)
+        if not is_reachable:
+            self._core.unreachable(now)
+        if is_reachable != self._is_reachable:
+            self._is_reachable = is_reachable
+            report({"event": "reachable", "workers": is_reachable})
+        if self._places.holds:
+            self._checkpoint.look(now)
+        rows = [*self._its_problems, *self._problems.rows()]
+        if self._keeper is not None:
+            rows += self._keeper.problems.rows()
+        self._core.problems(rows)
 
     def _send_now(self, is_client: bool, peer: bytes, frames: list[bytes]) -> None:
         """Raises Again, and ZMQError for one who is gone."""

@@ -86,6 +86,10 @@ class Sessions:
             for caller in callers.values():
                 self._admit(caller)
 
+    def put_off_barrier(self) -> None:
+        """No worker could come so far."""
+        self._barrier_until = self._books.now + BARRIER_S
+
     # Events.
 
     def hello(self, identity: bytes, hello: wire.Hello, positions: bytes, who: str, key: str) -> None:

@@ -8,10 +8,13 @@ from codex_pool.broker.books import Books
 from codex_pool.broker.pace import Pace
 from codex_pool.broker.records import Worker
 from codex_pool.broker.workers import state_of
+from codex_pool.problems import shown
 from codex_pool.wire import TURN_ENDS, SessionId
 
 
-def status_of(books: Books, pace: Pace, slot_states: list[dict[str, Any]], started_at: float) -> dict[str, Any]:
+def status_of(
+    books: Books, pace: Pace, slot_states: list[dict[str, Any]], problems: list[dict[str, Any]], started_at: float
+) -> dict[str, Any]:
     """The whole pool."""
     return {
         "uptimeMs": _ms(books.now - started_at),
@@ -25,6 +28,7 @@ def status_of(books: Books, pace: Pace, slot_states: list[dict[str, Any]], start
         "refused": dict(books.refused),
         "pace": pace.status(books.now),
         "log": {"lostLines": books.lost_lines},
+        "problems": shown(problems, books.now),
     }
 
 

@@ -103,7 +103,7 @@ def opened(
 def _connected(
     stack: contextlib.ExitStack, verb: str, endpoint: str | None, key: str | None, *, is_own: bool
 ) -> tuple[Codex | None, str | None]:
-    from codex_pool import endpoints
+    from codex_pool import endpoints, homes
     from codex_pool.pool import connect, running_daemon
 
     if endpoint is not None:
@@ -113,7 +113,7 @@ def _connected(
         return None, None
     codex = connect(found, name=f"codex-pool {verb}")
     home = Path(codex.metadata.codex_home)
-    if home == endpoints.ipc_path(found).with_suffix(".demo"):
+    if home == homes.demo_home_of(found):
         codex.close()
         click.echo(f"codex-pool: the daemon at {found} is a demo, which has no account; using your own home", err=True)
         return None, None

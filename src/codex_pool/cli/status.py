@@ -39,4 +39,4 @@ def status(context: click.Context, connect: str | None, key: str | None, as_json
         table.add_row(*row)
     console.print(table)
     for line in view.problems(result):
-        console.print(line, soft_wrap=True, markup=False)
+        console.print(line, style="yellow", soft_wrap=True, markup=False)

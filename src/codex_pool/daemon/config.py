@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from codex_app_server import AppServerConfig, InvalidInputError
+from codex_app_server.errors import HomeError
 from codex_app_server.home import codex_home
-from codex_pool import defaults, endpoints, homes
+from codex_pool import defaults, endpoint_name, endpoints, homes
 from codex_pool.demo import demo_home
-from codex_pool.pool import Pool
+from codex_pool.pool import Pool, PoolStartError
 
 OWN, USER = "own", "user"
 
@@ -79,15 +80,29 @@ class DaemonConfig:
     def pool(self) -> Iterator[Pool]:
         """The pool, not started yet. With `demo` the loopback model runs as long as the context lasts.
 
-        Raises EndpointError, HomeError, InvalidInputError.
+        Raises EndpointError, HomeError, InvalidInputError, and PoolStartError while another pool holds the endpoint.
         """
         endpoint = self.endpoint or endpoints.default_endpoint()
-        endpoints.check_private(endpoints.ipc_path(endpoint).parent)
+        path = endpoints.ipc_path(endpoint)
+        endpoints.check_private(path.parent)
+        # Before the home, which the other one may use, is changed. The lock decides what this does not see.
+        holder = endpoint_name.holder(path)
+        if holder is not None:
+            raise PoolStartError(
+                f"a pool is already running on {endpoint} (supervisor pid {holder or 'unknown'}); stop it or use "
+                "another endpoint"
+            )
         if not self.demo:
             yield self._pool(endpoint, {"CODEX_HOME": str(self._home(endpoint))})
             return
-        home = endpoints.ipc_path(endpoint).with_suffix(".demo")
-        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        home = homes.demo_home_of(endpoint)
+        try:
+            home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise HomeError(
+                f"{home}, the home of --demo, cannot be made: {error.strerror}; set XDG_STATE_HOME to a directory that "
+                "can be written"
+            ) from None
         with demo_home(home):
             yield self._pool(endpoint, {"CODEX_HOME": str(home)})
 

@@ -28,6 +28,36 @@ def summary(status: dict[str, Any]) -> str:
     )
 
 
+def problems(status: dict[str, Any]) -> list[str]:
+    """One line for each thing that cannot be written or bound for now, and each slot whose worker cannot be started.
+
+    A client with a key is not shown any.
+    """
+    return [*_unwritten(status), *_not_started(status)]
+
+
+def _unwritten(status: dict[str, Any]) -> list[str]:
+    return [
+        f"{problem['what']}: {problem['message']}; {problem['tries']} "
+        f"{'try' if problem['tries'] == 1 else 'tries'} in {_duration(problem['forMs'])}"
+        for problem in status.get("problems", ())
+    ]
+
+
+def _not_started(status: dict[str, Any]) -> list[str]:
+    lines = []
+    for slot in status["workers"]:
+        failed = slot.get("failedStarts", 0)
+        if not failed:
+            continue
+        starts = "1 start has failed" if failed == 1 else f"{failed} starts in a row have failed"
+        goes_on = f"worker {slot['worker']} goes on meanwhile" if "worker" in slot else "it has no worker meanwhile"
+        next_ms = slot.get("retryInMs")
+        again = f"the next in {_duration(next_ms)}" if next_ms else "the next one is under way"
+        lines.append(f"slot {slot['slot']}: {starts}, {again}; {goes_on}; the last one: {slot['problem']}")
+    return lines
+
+
 def rows(status: dict[str, Any]) -> list[Row]:
     """One row per slot, under HEADER, then one per worker that drains beside the worker of its slot."""
     slots = status["workers"]
@@ -45,21 +75,6 @@ def rows(status: dict[str, Any]) -> list[Row]:
         )
         for worker in (*slots, *(worker for worker in status.get("draining", ()) if worker["worker"] not in named))
     ]
-
-
-def problems(status: dict[str, Any]) -> list[str]:
-    """One line per slot whose worker cannot be started or replaced: what has become of it, and why."""
-    lines = []
-    for slot in status["workers"]:
-        failed = slot.get("failedStarts", 0)
-        if not failed:
-            continue
-        starts = "1 start has failed" if failed == 1 else f"{failed} starts in a row have failed"
-        goes_on = f"worker {slot['worker']} goes on meanwhile" if "worker" in slot else "it has no worker meanwhile"
-        next_ms = slot.get("retryInMs")
-        again = f"the next in {_duration(next_ms)}" if next_ms else "the next one is under way"
-        lines.append(f"slot {slot['slot']}: {starts}, {again}; {goes_on}; the last one: {slot['problem']}")
-    return lines
 
 
 def _duration(ms: int) -> str:

@@ -264,10 +264,12 @@ class SupervisorCore:
         *,
         jitter: float,
         kind: str | None = None,
+        counts: bool = True,
     ) -> list[Effect]:
         """A worker has ended and everything below it is gone. `jitter` in [0, 1).
 
-        `kind`: as of StartError, when its app-server could not be started.
+        `kind`: as of StartError, when its app-server could not be started. `counts`: whether it may be a reason for the
+        pool to give up.
         """
         slot, worker = self._find(name)
         if slot is None or worker is None:
@@ -300,9 +302,16 @@ class SupervisorCore:
         slot.worker, slot.successor, slot.renewal = slot.successor, None, ""
         if slot.retired is None:
             slot.recycling = ""
-        if worker.state == "starting" or not worker.turns:
+        if counts and (worker.state == "starting" or not worker.turns):
             self._count_fruitless(worker, GiveUp(reason, stderr, kind), now, out)
         return out
+
+    def unreachable(self, now: float) -> None:
+        """Workers cannot come to the broker for now: those that start get more time."""
+        for slot in self._slots:
+            for worker in slot.workers:
+                if worker.state == "starting":
+                    worker.since = now
 
     def tick(self, now: float) -> list[Effect]:
         """Whose time has come. Call it at `next_deadline`."""

@@ -9,6 +9,7 @@ slot's own, which is the slot's from then on; the old one's is the next spare.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import itertools
 import json
@@ -61,8 +62,17 @@ class SqliteHomes:
         self.paths = [self._claim() for _ in range(slots)]
 
     def take(self, slot: int) -> Path:
-        """The home of a worker of this slot that is about to start: the slot's own, or a copy of it while in use."""
+        """The home of a worker of this slot that is about to start: the slot's own, or a copy of it while in use.
+
+        Raises OSError.
+        """
         path = self.paths[slot]
+        if not (path / LOCK_NAME).exists():
+            # It was removed; nobody else has it if it can be locked again.
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            before = self._locks[path]
+            if self._try_claim(path):
+                os.close(before)
         if path not in self._in_use:
             self._seed_if_cold(path)
         else:
@@ -141,10 +151,11 @@ def _copy_databases(source: Path, target: Path) -> bool:
                 closing(sqlite3.connect(partial)) as copy,
             ):
                 original.backup(copy)
-    except sqlite3.Error:
+    except (sqlite3.Error, OSError):
         # A home that is not copied is only slower to start.
         for _, partial in copies:
-            partial.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
         return False
     for database, partial in copies:
         # A log that belongs to another database would be played into this one.

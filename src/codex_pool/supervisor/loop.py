@@ -9,8 +9,10 @@ It has no ZeroMQ: it talks to the broker and the workers over their own pipes.
 
     to the broker        {"slots": [...]}  {"lost": worker, "reason"}  {"drain": worker}
                          {"ping": number, "lost_lines": of the logs of all other processes}
-    from the broker      {"event": "ready" | "registered" | "suspect" | "drained" | "pong", "worker", "reason",
-                         "registered": [worker], "drained": [worker], "lost_lines"}
+                         {"holds": bool, "problems": [...]}: whether the endpoint is held, and what cannot be written
+    from the broker      {"event": "ready" | "registered" | "suspect" | "drained" | "pong" | "reachable" | "unsaved" |
+                          "saved", "worker", "reason", "registered": [worker], "drained": [worker], "workers",
+                          "threads", "lost_lines"}
     to the holder of the account      {"ping": number}
     from the holder of the account    {"event": "pong", "lost_lines"}
     to a worker          {"broker": "new"}: the broker that it is registered with has died and been replaced
@@ -44,9 +46,10 @@ import msgspec
 from codex_app_server.errors import StartError
 from codex_pool import endpoints, log, processes, start
 from codex_pool.broker.arguments import BrokerArguments
-from codex_pool.os_errors import describe
+from codex_pool.problems import Problems
 from codex_pool.processes import ProcessId
 from codex_pool.supervisor.account import AccountHolder
+from codex_pool.supervisor.bookkeeping import LOOK_EVERY_S, Bookkeeping
 from codex_pool.supervisor.core import (
     Changed,
     Drain,
@@ -74,6 +77,7 @@ WORKERS_STOP_LIMIT_S = 6.0
 HOLDER_STOP_LIMIT_S = 7.0
 # Memory is looked at, and broker and holder of the account are asked for a sign of life.
 SAMPLE_EVERY_S = 2.0
+MAX_UNSAVED = 2000
 # Counted, not timed: this process may have been stopped itself.
 UNANSWERED_PINGS = 5
 UNANSWERED_PINGS_AT_START = 15
@@ -128,6 +132,13 @@ class Supervisor:
         self._sample_at = 0.0
         # Lines that the logs of children lost which have ended.
         self._lost_before = 0
+        self._look_at = 0.0
+        self._problems = Problems(_log.warning)
+        # What the broker was told of them, and whether workers can come to it.
+        self._told: dict[str, Any] = {}
+        self._is_reachable = True
+        # Records of threads that the broker could not write down, for the next one; None for a thread that is no more.
+        self._unsaved: dict[str, Any] = {}
         self._failure: GiveUp | None = None
         self._is_ready = False
         self._account = AccountHolder(arguments.auth_json, {**os.environ, **arguments.environ}, launcher)
@@ -143,6 +154,7 @@ class Supervisor:
         link_path = endpoints.ipc_path(f"ipc://{path.with_suffix('.i')}")
         endpoints.make_private(path.parent)
         self._lock = EndpointLock(path)
+        self._books = Bookkeeping(self._lock, self._problems, _log.warning)
         if self._lock.swept:
             _log.info(f"swept what an earlier pool on this endpoint has left: {', '.join(self._lock.swept)}")
         try:
@@ -172,9 +184,10 @@ class Supervisor:
         finally:
             self._stop()
             # The broker removes its sockets itself, unless it was killed.
-            for leftover in (path, workers_path, link_path):
-                with contextlib.suppress(OSError):
-                    leftover.unlink(missing_ok=True)
+            if self._books.holds:
+                for leftover in (path, workers_path, link_path):
+                    with contextlib.suppress(OSError):
+                        leftover.unlink(missing_ok=True)
             self._homes.close()
             self._lock.release()
         if self._failure is not None:
@@ -211,15 +224,32 @@ class Supervisor:
                 self._start_account()
             if self._ingress.child is None and now >= self._ingress.due:
                 self._start_ingress()
+            if now >= self._look_at:
+                self._look(now)
             if now >= self._sample_at:
                 self._sample(now)
+            if not self._is_reachable:
+                self._core.unreachable(now)
             self._apply(self._core.tick(now))
 
     def _wait_s(self) -> float:
-        deadlines = [self._sample_at, self._core.next_deadline, self._broker_due if self._broker is None else None]
+        deadlines = [self._sample_at, self._look_at, self._core.next_deadline]
+        deadlines.append(self._broker_due if self._broker is None else None)
         deadlines.append(self._account.due if self._account.child is None else None)
         deadlines.append(self._ingress.due if self._ingress.child is None else None)
         return max(0.0, min(at for at in deadlines if at is not None) - time.monotonic())
+
+    def _look(self, now: float) -> None:
+        """What of the endpoint was removed is made again."""
+        self._look_at = now + LOOK_EVERY_S
+        self._books.look(now)
+        self._tell_problems()
+
+    def _tell_problems(self) -> None:
+        told = {"holds": self._books.holds, "problems": self._problems.rows()}
+        if told != self._told and self._broker is not None:
+            self._told = told
+            self._tell_broker(told)
 
     def _sample(self, now: float) -> None:
         """What nobody reports by itself."""
@@ -271,9 +301,10 @@ class Supervisor:
             started.append((self._account.child.pid, "holder of the account"))
         if self._ingress.child is not None:
             started.append((self._ingress.child.pid, "ingress"))
-        self._lock.remember(started)
+        self._books.remember(started, time.monotonic())
 
     def _start_broker(self) -> None:
+        self._books.look(time.monotonic())
         arguments = BrokerArguments(
             clients_endpoint=self._arguments.endpoint,
             workers_endpoint=self._workers_endpoint,
@@ -287,6 +318,9 @@ class Supervisor:
             codex_home=str(home_of(Path(self._arguments.sqlite_root))),
             changed_at=time.monotonic() if self._account_changes else self._account_changed_at,
             unix_offset=self._unix_offset,
+            holds=self._books.holds,
+            must_bind=not self._is_ready,
+            unsaved=self._unsaved,
         )
         # The broker holds the lock too: should this process be killed, nobody takes the endpoint before the broker has
         # removed its sockets.
@@ -299,9 +333,11 @@ class Supervisor:
             return
         self._brokers += 1
         self._unanswered_pings = 0
+        self._told, self._is_reachable = {}, True
         self._watch(self._broker, self._on_broker)
         self._remember()
         self._tell_broker({"slots": self._core.states()})
+        self._tell_problems()
 
     def _on_broker(self) -> None:
         assert self._broker is not None
@@ -311,7 +347,7 @@ class Supervisor:
             self._unanswered_pings = 0
         for record in records:
             match record:
-                case {"event": "failed", "reason": str(reason)} if self._brokers == 1:
+                case {"event": "failed", "reason": str(reason)} if not self._is_ready:
                     self._failure = GiveUp(reason, ())
                 case {"event": "ready"} if self._brokers > 1:
                     for child in self._workers.values():
@@ -330,10 +366,21 @@ class Supervisor:
                     self._apply(self._core.renew(worker, reason, now))
                 case {"event": "account", "changed_at": float(changed_at), "under_way": bool(under_way)}:
                     self._account_changed_at, self._account_changes = changed_at, under_way
+                case {"event": "unsaved", "threads": dict(threads)}:
+                    self._keep_unsaved(threads)
+                case {"event": "saved"}:
+                    self._unsaved.clear()
+                case {"event": "reachable", "workers": bool(reachable)}:
+                    self._is_reachable = reachable
                 case {"event": "drained", "worker": str(worker)}:
                     self._apply(self._core.drained(worker, now))
         if ended:
             self._on_broker_ended(self._broker, now)
+
+    def _keep_unsaved(self, threads: dict[str, Any]) -> None:
+        for thread_id, record in threads.items():
+            # Beyond the bound it is only known that what is written down of them does not hold any more.
+            self._unsaved[thread_id] = record if len(self._unsaved) < MAX_UNSAVED else None
 
     def _on_registered(self, worker: str, now: float) -> None:
         """The broker knows the worker. It is not ready before: a client that comes at once is to find every worker."""
@@ -418,8 +465,9 @@ class Supervisor:
         try:
             home = self._homes.take(spawn.slot)
         except OSError as error:
-            self._worker_ended(spawn.worker, f"it could not be given a SQLite home: {describe(error)}", (), None)
+            self._no_home(spawn, error)
             return
+        self._problems.solved("SQLite homes", time.monotonic())
         started = WorkerArguments(
             slot=spawn.slot,
             worker=spawn.worker,
@@ -443,6 +491,15 @@ class Supervisor:
         self._workers[spawn.worker] = child
         self._watch(child, lambda: self._on_worker(spawn.worker))
         self._remember()
+
+    def _no_home(self, spawn: Spawn, error: OSError) -> None:
+        """A worker has no directory for its databases. That is the disk's fault and says nothing of workers: it ends
+        no pool that has worked."""
+        now = time.monotonic()
+        reason = f"the directory for a worker's databases cannot be used: {error.filename}: {error.strerror}"
+        self._problems.failed("SQLite homes", reason, now)
+        jitter = random.random()
+        self._apply(self._core.exited(spawn.worker, reason, (), now, jitter=jitter, counts=not self._is_ready))
 
     def _log_ready(self, line: str) -> None:
         """Log it, but during the start only once the parent has found the pool usable: else an error is all it says."""
