@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import threading
 from collections.abc import Callable
@@ -54,11 +55,9 @@ async def in_thread(function: Callable[[], T]) -> T:
             result = call(function)
         except BaseException as error:
             failure = error
-        try:
+        # A loop that is closed has nobody left who waits.
+        with contextlib.suppress(RuntimeError):
             loop.call_soon_threadsafe(settle, result, failure)
-        except RuntimeError:
-            # The loop is closed: nobody waits any more.
-            pass
 
     try:
         threading.Thread(target=run, name="codex-blocking-call", daemon=True).start()

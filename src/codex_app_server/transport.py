@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 DEFAULT_TIMEOUT_S = 60.0
 STDERR_LINES = 40
+# To end a process takes 9 s at most; bounded, since a handler of the program's logging may block the I/O thread.
+CLOSE_LIMIT_S = 30.0
 
 log = logging.getLogger("codex_app_server")
 
@@ -210,8 +212,10 @@ class StdioTransport(_fork.ProcessBound):
         self.close_soon()
         pump = self._pump
         own_threads = (self._starting_in, *(pump.thread_ids if pump is not None else ()))
-        if self._start_claim.locked() and threading.get_ident() not in own_threads:
-            self._ended.wait()
+        if not self._start_claim.locked() or threading.get_ident() in own_threads:
+            return
+        if not self._ended.wait(CLOSE_LIMIT_S):
+            log.error("the app-server (pid %s) was not ended within %g s", self.pid, CLOSE_LIMIT_S)
 
     def _let_go(self) -> None:
         process, pump = self._process, self._pump

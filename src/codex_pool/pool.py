@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import fcntl
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -14,9 +14,19 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from codex_app_server import AppServerConfig, AsyncCodex, Codex, InvalidInputError, StartError, TransportClosedError
+from codex_app_server import (
+    AppServerConfig,
+    AsyncCodex,
+    Codex,
+    InvalidInputError,
+    StartError,
+    TransportClosedError,
+    _fork,
+    _threads,
+)
 from codex_app_server._paths import check_environment, shown
 from codex_app_server._start_failures import directory_problem, start_error, working_directory
+from codex_app_server._waking import Latch
 from codex_app_server.async_client import AsyncApprovalHandler
 from codex_app_server.client import ApprovalHandler
 from codex_app_server.errors import StartErrorKind
@@ -28,6 +38,8 @@ from codex_pool.configuration import read_configuration
 from codex_pool.keys import KeyStore
 from codex_pool.supervisor.homes import root_of
 from codex_pool.wire import Priority, WhenGone
+
+log = logging.getLogger("codex_pool")
 
 START_LIMIT_S = 90.0
 STOP_LIMIT_S = 20.0
@@ -59,7 +71,7 @@ class PoolStartError(TransportClosedError, StartError):
         return type(self), (str(self), self.stderr_lines, self.kind)
 
 
-class Pool:
+class Pool(_fork.ProcessBound):
     """`workers` app-server processes behind one endpoint. Use it as a context manager.
 
     `config`: how each app-server is started; the pool adds only switches that the model cannot see
@@ -74,8 +86,11 @@ class Pool:
     so much memory. `turn_idle_limit_s`: a turn from which nothing has been heard for so long, while no item and no
     question is open, is ended as stalled. `turn_wall_limit_s`: the longest that a turn may run. None: no limit.
     Raises StartError, InvalidInputError, EndpointError, ConfigurationError, PoolStartError (on start); nothing is left
-    behind then.
+    behind then. In a process forked from the one that made it, it ends nothing, and raises WrongProcessError when it is
+    used; a client of its endpoint may be made there with `connect`.
     """
+
+    _called = "pool"
 
     def __init__(
         self,
@@ -119,10 +134,15 @@ class Pool:
         self._listen = listen
         self._keys = keys
         self._supervisor: subprocess.Popen[bytes] | None = None
-        self._started = threading.Event()
+        self._started = Latch()
+        self._reader: threading.Thread | None = None
+        self._read_to_end = Latch()
         self._failure: dict[str, Any] | None = None
         self._closing = False
-        self._close_lock = threading.Lock()
+        self._close_lock = threading.RLock()
+        # The thread that closes: a signal handler that closes too may have interrupted it.
+        self._closing_in = 0
+        self._bind_to_process()
 
     def __enter__(self) -> Pool:
         self.start()
@@ -132,11 +152,11 @@ class Pool:
         self.close()
 
     async def __aenter__(self) -> Pool:
-        await asyncio.to_thread(self.start)
+        await _threads.in_thread(self.start)
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await asyncio.to_thread(self.close)
+        await _threads.in_thread(self.close)
 
     @property
     def endpoint(self) -> str:
@@ -151,6 +171,7 @@ class Pool:
 
     def start(self) -> None:
         """Start all processes and wait until every worker is ready."""
+        self._check_process()
         config = self._config
         argv = lean_argv(config)
         cwd, environ = _working_directory(config), config.environ()
@@ -159,7 +180,8 @@ class Pool:
         home = ensure_home(environ)
         if self._supervisor is not None:
             raise InvalidInputError("the pool has been started already")
-        self._started.clear()
+        _threads.check_unpatched()
+        self._started, self._read_to_end = Latch(), Latch()
         self._failure, self._closing = None, False
         if self._endpoint is None:
             name = f"p{os.getpid()}-{os.urandom(3).hex()}"
@@ -195,20 +217,21 @@ class Pool:
             **self._limits,
         }
         with contextlib.ExitStack() as stack:
-            log: IO[bytes] | None = None
+            log_to: IO[bytes] | None = None
             if self._log_file is not None:
-                log = stack.enter_context(open(self._log_file, "ab"))
+                log_to = stack.enter_context(open(self._log_file, "ab"))
             # A session of its own: Ctrl-C in the terminal is ours to handle, not the pool's.
             command = start.python("codex_pool.supervisor")
             try:
-                self._supervisor = subprocess.Popen(
-                    command,
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=log,
-                    env=environ,
-                    start_new_session=True,
-                )
+                with _fork.opening():
+                    self._supervisor = subprocess.Popen(
+                        command,
+                        stdin=subprocess.PIPE,
+                        stdout=subprocess.PIPE,
+                        stderr=log_to,
+                        env=environ,
+                        start_new_session=True,
+                    )
             except OSError as error:
                 self._remove_directory()
                 failure = start_error(error, command, environ)
@@ -216,9 +239,10 @@ class Pool:
             except ValueError as error:
                 self._remove_directory()
                 raise InvalidInputError(f"the pool cannot be started with this environment: {error}") from error
-        self._reader = threading.Thread(target=self._read_reports, name="codex-pool-reports", daemon=True)
-        self._reader.start()
+        reader = threading.Thread(target=self._read_reports, name="codex-pool-reports", daemon=True)
         try:
+            _threads.start(reader, "to hear from the pool")
+            self._reader = reader
             assert self._supervisor.stdin is not None
             with contextlib.suppress(BrokenPipeError):
                 self._supervisor.stdin.write(start.encode_arguments(arguments))
@@ -243,24 +267,45 @@ class Pool:
             raise
 
     def close(self) -> None:
-        """End all processes and wait until they are gone. May be called twice."""
+        """End all processes and wait until they are gone. May be called twice.
+
+        In a process forked from the one that made it, it does nothing.
+        """
+        if self._is_inherited or self._closing_in == threading.get_ident():
+            return
         with self._close_lock:
-            supervisor = self._supervisor
-            if supervisor is None:
-                return
-            assert supervisor.stdin is not None and supervisor.stdout is not None
-            self._closing = True
-            with contextlib.suppress(OSError):
-                supervisor.stdin.close()
+            self._closing_in = threading.get_ident()
             try:
-                supervisor.wait(STOP_LIMIT_S)
-            except subprocess.TimeoutExpired:
-                supervisor.kill()
-                supervisor.wait()
-            self._reader.join()
-            supervisor.stdout.close()
-            self._supervisor = None
-            self._remove_directory()
+                self._close()
+            finally:
+                self._closing_in = 0
+
+    def _close(self) -> None:
+        supervisor, reader = self._supervisor, self._reader
+        if supervisor is None:
+            return
+        assert supervisor.stdin is not None and supervisor.stdout is not None
+        self._closing = True
+        with contextlib.suppress(OSError):
+            supervisor.stdin.close()
+        try:
+            supervisor.wait(STOP_LIMIT_S)
+        except subprocess.TimeoutExpired:
+            supervisor.kill()
+            supervisor.wait()
+        # It may be in a function of the user's that does not return, or be the one that closes.
+        if reader not in (None, threading.current_thread()) and not self._read_to_end.wait(STOP_LIMIT_S):
+            log.error("on_slots has not returned within %g s after the end of the pool", STOP_LIMIT_S)
+        supervisor.stdout.close()
+        self._supervisor = self._reader = None
+        self._remove_directory()
+
+    def _let_go(self) -> None:
+        supervisor = self._supervisor
+        if supervisor is not None:
+            _fork.let_go(_fork.descriptor_of(supervisor.stdin), _fork.descriptor_of(supervisor.stdout))
+            # It is no child of this process: nothing is to be waited for or said of it.
+            supervisor.returncode = 0
 
     def _remove_directory(self) -> None:
         if self._own_directory is not None:
@@ -276,6 +321,7 @@ class Pool:
         when_gone: WhenGone = "interrupt",
     ) -> Codex:
         """A client of this pool; any number may be connected at once. Options as for the function `connect`."""
+        self._check_process()
         return connect(
             self.endpoint, name=name, approval_handler=approval_handler, priority=priority, when_gone=when_gone
         )
@@ -289,14 +335,15 @@ class Pool:
         when_gone: WhenGone = "interrupt",
     ) -> AsyncCodex:
         """An asyncio client of this pool, connected. Options as for the function `connect`."""
+        self._check_process()
         return await aconnect(
             self.endpoint, name=name, approval_handler=approval_handler, priority=priority, when_gone=when_gone
         )
 
     def wait_ended(self, timeout_s: float) -> bool:
         """Wait until the pool has ended by itself; whether it has. `failure` then says why."""
-        self._reader.join(timeout_s)
-        return not self._reader.is_alive()
+        self._check_process()
+        return self._read_to_end.wait(timeout_s)
 
     @property
     def failure(self) -> str | None:
@@ -305,22 +352,33 @@ class Pool:
 
     def _read_reports(self) -> None:
         assert self._supervisor is not None and self._supervisor.stdout is not None
-        for line in self._supervisor.stdout:
+        try:
+            for line in self._supervisor.stdout:
+                self._on_report(line)
+        except (OSError, ValueError) as error:
+            log.error("the pool cannot be heard any more: %s", error)
+        finally:
+            if self._failure is None and not self._closing:
+                self._failure = {"reason": "its supervisor died", "stderr": []}
+            self._started.open()
+            self._read_to_end.open()
+
+    def _on_report(self, line: bytes) -> None:
+        try:
+            record = json.loads(line)
+            event = record["event"]
+        except (ValueError, TypeError, KeyError):
+            # It may be killed in the middle of a line; whatever is wrong with one, its end must be noticed.
+            return
+        if event == "slots" and self._on_slots is not None:
             try:
-                record = json.loads(line)
-                event = record["event"]
-            except (ValueError, TypeError, KeyError):
-                # It may be killed in the middle of a line; whatever is wrong with one, its end must be noticed.
-                continue
-            if event == "slots" and self._on_slots is not None:
                 self._on_slots(record["slots"])
-            elif event == "ready":
-                self._started.set()
-            elif event == "failed":
-                self._failure = record
-        if self._failure is None and not self._closing:
-            self._failure = {"reason": "its supervisor died", "stderr": []}
-        self._started.set()
+            except Exception:
+                log.exception("on_slots failed; the pool goes on")
+        elif event == "ready":
+            self._started.open()
+        elif event == "failed":
+            self._failure = record
 
 
 def connect(
