@@ -100,9 +100,10 @@ class WrongProcessError(AppServerError, RuntimeError):
     """
 
     def __init__(self, called: str, made_in: int, used_in: int) -> None:
+        pool = "; to use the same pool, connect to its endpoint" if called == "pool" else ""
         super().__init__(
             f"this {called} was made in process {made_in} and is used in process {used_in}, which was forked from it; "
-            'make a new one after the fork, or start processes with the "spawn" method of multiprocessing'
+            f'make a new one after the fork, or start processes with the "spawn" method of multiprocessing{pool}'
         )
         self.called = called
         self.made_in = made_in

@@ -160,7 +160,7 @@ class StdioTransport(_fork.ProcessBound):
         check_environment(environ, config.cwd)
         if config.launch_args_override is None:
             ensure_home(environ)
-        _threads.check_unpatched()
+        _threads.check_patches(blocks=False)
         process = pump = None
         try:
             with _fork.opening():

@@ -180,7 +180,7 @@ class Pool(_fork.ProcessBound):
         home = ensure_home(environ)
         if self._supervisor is not None:
             raise InvalidInputError("the pool has been started already")
-        _threads.check_unpatched()
+        _threads.check_patches(blocks=True)
         self._started, self._read_to_end = Latch(), Latch()
         self._failure, self._closing = None, False
         if self._endpoint is None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from codex_app_server import AppServerConfig, AppServerError, TransportClosedError
+from codex_app_server import AppServerConfig, AppServerError, TransportClosedError, _threads
 from codex_app_server._paths import shown
 from codex_pool.configuration import Configuration, ConfigurationError, probe_configuration
 from codex_pool.homes import ConfigCopy
@@ -91,7 +91,7 @@ async def start_pool(
         on_slots(slots)
 
     pool = Pool(workers, config, turns_per_worker=turns_per_worker, log_file=log, on_slots=on_change)
-    starting = asyncio.ensure_future(asyncio.to_thread(pool.start))
+    starting = asyncio.ensure_future(_threads.in_thread(pool.start))
     stack.push_async_callback(_close, pool, starting)
     try:
         await asyncio.wait({starting, stopping}, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
@@ -123,7 +123,7 @@ async def _join(starting: asyncio.Future[None]) -> None:
 async def _close(pool: Pool, starting: asyncio.Future[None]) -> None:
     """End the pool, also one that is still starting in its thread."""
     while True:
-        await asyncio.to_thread(pool.close)
+        await _threads.in_thread(pool.close)
         if starting.done():
             break
         await asyncio.wait({starting}, timeout=0.5)

@@ -108,7 +108,7 @@ class PoolTransport(_fork.ProcessBound):
     def start(self, receiver: Receiver) -> None:
         """Begin the session. Raises TransportClosedError, which says how to start a pool, if there is none."""
         self._check_process()
-        _threads.check_unpatched()
+        _threads.check_patches(blocks=True)
         why = endpoints.why_unreachable(self._path) if self._path is not None else None
         if self._path is not None and why is not None and not endpoints.is_held(self._path):
             raise TransportClosedError(self._no_pool(why))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import signal
-import threading
 from collections.abc import Callable
 from types import FrameType
 
+from codex_app_server._waking import Latch
 from codex_pool.configuration import ConfigurationError
 from codex_pool.daemon.config import DaemonConfig
 from codex_pool.pool import Pool
@@ -24,19 +24,20 @@ def run_daemon(config: DaemonConfig, on_ready: Callable[[Pool], None]) -> None:
     A second signal while it stops ends the process at once; the pool's processes then end by themselves.
     Raises what Pool raises when it cannot start, and PoolEndedError.
     """
-    stopping = threading.Event()
+    # No Event: the handler would wait for the lock that the code it has interrupted may hold.
+    stopping = Latch()
 
     def stop(number: int, frame: FrameType | None) -> None:
-        if stopping.is_set():
+        if stopping.is_open:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
-        stopping.set()
+        stopping.open()
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         with config.pool() as pool, pool:
             on_ready(pool)
-            while not stopping.is_set():
+            while not stopping.is_open:
                 if pool.wait_ended(POLL_S):
                     raise PoolEndedError(pool.failure or "the pool ended")
     except ConfigurationError as error:
