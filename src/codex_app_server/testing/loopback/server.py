@@ -114,7 +114,7 @@ class LoopbackModel(ProcessBound):
         if self._running is None:
             return
         _, loop, _, listener = self._running
-        let_go(descriptor_of(listener))
+        let_go(descriptor_of(listener), *(descriptor_of(getattr(loop, end, None)) for end in ("_ssock", "_csock")))
         for connection in list(self._connections):
             let_go(descriptor_of(connection.socket))
         # Closing the loop would take its descriptors out of what the parent's thread waits for.
