@@ -66,6 +66,10 @@ class PollPump:
         if wake is not None:
             wake.wake()
 
+    def _clear(self) -> None:
+        if self._wake is not None:
+            self._wake.clear()
+
     def _run(self) -> None:
         failure: BaseException | None = None
         try:
@@ -85,19 +89,19 @@ class PollPump:
         stdin, stdout, stderr = (
             pipe.fileno() for pipe in (self._process.stdin, self._process.stdout, self._process.stderr)
         )
-        wake = self._wake
-        assert wake is not None
+        # No variable has the pipe: the traceback of an error would hold it open.
+        (wake, _) = self.descriptors
         with selectors.DefaultSelector() as selector:
             selector.register(stdout, selectors.EVENT_READ)
             selector.register(stderr, selectors.EVENT_READ)
-            selector.register(wake.descriptor, selectors.EVENT_READ)
+            selector.register(wake, selectors.EVENT_READ)
             writing = False
             while True:
                 ready = [key.fd for key, _ in selector.select(QUIET_S)]
                 if not ready and self._process.poll() is not None:
                     return
-                if wake.descriptor in ready:
-                    wake.clear()
+                if wake in ready:
+                    self._clear()
                 if self._stopping:
                     return
                 if stderr in ready:

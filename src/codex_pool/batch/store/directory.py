@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from codex_app_server import _fork
+from codex_app_server import StartError, _fork
 
 from . import changes, layout
 from .changes import Start, Unfinished
@@ -72,7 +72,12 @@ class RunDirectory(_fork.ProcessBound):
             self._rows = RunStore(path, self._connection)
             self._segments = Segments(path / layout.EVENTS, changes.last_place(self._connection))
             self._results = Results(path)
-            self._writer = Writer(self._connection, before_commit=self._segments.sync, after_commit=self._after_commit)
+            try:
+                self._writer = Writer(
+                    self._connection, before_commit=self._segments.sync, after_commit=self._after_commit
+                )
+            except StartError as error:
+                raise RunDirectoryError(f"{path} cannot be written: {error}") from None
             self._closing = stack.pop_all()
 
     def file(self, name: str) -> Path:
