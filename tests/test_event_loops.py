@@ -59,7 +59,7 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "interrupt_turn": ("t", "u", lambda: True),
 }
 # Operations are made by the SDK; `abandon` waits for nothing and raises nothing; `close` has tests of its own.
-NOT_BY_USERS = {"perform", "start_turn", "spawn", "running_turn", "interrupt_soon", "abandon", "close"}
+NOT_BY_USERS = {"perform", "start_turn", "spawn", "running_turn", "_interrupt_soon", "abandon", "close"}
 
 
 def uses(codex: AsyncCodex, thread: AsyncThread, turn: AsyncTurnHandle) -> Iterator[tuple[str, Callable[[], Any]]]:

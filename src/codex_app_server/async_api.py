@@ -483,7 +483,7 @@ class AsyncTurnHandle:
         """Have the turn interrupted if it has not ended and the handle is not detached; waits for nothing."""
         if not self._detach and not self._mailbox.closed:
             mailbox = self._mailbox
-            self._client.interrupt_soon(self.thread_id, self.id, lambda: mailbox.closed)
+            self._client._interrupt_soon(self.thread_id, self.id, lambda: mailbox.closed)
 
     async def steer(self, input: RunInput) -> None:
         """Add input to the running turn. Raises InvalidRequestError when it is over."""

@@ -398,7 +398,7 @@ class AsyncAppServerClient:
                 self._connection.answer(line)
 
     def _on_orphan(self, thread_id: str, turn_id: str) -> None:
-        self.interrupt_soon(thread_id, turn_id, lambda: self._connection.has_ended(turn_id))
+        self._interrupt_soon(thread_id, turn_id, lambda: self._connection.has_ended(turn_id))
 
     async def _interrupt_orphan(self, thread_id: str, turn_id: str, is_over: Callable[[], bool]) -> None:
         with contextlib.suppress(AppServerError):
@@ -442,7 +442,7 @@ class AsyncAppServerClient:
         if not task.cancelled() and task.exception() is not None:
             log.error("a task of the client failed", exc_info=task.exception())
 
-    def interrupt_soon(self, thread_id: str, turn_id: str, is_over: Callable[[], bool]) -> None:
+    def _interrupt_soon(self, thread_id: str, turn_id: str, is_over: Callable[[], bool]) -> None:
         """Have a turn interrupted on the loop of the client, from wherever; waits for nothing and raises nothing."""
         if self._connection.is_inherited:
             return
