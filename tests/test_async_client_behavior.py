@@ -71,7 +71,7 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
 @pytest.fixture(params=["poll", "threads"])
 def pump(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param == "threads":
-        monkeypatch.setattr(transport_module, "_PollPump", transport_module._ThreadPump)
+        monkeypatch.setattr(transport_module, "PollPump", transport_module.ThreadPump)
     return str(request.param)
 
 

@@ -91,7 +91,7 @@ def connected(
 def pump(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Both ways of moving bytes, whatever the platform."""
     if request.param == "threads":
-        monkeypatch.setattr(transport_module, "_PollPump", transport_module._ThreadPump)
+        monkeypatch.setattr(transport_module, "PollPump", transport_module.ThreadPump)
     return str(request.param)
 
 

@@ -567,7 +567,7 @@ def test_a_handler_that_raises_declines(shared: SimpleNamespace, tmp_path: Path)
 @pytest.mark.parametrize("pump", ["poll", "threads"])
 def test_a_killed_app_server_fails_who_waits(config: AppServerConfig, pump: str, monkeypatch: Any) -> None:
     if pump == "threads":
-        monkeypatch.setattr(transport_module, "_PollPump", transport_module._ThreadPump)
+        monkeypatch.setattr(transport_module, "PollPump", transport_module.ThreadPump)
     with Codex(config) as codex:
         turns = [codex.thread_start(ephemeral=True).turn("[[hang 1]]") for _ in range(3)]
         streams = [started_streaming(turn) for turn in turns]

@@ -47,6 +47,8 @@ if TYPE_CHECKING:
         TurnFailedError,
         TurnLostError,
         UnknownTurnError,
+        WrongEventLoopError,
+        WrongProcessError,
         is_retryable_error,
     )
     from .inputs import (
@@ -104,6 +106,8 @@ _HOMES = {
         "TurnFailedError",
         "TurnLostError",
         "UnknownTurnError",
+        "WrongEventLoopError",
+        "WrongProcessError",
         "is_retryable_error",
     ),
     "inputs": (
@@ -191,6 +195,8 @@ __all__ = [
     "TurnText",
     "UnknownNotification",
     "UnknownTurnError",
+    "WrongEventLoopError",
+    "WrongProcessError",
     "__version__",
     "aretry_on_overload",
     "astream_text",

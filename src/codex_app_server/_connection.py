@@ -3,14 +3,20 @@
 Lines come in on the transport's I/O thread, are routed there under a lock, and their deliveries are handed out by
 `post` - at once for threads, or in one wake-up of the event loop per read for asyncio; also at once where the transport
 works on that loop itself.
+
+The lock is held for moments, and nobody waits for anything under it. But a signal handler, or a finalizer, may run in a
+thread that holds it, and the I/O thread then waits until it returns. `is_inside` tells: from there nothing is sent, and
+nothing waited for.
 """
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import itertools
 import logging
 import math
+import os
 import threading
 import time
 from collections import OrderedDict
@@ -19,25 +25,28 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
-from . import _asks
+from . import _asks, _fork
 from ._deliveries import Ask, Delivery, GlobalRun, LongAsk, Malformed, Reply, ThreadRun, TurnBroken, TurnRun
 from ._mailbox import Mailbox
 from ._message_router import MessageRouter
 from .envelope import RequestId
 from .errors import (
+    AppServerError,
     InternalRpcError,
     InvalidInputError,
     InvalidRequestError,
     LineTooLongError,
+    ReentrantCallError,
     ThreadBusyError,
     TransportClosedError,
     TurnEndedError,
     UnknownTurnError,
+    WrongProcessError,
     map_jsonrpc_error,
 )
 from .generated.routing import REQUESTS
 from .lines import LongLine
-from .transport import Interest, LoopTransport, Transport, TurnLines
+from .transport import Interest, LoopTransport, PromptTransport, Transport, TurnLines
 
 if TYPE_CHECKING:
     import asyncio
@@ -52,7 +61,7 @@ FOLLOW_TURN = "pool/turn/follow"
 
 
 class Future(Protocol):
-    """What `concurrent.futures.Future` and `asyncio.Future` have in common here."""
+    """What `Answer` and `asyncio.Future` have in common."""
 
     def done(self) -> bool: ...
     def set_result(self, result: Any, /) -> None: ...
@@ -182,7 +191,8 @@ class Connection:
         self._on_orphan = on_orphan
         self.notifications = global_mailbox
         self._router = MessageRouter()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._made_in = os.getpid()
         self._ids = itertools.count(1)
         self._calls: dict[int, Call] = {}
         # Turns started through a plain request, whose mailbox nobody has asked for yet.
@@ -194,7 +204,24 @@ class Connection:
         self._closing = False
         self._error: TransportClosedError | None = None
 
+    @property
+    def is_inherited(self) -> bool:
+        """Whether this process was forked from the one that made the connection."""
+        return _fork.is_inherited(self._made_in)
+
+    @property
+    def is_inside(self) -> bool:
+        """Whether this thread holds the lock, so that a signal handler or a finalizer runs now."""
+        return bool(self._lock._is_owned())  # type: ignore[attr-defined]
+
+    def check(self) -> None:
+        """Raises WrongProcessError, and ReentrantCallError where nothing can be waited for."""
+        _fork.check_process(self._made_in, "client")
+        if self.is_inside:
+            raise ReentrantCallError
+
     def start(self) -> None:
+        self.check()
         self._transport.start(self)
 
     def move_to(self, loop: asyncio.AbstractEventLoop | None) -> None:
@@ -203,8 +230,23 @@ class Connection:
             self._transport.move_to(loop)
 
     def close(self) -> None:
+        if self.is_inside:
+            self.close_soon()
+        elif not self.is_inherited:
+            self._closing = True
+            self._transport.close()
+
+    def close_soon(self) -> None:
+        """Begin to end the connection, and wait for nothing."""
+        if self.is_inherited:
+            return
         self._closing = True
-        self._transport.close()
+        if isinstance(self._transport, PromptTransport):
+            self._transport.close_soon()
+            return
+        # Without a thread for it there is nobody to end it but the end of the program.
+        with contextlib.suppress(RuntimeError):
+            _thread.start_new_thread(self._transport.close, ())
 
     # Out.
 
@@ -227,6 +269,7 @@ class Connection:
         waits for the answer any more. Raises TransportClosedError; with `if_idle` ThreadBusyError, for a thread on
         which this client runs a turn.
         """
+        self.check()
         encoded = _encode_method(method)
         call = Call(next(self._ids), method, future, turn, timeout_s, thread_id, detach)
         starts_turn = method in REQUESTS and REQUESTS[method].result_turn
@@ -255,30 +298,33 @@ class Connection:
         return call
 
     def notify(self, method: str, params: bytes | None) -> None:
+        _fork.check_process(self._made_in, "client")
         head = b'{"method":%s' % _encode_method(method)
         self._transport.send(head + (b',"params":%s}' % params if params is not None else b"}"))
 
     def answer(self, line: bytes) -> None:
         """Answer a request of the app-server; an answer that can no longer be delivered is dropped."""
-        with contextlib.suppress(TransportClosedError):
+        with contextlib.suppress(TransportClosedError, WrongProcessError):
+            _fork.check_process(self._made_in, "client")
             self._transport.send(line)
 
     def overdue(self, now: float) -> tuple[list[Call], float]:
         """The calls whose deadline is over, and when the next one's will be; what waits in a queue has none yet."""
         over: list[Call] = []
         next_one = math.inf
-        with self._lock:
-            for call in self._calls.values():
-                if call.deadline is None:
-                    continue
-                if call.deadline <= now:
-                    over.append(call)
-                else:
-                    next_one = min(next_one, call.deadline)
+        for call in list(self._calls.values()):
+            if call.deadline is None:
+                continue
+            if call.deadline <= now:
+                over.append(call)
+            else:
+                next_one = min(next_one, call.deadline)
         return over, next_one
 
     def give_up(self, call: Call) -> None:
         """Stop waiting for the answer of `call`; the turn that it has started, or will have, is interrupted."""
+        if self.is_inherited:
+            return
         with self._lock:
             self._calls.pop(call.id, None)
             self._router.forget(call.id)
@@ -297,19 +343,18 @@ class Connection:
 
     def running_turn(self, thread_id: str) -> tuple[bool, str | None]:
         """Whether a turn that this client started runs on the thread, and its id once it is known."""
+        _fork.check_process(self._made_in, "client")
         with self._lock:
             return self._router.running_turn(thread_id)
 
     def turn_starts(self, thread_id: str) -> list[Any]:
         """The futures of the answers to the starts under way on a thread."""
-        with self._lock:
-            calls = list(self._calls.values())
+        calls = list(self._calls.values())
         return [call.future for call in calls if call.method == "turn/start" and call.thread_id == thread_id]
 
     def has_ended(self, turn_id: str) -> bool:
         """Whether the turn is known to have ended."""
-        with self._lock:
-            return self._router.has_ended(turn_id)
+        return self._router.has_ended(turn_id)
 
     def follow(self, turn_id: str, mailbox: Mailbox, thread_id: str | None = None) -> None:
         """`mailbox` gets what the turn sends from now on.
@@ -317,6 +362,7 @@ class Connection:
         A turn of `thread_id` that was never seen here is joined where the transport is shared; if it does not run, the
         mailbox is closed with UnknownTurnError. Raises TurnEndedError, UnknownTurnError, TransportClosedError.
         """
+        self.check()
         mailbox.turn_id = turn_id
         with self._lock:
             try:
@@ -342,19 +388,19 @@ class Connection:
                 self._router.unfollow(mailbox.turn_id, mailbox.ref)
 
     def keep_unclaimed(self, turn_id: str, mailbox: Mailbox) -> None:
-        with self._lock:
-            self._unclaimed[turn_id] = mailbox
-            if len(self._unclaimed) > UNCLAIMED_TURNS:
-                self._unclaimed.popitem(last=False)
+        self._unclaimed[turn_id] = mailbox
+        if len(self._unclaimed) > UNCLAIMED_TURNS:
+            self._unclaimed.popitem(last=False)
 
     def claim(self, turn_id: str) -> Mailbox | None:
         """The mailbox of a turn that was started through a plain request, once."""
-        with self._lock:
-            return self._unclaimed.pop(turn_id, None)
+        _fork.check_process(self._made_in, "client")
+        return self._unclaimed.pop(turn_id, None)
 
     @property
     def held(self) -> dict[str, int]:
         """What is kept for others, by kind (leak checks)."""
+        _fork.check_process(self._made_in, "client")
         with self._lock:
             return {**self._router.held, "calls": len(self._calls), "unclaimed": len(self._unclaimed)}
 
@@ -405,39 +451,60 @@ class Connection:
 
     def _deliver(self, deliveries: list[Delivery]) -> None:
         for delivery in deliveries:
-            match delivery:
-                case TurnRun():
-                    for token in delivery.tokens:
-                        mailbox = token()  # type: ignore[operator]
-                        if mailbox is not None:
-                            mailbox.put(delivery.lines, delivery.methods, delivery.counts)
-                            if delivery.ended:
-                                mailbox.close()
-                case Reply():
-                    self._resolve(delivery)
-                case ThreadRun() | GlobalRun():
-                    self._heed(delivery.lines)
-                    self.notifications.put(delivery.lines, delivery.methods)
-                case Ask():
-                    self._on_ask(delivery)
-                case LongAsk():
-                    log.warning("%s is declined: %s", delivery.ask.method, delivery.reason)
-                    self.answer(_asks.refusal(delivery.ask))
-                case TurnBroken():
-                    kind = TurnEndedError if delivery.ended else LineTooLongError
-                    for token in delivery.tokens:
-                        _close(token, kind(f"turn {delivery.turn_id}: {delivery.reason}"))
-                case Malformed():
-                    log.warning("ignored a line from the app-server: %s: %r", delivery.reason, delivery.line[:200])
-                    with self._lock:
-                        failed = [] if self._error else self._router.receive_unreadable(delivery.line, delivery.reason)
-                    self._deliver(failed)
+            try:
+                self._hand_out(delivery)
+            except Exception as error:
+                # One that fails is the affair of those it is for; what comes after it goes where it belongs.
+                log.exception("a message from the app-server could not be handed out (%s)", type(delivery).__name__)
+                self._fail_one(delivery, error)
+
+    def _hand_out(self, delivery: Delivery) -> None:
+        match delivery:
+            case TurnRun():
+                for token in delivery.tokens:
+                    mailbox = token()  # type: ignore[operator]
+                    if mailbox is not None:
+                        mailbox.put(delivery.lines, delivery.methods, delivery.counts)
+                        if delivery.ended:
+                            mailbox.close()
+            case Reply():
+                self._resolve(delivery)
+            case ThreadRun() | GlobalRun():
+                self._heed(delivery.lines)
+                self.notifications.put(delivery.lines, delivery.methods)
+            case Ask():
+                self._on_ask(delivery)
+            case LongAsk():
+                log.warning("%s is declined: %s", delivery.ask.method, delivery.reason)
+                self.answer(_asks.refusal(delivery.ask))
+            case TurnBroken():
+                kind = TurnEndedError if delivery.ended else LineTooLongError
+                for token in delivery.tokens:
+                    _close(token, kind(f"turn {delivery.turn_id}: {delivery.reason}"))
+            case Malformed():
+                log.warning("ignored a line from the app-server: %s: %r", delivery.reason, delivery.line[:200])
+                with self._lock:
+                    failed = [] if self._error else self._router.receive_unreadable(delivery.line, delivery.reason)
+                self._deliver(failed)
+
+    def _fail_one(self, delivery: Delivery, error: Exception) -> None:
+        """Nobody waits for what could not be handed out."""
+        match delivery:
+            case TurnRun():
+                for token in delivery.tokens:
+                    _close(token, AppServerError(f"turn {delivery.turn_id}: what it sent could not be kept: {error!r}"))
+            case Reply():
+                assert isinstance(delivery.token, Call)
+                if not delivery.token.future.done():
+                    why = f"the answer to {delivery.token.method} cannot be used: {error!r}"
+                    delivery.token.future.set_exception(InternalRpcError(-32603, why))
+            case Ask():
+                self.answer(_asks.refusal(delivery))
 
     def _resolve(self, reply: Reply) -> None:
         call = reply.token
         assert isinstance(call, Call)
-        with self._lock:
-            self._calls.pop(call.id, None)
+        self._calls.pop(call.id, None)
         if call.mailbox is not None:
             call.mailbox.turn_id = reply.turn_id
         call.thread_id = reply.thread_id or call.thread_id
@@ -508,15 +575,13 @@ class Connection:
 
     def login_mailbox(self, login_id: str, new: Callable[[], Mailbox]) -> Mailbox:
         """Where the end of a log-in comes, or has come."""
-        with self._lock:
-            mailbox = self._logins.get(login_id)
-            if mailbox is None:
-                mailbox = self._logins[login_id] = new()
-                if len(self._logins) > LOGINS:
-                    self._logins.popitem(last=False)
-            if self._error is not None:
-                mailbox.close(self._error)
-            return mailbox
+        _fork.check_process(self._made_in, "client")
+        mailbox = self._logins.setdefault(login_id, new())
+        if len(self._logins) > LOGINS:
+            self._logins.popitem(last=False)
+        if self._error is not None:
+            mailbox.close(self._error)
+        return mailbox
 
     def _on_login(self, login_id: str, line: bytes) -> None:
         mailbox = self.login_mailbox(login_id, type(self.notifications))

@@ -10,6 +10,7 @@ While more than MAX_WAITING_BYTES wait, further deltas are left out; where they 
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 import weakref
@@ -18,6 +19,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import repeat
 from types import MappingProxyType
 
+from ._fork import check_process
+from ._waking import Waiters
 from .generated.routing import NOTIFICATIONS
 from .notifications import Notification
 
@@ -168,31 +171,41 @@ class Mailbox:
 
 
 class SyncMailbox(Mailbox):
-    """For threads."""
+    """For threads. `put` and `close` never wait for a reader, whatever a signal handler has interrupted in one."""
 
-    __slots__ = ("_ready",)
+    __slots__ = ("_made_in", "_readers", "_waiters")
 
     def __init__(self, *, max_lines: int | None = None) -> None:
         super().__init__(max_lines=max_lines)
-        self._ready = threading.Condition(threading.Lock())
+        self._readers = threading.RLock()
+        self._waiters = Waiters()
+        self._made_in = os.getpid()
 
     def get(self, timeout_s: float | None = None) -> Notification | None:
-        """The next notification, None at the end. Raises TimeoutError, or the error the mailbox was closed with."""
+        """The next notification, None at the end.
+
+        Raises TimeoutError, the error the mailbox was closed with, WrongProcessError.
+        """
+        check_process(self._made_in, "client")
         for notification in self.current:
             return notification
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        # Locked: of two readers that both find the batch at its end one takes the next.
-        with self._ready:
-            while True:
+        while True:
+            # Locked: of two readers that both find the batch at its end one takes the next.
+            with self._readers:
                 try:
                     return self._pop()
                 except IndexError:
                     pass
-                # Another thread may take what this one was woken for.
-                left_s = None if deadline is None else max(0.0, deadline - time.monotonic())
-                if not self._ready.wait_for(lambda: self._waiting or self._closed, left_s):
-                    raise TimeoutError(f"no notification within {timeout_s} s")
+            # Another thread may take what this one was woken for.
+            left_s = None if deadline is None else deadline - time.monotonic()
+            if left_s is not None and left_s <= 0:
+                raise TimeoutError(f"no notification within {timeout_s} s")
+            waiter = self._waiters.add()
+            if self._waiting or self._closed:
+                self._waiters.drop(waiter)
+            else:
+                self._waiters.wait(waiter, left_s)
 
     def _wake(self) -> None:
-        with self._ready:
-            self._ready.notify_all()
+        self._waiters.wake()

@@ -63,13 +63,14 @@ class Codex:
         self._closed = False
 
     def __del__(self) -> None:
-        if getattr(self, "_closed", True) or sys.is_finalizing():
+        if getattr(self, "_closed", True) or sys.is_finalizing() or self._client._connection.is_inherited:
             return
+        # It may run in the middle of anything, so that it waits for nothing.
+        with contextlib.suppress(Exception):
+            self._client._connection.close_soon()
         warnings.warn(
             f"unclosed {self!r}: use it as a context manager, or close() it", ResourceWarning, stacklevel=2, source=self
         )
-        with contextlib.suppress(Exception):
-            self._client.close()
 
     def __enter__(self) -> Codex:
         return self
@@ -88,7 +89,10 @@ class Codex:
         return self._metadata
 
     def close(self) -> None:
-        """End the app-server and wait until it is gone. May be called twice."""
+        """End the app-server and wait until it is gone. May be called twice.
+
+        In a process forked from the one that made it, it does nothing, and so does the end of a `with` block.
+        """
         self._closed = True
         self._client.close()
 

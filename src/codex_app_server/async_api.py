@@ -50,11 +50,14 @@ class AsyncCodex:
     def __del__(self) -> None:
         if getattr(self, "_closed", True) or self._starting is None or sys.is_finalizing():
             return
+        if self._client._connection.is_inherited:
+            return
+        # It may run in the middle of anything, so that it waits for nothing.
+        with contextlib.suppress(Exception):
+            self._client._connection.close_soon()
         warnings.warn(
             f"unclosed {self!r}: use it with `async with`, or close() it", ResourceWarning, stacklevel=2, source=self
         )
-        with contextlib.suppress(Exception):
-            self._client._connection.close()
 
     async def __aenter__(self) -> AsyncCodex:
         try:
@@ -85,9 +88,16 @@ class AsyncCodex:
         return await self._ready()
 
     async def close(self) -> None:
-        """End the app-server and wait until it is gone. May be called twice."""
+        """End the app-server and wait until it is gone. May be called twice.
+
+        From another event loop only if its own does not run any more: else raises WrongEventLoopError. In a process
+        forked from the one that made it, it does nothing, and so does the end of an `async with` block.
+        """
+        if self._client._connection.is_inherited:
+            return
+        self._client._home.check_may_close()
         self._closed = True
-        if self._starting is not None and not self._starting.done():
+        if self._starting is not None and not self._starting.done() and self._client._home.is_current:
             self._starting.cancel()
             await asyncio.wait([self._starting])
         await self._client.close()
@@ -165,6 +175,7 @@ class AsyncCodex:
 
         Raises TransportClosedError when the app-server dies.
         """
+        self._client._home.enter()
         if not self._closed:
             await self._ready()
         while (notification := await self._client.next_notification()) is not None:
@@ -175,6 +186,7 @@ class AsyncCodex:
         return await self._client.perform(operation)
 
     async def _ready(self) -> m.InitializeResponse:
+        self._client._home.enter()
         if self._closed:
             raise TransportClosedError("the client was closed")
         if self._starting is None:
@@ -237,6 +249,8 @@ class AsyncThread:
         Raises TurnFailedError, RequestTimeoutError, OutputTypeError, ThreadBusyError.
         """
 
+        self._client._home.enter()
+
         async def turn_and_wait() -> TurnResult:
             turn = await self._turn(input, "final", options, output_type, on_busy, detach)
             return await turn.run()
@@ -270,6 +284,7 @@ class AsyncThread:
     async def _turn(
         self, input: RunInput, interest: Interest, options: Any, output_type: Any, on_busy: OnBusy, detach: bool
     ) -> AsyncTurnHandle:
+        self._client._home.enter()
         check_on_busy(on_busy)
         operation = operations.turn_start(self.id, input, options, interest, output_type)
         while True:
@@ -356,6 +371,7 @@ class AsyncTurnStream(AsyncIterator[Notification]):
         self._mailbox = mailbox
 
     async def __anext__(self) -> Notification:
+        self._mailbox.check()
         for there in self._mailbox.current:
             return there
         notification = await self._mailbox.get()
@@ -443,8 +459,9 @@ class AsyncTurnHandle:
     async def run(self, *, timeout: float | None = None) -> TurnResult:
         """Read the turn to its end. `timeout` in seconds; whatever ends the wait early interrupts the turn.
 
-        Raises TurnFailedError, TransportClosedError, RequestTimeoutError.
+        Raises TurnFailedError, TransportClosedError, RequestTimeoutError, WrongEventLoopError.
         """
+        self._mailbox.check()
         try:
             return await asyncio.wait_for(self._collect(), timeout)
         except (asyncio.TimeoutError, TimeoutError):
@@ -466,7 +483,7 @@ class AsyncTurnHandle:
         """Have the turn interrupted if it has not ended and the handle is not detached; waits for nothing."""
         if not self._detach and not self._mailbox.closed:
             mailbox = self._mailbox
-            self._client.spawn(self._client._interrupt_orphan(self.thread_id, self.id, lambda: mailbox.closed))
+            self._client._interrupt_soon(self.thread_id, self.id, lambda: mailbox.closed)
 
     async def steer(self, input: RunInput) -> None:
         """Add input to the running turn. Raises InvalidRequestError when it is over."""

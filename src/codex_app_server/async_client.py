@@ -9,12 +9,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
-import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from . import _asks, operations
+from . import _asks, _loops, _threads, operations
 from ._alarm import Alarm
 from ._connection import GLOBAL_NOTIFICATIONS, Call, Connection, log
 from ._deliveries import Ask
@@ -48,16 +47,25 @@ _QUEUE_POLL_S = 5.0
 
 
 class AsyncMailbox(Mailbox):
-    """For one event loop; `put` and `close` are called on it."""
+    """For one event loop, that of its first reader unless told; `put` and `close` are called on it."""
 
-    __slots__ = ("_waiters",)
+    __slots__ = ("_home", "_waiters")
 
-    def __init__(self, *, max_lines: int | None = None) -> None:
+    def __init__(self, *, max_lines: int | None = None, home: _loops.Home | None = None) -> None:
         super().__init__(max_lines=max_lines)
+        self._home = home or _loops.Home()
         self._waiters: list[asyncio.Future[None]] = []
 
+    def check(self) -> None:
+        """Raises WrongEventLoopError, WrongProcessError."""
+        self._home.enter()
+
     async def get(self) -> Notification | None:
-        """The next notification, None at the end. Raises the error the mailbox was closed with."""
+        """The next notification, None at the end.
+
+        Raises the error the mailbox was closed with, WrongEventLoopError, WrongProcessError.
+        """
+        self._home.enter()
         while True:
             try:
                 return self._pop()
@@ -74,8 +82,10 @@ class AsyncMailbox(Mailbox):
     def _wake(self) -> None:
         waiters, self._waiters = self._waiters, []
         for waiter in waiters:
-            if not waiter.done():
-                waiter.set_result(None)
+            # A loop that is closed has nobody left who waits.
+            with contextlib.suppress(RuntimeError):
+                if not waiter.done():
+                    waiter.set_result(None)
 
 
 class AsyncAppServerClient:
@@ -98,8 +108,7 @@ class AsyncAppServerClient:
         self._base = working_directory(self.config.cwd) if transport is None else None
         self._transport = transport or StdioTransport(self.config)
         self._approval_handler = approval_handler
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread = 0
+        self._home = _loops.Home()
         self._alarm = Alarm(self._look)
         self._tasks: set[asyncio.Task[None]] = set()
         self._logged_declines: set[str] = set()
@@ -110,7 +119,7 @@ class AsyncAppServerClient:
             on_ask=self._on_ask,
             on_resolved=self._on_resolved,
             on_orphan=self._on_orphan,
-            global_mailbox=AsyncMailbox(max_lines=GLOBAL_NOTIFICATIONS),
+            global_mailbox=AsyncMailbox(max_lines=GLOBAL_NOTIFICATIONS, home=self._home),
         )
 
     async def __aenter__(self) -> AsyncAppServerClient:
@@ -122,12 +131,11 @@ class AsyncAppServerClient:
 
     async def start(self) -> None:
         """Start the transport, bound to the running event loop. Raises AppServerError."""
-        self._loop = asyncio.get_running_loop()
-        self._thread = threading.get_ident()
+        loop = self._home.enter()
         # Starting a process and loading types takes a while, which belongs to nobody's event loop.
         try:
-            await asyncio.to_thread(self._start)
-            self._connection.move_to(self._loop)
+            await _threads.in_thread(self._start)
+            self._connection.move_to(loop)
         except BaseException:
             # A cancelled caller gets no client to close, but the thread goes on starting it.
             await self.close()
@@ -139,15 +147,24 @@ class AsyncAppServerClient:
         operations.load_types()
 
     async def close(self) -> None:
-        """End the connection; whoever still waits gets TransportClosedError. May be called twice."""
-        if self._loop is not None:
+        """End the connection; whoever still waits gets TransportClosedError. May be called twice.
+
+        From another event loop only if the client's own does not run any more: else raises WrongEventLoopError. In a
+        process forked from the one that made the client it does nothing.
+        """
+        if self._connection.is_inherited:
+            return
+        self._home.check_may_close()
+        if self._home.is_known:
             self._connection.move_to(None)
-            await asyncio.to_thread(self._connection.close)
+            await _threads.in_thread(self._connection.close)
         # One that was never started has nobody else to do it.
         self._connection.notifications.close()
         self._alarm.stop()
-        for task in self._tasks:
-            task.cancel()
+        for task in list(self._tasks):
+            # Of a loop that is closed.
+            with contextlib.suppress(RuntimeError):
+                task.cancel()
 
     async def initialize(self) -> models.InitializeResponse:
         """The handshake; the first request of a connection."""
@@ -184,7 +201,8 @@ class AsyncAppServerClient:
         return result
 
     def notify(self, method: str, params: Mapping[str, Any] | None = None) -> None:
-        """Send a notification; nothing answers it."""
+        """Send a notification; nothing answers it. Raises WrongEventLoopError."""
+        self._home.check()
         self._connection.notify(method, operations.encode_plain(method, params) if params else None)
 
     async def perform(self, operation: Operation[T], *, timeout_s: float | None = ...) -> T:  # type: ignore[assignment]
@@ -206,9 +224,10 @@ class AsyncAppServerClient:
         Should the caller give up before the answer comes, the turn is interrupted, unless `detach`. With `if_idle`
         raises ThreadBusyError, and sends nothing, when a turn that this client started runs on the thread.
         """
+        self._home.enter()
         if operation.paths:
             await self._check_paths(operation)
-        mailbox = AsyncMailbox()
+        mailbox = AsyncMailbox(home=self._home)
         call = self._begin(operation, mailbox, timeout_s, detach, if_idle)
         return operation.finish(await self._wait(call)), mailbox
 
@@ -233,9 +252,10 @@ class AsyncAppServerClient:
         Raises at once TurnEndedError for a turn that has ended and been read or dropped, UnknownTurnError for one that
         was never seen.
         """
+        self._home.check()
         mailbox = self._connection.claim(turn_id)
         if not isinstance(mailbox, AsyncMailbox):
-            mailbox = AsyncMailbox()
+            mailbox = AsyncMailbox(home=self._home)
             self._connection.follow(turn_id, mailbox)
         return read(mailbox)
 
@@ -272,6 +292,7 @@ class AsyncAppServerClient:
 
     async def _wait_started(self, thread_id: str) -> None:
         """Wait until the turn starts under way on a thread are answered."""
+        self._home.enter()
         starts = self._connection.turn_starts(thread_id)
         if starts:
             await asyncio.wait(starts)
@@ -282,12 +303,14 @@ class AsyncAppServerClient:
         On a pool, a turn of `thread_id` that another client runs is joined; if it does not run, reading the mailbox
         raises UnknownTurnError. Raises TurnEndedError, UnknownTurnError, TransportClosedError.
         """
-        mailbox = AsyncMailbox()
+        self._home.check()
+        mailbox = AsyncMailbox(home=self._home)
         self._connection.follow(turn_id, mailbox, thread_id)
         return mailbox
 
     async def wait_for_login_completed(self, login_id: str) -> models.AccountLoginCompletedNotification:
         """Wait for the end of a log-in, however it ends. Raises TransportClosedError."""
+        self._home.enter()
         mailbox = self._connection.login_mailbox(login_id, AsyncMailbox)
         assert isinstance(mailbox, AsyncMailbox)
         notification = await mailbox.get()
@@ -302,14 +325,12 @@ class AsyncAppServerClient:
         return self._connection.held
 
     def _post(self, function: Callable[..., None], *args: Any) -> None:
-        assert self._loop is not None
-        if threading.get_ident() == self._thread:
+        if self._home.is_here:
             # A transport that works on the loop.
             function(*args)
-            return
-        # A loop that is closed has nobody left who waits.
-        with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(function, *args)
+        else:
+            # A loop that is closed has nobody left who waits.
+            self._home.call_soon(function, *args)
 
     def _begin(
         self,
@@ -322,7 +343,7 @@ class AsyncAppServerClient:
         return self._connection.begin(
             operation.method,
             operation.params,
-            asyncio.get_running_loop().create_future(),
+            self._home.enter().create_future(),
             thread_id=operation.thread_id,
             turn=mailbox,
             interest=operation.interest,
@@ -377,7 +398,7 @@ class AsyncAppServerClient:
                 self._connection.answer(line)
 
     def _on_orphan(self, thread_id: str, turn_id: str) -> None:
-        self.spawn(self._interrupt_orphan(thread_id, turn_id, lambda: self._connection.has_ended(turn_id)))
+        self._interrupt_soon(thread_id, turn_id, lambda: self._connection.has_ended(turn_id))
 
     async def _interrupt_orphan(self, thread_id: str, turn_id: str, is_over: Callable[[], bool]) -> None:
         with contextlib.suppress(AppServerError):
@@ -386,8 +407,9 @@ class AsyncAppServerClient:
     async def interrupt_turn(self, thread_id: str, turn_id: str, is_over: Callable[[], bool]) -> None:
         """Stop a turn; it is told again until the app-server knows it, or `is_over` says that it has ended.
 
-        Raises InvalidRequestError, TransportClosedError, RequestTimeoutError.
+        Raises InvalidRequestError, TransportClosedError, RequestTimeoutError, WrongEventLoopError.
         """
+        self._home.enter()
         deadline = time.monotonic() + INTERRUPT_LIMIT_S
         while not is_over():
             active = self._connection.active_turn(turn_id)
@@ -405,12 +427,29 @@ class AsyncAppServerClient:
             await asyncio.sleep(INTERRUPT_RETRY_S)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Run something beside the callers, until it is done or the client is closed."""
-        assert self._loop is not None
-        task = self._loop.create_task(work)
+        """Run something beside the callers, until it is done or the client is closed. Raises WrongEventLoopError."""
+        try:
+            task = self._home.enter().create_task(work)
+        except BaseException:
+            work.close()
+            raise
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._on_done)
         return task
+
+    def _on_done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("a task of the client failed", exc_info=task.exception())
+
+    def _interrupt_soon(self, thread_id: str, turn_id: str, is_over: Callable[[], bool]) -> None:
+        """Have a turn interrupted on the loop of the client, from wherever; waits for nothing and raises nothing."""
+        if self._connection.is_inherited:
+            return
+        if self._home.is_current:
+            self.spawn(self._interrupt_orphan(thread_id, turn_id, is_over))
+        else:
+            self._home.call_soon(lambda: self.spawn(self._interrupt_orphan(thread_id, turn_id, is_over)))
 
 
 async def read(mailbox: AsyncMailbox) -> AsyncIterator[Notification]:

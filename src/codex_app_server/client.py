@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import concurrent.futures
+import _thread
 import contextlib
 import threading
 import time
@@ -14,6 +14,7 @@ from ._connection import GLOBAL_NOTIFICATIONS, Call, Connection, log
 from ._deliveries import Ask
 from ._mailbox import SyncMailbox
 from ._start_failures import working_directory
+from ._waking import Answer
 from .config import AppServerConfig
 from .envelope import RequestId
 from .errors import (
@@ -89,7 +90,12 @@ class AppServerClient:
         operations.load_types()
 
     def close(self) -> None:
-        """End the connection; whoever still waits gets TransportClosedError. May be called twice."""
+        """End the connection; whoever still waits gets TransportClosedError. May be called twice.
+
+        In a process forked from the one that made the client it does nothing.
+        """
+        if self._connection.is_inherited:
+            return
         self._connection.close()
         # One that was never started has nobody else to do it.
         self._connection.notifications.close()
@@ -219,9 +225,10 @@ class AppServerClient:
 
     def _wait_started(self, thread_id: str, timeout_s: float | None) -> None:
         """Wait until the turn starts under way on a thread are answered. Raises TimeoutError."""
-        starts = self._connection.turn_starts(thread_id)
-        if concurrent.futures.wait(starts, timeout_s).not_done:
-            raise TimeoutError(f"a turn start on thread {thread_id} was not answered within {timeout_s} s")
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        for start in self._connection.turn_starts(thread_id):
+            if not start.wait(None if deadline is None else max(0.0, deadline - time.monotonic())):
+                raise TimeoutError(f"a turn start on thread {thread_id} was not answered within {timeout_s} s")
 
     def follow_turn(self, turn_id: str, thread_id: str | None = None) -> SyncMailbox:
         """A mailbox that gets what the turn sends from now on.
@@ -261,7 +268,7 @@ class AppServerClient:
         return self._connection.begin(
             operation.method,
             operation.params,
-            concurrent.futures.Future(),
+            Answer(),
             thread_id=operation.thread_id,
             turn=mailbox,
             interest=operation.interest,
@@ -271,7 +278,7 @@ class AppServerClient:
         )
 
     def _wait(self, call: Call, limit: float | None = None) -> bytes:
-        future: concurrent.futures.Future[bytes] = call.future  # type: ignore[assignment]
+        answer: Answer = call.future  # type: ignore[assignment]
         while True:
             deadline = call.deadline
             now = time.monotonic()
@@ -281,21 +288,26 @@ class AppServerClient:
                 if end is not None:
                     wait_s = max(0.0, end - now) if wait_s is None else min(wait_s, max(0.0, end - now))
             try:
-                return future.result(wait_s)
-            except concurrent.futures.TimeoutError:
-                if future.done():
-                    return future.result()
-                if (limit is None or time.monotonic() < limit) and (deadline is None or deadline != call.deadline):
-                    continue
+                is_there = answer.wait(wait_s)
             except BaseException:
                 self._connection.give_up(call)
                 raise
+            if is_there:
+                result: bytes = answer.result()
+                return result
+            if (limit is None or time.monotonic() < limit) and (deadline is None or deadline != call.deadline):
+                continue
             self._connection.give_up(call)
             raise RequestTimeoutError(f"no answer to {call.method} within {call.timeout_s} s")
 
     def _on_ask(self, ask: Ask) -> None:
         self._open_asks.add(ask.id)
-        threading.Thread(target=self._answer, args=(ask,), name="codex-approval", daemon=True).start()
+        try:
+            threading.Thread(target=self._answer, args=(ask,), name="codex-approval", daemon=True).start()
+        except RuntimeError as error:
+            self._open_asks.discard(ask.id)
+            log.error("no thread could be started for the approval handler (%s): %s is declined", error, ask.method)
+            self._connection.answer(_asks.refusal(ask))
 
     def _on_resolved(self, request_id: RequestId) -> None:
         self._open_asks.discard(request_id)
@@ -308,7 +320,8 @@ class AppServerClient:
             elif ask.method not in self._logged_declines:
                 self._logged_declines.add(ask.method)
                 log.warning("no approval_handler: %s is declined", ask.method)
-        except Exception:
+        except BaseException:
+            # Also SystemExit: it ends this thread only, and would do so in silence.
             log.exception("the approval handler failed: %s is declined", ask.method)
         finally:
             if ask.id in self._open_asks:
@@ -316,8 +329,18 @@ class AppServerClient:
                 self._connection.answer(line)
 
     def _on_orphan(self, thread_id: str, turn_id: str) -> None:
-        args = (thread_id, turn_id, lambda: self._connection.has_ended(turn_id))
-        threading.Thread(target=self._interrupt_orphan, args=args, name="codex-interrupt", daemon=True).start()
+        self._interrupt_later(thread_id, turn_id, lambda: self._connection.has_ended(turn_id))
+
+    def _interrupt_later(self, thread_id: str, turn_id: str, is_over: Callable[[], bool]) -> None:
+        """Have a turn interrupted by another thread; waits for nothing."""
+        try:
+            # Not Thread.start: that waits for the thread to come up, which a finalizer must not.
+            _thread.start_new_thread(self._interrupt_orphan, (thread_id, turn_id, is_over))
+        except RuntimeError as error:
+            log.error("no thread could be started to interrupt turn %s (%s): it is told once", turn_id, error)
+            with contextlib.suppress(AppServerError):
+                operation = operations.turn_interrupt(thread_id, self._connection.active_turn(turn_id))
+                self._begin(operation, None, INTERRUPT_ANSWER_S)
 
     def _interrupt_orphan(self, thread_id: str, turn_id: str, is_over: Callable[[], bool]) -> None:
         with contextlib.suppress(AppServerError):
@@ -326,8 +349,12 @@ class AppServerClient:
     def interrupt_turn(self, thread_id: str, turn_id: str, is_over: Callable[[], bool]) -> None:
         """Stop a turn; it is told again until the app-server knows it, or `is_over` says that it has ended.
 
+        From a signal handler or finalizer that has interrupted a call of this client it is left to another thread.
         Raises InvalidRequestError, TransportClosedError, RequestTimeoutError.
         """
+        if self._connection.is_inside:
+            self._interrupt_later(thread_id, turn_id, is_over)
+            return
         deadline = time.monotonic() + INTERRUPT_LIMIT_S
         while not is_over():
             active = self._connection.active_turn(turn_id)

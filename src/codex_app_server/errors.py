@@ -93,6 +93,46 @@ class TransportClosedError(AppServerError):
         return type(self), (str(self), self.stderr_lines)
 
 
+class WrongProcessError(AppServerError, RuntimeError):
+    """An object was used in a process forked from the one that made it, where it owns nothing.
+
+    `made_in` and `used_in` are the ids of the two processes.
+    """
+
+    def __init__(self, called: str, made_in: int, used_in: int) -> None:
+        pool = "; to use the same pool, connect to its endpoint" if called == "pool" else ""
+        super().__init__(
+            f"this {called} was made in process {made_in} and is used in process {used_in}, which was forked from it; "
+            f'make a new one after the fork, or start processes with the "spawn" method of multiprocessing{pool}'
+        )
+        self.called = called
+        self.made_in = made_in
+        self.used_in = used_in
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.called, self.made_in, self.used_in)
+
+
+class WrongEventLoopError(AppServerError, RuntimeError):
+    """An async object was used from another event loop than the one it belongs to, or where no asyncio loop runs."""
+
+
+class ReentrantCallError(AppServerError, RuntimeError):
+    """A signal handler or a finalizer asked for something in the middle of a call of the same client.
+
+    The answer could not come before the handler has returned. `interrupt` and `close` may be called there.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(
+            "a signal handler or finalizer has interrupted a call of this client, so that no answer could come before "
+            "it returns; only interrupt and close there, or set a flag and call the client outside of the handler"
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), ()
+
+
 class RequestTimeoutError(AppServerError, TimeoutError):
     """No answer to a request within its deadline."""
 

@@ -351,8 +351,10 @@ def turn_steer(thread_id: str, turn_id: str, input: RunInput) -> Operation[model
     return msgspec.structs.replace(request("turn/steer", fields), paths=_paths_of(fields))
 
 
-def turn_interrupt(thread_id: str, turn_id: str) -> Operation[models.TurnInterruptResponse]:
-    return request("turn/interrupt", {"thread_id": thread_id, "turn_id": turn_id})
+def turn_interrupt(thread_id: str, turn_id: str) -> Operation[None]:
+    """Without the generated types: a signal handler may have interrupted the import of just these."""
+    params = encode_plain("turn/interrupt", {"threadId": thread_id, "turnId": turn_id})
+    return Operation("turn/interrupt", params, lambda result: None, thread_id)
 
 
 def review_start(thread_id: str, target: Any, detached: bool) -> Operation[models.ReviewStartResponse]:

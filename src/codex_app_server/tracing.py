@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import _thread
+import contextlib
+import errno
+import logging
 import os
 import re
 import time
 from typing import IO, TYPE_CHECKING
 
+from ._fork import check_process
 from .envelope import RequestId
 from .errors import TransportClosedError
 from .lines import LongLine
-from .transport import DEFAULT_TIMEOUT_S, Interest, LoopTransport, Receiver, Transport, TurnLines
+from .transport import DEFAULT_TIMEOUT_S, Interest, LoopTransport, PromptTransport, Receiver, Transport, TurnLines
 
 if TYPE_CHECKING:
     import asyncio
+
+log = logging.getLogger("codex_app_server")
 
 _SECRET = re.compile(
     rb'("(?:apiKey|api_key|accessToken|access_token|refreshToken|refresh_token|idToken|id_token|authToken|token|'
@@ -28,13 +35,20 @@ class TracingTransport:
         Codex(config, transport=TracingTransport(StdioTransport(config), "trace.txt"))
 
     Values of members that are named like secrets are replaced by `"***"`; what prompts and answers say is not looked
-    at, so the file is made readable by its owner only. Raises OSError if it cannot be made.
+    at, so the file is made readable by its owner only. Lines that cannot be written are left out, which is logged once:
+    a full disk ends no turn. Raises OSError if the file cannot be made.
     """
 
     def __init__(self, inner: Transport, path: str | os.PathLike[str]) -> None:
         self._inner = inner
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        self._path = path
+        # Not to be waited for, should it be a pipe.
+        extra = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | extra, 0o600)
         self._file: IO[bytes] = os.fdopen(descriptor, "ab", buffering=0)
+        self._made_in = os.getpid()
+        self._closing = False
+        self._has_failed = False
 
     def start(self, receiver: Receiver) -> None:
         self._receiver = receiver
@@ -45,6 +59,7 @@ class TracingTransport:
             raise
 
     def send(self, line: bytes, *, interest: Interest = "full", timeout_s: float | None = DEFAULT_TIMEOUT_S) -> None:
+        check_process(self._made_in, "client")
         self._write(b">", line)
         self._inner.send(line, interest=interest, timeout_s=timeout_s)
 
@@ -60,8 +75,17 @@ class TracingTransport:
         self._inner.cancel(request_id)
 
     def close(self) -> None:
+        self._closing = True
         self._inner.close()
         self._file.close()
+
+    def close_soon(self) -> None:
+        self._closing = True
+        if isinstance(self._inner, PromptTransport):
+            self._inner.close_soon()
+        else:
+            with contextlib.suppress(RuntimeError):
+                _thread.start_new_thread(self.close, ())
 
     def on_batch(self, batch: list[bytes | LongLine | TurnLines]) -> None:
         for entry in batch:
@@ -74,8 +98,18 @@ class TracingTransport:
 
     def on_closed(self, error: TransportClosedError) -> None:
         self._write(b"<", b"closed: " + str(error).encode("utf-8", "replace").replace(b"\n", b" "))
+        if self._closing:
+            self._file.close()
         self._receiver.on_closed(error)
 
     def _write(self, direction: bytes, line: bytes) -> None:
-        if not self._file.closed:
-            self._file.write(b"%.6f %s %s\n" % (time.monotonic(), direction, _SECRET.sub(rb'\1"***"', line)))
+        text = b"%.6f %s %s\n" % (time.monotonic(), direction, _SECRET.sub(rb'\1"***"', line))
+        try:
+            written = self._file.write(text)
+            if written != len(text):
+                raise BlockingIOError(errno.EAGAIN, "nobody reads it")
+        except (OSError, ValueError) as error:
+            if self._file.closed or self._has_failed:
+                return
+            self._has_failed = True
+            log.warning("lines are missing in the trace %s: %s", self._path, error)

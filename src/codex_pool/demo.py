@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from codex_app_server import _fork
 from codex_app_server.testing.loopback.home import write_loopback_home
 from codex_pool import log, start
 
@@ -22,13 +23,15 @@ def demo_home(home: Path, script: str | None = "demo") -> Iterator[Path]:
     A process of its own, so that it does not share the caller's interpreter lock. Raises RuntimeError if it cannot
     serve, and FileExistsError when `home` holds a configuration that is not a demo's.
     """
-    # Its own session: Ctrl-C must not end the model while turns are being interrupted.
-    child = subprocess.Popen(
-        start.python("codex_pool.demo"),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        start_new_session=True,
-    )
+    with _fork.opening():
+        # Its own session: Ctrl-C must not end the model while turns are being interrupted.
+        child = subprocess.Popen(
+            start.python("codex_pool.demo"),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+        )
+        model = _Model(child)
     assert child.stdin is not None and child.stdout is not None
     try:
         child.stdin.write(json.dumps({"script": script}).encode() + b"\n")
@@ -39,6 +42,21 @@ def demo_home(home: Path, script: str | None = "demo") -> Iterator[Path]:
         write_loopback_home(home, ready["base_url"])
         yield home
     finally:
+        model.close()
+
+
+class _Model(_fork.ProcessBound):
+    """The process of the model, of which a forked process holds nothing."""
+
+    def __init__(self, child: subprocess.Popen[bytes]) -> None:
+        self._child = child
+        self._bind_to_process()
+
+    def close(self) -> None:
+        child = self._child
+        if self._is_inherited:
+            return
+        assert child.stdin is not None and child.stdout is not None
         child.stdin.close()
         try:
             child.wait(STOP_LIMIT_S)
@@ -46,6 +64,10 @@ def demo_home(home: Path, script: str | None = "demo") -> Iterator[Path]:
             child.kill()
             child.wait()
         child.stdout.close()
+
+    def _let_go(self) -> None:
+        _fork.let_go(_fork.descriptor_of(self._child.stdin), _fork.descriptor_of(self._child.stdout))
+        self._child.returncode = 0
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import fcntl
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -15,9 +16,19 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from codex_app_server import AppServerConfig, AsyncCodex, Codex, InvalidInputError, StartError, TransportClosedError
+from codex_app_server import (
+    AppServerConfig,
+    AsyncCodex,
+    Codex,
+    InvalidInputError,
+    StartError,
+    TransportClosedError,
+    _fork,
+    _threads,
+)
 from codex_app_server._paths import check_environment, shown
 from codex_app_server._start_failures import directory_problem, start_error, working_directory
+from codex_app_server._waking import Latch
 from codex_app_server.async_client import AsyncApprovalHandler
 from codex_app_server.client import ApprovalHandler
 from codex_app_server.errors import StartErrorKind
@@ -30,6 +41,8 @@ from codex_pool.keys import KeyStore
 from codex_pool.pool_lost import PoolLostError
 from codex_pool.supervisor.homes import root_of
 from codex_pool.wire import Priority, WhenGone
+
+_log = logging.getLogger(__name__)
 
 START_LIMIT_S = 90.0
 # More than a supervisor takes for its children, and less than the 10 s that whoever asks for the end may give. What is
@@ -67,7 +80,7 @@ class PoolStartError(TransportClosedError, StartError):
         return type(self), (str(self), self.stderr_lines, self.kind)
 
 
-class Pool:
+class Pool(_fork.ProcessBound):
     """`workers` app-server processes behind one endpoint. Use it as a context manager.
 
     `config`: how each app-server is started; the pool adds only switches that the model cannot see
@@ -83,8 +96,11 @@ class Pool:
     question is open, is ended as stalled. `turn_wall_limit_s`: the longest that a turn may run. None: no limit.
     Raises StartError, InvalidInputError, EndpointError, ConfigurationError, PoolStartError (on start); nothing is left
     behind then. Should the pool end by itself, what its clients wait for raises PoolLostError at once; `restart` starts
-    it again.
+    it again. In a process forked from the one that made it, it ends nothing, and raises WrongProcessError when it is
+    used; a client of its endpoint may be made there with `connect`.
     """
+
+    _called = "pool"
 
     def __init__(
         self,
@@ -128,16 +144,19 @@ class Pool:
         self._listen = listen
         self._keys = keys
         self._supervisor: subprocess.Popen[bytes] | None = None
-        self._started = threading.Event()
+        self._started = Latch()
         self._reader: threading.Thread | None = None
         self._failure: dict[str, Any] | None = None
         self._closing = False
         self._has_reported = False
-        self._close_lock = threading.Lock()
+        self._close_lock = threading.RLock()
+        # The thread that closes: a signal handler that closes too may have interrupted it.
+        self._closing_in = 0
         self._keeps_directory = False
         self._lost: PoolLostError | None = None
-        self._ended = threading.Event()
+        self._ended = Latch()
         self._transports: weakref.WeakSet[PoolTransport] = weakref.WeakSet()
+        self._bind_to_process()
 
     def __enter__(self) -> Pool:
         self.start()
@@ -147,7 +166,7 @@ class Pool:
         self.close()
 
     async def __aenter__(self) -> Pool:
-        starting = asyncio.ensure_future(asyncio.to_thread(self.start))
+        starting = asyncio.ensure_future(_threads.in_thread(self.start))
         try:
             await asyncio.shield(starting)
         except asyncio.CancelledError:
@@ -156,7 +175,7 @@ class Pool:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await asyncio.to_thread(self.close)
+        await _threads.in_thread(self.close)
 
     @property
     def endpoint(self) -> str:
@@ -171,6 +190,7 @@ class Pool:
 
     def start(self) -> None:
         """Start all processes and wait until every worker is ready."""
+        self._check_process()
         config = self._config
         argv = lean_argv(config)
         cwd, environ = _working_directory(config), config.environ()
@@ -179,8 +199,8 @@ class Pool:
         home = ensure_home(environ)
         if self._supervisor is not None:
             raise InvalidInputError("the pool has been started already")
-        self._started.clear()
-        self._ended.clear()
+        _threads.check_patches(blocks=True)
+        self._started, self._ended = Latch(), Latch()
         self._failure, self._lost, self._closing, self._has_reported = None, None, False, False
         if self._endpoint is None:
             if self._own_directory is None:
@@ -258,15 +278,16 @@ class Pool:
                 stack.callback(os.close, log)
                 command.append(start.as_utf8(os.path.abspath(self._log_file)))
             try:
-                self._supervisor = subprocess.Popen(
-                    command,
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=log,
-                    env=environ,
-                    # A session of its own: Ctrl-C in the terminal is ours to handle, not the pool's.
-                    start_new_session=True,
-                )
+                with _fork.opening():
+                    self._supervisor = subprocess.Popen(
+                        command,
+                        stdin=subprocess.PIPE,
+                        stdout=subprocess.PIPE,
+                        stderr=log,
+                        env=environ,
+                        # A session of its own: Ctrl-C in the terminal is ours to handle, not the pool's.
+                        start_new_session=True,
+                    )
             except OSError as error:
                 self._remove_directory()
                 failure = start_error(error, command, environ)
@@ -274,14 +295,15 @@ class Pool:
             except ValueError as error:
                 self._remove_directory()
                 raise InvalidInputError(f"the pool cannot be started with this environment: {error}") from error
-            self._reader = threading.Thread(target=self._read_reports, name="codex-pool-reports", daemon=True)
-            self._reader.start()
+            reader = threading.Thread(target=self._read_reports, name="codex-pool-reports", daemon=True)
+            _threads.start(reader, "to hear from the pool")
+            self._reader = reader
             return self._supervisor
 
     async def _abandon(self, starting: asyncio.Future[None]) -> None:
         """End a pool that may still be starting in its thread."""
         while True:
-            await asyncio.to_thread(self.close)
+            await _threads.in_thread(self.close)
             if starting.done():
                 break
             await asyncio.wait({starting}, timeout=0.1)
@@ -305,28 +327,48 @@ class Pool:
 
     async def arestart(self) -> None:
         """Start the pool again, as `restart` does, in a thread."""
-        await asyncio.to_thread(self.restart)
+        await _threads.in_thread(self.restart)
 
     def close(self) -> None:
-        """End all processes and wait until they are gone. May be called twice."""
+        """End all processes and wait until they are gone. May be called twice.
+
+        In a process forked from the one that made it, it does nothing.
+        """
+        if self._is_inherited or self._closing_in == threading.get_ident():
+            return
         with self._close_lock:
-            supervisor = self._supervisor
-            if supervisor is None:
-                return
-            assert supervisor.stdin is not None and supervisor.stdout is not None
-            self._closing = True
-            with contextlib.suppress(OSError):
-                supervisor.stdin.close()
+            self._closing_in = threading.get_ident()
             try:
-                supervisor.wait(STOP_LIMIT_S if self._has_reported else EARLY_STOP_LIMIT_S)
-            except subprocess.TimeoutExpired:
-                supervisor.kill()
-                supervisor.wait()
-            if self._reader is not None and self._reader.is_alive():
-                self._reader.join()
-            supervisor.stdout.close()
-            self._supervisor = None
-            self._remove_directory()
+                self._close()
+            finally:
+                self._closing_in = 0
+
+    def _close(self) -> None:
+        supervisor, reader = self._supervisor, self._reader
+        if supervisor is None:
+            return
+        assert supervisor.stdin is not None and supervisor.stdout is not None
+        self._closing = True
+        with contextlib.suppress(OSError):
+            supervisor.stdin.close()
+        try:
+            supervisor.wait(STOP_LIMIT_S if self._has_reported else EARLY_STOP_LIMIT_S)
+        except subprocess.TimeoutExpired:
+            supervisor.kill()
+            supervisor.wait()
+        # It may be in a function of the user's that does not return, or be the one that closes.
+        if reader not in (None, threading.current_thread()) and not self._ended.wait(STOP_LIMIT_S):
+            _log.error("on_slots has not returned within %g s after the end of the pool", STOP_LIMIT_S)
+        supervisor.stdout.close()
+        self._supervisor = self._reader = None
+        self._remove_directory()
+
+    def _let_go(self) -> None:
+        supervisor = self._supervisor
+        if supervisor is not None:
+            _fork.let_go(_fork.descriptor_of(supervisor.stdin), _fork.descriptor_of(supervisor.stdout))
+            # It is no child of this process: nothing is to be waited for or said of it.
+            supervisor.returncode = 0
 
     def _remove_directory(self) -> None:
         if self._own_directory is not None and not self._keeps_directory:
@@ -359,6 +401,7 @@ class Pool:
         return codex
 
     def _transport(self, name: str, priority: Priority, when_gone: WhenGone) -> PoolTransport:
+        self._check_process()
         transport = PoolTransport(
             self.endpoint, client=name, priority=priority, when_gone=when_gone, explain=self._explained
         )
@@ -374,9 +417,8 @@ class Pool:
 
     def wait_ended(self, timeout_s: float) -> bool:
         """Wait until the pool has ended by itself; whether it has. `failure` then says why."""
-        assert self._reader is not None, "the pool has been started"
-        self._reader.join(timeout_s)
-        return not self._reader.is_alive()
+        self._check_process()
+        return self._ended.wait(timeout_s)
 
     @property
     def failure(self) -> str | None:
@@ -385,26 +427,36 @@ class Pool:
 
     def _read_reports(self) -> None:
         assert self._supervisor is not None and self._supervisor.stdout is not None
-        for line in self._supervisor.stdout:
+        try:
+            for line in self._supervisor.stdout:
+                self._on_report(line)
+        except (OSError, ValueError) as error:
+            _log.error("the pool cannot be heard any more: %s", error)
+        finally:
+            if self._failure is None and not self._closing:
+                self._failure = {"reason": "its supervisor died", "stderr": []}
+            if not self._closing:
+                self._tell_clients(self._supervisor)
+            self._ended.open()
+            self._started.open()
+
+    def _on_report(self, line: bytes) -> None:
+        try:
+            record = json.loads(line)
+            event = record["event"]
+        except (ValueError, TypeError, KeyError):
+            # It may be killed in the middle of a line; whatever is wrong with one, its end must be noticed.
+            return
+        self._has_reported = True
+        if event == "slots" and self._on_slots is not None:
             try:
-                record = json.loads(line)
-                event = record["event"]
-            except (ValueError, TypeError, KeyError):
-                # It may be killed in the middle of a line; whatever is wrong with one, its end must be noticed.
-                continue
-            self._has_reported = True
-            if event == "slots" and self._on_slots is not None:
                 self._on_slots(record["slots"])
-            elif event == "ready":
-                self._started.set()
-            elif event == "failed":
-                self._failure = record
-        if self._failure is None and not self._closing:
-            self._failure = {"reason": "its supervisor died", "stderr": []}
-        if not self._closing:
-            self._tell_clients(self._supervisor)
-        self._ended.set()
-        self._started.set()
+            except Exception:
+                _log.exception("on_slots failed; the pool goes on")
+        elif event == "ready":
+            self._started.open()
+        elif event == "failed":
+            self._failure = record
 
     def _tell_clients(self, supervisor: subprocess.Popen[bytes]) -> None:
         """End the clients of this pool, which has ended by itself."""

@@ -13,6 +13,7 @@ import json
 import os
 import threading
 import time
+import weakref
 from collections import Counter
 from datetime import datetime, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -20,11 +21,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar
 
+from .._fork import ProcessBound, descriptor_of, let_go, opening
+from .._threads import start
+
 BODY_LIMIT_BYTES = 64 * 1024
 _CONNECTION_TIMEOUT_S = 5.0
 
 
-class LoopbackIssuer:
+class LoopbackIssuer(ProcessBound):
     """An issuer of tokens on 127.0.0.1. Use it as a context manager, or start() and close().
 
         with LoopbackIssuer(access_lifetime_s=3) as issuer, LoopbackModel(authorize=issuer.accepts) as model:
@@ -37,8 +41,10 @@ class LoopbackIssuer:
     expire. `answer_after_s`: how long new tokens are on their way; a refusal comes at once. All three may be changed
     while it serves. `counts` has the answers to refresh requests so far: `refreshed`, `reused` (the refresh token had
     been used), `unknown` (it is not one of this issuer), `scripted` (see answer_next); `asked` counts the requests,
-    answered or not.
+    answered or not. In a process forked from the one that made it, it does nothing.
     """
+
+    _called = "issuer"
 
     def __init__(
         self,
@@ -62,22 +68,36 @@ class LoopbackIssuer:
         # Token -> until when it is accepted.
         self._access_tokens: dict[str, float] = {}
         self._scripted: list[tuple[int, bytes]] = []
-        self._server: ThreadingHTTPServer | None = None
+        self._server: _Server | None = None
+        self._bind_to_process()
 
     def start(self) -> LoopbackIssuer:
-        """Bind a free port and serve; on return clients can connect."""
+        """Bind a free port and serve; on return clients can connect. Raises StartError."""
+        self._check_process()
         if self._server is None:
             handler = type("Handler", (_Handler,), {"issuer": self})
-            self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+            with opening():
+                server = self._server = _Server(("127.0.0.1", 0), handler)
             # Requests under way are finished by close().
-            self._server.daemon_threads = False
-            serve = self._server.serve_forever
+            server.daemon_threads = False
+            serve = server.serve_forever
             self._thread = threading.Thread(target=serve, args=(0.05,), name="loopback-issuer", daemon=True)
-            self._thread.start()
+            try:
+                start(self._thread, "for the issuer")
+            except BaseException:
+                self._server = None
+                server.server_close()
+                raise
         return self
 
+    def _let_go(self) -> None:
+        if self._server is not None:
+            let_go(descriptor_of(self._server), *map(descriptor_of, list(self._server.connections)))
+
     def close(self) -> None:
-        """Close the port and end the threads. Safe to call twice."""
+        """Close the port and end the threads. Safe to call twice; in a forked process it does nothing."""
+        if self._is_inherited:
+            return
         server, self._server = self._server, None
         if server is not None:
             server.shutdown()
@@ -109,6 +129,7 @@ class LoopbackIssuer:
 
     def tokens(self) -> dict[str, str]:
         """The tokens of a new login: `id_token`, `access_token`, `refresh_token`, `account_id`."""
+        self._check_process()
         with self._lock:
             return {**self._issue(), "account_id": self._account_id}
 
@@ -125,23 +146,27 @@ class LoopbackIssuer:
 
     def accepts(self, access_token: str) -> bool:
         """True if `access_token` is valid now: the `authorize` of a LoopbackModel."""
+        self._check_process()
         with self._lock:
             return self._access_tokens.get(access_token, 0.0) > time.time()
 
     def revoke_access_tokens(self) -> None:
         """Make every access token issued so far invalid; refresh tokens stay valid."""
+        self._check_process()
         with self._lock:
             self._access_tokens.clear()
 
     def answer_next(self, status: int, body: dict[str, Any] | bytes | None = None, *, count: int = 1) -> None:
         """Answer the next `count` refresh requests with this HTTP status and body instead of tokens. `body`: JSON, or
         bytes that are sent as they are."""
+        self._check_process()
         with self._lock:
             text = body if isinstance(body, bytes) else json.dumps(body or {}).encode()
             self._scripted += [(status, text)] * count
 
     def refresh(self, refresh_token: str) -> tuple[int, dict[str, Any]]:
         """The answer to a refresh request with this token, as HTTP status and JSON body."""
+        self._check_process()
         with self._lock:
             if refresh_token in self._valid_refresh_tokens:
                 self._valid_refresh_tokens.remove(refresh_token)
@@ -195,6 +220,18 @@ class LoopbackIssuer:
         if status == 200:
             time.sleep(self.answer_after_s)
         return status, json.dumps(answer).encode()
+
+
+class _Server(ThreadingHTTPServer):
+    """Knows its connections."""
+
+    def __init__(self, *args: Any) -> None:
+        self.connections: weakref.WeakSet[Any] = weakref.WeakSet()
+        super().__init__(*args)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self.connections.add(request)
+        super().process_request(request, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -46,7 +46,10 @@ def ask(url: str, body: bytes, headers: Mapping[str, str], limit_s: float = LIMI
     # The timeout of a socket starts again with each byte that comes.
     answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
     ask = threading.Thread(target=lambda: answers.put(_ask(url, body, headers)), name="ask", daemon=True)
-    ask.start()
+    try:
+        ask.start()
+    except RuntimeError as error:
+        return failure(503, f"the issuer of tokens was not asked: {error}")
     try:
         return answers.get(timeout=limit_s)
     except queue.Empty:

@@ -273,7 +273,12 @@ def serve(account: Account, listener: socket.socket, path: str, signals: int) ->
                 # The client has gone, or there are no descriptors left.
                 time.sleep(0.01)
                 continue
-            threading.Thread(target=_serve_one, args=(account, connection, path), daemon=True).start()
+            try:
+                threading.Thread(target=_serve_one, args=(account, connection, path), daemon=True).start()
+            except RuntimeError as error:
+                # An app-server that is not answered keeps its tokens, and asks again.
+                _log.warning(f"a refresh request is not answered: {error}")
+                connection.close()
     account.finish(STOP_LIMIT_S)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from codex_app_server import AppServerConfig, AppServerError, TransportClosedError
+from codex_app_server import AppServerConfig, AppServerError, TransportClosedError, _threads
 from codex_app_server._paths import shown
 from codex_pool.configuration import Configuration, ConfigurationError, probe_configuration
 from codex_pool.homes import ConfigCopy
@@ -103,7 +103,7 @@ class OwnPool:
             limit_s += FENCE_LIMIT_S
             start = self.pool.restart
         self._any_ready.clear()
-        self._starting = asyncio.ensure_future(asyncio.to_thread(start))
+        self._starting = asyncio.ensure_future(_threads.in_thread(start))
         try:
             await asyncio.wait({self._starting, stopping}, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
             if not self._starting.done() and not stopping.done() and not self._any_ready.is_set():
@@ -122,7 +122,7 @@ class OwnPool:
     async def close(self) -> None:
         """End the pool."""
         await self._end_starting()
-        await asyncio.to_thread(self.pool.close)
+        await _threads.in_thread(self.pool.close)
 
     async def _end_starting(self) -> None:
         """End a start that is under way in its thread."""
@@ -130,7 +130,7 @@ class OwnPool:
         if starting is None:
             return
         while not starting.done():
-            await asyncio.to_thread(self.pool.close)
+            await _threads.in_thread(self.pool.close)
             await asyncio.wait({starting}, timeout=0.5)
         if not starting.cancelled():
             # Whoever waited for it has been told.

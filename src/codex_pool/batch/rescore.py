@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 
+from codex_app_server import _threads
 from codex_app_server._files import resolved
 
 from .dataset import Sample
@@ -112,8 +113,8 @@ async def rescore(
                 continue
             scores = await _score(directory, row, sample, scorers, ask, places)
             kept = _merged(row, scores, keep_others=plan.named or plan.missing)
-            artifacts = await asyncio.to_thread(_artifacts, directory.store.artifacts_of(row.n))
-            await asyncio.to_thread(directory.replace_scores, row.n, kept, artifacts)
+            artifacts = await _threads.in_thread(_artifacts, directory.store.artifacts_of(row.n))
+            await _threads.in_thread(directory.replace_scores, row.n, kept, artifacts)
             counts.scored += 1
             counts.scorer_failures += sum(score.error is not None for score in scores)
             on_scored(row, scores)
@@ -125,7 +126,7 @@ async def rescore(
         for task in lanes:
             task.cancel()
         await asyncio.gather(*lanes, return_exceptions=True)
-        await asyncio.to_thread(shutil.rmtree, directory.path / RESCORING, True)
+        await _threads.in_thread(shutil.rmtree, directory.path / RESCORING, True)
     return counts
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import random
 import sqlite3
 import time
@@ -38,6 +39,9 @@ T = TypeVar("T")
 ARCHIVE_LIMIT_S = 10.0
 PAGE = 200
 PAUSE_POLL_S = 0.5
+
+log = logging.getLogger("codex_pool")
+
 WRITE_AGAIN_S = 2.0
 
 
@@ -55,11 +59,15 @@ class Rules:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Told:
-    """Who is told what happens, on the event loop."""
+    """Who is told what happens, on the event loop. One that fails is reported, and the run goes on."""
 
     on_retry: Callable[[Sample, Outcome], None]
     on_record: Callable[[SampleRow], None]
     on_trouble: Callable[[str], None]
+
+    def __post_init__(self) -> None:
+        for name in ("on_retry", "on_record", "on_trouble"):
+            object.__setattr__(self, name, _reported(getattr(self, name)))
 
 
 class Runner:
@@ -436,6 +444,16 @@ class Runner:
         for job in self._jobs.values():
             if not job.halt.done():
                 job.halt.set_result(INTERRUPTED)
+
+
+def _reported(function: Callable[..., None]) -> Callable[..., None]:
+    def call(*args: Any) -> None:
+        try:
+            function(*args)
+        except Exception:
+            log.exception("the display of the run failed; the run goes on")
+
+    return call
 
 
 def _touches_disk(tried: Tried) -> bool:

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from codex_app_server import AppServerError, AsyncCodex, TransportClosedError, operations
+from codex_app_server import AppServerError, AsyncCodex, TransportClosedError, _threads, operations
 from codex_app_server._files import resolved
 from codex_app_server.async_api import AsyncThread
 from codex_pool.configuration import Configuration
@@ -455,7 +455,7 @@ class Sampling:
         )
         scorers, places = self._means.scorers.of(self._sample), self._means.scoring_places
         scores = await self._with_room(lambda: score_sample(scorers, context, places=places))
-        names = await asyncio.to_thread(_names, artifacts)
+        names = await _threads.in_thread(_names, artifacts)
         finished: Finished = await self._means.written(lambda: self._directory.scored(row.n, scores, names))
         return finished
 
@@ -514,8 +514,7 @@ class Sampling:
                 problem = {"kind": WORKSPACE, "message": str(error)}
                 tried.outcome = msgspec.structs.replace(tried.outcome, status="failed", error=problem)
             return []
-        keep = asyncio.get_running_loop().run_in_executor
-        await self._means.written(lambda: keep(None, _keep, artifacts, diff))
+        await self._means.written(lambda: asyncio.ensure_future(_threads.in_thread(_keep, artifacts, diff)))
         return [DIFF]
 
     async def _with_room(self, work: Callable[[], Awaitable[T]]) -> T:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
-import sqlite3
 import threading
 import time
 from collections import deque
@@ -148,9 +147,9 @@ class Keeper:
                 if rows:
                     store = store or self._connect()
                     store.write({row.thread_id: row for row in rows}.values())
-            except (OwnershipError, sqlite3.Error, OSError) as error:
-                # Whatever it is: a thread that has ended would leave every later write without an answer.
-                problem = str(error)
+            except Exception as error:
+                # Whatever it is: who waits is told, and the thread goes on.
+                problem = str(error) or type(error).__name__
                 if store is not None:
                     store.close()
                     store = None

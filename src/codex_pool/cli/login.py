@@ -106,7 +106,10 @@ def _by_browser(client: AccountClient) -> None:
     click.echo("Waiting, for 10 minutes at most; Ctrl-C gives up. No browser here: codex-pool login --device", err=True)
     if _has_browser():
         # Some browsers return when they are closed.
-        threading.Thread(target=_open_browser, args=(handle.auth_url,), daemon=True).start()
+        try:
+            threading.Thread(target=_open_browser, args=(handle.auth_url,), daemon=True).start()
+        except RuntimeError as error:
+            click.echo(f"codex-pool: the browser was not opened: {error}; open the page yourself", err=True)
     _wait(handle)
 
 

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+from codex_app_server import _fork
 from codex_app_server._alarm import Alarm
 
 if TYPE_CHECKING:
@@ -73,6 +74,11 @@ class OnLoop:
         self._closed = True
         self.unwatch()
         self._alarm.stop()
+
+    def let_go(self) -> None:
+        """In a forked child: let go of the descriptors, without a word to the loop."""
+        self._closed = True
+        _fork.let_go(*self._descriptors)
 
     def _on_soon(self) -> None:
         self._scheduled = False

@@ -9,6 +9,7 @@ clients that it does not hear.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import random
 import threading
@@ -19,8 +20,10 @@ from typing import TYPE_CHECKING
 
 import zmq
 
+from codex_app_server import _fork, _threads
+from codex_app_server._waking import Latch, WakePipe
 from codex_app_server.envelope import RequestId
-from codex_app_server.errors import InvalidInputError, TransportClosedError
+from codex_app_server.errors import InvalidInputError, StartError, TransportClosedError
 from codex_app_server.transport import DEFAULT_TIMEOUT_S, Interest, Receiver
 from codex_pool import endpoints, keys, sockets, wire
 from codex_pool.broker.identity import MAX_MESSAGE_BYTES
@@ -40,9 +43,13 @@ RECEIPT_DELAY_S = 0.1
 LAST_MESSAGES_MS = 10
 # What an event loop may be late with what is due before the thread does it.
 LATE_S = 0.5
+# It takes half a second; bounded, since a handler of the program's logging may block the thread without end.
+CLOSE_LIMIT_S = 30.0
+
+log = logging.getLogger("codex_app_server")
 
 
-class PoolTransport:
+class PoolTransport(_fork.ProcessBound):
     """A session on the pool at `endpoint`. `client` is the name that `codex-pool status` shows.
 
     `key`: the key file for an endpoint of the form tcp://HOST:PORT.
@@ -53,6 +60,7 @@ class PoolTransport:
 
     # Other clients run turns there, which can be joined.
     shared = True
+    _called = "client"
 
     def __init__(
         self,
@@ -84,11 +92,11 @@ class PoolTransport:
         self._wanted: deque[Callable[[], list[Effect]]] = deque()
         self._outgoing: deque[list[bytes]] = deque()
         self._closing = False
-        self._welcome = threading.Event()
+        self._welcome = Latch()
+        self._ended = Latch()
         self._error: TransportClosedError | None = None
         self._thread: threading.Thread | None = None
-        self._wake_lock = threading.Lock()
-        self._wake_r = self._wake_w = -1
+        self._wake_pipe: WakePipe | None = None
         self._woken = False
         self._context: zmq.Context[zmq.Socket[bytes]] | None = None
         self._connection: _Connection | None = None
@@ -98,26 +106,36 @@ class PoolTransport:
         self._work_lock = threading.Lock()
         self._failure: BaseException | None = None
         self._explained: TransportClosedError | None = None
+        self._bind_to_process()
 
     def start(self, receiver: Receiver) -> None:
         """Begin the session. Raises TransportClosedError, which says how to start a pool, if there is none."""
+        self._check_process()
+        _threads.check_patches(blocks=True)
         why = endpoints.why_unreachable(self._path) if self._path is not None else None
         if self._path is not None and why is not None and not endpoints.is_held(self._path):
             raise self._explain(TransportClosedError(self._no_pool(why)))
         self._receiver = receiver
-        self._wake_r, self._wake_w = os.pipe()
-        os.set_blocking(self._wake_r, False)
-        os.set_blocking(self._wake_w, False)
+        with _fork.opening():
+            # No variable has it, which an error raised here would hold, and the descriptors with it.
+            self._wake_pipe = WakePipe()
+        self._wake_descriptor = self._wake_pipe.descriptor
         self._idle_poller = zmq.Poller()
-        self._idle_poller.register(self._wake_r, READABLE)
-        self._thread = threading.Thread(target=self._run, name="codex-pool-io", daemon=True)
-        self._thread.start()
+        self._idle_poller.register(self._wake_descriptor, READABLE)
+        thread = threading.Thread(target=self._run, name="codex-pool-io", daemon=True)
+        self._thread = thread
+        try:
+            _threads.start(thread, "for the connection to the pool")
+        except StartError as error:
+            self._thread = self._wake_pipe = None
+            raise TransportClosedError(f"cannot connect to the pool: {error}") from None
         self._welcome.wait(session_.FIRST_LIMIT_S + 1)
         if self._error is not None:
             self.close()
             raise self._error
 
     def send(self, line: bytes, *, interest: Interest = "full", timeout_s: float | None = DEFAULT_TIMEOUT_S) -> None:
+        self._check_process()
         if self._error is not None:
             raise self._error
         if self._closing or self._thread is None:
@@ -127,7 +145,9 @@ class PoolTransport:
         self._want(lambda: self._session.line(line, interest, timeout_s))
 
     def move_to(self, loop: asyncio.AbstractEventLoop | None) -> None:
-        """Have `loop` do the work from now on; None: the I/O thread again. Called on that loop."""
+        """Have `loop` do the work from now on, None: the I/O thread. Called on that loop, or when it is closed."""
+        if self._is_inherited:
+            return
         on_loop, self._on_loop = self._on_loop, None
         if on_loop is not None:
             with self._work_lock:
@@ -138,26 +158,43 @@ class PoolTransport:
         self._wake()
 
     def cancel(self, request_id: RequestId) -> None:
-        if self._thread is not None:
+        if self._thread is not None and not self._is_inherited:
             self._want(lambda: self._session.cancel(request_id))
 
     def fail(self, error: TransportClosedError) -> None:
         """End the session with this error: the pool is gone. From any thread."""
+        if self._is_inherited:
+            return
         self._explained = self._failure = error
         self._wake()
 
-    def close(self) -> None:
-        self._closing = True
-        thread, self._thread = self._thread, None
-        if thread is None:
+    def close_soon(self) -> None:
+        if self._is_inherited:
             return
-        self._wake()
-        if thread is not threading.current_thread():
-            thread.join()
-            with self._wake_lock:
-                os.close(self._wake_r)
-                os.close(self._wake_w)
-                self._wake_r = self._wake_w = -1
+        self._closing = True
+        # In any case: who has noted that the thread was woken may have been interrupted before it did so.
+        wake_pipe = self._wake_pipe
+        if wake_pipe is not None:
+            wake_pipe.wake()
+
+    def close(self) -> None:
+        if self._is_inherited:
+            return
+        self.close_soon()
+        thread = self._thread
+        if thread is None or thread is threading.current_thread():
+            return
+        if not self._ended.wait(CLOSE_LIMIT_S):
+            log.error("the connection to the pool was not closed within %g s", CLOSE_LIMIT_S)
+
+    def _let_go(self) -> None:
+        wake_pipe, on_loop = self._wake_pipe, self._on_loop
+        if wake_pipe is not None:
+            _fork.let_go(*wake_pipe.descriptors)
+        if on_loop is not None:
+            on_loop.let_go()
+        # pyzmq neither closes the sockets nor ends the context of another process; that would wait for its threads.
+        _fork.keep(self._context, self._connection, on_loop)
 
     def _want(self, what: Callable[[], list[Effect]]) -> None:
         self._wanted.append(what)
@@ -171,9 +208,9 @@ class PoolTransport:
             # It has not looked since, and when it does it sees all that is wanted.
             return
         self._woken = True
-        # Locked: a descriptor that was closed meanwhile may belong to somebody else by now.
-        with self._wake_lock, contextlib.suppress(OSError):
-            os.write(self._wake_w, b"\0")
+        wake_pipe = self._wake_pipe
+        if wake_pipe is not None:
+            wake_pipe.wake()
 
     def _no_pool(self, why: str) -> str:
         if self._key is not None:
@@ -196,8 +233,12 @@ class PoolTransport:
         except BaseException as failure:
             error = TransportClosedError(f"the connection to the pool failed: {failure!r}")
         self._error = error
-        self._welcome.set()
-        self._receiver.on_closed(error)
+        self._welcome.open()
+        try:
+            self._receiver.on_closed(error)
+        finally:
+            self._wake_pipe = None
+            self._ended.open()
 
     def _pump(self) -> None:
         self._context = zmq.Context()
@@ -215,8 +256,9 @@ class PoolTransport:
             with self._work_lock:
                 self._lent = False
             on_loop = self._on_loop
-            if on_loop is not None:
-                on_loop.soon()
+            if on_loop is not None and not on_loop.soon():
+                # It is closed, and does not look any more.
+                on_loop.close()
             if self._connection is not None:
                 with contextlib.suppress(zmq.ZMQError, TransportClosedError):
                     # What was wanted before the end was said is still sent.
@@ -238,7 +280,7 @@ class PoolTransport:
             poller.register(connection.socket, READABLE | (WRITABLE if self._outgoing else 0))
         left_s = max(0.0, self._session.next_deadline - time.monotonic())
         ready = dict(poller.poll(int(left_s * 1000) + 1))
-        if self._wake_r in ready:
+        if self._wake_descriptor in ready:
             self._slept()
         self._work()
         if connection is not None and connection.monitor in ready:
@@ -249,7 +291,8 @@ class PoolTransport:
             self._flush()
 
     def _slept(self) -> None:
-        os.read(self._wake_r, 4096)
+        assert self._wake_pipe is not None
+        self._wake_pipe.clear()
         self._woken = False
 
     # The event loop, and the thread while that works.
@@ -361,14 +404,14 @@ class PoolTransport:
                 case Connect():
                     assert self._context is not None
                     self._connection = _Connection(self._context, self._endpoint, effect.identity, self._key)
-                    self._connection.poller.register(self._wake_r, READABLE)
+                    self._connection.poller.register(self._wake_descriptor, READABLE)
                 case Disconnect():
                     if self._connection is not None:
                         self._connection.close(linger_ms=0)
                     self._connection = None
                     self._outgoing.clear()
                 case Welcomed():
-                    self._welcome.set()
+                    self._welcome.open()
                 case Failed():
                     raise TransportClosedError(effect.message)
 

@@ -7,10 +7,10 @@ SIGHUP             nothing: a daemon outlives the terminal that it was started f
 from __future__ import annotations
 
 import signal
-import threading
 from collections.abc import Callable
 from types import FrameType
 
+from codex_app_server._waking import Latch
 from codex_pool import start
 from codex_pool.configuration import ConfigurationError
 from codex_pool.daemon.config import DaemonConfig
@@ -33,14 +33,15 @@ def run_daemon(config: DaemonConfig, on_ready: Callable[[Pool], None]) -> None:
     It ends within 10 s, also while it starts. A second signal while it stops ends the process at once; the pool's
     processes then end by themselves. Raises what Pool raises when it cannot start, and PoolEndedError.
     """
-    stopping = threading.Event()
+    # No Event: the handler would wait for the lock that the code it has interrupted may hold.
+    stopping = Latch()
     starting = True
 
     def stop(number: int, frame: FrameType | None) -> None:
-        if stopping.is_set():
+        if stopping.is_open:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
-        stopping.set()
+        stopping.open()
         if starting:
             raise _StoppedError
 
@@ -52,7 +53,7 @@ def run_daemon(config: DaemonConfig, on_ready: Callable[[Pool], None]) -> None:
         with config.pool() as pool, pool:
             on_ready(pool)
             starting = False
-            while not stopping.is_set():
+            while not stopping.is_open:
                 if pool.wait_ended(POLL_S):
                     raise PoolEndedError(pool.failure or "the pool ended")
     except _StoppedError:

@@ -8,6 +8,7 @@ is one write.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import http
 import ipaddress
 import os
@@ -15,9 +16,13 @@ import socket
 import threading
 from collections.abc import Callable
 from types import TracebackType
+from typing import Any
 
 import msgspec
 
+from ..._fork import ProcessBound, descriptor_of, keep, let_go, opening
+from ..._threads import start
+from ..._waking import Latch
 from .directives import DirectiveError
 from .records import Journal, RequestRecord
 from .request import RequestError, read_request
@@ -30,7 +35,7 @@ RECORDS_KEPT = 20_000
 _CLOSE_TIMEOUT_S = 10.0
 
 
-class LoopbackModel:
+class LoopbackModel(ProcessBound):
     """A Responses API server on loopback that answers by a script. Use it as a context manager, or start() and close().
 
         with LoopbackModel(Script((Rule(Text("4"), contains="2 + 2"),))) as model:
@@ -41,8 +46,10 @@ class LoopbackModel:
     `script` may be replaced while it serves. `port=0` takes a free one. `authorize` is called, in the server's thread,
     with the bearer token of each request ("" if it has none); where it is false the answer is HTTP 401, which
     `unauthorized` counts. Raises ValueError for a host that is not loopback, OSError from start() when the port is
-    taken.
+    taken, StartError when no thread can be started. In a process forked from the one that made it, it does nothing.
     """
+
+    _called = "model server"
 
     def __init__(
         self,
@@ -58,37 +65,60 @@ class LoopbackModel:
         self._authorize = authorize
         self._host, self._port = check_loopback(host), port
         self._journal = Journal(records_kept)
-        self._running: tuple[threading.Thread, asyncio.AbstractEventLoop, asyncio.Future[None]] | None = None
+        self._running: tuple[Latch, asyncio.AbstractEventLoop, asyncio.Future[None], socket.socket] | None = None
         self._connections: set[_Connection] = set()
         # Another model's ids may stand in the history of a thread that is resumed with this one.
         self._nonce = os.urandom(4).hex()
+        self._bind_to_process()
 
     def start(self) -> LoopbackModel:
         """Bind and serve; on return clients can connect. Calling it while it serves changes nothing."""
+        self._check_process()
         if self._running is not None:
             return self
-        listener = socket.create_server(
-            (self._host, self._port),
-            family=socket.AF_INET6 if ":" in self._host else socket.AF_INET,
-            backlog=1024,
-        )
+        with opening():
+            listener = socket.create_server(
+                (self._host, self._port),
+                family=socket.AF_INET6 if ":" in self._host else socket.AF_INET,
+                backlog=1024,
+            )
+            ended, loop = Latch(), asyncio.new_event_loop()
+            stopped = loop.create_future()
+            self._running = (ended, loop, stopped, listener)
         listener.setblocking(False)
         self._port = listener.getsockname()[1]
-        loop = asyncio.new_event_loop()
-        stopped = loop.create_future()
-        thread = threading.Thread(target=self._run, args=(loop, listener, stopped), name="loopback-model", daemon=True)
-        self._running = (thread, loop, stopped)
-        thread.start()
+        arguments = (loop, listener, stopped, ended)
+        thread = threading.Thread(target=self._run, args=arguments, name="loopback-model", daemon=True)
+        try:
+            start(thread, "for the model server")
+        except BaseException:
+            self._running = None
+            listener.close()
+            loop.close()
+            raise
         return self
 
     def close(self) -> None:
         """Close every connection and the port, and end the thread. Safe to call twice."""
+        running = self._running
+        if running is None or self._is_inherited:
+            return
+        ended, loop, stopped, _ = running
+        self._running = None
+        # One whose thread has ended is closed.
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(stopped.set_result, None)
+        ended.wait(_CLOSE_TIMEOUT_S)
+
+    def _let_go(self) -> None:
         if self._running is None:
             return
-        thread, loop, stopped = self._running
-        self._running = None
-        loop.call_soon_threadsafe(stopped.set_result, None)
-        thread.join(_CLOSE_TIMEOUT_S)
+        _, loop, _, listener = self._running
+        let_go(descriptor_of(listener), *(descriptor_of(getattr(loop, end, None)) for end in ("_ssock", "_csock")))
+        for connection in list(self._connections):
+            let_go(descriptor_of(connection.socket))
+        # Closing the loop would take its descriptors out of what the parent's thread waits for.
+        keep(loop, listener)
 
     def __enter__(self) -> LoopbackModel:
         return self.start()
@@ -111,11 +141,13 @@ class LoopbackModel:
     @property
     def requests(self) -> list[RequestRecord]:
         """The requests to the model so far, oldest first; the last 20,000 are kept."""
+        self._check_process()
         return self._journal.records
 
     @property
     def active(self) -> list[RequestRecord]:
         """The requests that are being answered now, hanging ones included."""
+        self._check_process()
         return self._journal.running
 
     def wait_for(
@@ -125,14 +157,18 @@ class LoopbackModel:
 
         It is asked again at every change of any record: keep it cheap. Raises TimeoutError, listing the last requests.
         """
+        self._check_process()
         return self._journal.wait_for(predicate, timeout_s, count)
 
-    def _run(self, loop: asyncio.AbstractEventLoop, listener: socket.socket, stopped: asyncio.Future[None]) -> None:
+    def _run(
+        self, loop: asyncio.AbstractEventLoop, listener: socket.socket, stopped: asyncio.Future[None], ended: Latch
+    ) -> None:
         try:
             loop.run_until_complete(self._serve(loop, listener, stopped))
         finally:
             listener.close()
             loop.close()
+            ended.open()
 
     async def _serve(
         self, loop: asyncio.AbstractEventLoop, listener: socket.socket, stopped: asyncio.Future[None]
@@ -179,6 +215,11 @@ class _Connection(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         self._end("disconnected")
         self._model._connections.discard(self)
+
+    @property
+    def socket(self) -> Any:
+        """Its socket, as asyncio shows it."""
+        return self._transport.get_extra_info("socket")
 
     # Reading.
 

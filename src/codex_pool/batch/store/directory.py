@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from codex_app_server import StartError, _fork
+
 from . import changes, layout
 from .changes import Start, Unfinished
 from .export import Results
@@ -37,22 +39,27 @@ class Finished:
     row: SampleRow | None = None
 
 
-class RunDirectory:
+class RunDirectory(_fork.ProcessBound):
     """The run in a directory, held by this process until `close`. Methods may be called from any thread.
 
-    Raises RunDirectoryError when the directory cannot be used, is in use, or belongs to something else.
+    A process forked from this one neither holds nor closes it. Raises RunDirectoryError when the directory cannot be
+    used, is in use, or belongs to something else.
     """
+
+    _called = "run directory"
 
     def __init__(self, path: Path, *, fresh: bool = False) -> None:
         self.path = path
         self._removed = False
         try:
             path.mkdir(parents=True, exist_ok=True)
-            self._lock = layout.take_lock(path)
+            with _fork.opening():
+                self._lock = layout.take_lock(path)
+                self._bind_to_process()
         except OSError as error:
             raise RunDirectoryError(f"{path} cannot be a run directory: {error.strerror}; name another") from None
         with contextlib.ExitStack() as stack:
-            stack.callback(os.close, self._lock)
+            stack.callback(self._unlock)
             layout.refuse_foreign(path, fresh=fresh)
             if fresh:
                 layout.clear(path)
@@ -65,7 +72,12 @@ class RunDirectory:
             self._rows = RunStore(path, self._connection)
             self._segments = Segments(path / layout.EVENTS, changes.last_place(self._connection))
             self._results = Results(path)
-            self._writer = Writer(self._connection, before_commit=self._segments.sync, after_commit=self._after_commit)
+            try:
+                self._writer = Writer(
+                    self._connection, before_commit=self._segments.sync, after_commit=self._after_commit
+                )
+            except StartError as error:
+                raise RunDirectoryError(f"{path} cannot be written: {error}") from None
             self._closing = stack.pop_all()
 
     def file(self, name: str) -> Path:
@@ -73,6 +85,8 @@ class RunDirectory:
 
     def close(self) -> None:
         """Let what waits be written, results.jsonl be in the order of the dataset, and the directory go."""
+        if self._is_inherited:
+            return
         self._writer.close()
         try:
             if not self._removed and changes.launched(self._connection):
@@ -81,6 +95,16 @@ class RunDirectory:
             self._results.close()
             self._segments.close()
             self._closing.close()
+
+    def _let_go(self) -> None:
+        # The lock is of the open file, and so held for as long as any process has it open. The databases are closed by
+        # nobody here: to SQLite this process is not the one that opened them.
+        _fork.let_go(self._lock)
+        _fork.keep(*(vars(self).get(name) for name in ("_connection", "store", "_rows", "_closing")))
+
+    def _unlock(self) -> None:
+        lock, self._lock = self._lock, -1
+        os.close(lock)
 
     def remove(self) -> None:
         """Remove the record and all that belongs to it; only `close` may be called after this."""
@@ -129,7 +153,7 @@ class RunDirectory:
 
     def start_attempt(self, n: int, key: str, thread_id: str | None) -> Written[Start]:
         """Note an attempt; its turn may be dispatched when that is written."""
-        return self._writer.submit(lambda db: changes.start_attempt(db, n, key, thread_id, time.time()))
+        return self._submit(lambda db: changes.start_attempt(db, n, key, thread_id, time.time()))
 
     def end_attempt(
         self, start: Start, end: Mapping[str, Any], *, note: str | None = None, events: bytes | None = None
@@ -139,7 +163,7 @@ class RunDirectory:
         def change(db: sqlite3.Connection) -> None:
             changes.end_attempt(db, start, end, note, time.time(), self._append(events))
 
-        return self._writer.submit(change)
+        return self._submit(change)
 
     def finish(
         self,
@@ -158,7 +182,7 @@ class RunDirectory:
             changes.record(db, start.n, record, "scoring" if to_score else "done")
             return None if to_score else self._finished(start.n, scored=False)
 
-        return self._writer.submit(change)
+        return self._submit(change)
 
     def not_started(self, n: int, record: RecordRow) -> Written[Finished]:
         """A sample that ends without another attempt."""
@@ -167,7 +191,7 @@ class RunDirectory:
             changes.record(db, n, record, "done")
             return self._finished(n, scored=False)
 
-        return self._writer.submit(change)
+        return self._submit(change)
 
     def scored(self, n: int, scores: Sequence[Any], artifacts: Sequence[str] | None = None) -> Written[Finished]:
         """The scores of a sample, instead of any it had; it is done now. `artifacts`: what is kept of it, if new."""
@@ -179,7 +203,7 @@ class RunDirectory:
             db.execute("UPDATE samples SET state = 'done' WHERE n = ? AND state = 'scoring'", (n,))
             return self._finished(n)
 
-        return self._writer.submit(change)
+        return self._submit(change)
 
     def replace_scores(self, n: int, scores: Sequence[Any], artifacts: Sequence[str] | None = None) -> None:
         """The scores of a sample that is done, instead of those it had; on the disk when this returns.
@@ -196,14 +220,18 @@ class RunDirectory:
 
     def judged(self, tokens: int, cost: float) -> Written[None]:
         """What a judge was paid for a question, whatever becomes of its answer."""
-        return self._writer.submit(lambda db: changes.judged(db, tokens, cost))
+        return self._submit(lambda db: changes.judged(db, tokens, cost))
 
     def note(self, key: str, value: Any) -> Written[None]:
         """Something about the run, found again in `RunStore.info`."""
-        return self._writer.submit(lambda db: changes.note(db, key, to_json(value)))
+        return self._submit(lambda db: changes.note(db, key, to_json(value)))
 
     def _do(self, change: Callable[[sqlite3.Connection], Any]) -> Any:
-        return self._writer.submit(change).result()
+        return self._submit(change).result()
+
+    def _submit(self, change: Callable[[sqlite3.Connection], Any]) -> Written[Any]:
+        self._check_process()
+        return self._writer.submit(change)
 
     def _finished(self, n: int, *, scored: bool = True) -> Finished:
         return Finished(n, self._rows.sample_at(n, scored=scored))

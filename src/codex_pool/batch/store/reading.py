@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from codex_app_server import _fork
 from codex_app_server._files import resolved
 
 from . import layout
@@ -35,6 +37,7 @@ class RunStore:
         self._connection = connection
         # Threads would get each other's cached statements.
         self._lock = threading.Lock()
+        self._made_in = os.getpid()
         connection.row_factory = sqlite3.Row
 
     def __enter__(self) -> RunStore:
@@ -44,6 +47,10 @@ class RunStore:
         self.close()
 
     def close(self) -> None:
+        if _fork.is_inherited(self._made_in):
+            # To SQLite a forked process is not the one that opened it.
+            _fork.keep(self._connection)
+            return
         self._connection.close()
 
     def info(self) -> dict[str, Any]:
@@ -224,6 +231,7 @@ class RunStore:
         return self._rows(f"{where} ORDER BY s.position, s.n LIMIT {size:d}", ()), count
 
     def _fetch(self, query: str, values: Sequence[Any] = ()) -> list[Any]:
+        _fork.check_process(self._made_in, "run")
         with self._lock:
             return self._connection.execute(query, values).fetchall()
 

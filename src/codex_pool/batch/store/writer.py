@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import logging
 import sqlite3
 import threading
 import time
@@ -10,7 +10,11 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
+from codex_app_server import _threads
+
 T = TypeVar("T")
+
+log = logging.getLogger("codex_pool")
 
 # While changes come one after the other they are gathered for so long: a commit costs more than ten changes. One that
 # comes alone is not kept waiting.
@@ -75,7 +79,7 @@ class Writer:
         self._settled = threading.Condition()
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="run-store", daemon=True)
-        self._thread.start()
+        _threads.start(self._thread, "to write the run")
 
     def submit(self, change: Change) -> Written[Any]:
         written: Written[Any] = Written(self._settled)
@@ -129,8 +133,12 @@ class Writer:
                 self._connection.execute("ROLLBACK")
             return error
         # What is made of the tables can be made again; the tables have it.
-        with contextlib.suppress(OSError):
+        try:
             self._after_commit(results)
+        except OSError:
+            pass
+        except Exception:
+            log.exception("what was written to the run could not be passed on")
         self._settle(group, results)
         return None
 
@@ -148,4 +156,8 @@ class Writer:
             self._settled.notify_all()
         for _, written in group:
             if written._callback is not None:
-                written._callback(written)
+                # One that fails must not keep the others waiting, nor end the thread.
+                try:
+                    written._callback(written)
+                except Exception:
+                    log.exception("what waits for a change of the run could not be told")

@@ -6,9 +6,10 @@ difference when the workspace's .gitignore says so, or as a cache (see EXCLUDED)
 
 from __future__ import annotations
 
-import asyncio
 import os
 from pathlib import Path
+
+from codex_app_server import _threads
 
 from . import git
 
@@ -52,7 +53,7 @@ async def compare(git_dir: Path, work_tree: Path, base: str) -> bytes:
 
 async def _add_nested(git_dir: Path, work_tree: Path) -> None:
     """Take the files of repositories inside as what they are: for git each would be one entry without contents."""
-    nested, files = await asyncio.to_thread(_nested, work_tree)
+    nested, files = await _threads.in_thread(_nested, work_tree)
     if not nested:
         return
     await git.run(

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from codex_app_server import _threads
 from codex_app_server._files import resolved
 
 from ..dataset import Sample
@@ -62,7 +63,7 @@ class Workspace:
         try:
             await self.stop()
         finally:
-            await asyncio.to_thread(_remove, self.directory)
+            await _threads.in_thread(_remove, self.directory)
 
 
 async def prepare(
@@ -75,7 +76,7 @@ async def prepare(
     try:
         return await _prepare(sample, directory, hook, sources)
     except BaseException:
-        await asyncio.shield(asyncio.to_thread(_remove, directory))
+        await asyncio.shield(_threads.in_thread(_remove, directory))
         raise
 
 
@@ -85,14 +86,14 @@ async def _prepare(sample: Sample, directory: Path, hook: str | None, sources: R
     if hook is not None and workspace.exists():
         await hooks.stop(hook, sample, workspace)
     try:
-        await asyncio.to_thread(_clear, directory, workspace)
+        await _threads.in_thread(_clear, directory, workspace)
         await difference.create(base_git)
         if "template" in spec:
-            await asyncio.to_thread(_copy, Path(spec["template"]), workspace)
+            await _threads.in_thread(_copy, Path(spec["template"]), workspace)
         elif "git" in spec:
             source = (sources or Repositories(directory)).source(spec["git"])
             await repositories.copy_commit(source, spec["commit"], base_git, workspace)
-        await asyncio.to_thread(_write, workspace, spec.get("files", {}))
+        await _threads.in_thread(_write, workspace, spec.get("files", {}))
         if "git" in spec:
             await repositories.begin_history(workspace)
         for command in _commands(spec.get("setup")):
@@ -103,7 +104,7 @@ async def _prepare(sample: Sample, directory: Path, hook: str | None, sources: R
         said = {} if hook is None else await _start(hook, sample, workspace)
         # Of each attempt its own: app-servers keep what they have been told of the last one.
         state = {"base": base, "hook": hook, "said": said, "environment": f"codex-pool-{uuid.uuid4().hex}"}
-        await asyncio.to_thread(_save, directory / _STATE, state)
+        await _threads.in_thread(_save, directory / _STATE, state)
     except (OSError, shutil.Error) as error:
         raise WorkspaceError(f"the workspace {directory} could not be made: {error}") from None
     return _workspace(sample, directory, state)
@@ -124,7 +125,7 @@ async def sweep(sample: Sample, directory: Path) -> None:
     if workspace is not None:
         await workspace.remove()
     else:
-        await asyncio.to_thread(_remove, directory)
+        await _threads.in_thread(_remove, directory)
 
 
 def _workspace(sample: Sample, directory: Path, state: dict[str, Any]) -> Workspace:
