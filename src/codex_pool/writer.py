@@ -20,7 +20,7 @@ from codex_pool.line_queue import LineQueue
 # How often the number of lost lines is tried to be written while no line comes, before which it would be.
 RETRY_S = 5.0
 # How long the end of a process waits for lines, as long as none is written meanwhile.
-EXIT_S = 1.0
+EXIT_S = 0.5
 
 
 class Writer:

@@ -114,11 +114,13 @@ def unblock(goes_on: str, patience_s: float) -> None:
     `patience_s`: how long the end of the command waits for a reader of stdout that takes nothing.
     """
     global _patience_s
+    if _output is None or _messages is None:
+        # The verb is called by a program, whose streams these are.
+        return
     import logging
 
     from codex_pool.writer import Writer
 
-    assert _output is not None and _messages is not None
     _patience_s = patience_s
     sys.stdout.flush()
     sys.stderr.flush()
@@ -130,7 +132,7 @@ def unblock(goes_on: str, patience_s: float) -> None:
         log.warning("%s %s; %s", stream, what, goes_on)
 
     def lost(number: int) -> bytes:
-        return b"codex-pool: %d %s of this were lost\n" % (number, b"line" if number == 1 else b"lines")
+        return b"codex-pool: %d %s lost here\n" % (number, b"line was" if number == 1 else b"lines were")
 
     _output.writer = Writer(1, MAX_OUTPUT_BYTES, on_loss=lambda error: on_loss("standard output", error))
     _messages.writer = Writer(2, MAX_MESSAGES_BYTES, lost, on_loss=lambda error: on_loss("standard error", error))
@@ -138,6 +140,7 @@ def unblock(goes_on: str, patience_s: float) -> None:
 
 def settle() -> None:
     """Wait, before the command ends, for what is still to be written to stdout. Raises OutputError."""
+    sys.stderr.flush()
     sys.stdout.flush()
     if _output is None or _output.writer is None:
         return
@@ -168,8 +171,8 @@ def _text(raw: io.FileIO, before: TextIO | None) -> io.TextIOWrapper:
         io.BufferedWriter(raw),
         encoding=None if before is None else before.encoding,
         errors="codex-pool",
-        line_buffering=getattr(before, "line_buffering", True),
-        write_through=getattr(before, "write_through", False),
+        # Unbuffered, as with PYTHONUNBUFFERED, is by lines here.
+        line_buffering=getattr(before, "line_buffering", True) or getattr(before, "write_through", False),
     )
 
 
