@@ -65,8 +65,8 @@ from codex_pool.supervisor.process import Child, Reports
 from codex_pool.supervisor.restarts import MAX_DEATHS, WINDOW_S, BrokerRestarts
 from codex_pool.worker.arguments import WorkerArguments
 
-# Of the workers, which end an app-server that does not listen within 4 s; and of the holder of the account, which may be
-# asking the issuer, from the same moment on. With broker and ingress, a second each, all is over within 10 s.
+# Of the workers, which end an app-server that does not listen within 4 s; and of the holder of the account, which may
+# be asking the issuer, from the same moment on. With broker and ingress, a second each, all is over within 10 s.
 WORKERS_STOP_LIMIT_S = 6.0
 HOLDER_STOP_LIMIT_S = 7.0
 # Memory is looked at, and broker and holder of the account are asked for a sign of life.
