@@ -423,16 +423,15 @@ def running_daemon(endpoint: str) -> str | None:
     """`endpoint` if a pool holds it, else None."""
     lock_path = endpoints.ipc_path(endpoint).with_suffix(".lock")
     try:
-        lock = os.open(lock_path, os.O_RDWR | os.O_CLOEXEC)
+        held = _fork.Held(lambda: os.open(lock_path, os.O_RDWR | os.O_CLOEXEC))
     except OSError:
         return None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return None
-    except BlockingIOError:
-        return endpoint
-    finally:
-        os.close(lock)
+    with held as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return endpoint
+    return None
 
 
 def _working_directory(config: AppServerConfig) -> Path:
