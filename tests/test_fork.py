@@ -459,6 +459,50 @@ asyncio.run(main())
     run(program, work)
 
 
+def test_a_lock_of_keys_is_not_kept_by_a_child(work: Path) -> None:
+    program = """
+from codex_pool.keys import KeyStore
+(work / "clients").mkdir(mode=0o700)
+work.chmod(0o700)
+store = KeyStore(work)
+with store._locked():
+    pid = os.fork()
+    if pid == 0:
+        time.sleep(60)
+with store._locked():
+    pass
+os.kill(pid, 9)
+os.waitpid(pid, 0)
+"""
+    run(program, work)
+
+
+def test_forks_of_many_threads_at_once_let_go_of_the_lock(work: Path) -> None:
+    program = """
+from codex_app_server import _fork
+_fork.OPENING_LIMIT_S = 0.05
+def fork():
+    for _ in range(20):
+        pid = os.fork()
+        if pid == 0:
+            with _fork.opening():
+                os._exit(0)
+        assert ended(pid) == 0
+threads = [threading.Thread(target=fork) for _ in range(4)]
+for thread in threads:
+    thread.start()
+# A fork waits for it, and not without end.
+with _fork.opening():
+    time.sleep(0.3)
+for thread in threads:
+    thread.join()
+with _fork.opening():
+    pass
+assert not _fork._forking
+"""
+    run(program, work)
+
+
 def test_the_error_can_be_pickled() -> None:
     error = pickle.loads(pickle.dumps(WrongProcessError("pool", 1, 2)))
     assert (error.called, error.made_in, error.used_in) == ("pool", 1, 2)

@@ -19,7 +19,7 @@ import contextlib
 import os
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from .errors import WrongProcessError
@@ -32,7 +32,8 @@ _bound: dict[int, weakref.ref[ProcessBound]] = {}
 _kept: list[Any] = []
 _process_id = os.getpid()
 _opening = threading.RLock()
-_opening_is_held = False
+# The threads that fork now, and hold the lock meanwhile.
+_forking: set[int] = set()
 
 
 class ProcessBound:
@@ -59,6 +60,30 @@ class ProcessBound:
 
     def _let_go(self) -> None:
         """In a forked child: let go of what was inherited, by `let_go` and `keep` alone."""
+
+
+class Held(ProcessBound):
+    """An open descriptor, of a lock say, that a forked child does not keep. Use it as a context manager.
+
+    `open_it` opens it: a lock of an open file is held for as long as any process has that open.
+    """
+
+    def __init__(self, open_it: Callable[[], int]) -> None:
+        self._descriptor = -1
+        with opening():
+            self._descriptor = open_it()
+            self._bind_to_process()
+
+    def __enter__(self) -> int:
+        return self._descriptor
+
+    def __exit__(self, *_: object) -> None:
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    def _let_go(self) -> None:
+        let_go(self._descriptor)
 
 
 def is_inherited(made_in: int) -> bool:
@@ -114,12 +139,13 @@ def opening() -> Iterator[None]:
 
 
 def _let_go_of_all() -> None:
-    global _process_id, _opening, _opening_is_held
+    global _process_id, _opening
     here = os.getpid()
     if here == _process_id:
         return
     _process_id = here
-    _opening, _opening_is_held = threading.RLock(), False
+    _opening = threading.RLock()
+    _forking.clear()
     for reference in list(_bound.values()):
         bound = reference()
         if bound is not None and bound._made_in != here:
@@ -129,14 +155,13 @@ def _let_go_of_all() -> None:
 
 
 def _before_fork() -> None:
-    global _opening_is_held
-    _opening_is_held = _opening.acquire(timeout=OPENING_LIMIT_S)
+    if _opening.acquire(timeout=OPENING_LIMIT_S):
+        _forking.add(threading.get_ident())
 
 
 def _after_fork_in_parent() -> None:
-    global _opening_is_held
-    if _opening_is_held:
-        _opening_is_held = False
+    if threading.get_ident() in _forking:
+        _forking.discard(threading.get_ident())
         _opening.release()
 
 

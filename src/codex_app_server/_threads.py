@@ -33,11 +33,11 @@ async def in_thread(function: Callable[..., T], *args: Any) -> T:
     """Call a function that blocks on a thread of its own, and wait for what it comes to.
 
     Without the executor of the loop, whose threads may all be taken by others. Where no thread can be started it is
-    called here, which blocks the loop for once.
+    called here, which blocks the loop for once. Raises WrongEventLoopError where no loop runs.
     """
-    import asyncio
+    from ._loops import Home
 
-    loop = asyncio.get_running_loop()
+    loop = Home().enter()
     future: asyncio.Future[T] = loop.create_future()
     call = contextvars.copy_context().run
 

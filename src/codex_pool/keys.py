@@ -31,6 +31,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from codex_app_server import _fork
 from codex_pool import key_files
 from codex_pool.broker.identity import MAX_MESSAGE_BYTES, Identity, known_pattern
 from codex_pool.key_files import KeysError as KeysError
@@ -313,8 +314,7 @@ class KeyStore:
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
         """Nobody else changes the list. Raises OSError when somebody does for more than LOCK_LIMIT_S."""
-        fd = os.open(self._clients, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
+        with _fork.Held(lambda: os.open(self._clients, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)) as fd:
             until = time.monotonic() + LOCK_LIMIT_S
             while True:
                 try:
@@ -326,8 +326,6 @@ class KeyStore:
                         raise TimeoutError(errno.ETIMEDOUT, f"{why}; end it and try again") from None
                     time.sleep(LOCK_RETRY_S)
             yield
-        finally:
-            os.close(fd)
 
     def signature(self) -> object:
         """Something that changes when the allow-list does; looks at each file, and reads none. Raises OSError."""

@@ -19,6 +19,8 @@ import re
 import shutil
 from pathlib import Path
 
+from codex_app_server import _fork
+
 DATABASE, RESULTS, CONFIG, LOCK, LOG = "run.sqlite", "results.jsonl", "config.json", "lock", "pool.log"
 EVENTS, ARTIFACTS, HOME, WORK = "events", "artifacts", "home", "work"
 _OF_SQLITE = (DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm", f"{DATABASE}-journal")
@@ -73,16 +75,15 @@ def take_lock(path: Path) -> int:
 def holder(path: Path) -> int | None:
     """The pid of the process that holds a run directory, None if nobody does."""
     try:
-        lock = os.open(path / LOCK, os.O_RDONLY | os.O_CLOEXEC)
+        held = _fork.Held(lambda: os.open(path / LOCK, os.O_RDONLY | os.O_CLOEXEC))
     except OSError:
         return None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        text = os.read(lock, 32).decode("ascii", "replace").strip()
-        return int(text) if text.isdigit() else 0
-    finally:
-        os.close(lock)
+    with held as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            text = os.read(lock, 32).decode("ascii", "replace").strip()
+            return int(text) if text.isdigit() else 0
     return None
 
 
