@@ -512,12 +512,14 @@ async def aconnect(
 def running_daemon(endpoint: str) -> str | None:
     """`endpoint` if a pool holds it, else None."""
     path = endpoints.ipc_path(endpoint)
-    with contextlib.suppress(OSError):
-        with _fork.Held(lambda: os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CLOEXEC)) as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return endpoint
+    with (
+        contextlib.suppress(OSError),
+        _fork.Held(lambda: os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CLOEXEC)) as lock,
+    ):
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return endpoint
     # The lock file may have been removed, and not been made again yet.
     return endpoint if endpoint_name.holder(path) is not None else None
 
