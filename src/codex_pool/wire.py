@@ -340,6 +340,24 @@ class TokensWanted(_Head, frozen=True):
     """Body: the app-server's request for new external tokens, under the id that the answer (Tell) is to have."""
 
 
+class Tree(_Head, frozen=True):
+    """What is below a worker: `servers` (MCP servers, with launchers and all below them), commands that are `left` of
+    turns that are over, and `commands` of turns that run.
+
+    `memory_bytes` is of all but the latter, the worker included; `is_pss` as of processes.Memory. `threads` is how many
+    threads were loaded then; `fresh` threads have been loaded since.
+    """
+
+    servers: int
+    left: int
+    commands: int
+    memory_bytes: int
+    command_memory_bytes: int
+    is_pss: bool
+    threads: int
+    fresh: int
+
+
 class Progress(_Head, frozen=True):
     """A worker's beat, from a thread and socket of its own.
 
@@ -473,6 +491,7 @@ FromWorker = (
     | Limited
     | LoginEnded
     | TokensWanted
+    | Tree
     | Progress
 )
 ToWorker = Dispatch | Release | Interrupt | Apply | Current | Tell | Follow | Acked | Back | Gone | Holder | WhoAreYou

@@ -85,6 +85,7 @@ class Broker:
             secret=self._keeper.secret if self._keeper is not None else os.urandom(16),
             unix_offset=time.time() - time.monotonic(),
             changed_at=arguments.changed_at,
+            recycle_descendants=arguments.recycle_descendants,
         )
         self._commands = LineSplitter()
         self._outboxes: dict[tuple[bool, bytes], deque[list[bytes]]] = {}

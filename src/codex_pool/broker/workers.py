@@ -94,6 +94,8 @@ class Workers:
             case wire.LoginEnded():
                 self._changes.login_ended(worker, route, frames[1:])
                 self._check_drained(worker)
+            case wire.Tree():
+                self._on_tree(route, worker)
             case wire.Children():
                 books.own_children(route.thread_id, route.children)
             case wire.TokensWanted():
@@ -171,6 +173,7 @@ class Workers:
         call = books.calls.get(answered.call)
         if call is None or call.worker != worker.name:
             return
+        worker.fresh += answered.ok and answered.call in worker.loading
         books.close_call(answered.call)
         if call.method == RELEASE:
             self._dispatcher.released(call.thread_id or "", ok=answered.ok)
@@ -299,6 +302,11 @@ class Workers:
         else:
             self._books.put_away(gone.thread_id, worker.name)
 
+    def _on_tree(self, tree: wire.Tree, worker: Worker) -> None:
+        worker.tree, worker.fresh = tree, tree.fresh
+        self._books.out += self._dispatcher.room.counted(worker, self._books.now)
+        self._dispatcher.fill_room()
+
     def _on_limited(self, limited: wire.Limited) -> None:
         books = self._books
         reset_in_s = limited.resets_at - (books.now + self._unix_offset) if limited.resets_at is not None else None
@@ -397,6 +405,7 @@ class Workers:
         """Workers that say nothing, or do nothing; limits and leases that have run out."""
         books = self._books
         self._asked.clear()
+        self._dispatcher.fill_room()
         self._changes.tick()
         self._tokens.tick()
         if self._pace.tick(books.now):

@@ -17,7 +17,7 @@ It has no ZeroMQ: it talks to the broker and the workers over their own pipes.
     to the ingress       {"ping": number}
     from the ingress     {"event": "ready" | "failed" | "pong", "reason"}
     from a worker        {"event": "ready", "app_server_pid"}  {"event": "load", "turns", "threads"}
-                         {"event": "exit", "reason", "stderr", "kind"}
+                         {"event": "memory", "memory_bytes"}  {"event": "exit", "reason", "stderr", "kind"}
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ from codex_pool.supervisor.restarts import MAX_DEATHS, WINDOW_S, BrokerRestarts
 from codex_pool.worker.arguments import WorkerArguments
 
 STOP_LIMIT_S = 8.0
-# Memory is looked at, and broker and holder of the account are asked for a sign of life.
+# Broker and holder of the account are asked for a sign of life.
 SAMPLE_EVERY_S = 2.0
 # Counted, not timed: this process may have been stopped itself.
 UNANSWERED_PINGS = 5
@@ -198,10 +198,6 @@ class Supervisor:
         """What nobody reports by itself."""
         self._sample_at = now + SAMPLE_EVERY_S
         self._account.look(now)
-        for worker, app_server in list(self._app_servers.items()):
-            memory_bytes = processes.resident_bytes(app_server)
-            if memory_bytes is not None:
-                self._apply(self._core.memory(worker, memory_bytes, now))
         for child in self._workers.values():
             child.flush()
         self._reports.flush()
@@ -246,6 +242,7 @@ class Supervisor:
             cwd=self._arguments.cwd,
             link=self._ingress.link,
             secret=self._ingress.secret,
+            recycle_descendants=self._arguments.recycle.descendants,
             keys=self._arguments.keys,
             codex_home=str(home_of(Path(self._arguments.sqlite_root))),
             changed_at=time.monotonic() if self._account_changes else self._account_changed_at,
@@ -421,6 +418,8 @@ class Supervisor:
                     if (process := processes.identify(pid)) is not None:
                         self._app_servers[worker] = process
                         self._remember()
+                case {"event": "memory", "memory_bytes": int(memory_bytes)}:
+                    self._apply(self._core.memory(worker, memory_bytes, time.monotonic()))
                 case {"event": "load", "turns": int(turns), "threads": int(threads)}:
                     now = time.monotonic()
                     self._apply(self._core.load(worker, turns=turns, threads=threads, now=now))

@@ -2,7 +2,7 @@
 
     stdin     the death pipe; it says in lines {"broker": "new"} when there is another broker, {"stop": "acknowledged"}
               when it is to end in peace
-    stdout    JSON lines for the supervisor - ready, load, exit
+    stdout    JSON lines for the supervisor - ready, load, memory, exit
     stderr    log
 
 The loop drains the app-server's stdout whatever else is down, because a reader that stops stalls the whole
@@ -34,6 +34,7 @@ from codex_pool.worker.arguments import WorkerArguments
 from codex_pool.worker.core import WorkerCore
 from codex_pool.worker.effects import Effect, Fail, Note, Ready, ToAppServer, ToBroker
 from codex_pool.worker.link import BrokerLink
+from codex_pool.worker.sampler import Sampler
 
 READ_BYTES = 256 * 1024
 # While nobody reads along, what comes is gathered for so long after a read of little: app-servers write line by line.
@@ -75,6 +76,9 @@ class Worker:
         self._from_supervisor = LineSplitter(64 * 1024)
         self._load = (0, 0)
         self._load_at = 0.0
+        self._memory_mib = 0
+        # For which numbers of threads the sampler was asked to look last.
+        self._looked_at = 0, 0
         self._rest_until = 0.0
         self._loops = 0
         self._leaves_by: float | None = None
@@ -94,6 +98,7 @@ class Worker:
             started_at=self._started_at,
         )
         self._broker = BrokerLink(self._context, arguments.endpoint, arguments.worker, self._progress)
+        self._sampler = Sampler(os.getpid())
         try:
             self._loop()
         except Stop as stop:
@@ -102,6 +107,7 @@ class Worker:
             code = _process.stop(self._process)
             self._drain_stderr()
             processes.sweep(os.getpid())
+            self._sampler.close()
             self._broker.close()
             self._context.term()
             self._exit_code = code
@@ -122,7 +128,7 @@ class Worker:
             os.set_blocking(fd, False)
         _process.widen(stdout, READ_BYTES)
         self._poller = poller = zmq.Poller()
-        for fd in (0, stdout, stderr, self._signals):
+        for fd in (0, stdout, stderr, self._signals, self._sampler.fileno()):
             poller.register(fd, READABLE)
         self._apply(self._core.start(time.monotonic()))
         reaped_at = ticked_at = time.monotonic()
@@ -156,6 +162,11 @@ class Worker:
                 self._read_broker()
             if 0 in ready:
                 self._read_supervisor()
+            if self._sampler.fileno() in ready and (look := self._sampler.take()) is not None:
+                self._apply(self._core.look(look, time.monotonic()))
+            if self._core.thread_counts != self._looked_at:
+                self._looked_at = self._core.thread_counts
+                self._sampler.ask(*self._looked_at)
             now = time.monotonic()
             if self._leaves_by is not None and (self._core.may_leave or now > self._leaves_by):
                 self._broker.flush()
@@ -164,6 +175,7 @@ class Worker:
                 ticked_at = now
                 self._apply(self._core.tick(now))
                 self._report_load()
+                self._report_memory()
             self._flush_app_server()
             self._broker.flush()
             if now - reaped_at > REAP_EVERY_S:
@@ -273,6 +285,7 @@ class Worker:
                 case ToAppServer():
                     self._to_app_server.append(memoryview(effect.line + b"\n"))
                 case Ready():
+                    self._begin_sampling()
                     report({"event": "ready", "app_server_pid": self._process.pid})
                 case Note():
                     log(effect.message)
@@ -301,6 +314,19 @@ class Worker:
         if load != self._load and time.monotonic() - self._load_at >= TICK_S and _writable(1):
             self._load, self._load_at = load, time.monotonic()
             report({"event": "load", "turns": load[0], "threads": load[1]})
+
+    def _begin_sampling(self) -> None:
+        self._apply(self._core.look(self._sampler.first(), time.monotonic()))
+        try:
+            self._sampler.start()
+        except RuntimeError as error:
+            log(f"processes and memory of this worker are not counted: {error}")
+
+    def _report_memory(self) -> None:
+        memory_mib = self._core.memory_bytes >> 20
+        if memory_mib != self._memory_mib and _writable(1):
+            self._memory_mib = memory_mib
+            report({"event": "memory", "memory_bytes": self._core.memory_bytes})
 
     def _progress(self) -> wire.Progress:
         return wire.Progress(self._arguments.worker, self._loops, self._core.lines_read, self._core.in_flight)

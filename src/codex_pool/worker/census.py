@@ -1,0 +1,134 @@
+"""Counts and memory of what is below a worker, by what it is there for. Pure.
+
+    app-server   with what its own start has brought: npm's `codex` is a node process with the native one below it
+    servers      MCP servers, their launchers and all below these: they stay until their thread is archived or deleted,
+                 those of an ephemeral thread until the app-server ends
+    commands     commands of tools, and what else codex runs in a session of its own
+    left         commands that have outlived the turns that they may belong to
+
+codex (0.163, measured) starts an MCP server in its own session (setsid), in a process group of its own, and has it
+before it answers the request that loads the thread. A command gets a session of its own, with and without sandbox; so
+do login shells for snapshots, and `command/exec`. So what a codex process has started within its own session is a
+server, and all below a process is what that is. A process whose parent has ended is a child of the worker; unless it
+was known as a server before, it is a command.
+
+Which turn a command belongs to no process says. Turns are numbered as they begin: a command has outlived its turn once
+all those are over that had begun within SETTLE_S of its first being seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from codex_pool.processes import Memory, ProcessId, TreeProcess
+
+SETTLE_S = 2.0
+
+Kind = Literal["app-server", "server", "command"]
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What was below a worker at one moment, parents before children.
+
+    `memory` may be older than that, and is of the worker too. `loads` and `threads` are what the worker's core had
+    counted before: threads that the app-server was made to load, and those that it had loaded.
+    """
+
+    processes: list[TreeProcess]
+    memory: Mapping[ProcessId, Memory]
+    loads: int
+    threads: int
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What a look comes to. `memory_bytes` is without that of commands, unless they are left.
+
+    `is_pss`: all of it is PSS; else some processes told their RSS only, which is more.
+    """
+
+    servers: int = 0
+    left: int = 0
+    commands: int = 0
+    memory_bytes: int = 0
+    command_memory_bytes: int = 0
+    is_pss: bool = True
+
+
+@dataclass(slots=True)
+class _Known:
+    """A process that was seen. `begun`: the number of the last turn that it may belong to."""
+
+    kind: Kind
+    since: float
+    begun: int
+
+
+class Census:
+    """See the module's docstring. `pid` is the worker's, `app_server_pid` that of the process which it has started."""
+
+    def __init__(self, pid: int, app_server_pid: int) -> None:
+        self._pid = pid
+        self._app_server_pid = app_server_pid
+        self._known: dict[ProcessId, _Known] = {}
+        self._has_begun = False
+
+    def take(self, look: Look, *, begun: int, oldest: int, now: float) -> Figures:
+        """Count a look. `begun` is the number of the last turn that has begun, `oldest` that of the oldest that runs.
+
+        Where none runs, `oldest` is the next number. The first look is to come before any thread is loaded: what is
+        below the app-server then has come with it.
+        """
+        known, kinds = self._known, dict[int, Kind]()
+        session = next((each.session for each in look.processes if each.id.pid == self._app_server_pid), 0)
+        self._known = {}
+        for process in look.processes:
+            before = known.get(process.id)
+            kind = before.kind if before is not None else self._kind(process, kinds.get(process.parent), session)
+            seen = before or _Known(kind, now, begun)
+            if now - seen.since < SETTLE_S:
+                seen.begun = begun
+            kinds[process.id.pid], self._known[process.id] = kind, seen
+        self._has_begun = True
+        return self._figures(look, oldest, now)
+
+    def _kind(self, process: TreeProcess, parent: Kind | None, session: int) -> Kind:
+        if process.id.pid == self._app_server_pid:
+            return "app-server"
+        if parent is None:
+            return "command"
+        if parent != "app-server":
+            return parent
+        if not self._has_begun:
+            return "app-server"
+        return "server" if process.session == session else "command"
+
+    def _figures(self, look: Look, oldest: int, now: float) -> Figures:
+        servers = left = commands = 0
+        commanding: set[ProcessId] = set()
+        for process, known in self._known.items():
+            if known.kind == "server":
+                servers += 1
+            elif known.kind == "command" and oldest > known.begun and now - known.since >= SETTLE_S:
+                left += 1
+            elif known.kind == "command":
+                commands += 1
+                commanding.add(process)
+        # Processes that have ended since their memory was read have none.
+        sizes = {
+            process: memory
+            for process, memory in look.memory.items()
+            if process in self._known or process.pid == self._pid
+        }
+        command_bytes = sum(memory.size_bytes for process, memory in sizes.items() if process in commanding)
+        return Figures(
+            servers=servers,
+            left=left,
+            commands=commands,
+            memory_bytes=sum(memory.size_bytes for memory in sizes.values()) - command_bytes,
+            command_memory_bytes=command_bytes,
+            is_pss=all(memory.is_pss for memory in sizes.values()),
+        )
