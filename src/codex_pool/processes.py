@@ -100,6 +100,11 @@ def descendants(root: int, *, spare: frozenset[int] = frozenset()) -> list[Proce
     return found
 
 
+def tells_trees() -> bool:
+    """Whether `tree` finds what is below a process here."""
+    return sys.platform.startswith("linux") and identify(os.getpid()) is not None
+
+
 def tree(root: int) -> list[TreeProcess]:
     """The processes below `root`, parents before children; [] where /proc does not tell (not Linux).
 

@@ -134,6 +134,8 @@ class Workers:
         if books.holder is not None:
             books.to_worker(worker, wire.Holder(books.holder))
         self._take_over(worker, holdings)
+        if holdings.tree is not None:
+            worker.tree, worker.fresh = holdings.tree, holdings.tree.fresh
         self._changes.registered(worker, register, holdings)
         self._sessions.worker_settled(name)
         self._dispatcher.work_again()

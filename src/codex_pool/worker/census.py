@@ -76,14 +76,17 @@ class Census:
         self._known: dict[ProcessId, _Known] = {}
         self._has_begun = False
 
-    def take(self, look: Look, *, begun: int, oldest: int, now: float) -> Figures:
-        """Count a look. `begun` is the number of the last turn that has begun, `oldest` that of the oldest that runs.
+    def take(self, look: Look, *, begun: int, oldest: int, now: float) -> Figures | None:
+        """Count a look; None if the app-server is not in it, which then tells nothing.
 
-        Where none runs, `oldest` is the next number. The first look is to come before any thread is loaded: what is
-        below the app-server then has come with it.
+        `begun` is the number of the last turn that has begun, `oldest` that of the oldest that runs; where none runs,
+        it is the next number. The first look is to come before any thread is loaded: what is below the app-server then
+        has come with it.
         """
         known, kinds = self._known, dict[int, Kind]()
-        session = next((each.session for each in look.processes if each.id.pid == self._app_server_pid), 0)
+        session = next((each.session for each in look.processes if each.id.pid == self._app_server_pid), None)
+        if session is None:
+            return None
         self._known = {}
         for process in look.processes:
             before = known.get(process.id)

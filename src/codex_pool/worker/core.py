@@ -64,7 +64,10 @@ _TOKENS_WANTED = "account/chatgptAuthTokens/refresh"
 
 
 class WorkerCore:
-    """See the module's docstring. `worker` is this worker's name, `slot` the place it fills."""
+    """See the module's docstring. `worker` is this worker's name, `slot` the place it fills.
+
+    `counts` says that the loop looks at the processes below this worker.
+    """
 
     def __init__(
         self,
@@ -78,6 +81,7 @@ class WorkerCore:
         turn_wall_limit_s: float | None = None,
         limits: Limits = LIMITS,
         started_at: float = 0.0,
+        counts: bool = False,
     ) -> None:
         self._worker = worker
         self._slot = slot
@@ -104,8 +108,9 @@ class WorkerCore:
         self._questions = Questions(worker, self._outbox, self._candidates)
         self._probe = Probe()
         self._census = Census(pid, app_server_pid)
-        # What the last look came to, and how many threads had been loaded when it was taken.
-        self._tree: tuple[wire.Tree, int] | None = None
+        # What the last look came to, None where there is none; how many threads had been loaded when it was taken.
+        self._tree = wire.Tree() if counts else None
+        self._tree_loads = 0
         # Who is asked what belongs to no thread.
         self._holder: wire.SessionId | None = None
         self._globals = Latest()
@@ -146,7 +151,7 @@ class WorkerCore:
     @property
     def memory_bytes(self) -> int:
         """What this worker and all below it occupy, without tool commands of turns that run; 0 where not known."""
-        return self._tree[0].memory_bytes if self._tree is not None else 0
+        return self._tree.memory_bytes if self._tree is not None else 0
 
     @property
     def held(self) -> dict[str, int]:
@@ -289,18 +294,20 @@ class WorkerCore:
         self._outbox.now = now
         running = self._running
         figures = self._census.take(look, begun=running.begun, oldest=running.oldest, now=now)
-        tree = wire.Tree(
-            figures.servers,
-            figures.left,
-            figures.commands,
-            figures.memory_bytes,
-            figures.command_memory_bytes,
-            figures.is_pss,
-            look.threads,
-            fresh=0,
-        )
-        self._tree = tree, look.loads
-        self._tell_tree()
+        if figures is not None:
+            self._tree_loads = look.loads
+            self._tree = wire.Tree(
+                figures.servers,
+                figures.left,
+                figures.commands,
+                figures.memory_bytes,
+                figures.command_memory_bytes,
+                figures.is_pss,
+                look.threads,
+                # The broker counts on: threads that it hears of after this are not in the figures.
+                self._threads.loads - look.loads,
+            )
+            self._outbox.broker(wire.encode(self._tree))
         return self._outbox.take()
 
     @property
@@ -379,7 +386,9 @@ class WorkerCore:
     def _register(self) -> None:
         if self._initialized is None:
             return
-        changes = self._changes
+        changes, tree = self._changes, self._tree
+        if tree is not None:
+            tree = msgspec.structs.replace(tree, fresh=self._threads.loads - self._tree_loads)
         head = wire.Register(
             self._slot, self._worker, self._pid, self._app_server_pid, changes.as_of, changes.changed_at
         )
@@ -392,16 +401,10 @@ class WorkerCore:
             logins=self._calls.logins,
             kept=changes.kept,
             kept_at=changes.kept_at,
+            tree=tree,
         )
         self._outbox.broker(wire.encode(head), self._initialized, wire.encode_holdings(holdings))
-        self._tell_tree()
         self._threads.tell_spawned()
-
-    def _tell_tree(self) -> None:
-        """The broker counts on: threads that it hears of after this are not in the figures."""
-        if self._tree is not None:
-            tree, loads = self._tree
-            self._outbox.broker(wire.encode(msgspec.structs.replace(tree, fresh=self._threads.loads - loads)))
 
     def _on_other_run(self, run: ThreadRun | GlobalRun) -> None:
         lines, methods = run.lines, run.methods

@@ -96,6 +96,7 @@ class Worker:
             turn_idle_limit_s=arguments.turn_idle_limit_s,
             turn_wall_limit_s=arguments.turn_wall_limit_s,
             started_at=self._started_at,
+            counts=processes.tells_trees(),
         )
         self._broker = BrokerLink(self._context, arguments.endpoint, arguments.worker, self._progress)
         self._sampler = Sampler(os.getpid())
@@ -316,6 +317,8 @@ class Worker:
             report({"event": "load", "turns": load[0], "threads": load[1]})
 
     def _begin_sampling(self) -> None:
+        if not processes.tells_trees():
+            return
         self._apply(self._core.look(self._sampler.first(), time.monotonic()))
         try:
             self._sampler.start()
