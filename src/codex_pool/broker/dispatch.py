@@ -44,7 +44,7 @@ class Dispatcher:
     def __init__(self, books: Books, pace: Pace, *, changed_at: float = 0.0, recycle_descendants: int = 0) -> None:
         self._books = books
         self._pace = pace
-        self.room = Room(books.workers, slots=books.slots, limit=recycle_descendants)
+        self.room = Room(books, recycle_descendants)
         self.changes = Changes(books, self, changed_at)
 
     # Which worker.
@@ -122,7 +122,7 @@ class Dispatcher:
         """The worker that new work goes to; with `loads` one that has room for a thread, if there is any."""
         ready = self._books.ready()
         if loads:
-            ready = [worker for worker in ready if self.room.is_in(worker, self._books.now)] or ready
+            ready = [worker for worker in ready if self.room.is_in(worker)] or ready
         # A log-in that succeeds fails the turns beside it.
         with_login = {name for name, _ in self._books.logins.values()}
         # Calls count beside threads, so that new threads are spread before any of them is answered.
@@ -154,7 +154,7 @@ class Dispatcher:
 
     def _lacks_room(self, call: Call, thread: Thread | None, worker: Worker) -> bool:
         """True for a request that loads a thread and has to wait until this worker, or another one, may load it."""
-        if not _loads(call, thread) or self.room.is_in(worker, self._books.now):
+        if not _loads(call, thread) or self.room.is_in(worker):
             return False
         # One that forks a thread which cannot leave its worker can go nowhere else.
         return thread is None or thread.worker is None or (thread.stored and not thread.pinned)
@@ -177,8 +177,8 @@ class Dispatcher:
         thread = self._books.threads.get(thread_id)
         worker = self._books.workers.get(thread.worker or "") if thread is not None else None
         if worker is not None:
-            return worker.leaving or self.room.is_in(worker, self._books.now)
-        return any(self.room.is_in(worker, self._books.now) for worker in self._books.ready())
+            return worker.leaving or self.room.is_in(worker)
+        return any(self.room.is_in(worker) for worker in self._books.ready())
 
     def _keep_homeless(self, call: Call) -> None:
         if self._books.hold(call):
@@ -231,7 +231,8 @@ class Dispatcher:
                 return False
             if thread is not None and thread.record.owner and not self._has_room_for_keys(worker):
                 return False
-            if thread is not None and thread.worker is None and not self.room.is_in(worker, self._books.now):
+            if thread is not None and thread.worker is None and not self.room.is_in(worker):
+                self.room.denied()
                 return False
             return self._has_room(worker) and not worker.behind
 
@@ -282,6 +283,7 @@ class Dispatcher:
         """This worker takes no more work: what waits for it goes elsewhere, as far as that is possible."""
         for call in worker.waiting.remove_all():
             self.route(call)
+        self.fill_room()
 
     def _is_refused(self, call: Call, thread: Thread, worker: Worker) -> bool:
         """True when this would use a former account, on a thread that cannot leave its worker."""
@@ -369,8 +371,11 @@ class Dispatcher:
             call.told = False
             self._tell_queue(call, "pool/dequeued")
         call.worker = worker.name
+        loads = adopt is not None or call.method in rpc.LOADS_THREAD
+        if loads:
+            self.room.taken(worker)
         number = self._books.open_call(call, worker)
-        if adopt is not None or call.method in rpc.LOADS_THREAD:
+        if loads:
             worker.loading.add(number)
         queued_ms = round((self._books.now - call.came_at) * 1000)
         head = wire.Dispatch(

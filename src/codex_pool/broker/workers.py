@@ -10,7 +10,18 @@ from codex_pool.broker.changes import APPLY
 from codex_pool.broker.dispatch import FOLLOW, RELEASE, Dispatcher
 from codex_pool.broker.lists import OwnLists
 from codex_pool.broker.pace import Pace
-from codex_pool.broker.records import ENTRY, Call, Drained, Registered, Suspect, Thread, ToWorker, Turn, Worker
+from codex_pool.broker.records import (
+    ENTRY,
+    Call,
+    Drained,
+    Registered,
+    Renew,
+    Suspect,
+    Thread,
+    ToWorker,
+    Turn,
+    Worker,
+)
 from codex_pool.broker.sessions import Sessions
 from codex_pool.broker.tokens import Tokens
 
@@ -306,7 +317,9 @@ class Workers:
 
     def _on_tree(self, tree: wire.Tree, worker: Worker) -> None:
         worker.tree, worker.fresh = tree, tree.fresh
-        self._books.out += self._dispatcher.room.counted(worker, self._books.now)
+        why = self._dispatcher.room.reason_to_renew(worker)
+        if why:
+            self._books.out.append(Renew(worker.name, why))
         self._dispatcher.fill_room()
 
     def _on_limited(self, limited: wire.Limited) -> None:
@@ -365,6 +378,7 @@ class Workers:
             self._scatter(worker, reason)
             self._changes.worker_lost(worker, reason)
             self._changes.announcements.settle()
+            self._dispatcher.fill_room()
             self._dispatcher.fill_all_places()
         self._sessions.worker_settled(name)
 
