@@ -1,4 +1,4 @@
-"""Threads wait for room: no worker has more processes than its limit, those that drain count, and nobody waits for ever."""
+"""Threads wait for room: workers stay within their limit of processes, and nobody waits without a limit."""
 
 from __future__ import annotations
 
