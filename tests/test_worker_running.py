@@ -137,7 +137,7 @@ def test_a_sub_agent_that_starts_its_turn_in_the_same_read(bench: Bench) -> None
     bench.say(child, started("own", "t2", rootTurnId="u1"), delta("own", "t2"))
     assert bench.lines == [(["s1"], [child])]
     assert bench.routed(wire.TurnStarted) == [wire.TurnStarted("t2", "own", [sid("s1")])]
-    assert bench.methods("s1", "own") [1:] == ["turn/started", "item/agentMessage/delta"]
+    assert bench.methods("s1", "own")[1:] == ["turn/started", "item/agentMessage/delta"]
 
 
 def test_a_thread_of_nobodys_is_told_to_nobody(bench: Bench) -> None:
