@@ -85,11 +85,11 @@ def test_a_full_worker_is_renewed_and_its_successor_waits_until_it_has_ended(ben
     start(bench, 8)
     names = answer_all(bench, w0) + answer_all(bench, w1)
     tell(bench, w1, 3, 4)
-    assert bench.renewals == {}, "it has room for one"
+    assert bench.full == {}, "it has room for one"
     let_go(bench, names)
     tell(bench, w0, 4, 4)
     tell(bench, w1, 4, 4)
-    assert bench.renewals == dict.fromkeys(("w0", "w1"), "4 descendants, the limit is 4")
+    assert bench.full == dict.fromkeys(("w0", "w1"), "4 descendants, the limit is 4")
     waiting = start(bench, 3)
     new = registered(bench, "new", 0)
     bench.drain(w0)
@@ -110,13 +110,13 @@ def test_a_worker_whose_threads_are_in_use_is_not_renewed(bench: Bench) -> None:
     tell(bench, w0, 4, 4)
     let_go(bench, names[1:2])
     tell(bench, w0, 4, 4)
-    assert bench.renewals == {}, "three of four would come back"
+    assert bench.full == {}, "three of four would come back"
     bench.beat(room.FULL_S / 2, "s1")
     for name in names[2:]:
         bench.call("thread/read", {"threadId": name})
     bench.beat(room.FULL_S / 2, "s1")
     tell(bench, w0, 4, 4)
-    assert list(bench.renewals) == ["w0"], "it has been full for long, and one is not in use"
+    assert list(bench.full) == ["w0"], "it has been full for long, and one is not in use"
 
 
 def test_a_single_thread_with_many_servers_is_not_moved_about(bench: Bench) -> None:
@@ -126,9 +126,9 @@ def test_a_single_thread_with_many_servers_is_not_moved_about(bench: Bench) -> N
     tell(bench, w0, 9, 1)
     bench.beat(room.FULL_S + 1, "s1")
     tell(bench, w0, 9, 1)
-    assert bench.renewals == {}
+    assert bench.full == {}
     tell(bench, w0, 9, 1, left=2)
-    assert list(bench.renewals) == ["w0"], "commands that turns have left behind end with it"
+    assert list(bench.full) == ["w0"], "commands that turns have left behind end with it"
 
 
 def test_nobody_waits_for_ever(bench: Bench) -> None:
@@ -213,7 +213,7 @@ def test_without_figures_or_limit_nothing_waits() -> None:
         worker = bench.register("w0", 0) if options else registered(bench, "w0", 0, servers=99, threads=9)
         bench.hello()
         start(bench, 20)
-        assert starts(worker) == 20 and bench.renewals == {}
+        assert starts(worker) == 20 and bench.full == {}
 
 
 def test_a_new_broker_knows_what_is_there() -> None:

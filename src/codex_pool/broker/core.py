@@ -79,6 +79,7 @@ class BrokerCore:
             self.books, self._pace, changed_at=changed_at, recycle_descendants=recycle_descendants
         )
         self.changes = self._dispatcher.changes
+        self.room = self._dispatcher.room
         self._tokens = Tokens(self.books, self.changes)
         self._lists = OwnLists(self.books, self._dispatcher, secret=secret, nonce=f"list-{secret.hex()[:8]}-{now:.6f}")
         self._requests = Requests(self.books, self._dispatcher, self._tokens, self._lists, self._status)
@@ -113,7 +114,7 @@ class BrokerCore:
             "waiting": books.held + sum(len(worker.waiting) + len(worker.parked) for worker in workers),
             "moving": len([thread for thread in threads if thread.moving is not None]),
             "homeless": len(books.homeless),
-            "roomless": len(self._dispatcher.room),
+            "roomless": len(self.room),
             "lists": len(self._lists),
             "changes": self.changes.held + self._tokens.held,
             "logins": len(books.logins),
@@ -248,5 +249,4 @@ class BrokerCore:
         return self._status()
 
     def _status(self) -> dict[str, Any]:
-        roomless = len(self._dispatcher.room)
-        return status_of(self.books, self._pace, self._slot_states, self._started_at, roomless)
+        return status_of(self.books, self._pace, self._slot_states, self._started_at, len(self.room))

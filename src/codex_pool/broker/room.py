@@ -45,6 +45,10 @@ class Room:
     def __len__(self) -> int:
         return len(self._waiting)
 
+    def __iter__(self) -> Iterator[Call]:
+        """The requests that wait."""
+        return iter(self._waiting)
+
     # How much there is.
 
     def is_in(self, worker: Worker) -> bool:
