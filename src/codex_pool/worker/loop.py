@@ -77,6 +77,8 @@ class Worker:
         self._load = (0, 0)
         self._load_at = 0.0
         self._memory_mib = 0
+        self._counts = processes.tells_trees()
+        self._has_looked = False
         # For which numbers of threads the sampler was asked to look last.
         self._looked_at = 0, 0
         self._rest_until = 0.0
@@ -96,7 +98,7 @@ class Worker:
             turn_idle_limit_s=arguments.turn_idle_limit_s,
             turn_wall_limit_s=arguments.turn_wall_limit_s,
             started_at=self._started_at,
-            counts=processes.tells_trees(),
+            counts=self._counts,
         )
         self._broker = BrokerLink(self._context, arguments.endpoint, arguments.worker, self._progress)
         self._sampler = Sampler(os.getpid())
@@ -176,6 +178,8 @@ class Worker:
                 ticked_at = now
                 self._apply(self._core.tick(now))
                 self._report_load()
+                if self._has_looked and not self._sampler.is_running:
+                    self._look_now()
                 self._report_memory()
             self._flush_app_server()
             self._broker.flush()
@@ -317,13 +321,17 @@ class Worker:
             report({"event": "load", "turns": load[0], "threads": load[1]})
 
     def _begin_sampling(self) -> None:
-        if not processes.tells_trees():
+        if not self._counts:
             return
-        self._apply(self._core.look(self._sampler.first(), time.monotonic()))
+        self._look_now()
+        self._has_looked = True
         try:
             self._sampler.start()
         except RuntimeError as error:
-            log(f"processes and memory of this worker are not counted: {error}")
+            log(f"the memory of this worker is not read: no thread for it could be started: {error}")
+
+    def _look_now(self) -> None:
+        self._apply(self._core.look(self._sampler.look_now(*self._core.thread_counts), time.monotonic()))
 
     def _report_memory(self) -> None:
         memory_mib = self._core.memory_bytes >> 20

@@ -36,12 +36,16 @@ class Sampler:
         """Begin. Raises RuntimeError if the system gives no thread."""
         self._thread.start()
 
+    @property
+    def is_running(self) -> bool:
+        return self._thread.is_alive()
+
     def fileno(self) -> int:
         return self._readable
 
-    def first(self) -> Look:
-        """Look now, on the caller's thread and without memory, before `start`."""
-        return Look(processes.tree(self._root), {}, 0, 0)
+    def look_now(self, loads: int, threads: int) -> Look:
+        """Look on the caller's thread, without memory: before `start`, and where there is no thread."""
+        return Look(processes.tree(self._root), {}, loads, threads)
 
     def ask(self, loads: int, threads: int) -> None:
         """Ask for a look soon; it will bear these counts."""
