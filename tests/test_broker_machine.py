@@ -68,7 +68,7 @@ class BrokerMachine(RuleBasedStateMachine):
             self.hello(session)
         if limit:
             # Threads of the beginning bring nothing along.
-            self.bench.from_worker(self.live["w0.2"], wire.Tree(threads=1))
+            self.bench.from_worker(self.live["w0.2"], wire.Tree(threads=1, each=0))
         # Without threads that are there from the beginning few turns would ever meet.
         for thread, session in zip(THREADS[:3], SESSIONS, strict=True):
             self.bench.thread(thread, session=session)
@@ -181,12 +181,16 @@ class BrokerMachine(RuleBasedStateMachine):
     def _empty(self) -> bytes:
         return wire.encode_holdings(wire.Holdings([], tree=wire.Tree() if self.limit else None))
 
-    @rule(data=st.data(), servers=st.integers(0, 3), threads=st.integers(0, 3), fresh=st.integers(0, 1))
-    def count(self, data: st.DataObject, servers: int, threads: int, fresh: int) -> None:
+    @rule(data=st.data(), servers=st.integers(0, 3), threads=st.integers(0, 3), few=st.integers(0, 1))
+    def count(self, data: st.DataObject, servers: int, threads: int, few: int) -> None:
         """A worker says how many processes are below it."""
         if self.live and self.limit:
             worker = self.live[data.draw(st.sampled_from(sorted(self.live)))]
-            self.bench.from_worker(worker, wire.Tree(servers, threads=threads, fresh=fresh))
+            each = servers if threads else None
+            settled = max(0, servers - few)
+            self.bench.from_worker(
+                worker, wire.Tree(servers, settled, threads=threads, young=few, each=each, fresh=few)
+            )
 
     @rule(data=st.data(), late=st.booleans())
     def lose(self, data: st.DataObject, late: bool) -> None:
@@ -261,7 +265,9 @@ class BrokerMachine(RuleBasedStateMachine):
         for name in self.bench.drained:
             if name in self.live:
                 worker = self.live[name]
-                assert not worker.open and not worker.running and not worker.releases
+                # What it has answered may be sent again meanwhile.
+                assert all(head.again for head, _ in worker.open.values())
+                assert not worker.running and not worker.releases
                 self._lose(worker, late=False)
 
     @rule(data=st.data(), ok=st.booleans())

@@ -19,16 +19,18 @@ def registered(bench: Bench, name: str, slot: int = 0, **figures: int) -> FakeWo
 
 @pytest.fixture
 def bench() -> Bench:
-    """Two workers with one client; a worker may have LIMIT servers."""
+    """Two workers with one client; a worker may have LIMIT servers, and a thread brings one."""
     bench = Bench(slots=2, turns_per_worker=8, recycle_descendants=LIMIT)
-    registered(bench, "w0", 0)
+    registered(bench, "w0", 0, each=1)
     registered(bench, "w1", 1)
     bench.hello()
     return bench
 
 
-def tell(bench: Bench, worker: FakeWorker, servers: int, threads: int, *, left: int = 0, fresh: int = 0) -> None:
-    bench.from_worker(worker, wire.Tree(servers, left, threads=threads, fresh=fresh))
+def tell(bench: Bench, worker: FakeWorker, servers: int, threads: int, *, left: int = 0) -> None:
+    """All of it has settled."""
+    each = -(-servers // threads) if threads else None
+    bench.from_worker(worker, wire.Tree(servers, servers, left, threads=threads, each=each))
 
 
 def start(bench: Bench, count: int, session: str = "s1") -> list[tuple[str, int]]:
@@ -56,7 +58,6 @@ def starts(worker: FakeWorker) -> int:
 def test_threads_beyond_the_limit_wait_and_are_told_so(bench: Bench) -> None:
     calls = start(bench, 10)
     w0, w1 = bench.workers.values()
-    # Nothing is known yet: each is expected to bring one.
     assert starts(w0) == starts(w1) == LIMIT
     queued = [notice["params"]["requestId"] for _, notice in bench.notices if notice["method"] == "pool/queued"]
     assert queued == [call[1] for call in calls[8:]]
@@ -71,13 +72,42 @@ def test_threads_beyond_the_limit_wait_and_are_told_so(bench: Bench) -> None:
     assert dequeued == queued
 
 
-def test_what_a_thread_brings_is_learned(bench: Bench) -> None:
-    w0, w1 = bench.workers.values()
-    start(bench, 1)
-    answer_all(bench, w0)
-    tell(bench, w0, 2, 1)
+def test_what_a_thread_brings_is_learned_and_remembered() -> None:
+    bench = Bench(slots=2, turns_per_worker=8, recycle_descendants=2 * room.UNKNOWN_COST)
+    w0, w1 = registered(bench, "w0", 0), registered(bench, "w1", 1)
+    bench.hello()
     start(bench, 10)
-    assert starts(w0) == 1 and starts(w1) == 2, "two servers each, at most four"
+    assert starts(w0) == starts(w1) == 2, "it may bring four"
+    answer_all(bench, w0)
+    tell(bench, w0, 3, 1)
+    assert starts(w0) == 1 and starts(w1) == 2
+    for worker in (w0, w1):
+        bench.lose(worker)
+    new = registered(bench, "new", 0)
+    assert starts(new) == 2, "three each, at most eight"
+
+
+def test_servers_that_have_yet_to_come_are_counted_by_their_threads(bench: Bench) -> None:
+    w0, w1 = bench.workers.values()
+    start(bench, 2)
+    names = answer_all(bench, w0) + answer_all(bench, w1)
+    let_go(bench, names)
+    bench.from_worker(w0, wire.Tree(1, 0, threads=2, young=2, each=2))
+    start(bench, 4)
+    assert starts(w0) == 0 and starts(w1) == 1
+    assert list(bench.full) == ["w0"], "four are, or will be"
+    bench.from_worker(w0, wire.Tree(4, 4, threads=2, each=2))
+    assert starts(w0) == 0
+
+
+def test_nobody_is_renewed_by_a_guess() -> None:
+    bench = Bench(slots=1, recycle_descendants=LIMIT)
+    worker = registered(bench, "w0", 0)
+    bench.hello()
+    start(bench, 2)
+    let_go(bench, answer_all(bench, worker))
+    bench.from_worker(worker, wire.Tree(3, 0, threads=2, young=2))
+    assert bench.full == {}
 
 
 def test_a_full_worker_is_renewed_and_its_successor_waits_until_it_has_ended(bench: Bench) -> None:
@@ -210,7 +240,11 @@ def test_waiting_is_fair_and_ends_with_its_client(bench: Bench) -> None:
 def test_without_figures_or_limit_nothing_waits() -> None:
     for options in ({"recycle_descendants": LIMIT}, {}):
         bench = Bench(slots=1, **options)
-        worker = bench.register("w0", 0) if options else registered(bench, "w0", 0, servers=99, threads=9)
+        worker = (
+            bench.register("w0", 0)
+            if options
+            else registered(bench, "w0", 0, servers=99, settled=99, threads=9, each=11)
+        )
         bench.hello()
         start(bench, 20)
         assert starts(worker) == 20 and bench.full == {}
@@ -218,7 +252,7 @@ def test_without_figures_or_limit_nothing_waits() -> None:
 
 def test_a_new_broker_knows_what_is_there() -> None:
     bench = Bench(slots=1, recycle_descendants=LIMIT)
-    worker = registered(bench, "w0", 0, servers=2, threads=2, fresh=1)
+    worker = registered(bench, "w0", 0, servers=2, settled=2, threads=2, each=1, fresh=1)
     bench.hello()
     start(bench, 3)
     assert starts(worker) == 1
@@ -227,7 +261,7 @@ def test_a_new_broker_knows_what_is_there() -> None:
 
 def test_status_shows_what_is_below_a_worker(bench: Bench) -> None:
     w0, _ = bench.workers.values()
-    bench.from_worker(w0, wire.Tree(3, 1, 5, 300 << 20, 50 << 20, is_pss=False, threads=3))
+    bench.from_worker(w0, wire.Tree(3, 3, 1, 5, 300 << 20, 50 << 20, is_pss=False, threads=3))
     row, other = bench.status()["workers"]
     shown = {name: row[name] for name in ("memoryBytes", "memoryIs", "descendants", "leftCommands")}
     assert shown == {"memoryBytes": 300 << 20, "memoryIs": "rss", "descendants": 4, "leftCommands": 1}

@@ -8,7 +8,7 @@ from worker_bench import Bench
 
 from codex_pool import wire
 from codex_pool.processes import Memory, ProcessId, TreeProcess
-from codex_pool.worker.census import SETTLE_S, Census, Figures, Look
+from codex_pool.worker.census import SETTLE_S, Census, Look
 
 WORKER, APP_SERVER = 10, 11
 MIB = 1 << 20
@@ -39,7 +39,7 @@ class Counted:
         figures = self.figures(*below, after_s=after_s, **options)
         return figures.servers, figures.left, figures.commands
 
-    def figures(self, *below: TreeProcess, after_s: float = 0.0, **options: Any) -> Figures:
+    def figures(self, *below: TreeProcess, after_s: float = 0.0, **options: Any) -> wire.Tree:
         self.now += after_s
         found = self.census.take(look(*below, **options), begun=self.begun, oldest=self.oldest, now=self.now)
         assert found is not None
@@ -142,6 +142,33 @@ def test_a_look_without_the_app_server_tells_nothing() -> None:
     assert counted.take(SERVER) == (1, 0, 0)
 
 
+def test_what_a_thread_brings_is_known_once_its_servers_have_settled() -> None:
+    census, now = Census(WORKER, APP_SERVER), 50.0
+
+    def take(after_s: float, *below: TreeProcess, loads: int, threads: int) -> tuple[int, int, int | None]:
+        nonlocal now
+        now += after_s
+        found = census.take(Look([APP, *below], {}, loads, threads), begun=0, oldest=1, now=now)
+        assert found is not None
+        return found.settled, found.young, found.each
+
+    assert take(0, loads=0, threads=0) == (0, 0, None)
+    launcher, started = process(20, APP_SERVER, APP_SERVER), process(21, 20, APP_SERVER)
+    assert take(9, launcher, loads=1, threads=1) == (0, 1, None), "more may come"
+    assert take(SETTLE_S, launcher, started, loads=2, threads=2) == (1, 1, 1)
+    assert take(SETTLE_S, launcher, started, loads=2, threads=2) == (2, 0, 1)
+    # One thread was archived.
+    assert take(SETTLE_S, launcher, started, loads=2, threads=1) == (2, 0, 2)
+
+
+def test_that_threads_bring_nothing_is_known_at_once() -> None:
+    """A server, or its launcher, is there before the app-server answers."""
+    census = Census(WORKER, APP_SERVER)
+    for loads, each in ((0, None), (1, 0)):
+        found = census.take(Look([APP], {}, loads, loads), begun=0, oldest=1, now=50.0)
+        assert found is not None and found.each == each
+
+
 # In the worker.
 
 
@@ -154,7 +181,7 @@ def test_the_broker_is_told_with_the_threads_that_were_loaded_since() -> None:
     assert seen_at == (1, 1)
     bench.thread("t2")
     bench.apply(bench.core.look(Look([APP, SERVER], {}, *seen_at), bench.now))
-    assert bench.routed(wire.Tree)[-1] == wire.Tree(1, threads=1, fresh=1)
+    assert bench.routed(wire.Tree)[-1] == wire.Tree(1, threads=1, young=1, fresh=1)
     bench.thread("t3")
     holdings = bench.new_broker()
     assert holdings.tree is not None and holdings.tree.fresh == 2

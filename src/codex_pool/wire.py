@@ -128,17 +128,22 @@ class Tree(_Head, frozen=True):
     """What is below a worker: `servers` (MCP servers, with launchers and all below them), commands that are `left` of
     turns that are over, and `commands` of turns that run.
 
-    `memory_bytes` is of all but the latter, the worker included; `is_pss` as of processes.Memory. `threads` is how many
-    threads were loaded then; `fresh` threads have been loaded since.
+    `memory_bytes` is of all but the latter, the worker included. `is_pss`: all of it is PSS, else some is RSS, which is
+    more. `threads` were loaded then, of which `young` have been for so short a time that not all of their servers may
+    be there; `settled` servers are older. `each` is how many a thread brings, None where that is not known yet.
+    `fresh` threads have been loaded since.
     """
 
     servers: int = 0
+    settled: int = 0
     left: int = 0
     commands: int = 0
     memory_bytes: int = 0
     command_memory_bytes: int = 0
     is_pss: bool = True
     threads: int = 0
+    young: int = 0
+    each: int | None = None
     fresh: int = 0
 
 

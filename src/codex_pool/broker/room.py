@@ -4,9 +4,10 @@ An app-server starts the MCP servers of each thread that it loads, and those of 
 whoever has let the thread go. So a worker that can take no further thread within `limit` is renewed, and all workers
 together, those that drain included, stay within `limit` for each slot: what would go beyond waits.
 
-    expected(worker) = servers and left commands, as the worker has counted them
+    expected(worker) = servers and left commands, as the worker has counted them; servers of threads that it has just
+                       loaded may have yet to come
                        + cost * threads that were loaded since, or are being loaded
-    cost             = servers a loaded thread, where most; 1 before any worker has told
+    cost             = servers that a thread brings, on the worker where it is most; UNKNOWN_COST before any has told
 
 A worker that has nothing takes a thread whatever it brings. A worker whose threads are mostly in use is not renewed:
 they would come back. Limits give way to work: a worker that has drained for PATIENCE_S is not counted any more, and
@@ -23,6 +24,7 @@ from codex_pool.broker.queue import FairQueue
 from codex_pool.broker.records import WEIGHTS, Call, Session, Worker
 
 PATIENCE_S = 75.0
+UNKNOWN_COST = 4
 # A thread that is followed is in use for so long after its last request.
 IN_USE_S = 10.0
 # Who waits is looked at every second (wire.BEAT_S); after so long without, nobody has waited.
@@ -41,6 +43,7 @@ class Room:
         # Since when nobody who waits has got room, and when somebody was seen to wait last.
         self._denied_since: float | None = None
         self._denied_at = 0.0
+        self._last_cost: int | None = None
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -77,8 +80,11 @@ class Room:
     def reason_to_renew(self, worker: Worker) -> str:
         """Why a worker that has told what is below it is to be renewed, "" if it is not."""
         tree, now = worker.tree, self._books.now
-        descendants = tree.servers + tree.left if tree is not None else 0
-        if not self._limit or tree is None or descendants + max(1, self._cost()) <= self._limit:
+        cost = self._learned()
+        # By guesses nobody is renewed.
+        young = (cost or 0) * (tree.young + worker.fresh) if tree is not None else 0
+        descendants = tree.settled + young + tree.left if tree is not None else 0
+        if not self._limit or tree is None or descendants + (cost or 1) <= self._limit:
             worker.full_since = None
             return ""
         worker.full_since = now if worker.full_since is None else worker.full_since
@@ -109,13 +115,22 @@ class Room:
         return not expected or expected + cost <= self._limit
 
     def _expected(self, worker: Worker, cost: int) -> int:
-        tree = worker.tree
-        counted = tree.servers + tree.left if tree is not None else 0
-        return counted + cost * (worker.fresh + len(worker.loading))
+        tree, coming = worker.tree, cost * (worker.fresh + len(worker.loading))
+        if tree is None:
+            return coming
+        return max(tree.servers, tree.settled + cost * tree.young) + tree.left + coming
 
     def _cost(self) -> int:
-        trees = [tree for each in self._books.workers.values() if (tree := each.tree) is not None and tree.threads]
-        return max((-(-tree.servers // tree.threads) for tree in trees), default=1)
+        learned = self._learned()
+        return UNKNOWN_COST if learned is None else learned
+
+    def _learned(self) -> int | None:
+        """Servers that a thread brings, as far as any worker knows, or has known."""
+        trees = (worker.tree for worker in self._books.workers.values())
+        told = [tree.each for tree in trees if tree is not None and tree.each is not None]
+        if told:
+            self._last_cost = max(told)
+        return self._last_cost
 
     def _is_overdue(self, worker: Worker) -> bool:
         return worker.draining_since is not None and self._books.now - worker.draining_since > PATIENCE_S

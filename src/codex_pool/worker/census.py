@@ -14,14 +14,19 @@ was known as a server before, it is a command.
 
 Which turn a command belongs to no process says. Turns are numbered as they begin: a command has outlived its turn once
 all those are over that had begun within SETTLE_S of its first being seen.
+
+A launcher starts its server later, and git runs for a moment when a thread is loaded. So processes and threads settle
+for SETTLE_S before it is told from them how many servers a thread brings.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from codex_pool import wire
 from codex_pool.processes import Memory, ProcessId, TreeProcess
 
 SETTLE_S = 2.0
@@ -43,21 +48,6 @@ class Look:
     threads: int
 
 
-@dataclass(frozen=True, slots=True)
-class Figures:
-    """What a look comes to. `memory_bytes` is without that of commands, unless they are left.
-
-    `is_pss`: all of it is PSS; else some processes told their RSS only, which is more.
-    """
-
-    servers: int = 0
-    left: int = 0
-    commands: int = 0
-    memory_bytes: int = 0
-    command_memory_bytes: int = 0
-    is_pss: bool = True
-
-
 @dataclass(slots=True)
 class _Known:
     """A process that was seen. `begun`: the number of the last turn that it may belong to."""
@@ -75,8 +65,10 @@ class Census:
         self._app_server_pid = app_server_pid
         self._known: dict[ProcessId, _Known] = {}
         self._has_begun = False
+        # When how many threads had been loaded, back to SETTLE_S ago.
+        self._loads: deque[tuple[float, int]] = deque()
 
-    def take(self, look: Look, *, begun: int, oldest: int, now: float) -> Figures | None:
+    def take(self, look: Look, *, begun: int, oldest: int, now: float) -> wire.Tree | None:
         """Count a look; None if the app-server is not in it, which then tells nothing.
 
         `begun` is the number of the last turn that has begun, `oldest` that of the oldest that runs; where none runs,
@@ -96,7 +88,7 @@ class Census:
                 seen.begun = begun
             kinds[process.id.pid], self._known[process.id] = kind, seen
         self._has_begun = True
-        return self._figures(look, oldest, now)
+        return self._tree(look, oldest, now)
 
     def _kind(self, process: TreeProcess, parent: Kind | None, session: int) -> Kind:
         if process.id.pid == self._app_server_pid:
@@ -109,13 +101,15 @@ class Census:
             return "app-server"
         return "server" if process.session == session else "command"
 
-    def _figures(self, look: Look, oldest: int, now: float) -> Figures:
-        servers = left = commands = 0
+    def _tree(self, look: Look, oldest: int, now: float) -> wire.Tree:
+        servers = settled = left = commands = 0
         commanding: set[ProcessId] = set()
         for process, known in self._known.items():
+            is_settled = now - known.since >= SETTLE_S
             if known.kind == "server":
                 servers += 1
-            elif known.kind == "command" and oldest > known.begun and now - known.since >= SETTLE_S:
+                settled += is_settled
+            elif known.kind == "command" and is_settled and oldest > known.begun:
                 left += 1
             elif known.kind == "command":
                 commands += 1
@@ -127,11 +121,32 @@ class Census:
             if process in self._known or process.pid == self._pid
         }
         command_bytes = sum(memory.size_bytes for process, memory in sizes.items() if process in commanding)
-        return Figures(
+        young = look.loads - self._loads_settled(look.loads, now)
+        return wire.Tree(
             servers=servers,
+            settled=settled,
             left=left,
             commands=commands,
             memory_bytes=sum(memory.size_bytes for memory in sizes.values()) - command_bytes,
             command_memory_bytes=command_bytes,
             is_pss=all(memory.is_pss for memory in sizes.values()),
+            threads=look.threads,
+            young=young,
+            each=_each(servers, settled, look.threads, look.threads - young),
         )
+
+    def _loads_settled(self, loads: int, now: float) -> int:
+        """Of the threads that were loaded, those that had been SETTLE_S ago."""
+        self._loads.append((now, loads))
+        while len(self._loads) > 1 and self._loads[1][0] <= now - SETTLE_S:
+            self._loads.popleft()
+        at, settled = self._loads[0]
+        return settled if at <= now - SETTLE_S else 0
+
+
+def _each(servers: int, settled: int, threads: int, settled_threads: int) -> int | None:
+    """Servers that a loaded thread has brought, rounded up; None while that is not known."""
+    if settled_threads > 0:
+        return -(-settled // settled_threads)
+    # A launcher may have yet to start the server, but it is there.
+    return 0 if threads and not servers else None

@@ -293,20 +293,11 @@ class WorkerCore:
         """What was below this worker a moment ago. The first one comes before any thread is loaded."""
         self._outbox.now = now
         running = self._running
-        figures = self._census.take(look, begun=running.begun, oldest=running.oldest, now=now)
-        if figures is not None:
+        tree = self._census.take(look, begun=running.begun, oldest=running.oldest, now=now)
+        if tree is not None:
+            # The broker counts on: threads that it hears of after this are not in the figures.
             self._tree_loads = look.loads
-            self._tree = wire.Tree(
-                figures.servers,
-                figures.left,
-                figures.commands,
-                figures.memory_bytes,
-                figures.command_memory_bytes,
-                figures.is_pss,
-                look.threads,
-                # The broker counts on: threads that it hears of after this are not in the figures.
-                self._threads.loads - look.loads,
-            )
+            self._tree = msgspec.structs.replace(tree, fresh=self._threads.loads - look.loads)
             self._outbox.broker(wire.encode(self._tree))
         return self._outbox.take()
 

@@ -15,10 +15,15 @@ MEMORY_EVERY_S = 2.0
 # At most this share of a core goes into memory, however large the tree.
 MEMORY_SHARE = 0.02
 LOOK_AT_MOST_EVERY_S = 0.25
+# After threads were loaded it looks every so often, until their processes have settled.
+BUSY_S, BUSY_EVERY_S = 3.0, 0.5
 
 
 class Sampler:
-    """Looks every MEMORY_EVERY_S, and soon after `ask`. Readable (`fileno`) when there is a look to take."""
+    """Looks every MEMORY_EVERY_S, soon after `ask`, and often for BUSY_S after that.
+
+    Readable (`fileno`) when there is a look to take.
+    """
 
     def __init__(self, root: int) -> None:
         self._root = root
@@ -72,7 +77,10 @@ class Sampler:
             os.close(self._writable)
 
     def _run(self) -> None:
+        busy_until = 0.0
         while not self._closing.is_set():
+            if self._asked.is_set():
+                busy_until = time.monotonic() + BUSY_S
             self._asked.clear()
             loads, threads = self._counts
             try:
@@ -88,7 +96,8 @@ class Sampler:
                 # No descriptor is free, or the pipe is full of looks that were not taken: there is a next time.
                 pass
             self._closing.wait(LOOK_AT_MOST_EVERY_S)
-            self._asked.wait(MEMORY_EVERY_S - LOOK_AT_MOST_EVERY_S)
+            every_s = BUSY_EVERY_S if time.monotonic() < busy_until else MEMORY_EVERY_S
+            self._asked.wait(every_s - LOOK_AT_MOST_EVERY_S)
 
     def _sizes(self, found: list[ProcessId | None]) -> dict[ProcessId, Memory]:
         sizes = {process: processes.memory(process) for process in found if process is not None}
