@@ -126,13 +126,36 @@ class CallSeen(msgspec.Struct, array_like=True, frozen=True):
     request_id: str
 
 
+class Tree(_Head, frozen=True):
+    """What is below a worker: `servers` (MCP servers, with launchers and all below them), commands that are `left` of
+    turns that are over, and `commands` of turns that run.
+
+    `memory_bytes` is of all but the latter, the worker included. `is_pss`: all of it is PSS, else some is RSS, which is
+    more. `threads` were loaded then, of which `young` have been for so short a time that not all of their servers may
+    be there; `settled` servers are older. `each` is how many a thread brings, None where that is not known yet.
+    `fresh` threads have been loaded since.
+    """
+
+    servers: int = 0
+    settled: int = 0
+    left: int = 0
+    commands: int = 0
+    memory_bytes: int = 0
+    command_memory_bytes: int = 0
+    is_pss: bool = True
+    threads: int = 0
+    young: int = 0
+    each: int | None = None
+    fresh: int = 0
+
+
 class Holdings(msgspec.Struct, array_like=True, frozen=True):
     """What a worker holds when it registers: all that a broker which has just started must know of it.
 
     `followers` are the sessions that follow each thread; `calls` those that may be sent again; `ended` the turns that
     are over, but kept for those who come back; `logins` the log-ins under way, by id, with the sessions that began
     them. `kept` are the requests that every app-server must have been given, as of the time `kept_at`; credentials may
-    stand in them, so they are never written down.
+    stand in them, so they are never written down. `tree` is what is below it, None where that is not known.
     """
 
     records: list[ThreadRecord]
@@ -143,6 +166,7 @@ class Holdings(msgspec.Struct, array_like=True, frozen=True):
     logins: dict[str, SessionId] = {}
     kept: list[bytes] = []
     kept_at: float = 0.0
+    tree: Tree | None = None
 
 
 # client -> broker
@@ -478,6 +502,7 @@ FromWorker = (
     | Limited
     | LoginEnded
     | TokensWanted
+    | Tree
     | Progress
 )
 ToWorker = Dispatch | Release | Interrupt | Apply | Current | Tell | Follow | Acked | Back | Gone | Holder | WhoAreYou

@@ -300,6 +300,7 @@ class Books:
         if worker is not None:
             worker.calls.discard(number)
             worker.starting.discard(number)
+            worker.loading.discard(number)
             if needs_place(call):
                 worker.places[call.who] -= 1
         thread = self.threads.get(call.thread_id or "")

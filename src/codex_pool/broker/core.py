@@ -49,7 +49,7 @@ class BrokerCore:
     """See the module's docstring. `slots` is how many workers there are to be; `expect` names those alive already.
 
     `legacy` are the threads that the broker before this one knew; None if there was none. `changed_at` is when the
-    account was changed last. `secret` signs the cursors of lists.
+    account was changed last. `secret` signs the cursors of lists. `recycle_descendants`: as of Pool, 0 is no limit.
     """
 
     def __init__(
@@ -66,6 +66,7 @@ class BrokerCore:
         secret: bytes = b"",
         unix_offset: float = 0.0,
         changed_at: float = 0.0,
+        recycle_descendants: int = 0,
     ) -> None:
         self._started_at = now
         self._next_beat = now + wire.BEAT_S
@@ -75,8 +76,11 @@ class BrokerCore:
             slots=slots, turns_per_worker=turns_per_worker, now=now, doors=doors, owned=owned, unix_offset=unix_offset
         )
         self._pace = Pace(slots * turns_per_worker)
-        self._dispatcher = Dispatcher(self.books, self._pace, changed_at=changed_at)
+        self._dispatcher = Dispatcher(
+            self.books, self._pace, changed_at=changed_at, recycle_descendants=recycle_descendants
+        )
         self.changes = self._dispatcher.changes
+        self.room = self._dispatcher.room
         self._tokens = Tokens(self.books, self.changes)
         self._lists = OwnLists(self.books, self._dispatcher, secret=secret, nonce=f"list-{secret.hex()[:8]}-{now:.6f}")
         self._requests = Requests(self.books, self._dispatcher, self._tokens, self._lists, self._status)
@@ -111,6 +115,7 @@ class BrokerCore:
             "waiting": books.held + sum(len(worker.waiting) + len(worker.parked) for worker in workers),
             "moving": len([thread for thread in threads if thread.moving is not None]),
             "homeless": len(books.homeless),
+            "roomless": len(self.room),
             "lists": len(self._lists),
             "changes": self.changes.held + self._tokens.held,
             "logins": len(books.logins),
@@ -275,4 +280,6 @@ class BrokerCore:
         return self._status()
 
     def _status(self) -> dict[str, Any]:
-        return status_of(self.books, self._pace, self._slot_states, self._problems, self._started_at)
+        return status_of(
+            self.books, self._pace, self._slot_states, self._problems, self._started_at, roomless=len(self.room)
+        )

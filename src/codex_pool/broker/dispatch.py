@@ -1,7 +1,8 @@
 """Which worker gets a request, and when. Pure.
 
 A request waits here for room, for its thread (busy, or on its way to another worker), or for a worker at all. What
-starts a turn waits in its worker's fair queue and is told so at once (`pool/queued`, then `pool/dequeued`).
+starts a turn waits in its worker's fair queue, what loads a thread in that of `room`, and is told so at once
+(`pool/queued`, then `pool/dequeued`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from codex_pool.broker.gather import Gather, merge
 from codex_pool.broker.judge import STARTS_TURN
 from codex_pool.broker.pace import Pace
 from codex_pool.broker.records import WEIGHTS, Call, Session, Thread, Worker
+from codex_pool.broker.room import Room
 from codex_pool.broker.shares import CONTROL, reserved_turns
 
 FOLLOW = "pool/turn/follow"
@@ -39,9 +41,10 @@ _STAYS = CONTROL | {"thread/archive", "thread/delete", FOLLOW}
 class Dispatcher:
     """See the module's docstring."""
 
-    def __init__(self, books: Books, pace: Pace, *, changed_at: float = 0.0) -> None:
+    def __init__(self, books: Books, pace: Pace, *, changed_at: float = 0.0, recycle_descendants: int = 0) -> None:
         self._books = books
         self._pace = pace
+        self.room = Room(books, recycle_descendants)
         self.changes = Changes(books, self, changed_at)
 
     # Which worker.
@@ -88,9 +91,14 @@ class Dispatcher:
         elif thread is not None and self._is_refused(call, thread, worker):
             self._refuse(call, thread, worker)
         elif call.starts_turn:
-            self._enqueue(call, worker)
+            if self._lacks_room(call, thread, worker):
+                self._wait_for_room(call)
+            else:
+                self._enqueue(call, worker)
         elif thread is not None and call.method not in _STAYS and self._leaves(thread, worker):
             self._hand_over(call, thread, worker)
+        elif self._lacks_room(call, thread, worker):
+            self._wait_for_room(call)
         else:
             self.send(call, worker)
 
@@ -108,15 +116,18 @@ class Dispatcher:
             owner = workers.get(self._books.archived.get(call.thread_id or "", ""))
         if owner is not None and not owner.takes_work and (turn is None and (thread is None or thread.worker is None)):
             owner = None
-        return owner or self.least_busy()
+        return owner or self.least_busy(loads=_loads(call, thread))
 
-    def least_busy(self) -> Worker | None:
-        """The worker that new work goes to."""
+    def least_busy(self, *, loads: bool = False) -> Worker | None:
+        """The worker that new work goes to; with `loads` one that has room for a thread, if there is any."""
+        ready = self._books.ready()
+        if loads:
+            ready = [worker for worker in ready if self.room.is_in(worker)] or ready
         # A log-in that succeeds fails the turns beside it.
         with_login = {name for name, _ in self._books.logins.values()}
         # Calls count beside threads, so that new threads are spread before any of them is answered.
         return min(
-            self._books.ready(),
+            ready,
             key=lambda w: (
                 w.load + len(w.waiting) + (self._books.turns_per_worker if w.name in with_login else 0),
                 len(w.threads) + len(w.calls),
@@ -141,6 +152,34 @@ class Dispatcher:
             for worker in self._books.ready():
                 self._fill_places(worker)
 
+    def _lacks_room(self, call: Call, thread: Thread | None, worker: Worker) -> bool:
+        """True for a request that loads a thread and has to wait until this worker, or another one, may load it."""
+        if not _loads(call, thread) or self.room.is_in(worker):
+            return False
+        # One that forks a thread which cannot leave its worker can go nowhere else.
+        return thread is None or thread.worker is None or (thread.stored and not thread.pinned)
+
+    def _wait_for_room(self, call: Call) -> None:
+        session = self._books.session(call)
+        if session is not None and self._books.hold(call):
+            self.room.wait(call, session)
+            self._tell_queued(call, loads=True)
+
+    def fill_room(self) -> None:
+        """Send on what has waited for room, as far as there is some."""
+        if len(self.room):
+            for call in self.room.take(self._may_load):
+                self.route(call)
+        for worker in self._books.workers.values():
+            self.start_waiting(worker)
+
+    def _may_load(self, thread_id: str) -> bool:
+        thread = self._books.threads.get(thread_id)
+        worker = self._books.workers.get(thread.worker or "") if thread is not None else None
+        if worker is not None:
+            return worker.leaving or self.room.is_in(worker)
+        return any(self.room.is_in(worker) for worker in self._books.ready())
+
     def _keep_homeless(self, call: Call) -> None:
         if self._books.hold(call):
             self._books.homeless.append(call)
@@ -149,6 +188,7 @@ class Dispatcher:
     def work_again(self) -> None:
         """There are workers that take work which did not before."""
         self.route_homeless()
+        self.fill_room()
         self.fill_all_places()
         self.start_all_waiting()
 
@@ -191,6 +231,9 @@ class Dispatcher:
                 return False
             if thread is not None and thread.record.owner and not self._has_room_for_keys(worker):
                 return False
+            if thread is not None and thread.worker is None and not self.room.is_in(worker):
+                self.room.denied()
+                return False
             return self._has_room(worker) and not worker.behind
 
         while worker.waiting and (call := worker.waiting.take(is_free)) is not None:
@@ -213,6 +256,8 @@ class Dispatcher:
 
     def room_again(self, worker: Worker) -> None:
         """Something has ended on this worker."""
+        if len(self.room):
+            self.fill_room()
         self._fill_places(worker)
         self.start_waiting(worker)
         if self._pace.limit is not None:
@@ -238,6 +283,7 @@ class Dispatcher:
         """This worker takes no more work: what waits for it goes elsewhere, as far as that is possible."""
         for call in worker.waiting.remove_all():
             self.route(call)
+        self.fill_room()
 
     def _is_refused(self, call: Call, thread: Thread, worker: Worker) -> bool:
         """True when this would use a former account, on a thread that cannot leave its worker."""
@@ -325,7 +371,12 @@ class Dispatcher:
             call.told = False
             self._tell_queue(call, "pool/dequeued")
         call.worker = worker.name
+        loads = adopt is not None or call.method in rpc.LOADS_THREAD
+        if loads:
+            self.room.taken(worker)
         number = self._books.open_call(call, worker)
+        if loads:
+            worker.loading.add(number)
         queued_ms = round((self._books.now - call.came_at) * 1000)
         head = wire.Dispatch(
             number,
@@ -385,6 +436,7 @@ class Dispatcher:
         worker = self._books.workers.get(call.worker)
         assert call.session is not None, "only calls of sessions are held"
         if worker is None or not worker.waiting.remove(call.session, call.thread_id or "", call):
+            self.room.remove(call)
             self._books.homeless = [each for each in self._books.homeless if each is not call]
             self._books.places.remove(call)
         message = "cancelled before it was started"
@@ -397,6 +449,7 @@ class Dispatcher:
         for call in list(session.waiting.values()):
             self._books.release(call)
             self._books.places.remove(call)
+            self.room.remove(call)
             call.dropped = True
         self._books.homeless = [call for call in self._books.homeless if not call.dropped]
         self.changes.forget_session(session.id)
@@ -449,8 +502,8 @@ class Dispatcher:
 
     # The queue, as clients see it.
 
-    def _tell_queued(self, call: Call) -> None:
-        if call.starts_turn and not call.told and self._books.is_held(call):
+    def _tell_queued(self, call: Call, *, loads: bool = False) -> None:
+        if (call.starts_turn or loads) and not call.told and self._books.is_held(call):
             call.told = True
             self._tell_queue(call, "pool/queued")
 
@@ -462,6 +515,13 @@ class Dispatcher:
     def _tell_queue(self, call: Call, method: str) -> None:
         params = {"requestId": call.request_id, "threadId": call.thread_id}
         self._books.answer(call, rpc.encode({"method": method, "params": params}))
+
+
+def _loads(call: Call, thread: Thread | None) -> bool:
+    """True for a request that makes its app-server load a thread."""
+    if thread is not None and thread.worker is None:
+        return thread.stored
+    return call.method in rpc.LOADS_THREAD and (thread is None or call.method == "thread/fork")
 
 
 def _is_stuck(thread: Thread, worker: Worker) -> bool:

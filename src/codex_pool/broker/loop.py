@@ -96,6 +96,7 @@ class Broker:
             secret=self._keeper.secret if self._keeper is not None else os.urandom(16),
             unix_offset=arguments.unix_offset,
             changed_at=arguments.changed_at,
+            recycle_descendants=arguments.recycle_descendants,
         )
         self._checkpoint = Checkpoint(self._legacy, self._records, self._problems, report)
         self._commands = LineSplitter()

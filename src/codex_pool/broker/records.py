@@ -182,6 +182,12 @@ class Worker:
     stale: str = ""
     # It has yet to be given what is kept.
     behind: bool = False
+    # What is below it, as it has told last, None if it never has; threads loaded since, and calls that load one.
+    tree: wire.Tree | None = None
+    fresh: int = 0
+    loading: set[int] = field(default_factory=set)
+    # Since when it has no room for a further thread.
+    full_since: float | None = None
 
     @property
     def load(self) -> int:

@@ -13,9 +13,15 @@ from codex_pool.wire import TURN_ENDS, SessionId
 
 
 def status_of(
-    books: Books, pace: Pace, slot_states: list[dict[str, Any]], problems: list[dict[str, Any]], started_at: float
+    books: Books,
+    pace: Pace,
+    slot_states: list[dict[str, Any]],
+    problems: list[dict[str, Any]],
+    started_at: float,
+    *,
+    roomless: int = 0,
 ) -> dict[str, Any]:
-    """The whole pool."""
+    """The whole pool. `roomless` is how many requests wait until a worker may load their thread."""
     return {
         "uptimeMs": _ms(books.now - started_at),
         "turnsPerWorker": books.turns_per_worker,
@@ -24,6 +30,7 @@ def status_of(
         "clients": [session.client for session in books.sessions.values()],
         "sessions": _session_rows(books),
         "threads": len(books.threads),
+        "threadsWaiting": roomless,
         "turns": {"running": len(books.turns), "queued": _queued(books), **books.ended},
         "refused": dict(books.refused),
         "pace": pace.status(books.now),
@@ -76,6 +83,24 @@ def _worker_row(worker: Worker, now: float) -> dict[str, Any]:
         "inFlight": progress.in_flight if progress is not None else 0,
         "lines": progress.lines if progress is not None else 0,
         "beatAgeMs": _ms(now - worker.seen_at),
+        **_tree_fields(worker),
+    }
+
+
+def _tree_fields(worker: Worker) -> dict[str, Any]:
+    """What is below a worker: None where that is not known."""
+    tree = worker.tree
+    if tree is None:
+        names = ("memoryBytes", "memoryIs", "descendants", "leftCommands", "toolCommands", "toolMemoryBytes")
+        return dict.fromkeys(names)
+    return {
+        # 0 before the first reading.
+        "memoryBytes": tree.memory_bytes or None,
+        "memoryIs": "pss" if tree.is_pss else "rss",
+        "descendants": tree.servers + tree.left,
+        "leftCommands": tree.left,
+        "toolCommands": tree.commands,
+        "toolMemoryBytes": tree.command_memory_bytes,
     }
 
 

@@ -10,7 +10,18 @@ from codex_pool.broker.changes import APPLY
 from codex_pool.broker.dispatch import FOLLOW, RELEASE, Dispatcher
 from codex_pool.broker.lists import OwnLists
 from codex_pool.broker.pace import Pace
-from codex_pool.broker.records import ENTRY, Call, Drained, Registered, Suspect, Thread, ToWorker, Turn, Worker
+from codex_pool.broker.records import (
+    ENTRY,
+    Call,
+    Drained,
+    Registered,
+    Renew,
+    Suspect,
+    Thread,
+    ToWorker,
+    Turn,
+    Worker,
+)
 from codex_pool.broker.sessions import Sessions
 from codex_pool.broker.tokens import Tokens
 
@@ -95,6 +106,8 @@ class Workers:
             case wire.LoginEnded():
                 self._changes.login_ended(worker, route, frames[1:])
                 self._check_drained(worker)
+            case wire.Tree():
+                self._on_tree(route, worker)
             case wire.Children():
                 books.own_children(route.thread_id, route.children)
             case wire.TokensWanted():
@@ -133,6 +146,8 @@ class Workers:
         if books.holder is not None:
             books.to_worker(worker, wire.Holder(books.holder))
         self._take_over(worker, holdings)
+        if holdings.tree is not None:
+            worker.tree, worker.fresh = holdings.tree, holdings.tree.fresh
         self._changes.registered(worker, register, holdings)
         self._sessions.worker_settled(name)
         self._dispatcher.work_again()
@@ -172,6 +187,7 @@ class Workers:
         call = books.calls.get(answered.call)
         if call is None or call.worker != worker.name:
             return
+        worker.fresh += answered.ok and answered.call in worker.loading
         books.close_call(answered.call)
         if call.method == RELEASE:
             self._dispatcher.released(call.thread_id or "", ok=answered.ok)
@@ -304,6 +320,13 @@ class Workers:
         else:
             self._books.put_away(gone.thread_id, worker.name)
 
+    def _on_tree(self, tree: wire.Tree, worker: Worker) -> None:
+        worker.tree, worker.fresh = tree, tree.fresh
+        why = self._dispatcher.room.reason_to_renew(worker)
+        if why:
+            self._books.out.append(Renew(worker.name, why))
+        self._dispatcher.fill_room()
+
     def _on_limited(self, limited: wire.Limited) -> None:
         books = self._books
         reset_in_s = limited.resets_at - (books.now + self._unix_offset) if limited.resets_at is not None else None
@@ -367,6 +390,7 @@ class Workers:
             self._scatter(worker, reason)
             self._changes.worker_lost(worker, reason)
             self._changes.announcements.settle()
+            self._dispatcher.fill_room()
             self._dispatcher.fill_all_places()
         self._sessions.worker_settled(name)
 
@@ -409,6 +433,7 @@ class Workers:
         """Workers that say nothing, or do nothing; limits and leases that have run out."""
         books = self._books
         self._asked.clear()
+        self._dispatcher.fill_room()
         self._changes.tick()
         self._tokens.tick()
         if self._pace.tick(books.now):

@@ -34,7 +34,7 @@ def status(context: click.Context, connect: str | None, key: str | None, as_json
     console.print(view.summary(result), soft_wrap=True)
     table = Table(box=None, pad_edge=False, header_style="dim")
     for number, title in enumerate(view.HEADER):
-        table.add_column(title, justify="right" if 2 <= number <= 5 else "left", no_wrap=True)
+        table.add_column(title, justify="right" if 2 <= number <= 5 or number >= 8 else "left", no_wrap=True)
     for row in view.rows(result):
         table.add_row(*row)
     console.print(table)

@@ -6,7 +6,19 @@ from typing import Any
 
 Row = tuple[str, ...]
 
-HEADER: Row = ("slot", "state", "turns", "queued", "threads", "restarts", "worker", "app-server")
+HEADER: Row = (
+    "slot",
+    "state",
+    "turns",
+    "queued",
+    "threads",
+    "restarts",
+    "worker",
+    "app-server",
+    "memory",
+    "descendants",
+    "commands",
+)
 
 
 def summary(status: dict[str, Any]) -> str:
@@ -24,6 +36,7 @@ def summary(status: dict[str, Any]) -> str:
         f"{clients} {'client' if clients == 1 else 'clients'}; "
         f"turns: {turns['running']} running, {turns['queued']} queued"
         + (f", {ended}" if ended else "")
+        + _waiting(status.get("threadsWaiting", 0))
         + (f"; {lost} {'line' if lost == 1 else 'lines'} of the log lost" if lost else "")
     )
 
@@ -72,9 +85,28 @@ def rows(status: dict[str, Any]) -> list[Row]:
             str(worker.get("restarts", "-")),
             worker.get("worker", "-"),
             f"pid {worker['appServerPid']}" if "appServerPid" in worker else "-",
+            _memory(worker),
+            _number(worker.get("descendants")),
+            _number(worker.get("toolCommands")),
         )
         for worker in (*slots, *(worker for worker in status.get("draining", ()) if worker["worker"] not in named))
     ]
+
+
+def _waiting(threads: int) -> str:
+    return f"; {threads} {'thread waits' if threads == 1 else 'threads wait'} for room" if threads else ""
+
+
+def _memory(worker: dict[str, Any]) -> str:
+    """What a worker and all below it occupy; where the kernel does not tell PSS, it says so."""
+    size_bytes = worker.get("memoryBytes")
+    if size_bytes is None:
+        return "-"
+    return f"{size_bytes >> 20} MiB" + (" RSS" if worker.get("memoryIs") == "rss" else "")
+
+
+def _number(value: int | None) -> str:
+    return "-" if value is None else str(value)
 
 
 def _duration(ms: int) -> str:

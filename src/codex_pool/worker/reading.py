@@ -11,6 +11,7 @@ from codex_pool import wire
 TOO_MANY_REQUESTS = 429
 USED_UP_PERCENT = 100
 _LIMIT_ERRORS = frozenset({"usageLimitExceeded", "rateLimitExceeded"})
+_RESTING_GOALS = frozenset({"paused", "blocked", "budgetLimited", "complete"})
 
 
 class _Item(msgspec.Struct):
@@ -50,6 +51,18 @@ class _ThreadParams(msgspec.Struct):
 
 class _ThreadLine(msgspec.Struct):
     params: _ThreadParams
+
+
+class _Goal(msgspec.Struct):
+    status: str = ""
+
+
+class _GoalParams(msgspec.Struct):
+    goal: _Goal
+
+
+class _GoalLine(msgspec.Struct):
+    params: _GoalParams
 
 
 class _Error(msgspec.Struct, rename="camel"):
@@ -122,6 +135,7 @@ _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 _decode_item = msgspec.json.Decoder(_ItemLine).decode
 _decode_spawn = msgspec.json.Decoder(_SpawnLine).decode
 _decode_thread = msgspec.json.Decoder(_ThreadLine).decode
+_decode_goal = msgspec.json.Decoder(_GoalLine).decode
 _decode_error = msgspec.json.Decoder(_ErrorLine).decode
 _decode_limits = msgspec.json.Decoder(_LimitsLine).decode
 _decode_read = msgspec.json.Decoder(_ReadLine).decode
@@ -156,6 +170,14 @@ def parent_of(line: bytes) -> tuple[str, str | None]:
     except _UNREADABLE:
         return "", None
     return thread.id, thread.parent_thread_id
+
+
+def goal_goes_on(line: bytes) -> bool:
+    """Whether the goal in a thread/goal/updated line may begin turns by itself; True where that is not known."""
+    try:
+        return _decode_goal(line).params.goal.status not in _RESTING_GOALS
+    except _UNREADABLE:
+        return True
 
 
 def error_code_of(line: bytes) -> int | None:

@@ -102,6 +102,12 @@ class Requests:
         waiting = len(self._waiting) + len(self._waiting_control) + len(self._later)
         return {"sent": len(self._sent), "waiting": waiting}
 
+    def concern(self, thread_id: str) -> bool:
+        """Whether any request for this thread has not been answered."""
+        later = (request for _, request in self._later)
+        requests = (*self._sent.values(), *self._waiting, *self._waiting_control, *later)
+        return any(request.thread_id == thread_id for request in requests)
+
     def submit(self, request: Request) -> None:
         """Send it as soon as there is a place."""
         request.control = request.control or request.method in CONTROL_METHODS

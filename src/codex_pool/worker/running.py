@@ -33,7 +33,15 @@ HELD_BYTES = 64 * 1024
 OPENING_S = 1.0
 
 _TELLS_LIMIT = frozenset({"error", "turn/completed"})
-_OF_THREADS = frozenset({"thread/settings/updated", "thread/name/updated", "thread/closed"})
+_OF_THREADS = frozenset(
+    {
+        "thread/settings/updated",
+        "thread/name/updated",
+        "thread/closed",
+        "thread/goal/updated",
+        "thread/goal/cleared",
+    }
+)
 _HEEDED = _TELLS_LIMIT | _OF_THREADS | {"turn/started", "item/completed"}
 _SPAWNS = b'"spawnAgent"'
 # Methods of `rpc.ended_lines`.
@@ -74,6 +82,7 @@ class RunningTurns:
         # Turns that were ended here while the app-server still runs them.
         self._stalled: OrderedDict[str, None] = OrderedDict()
         self.finished = 0
+        self.begun = 0
 
     def __len__(self) -> int:
         return len(self._turns)
@@ -98,6 +107,11 @@ class RunningTurns:
     @property
     def holdings(self) -> list[wire.TurnHeld]:
         return [wire.TurnHeld(turn.thread_id, turn.id, [*turn.subscribers]) for turn in self._turns.values()]
+
+    @property
+    def oldest(self) -> int:
+        """Number of the oldest turn that runs; of the next one if none does."""
+        return next((turn.number for turn in self._turns.values()), self.begun + 1)
 
     def runs_on(self, thread_id: str) -> bool:
         return any(turn.thread_id == thread_id for turn in self._turns.values())
@@ -198,7 +212,8 @@ class RunningTurns:
             self._outbox.broker(wire.encode(limited))
 
     def _begin(self, turn_id: str, thread_id: str) -> Turn:
-        turn = self._turns[turn_id] = Turn(turn_id, thread_id)
+        self.begun += 1
+        turn = self._turns[turn_id] = Turn(turn_id, thread_id, self.begun)
         self._watchdog.started(turn_id, self._outbox.now)
         return turn
 
@@ -249,6 +264,7 @@ class RunningTurns:
         self._too_early.discard(turn.id)
         self._inner.pop(turn.id, None)
         self._watchdog.ended(turn.id)
+        self._threads.idle(turn.thread_id)
         self.finished += 1
 
     # Turns of its own accord.

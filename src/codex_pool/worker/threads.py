@@ -2,6 +2,10 @@
 
 A thread that is adopted takes no request until it is as it was: taken out of the archive if it was put away for this,
 resumed with its settings, refused unless the answer names its sandbox or permission profile (`adoption`), and named.
+
+A stored thread that no session follows and on which nothing runs is unsubscribed after UNSUBSCRIBE_AFTER_S: it sleeps.
+The app-server says no more about it, and unloads it once it was idle for 30 minutes (codex 0.163). The next request for
+it resumes it first. What is not stored could not be resumed, so it stays subscribed.
 """
 
 from __future__ import annotations
@@ -20,6 +24,10 @@ from codex_pool.worker.effects import Outbox
 from codex_pool.worker.requests import Request, Requests
 
 MAX_CHILDREN = 10_000
+# A goal begins its next turn within this time of the last one's end.
+UNSUBSCRIBE_AFTER_S = 5.0
+# These need no subscription.
+_LEAVES_ASLEEP = frozenset({"thread/archive", "thread/delete", "thread/read"})
 
 # What a thread says of being carried from one worker to another is no news to its followers.
 _OF_MOVING = frozenset({"thread/archived", "thread/unarchived", "thread/closed"})
@@ -35,21 +43,30 @@ class Waiter(Protocol):
 
 @dataclass(slots=True)
 class Thread:
-    """A thread that is held. `adopted` says that it was another worker's, `interests` what its sessions wanted last."""
+    """A thread that is held. `adopted` says that it was another worker's, `interests` what its sessions wanted last.
+
+    `goal` says that it may begin turns by itself, `asleep` that it is unsubscribed.
+    """
 
     record: wire.ThreadRecord
     restore_sandbox: bool = False
     adopted: bool = False
+    goal: bool = False
+    asleep: bool = False
     interests: dict[wire.SessionId, wire.Interest] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
 class _Adoption:
-    """A thread on its way here: the record to restore, and the requests that wait for it."""
+    """A thread on its way here: the record to restore, and the requests that wait for it.
+
+    `woken` is the thread, if it is here and was asleep.
+    """
 
     record: wire.ThreadRecord
     waiter: Waiter
     waiting: list[Request] = field(default_factory=list)
+    woken: Thread | None = None
 
 
 class Threads:
@@ -68,6 +85,11 @@ class Threads:
         self._parents: dict[str, str] = {}
         # Those that the broker was told of, for the next one.
         self._spawned: dict[str, str] = {}
+        # Threads that may be unsubscribed, and since when; those of which that is not answered yet.
+        self._idle: dict[str, float] = {}
+        self._unsubscribing: set[str] = set()
+        # Threads that the app-server was made to load.
+        self.loads = 0
 
     def __len__(self) -> int:
         return len(self._threads) + len(self._parents)
@@ -77,7 +99,11 @@ class Threads:
 
     @property
     def held(self) -> dict[str, int]:
-        return {"adopting": len(self._adopting), "leaving": len(self._leaving)}
+        return {
+            "adopting": len(self._adopting),
+            "leaving": len(self._leaving),
+            "unsubscribing": len(self._unsubscribing),
+        }
 
     @property
     def records(self) -> list[wire.ThreadRecord]:
@@ -105,11 +131,13 @@ class Threads:
                 self._router.follow_thread(thread_id, head.session)
             else:
                 self._router.unfollow_thread(thread_id, head.session)
+        self.idle(head.thread_id)
 
     def forget_session(self, session: wire.SessionId) -> None:
         """It follows nothing any more."""
         for thread_id in (*self._threads, *self._adopting, *self._parents):
             self._router.unfollow_thread(thread_id, session)
+            self.idle(thread_id)
         for thread in self._threads.values():
             thread.interests.pop(session, None)
 
@@ -172,8 +200,10 @@ class Threads:
         else:
             record = msgspec.structs.replace(record, owner=request.owner, untrusted=untrusted)
             self._threads[record.thread_id] = Thread(record)
+            self.loads += 1
         if not request.gone:
             self._router.follow_thread(record.thread_id, request.session)
+        self.idle(record.thread_id)
         return record
 
     def release(self, thread_id: str, *, keep: bool) -> None:
@@ -191,7 +221,10 @@ class Threads:
             return
         if method in ("thread/settings/updated", "thread/name/updated"):
             self._change(thread, rpc.updated_record(thread.record, method, line))
-        elif method == "thread/closed" and thread_id not in self._leaving:
+        elif method in ("thread/goal/updated", "thread/goal/cleared"):
+            thread.goal = method == "thread/goal/updated" and reading.goal_goes_on(line)
+            self.idle(thread.record.thread_id)
+        elif method == "thread/closed" and thread_id not in self._leaving and not thread.asleep:
             self.release(thread.record.thread_id, keep=True)
 
     def named(self, thread_id: str | None, name: str | None) -> None:
@@ -231,6 +264,8 @@ class Threads:
                 self._ask("thread/unarchive", head.adopt, {}, lambda *_: self._resume(head.adopt))
             else:
                 self._resume(head.adopt)
+        if under_way is None and request.method not in _LEAVES_ASLEEP:
+            under_way = self._wake(request.thread_id, waiter)
         if under_way is None:
             return False
         under_way.waiting.append(request)
@@ -254,15 +289,20 @@ class Threads:
         if problem is not None:
             # Kept in the broker's books, so that the next request cannot have it with another sandbox either.
             self.release(wanted.thread_id, keep=True)
+            how = "was unsubscribed" if adopted.woken is not None else "is no longer with its worker"
             message = (
-                f"thread {wanted.thread_id} is no longer with its worker and could not be resumed as it was: "
-                f"{problem}; start a new thread"
+                f"thread {wanted.thread_id} {how} and could not be resumed as it was: {problem}; start a new thread"
             )
             for waiting in adopted.waiting:
                 adopted.waiter.refuse(waiting, errors.THREAD_LOST, message, {"safeToRetry": True})
             return
-        self._threads[wanted.thread_id] = Thread(wanted, restore_sandbox=not wanted.profile, adopted=True)
-        if wanted.name is not None:
+        self.loads += 1
+        thread = adopted.woken or Thread(wanted, adopted=True)
+        # It may have been unloaded meanwhile.
+        thread.restore_sandbox, thread.asleep = not wanted.profile, False
+        self._threads[wanted.thread_id] = thread
+        self.idle(wanted.thread_id)
+        if wanted.name is not None and adopted.woken is None:
             self._ask("thread/name/set", wanted, {"name": wanted.name}, lambda *_: None)
         for waiting in adopted.waiting:
             adopted.waiter.go_on(waiting)
@@ -272,6 +312,57 @@ class Threads:
     ) -> None:
         params = {"threadId": record.thread_id, **params}
         self._requests.ask(method, params, then, thread_id=record.thread_id)
+
+    # Asleep.
+
+    def idle(self, thread_id: str) -> None:
+        """It may be that nobody needs the thread any more; a later `tick` looks."""
+        self._idle.pop(thread_id, None)
+        thread = self._threads.get(thread_id)
+        if thread is not None and not thread.asleep and _is_stored(thread) and not self.followers_of(thread_id):
+            self._idle[thread_id] = self._outbox.now
+
+    def tick(self, runs_on: Callable[[str], bool]) -> None:
+        """Unsubscribe threads that nobody needs; `runs_on` says whether a turn runs on one."""
+        now = self._outbox.now
+        for thread_id, since in list(self._idle.items()):
+            if now - since < UNSUBSCRIBE_AFTER_S:
+                # Those behind it have come later.
+                return
+            del self._idle[thread_id]
+            thread = self._threads.get(thread_id)
+            if thread is None or thread.goal or thread_id in self._leaving or self.followers_of(thread_id):
+                continue
+            family = [thread_id, *(child for child, parent in self._parents.items() if parent == thread_id)]
+            if any(map(runs_on, family)) or self._requests.concern(thread_id):
+                self._idle[thread_id] = now
+            else:
+                self._unsubscribe(thread_id, thread)
+
+    def _unsubscribe(self, thread_id: str, thread: Thread) -> None:
+        thread.asleep = True
+        self._unsubscribing.add(thread_id)
+
+        def then(_: bytes, is_error: bool) -> None:
+            self._unsubscribing.discard(thread_id)
+            under_way = self._adopting.get(thread_id)
+            if under_way is not None and under_way.woken is not None:
+                self._resume(under_way.record)
+            elif is_error:
+                thread.asleep = False
+
+        self._requests.ask("thread/unsubscribe", {"threadId": thread_id}, then, thread_id=thread_id)
+
+    def _wake(self, thread_id: str, waiter: Waiter) -> _Adoption | None:
+        """Resume a thread that is asleep; None if it is not."""
+        thread = self._threads.get(thread_id)
+        if thread is None or not thread.asleep or thread_id in self._leaving:
+            return None
+        del self._threads[thread_id]
+        under_way = self._adopting[thread_id] = _Adoption(thread.record, waiter, woken=thread)
+        if thread_id not in self._unsubscribing:
+            self._resume(thread.record)
+        return under_way
 
     # Leaving.
 
@@ -286,10 +377,12 @@ class Threads:
             answered(True, b'{"id":null,"result":{}}')
             return
         self._leaving.add(thread_id)
+        self._idle.pop(thread_id, None)
 
         def then(line: bytes, is_error: bool) -> None:
             if is_error:
                 self._leaving.discard(thread_id)
+                self.idle(thread_id)
                 answered(False, rpc.with_id(line, b"null"))
                 return
             self._drop(thread_id)
@@ -304,6 +397,7 @@ class Threads:
 
     def _drop(self, thread_id: str) -> None:
         self._threads.pop(thread_id, None)
+        self._idle.pop(thread_id, None)
         for session in self._router.thread_followers(thread_id):
             self._router.unfollow_thread(thread_id, session)
         for child in [child for child, parent in self._parents.items() if parent == thread_id]:
@@ -313,3 +407,8 @@ class Threads:
         del self._parents[thread_id]
         for session in self._router.thread_followers(thread_id):
             self._router.unfollow_thread(thread_id, session)
+
+
+def _is_stored(thread: Thread) -> bool:
+    """Whether it can be resumed: a thread without a turn is not on disk."""
+    return not thread.record.ephemeral and thread.record.turns > 0
