@@ -87,10 +87,10 @@ def test_a_failure_is_tried_again_with_backoff_and_logged_once(problems: Problem
 
 def test_status_shows_what_cannot_be_done() -> None:
     row = {"what": "list of processes", "message": "/p: No space left on device", "tries": 1, "forMs": 61_000}
-    (line,) = status.problems({"problems": [row]})
+    (line,) = status.problems({"problems": [row], "workers": []})
     assert line == "list of processes: /p: No space left on device; 1 try in 1 min 1 s"
     # A client with a key is not told.
-    assert status.problems({}) == []
+    assert status.problems({"workers": []}) == []
     bench = Bench()
     bench.register("w0")
     bench.core.problems([{**row, "since": bench.now - 2.0}])
