@@ -157,14 +157,6 @@ class BrokerCore:
                 books.to_worker(worker, wire.Acked(session.id, head.positions))
         return books.take_effects()
 
-    def client_refused(self, identity: bytes, id_json: bytes, message: str, now: float) -> list[Effect]:
-        """A request of a client was refused where it came in."""
-        self.books.now = now
-        session = self._sessions.heard(identity)
-        if session is not None:
-            self._requests.unsound(session, id_json, message)
-        return self.books.take_effects()
-
     def client_unreachable(self, identity: bytes, now: float) -> list[Effect]:
         """The connection is gone; its session may come back on another."""
         self.books.now = now
