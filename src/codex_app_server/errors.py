@@ -248,7 +248,7 @@ def map_jsonrpc_error(code: int, message: str, data: Any = None) -> JsonRpcError
         code_class: type[JsonRpcError] = ServerBusyError
     else:
         code_class = _BY_CODE.get(code, AppServerRpcError if -32099 <= code <= -32000 else JsonRpcError)
-    if code_class is ServerBusyError and _says_retry_limit(message):
+    if code_class in (ServerBusyError, AppServerRpcError) and _says_retry_limit(message):
         code_class = RetryLimitExceededError
     return code_class(code, message, data)
 

@@ -26,11 +26,11 @@ class Text(str):
         return str(self)
 
 
-class Texts(list[str]):
-    """A list of strings with `root`."""
+class Items(list[Any]):
+    """A list with `root`."""
 
     @property
-    def root(self) -> list[str]:
+    def root(self) -> list[Any]:
         return list(self)
 
 
@@ -91,9 +91,10 @@ _PATHS = (
     "writable_roots",
     "write",
 )
+_STRINGS_OR_LISTS = ("forced_chatgpt_workspace_id", "output")
 _EFFORTS = ("default_reasoning_effort", "effort", "model_reasoning_effort", "reasoning_effort")
 _STRINGS: dict[str, type[str]] = {
-    **dict.fromkeys((*_PATHS, "forced_chatgpt_workspace_id", "request_id"), Text),
+    **dict.fromkeys((*_PATHS, *_STRINGS_OR_LISTS, "request_id"), Text),
     **dict.fromkeys(_EFFORTS, ReasoningEffort),
     "thread_source": ThreadSource,
 }
@@ -122,7 +123,8 @@ def _shaped_field(name: str, value: Any) -> Any:
     if kind is int:
         return Number(value) if name in _NUMBERS else value
     if kind is list and (name in _STRINGS or name in _NUMBERS):
-        return [_shaped_field(name, each) for each in value]
+        items = [_shaped_field(name, each) for each in value]
+        return Items(items) if name in _STRINGS_OR_LISTS else items
     return shaped(value)
 
 
@@ -203,5 +205,5 @@ def _rooted(value: Any) -> Any:
     if type(value) is int:
         return Number(value)
     if type(value) is list:
-        return Texts(value)
+        return Items(value)
     return shaped(value)
