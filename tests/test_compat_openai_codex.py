@@ -7,6 +7,8 @@ import enum
 import importlib
 import inspect
 import re
+import subprocess
+import sys
 import typing
 from pathlib import Path
 from types import ModuleType
@@ -113,6 +115,24 @@ def test_a_name_that_is_left_out_is_refused_when_it_is_imported() -> None:
     with pytest.raises(AttributeError, match="has no attribute 'Kodex'"):
         compat.Kodex  # noqa: B018
     assert not hasattr(compat.types, "Kodex")
+
+
+def test_it_can_stand_in_for_the_published_package() -> None:
+    program = """
+import sys
+from codex_app_server.compat import openai_codex as compat
+sys.modules["openai_codex"] = compat
+from openai_codex import Codex, TextInput
+from openai_codex.api import Thread
+from openai_codex.client import CodexConfig
+from openai_codex.models import Notification
+from openai_codex.types import ReasoningSummary, TurnStatus
+import openai_codex.errors
+assert Codex is compat.Codex and Thread is compat.Thread and Notification is compat.types.Notification
+assert openai_codex.errors.CodexError is compat.CodexError and isinstance(CodexConfig(), compat.client.AppServerConfig)
+assert TurnStatus is compat.types.TurnStatus and "site-packages" not in openai_codex.errors.__file__
+"""
+    subprocess.run([sys.executable, "-W", "error", "-c", program], check=True, timeout=40)
 
 
 # Keywords and values.
@@ -289,6 +309,7 @@ def test_what_is_received_is_read_as_with_the_published_types(definitions: Schem
 def test_a_union_is_a_class() -> None:
     types = compat.types
     item = types.ThreadItem.model_validate({"type": "agentMessage", "id": "1", "text": "x"})
+    assert types.ThreadItem is compat.generated.v2_all.ThreadItem
     assert item.root is item and item.root.type == "agentMessage"
     assert isinstance(item, types.ThreadItem) and not isinstance("item", types.ThreadItem)
     assert isinstance(item, compat.generated.v2_all.AgentMessageThreadItem)
@@ -321,7 +342,7 @@ def test_server_info_is_read_from_the_user_agent() -> None:
     from openai_codex._initialize_metadata import validate_initialize_metadata
     from openai_codex.models import InitializeResponse
 
-    from codex_app_server.compat.openai_codex.models import of_metadata
+    from codex_app_server.compat.openai_codex._received import of_metadata
 
     wire = {
         "userAgent": "codex_x/0.163.0 (Linux; x)",

@@ -12,11 +12,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ...generated.routing import RUNTIME_VERSION as __version__
-from ._names import lazy_module
+from codex_app_server.compat.openai_codex._names import lazy_module
+from codex_app_server.generated.routing import RUNTIME_VERSION as __version__
 
 if TYPE_CHECKING:
-    from ...errors import (
+    from codex_app_server.compat.openai_codex._options import ApprovalMode, Sandbox
+    from codex_app_server.compat.openai_codex.async_api import AsyncCodex, AsyncThread, AsyncTurnHandle
+    from codex_app_server.compat.openai_codex.client import CodexConfig
+    from codex_app_server.compat.openai_codex.errors import CodexError, CodexRpcError, is_retryable_error
+    from codex_app_server.compat.openai_codex.retry import retry_on_overload
+    from codex_app_server.compat.openai_codex.sync_api import Codex, Thread, TurnHandle
+    from codex_app_server.errors import (
         InternalRpcError,
         InvalidParamsError,
         InvalidRequestError,
@@ -27,7 +33,7 @@ if TYPE_CHECKING:
         ServerBusyError,
         TransportClosedError,
     )
-    from ...inputs import (
+    from codex_app_server.inputs import (
         ExternalMessage,
         ImageInput,
         Input,
@@ -38,19 +44,13 @@ if TYPE_CHECKING:
         SkillInput,
         TextInput,
     )
-    from ...login import (
+    from codex_app_server.login import (
         AsyncChatgptLoginHandle,
         AsyncDeviceCodeLoginHandle,
         ChatgptLoginHandle,
         DeviceCodeLoginHandle,
     )
-    from ...results import TurnResult
-    from ._options import ApprovalMode, Sandbox
-    from .async_api import AsyncCodex, AsyncThread, AsyncTurnHandle
-    from .client import CodexConfig
-    from .errors import CodexError, CodexRpcError, is_retryable_error
-    from .retry import retry_on_overload
-    from .sync_api import Codex, Thread, TurnHandle
+    from codex_app_server.results import TurnResult
 
 __all__ = [
     "ApprovalMode",

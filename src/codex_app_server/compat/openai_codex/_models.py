@@ -6,9 +6,9 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from ._names import left_out_error
+from codex_app_server.compat.openai_codex._names import left_out_error
 
-# Defined by the published SDK in its own way; the other unions are named by generated.models.
+# Strings in a class of their own.
 _ALIASES = frozenset({"AbsolutePathBuf", "AgentPath", "LegacyAppPathString", "PathUri", "ThreadId"})
 
 
@@ -16,7 +16,7 @@ def lazy_models(
     module: str, only: frozenset[str] | None = None
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """`__getattr__` and `__dir__` of a module of wire types: of `only` these, else of all."""
-    from ...generated.models import MODULES
+    from codex_app_server.generated.models import MODULES
 
     def get(name: str) -> Any:
         if name.startswith("_") or (only is not None and name not in only):
@@ -32,8 +32,8 @@ def lazy_models(
 
 
 def _find(module: str, name: str) -> Any:
-    from ...generated import models
-    from . import _shapes
+    from codex_app_server.compat.openai_codex import _shapes
+    from codex_app_server.generated import models
 
     if name in ("ReasoningEffort", "ThreadSource"):
         return getattr(_shapes, name)
@@ -41,7 +41,7 @@ def _find(module: str, name: str) -> Any:
         return _shapes.Text
     if name not in models.MODULES:
         raise left_out_error(
-            module,
+            module.rpartition("openai_codex.")[2],
             name,
             "codex_app_server.generated.models has the types of the protocol, requests and notifications "
             "by the type of their params",

@@ -7,14 +7,14 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
-_HERE = __package__ or ""
-_SDK = _HERE.rpartition(".compat")[0]
+# By its full name, so that it can also stand in for `openai_codex` in sys.modules.
+_SDK = "codex_app_server"
+_HERE = f"{_SDK}.compat.openai_codex"
 
 _LOW_LEVEL = (
     "codex_app_server.{0} is the client underneath: request(method, params), perform, start_turn; its handler declines "
     "what nobody approves"
 )
-_OVERLOAD = "retry_on_overload retries any call"
 
 # Of the root package: where each name is defined.
 _PUBLIC = {
@@ -61,8 +61,8 @@ _PUBLIC = {
     ),
 }
 _PROVIDED: dict[str, dict[str, str]] = {
-    _HERE: _PUBLIC,
-    f"{_HERE}.api": {
+    "": _PUBLIC,
+    "api": {
         name: home
         for name, home in _PUBLIC.items()
         if home.rpartition(".")[2] in ("sync_api", "async_api", "_options", "inputs", "login", "results")
@@ -72,27 +72,28 @@ _MODULES = ("api", "async_client", "client", "errors", "generated", "models", "r
 
 # Left out, by module and name, with what to use instead.
 _LEFT_OUT: dict[str, dict[str, str]] = {
-    f"{_HERE}.client": {
+    "client": {
         "CodexClient": _LOW_LEVEL.format("AppServerClient"),
         "ApprovalHandler": "codex_app_server.client.ApprovalHandler is the type of Codex(approval_handler=...)",
         "CodexBinResolverOps": "codex_app_server.config.find_codex finds the binary",
         "resolve_codex_bin": "codex_app_server.config.find_codex finds the binary",
     },
-    f"{_HERE}.async_client": {"AsyncCodexClient": _LOW_LEVEL.format("AsyncAppServerClient")},
+    "async_client": {"AsyncCodexClient": _LOW_LEVEL.format("AsyncAppServerClient")},
 }
 
 
-def lazy_module(module: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """`__getattr__` and `__dir__` of a module whose names are loaded when first used."""
-    provided = _PROVIDED.get(module, {})
-    left_out = _LEFT_OUT.get(module, {})
+def lazy_module(module: str, part: str = "") -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """`__getattr__` and `__dir__` of `module`, the `part` of this package; its names are loaded when first used."""
+    provided = _PROVIDED.get(part, {})
+    left_out = _LEFT_OUT.get(part, {})
+    submodules = () if part else _MODULES
 
     def get(name: str) -> Any:
         if name in provided:
             value = getattr(import_module(provided[name]), name)
         elif name in left_out:
-            raise left_out_error(module, name, left_out[name])
-        elif module == _HERE and name in _MODULES:
+            raise left_out_error(part, name, left_out[name])
+        elif name in submodules:
             value = import_module(f"{module}.{name}")
         else:
             raise AttributeError(f"module {module!r} has no attribute {name!r}")
@@ -100,15 +101,14 @@ def lazy_module(module: str) -> tuple[Callable[[str], Any], Callable[[], list[st
         return value
 
     def names() -> list[str]:
-        return sorted({*vars(sys.modules[module]), *provided, *(_MODULES if module == _HERE else ())})
+        return sorted({*vars(sys.modules[module]), *provided, *submodules})
 
     return get, names
 
 
-def left_out_error(module: str, name: str, remedy: str) -> ImportError:
+def left_out_error(part: str, name: str, remedy: str) -> ImportError:
     """The error for a name of the published SDK that is not here.
 
     An ImportError for an attribute too: `from module import name` replaces an AttributeError by one without the remedy.
     """
-    published = module.replace(_HERE, "openai_codex", 1)
-    return ImportError(f"{name} of {published} is not in {module}: {remedy}", name=name)
+    return ImportError(f"{name} of openai_codex.{part} is not in {_HERE}.{part}: {remedy}", name=name)

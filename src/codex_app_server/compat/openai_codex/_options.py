@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from enum import Enum
 from typing import Any
 
-from ...errors import InvalidInputError
+from codex_app_server.errors import InvalidInputError
 
 _NOT_OPTIONS = frozenset({"self", "__class__", "input", "thread_id"})
 _OTHER_NAMES = {"turn_service_tier": "service_tier_for_turn", "source": "turn_trigger"}

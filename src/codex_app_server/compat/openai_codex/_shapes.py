@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
-from ...generated.models._base import OpenEnum
+from codex_app_server.generated.models._base import OpenEnum
 
 T = TypeVar("T")
 
@@ -162,20 +162,21 @@ class Union(metaclass=_UnionType):
         return handler(_union(cls.__name__))
 
 
+@cache
 def union(name: str) -> type[Any]:
     """The class for a union of `generated.models`."""
     return _UnionType(name, (Union,), {"__doc__": f"The union {name} of generated.models.", "__module__": __name__})
 
 
 def _union(name: str) -> Any:
-    from ...generated import models
+    from codex_app_server.generated import models
 
     return getattr(models, name)
 
 
 @cache
 def _adapter(name: str) -> Any:
-    from ...generated import models
+    from codex_app_server.generated import models
 
     return models.adapter(name)
 

@@ -5,19 +5,24 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
-from ... import async_api, operations
-from ...async_client import AsyncApprovalHandler
-from ...errors import InvalidRequestError, ThreadBusyError
-from ...inputs import ExternalMessage, Input, RunInput
-from ...results import TurnResult
-from ...transport import Interest, Transport
-from ._options import ApprovalMode, Sandbox, joining, settings_of_thread, to_options
-from ._shapes import ReasoningEffort, ThreadSource, shaped
-from .client import CodexConfig
-from .models import InitializeResponse, JsonObject, Notification, of_metadata, of_notification
+from codex_app_server import async_api, operations
+from codex_app_server.async_client import AsyncApprovalHandler
+from codex_app_server.compat.openai_codex._options import ApprovalMode, Sandbox, joining, settings_of_thread, to_options
+from codex_app_server.compat.openai_codex._received import (
+    InitializeResponse,
+    Notification,
+    of_metadata,
+    of_notification,
+)
+from codex_app_server.compat.openai_codex._shapes import ReasoningEffort, ThreadSource, shaped
+from codex_app_server.compat.openai_codex.client import CodexConfig
+from codex_app_server.errors import InvalidRequestError, ThreadBusyError
+from codex_app_server.inputs import ExternalMessage, Input, RunInput
+from codex_app_server.results import TurnResult
+from codex_app_server.transport import Interest, Transport
 
 if TYPE_CHECKING:
-    from ...generated import models as m
+    from codex_app_server.generated import models as m
 
 
 class AsyncCodex(async_api.AsyncCodex):
@@ -49,7 +54,7 @@ class AsyncCodex(async_api.AsyncCodex):
         *,
         approval_mode: ApprovalMode = ApprovalMode.auto_review,
         base_instructions: str | None = None,
-        config: JsonObject | None = None,
+        config: dict[str, Any] | None = None,
         cwd: str | None = None,
         developer_instructions: str | None = None,
         ephemeral: bool | None = None,
@@ -89,7 +94,7 @@ class AsyncCodex(async_api.AsyncCodex):
         *,
         approval_mode: ApprovalMode | None = None,
         base_instructions: str | None = None,
-        config: JsonObject | None = None,
+        config: dict[str, Any] | None = None,
         cwd: str | None = None,
         developer_instructions: str | None = None,
         include_turns: bool | None = None,
@@ -108,7 +113,7 @@ class AsyncCodex(async_api.AsyncCodex):
         *,
         approval_mode: ApprovalMode | None = None,
         base_instructions: str | None = None,
-        config: JsonObject | None = None,
+        config: dict[str, Any] | None = None,
         cwd: str | None = None,
         developer_instructions: str | None = None,
         ephemeral: bool | None = None,
@@ -153,7 +158,7 @@ class AsyncThread(async_api.AsyncThread):
         cwd: str | None = None,
         effort: ReasoningEffort | None = None,
         model: str | None = None,
-        output_schema: JsonObject | None = None,
+        output_schema: dict[str, Any] | None = None,
         personality: m.Personality | None = None,
         sandbox: Sandbox | None = None,
         service_tier: str | None = None,
@@ -173,7 +178,7 @@ class AsyncThread(async_api.AsyncThread):
         cwd: str | None = None,
         effort: ReasoningEffort | None = None,
         model: str | None = None,
-        output_schema: JsonObject | None = None,
+        output_schema: dict[str, Any] | None = None,
         personality: m.Personality | None = None,
         sandbox: Sandbox | None = None,
         service_tier: str | None = None,
@@ -241,7 +246,7 @@ class AsyncTurnHandle(async_api.AsyncTurnHandle):
 
     async def interrupt(self) -> m.TurnInterruptResponse:  # type: ignore[override]
         """Stop the turn; its stream then ends with status `interrupted`. One that is over is left alone."""
-        from ...generated.models import TurnInterruptResponse
+        from codex_app_server.generated.models import TurnInterruptResponse
 
         await super().interrupt()
         return TurnInterruptResponse()

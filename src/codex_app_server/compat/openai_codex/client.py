@@ -6,10 +6,10 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ...config import AppServerConfig
-from ...generated.routing import RUNTIME_VERSION
-from ...home import codex_home
-from ._names import lazy_module
+from codex_app_server.compat.openai_codex._names import lazy_module
+from codex_app_server.config import AppServerConfig
+from codex_app_server.generated.routing import RUNTIME_VERSION
+from codex_app_server.home import codex_home
 
 __all__ = ["CodexConfig", "default_codex_home"]
 
@@ -35,4 +35,4 @@ def default_codex_home() -> str:
 
 
 if not TYPE_CHECKING:
-    __getattr__, __dir__ = lazy_module(__name__)
+    __getattr__, __dir__ = lazy_module(__name__, "client")

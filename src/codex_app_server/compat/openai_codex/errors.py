@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...errors import (
+from codex_app_server.errors import (
     AppServerError,
     AppServerRpcError,
     InternalRpcError,

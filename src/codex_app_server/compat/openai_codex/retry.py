@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from ...retry import retry_while
-from .errors import is_retryable_error
+from codex_app_server.compat.openai_codex.errors import is_retryable_error
+from codex_app_server.retry import retry_while
 
 T = TypeVar("T")
 

@@ -5,19 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from ... import api, operations
-from ...client import ApprovalHandler
-from ...errors import InvalidRequestError, ThreadBusyError
-from ...inputs import ExternalMessage, Input, RunInput
-from ...results import TurnResult
-from ...transport import Interest, Transport
-from ._options import ApprovalMode, Sandbox, joining, settings_of_thread, to_options
-from ._shapes import ReasoningEffort, ThreadSource, shaped
-from .client import CodexConfig
-from .models import InitializeResponse, JsonObject, Notification, of_metadata, of_notification
+from codex_app_server import api, operations
+from codex_app_server.client import ApprovalHandler
+from codex_app_server.compat.openai_codex._options import ApprovalMode, Sandbox, joining, settings_of_thread, to_options
+from codex_app_server.compat.openai_codex._received import (
+    InitializeResponse,
+    Notification,
+    of_metadata,
+    of_notification,
+)
+from codex_app_server.compat.openai_codex._shapes import ReasoningEffort, ThreadSource, shaped
+from codex_app_server.compat.openai_codex.client import CodexConfig
+from codex_app_server.errors import InvalidRequestError, ThreadBusyError
+from codex_app_server.inputs import ExternalMessage, Input, RunInput
+from codex_app_server.results import TurnResult
+from codex_app_server.transport import Interest, Transport
 
 if TYPE_CHECKING:
-    from ...generated import models as m
+    from codex_app_server.generated import models as m
 
 
 class Codex(api.Codex):
@@ -48,7 +53,7 @@ class Codex(api.Codex):
         *,
         approval_mode: ApprovalMode = ApprovalMode.auto_review,
         base_instructions: str | None = None,
-        config: JsonObject | None = None,
+        config: dict[str, Any] | None = None,
         cwd: str | None = None,
         developer_instructions: str | None = None,
         ephemeral: bool | None = None,
@@ -88,7 +93,7 @@ class Codex(api.Codex):
         *,
         approval_mode: ApprovalMode | None = None,
         base_instructions: str | None = None,
-        config: JsonObject | None = None,
+        config: dict[str, Any] | None = None,
         cwd: str | None = None,
         developer_instructions: str | None = None,
         include_turns: bool | None = None,
@@ -107,7 +112,7 @@ class Codex(api.Codex):
         *,
         approval_mode: ApprovalMode | None = None,
         base_instructions: str | None = None,
-        config: JsonObject | None = None,
+        config: dict[str, Any] | None = None,
         cwd: str | None = None,
         developer_instructions: str | None = None,
         ephemeral: bool | None = None,
@@ -150,7 +155,7 @@ class Thread(api.Thread):
         cwd: str | None = None,
         effort: ReasoningEffort | None = None,
         model: str | None = None,
-        output_schema: JsonObject | None = None,
+        output_schema: dict[str, Any] | None = None,
         personality: m.Personality | None = None,
         sandbox: Sandbox | None = None,
         service_tier: str | None = None,
@@ -169,7 +174,7 @@ class Thread(api.Thread):
         cwd: str | None = None,
         effort: ReasoningEffort | None = None,
         model: str | None = None,
-        output_schema: JsonObject | None = None,
+        output_schema: dict[str, Any] | None = None,
         personality: m.Personality | None = None,
         sandbox: Sandbox | None = None,
         service_tier: str | None = None,
@@ -236,7 +241,7 @@ class TurnHandle(api.TurnHandle):
 
     def interrupt(self) -> m.TurnInterruptResponse:  # type: ignore[override]
         """Stop the turn; its stream then ends with status `interrupted`. One that is over is left alone."""
-        from ...generated.models import TurnInterruptResponse
+        from codex_app_server.generated.models import TurnInterruptResponse
 
         super().interrupt()
         return TurnInterruptResponse()

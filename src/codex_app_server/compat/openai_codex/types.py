@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ._models import lazy_models
-from .models import InitializeResponse, JsonObject, Notification
+from codex_app_server.compat.openai_codex._models import lazy_models
+from codex_app_server.compat.openai_codex.models import InitializeResponse, JsonObject, Notification
 
 if TYPE_CHECKING:
-    from ...generated.models import (
+    from codex_app_server.compat.openai_codex._shapes import ReasoningEffort, ThreadSource
+    from codex_app_server.generated.models import (
         Account,
         AccountLoginCompletedNotification,
         ApprovalsReviewer,
@@ -45,7 +46,6 @@ if TYPE_CHECKING:
         TurnStatus,
         TurnSteerResponse,
     )
-    from ._shapes import ReasoningEffort, ThreadSource
 
     ThreadListCwdFilter = str | list[str]
 
