@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Any
 
 import openai_codex
+import openai_codex.types
 import pydantic
 import pytest
 from openai_codex import errors as published_errors
@@ -28,7 +29,10 @@ from codex_app_server import errors as our_errors
 from codex_app_server.compat import openai_codex as compat
 from codex_app_server.compat.openai_codex import _shapes
 from codex_app_server.generated import models
+from codex_app_server.generated.options import OPTION_NAMES
 from codex_app_server.generated.routing import REQUESTS
+from codex_app_server.presets import PRESETS
+from codex_app_server.presets import Sandbox as our_sandbox
 
 PAGE = (Path(__file__).parent.parent / "docs/compatibility.md").read_text(encoding="utf-8")
 MODULES = ("api", "async_client", "client", "errors", "generated.v2_all", "models", "retry", "types")
@@ -211,6 +215,33 @@ def test_only_members_are_taken(name: str) -> None:
     with pytest.raises(InvalidInputError, match=f"{keyword} is 'read-only'; expected one of {name}\\."):
         to_options({keyword: "read-only"})
     assert issubclass(InvalidInputError, ValueError)
+
+
+OPTIONS = {
+    "thread_start": "ThreadStartOptions",
+    "thread_resume": "ThreadResumeOptions",
+    "thread_fork": "ThreadForkOptions",
+    "thread_list": "ThreadListOptions",
+    "run": "TurnStartOptions",
+    "turn": "TurnStartOptions",
+}
+
+
+def test_the_page_names_the_keywords_and_types_that_codex_app_server_itself_calls_otherwise() -> None:
+    entry = PAGE.split("- A few option names differ")[1]
+    listed = {theirs: own for own, theirs in re.findall(r"`(\w+)` for\s+`(\w+)`", entry)}
+    differing = set()
+    for name, options in OPTIONS.items():
+        method = getattr(openai_codex.Thread if name in ("run", "turn") else openai_codex.Codex, name)
+        keywords = {each for each in inspect.signature(method).parameters if each not in ("self", "input", "thread_id")}
+        known = OPTION_NAMES[options] | PRESETS.get(options, frozenset())
+        differing |= keywords - known
+        assert {listed[each] for each in keywords - known} <= known
+    assert differing == set(listed)
+    plain = {"JsonObject", "Notification", "ReasoningEffort", "ThreadSource"}
+    assert set(openai_codex.types.__all__) - set(models.MODULES) == plain
+    assert "Efforts and thread sources are strings" in PAGE
+    assert f'"{our_sandbox.full_access.value}"' in PAGE and f'"{openai_codex.Sandbox.full_access.value}"' in PAGE
 
 
 # Wire types.
