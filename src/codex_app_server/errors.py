@@ -285,11 +285,11 @@ def map_jsonrpc_error(code: int, message: str, data: Any = None) -> JsonRpcError
     The runtime signals overload as code -32001 with `data: null`, or, on other codes, as a `codexErrorInfo` of
     `serverOverloaded` somewhere in `data`.
     """
-    if _names_overload(data) and code not in _BY_CODE:
+    if names_overload(data) and code not in _BY_CODE:
         code_class: type[JsonRpcError] = ServerBusyError
     else:
         code_class = _BY_CODE.get(code, AppServerRpcError if -32099 <= code <= -32000 else JsonRpcError)
-    if code_class is ServerBusyError and _says_retry_limit(message):
+    if code_class in (ServerBusyError, AppServerRpcError) and _says_retry_limit(message):
         code_class = RetryLimitExceededError
     return code_class(code, message, data)
 
@@ -306,11 +306,12 @@ def _says_retry_limit(message: str) -> bool:
     return "retry limit" in lowered or "too many failed attempts" in lowered
 
 
-def _names_overload(data: Any) -> bool:
+def names_overload(data: Any) -> bool:
+    """Whether the data of an error names an overload as a codexErrorInfo, at any depth."""
     if isinstance(data, str):
         return data.replace("_", "").lower() == "serveroverloaded"
     if isinstance(data, dict):
-        return any(_names_overload(value) for value in data.values())
+        return any(names_overload(value) for value in data.values())
     if isinstance(data, list):
-        return any(_names_overload(value) for value in data)
+        return any(names_overload(value) for value in data)
     return False
