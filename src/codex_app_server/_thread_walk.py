@@ -21,7 +21,7 @@ import re
 from collections import deque
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from .errors import ThreadListError
 
@@ -162,10 +162,3 @@ def stages_of(*, shared: bool, sort_key: str | None, state_db_only: bool) -> tup
     if shared:
         return ("pool",)
     return ("state",) if state_db_only else ("state", "files")
-
-
-def sorted_threads(threads: Iterable[Any], sort_key: str, direction: str) -> list[Any]:
-    """Sort threads by a time in seconds, those of the same second by id: ids grow with the time of creation."""
-    return sorted(
-        threads, key=lambda thread: (getattr(thread, sort_key, None) or 0, thread.id), reverse=direction != "asc"
-    )

@@ -9,9 +9,9 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, overload
 
-from . import operations
+from . import _thread_pages, operations
 from ._mailbox import SyncMailbox
-from ._thread_walk import PageRequest, ThreadWalk, sorted_threads
+from ._thread_walk import PageRequest, ThreadWalk
 from .client import ApprovalHandler, AppServerClient
 from .config import AppServerConfig
 from .errors import InvalidInputError, RequestTimeoutError, ThreadBusyError, TurnEndedError
@@ -121,17 +121,17 @@ class Codex:
         Raises ThreadListError where the list cannot be read on without skipping some, InvalidInputError for options
         that are none.
         """
-        walk, page = operations.walk_of(options, shared=self._client._connection.shared)
-        order = operations.order_of(options)
+        walk, page = _thread_pages.walk_of(options, shared=self._client._connection.shared)
+        order = _thread_pages.order_of(options)
         threads = self._walk(walk, page)
         return threads if order is None else self._sorted(threads, order)
 
     def _walk(self, walk: ThreadWalk, page: Callable[[PageRequest], operations.Operation[Any]]) -> Iterator[m.Thread]:
         while (request := walk.request) is not None:
-            yield from operations.walk_on(walk, self._client.perform(page(request)))
+            yield from _thread_pages.walk_on(walk, self._client.perform(page(request)))
 
     def _sorted(self, threads: Iterator[m.Thread], order: tuple[str, str]) -> Iterator[m.Thread]:
-        yield from sorted_threads(threads, *order)
+        yield from _thread_pages.in_order(threads, *order)
 
     def thread_archive(self, thread_id: str) -> None:
         """Put a stored conversation away; also frees what the app-server holds of it in memory."""

@@ -9,8 +9,8 @@ import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from . import operations
-from ._thread_walk import PageRequest, ThreadWalk, sorted_threads
+from . import _thread_pages, operations
+from ._thread_walk import PageRequest, ThreadWalk
 from .api import OnBusy, check_on_busy
 from .async_client import AsyncApprovalHandler, AsyncAppServerClient, AsyncMailbox
 from .config import AppServerConfig
@@ -122,8 +122,8 @@ class AsyncCodex:
         Raises ThreadListError where the list cannot be read on without skipping some, InvalidInputError for options
         that are none.
         """
-        walk, page = operations.walk_of(options, shared=self._client._connection.shared)
-        order = operations.order_of(options)
+        walk, page = _thread_pages.walk_of(options, shared=self._client._connection.shared)
+        order = _thread_pages.order_of(options)
         threads = self._walk(walk, page)
         return threads if order is None else self._sorted(threads, order)
 
@@ -131,11 +131,11 @@ class AsyncCodex:
         self, walk: ThreadWalk, page: Callable[[PageRequest], operations.Operation[Any]]
     ) -> AsyncIterator[m.Thread]:
         while (request := walk.request) is not None:
-            for thread in operations.walk_on(walk, await self._perform(page(request))):
+            for thread in _thread_pages.walk_on(walk, await self._perform(page(request))):
                 yield thread
 
     async def _sorted(self, threads: AsyncIterator[m.Thread], order: tuple[str, str]) -> AsyncIterator[m.Thread]:
-        for thread in sorted_threads([thread async for thread in threads], *order):
+        for thread in _thread_pages.in_order([thread async for thread in threads], *order):
             yield thread
 
     async def thread_archive(self, thread_id: str) -> None:

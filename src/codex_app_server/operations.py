@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import msgspec
 
 from ._paths import lone_surrogate
-from ._thread_walk import MAX_PAGE, Listed, PageRequest, ThreadWalk, stages_of
 from .config import AppServerConfig
 from .errors import (
     AppServerError,
@@ -288,51 +287,6 @@ def _naming_thread(method: str, fields: Mapping[str, Any], options: Mapping[str,
 
 def thread_list(options: Mapping[str, Any]) -> Operation[models.ThreadListResponse]:
     return request("thread/list", check_options("ThreadListOptions", options))
-
-
-def walk_of(options: Mapping[str, Any], *, shared: bool) -> tuple[ThreadWalk, Callable[[PageRequest], Operation[Any]]]:
-    """A walk through all pages of thread/list with these options, and how a page of it is asked for.
-
-    Raises InvalidInputError.
-    """
-    if options.get("cursor") is not None:
-        raise InvalidInputError("threads() begins at the beginning: leave cursor out, or use thread_list(cursor=...)")
-    # As text: enums of the generated types as well as literals.
-    options = {key: getattr(value, "value", value) for key, value in options.items()}
-    sort_key, wanted = options.get("sort_key"), {"limit": MAX_PAGE, **options}
-    by_section = sort_key == "section_position"
-
-    def page(request: PageRequest) -> Operation[Any]:
-        fields = {**wanted, "sort_key": request.sort_key, "cursor": request.cursor}
-        if not by_section:
-            fields["sort_direction"] = "desc"
-        if request.use_state_db_only:
-            fields["use_state_db_only"] = True
-        return thread_list(fields)
-
-    state_db_only = bool(options.get("use_state_db_only"))
-    walk = ThreadWalk(stages_of(shared=shared, sort_key=sort_key, state_db_only=state_db_only))
-    assert walk.request is not None
-    page(walk.request)
-    return walk, page
-
-
-def walk_on(walk: ThreadWalk, page: models.ThreadListResponse) -> list[models.Thread]:
-    """The threads of a page that have not come before."""
-    return [
-        page.data[place]
-        for place in walk.add((Listed(each.id, each.updated_at) for each in page.data), page.next_cursor)
-    ]
-
-
-def order_of(options: Mapping[str, Any]) -> tuple[str, str] | None:
-    """Sort key and direction of a list for which one of both was asked; None if it may come as it is found."""
-    sort_key, direction = (
-        getattr(options.get(key), "value", options.get(key)) for key in ("sort_key", "sort_direction")
-    )
-    if sort_key == "section_position" or (sort_key is None and direction is None):
-        return None
-    return sort_key or "created_at", direction or "desc"
 
 
 def thread_read(thread_id: str, include_turns: bool) -> Operation[models.ThreadReadResponse]:

@@ -1,0 +1,62 @@
+"""The pages of `threads()`: what both clients ask for, and what they make of the answers. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from . import operations
+from ._thread_walk import MAX_PAGE, Listed, PageRequest, ThreadWalk, stages_of
+from .errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from .generated import models
+
+
+def walk_of(
+    options: Mapping[str, Any], *, shared: bool
+) -> tuple[ThreadWalk, Callable[[PageRequest], operations.Operation[Any]]]:
+    """A walk through all pages of thread/list with these options, and how a page of it is asked for.
+
+    Raises InvalidInputError.
+    """
+    if options.get("cursor") is not None:
+        raise InvalidInputError("threads() begins at the beginning: leave cursor out, or use thread_list(cursor=...)")
+    # Raises for what is no option, also for what a page is not asked for.
+    operations.thread_list(options)
+    # As text: enums of the generated types as well as literals.
+    options = {key: getattr(value, "value", value) for key, value in options.items()}
+    sort_key, wanted = options.get("sort_key"), {**options, "limit": options.get("limit") or MAX_PAGE}
+    by_section = sort_key == "section_position"
+
+    def page(request: PageRequest) -> operations.Operation[Any]:
+        fields = {**wanted, "sort_key": request.sort_key, "cursor": request.cursor}
+        if not by_section:
+            fields["sort_direction"] = "desc"
+        if request.use_state_db_only:
+            fields["use_state_db_only"] = True
+        return operations.thread_list(fields)
+
+    state_db_only = bool(options.get("use_state_db_only"))
+    walk = ThreadWalk(stages_of(shared=shared, sort_key=sort_key, state_db_only=state_db_only))
+    return walk, page
+
+
+def walk_on(walk: ThreadWalk, page: models.ThreadListResponse) -> list[models.Thread]:
+    """The threads of a page that have not come before. Raises ThreadListError."""
+    listed = [Listed(each.id, each.updated_at) for each in page.data]
+    return [page.data[place] for place in walk.add(listed, page.next_cursor)]
+
+
+def order_of(options: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Sort key and direction of a list for which one of both was asked; None if it may come as it is found."""
+    asked = {key: getattr(value, "value", value) for key, value in options.items()}
+    sort_key, direction = asked.get("sort_key"), asked.get("sort_direction")
+    if sort_key == "section_position" or (sort_key is None and direction is None):
+        return None
+    return sort_key or "created_at", direction or "desc"
+
+
+def in_order(threads: Iterable[models.Thread], sort_key: str, direction: str) -> list[models.Thread]:
+    """Sort threads by a time in seconds, those of the same second by id: ids grow with the time of creation."""
+    return sorted(threads, key=lambda each: (getattr(each, sort_key) or 0, each.id), reverse=direction != "asc")
