@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from . import operations
-from ._thread_walk import MAX_PAGE, Listed, PageRequest, ThreadWalk, stages_of
-from .errors import InvalidInputError
+from ._thread_walk import MAX_PAGE, STUCK, Listed, PageRequest, ThreadWalk, stages_of
+from .errors import InternalRpcError, InvalidInputError, ThreadListError
 
 if TYPE_CHECKING:
     from .generated import models
@@ -40,6 +41,18 @@ def walk_of(
     state_db_only = bool(options.get("use_state_db_only"))
     walk = ThreadWalk(stages_of(shared=shared, sort_key=sort_key, state_db_only=state_db_only))
     return walk, page
+
+
+@contextlib.contextmanager
+def reading() -> Iterator[None]:
+    """Raise ThreadListError where a pool has answered that a list cannot go on."""
+    try:
+        yield
+    except InternalRpcError as error:
+        data = error.data if isinstance(error.data, dict) else {}
+        if data.get("kind") != STUCK:
+            raise
+        raise ThreadListError(str(data["sortKey"]), str(data["cursor"]), int(data["seen"])) from error
 
 
 def walk_on(walk: ThreadWalk, page: models.ThreadListResponse) -> list[models.Thread]:

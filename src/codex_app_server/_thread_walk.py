@@ -26,6 +26,8 @@ from typing import Literal, NamedTuple
 from .errors import ThreadListError
 
 MAX_PAGE = 100
+# What a pool calls a list that cannot go on, as the `kind` of its error.
+STUCK = "threadList"
 Stage = Literal["state", "files", "created", "pool", "section"]
 
 # Of each stage the sort key, how much earlier a page begins than the last one ended, and whether it is the database.

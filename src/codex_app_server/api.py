@@ -128,7 +128,9 @@ class Codex:
 
     def _walk(self, walk: ThreadWalk, page: Callable[[PageRequest], operations.Operation[Any]]) -> Iterator[m.Thread]:
         while (request := walk.request) is not None:
-            yield from _thread_pages.walk_on(walk, self._client.perform(page(request)))
+            with _thread_pages.reading():
+                response = self._client.perform(page(request))
+            yield from _thread_pages.walk_on(walk, response)
 
     def _sorted(self, threads: Iterator[m.Thread], order: tuple[str, str]) -> Iterator[m.Thread]:
         yield from _thread_pages.in_order(threads, *order)

@@ -131,7 +131,9 @@ class AsyncCodex:
         self, walk: ThreadWalk, page: Callable[[PageRequest], operations.Operation[Any]]
     ) -> AsyncIterator[m.Thread]:
         while (request := walk.request) is not None:
-            for thread in _thread_pages.walk_on(walk, await self._perform(page(request))):
+            with _thread_pages.reading():
+                response = await self._perform(page(request))
+            for thread in _thread_pages.walk_on(walk, response):
                 yield thread
 
     async def _sorted(self, threads: AsyncIterator[m.Thread], order: tuple[str, str]) -> AsyncIterator[m.Thread]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import replace
+from typing import Protocol
 
 from codex_app_server import errors
 from codex_pool import rpc, wire
@@ -36,8 +37,20 @@ _CHANGES = frozenset({"account", "all", "renewing", "reloading"})
 _STAYS = CONTROL | {"thread/archive", "thread/delete", FOLLOW}
 
 
+class PoolLists(Protocol):
+    """Lists of the threads of the whole pool."""
+
+    def takes(self, call: Call) -> bool: ...
+
+    def answer(self, call: Call) -> None: ...
+
+    def first_page(self, call: Call, line: bytes) -> bytes: ...
+
+
 class Dispatcher:
-    """See the module's docstring."""
+    """See the module's docstring. `lists` answers requests for lists of threads that several workers have to answer."""
+
+    lists: PoolLists
 
     def __init__(self, books: Books, pace: Pace, *, changed_at: float = 0.0) -> None:
         self._books = books
@@ -66,6 +79,9 @@ class Dispatcher:
             self._wait_for_place(call)
             return
         self._books.release(call)
+        if self.lists.takes(call):
+            self.lists.answer(call)
+            return
         call.gather = Gather(len(workers))
         for worker in workers:
             self.dispatch(replace(call), worker)
@@ -440,7 +456,8 @@ class Dispatcher:
             return
         if gather.results:
             visible = functools.partial(self._books.may_touch, call.who)
-            outcome = merge(call.method, gather.results, self._name_of, visible)
+            outcome = merge(call.method, gather.results, self._name_of, visible, call.line)
+            outcome = self.lists.first_page(call, outcome)
         self._books.answer(call, outcome)
 
     def _name_of(self, thread_id: str) -> str | None:

@@ -17,6 +17,8 @@ CallKey = tuple[wire.SessionId | None, str]
 
 # A thread that is read for a list.
 ENTRY = "pool/entry"
+# A page of a worker's threads, for a list of all.
+PAGE = "pool/page"
 WEIGHTS: dict[wire.Priority, int] = {"interactive": 4, "batch": 1}
 
 

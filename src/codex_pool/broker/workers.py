@@ -10,8 +10,9 @@ from codex_pool.broker.changes import APPLY
 from codex_pool.broker.dispatch import FOLLOW, RELEASE, Dispatcher
 from codex_pool.broker.lists import OwnLists
 from codex_pool.broker.pace import Pace
-from codex_pool.broker.records import ENTRY, Call, Drained, Registered, Suspect, Thread, ToWorker, Turn, Worker
+from codex_pool.broker.records import ENTRY, PAGE, Call, Drained, Registered, Suspect, Thread, ToWorker, Turn, Worker
 from codex_pool.broker.sessions import Sessions
+from codex_pool.broker.thread_lists import ThreadLists
 from codex_pool.broker.tokens import Tokens
 
 WORKER_SILENT_S = 10.0
@@ -35,6 +36,7 @@ class Workers:
         sessions: Sessions,
         tokens: Tokens,
         lists: OwnLists,
+        thread_lists: ThreadLists,
         pace: Pace,
         *,
         unix_offset: float,
@@ -44,6 +46,7 @@ class Workers:
         self._sessions = sessions
         self._tokens = tokens
         self._lists = lists
+        self._thread_lists = thread_lists
         self._changes = dispatcher.changes
         self._pace = pace
         self._unix_offset = unix_offset
@@ -176,6 +179,8 @@ class Workers:
             self._dispatcher.released(call.thread_id or "", ok=answered.ok)
         elif call.method == ENTRY:
             self._lists.answered(call, frames[1] if answered.ok and len(frames) == 2 else None)
+        elif call.method == PAGE:
+            self._thread_lists.answered(call, frames[1] if len(frames) == 2 else None, ok=answered.ok)
         elif call.method == APPLY:
             self._changes.answered(call, worker, frames, ok=answered.ok)
         else:
@@ -384,6 +389,9 @@ class Workers:
             if call.method == ENTRY:
                 self._lists.answered(call, None)
                 continue
+            if call.method == PAGE:
+                self._thread_lists.answered(call, None, ok=False)
+                continue
             self._dispatcher.lose(call, worker.slot, reason)
         for call in [*worker.waiting.remove_all(), *worker.parked]:
             self._dispatcher.route(call)
@@ -403,6 +411,7 @@ class Workers:
         self._asked.clear()
         self._changes.tick()
         self._tokens.tick()
+        self._thread_lists.tick()
         if self._pace.tick(books.now):
             self._dispatcher.start_all_waiting()
         self.interrupt_revoked()
