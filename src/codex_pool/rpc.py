@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from codex_app_server.envelope import RequestId
+from codex_app_server.envelope import LONG_BYTES, RESPONSE, RequestId
 from codex_pool import json_bounds
 from codex_pool.trust import is_untrusting, untrusting
 from codex_pool.wire import ThreadRecord
@@ -53,6 +53,10 @@ class _ThreadResult(msgspec.Struct, rename="camel"):
     sandbox: msgspec.Raw = _NULL
     approval_policy: msgspec.Raw = _NULL
     active_permission_profile: _Profile | None = None
+
+
+class _ThreadLine(msgspec.Struct):
+    result: _ThreadResult | None = None
 
 
 class _Settings(msgspec.Struct, rename="camel"):
@@ -133,7 +137,7 @@ _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 encode = msgspec.json.encode
 decode_request = msgspec.json.Decoder(RequestLine).decode
 _decode_result = msgspec.json.Decoder(_Result).decode
-_decode_thread_result = msgspec.json.Decoder(_ThreadResult).decode
+_decode_thread_line = msgspec.json.Decoder(_ThreadLine).decode
 _decode_notification = msgspec.json.Decoder(_Notification).decode
 _decode_completed = msgspec.json.Decoder(_Completed).decode
 _decode_started = msgspec.json.Decoder(_Started).decode
@@ -169,7 +173,12 @@ def decode_request_id(line: bytes) -> str | None:
 
 
 def with_id(line: bytes, request_id: bytes) -> bytes:
-    """A response under another request id (given as JSON)."""
+    """A response under another request id (given as JSON).
+
+    A long one is copied once, and not looked at.
+    """
+    if len(line) > LONG_BYTES and (found := RESPONSE.match(line)) is not None:
+        return b"".join((line[: found.start(1)], request_id, memoryview(line)[found.end(1) :]))
     response = _decode_result(line)
     if response.error is not None:
         return b'{"id":%s,"error":%s}' % (request_id, encode(response.error))
@@ -212,11 +221,13 @@ def error_line(request_id: bytes, code: int, message: str, data: Any = None) -> 
     return b'{"id":%s,"error":%s}' % (request_id, encode(error))
 
 
-def record_of(result: bytes, turns: int) -> ThreadRecord | None:
+def record_of(line: bytes, turns: int) -> ThreadRecord | None:
     """The record of the thread that thread/start, resume or fork answered with; None if there is none to read."""
     try:
-        answer = _decode_thread_result(result)
-    except msgspec.MsgspecError:
+        answer = _decode_thread_line(line).result
+    except _UNREADABLE:
+        return None
+    if answer is None:
         return None
     return ThreadRecord(
         thread_id=answer.thread.id,

@@ -176,7 +176,7 @@ class Calls:
     def _after(self, request: Request, line: bytes) -> wire.ThreadRecord | None:
         """What the success of this request means for the books; the record of a thread that it brought here."""
         if request.method in rpc.LOADS_THREAD:
-            return self._threads.hold(rpc.result_of(line), request)
+            return self._threads.hold(line, request)
         if request.method in _RELEASES_THREAD and request.thread_id is not None:
             self._threads.release(request.thread_id, keep=False)
         elif request.method == "thread/name/set":

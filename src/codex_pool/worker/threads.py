@@ -146,11 +146,11 @@ class Threads:
 
     # What answers and notifications say about them.
 
-    def hold(self, result: bytes, request: Request) -> wire.ThreadRecord | None:
-        """The thread in this result is held from now on."""
+    def hold(self, line: bytes, request: Request) -> wire.ThreadRecord | None:
+        """The thread in this response is held from now on."""
         known = self.get(request.thread_id)
         # A thread that was resumed or forked has a history; a new one is not on disk before its first turn.
-        record = rpc.record_of(result, turns=0 if request.method == "thread/start" else 1)
+        record = rpc.record_of(line, turns=0 if request.method == "thread/start" else 1)
         if record is None:
             return None
         untrusted = rpc.asks_untrusted(request.line)
@@ -251,7 +251,7 @@ class Threads:
         if is_error:
             problem = rpc.error_of(line)
         else:
-            resumed = rpc.record_of(rpc.result_of(line), wanted.turns)
+            resumed = rpc.record_of(line, wanted.turns)
             if resumed is None or _sandbox_of(resumed) != _sandbox_of(wanted):
                 problem = f"its sandbox {wanted.sandbox} could not be restored, and it is never widened"
         if problem is not None:
