@@ -352,8 +352,14 @@ class Dispatcher:
             again=call.again,
             archived=archived,
             timeout_s=call.timeout_s,
+            pieces=self._takes_pieces(call),
         )
         self._books.to_worker(worker, head, call.line)
+
+    def _takes_pieces(self, call: Call) -> bool:
+        """True if nothing here looks at the answer, nor takes out of it what its client does not want."""
+        session = self._books.session(call)
+        return session is not None and session.pieces and not session.opted_out and call.gather is None
 
     def repeat(self, call: Call) -> bool:
         """A request that was sent before: to the worker that has it, if one has, which does nothing twice.

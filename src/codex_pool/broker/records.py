@@ -127,6 +127,8 @@ class Session:
     key: str = ""
     priority: wire.Priority = "interactive"
     when_gone: wire.WhenGone = "interrupt"
+    # It takes long answers in pieces.
+    pieces: bool = False
     away_since: float | None = None
     # Until when it may stay away.
     away_until: float = 0.0

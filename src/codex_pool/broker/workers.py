@@ -80,6 +80,10 @@ class Workers:
                     books.pass_on(route.sessions or books.own_sessions(), frames[1:])
             case wire.Answered():
                 self._on_answered(route, worker, frames[1:])
+            case wire.Held():
+                call = books.calls.get(route.call)
+                if call is not None and call.worker == worker.name:
+                    books.hold_thread(route.record, worker, call)
             case wire.TurnStarted():
                 if self._on_turn_started(route, worker) and route.by_itself:
                     self._on_own_turn(route, worker)

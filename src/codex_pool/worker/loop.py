@@ -32,7 +32,7 @@ from codex_pool import processes, start, wire
 from codex_pool.sockets import READABLE, WRITABLE
 from codex_pool.worker.arguments import WorkerArguments
 from codex_pool.worker.core import WorkerCore
-from codex_pool.worker.effects import Effect, Fail, Note, Ready, ToAppServer, ToBroker
+from codex_pool.worker.effects import BulkToBroker, Effect, Fail, Note, Ready, ToAppServer, ToBroker
 from codex_pool.worker.link import BrokerLink
 
 READ_BYTES = 256 * 1024
@@ -275,6 +275,8 @@ class Worker:
             match effect:
                 case ToBroker():
                     self._broker.send(effect.frames)
+                case BulkToBroker():
+                    self._broker.send_bulk(effect.frames)
                 case ToAppServer():
                     self._to_app_server.append(memoryview(effect.line + b"\n"))
                 case Ready():
