@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from .generated import models
 
 
+_SORT_KEYS = ("created_at", "updated_at", "recency_at", "section_position")
+
+
 def walk_of(
     options: Mapping[str, Any], *, shared: bool
 ) -> tuple[ThreadWalk, Callable[[PageRequest], operations.Operation[Any]]]:
@@ -27,11 +30,15 @@ def walk_of(
     operations.thread_list(options)
     # As text: enums of the generated types as well as literals.
     options = {key: getattr(value, "value", value) for key, value in options.items()}
-    sort_key, wanted = options.get("sort_key"), {**options, "limit": options.get("limit") or MAX_PAGE}
+    sort_key = options.get("sort_key")
+    # An unknown one would be seen by nobody: the pages have an order of their own.
+    for name, known in (("sort_key", _SORT_KEYS), ("sort_direction", ("asc", "desc"))):
+        if options.get(name) not in (None, *known):
+            raise InvalidInputError(f"{name} is {options[name]!r}; expected one of {', '.join(known)}")
     by_section = sort_key == "section_position"
 
     def page(request: PageRequest) -> operations.Operation[Any]:
-        fields = {**wanted, "sort_key": request.sort_key, "cursor": request.cursor}
+        fields = {**options, "sort_key": request.sort_key, "cursor": request.cursor, "limit": request.limit}
         if not by_section:
             fields["sort_direction"] = "desc"
         if request.use_state_db_only:
@@ -39,7 +46,8 @@ def walk_of(
         return operations.thread_list(fields)
 
     state_db_only = bool(options.get("use_state_db_only"))
-    walk = ThreadWalk(stages_of(shared=shared, sort_key=sort_key, state_db_only=state_db_only))
+    stages = stages_of(shared=shared, sort_key=sort_key, state_db_only=state_db_only)
+    walk = ThreadWalk(stages, limit=min(options.get("limit") or MAX_PAGE, MAX_PAGE))
     return walk, page
 
 

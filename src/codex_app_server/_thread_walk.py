@@ -48,6 +48,7 @@ class PageRequest(NamedTuple):
     sort_key: str
     cursor: str | None
     use_state_db_only: bool
+    limit: int
 
 
 class Listed(NamedTuple):
@@ -58,10 +59,14 @@ class Listed(NamedTuple):
 
 
 class ThreadWalk:
-    """See the module's docstring. `request` is the page to ask for, None at the end; `add` takes its answer."""
+    """See the module's docstring. `request` is the page to ask for, None at the end; `add` takes its answer.
 
-    def __init__(self, stages: Sequence[Stage] = ("state", "files")) -> None:
+    `limit` is the size of a page; where that is too small to get on, it is the largest from then on.
+    """
+
+    def __init__(self, stages: Sequence[Stage] = ("state", "files"), *, limit: int = MAX_PAGE) -> None:
         self._stages = deque(stages)
+        self._limit = limit
         self._seen: set[str] = set()
         self._used: set[str | None] = set()
         self._cursor: str | None = None
@@ -75,7 +80,7 @@ class ThreadWalk:
         if not self._stages:
             return None
         sort_key, _, database = _STAGES[self._stages[0]]
-        return PageRequest(sort_key, self._cursor, database)
+        return PageRequest(sort_key, self._cursor, database, self._limit)
 
     def add(self, entries: Iterable[Listed], next_cursor: str | None) -> list[int]:
         """Take a page; the places of the entries that were not seen before.
@@ -101,6 +106,8 @@ class ThreadWalk:
         if self._advances(cursor):
             self._used.add(self._cursor)
             self._cursor = cursor
+        elif self._limit < MAX_PAGE:
+            self._limit = MAX_PAGE
         else:
             self._stuck(stage, next_cursor)
         return new

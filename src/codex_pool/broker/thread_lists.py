@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from codex_app_server._thread_walk import MAX_PAGE, STUCK, Stage, ThreadWalk
+from codex_app_server._thread_walk import STUCK, Stage, ThreadWalk
 from codex_app_server._thread_walk import Listed as WalkEntry
 from codex_app_server.errors import TURN_LOST, ThreadListError
 from codex_pool import rpc
@@ -157,7 +157,7 @@ class ThreadLists:
         request_id = f"{self._nonce}/{self._numbers}"
         params: dict[str, object] = {
             **build.query.filters,
-            "limit": MAX_PAGE,
+            "limit": request.limit,
             "sortKey": request.sort_key,
             "sortDirection": "desc",
         }
