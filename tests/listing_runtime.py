@@ -44,7 +44,7 @@ class Runtime:
         if params.get("useStateDbOnly") or params.get("searchTerm") or key == "recency_at":
             page, next_cursor = self._database(key, cursor, limit)
         else:
-            page, next_cursor = self._files(key, cursor, limit)
+            page, next_cursor = self._files(key, cursor, limit, params.get("sortDirection") == "asc")
             for thread in page:
                 thread.database = True
         data = [
@@ -58,12 +58,13 @@ class Runtime:
         ]
         return {"data": data, "nextCursor": next_cursor, "backwardsCursor": None}
 
-    def _files(self, key: str, cursor: str | None, limit: int) -> tuple[list[Stored], str | None]:
+    def _files(self, key: str, cursor: str | None, limit: int, ascending: bool) -> tuple[list[Stored], str | None]:
         # By their names, which have seconds.
         found = sorted(self.threads, key=lambda each: (each.created_ms // 1000, each.id), reverse=True)[:MAX_FILES]
         times = {each.id: each.created_ms // 1000 * 1000 if key == "created_at" else each.updated_ms for each in found}
-        found.sort(key=lambda each: (times[each.id], each.id), reverse=True)
-        rest = [each for each in found if cursor is None or times[each.id] < moment_ms(cursor)]
+        found.sort(key=lambda each: (times[each.id], each.id), reverse=not ascending)
+        after = moment_ms(cursor) if cursor is not None else None
+        rest = [t for t in found if after is None or (times[t.id] > after if ascending else times[t.id] < after)]
         page = rest[:limit]
         more = len(rest) > limit
         return page, iso(times[page[-1].id], 3 if key != "created_at" else 0) if more else None
