@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import re
 import uuid
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from codex_app_server import AppServerConfig, Codex
 from codex_app_server.testing.loopback import LoopbackModel, write_loopback_home
 
+_CLOCK = "%Y-%m-%dT%H-%M-%S"
 _NUMBERED = re.compile(r'"ordinal":\d+')
 _ITEM = re.compile(r'"id":"((?:msg_)?[0-9a-f_-]{8,})"')
 
@@ -67,24 +69,22 @@ def _moved(id: str, number: int) -> str:
     return str(uuid.UUID(int=uuid.UUID(id).int + (number << 40)))
 
 
-def multiply(history: Path, threads: int, seconds: int = 2) -> list[str]:
+def multiply(history: Path, threads: int, seconds: float = 2.0) -> list[str]:
     """Copy a history until there are so many, begun within so many seconds; the ids of all.
 
-    Ids and file names are as the app-server makes them: the time in milliseconds, and in seconds.
+    Files are named as the app-server does: by the second, and an id that begins with the time in milliseconds.
     """
     text, old = history.read_text(), thread_of(history)
     began_ms = int(old.replace("-", "")[:12], 16)
-    prefix = history.name.removesuffix(f"{old}.jsonl")
+    began = datetime.strptime(history.name[len("rollout-") : -len(f"-{old}.jsonl")], _CLOCK)
     ids = [old]
     for number in range(1, threads):
-        ms = began_ms - number * seconds * 1000 // threads
-        plain = f"{ms:012x}7{number & 0xFFF:03x}8{number >> 12:03x}{number:012x}"
+        earlier_ms = int(number * seconds * 1000 / threads)
+        plain = f"{began_ms - earlier_ms:012x}7{number & 0xFFF:03x}8{number >> 12:03x}{number:012x}"
+        moment = began - timedelta(milliseconds=earlier_ms)
         new = str(uuid.UUID(plain))
-        day, clock = prefix.removeprefix("rollout-").removesuffix("-").split("T")
-        second = int(clock.replace("-", "")[4:]) - number * seconds // threads
-        if second < 0:
-            second = 0
-        name = f"rollout-{day}T{clock[:6]}{second:02d}-{new}.jsonl"
-        (history.parent / name).write_text(text.replace(old, new))
+        directory = history.parents[3] / f"{moment:%Y/%m/%d}"
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / f"rollout-{moment:{_CLOCK}}-{new}.jsonl").write_text(text.replace(old, new))
         ids.append(new)
     return ids
