@@ -220,6 +220,11 @@ class Connection:
         if self.is_inside:
             raise ReentrantCallError
 
+    @property
+    def shared(self) -> bool:
+        """True where other clients use the same app-servers: over a pool."""
+        return self._transport.shared
+
     def start(self) -> None:
         self.check()
         self._transport.start(self)
@@ -369,7 +374,7 @@ class Connection:
                 self._router.follow(turn_id, mailbox.ref)
                 return
             except UnknownTurnError:
-                if thread_id is None or not self._transport.shared:
+                if thread_id is None or not self.shared:
                     raise
                 self._router.follow(turn_id, mailbox.ref, thread_id=thread_id, even_unseen=True)
         params = msgspec.json.encode({"threadId": thread_id, "turnId": turn_id, "interest": "full"})

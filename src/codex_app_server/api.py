@@ -6,11 +6,12 @@ import contextlib
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, overload
 
-from . import operations
+from . import _thread_pages, operations
 from ._mailbox import SyncMailbox
+from ._thread_walk import PageRequest, ThreadWalk
 from .client import ApprovalHandler, AppServerClient
 from .config import AppServerConfig
 from .errors import InvalidInputError, RequestTimeoutError, ThreadBusyError, TurnEndedError
@@ -114,6 +115,29 @@ class Codex:
     def thread_list(self, **options: Unpack[ThreadListOptions]) -> m.ThreadListResponse:
         """Stored conversations, a page at a time."""
         return self._client.perform(operations.thread_list(options))
+
+    def threads(self, **options: Unpack[ThreadListOptions]) -> Iterator[m.Thread]:
+        """All stored conversations, each once, page by page: what `thread_list` may skip between two pages is not.
+
+        Options are those of `thread_list`, but for `cursor`; `limit` is the size of a page, at most and by default 100.
+        With `sort_key` or `sort_direction` they come in that order, once all pages are read; without, as they are
+        found: by far most from the newest to the oldest. A thread that is begun meanwhile may be missing.
+        Raises ThreadListError where the list cannot be read on without skipping some, InvalidInputError for options
+        that are none.
+        """
+        walk, page = _thread_pages.walk_of(options, shared=self._client._connection.shared)
+        order = _thread_pages.order_of(options)
+        threads = self._walk(walk, page)
+        return threads if order is None else self._sorted(threads, order)
+
+    def _walk(self, walk: ThreadWalk, page: Callable[[PageRequest], operations.Operation[Any]]) -> Iterator[m.Thread]:
+        while (request := walk.request) is not None:
+            with _thread_pages.reading():
+                response = self._client.perform(page(request))
+            yield from _thread_pages.walk_on(walk, response)
+
+    def _sorted(self, threads: Iterator[m.Thread], order: tuple[str, str]) -> Iterator[m.Thread]:
+        yield from _thread_pages.in_order(threads, *order)
 
     def thread_archive(self, thread_id: str) -> None:
         """Put a stored conversation away; also frees what the app-server holds of it in memory."""

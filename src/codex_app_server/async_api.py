@@ -9,7 +9,8 @@ import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from . import operations
+from . import _thread_pages, operations
+from ._thread_walk import PageRequest, ThreadWalk
 from .api import OnBusy, check_on_busy
 from .async_client import AsyncApprovalHandler, AsyncAppServerClient, AsyncMailbox
 from .config import AppServerConfig
@@ -121,6 +122,33 @@ class AsyncCodex:
         """Stored conversations, a page at a time."""
         response: m.ThreadListResponse = await self._perform(operations.thread_list(options))
         return response
+
+    def threads(self, **options: Unpack[ThreadListOptions]) -> AsyncIterator[m.Thread]:
+        """All stored conversations, each once, page by page: what `thread_list` may skip between two pages is not.
+
+        Options are those of `thread_list`, but for `cursor`; `limit` is the size of a page, at most and by default 100.
+        With `sort_key` or `sort_direction` they come in that order, once all pages are read; without, as they are
+        found: by far most from the newest to the oldest. A thread that is begun meanwhile may be missing.
+        Raises ThreadListError where the list cannot be read on without skipping some, InvalidInputError for options
+        that are none.
+        """
+        walk, page = _thread_pages.walk_of(options, shared=self._client._connection.shared)
+        order = _thread_pages.order_of(options)
+        threads = self._walk(walk, page)
+        return threads if order is None else self._sorted(threads, order)
+
+    async def _walk(
+        self, walk: ThreadWalk, page: Callable[[PageRequest], operations.Operation[Any]]
+    ) -> AsyncIterator[m.Thread]:
+        while (request := walk.request) is not None:
+            with _thread_pages.reading():
+                response = await self._perform(page(request))
+            for thread in _thread_pages.walk_on(walk, response):
+                yield thread
+
+    async def _sorted(self, threads: AsyncIterator[m.Thread], order: tuple[str, str]) -> AsyncIterator[m.Thread]:
+        for thread in _thread_pages.in_order([thread async for thread in threads], *order):
+            yield thread
 
     async def thread_archive(self, thread_id: str) -> None:
         """Put a stored conversation away; also frees what the app-server holds of it in memory."""

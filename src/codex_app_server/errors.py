@@ -174,6 +174,27 @@ class ThreadBusyError(AppServerError):
         return type(self), (self.thread_id, self.turn_id)
 
 
+class ThreadListError(AppServerError):
+    """The list of threads cannot be read to its end without skipping some.
+
+    More threads than a page holds have the same `sort_key` time, and the runtime's `cursor` names nothing else. `seen`
+    is how many threads were read before.
+    """
+
+    def __init__(self, sort_key: str, cursor: str, seen: int) -> None:
+        super().__init__(
+            f"the list of threads cannot go on after {seen}: more threads than a page holds have the same {sort_key}, "
+            f"{cursor}, and the rest of them would be skipped; narrow the list, e.g. by cwd or source_kinds, or use "
+            "use_state_db_only=True for what the app-server's database knows"
+        )
+        self.sort_key = sort_key
+        self.cursor = cursor
+        self.seen = seen
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.sort_key, self.cursor, self.seen)
+
+
 class OutputTypeError(AppServerError, ValueError):
     """The turn completed, but its final response is not of the type that was asked for. `result` has it."""
 

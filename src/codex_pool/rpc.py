@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from codex_app_server.envelope import RequestId
+from codex_app_server.envelope import LONG_BYTES, RESPONSE, RequestId
 from codex_pool import json_bounds
 from codex_pool.trust import is_untrusting, untrusting
 from codex_pool.wire import ThreadRecord
@@ -53,6 +53,10 @@ class _ThreadResult(msgspec.Struct, rename="camel"):
     sandbox: msgspec.Raw = _NULL
     approval_policy: msgspec.Raw = _NULL
     active_permission_profile: _Profile | msgspec.UnsetType | None = msgspec.UNSET
+
+
+class _ThreadLine(msgspec.Struct):
+    result: _ThreadResult | None = None
 
 
 class _Settings(msgspec.Struct, rename="camel"):
@@ -137,7 +141,7 @@ _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 encode = msgspec.json.encode
 decode_request = msgspec.json.Decoder(RequestLine).decode
 _decode_result = msgspec.json.Decoder(_Result).decode
-_decode_thread_result = msgspec.json.Decoder(_ThreadResult).decode
+_decode_thread_line = msgspec.json.Decoder(_ThreadLine).decode
 _decode_notification = msgspec.json.Decoder(_Notification).decode
 _decode_completed = msgspec.json.Decoder(_Completed).decode
 _decode_started = msgspec.json.Decoder(_Started).decode
@@ -174,7 +178,12 @@ def decode_request_id(line: bytes) -> str | None:
 
 
 def with_id(line: bytes, request_id: bytes) -> bytes:
-    """A response under another request id (given as JSON)."""
+    """A response under another request id (given as JSON).
+
+    A long one is copied once, and not looked at.
+    """
+    if len(line) > LONG_BYTES and (found := RESPONSE.match(line)) is not None:
+        return b"".join((line[: found.start(1)], request_id, memoryview(line)[found.end(1) :]))
     response = _decode_result(line)
     if response.error is not None:
         return b'{"id":%s,"error":%s}' % (request_id, encode(response.error))
@@ -225,14 +234,16 @@ def user_agent_of(result: bytes) -> str:
         return ""
 
 
-def record_of(result: bytes, turns: int, *, asked_profile: str = "") -> ThreadRecord | None:
+def record_of(line: bytes, turns: int, *, asked_profile: str = "") -> ThreadRecord | None:
     """The record of the thread that thread/start, resume or fork answered with; None if there is none to read.
 
     An answer that says nothing of a permission profile leaves the one that was asked for.
     """
     try:
-        answer = _decode_thread_result(result)
-    except msgspec.MsgspecError:
+        answer = _decode_thread_line(line).result
+    except _UNREADABLE:
+        return None
+    if answer is None:
         return None
     return ThreadRecord(
         thread_id=answer.thread.id,

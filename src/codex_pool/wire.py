@@ -183,6 +183,8 @@ class Hello(_Head, frozen=True):
     client: str
     priority: Priority = "interactive"
     when_gone: WhenGone = "interrupt"
+    # This client puts long answers together that come as Pieces.
+    pieces: bool = False
 
 
 class Call(_Head, frozen=True):
@@ -234,6 +236,18 @@ class Refused(_Head, frozen=True):
 
 class Lines(_Head, frozen=True):
     """Body: lines to be routed by what they say - answers, requests, notifications outside of turns."""
+
+
+class Piece(_Head, frozen=True):
+    """Body: a part of one line, which is the answer to a request of this id (in JSON); `number` counts from 0.
+
+    A long answer comes in pieces, so that others pass between them. Those of one answer come in order; a number that
+    does not follow belongs to an answer that is sent again, from 0.
+    """
+
+    request_id: str
+    number: int
+    last: bool = False
 
 
 class Events(_Head, frozen=True):
@@ -302,6 +316,13 @@ class Answered(_Head, frozen=True):
     ok: bool
     record: ThreadRecord | None = None
     started: TurnHeld | None = None
+
+
+class Held(_Head, frozen=True):
+    """A Dispatch has brought this thread into this worker; its Answered, which is long, comes later without it."""
+
+    call: int
+    record: ThreadRecord
 
 
 class TurnStarted(_Head, frozen=True):
@@ -401,6 +422,8 @@ class Dispatch(_Head, frozen=True):
     again: bool = False
     archived: bool = False
     timeout_s: int = 60
+    # A long answer may go to the session in pieces.
+    pieces: bool = False
 
 
 class Release(_Head, frozen=True):
@@ -489,11 +512,12 @@ class WhoAreYou(_Head, frozen=True):
 
 
 FromClient = Hello | Call | Ack | Beat | Bye
-ToClient = Welcome | Refused | Lines | Events | Ended | Beat | Closed
+ToClient = Welcome | Refused | Lines | Piece | Events | Ended | Beat | Closed
 FromWorker = (
     Register
     | ToSessions
     | Answered
+    | Held
     | TurnStarted
     | TurnEnded
     | ThreadChanged

@@ -38,6 +38,7 @@ from codex_pool.broker.records import Effect, ToClient
 from codex_pool.broker.requests import Requests
 from codex_pool.broker.sessions import Sessions
 from codex_pool.broker.status import status_of
+from codex_pool.broker.thread_lists import ThreadLists
 from codex_pool.broker.tokens import Tokens
 from codex_pool.broker.workers import Workers
 from codex_pool.ownership import Row
@@ -83,6 +84,10 @@ class BrokerCore:
         self.room = self._dispatcher.room
         self._tokens = Tokens(self.books, self.changes)
         self._lists = OwnLists(self.books, self._dispatcher, secret=secret, nonce=f"list-{secret.hex()[:8]}-{now:.6f}")
+        self._thread_lists = ThreadLists(
+            self.books, self._dispatcher, nonce=f"threads-{secret.hex()[:8]}-{unix_offset:.3f}-{now:.6f}"
+        )
+        self._dispatcher.lists = self._thread_lists
         self._requests = Requests(self.books, self._dispatcher, self._tokens, self._lists, self._status)
         self._sessions = Sessions(
             self.books, self._dispatcher, max_clients=max_clients, expect=expect, heir=legacy is not None
@@ -95,6 +100,7 @@ class BrokerCore:
             self._sessions,
             self._tokens,
             self._lists,
+            self._thread_lists,
             self._pace,
             unix_offset=unix_offset,
         )
@@ -116,7 +122,7 @@ class BrokerCore:
             "moving": len([thread for thread in threads if thread.moving is not None]),
             "homeless": len(books.homeless),
             "roomless": len(self.room),
-            "lists": len(self._lists),
+            "lists": len(self._lists) + len(self._thread_lists),
             "changes": self.changes.held + self._tokens.held,
             "logins": len(books.logins),
         }

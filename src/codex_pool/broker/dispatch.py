@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import replace
+from typing import Protocol
 
 from codex_app_server import errors
 from codex_pool import rpc, wire
@@ -38,8 +39,20 @@ _CHANGES = frozenset({"account", "all", "renewing", "reloading"})
 _STAYS = CONTROL | {"thread/archive", "thread/delete", FOLLOW}
 
 
+class PoolLists(Protocol):
+    """Lists of the threads of the whole pool."""
+
+    def takes(self, call: Call) -> bool: ...
+
+    def answer(self, call: Call) -> None: ...
+
+    def first_page(self, call: Call, line: bytes) -> bytes: ...
+
+
 class Dispatcher:
-    """See the module's docstring."""
+    """See the module's docstring. `lists` answers requests for lists of threads that several workers have to answer."""
+
+    lists: PoolLists
 
     def __init__(self, books: Books, pace: Pace, *, changed_at: float = 0.0, recycle_descendants: int = 0) -> None:
         self._books = books
@@ -69,6 +82,9 @@ class Dispatcher:
             self._wait_for_place(call)
             return
         self._books.release(call)
+        if self.lists.takes(call):
+            self.lists.answer(call)
+            return
         call.gather = Gather(len(workers))
         for worker in workers:
             self.dispatch(replace(call), worker)
@@ -387,8 +403,14 @@ class Dispatcher:
             again=call.again,
             archived=archived,
             timeout_s=call.timeout_s,
+            pieces=self._takes_pieces(call),
         )
         self._books.to_worker(worker, head, call.line)
+
+    def _takes_pieces(self, call: Call) -> bool:
+        """True if nothing here looks at the answer, nor takes out of it what its client does not want."""
+        session = self._books.session(call)
+        return session is not None and session.pieces and not session.opted_out and call.gather is None
 
     def repeat(self, call: Call) -> bool:
         """A request that was sent before: to the worker that has it, if one has, which does nothing twice.
@@ -493,7 +515,8 @@ class Dispatcher:
             return
         if gather.results:
             visible = functools.partial(self._books.may_touch, call.who)
-            outcome = merge(call.method, gather.results, self._name_of, visible)
+            outcome = merge(call.method, gather.results, self._name_of, visible, call.line)
+            outcome = self.lists.first_page(call, outcome)
         self._books.answer(call, outcome)
 
     def _name_of(self, thread_id: str) -> str | None:

@@ -12,6 +12,7 @@ from codex_pool.broker.lists import OwnLists
 from codex_pool.broker.pace import Pace
 from codex_pool.broker.records import (
     ENTRY,
+    PAGE,
     Call,
     Drained,
     Registered,
@@ -23,6 +24,7 @@ from codex_pool.broker.records import (
     Worker,
 )
 from codex_pool.broker.sessions import Sessions
+from codex_pool.broker.thread_lists import ThreadLists
 from codex_pool.broker.tokens import Tokens
 
 WORKER_SILENT_S = 10.0
@@ -47,6 +49,7 @@ class Workers:
         sessions: Sessions,
         tokens: Tokens,
         lists: OwnLists,
+        thread_lists: ThreadLists,
         pace: Pace,
         *,
         unix_offset: float,
@@ -56,6 +59,7 @@ class Workers:
         self._sessions = sessions
         self._tokens = tokens
         self._lists = lists
+        self._thread_lists = thread_lists
         self._changes = dispatcher.changes
         self._pace = pace
         self._unix_offset = unix_offset
@@ -89,6 +93,10 @@ class Workers:
                     books.pass_on(route.sessions or books.own_sessions(), frames[1:])
             case wire.Answered():
                 self._on_answered(route, worker, frames[1:])
+            case wire.Held():
+                call = books.calls.get(route.call)
+                if call is not None and call.worker == worker.name:
+                    books.hold_thread(route.record, worker, call)
             case wire.TurnStarted():
                 if self._on_turn_started(route, worker) and route.by_itself:
                     self._on_own_turn(route, worker)
@@ -193,6 +201,8 @@ class Workers:
             self._dispatcher.released(call.thread_id or "", ok=answered.ok)
         elif call.method == ENTRY:
             self._lists.answered(call, frames[1] if answered.ok and len(frames) == 2 else None)
+        elif call.method == PAGE:
+            self._thread_lists.answered(call, frames[1] if len(frames) == 2 else None, ok=answered.ok)
         elif call.method == APPLY:
             self._changes.answered(call, worker, frames, ok=answered.ok)
         else:
@@ -416,6 +426,9 @@ class Workers:
             if call.method == ENTRY:
                 self._lists.answered(call, None)
                 continue
+            if call.method == PAGE:
+                self._thread_lists.answered(call, None, ok=False)
+                continue
             self._dispatcher.lose(call, worker.slot, reason)
         for call in [*worker.waiting.remove_all(), *worker.parked]:
             self._dispatcher.route(call)
@@ -436,6 +449,7 @@ class Workers:
         self._dispatcher.fill_room()
         self._changes.tick()
         self._tokens.tick()
+        self._thread_lists.tick()
         if self._pace.tick(books.now):
             self._dispatcher.start_all_waiting()
         self.interrupt_revoked()

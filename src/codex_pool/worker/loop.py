@@ -33,11 +33,13 @@ from codex_pool import log, processes, start, wire
 from codex_pool.sockets import READABLE, WRITABLE
 from codex_pool.worker.arguments import WorkerArguments
 from codex_pool.worker.core import WorkerCore
-from codex_pool.worker.effects import Effect, Fail, Note, Ready, ToAppServer, ToBroker
+from codex_pool.worker.effects import BulkToBroker, Effect, Fail, Note, Ready, ToAppServer, ToBroker
 from codex_pool.worker.link import BrokerLink
 from codex_pool.worker.sampler import Sampler
 
 READ_BYTES = 256 * 1024
+# Of a long line, and what the pipe may hold: where the machine is busy each read waits for the writer to have its turn.
+LONG_READ_BYTES = 1024 * 1024
 # While nobody reads along, what comes is gathered for so long after a read of little: app-servers write line by line.
 REST_S = 0.02
 LITTLE_BYTES = 64 * 1024
@@ -134,7 +136,7 @@ class Worker:
         stdout, stderr = process.stdout.fileno(), process.stderr.fileno()
         for fd in (self._stdin, stdout, stderr):
             os.set_blocking(fd, False)
-        _process.widen(stdout, READ_BYTES)
+        _process.widen(stdout, LONG_READ_BYTES)
         self._poller = poller = zmq.Poller()
         for fd in (0, stdout, stderr, self._signals, self._sampler.fileno()):
             poller.register(fd, READABLE)
@@ -203,16 +205,19 @@ class Worker:
     # Reading.
 
     def _read_stdout(self, stdout: int) -> None:
+        within = self._splitter.held_bytes >= READ_BYTES
         try:
-            chunk = os.read(stdout, READ_BYTES)
+            chunk = os.read(stdout, LONG_READ_BYTES if within else READ_BYTES)
         except BlockingIOError:
             return
         if not chunk:
             self._broker.flush()
             raise Stop(APP_SERVER_ENDED)
         now = time.monotonic()
-        self._rest_until = now + REST_S if len(chunk) <= LITTLE_BYTES else 0.0
         lines = self._splitter.blocks(chunk)
+        # The rest of a long line is there at once.
+        is_little = len(chunk) <= LITTLE_BYTES and self._splitter.held_bytes <= LITTLE_BYTES
+        self._rest_until = now + REST_S if is_little else 0.0
         if lines:
             self._apply(self._core.lines(lines, now, random.random()))
 
@@ -299,6 +304,8 @@ class Worker:
             match effect:
                 case ToBroker():
                     self._broker.send(effect.frames)
+                case BulkToBroker():
+                    self._broker.send_bulk(effect.frames)
                 case ToAppServer():
                     self._to_app_server.append(memoryview(effect.line + b"\n"))
                 case Ready():

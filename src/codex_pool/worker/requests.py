@@ -52,6 +52,8 @@ class Request:
     again: bool = False
     # How long its client waits for the answer; 0 is for ever.
     timeout_s: int = 60
+    # Its answer may be sent in pieces.
+    pieces: bool = False
     # Its session is over; `kept` says that its turns go on all the same.
     gone: bool = False
     kept: bool = False

@@ -176,12 +176,12 @@ class Threads:
 
     # What answers and notifications say about them.
 
-    def hold(self, result: bytes, request: Request) -> wire.ThreadRecord | None:
-        """The thread in this result is held from now on."""
+    def hold(self, line: bytes, request: Request) -> wire.ThreadRecord | None:
+        """The thread in this response is held from now on."""
         known = self.get(request.thread_id)
         # A thread that was resumed or forked has a history; a new one is not on disk before its first turn.
         asked = rpc.asked_profile(request.line)
-        record = rpc.record_of(result, turns=0 if request.method == "thread/start" else 1, asked_profile=asked)
+        record = rpc.record_of(line, turns=0 if request.method == "thread/start" else 1, asked_profile=asked)
         if record is None:
             return None
         untrusted = rpc.asks_untrusted(request.line)
