@@ -178,7 +178,7 @@ def test_one_that_cannot_be_resumed_is_refused_by_its_name(bench: Bench) -> None
     bench.answer(bench.request(RESUME), thread_result("t1"))
     answered, line = bench.answered[call]
     assert not answered.ok and line["error"]["code"] == errors.THREAD_LOST
-    assert "thread t1 was unsubscribed and could not be resumed: its sandbox" in line["error"]["message"]
+    assert "thread t1 was unsubscribed and could not be resumed as it was: its sandbox" in line["error"]["message"]
     assert bench.routed(wire.ThreadGone) == [wire.ThreadGone("t1", keep=True)]
 
 
