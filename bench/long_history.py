@@ -4,7 +4,8 @@
 
     alone    the app-server's answer to thread/resume, by the SDK
     pool     the same over a pool of two: app-server, worker, broker, client
-    other    a second client asks for something small every 20 ms meanwhile; the longest that it waited
+    other    a second client asks for something small every 20 ms meanwhile; the longest that it waited: for the other
+             worker, and for the app-server that writes the history
 
 Both are alive in a round and take turns; ratios are medians over rounds. CPU is that of each process for one resume.
 """
@@ -31,6 +32,8 @@ from codex_app_server.operations import Operation, thread_resume
 SMALL_EVERY_S = 0.02
 ALLOWED = 3.0
 ALLOWED_WAIT_S = 0.5
+# A new request goes to the worker with the least to do; this one is answered by all.
+OTHER_WORKER, SAME_APP_SERVER = "model/list", "thread/loaded/list"
 
 
 def resume(codex: Codex, thread_id: str) -> tuple[float, int]:
@@ -61,6 +64,12 @@ def small_requests(codex: Codex, method: str) -> Iterator[list[float]]:
         thread.join()
 
 
+def supervisor_of(pid: int) -> int:
+    """The supervisor of the pool that this process has started."""
+    commands = {child: Path(f"/proc/{child}/cmdline").read_bytes() for child in children_of(pid)}
+    return next(child for child, command in commands.items() if b"codex_pool.supervisor" in command)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
@@ -81,74 +90,55 @@ def measure(home: Path, options: argparse.Namespace) -> list[common.Row]:
     history = histories.begin(home)
     histories.lengthen(history, options.turns, int(options.megabytes * 1e6) // options.turns)
     thread_id = histories.thread_of(history)
-    waits: dict[str, list[float]] = {"pool": [], "pool, before": [], "alone": []}
+    waits: dict[str, list[float]] = {}
     cpu: dict[str, list[float]] = {}
+    figures: common.Figures = {"pool": [], "alone": []}
 
     with Codex(histories.config_of(home)) as alone:
-        # The first one makes the database of the history, of the file.
+        # The first one makes the database of the history, of its file.
         first_s, size = resume(alone, thread_id)
-        own = {pid for pid in children_of(os.getpid()) if b"app-server" in Path(f"/proc/{pid}/cmdline").read_bytes()}
     with Pool(2, histories.config_of(home), log_file=os.devnull) as pool:
-        with pool.connect() as codex, pool.connect() as other:
+        with pool.connect() as codex:
             pool_first_s, _ = resume(codex, thread_id)
-        figures: common.Figures = {"pool": [], "alone": []}
-        supervisor = next(
-            pid
-            for pid in children_of(os.getpid())
-            if b"codex_pool.supervisor" in Path(f"/proc/{pid}/cmdline").read_bytes() and pid not in own
-        )
-        processes = PoolProcesses(supervisor)
+        processes = PoolProcesses(supervisor_of(os.getpid()))
         for number in range(options.rounds):
             with pool.connect() as codex, pool.connect() as other:
-                with small_requests(other, "thread/loaded/list") as before:
+                with small_requests(other, OTHER_WORKER) as quiet:
                     time.sleep(1.0)
-                started = processes.cpu_s()
-                with small_requests(other, "thread/loaded/list") as during:
+                with small_requests(other, OTHER_WORKER) as beside:
+                    resume(codex, thread_id)
+                before = processes.cpu_s()
+                with small_requests(other, SAME_APP_SERVER) as behind:
                     figures["pool"].append(resume(codex, thread_id)[0])
                 for name, spent in processes.cpu_s().items():
-                    cpu.setdefault(name, []).append(spent - started[name])
-            waits["pool"].append(max(during))
-            waits["pool, before"].append(max(before, default=0.0))
-            # A thread that one app-server writes cannot be resumed by another: it is archived and comes back.
-            with pool.connect() as codex:
+                    cpu.setdefault(name, []).append(spent - before[name])
+                # Only archiving has an app-server let go of a thread, so that another can write it.
                 codex.thread_archive(thread_id)
                 codex.thread_unarchive(thread_id)
             with Codex(histories.config_of(home)) as alone:
                 resume(alone, thread_id)
-                with small_requests(alone, "thread/loaded/list") as during:
+                with small_requests(alone, SAME_APP_SERVER) as own:
                     figures["alone"].append(resume(alone, thread_id)[0])
-            waits["alone"].append(max(during))
             with pool.connect() as codex:
                 resume(codex, thread_id)
-            print(
-                f"round {number + 1}/{options.rounds}  "
-                f"pool {figures['pool'][-1]:.2f} s, alone {figures['alone'][-1]:.2f} s; "
-                f"another client waited {waits['pool'][-1]:.2f} s, beside one app-server {waits['alone'][-1]:.2f} s",
-                file=sys.stderr,
-            )
+            for name, each in (("quiet", quiet), ("beside", beside), ("behind", behind), ("own", own)):
+                waits.setdefault(name, []).append(max(each, default=0.0))
+            shown = ", ".join(f"{name} {each[-1]:.2f} s" for name, each in {**figures, **waits}.items())
+            print(f"round {number + 1}/{options.rounds}  {shown}", file=sys.stderr)
+
+    def longest(name: str) -> float:
+        return common.median(waits[name])
+
+    first = "the first on one app-server"
+    warm, ratio = common.median(figures["pool"]), common.ratio(figures, "pool", "alone")
     rows = [
         common.row("answer", size / 1e6, "MB"),
-        common.row(
-            "resume over a pool, warm",
-            common.median(figures["pool"]),
-            "s",
-            peer="one app-server",
-            ratio=common.ratio(figures, "pool", "alone"),
-            at_most=ALLOWED,
-        ),
-        common.row(
-            "first resume over a pool",
-            pool_first_s,
-            "s",
-            peer="the first on one app-server",
-            ratio=pool_first_s / first_s,
-            at_most=ALLOWED,
-        ),
-        common.row(
-            "longest wait of another client of the pool", common.median(waits["pool"]), "s", at_most=ALLOWED_WAIT_S
-        ),
-        common.row("the same with no resume beside it", common.median(waits["pool, before"]), "s"),
-        common.row("longest wait of another request to one app-server", common.median(waits["alone"]), "s"),
+        common.row("resume over a pool", warm, "s", peer="one app-server", ratio=ratio, at_most=ALLOWED),
+        common.row("first resume", pool_first_s, "s", peer=first, ratio=pool_first_s / first_s, at_most=ALLOWED),
+        common.row("longest wait of another client, other worker", longest("beside"), "s", at_most=ALLOWED_WAIT_S),
+        common.row("the same with no resume beside it", longest("quiet"), "s"),
+        common.row("longest wait for the same app-server", longest("behind"), "s"),
+        common.row("the same without a pool", longest("own"), "s"),
     ]
     rows += [common.row(f"CPU of a resume, {name}", common.median(spent), "s") for name, spent in cpu.items()]
     return rows
