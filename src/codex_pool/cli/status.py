@@ -32,11 +32,12 @@ def status(context: click.Context, connect: str | None, key: str | None, as_json
 
     console = Console(highlight=False)
     console.print(view.summary(result), soft_wrap=True)
-    table = Table(box=None, pad_edge=False, header_style="dim")
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 1, 0, 0))
     for number, title in enumerate(view.HEADER):
         table.add_column(title, justify="right" if 2 <= number <= 5 or number >= 8 else "left", no_wrap=True)
     for row in view.rows(result):
         table.add_row(*row)
-    console.print(table)
+    # Wider than a narrow terminal: its lines are wrapped there, and no cell is cut.
+    console.print(table, width=max(console.width, console.measure(table).maximum), soft_wrap=True)
     for line in view.problems(result):
         console.print(line, style="yellow", soft_wrap=True, markup=False)
