@@ -6,7 +6,7 @@ resumed with its settings, refused unless the answer names its sandbox or permis
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -20,7 +20,9 @@ from codex_pool.worker.effects import Outbox
 from codex_pool.worker.requests import Request, Requests
 
 MAX_CHILDREN = 10_000
+MAX_DEPTH = 64
 
+_NOT_LOADED = b'"notLoaded"'
 # What a thread says of being carried from one worker to another is no news to its followers.
 _OF_MOVING = frozenset({"thread/archived", "thread/unarchived", "thread/closed"})
 
@@ -64,9 +66,9 @@ class Threads:
         self._threads: dict[str, Thread] = {}
         self._adopting: dict[str, _Adoption] = {}
         self._leaving: set[str] = set()
-        # Sub-agents' threads, and whose they are.
+        # Sub-agents' threads that are loaded, and whose they are.
         self._parents: dict[str, str] = {}
-        # Those that the broker was told of, for the next one.
+        # All that the broker was told of, for the next one.
         self._spawned: dict[str, str] = {}
 
     def __len__(self) -> int:
@@ -99,8 +101,7 @@ class Threads:
         """A session follows a thread, and its sub-agents', or no longer."""
         if head.on and head.thread_id not in self._threads and head.thread_id not in self._adopting:
             return
-        family = [head.thread_id, *(child for child, parent in self._parents.items() if parent == head.thread_id)]
-        for thread_id in family:
+        for thread_id in self._family(head.thread_id):
             if head.on:
                 self._router.follow_thread(thread_id, head.session)
             else:
@@ -116,25 +117,63 @@ class Threads:
     def begun(self, line: bytes) -> list[wire.SessionId]:
         """A thread/started line: a sub-agent's thread is followed by those of its parent's, who are told."""
         thread_id, parent = reading.parent_of(line)
-        if parent is not None and thread_id:
-            self.spawned(parent, [thread_id])
-        followers = self.followers_of(parent) if parent is not None else []
-        if parent is None or not thread_id or thread_id in self._threads or not followers:
+        if parent is None or not thread_id:
             return []
-        self._parents[thread_id] = parent
-        if len(self._parents) > MAX_CHILDREN:
-            self._drop_child(next(iter(self._parents)))
-        for session in followers:
-            self._router.follow_thread(thread_id, session)
-        return followers
+        self.spawned(parent, [thread_id])
+        return self.followers_of(thread_id) if thread_id in self._parents else []
 
-    def spawned(self, parent: str, children: list[str]) -> None:
-        """The app-server has made threads for sub-agents; whose they are, the broker keeps before anybody hears."""
+    def spawned(self, parent: str, children: list[str], subscribers: Iterable[wire.SessionId] = ()) -> None:
+        """The app-server has made threads for sub-agents; whose they are, the broker keeps before anybody hears.
+
+        They are followed by those who follow the parent, or the turn that has made them.
+        """
         if children:
             self._outbox.broker(wire.encode(wire.Children(parent, children)))
             self._spawned.update((child, parent) for child in children)
             while len(self._spawned) > MAX_CHILDREN:
                 del self._spawned[next(iter(self._spawned))]
+        for child in children:
+            self._load_child(child, parent, subscribers)
+
+    def adopt_agent(self, thread_id: str, parent: str, subscribers: Iterable[wire.SessionId]) -> None:
+        """A turn on this thread works for one of `parent`: a sub-agent that was closed, say, has been resumed.
+
+        The model names such a thread as it likes. It is followed if it was made for a sub-agent here, or if the
+        parent is of the pool's owner, who may follow any.
+        """
+        if thread_id in self._threads or thread_id in self._parents:
+            return
+        thread = self.get(self._top(parent))
+        if thread_id in self._spawned or (thread is not None and not thread.record.owner):
+            self._load_child(thread_id, self._spawned.get(thread_id, parent), subscribers)
+
+    def _load_child(self, child: str, parent: str, subscribers: Iterable[wire.SessionId]) -> None:
+        followers = [*self.followers_of(parent), *subscribers]
+        is_here = parent in self._threads or parent in self._parents
+        if child in self._threads or not (is_here or followers):
+            return
+        self._parents[child] = parent
+        if len(self._parents) > MAX_CHILDREN:
+            self._drop_child(next(iter(self._parents)))
+        for session in followers:
+            self._router.follow_thread(child, session)
+
+    def _above(self, thread_id: str) -> Iterator[str]:
+        """The threads that this one is a sub-agent's of, the nearest first."""
+        for _ in range(MAX_DEPTH):
+            parent = self._parents.get(thread_id)
+            if parent is None:
+                return
+            yield parent
+            thread_id = parent
+
+    def _top(self, thread_id: str) -> str:
+        """The thread that is no sub-agent's: above this one, or itself."""
+        return [thread_id, *self._above(thread_id)][-1]
+
+    def _family(self, thread_id: str) -> list[str]:
+        """The thread and those of its sub-agents, however deep."""
+        return [thread_id, *(child for child in self._parents if thread_id in self._above(child))]
 
     def tell_spawned(self) -> None:
         """Another broker is there: it may not have heard of sub-agents' threads. A parent comes before its children."""
@@ -143,7 +182,7 @@ class Threads:
 
     def interest_of(self, thread_id: str, session: wire.SessionId) -> wire.Interest:
         """What this session wanted of the thread's last turn, or of its parent's."""
-        thread = self.get(thread_id) or self.get(self._parents.get(thread_id))
+        thread = self.get(self._top(thread_id))
         return thread.interests.get(session, "full") if thread is not None else "full"
 
     # What answers and notifications say about them.
@@ -183,8 +222,11 @@ class Threads:
 
     def heed(self, thread_id: str | None, line: bytes, method: str) -> None:
         """What a notification says about the books: settings, names, threads that were unloaded."""
-        if method == "thread/closed" and thread_id in self._parents:
-            self._drop_child(thread_id)
+        if thread_id in self._parents:
+            # Closing a sub-agent unloads its thread, and says so by its status alone.
+            if method == "thread/closed" or (method == "thread/status/changed" and _NOT_LOADED in line):
+                for child in self._family(thread_id):
+                    self._drop_child(child)
             return
         thread = self.get(thread_id)
         if thread is None:
@@ -306,7 +348,7 @@ class Threads:
         self._threads.pop(thread_id, None)
         for session in self._router.thread_followers(thread_id):
             self._router.unfollow_thread(thread_id, session)
-        for child in [child for child, parent in self._parents.items() if parent == thread_id]:
+        for child in self._family(thread_id)[1:]:
             self._drop_child(child)
 
     def _drop_child(self, thread_id: str) -> None:
