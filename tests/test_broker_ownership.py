@@ -126,9 +126,9 @@ def test_a_thread_of_somebody_else_is_no_child(bench: StoredBench) -> None:
     bench.start("t1")
     bench.written()
     books = bench.core.books
-    books.own_children("t1", ["theirs", "new"])
+    books.spawned("t1", ["theirs", "new"])
     assert books.owned.owner_of("theirs") == "" and books.owned.owner_of("new") == "P-alice"
-    books.own_children("theirs", ["other"])
+    books.spawned("theirs", ["other"])
     assert books.owned.owner_of("other") == ""
 
 

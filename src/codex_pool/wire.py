@@ -380,10 +380,14 @@ class Dispatch(_Head, frozen=True):
 
 
 class Release(_Head, frozen=True):
-    """Put this idle thread away (archive it), so that another worker can take it. Answered by Answered."""
+    """Put this idle thread away (archive it), so that another worker can take it. Answered by Answered.
+
+    `children` are the threads of its sub-agents, which are archived with it.
+    """
 
     call: int
     thread_id: str
+    children: list[str] = []
 
 
 class Interrupt(_Head, frozen=True):

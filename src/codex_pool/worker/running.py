@@ -204,10 +204,18 @@ class RunningTurns:
                 self.heed_limit(method, line)
 
     def _on_spawned(self, thread_id: str, children: list[str]) -> None:
-        """The turn on this thread has sub-agents, whom those follow that follow it, until its threads are closed."""
+        """The turn on this thread has sub-agents, whom those follow that follow it, until its threads are closed.
+
+        What says so may come after the child's turn has begun.
+        """
         self._agents.spawned(thread_id, children)
         turns = [turn for turn in self._turns.values() if turn.thread_id == thread_id]
         self._threads.spawned(thread_id, children, [session for turn in turns for session in turn.subscribers])
+        for turn in [turn for turn in self._turns.values() if turn.thread_id in children]:
+            followers = self._threads.followers_of(turn.thread_id)
+            if not turn.subscribers.keys() >= {*followers}:
+                self._outbox.broker(wire.encode(wire.TurnStarted(turn.thread_id, turn.id, followers)))
+            self._join_all(turn, followers, turns)
 
     def heed_limit(self, method: str, line: bytes) -> None:
         limited = reading.limit_of(method, line)
@@ -312,10 +320,7 @@ class RunningTurns:
         turn = self._begin(turn_id, thread_id)
         self._outbox.broker(wire.encode(wire.TurnStarted(thread_id, turn_id, followers, by_itself=root == turn_id)))
         self._threads.turn_started(thread_id, None, "full")
-        for session in followers:
-            along = above.subscribers.get(session) if above is not None else None
-            interest = along.interest if along is not None else self._threads.interest_of(thread_id, session)
-            self.join(turn, session, interest)
+        self._join_all(turn, followers, [above] if above is not None else [])
         # It may be over already, with all of it in this read.
         with contextlib.suppress(AppServerError):
             self._router.follow(turn_id, None, thread_id=thread_id)
@@ -324,6 +329,13 @@ class RunningTurns:
             self._interrupt_one(turn_id, thread_id)
 
     # Who follows them.
+
+    def _join_all(self, turn: Turn, followers: list[wire.SessionId], above: list[Turn]) -> None:
+        """Have these sessions follow a turn that none of them has started, with the interest that they have in those
+        that it works for."""
+        for session in followers:
+            along = [each.subscribers[session].interest for each in above if session in each.subscribers]
+            self.join(turn, session, along[0] if along else self._threads.interest_of(turn.thread_id, session))
 
     def forget_session(self, session: wire.SessionId, *, keep: bool) -> None:
         """What it alone followed is interrupted, unless its turns are kept."""

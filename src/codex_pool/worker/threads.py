@@ -101,7 +101,7 @@ class Threads:
         """A session follows a thread, and its sub-agents', or no longer."""
         if head.on and head.thread_id not in self._threads and head.thread_id not in self._adopting:
             return
-        for thread_id in self._family(head.thread_id):
+        for thread_id in self.family(head.thread_id):
             if head.on:
                 self._router.follow_thread(thread_id, head.session)
             else:
@@ -171,7 +171,7 @@ class Threads:
         """The thread that is no sub-agent's: above this one, or itself."""
         return [thread_id, *self._above(thread_id)][-1]
 
-    def _family(self, thread_id: str) -> list[str]:
+    def family(self, thread_id: str) -> list[str]:
         """The thread and those of its sub-agents, however deep."""
         return [thread_id, *(child for child in self._parents if thread_id in self._above(child))]
 
@@ -212,7 +212,8 @@ class Threads:
             record = msgspec.structs.replace(record, owner=request.owner, untrusted=untrusted)
             self._threads[record.thread_id] = Thread(record)
         if not request.gone:
-            self._router.follow_thread(record.thread_id, request.session)
+            for thread_id in self.family(record.thread_id):
+                self._router.follow_thread(thread_id, request.session)
         return record
 
     def release(self, thread_id: str, *, keep: bool) -> None:
@@ -225,7 +226,7 @@ class Threads:
         if thread_id in self._parents:
             # Closing a sub-agent unloads its thread, and says so by its status alone.
             if method == "thread/closed" or (method == "thread/status/changed" and _NOT_LOADED in line):
-                for child in self._family(thread_id):
+                for child in self.family(thread_id):
                     self._drop_child(child)
             return
         thread = self.get(thread_id)
@@ -317,27 +318,43 @@ class Threads:
 
     # Leaving.
 
-    def put_away(self, thread_id: str, answered: Callable[[bool, bytes], None]) -> None:
+    def put_away(self, thread_id: str, children: Iterable[str], answered: Callable[[bool, bytes], None]) -> None:
         """Let go of a thread, so that another worker can take it; `answered` gets what came of it, as a line.
 
         Only archiving lets go of it. It is taken out of the archive here too: another app-server would look for it in
-        its own database, and find it where it was before, if it knows it at all.
+        its own database, and find it where it was before, if it knows it at all. `children`, the threads of its
+        sub-agents, are archived with it, but come back only one by one; one that is not there is no matter.
         """
         if thread_id not in self._threads:
             # It was unloaded meanwhile: who wants it can have it.
             answered(True, b'{"id":null,"result":{}}')
             return
-        self._leaving.add(thread_id)
+        below = [*dict.fromkeys((*self.family(thread_id)[1:], *children))]
+        self._leaving.update((thread_id, *below))
 
         def then(line: bytes, is_error: bool) -> None:
             if is_error:
-                self._leaving.discard(thread_id)
+                self._leaving.difference_update((thread_id, *below))
                 answered(False, rpc.with_id(line, b"null"))
                 return
             self._drop(thread_id)
-            self._requests.ask("thread/unarchive", {"threadId": thread_id}, back, thread_id=thread_id)
+            back()
 
-        def back(line: bytes, is_error: bool) -> None:
+        def back(*_: object) -> None:
+            # The thread itself comes last: whoever waits for the answer may resume it at once.
+            if below:
+                self._requests.ask("thread/unarchive", {"threadId": below[-1]}, child_back, thread_id=below[-1])
+            else:
+                self._requests.ask("thread/unarchive", {"threadId": thread_id}, done, thread_id=thread_id)
+
+        def child_back(*_: object) -> None:
+            child = below.pop()
+            self._leaving.discard(child)
+            if child in self._threads:
+                self.release(child, keep=True)
+            back()
+
+        def done(*_: object) -> None:
             # If that failed it is in the archive, where the next worker looks for it first.
             self._leaving.discard(thread_id)
             answered(True, b'{"id":null,"result":{}}')
@@ -348,7 +365,7 @@ class Threads:
         self._threads.pop(thread_id, None)
         for session in self._router.thread_followers(thread_id):
             self._router.unfollow_thread(thread_id, session)
-        for child in self._family(thread_id)[1:]:
+        for child in self.family(thread_id)[1:]:
             self._drop_child(child)
 
     def _drop_child(self, thread_id: str) -> None:
