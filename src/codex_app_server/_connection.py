@@ -25,11 +25,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
-from . import _asks, _fork
+from . import _asks, _fork, envelope
 from ._deliveries import Ask, Delivery, GlobalRun, LongAsk, Malformed, Reply, ThreadRun, TurnBroken, TurnRun
 from ._mailbox import Mailbox
 from ._message_router import MessageRouter
-from ._sub_agents import AgentTurn, SubAgents
+from ._sub_agents import AgentTurn, SubAgents, children_of, may_spawn
 from .envelope import RequestId
 from .errors import (
     AppServerError,
@@ -153,21 +153,6 @@ class _TurnLine(msgspec.Struct):
     params: _TurnParams
 
 
-class _CollabItem(msgspec.Struct):
-    type: str = ""
-    tool: str = ""
-    receiverThreadIds: list[str] = []
-
-
-class _CollabParams(msgspec.Struct):
-    item: _CollabItem
-    threadId: str = ""
-
-
-class _CollabLine(msgspec.Struct):
-    params: _CollabParams
-
-
 class _Login(msgspec.Struct):
     loginId: str | None = None
 
@@ -178,7 +163,6 @@ class _LoginLine(msgspec.Struct):
 
 _decode_resolved = msgspec.json.Decoder(_ResolvedLine).decode
 _decode_turn = msgspec.json.Decoder(_TurnLine).decode
-_decode_collab = msgspec.json.Decoder(_CollabLine).decode
 _decode_login = msgspec.json.Decoder(_LoginLine).decode
 _decode_response = msgspec.json.Decoder(_Response).decode
 _decode_queue_line = msgspec.json.Decoder(_QueueLine).decode
@@ -562,16 +546,15 @@ class Connection:
                 with contextlib.suppress(msgspec.DecodeError):
                     ended = _decode_turn(line).params
                     self._agents.ended(ended.threadId, ended.turn.id)
-            elif _SPAWNS in line and b'"item/completed"' in head:
-                with contextlib.suppress(msgspec.DecodeError):
-                    self._on_spawned(_decode_collab(line).params)
+            elif b'"item/completed"' in head and may_spawn(line):
+                self._agents.spawned(envelope.scan(line).thread_id or "", children_of(line))
             elif b'"account/login/completed"' in head:
                 with contextlib.suppress(msgspec.DecodeError):
                     self._on_login(_decode_login(line).params.loginId or "", line)
 
     def _heed_turn(self, run: TurnRun) -> None:
         """What a followed turn says of sub-agents: that it has one itself, if it is one, and that it is over."""
-        if run.turn_id in self._agents and any(_SPAWNS in line for line in run.lines):
+        if run.turn_id in self._agents and any(map(may_spawn, run.lines)):
             self._heed(run.lines)
         if run.ended:
             self._agents.ended(run.thread_id or "", run.turn_id)
@@ -580,11 +563,6 @@ class Connection:
         turn, root = params.turn, params.turn.rootTurnId
         if root is not None and root != turn.id and self._agents.began(params.threadId, turn.id, root):
             self._on_orphan(params.threadId, turn.id)
-
-    def _on_spawned(self, params: _CollabParams) -> None:
-        item = params.item
-        if item.type == "collabAgentToolCall" and item.tool == "spawnAgent":
-            self._agents.spawned(params.threadId, item.receiverThreadIds)
 
     def active_turn(self, thread_id: str, turn_id: str) -> str:
         """What an interrupt must name: a review works in a turn of its own inside of the one that was started."""
@@ -633,10 +611,6 @@ class Connection:
         mailbox = self.login_mailbox(login_id, type(self.notifications))
         mailbox.put([line])
         mailbox.close()
-
-
-# Of the item that says so; other tools name threads too, as the model has written them.
-_SPAWNS = b'"spawnAgent"'
 
 
 def _encode_method(method: str) -> bytes:

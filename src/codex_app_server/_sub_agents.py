@@ -14,10 +14,55 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+import msgspec
+
 MAX_TURNS = 4096
 MAX_STOPPED = 4096
 MAX_THREADS = 10_000
 MAX_DEPTH = 64
+
+
+# Of the items that say that a sub-agent was made, by the tools of codex's features multi_agent and multi_agent_v2.
+_MARKS = (b'"spawnAgent"', b'"subAgentActivity"')
+
+
+class _Item(msgspec.Struct, rename="camel"):
+    type: str = ""
+    tool: str = ""
+    kind: str = ""
+    receiver_thread_ids: list[str] = []
+    agent_thread_id: str = ""
+
+
+class _Params(msgspec.Struct):
+    item: _Item
+
+
+class _Line(msgspec.Struct):
+    params: _Params
+
+
+_decode = msgspec.json.Decoder(_Line).decode
+_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+
+
+def may_spawn(line: bytes) -> bool:
+    """False for a line that says nothing of sub-agents that were made."""
+    return any(mark in line for mark in _MARKS)
+
+
+def children_of(line: bytes) -> list[str]:
+    """The threads that codex has made for the sub-agents in an item/completed line.
+
+    Other tools name threads too, as the model has written them.
+    """
+    try:
+        item = _decode(line).params.item
+    except _UNREADABLE:
+        return []
+    if item.type == "collabAgentToolCall" and item.tool == "spawnAgent":
+        return item.receiver_thread_ids
+    return [item.agent_thread_id] if item.type == "subAgentActivity" and item.kind == "started" else []
 
 
 class AgentTurn(NamedTuple):

@@ -98,6 +98,8 @@ class ThreadRecord(msgspec.Struct, array_like=True, frozen=True):
     profile: str = ""
     # It was asked for with its directory marked untrusted, see `trust`; so it is whenever it comes back.
     untrusted: bool = False
+    # It was asked for without tools for sub-agents; so it is whenever it comes back.
+    without_agents: bool = False
 
 
 class Position(msgspec.Struct, array_like=True, frozen=True, gc=False):

@@ -20,7 +20,7 @@ from typing import Any
 
 from codex_app_server import envelope
 from codex_app_server._message_router import MessageRouter
-from codex_app_server._sub_agents import SubAgents
+from codex_app_server._sub_agents import SubAgents, children_of, may_spawn
 from codex_app_server.errors import AppServerError
 from codex_pool import rpc, wire
 from codex_pool.worker import reading
@@ -39,7 +39,6 @@ INTERRUPT_ANSWER_S = 1.0
 _TELLS_LIMIT = frozenset({"error", "turn/completed"})
 _OF_THREADS = frozenset({"thread/settings/updated", "thread/name/updated", "thread/closed", "thread/status/changed"})
 _HEEDED = _TELLS_LIMIT | _OF_THREADS | {"turn/started", "item/completed"}
-_SPAWNS = b'"spawnAgent"'
 # Methods of `rpc.ended_lines`.
 _ENDED = ["pool/turn/ended", "turn/completed"]
 
@@ -198,8 +197,8 @@ class RunningTurns:
                 if thread_id is not None and inner not in self._agents and root in self._turns and root != inner:
                     self._agents.began(thread_id, inner, root)
             elif method == "item/completed":
-                if thread_id is not None and _SPAWNS in line:
-                    self._on_spawned(thread_id, reading.children_of(line))
+                if thread_id is not None and may_spawn(line):
+                    self._on_spawned(thread_id, children_of(line))
             elif method in _TELLS_LIMIT:
                 self.heed_limit(method, line)
 

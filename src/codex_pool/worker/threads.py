@@ -195,7 +195,7 @@ class Threads:
         record = rpc.record_of(result, turns=0 if request.method == "thread/start" else 1, asked_profile=asked)
         if record is None:
             return None
-        untrusted = rpc.asks_untrusted(request.line)
+        untrusted, without_agents = rpc.asks_untrusted(request.line), rpc.asks_without_agents(request.line)
         if known is not None and known.record.thread_id == record.thread_id:
             before = known.record
             record = msgspec.structs.replace(
@@ -204,12 +204,15 @@ class Threads:
                 turns=before.turns,
                 owner=before.owner,
                 untrusted=before.untrusted or untrusted,
+                without_agents=before.without_agents or without_agents,
             )
             if known.restore_sandbox:
                 record = msgspec.structs.replace(record, sandbox=known.record.sandbox)
             known.record = record
         else:
-            record = msgspec.structs.replace(record, owner=request.owner, untrusted=untrusted)
+            record = msgspec.structs.replace(
+                record, owner=request.owner, untrusted=untrusted, without_agents=without_agents
+            )
             self._threads[record.thread_id] = Thread(record)
         if not request.gone:
             for thread_id in self.family(record.thread_id):
