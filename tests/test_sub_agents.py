@@ -77,6 +77,8 @@ def test_what_begins_after_the_interrupt_is_interrupted_too() -> None:
     assert not agents.began("t4", "u4", "u1"), "beside it"
     assert not agents.began("t2", "u5", "u1"), "its parent gives it more to do"
     assert not agents.began("t3", "u6", "u1")
+    agents.stop("t2", "u5")
+    assert not agents.began("t7", "u9", "u1") and agents.spawned("t2", ["t7"]) == [AgentTurn("t7", "u9")]
     agents.stop("t1", "u1")
     assert agents.began("t2", "u7", "u1") and not agents.began("t2", "u8", "next")
 

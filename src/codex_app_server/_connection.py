@@ -547,7 +547,8 @@ class Connection:
                     ended = _decode_turn(line).params
                     self._agents.ended(ended.threadId, ended.turn.id)
             elif b'"item/completed"' in head and may_spawn(line):
-                self._agents.spawned(envelope.scan(line).thread_id or "", children_of(line))
+                for late in self._agents.spawned(envelope.scan(line).thread_id or "", children_of(line)):
+                    self._on_orphan(*late)
             elif b'"account/login/completed"' in head:
                 with contextlib.suppress(msgspec.DecodeError):
                     self._on_login(_decode_login(line).params.loginId or "", line)
@@ -568,13 +569,12 @@ class Connection:
         """What an interrupt must name: a review works in a turn of its own inside of the one that was started."""
         return self._agents.active(thread_id, turn_id)
 
-    def running_agents(self, thread_id: str, turn_id: str) -> list[AgentTurn]:
-        """The turns of sub-agents that work for this turn and run, as far as is known here."""
-        return [each for each in self._agents.running(thread_id, turn_id) if not self.has_ended(each.turn_id)]
+    def stop_agents(self, thread_id: str, turn_id: str) -> list[AgentTurn]:
+        """The turns of sub-agents that work for this turn and run, as far as is known here.
 
-    def stop_agents(self, thread_id: str, turn_id: str) -> None:
-        """From now on each sub-agent that begins to work for this turn is handed to `on_orphan`."""
-        self._agents.stop(thread_id, turn_id)
+        Each that begins to work for it from now on is handed to `on_orphan`.
+        """
+        return self._agents.stop(thread_id, turn_id)
 
     def note_stopping(self, turn_id: str) -> None:
         """The app-server has said that it interrupts this turn."""

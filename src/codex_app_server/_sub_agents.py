@@ -11,7 +11,7 @@ what it works for has been interrupted already.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
 import msgspec
@@ -90,12 +90,21 @@ class SubAgents:
         """True for a turn that runs and works for another one."""
         return turn_id in self._roots
 
-    def spawned(self, parent: str, children: Iterable[str]) -> None:
-        """These threads are those of sub-agents of a turn on this thread."""
+    def spawned(self, parent: str, children: Collection[str]) -> list[AgentTurn]:
+        """These threads are those of sub-agents of a turn on this thread; their turns that are to be interrupted.
+
+        A turn of theirs may have begun before this is said.
+        """
         for child in children:
             self._parents[child] = parent
         while len(self._parents) > MAX_THREADS:
             self._parents.popitem(last=False)
+        return [
+            each
+            for root in list(self._below)
+            for each in self._agents(root)
+            if each.thread_id in children and self._is_stopped(each.thread_id, root)
+        ]
 
     def began(self, thread_id: str, turn_id: str, root: str) -> bool:
         """A turn runs that works for the turn `root`; True if it is to be interrupted at once."""
@@ -105,7 +114,7 @@ class SubAgents:
             self._forget(next(iter(self._roots)))
         # What its parent gives it to do after it was stopped alone is new work.
         self._stopped.pop((thread_id, root), None)
-        return any((above, root) in self._stopped for above in ("", *self._above(thread_id)))
+        return self._is_stopped(thread_id, root)
 
     def ended(self, thread_id: str, turn_id: str) -> None:
         """A turn is over, whichever it was; the turn inside of a review has no end of its own."""
@@ -133,14 +142,18 @@ class SubAgents:
             own += [each for each in self._agents(root) if thread_id in self._above(each.thread_id)]
         return own
 
-    def stop(self, thread_id: str, turn_id: str) -> None:
-        """This turn is interrupted: so is each that begins to work for it from now on."""
+    def stop(self, thread_id: str, turn_id: str) -> list[AgentTurn]:
+        """This turn is interrupted, with those that are returned; so is each that begins to work for it from now on."""
         root = self._roots.get(turn_id)
         pairs = [("", turn_id)] if root is None else [("", turn_id), (thread_id, root)]
         for pair in pairs:
             self._stopped[pair] = None
         while len(self._stopped) > MAX_STOPPED:
             self._stopped.popitem(last=False)
+        return self.running(thread_id, turn_id)
+
+    def _is_stopped(self, thread_id: str, root: str) -> bool:
+        return any((above, root) in self._stopped for above in ("", *self._above(thread_id)))
 
     def _agents(self, root: str) -> Iterator[AgentTurn]:
         return (AgentTurn(thread, turn) for turn, thread in list(self._below.get(root, {}).items()))

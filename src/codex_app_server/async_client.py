@@ -413,12 +413,11 @@ class AsyncAppServerClient:
         """
         self._home.enter()
         connection = self._connection
-        # First, so that none begins unseen in between.
-        connection.stop_agents(thread_id, turn_id)
+        # First, so that none begins or is forgotten unseen in between.
+        agents = connection.stop_agents(thread_id, turn_id)
         try:
             await self._interrupt_one(thread_id, turn_id, is_over)
         finally:
-            agents = connection.running_agents(thread_id, turn_id)
             ends = [functools.partial(connection.has_ended, agent.turn_id) for agent in agents]
             # As tasks of the client: one who waits for this and is cancelled must not leave them running.
             orphans = [self.spawn(self._interrupt_orphan(*agent, end)) for agent, end in zip(agents, ends, strict=True)]

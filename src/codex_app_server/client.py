@@ -341,10 +341,9 @@ class AppServerClient:
         except RuntimeError as error:
             log.error("no thread could be started to interrupt turn %s (%s): it is told once", turn_id, error)
             connection = self._connection
-            connection.stop_agents(thread_id, turn_id)
             active = AgentTurn(thread_id, connection.active_turn(thread_id, turn_id))
             with contextlib.suppress(AppServerError):
-                for turn in (active, *connection.running_agents(thread_id, turn_id)):
+                for turn in (active, *connection.stop_agents(thread_id, turn_id)):
                     self._begin(operations.turn_interrupt(*turn), None, INTERRUPT_ANSWER_S)
 
     def _interrupt_orphan(self, thread_id: str, turn_id: str, is_over: Callable[[], bool]) -> None:
@@ -362,12 +361,12 @@ class AppServerClient:
         if connection.is_inside:
             self._interrupt_later(thread_id, turn_id, is_over)
             return
-        # First, so that none begins unseen in between.
-        connection.stop_agents(thread_id, turn_id)
+        # First, so that none begins or is forgotten unseen in between.
+        agents = connection.stop_agents(thread_id, turn_id)
         try:
             self._interrupt_one(thread_id, turn_id, is_over)
         finally:
-            for agent in connection.running_agents(thread_id, turn_id):
+            for agent in agents:
                 self._interrupt_orphan(*agent, functools.partial(connection.has_ended, agent.turn_id))
 
     def _interrupt_one(self, thread_id: str, turn_id: str, is_over: Callable[[], bool]) -> None:

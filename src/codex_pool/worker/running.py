@@ -207,7 +207,8 @@ class RunningTurns:
 
         What says so may come after the child's turn has begun.
         """
-        self._agents.spawned(thread_id, children)
+        for late in self._agents.spawned(thread_id, children):
+            self._interrupt_one(late.turn_id, late.thread_id)
         turns = [turn for turn in self._turns.values() if turn.thread_id == thread_id]
         self._threads.spawned(thread_id, children, [session for turn in turns for session in turn.subscribers])
         for turn in [turn for turn in self._turns.values() if turn.thread_id in children]:
@@ -344,9 +345,9 @@ class RunningTurns:
 
     def interrupt(self, turn_id: str, thread_id: str) -> None:
         """Interrupt a turn, and the sub-agents that work for it."""
-        self._agents.stop(thread_id, turn_id)
+        agents = self._agents.stop(thread_id, turn_id)
         self._interrupt_one(turn_id, thread_id)
-        for agent in self._agents.running(thread_id, turn_id):
+        for agent in agents:
             self._interrupt_one(agent.turn_id, agent.thread_id)
 
     def _interrupt_one(self, turn_id: str, thread_id: str) -> None:

@@ -271,12 +271,16 @@ class Threads:
             return False
         under_way = self._adopting.get(request.thread_id)
         if under_way is None and head.adopt is not None and request.thread_id not in self._threads:
-            under_way = self._adopting[request.thread_id] = _Adoption(head.adopt, waiter)
+            record = head.adopt
+            if rpc.asks_without_agents(request.line):
+                # Once it is loaded, resuming it changes nothing of its tools.
+                record = msgspec.structs.replace(record, without_agents=True)
+            under_way = self._adopting[request.thread_id] = _Adoption(record, waiter)
             if head.archived:
                 # If it is in no archive after all, the resume says so.
-                self._ask("thread/unarchive", head.adopt, {}, lambda *_: self._resume(head.adopt))
+                self._ask("thread/unarchive", record, {}, lambda *_: self._resume(record))
             else:
-                self._resume(head.adopt)
+                self._resume(record)
         if under_way is None:
             return False
         under_way.waiting.append(request)
@@ -290,8 +294,7 @@ class Threads:
             under_way.waiting = [request for request in under_way.waiting if request.session != session]
         return taken
 
-    def _resume(self, record: wire.ThreadRecord | None) -> None:
-        assert record is not None
+    def _resume(self, record: wire.ThreadRecord) -> None:
         self._ask("thread/resume", record, rpc.resume_params(record), lambda *answer: self._resumed(record, *answer))
 
     def _resumed(self, wanted: wire.ThreadRecord, line: bytes, is_error: bool) -> None:
