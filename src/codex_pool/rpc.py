@@ -8,7 +8,7 @@ import msgspec
 
 from codex_app_server.envelope import LONG_BYTES, RESPONSE, RequestId
 from codex_pool import json_bounds
-from codex_pool.trust import is_untrusting, untrusting
+from codex_pool.trust import AGENTS_DEPTH, is_untrusting, is_without_agents, untrusting
 from codex_pool.wire import ThreadRecord
 
 SANDBOX_MODES = {"readOnly": "read-only", "workspaceWrite": "workspace-write", "dangerFullAccess": "danger-full-access"}
@@ -319,10 +319,13 @@ def resume_params(record: ThreadRecord) -> dict[str, Any]:
     for key, value in (("cwd", record.cwd), ("model", record.model), ("modelProvider", record.model_provider)):
         if value is not None:
             params[key] = value
+    config: dict[str, Any] = {}
     if record.untrusted and record.cwd is not None:
         # Not inherited: without it the next app-server takes what lies in the directory.
-        params["config"] = untrusting(record.cwd)
-    return params
+        config |= untrusting(record.cwd)
+    if record.without_agents:
+        config[AGENTS_DEPTH] = 0
+    return {**params, "config": config} if config else params
 
 
 def asked_profile(request: RequestLine) -> str:
@@ -342,6 +345,11 @@ def asks_untrusted(request: RequestLine) -> bool:
     except msgspec.MsgspecError:
         return False
     return is_untrusting(bytes(params.get("config", b"{}")), cwd)
+
+
+def asks_without_agents(request: RequestLine) -> bool:
+    """True for thread/start, resume or fork whose `config` leaves the thread no tools for sub-agents."""
+    return is_without_agents(bytes((request.params or {}).get("config", b"{}")))
 
 
 def sandbox_type(policy: str) -> str:

@@ -98,6 +98,8 @@ class ThreadRecord(msgspec.Struct, array_like=True, frozen=True):
     profile: str = ""
     # It was asked for with its directory marked untrusted, see `trust`; so it is whenever it comes back.
     untrusted: bool = False
+    # It was asked for without tools for sub-agents; so it is whenever it comes back.
+    without_agents: bool = False
 
 
 class Position(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -427,10 +429,14 @@ class Dispatch(_Head, frozen=True):
 
 
 class Release(_Head, frozen=True):
-    """Put this idle thread away (archive it), so that another worker can take it. Answered by Answered."""
+    """Put this idle thread away (archive it), so that another worker can take it. Answered by Answered.
+
+    `children` are the threads of its sub-agents, which are archived with it.
+    """
 
     call: int
     thread_id: str
+    children: list[str] = []
 
 
 class Interrupt(_Head, frozen=True):

@@ -128,11 +128,20 @@ class Dispatcher:
         elif turn is not None:
             owner = workers.get(turn.worker)
         else:
-            # An archived thread is known best to the worker that archived it.
-            owner = workers.get(self._books.archived.get(call.thread_id or "", ""))
+            owner = self._owner_by_family(call.thread_id or "")
         if owner is not None and not owner.takes_work and (turn is None and (thread is None or thread.worker is None)):
             owner = None
         return owner or self.least_busy(loads=_loads(call, thread))
+
+    def _owner_by_family(self, thread_id: str) -> Worker | None:
+        """The worker that has archived the thread, or that has the one whose sub-agent's it is."""
+        books = self._books
+        for each in (thread_id, *books.above(thread_id)):
+            thread = books.threads.get(each)
+            name = thread.worker if thread is not None else books.archived.get(each)
+            if name is not None:
+                return books.workers.get(name)
+        return None
 
     def least_busy(self, *, loads: bool = False) -> Worker | None:
         """The worker that new work goes to; with `loads` one that has room for a thread, if there is any."""
@@ -293,6 +302,8 @@ class Dispatcher:
         """True when this thread is to move now: its worker is to be replaced, and it is stored and idle."""
         if not worker.leaving or thread.worker != worker.name or thread.pinned or not thread.stored or thread.busy:
             return False
+        if self._books.runs_agents(thread.record.thread_id):
+            return False
         return all(call.thread_id != thread.record.thread_id for call in self._books.open_calls_of(worker))
 
     def leave(self, worker: Worker) -> None:
@@ -323,7 +334,7 @@ class Dispatcher:
     def _release(self, thread_id: str, worker: Worker) -> None:
         release = Call(None, 0, RELEASE, thread_id, b"", "full", self._books.now, worker=worker.name)
         number = self._books.open_call(release, worker)
-        self._books.to_worker(worker, wire.Release(number, thread_id))
+        self._books.to_worker(worker, wire.Release(number, thread_id, self._books.below(thread_id)))
 
     def released(self, thread_id: str, *, ok: bool) -> None:
         """The worker has put the thread away, or will not."""

@@ -117,7 +117,7 @@ class Workers:
             case wire.Tree():
                 self._on_tree(route, worker)
             case wire.Children():
-                books.own_children(route.thread_id, route.children)
+                books.spawned(route.thread_id, route.children)
             case wire.TokensWanted():
                 self._tokens.wanted(worker, frames[1])
 
@@ -313,6 +313,10 @@ class Workers:
             thread.turns.discard(ended.turn_id)
             thread.used_at = books.now
             books.let_go(thread)
+        for parent in map(books.threads.get, books.above(ended.thread_id)):
+            if parent is not None:
+                parent.used_at = books.now
+                books.let_go(parent)
         books.touched(ended.thread_id)
         self._dispatcher.room_again(worker)
         self._check_drained(worker)

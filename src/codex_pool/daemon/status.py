@@ -26,7 +26,7 @@ def summary(status: dict[str, Any]) -> str:
     turns = status["turns"]
     ready = sum(worker["state"] == "ready" for worker in status["workers"])
     # A daemon of another version may count others.
-    kinds = [kind for kind in turns if kind not in ("running", "queued")]
+    kinds = [kind for kind in turns if kind not in ("running", "queued", "subAgents")]
     ended = ", ".join(f"{turns[kind]} {kind}" for kind in kinds if turns[kind])
     clients = len(status["clients"])
     # What a limited key may not see is not there.
@@ -34,11 +34,17 @@ def summary(status: dict[str, Any]) -> str:
     return (
         f"{ready} of {len(status['workers'])} workers ready, up {_duration(status['uptimeMs'])}, "
         f"{clients} {'client' if clients == 1 else 'clients'}; "
-        f"turns: {turns['running']} running, {turns['queued']} queued"
+        f"turns: {turns['running']} running{_of_agents(turns)}, {turns['queued']} queued"
         + (f", {ended}" if ended else "")
         + _waiting(status.get("threadsWaiting", 0))
         + (f"; {lost} {'line' if lost == 1 else 'lines'} of the log lost" if lost else "")
     )
+
+
+def _of_agents(turns: dict[str, int]) -> str:
+    """How many of the running turns are those of sub-agents."""
+    count = turns.get("subAgents", 0)
+    return f" ({count} of sub-agents)" if count else ""
 
 
 def problems(status: dict[str, Any]) -> list[str]:

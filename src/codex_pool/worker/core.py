@@ -244,11 +244,11 @@ class WorkerCore:
                 # The broker that wanted it is gone, and the next one was told that the thread is here.
                 self._outbox.broker(wire.encode(wire.ThreadGone(head.thread_id, keep=True)))
 
-        if self._running.runs_on(head.thread_id):
-            message = f"thread {head.thread_id} runs a turn and cannot be put away"
+        if any(self._running.runs_on(thread_id) for thread_id in self._threads.family(head.thread_id)):
+            message = f"thread {head.thread_id} or a sub-agent of it runs a turn, so that it cannot be put away"
             answered(False, rpc.error_line(b"null", INVALID_REQUEST, message))
         else:
-            self._threads.put_away(head.thread_id, answered)
+            self._threads.put_away(head.thread_id, head.children, answered)
         return self._outbox.take()
 
     def interrupt(self, head: wire.Interrupt, now: float) -> list[Effect]:

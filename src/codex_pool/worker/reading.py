@@ -26,20 +26,6 @@ class _ItemLine(msgspec.Struct):
     params: _ItemParams
 
 
-class _SpawnItem(msgspec.Struct, rename="camel"):
-    type: str = ""
-    tool: str = ""
-    receiver_thread_ids: list[str] = []
-
-
-class _SpawnParams(msgspec.Struct):
-    item: _SpawnItem
-
-
-class _SpawnLine(msgspec.Struct):
-    params: _SpawnParams
-
-
 class _Thread(msgspec.Struct, rename="camel"):
     id: str = ""
     parent_thread_id: str | None = None
@@ -133,7 +119,6 @@ class _FailedLine(msgspec.Struct):
 _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 _decode_item = msgspec.json.Decoder(_ItemLine).decode
-_decode_spawn = msgspec.json.Decoder(_SpawnLine).decode
 _decode_thread = msgspec.json.Decoder(_ThreadLine).decode
 _decode_goal = msgspec.json.Decoder(_GoalLine).decode
 _decode_error = msgspec.json.Decoder(_ErrorLine).decode
@@ -148,19 +133,6 @@ def item_of(line: bytes) -> str:
         return _decode_item(line).params.item.id
     except _UNREADABLE:
         return ""
-
-
-def children_of(line: bytes) -> list[str]:
-    """The threads that codex has made for the sub-agents in an item/completed line.
-
-    Other tools name threads too, as the model has written them.
-    """
-    try:
-        item = _decode_spawn(line).params.item
-    except _UNREADABLE:
-        return []
-    made = item.type == "collabAgentToolCall" and item.tool == "spawnAgent"
-    return item.receiver_thread_ids if made else []
 
 
 def parent_of(line: bytes) -> tuple[str, str | None]:

@@ -10,7 +10,7 @@ it resumes it first. What is not stored could not be resumed, so it stays subscr
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -24,11 +24,13 @@ from codex_pool.worker.effects import Outbox
 from codex_pool.worker.requests import Request, Requests
 
 MAX_CHILDREN = 10_000
+MAX_DEPTH = 64
 # A goal begins its next turn within this time of the last one's end.
 UNSUBSCRIBE_AFTER_S = 5.0
 # These need no subscription.
 _LEAVES_ASLEEP = frozenset({"thread/archive", "thread/delete", "thread/read"})
 
+_NOT_LOADED = b'"notLoaded"'
 # What a thread says of being carried from one worker to another is no news to its followers.
 _OF_MOVING = frozenset({"thread/archived", "thread/unarchived", "thread/closed"})
 
@@ -81,9 +83,9 @@ class Threads:
         self._threads: dict[str, Thread] = {}
         self._adopting: dict[str, _Adoption] = {}
         self._leaving: set[str] = set()
-        # Sub-agents' threads, and whose they are.
+        # Sub-agents' threads that are loaded, and whose they are.
         self._parents: dict[str, str] = {}
-        # Those that the broker was told of, for the next one.
+        # All that the broker was told of, for the next one.
         self._spawned: dict[str, str] = {}
         # Threads that may be unsubscribed, and since when; those of which that is not answered yet.
         self._idle: dict[str, float] = {}
@@ -125,8 +127,7 @@ class Threads:
         """A session follows a thread, and its sub-agents', or no longer."""
         if head.on and head.thread_id not in self._threads and head.thread_id not in self._adopting:
             return
-        family = [head.thread_id, *(child for child, parent in self._parents.items() if parent == head.thread_id)]
-        for thread_id in family:
+        for thread_id in self.family(head.thread_id):
             if head.on:
                 self._router.follow_thread(thread_id, head.session)
             else:
@@ -144,25 +145,63 @@ class Threads:
     def begun(self, line: bytes) -> list[wire.SessionId]:
         """A thread/started line: a sub-agent's thread is followed by those of its parent's, who are told."""
         thread_id, parent = reading.parent_of(line)
-        if parent is not None and thread_id:
-            self.spawned(parent, [thread_id])
-        followers = self.followers_of(parent) if parent is not None else []
-        if parent is None or not thread_id or thread_id in self._threads or not followers:
+        if parent is None or not thread_id:
             return []
-        self._parents[thread_id] = parent
-        if len(self._parents) > MAX_CHILDREN:
-            self._drop_child(next(iter(self._parents)))
-        for session in followers:
-            self._router.follow_thread(thread_id, session)
-        return followers
+        self.spawned(parent, [thread_id])
+        return self.followers_of(thread_id) if thread_id in self._parents else []
 
-    def spawned(self, parent: str, children: list[str]) -> None:
-        """The app-server has made threads for sub-agents; whose they are, the broker keeps before anybody hears."""
+    def spawned(self, parent: str, children: list[str], subscribers: Iterable[wire.SessionId] = ()) -> None:
+        """The app-server has made threads for sub-agents; whose they are, the broker keeps before anybody hears.
+
+        They are followed by those who follow the parent, or the turn that has made them.
+        """
         if children:
             self._outbox.broker(wire.encode(wire.Children(parent, children)))
             self._spawned.update((child, parent) for child in children)
             while len(self._spawned) > MAX_CHILDREN:
                 del self._spawned[next(iter(self._spawned))]
+        for child in children:
+            self._load_child(child, parent, subscribers)
+
+    def adopt_agent(self, thread_id: str, parent: str, subscribers: Iterable[wire.SessionId]) -> None:
+        """A turn on this thread works for one of `parent`: a sub-agent that was closed, say, has been resumed.
+
+        The model names such a thread as it likes. It is followed if it was made for a sub-agent here, or if the
+        parent is of the pool's owner, who may follow any.
+        """
+        if thread_id in self._threads or thread_id in self._parents:
+            return
+        thread = self.get(self._top(parent))
+        if thread_id in self._spawned or (thread is not None and not thread.record.owner):
+            self._load_child(thread_id, self._spawned.get(thread_id, parent), subscribers)
+
+    def _load_child(self, child: str, parent: str, subscribers: Iterable[wire.SessionId]) -> None:
+        followers = [*self.followers_of(parent), *subscribers]
+        is_here = parent in self._threads or parent in self._parents
+        if child in self._threads or not (is_here or followers):
+            return
+        self._parents[child] = parent
+        if len(self._parents) > MAX_CHILDREN:
+            self._drop_child(next(iter(self._parents)))
+        for session in followers:
+            self._router.follow_thread(child, session)
+
+    def _above(self, thread_id: str) -> Iterator[str]:
+        """The threads that this one is a sub-agent's of, the nearest first."""
+        for _ in range(MAX_DEPTH):
+            parent = self._parents.get(thread_id)
+            if parent is None:
+                return
+            yield parent
+            thread_id = parent
+
+    def _top(self, thread_id: str) -> str:
+        """The thread that is no sub-agent's: above this one, or itself."""
+        return [thread_id, *self._above(thread_id)][-1]
+
+    def family(self, thread_id: str) -> list[str]:
+        """The thread and those of its sub-agents, however deep."""
+        return [thread_id, *(child for child in self._parents if thread_id in self._above(child))]
 
     def tell_spawned(self) -> None:
         """Another broker is there: it may not have heard of sub-agents' threads. A parent comes before its children."""
@@ -171,7 +210,7 @@ class Threads:
 
     def interest_of(self, thread_id: str, session: wire.SessionId) -> wire.Interest:
         """What this session wanted of the thread's last turn, or of its parent's."""
-        thread = self.get(thread_id) or self.get(self._parents.get(thread_id))
+        thread = self.get(self._top(thread_id))
         return thread.interests.get(session, "full") if thread is not None else "full"
 
     # What answers and notifications say about them.
@@ -184,7 +223,7 @@ class Threads:
         record = rpc.record_of(line, turns=0 if request.method == "thread/start" else 1, asked_profile=asked)
         if record is None:
             return None
-        untrusted = rpc.asks_untrusted(request.line)
+        untrusted, without_agents = rpc.asks_untrusted(request.line), rpc.asks_without_agents(request.line)
         if known is not None and known.record.thread_id == record.thread_id:
             before = known.record
             record = msgspec.structs.replace(
@@ -193,16 +232,20 @@ class Threads:
                 turns=before.turns,
                 owner=before.owner,
                 untrusted=before.untrusted or untrusted,
+                without_agents=before.without_agents or without_agents,
             )
             if known.restore_sandbox:
                 record = msgspec.structs.replace(record, sandbox=known.record.sandbox)
             known.record = record
         else:
-            record = msgspec.structs.replace(record, owner=request.owner, untrusted=untrusted)
+            record = msgspec.structs.replace(
+                record, owner=request.owner, untrusted=untrusted, without_agents=without_agents
+            )
             self._threads[record.thread_id] = Thread(record)
             self.loads += 1
         if not request.gone:
-            self._router.follow_thread(record.thread_id, request.session)
+            for thread_id in self.family(record.thread_id):
+                self._router.follow_thread(thread_id, request.session)
         self.idle(record.thread_id)
         return record
 
@@ -213,8 +256,11 @@ class Threads:
 
     def heed(self, thread_id: str | None, line: bytes, method: str) -> None:
         """What a notification says about the books: settings, names, threads that were unloaded."""
-        if method == "thread/closed" and thread_id in self._parents:
-            self._drop_child(thread_id)
+        if thread_id in self._parents:
+            # Closing a sub-agent unloads its thread, and says so by its status alone.
+            if method == "thread/closed" or (method == "thread/status/changed" and _NOT_LOADED in line):
+                for child in self.family(thread_id):
+                    self._drop_child(child)
             return
         thread = self.get(thread_id)
         if thread is None:
@@ -258,12 +304,16 @@ class Threads:
             return False
         under_way = self._adopting.get(request.thread_id)
         if under_way is None and head.adopt is not None and request.thread_id not in self._threads:
-            under_way = self._adopting[request.thread_id] = _Adoption(head.adopt, waiter)
+            record = head.adopt
+            if rpc.asks_without_agents(request.line):
+                # Once it is loaded, resuming it changes nothing of its tools.
+                record = msgspec.structs.replace(record, without_agents=True)
+            under_way = self._adopting[request.thread_id] = _Adoption(record, waiter)
             if head.archived:
                 # If it is in no archive after all, the resume says so.
-                self._ask("thread/unarchive", head.adopt, {}, lambda *_: self._resume(head.adopt))
+                self._ask("thread/unarchive", record, {}, lambda *_: self._resume(record))
             else:
-                self._resume(head.adopt)
+                self._resume(record)
         if under_way is None and request.method not in _LEAVES_ASLEEP:
             under_way = self._wake(request.thread_id, waiter)
         if under_way is None:
@@ -279,8 +329,7 @@ class Threads:
             under_way.waiting = [request for request in under_way.waiting if request.session != session]
         return taken
 
-    def _resume(self, record: wire.ThreadRecord | None) -> None:
-        assert record is not None
+    def _resume(self, record: wire.ThreadRecord) -> None:
         self._ask("thread/resume", record, rpc.resume_params(record), lambda *answer: self._resumed(record, *answer))
 
     def _resumed(self, wanted: wire.ThreadRecord, line: bytes, is_error: bool) -> None:
@@ -333,8 +382,7 @@ class Threads:
             thread = self._threads.get(thread_id)
             if thread is None or thread.goal or thread_id in self._leaving or self.followers_of(thread_id):
                 continue
-            family = [thread_id, *(child for child, parent in self._parents.items() if parent == thread_id)]
-            if any(map(runs_on, family)) or self._requests.concern(thread_id):
+            if any(map(runs_on, self.family(thread_id))) or self._requests.concern(thread_id):
                 self._idle[thread_id] = now
             else:
                 self._unsubscribe(thread_id, thread)
@@ -366,29 +414,45 @@ class Threads:
 
     # Leaving.
 
-    def put_away(self, thread_id: str, answered: Callable[[bool, bytes], None]) -> None:
+    def put_away(self, thread_id: str, children: Iterable[str], answered: Callable[[bool, bytes], None]) -> None:
         """Let go of a thread, so that another worker can take it; `answered` gets what came of it, as a line.
 
         Only archiving lets go of it. It is taken out of the archive here too: another app-server would look for it in
-        its own database, and find it where it was before, if it knows it at all.
+        its own database, and find it where it was before, if it knows it at all. `children`, the threads of its
+        sub-agents, are archived with it, but come back only one by one; one that is not there is no matter.
         """
         if thread_id not in self._threads:
             # It was unloaded meanwhile: who wants it can have it.
             answered(True, b'{"id":null,"result":{}}')
             return
-        self._leaving.add(thread_id)
+        below = [*dict.fromkeys((*self.family(thread_id)[1:], *children))]
+        self._leaving.update((thread_id, *below))
         self._idle.pop(thread_id, None)
 
         def then(line: bytes, is_error: bool) -> None:
             if is_error:
-                self._leaving.discard(thread_id)
+                self._leaving.difference_update((thread_id, *below))
                 self.idle(thread_id)
                 answered(False, rpc.with_id(line, b"null"))
                 return
             self._drop(thread_id)
-            self._requests.ask("thread/unarchive", {"threadId": thread_id}, back, thread_id=thread_id)
+            back()
 
-        def back(line: bytes, is_error: bool) -> None:
+        def back(*_: object) -> None:
+            # The thread itself comes last: whoever waits for the answer may resume it at once.
+            if below:
+                self._requests.ask("thread/unarchive", {"threadId": below[-1]}, child_back, thread_id=below[-1])
+            else:
+                self._requests.ask("thread/unarchive", {"threadId": thread_id}, done, thread_id=thread_id)
+
+        def child_back(*_: object) -> None:
+            child = below.pop()
+            self._leaving.discard(child)
+            if child in self._threads:
+                self.release(child, keep=True)
+            back()
+
+        def done(*_: object) -> None:
             # If that failed it is in the archive, where the next worker looks for it first.
             self._leaving.discard(thread_id)
             answered(True, b'{"id":null,"result":{}}')
@@ -400,7 +464,7 @@ class Threads:
         self._idle.pop(thread_id, None)
         for session in self._router.thread_followers(thread_id):
             self._router.unfollow_thread(thread_id, session)
-        for child in [child for child, parent in self._parents.items() if parent == thread_id]:
+        for child in self.family(thread_id)[1:]:
             self._drop_child(child)
 
     def _drop_child(self, thread_id: str) -> None:
