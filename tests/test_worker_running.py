@@ -294,6 +294,53 @@ def test_an_open_item_or_question_pauses_the_watchdog() -> None:
     assert bench.open[bench.request("turn/interrupt")]
 
 
+def retried(turn_id: str, message: str = "Reconnecting... waiting for network") -> dict[str, Any]:
+    info = {"responseStreamDisconnected": {"httpStatusCode": None}}
+    error = {"message": message, "codexErrorInfo": info, "additionalDetails": "Connection failed"}
+    return {"method": "error", "params": {"threadId": "t1", "turnId": turn_id, "willRetry": True, "error": error}}
+
+
+def item_of_kind(turn_id: str, kind: str) -> dict[str, Any]:
+    line = item_started(turn_id, kind)
+    line["params"]["item"]["type"] = kind
+    return line
+
+
+@pytest.mark.parametrize("is_open", ["", "agentMessage", "reasoning", "plan", "contextCompaction", "webSearch", "new"])
+def test_an_error_that_is_retried_is_silence_and_ends_what_was_streamed(is_open: str) -> None:
+    bench = Bench(turn_idle_limit_s=10).start()
+    bench.thread()
+    bench.turn("u1")
+    if is_open:
+        bench.say(item_of_kind("u1", is_open))
+    bench.say(retried("u1", "Reconnecting... 1/5"))
+    for _ in range(9):
+        run_for(bench, 1)
+        bench.say(retried("u1"))
+    assert bench.open == {}
+    run_for(bench, 1)
+    bench.answer(bench.request("turn/interrupt"), {})
+    bench.complete("u1", status="interrupted")
+    ended, completed = [line for _, lines in bench.events["s1", "u1"] for line in lines][-2:]
+    assert ended["params"]["message"].endswith(
+        "nothing was heard of it for 10 s; its last error: Reconnecting... waiting for network: Connection failed"
+    )
+    assert ended["params"]["lastError"] == retried("u1")["params"]
+    error = completed["params"]["turn"]["error"]
+    assert error["message"] == ended["params"]["message"] and error["additionalDetails"] == "stalled"
+    assert error["codexErrorInfo"] == {"responseStreamDisconnected": {"httpStatusCode": None}}
+
+
+@pytest.mark.parametrize("tool", ["commandExecution", "fileChange", "mcpToolCall", "dynamicToolCall", "sleep"])
+def test_a_tool_goes_on_while_the_stream_is_cut(tool: str) -> None:
+    bench = Bench(turn_idle_limit_s=10).start()
+    bench.thread()
+    bench.turn("u1")
+    bench.say(item_of_kind("u1", tool), retried("u1"))
+    run_for(bench, 100)
+    assert bench.open == {}
+
+
 def test_the_wall_limit_does_not_pause() -> None:
     bench = Bench(turn_idle_limit_s=None, turn_wall_limit_s=50).start()
     bench.thread()

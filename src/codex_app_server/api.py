@@ -10,10 +10,11 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, overload
 
 from . import operations
+from ._last_error import LastError
 from ._mailbox import SyncMailbox
 from .client import ApprovalHandler, AppServerClient
 from .config import AppServerConfig
-from .errors import InvalidInputError, RequestTimeoutError, ThreadBusyError, TurnEndedError
+from .errors import InvalidInputError, ThreadBusyError, TurnEndedError
 from .inputs import RunInput
 from .notifications import Notification
 from .results import TurnCollector, TurnResult
@@ -214,13 +215,14 @@ class Thread:
         Raises TurnFailedError, RequestTimeoutError, OutputTypeError, ThreadBusyError.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
+        last_error = LastError()
         try:
-            turn = self._turn(input, "final", options, output_type, on_busy, detach, deadline)
-            result = turn.run(timeout=_left_s(deadline))
+            turn = self._turn(input, "final", options, output_type, on_busy, detach, deadline, last_error)
+            result = turn._run(deadline, last_error)
         except TimeoutError:
             if deadline is None or time.monotonic() < deadline:
                 raise
-            raise RequestTimeoutError(f"the turn did not end within {timeout} s") from None
+            raise last_error.timeout(f"the turn did not end within {timeout} s") from None
         return result if output_type is None else operations.parse_output(output_type, result)
 
     def turn(
@@ -250,6 +252,7 @@ class Thread:
         on_busy: OnBusy,
         detach: bool,
         deadline: float | None = None,
+        last_error: LastError | None = None,
     ) -> TurnHandle:
         check_on_busy(on_busy)
         operation = operations.turn_start(self.id, input, options, interest, output_type)
@@ -272,8 +275,9 @@ class Thread:
                 handle = TurnHandle(self._client, self.id, running, mailbox, detach)
                 handle.steer(input)
                 return handle
-            while mailbox.get(_left_s(deadline)) is not None:
-                pass
+            while (notification := mailbox.get(_left_s(deadline))) is not None:
+                if last_error is not None:
+                    last_error.heed(notification)
 
     def follow(self, turn_id: str) -> TurnHandle:
         """A second handle on a running turn: what it sends from now on. It does not interrupt when it is closed.
@@ -347,6 +351,14 @@ class TurnStream(Iterator[Notification]):
             return notification
         raise StopIteration
 
+    def next(self, timeout_s: float | None = None) -> Notification | None:
+        """The next notification, None at the end. Raises TimeoutError when none comes in time; the turn goes on."""
+        try:
+            return self._mailbox.get(timeout_s)
+        except KeyboardInterrupt:
+            self.close()
+            raise
+
     def __enter__(self) -> TurnStream:
         return self
 
@@ -418,20 +430,22 @@ class TurnHandle:
 
         Raises TurnFailedError, TransportClosedError, RequestTimeoutError.
         """
-        collector = TurnCollector(self.id)
-        deadline = None if timeout is None else time.monotonic() + timeout
+        last_error = LastError()
         try:
-            while True:
-                notification = self._mailbox.get(_left_s(deadline))
-                if notification is None:
-                    return collector.result()
-                collector.add(notification)
+            return self._run(None if timeout is None else time.monotonic() + timeout, last_error)
         except TimeoutError:
-            self.abandon()
-            raise RequestTimeoutError(f"turn {self.id} did not end within {timeout} s") from None
-        except KeyboardInterrupt:
+            raise last_error.timeout(f"turn {self.id} did not end within {timeout} s") from None
+
+    def _run(self, deadline: float | None, last_error: LastError) -> TurnResult:
+        """`deadline` on the monotonic clock. Raises TimeoutError."""
+        collector = TurnCollector(self.id, last_error)
+        try:
+            while (notification := self._mailbox.get(_left_s(deadline))) is not None:
+                collector.add(notification)
+        except (TimeoutError, KeyboardInterrupt):
             self.abandon()
             raise
+        return collector.result()
 
     def abandon(self) -> None:
         """Interrupt the turn if it has not ended and the handle is not detached; failures are of no interest."""

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from . import operations
+from ._last_error import LastError
 from .api import OnBusy, check_on_busy
 from .async_client import AsyncApprovalHandler, AsyncAppServerClient, AsyncMailbox
 from .config import AppServerConfig
@@ -251,16 +252,18 @@ class AsyncThread:
 
         self._client._home.enter()
 
+        last_error = LastError()
+
         async def turn_and_wait() -> TurnResult:
-            turn = await self._turn(input, "final", options, output_type, on_busy, detach)
-            return await turn.run()
+            turn = await self._turn(input, "final", options, output_type, on_busy, detach, last_error)
+            return await turn._run(last_error)
 
         try:
             result = await asyncio.wait_for(turn_and_wait(), timeout)
         except RequestTimeoutError:
             raise
         except (asyncio.TimeoutError, TimeoutError):
-            raise RequestTimeoutError(f"the turn did not end within {timeout} s") from None
+            raise last_error.timeout(f"the turn did not end within {timeout} s") from None
         return result if output_type is None else operations.parse_output(output_type, result)
 
     async def turn(
@@ -282,7 +285,14 @@ class AsyncThread:
         return await self._turn(input, interest, options, None, on_busy, detach)
 
     async def _turn(
-        self, input: RunInput, interest: Interest, options: Any, output_type: Any, on_busy: OnBusy, detach: bool
+        self,
+        input: RunInput,
+        interest: Interest,
+        options: Any,
+        output_type: Any,
+        on_busy: OnBusy,
+        detach: bool,
+        last_error: LastError | None = None,
     ) -> AsyncTurnHandle:
         self._client._home.enter()
         check_on_busy(on_busy)
@@ -306,8 +316,9 @@ class AsyncThread:
                 handle = AsyncTurnHandle(self._client, self.id, running, mailbox, detach)
                 await handle.steer(input)
                 return handle
-            while await mailbox.get() is not None:
-                pass
+            while (notification := await mailbox.get()) is not None:
+                if last_error is not None:
+                    last_error.heed(notification)
 
     def follow(self, turn_id: str) -> AsyncTurnHandle:
         """A second handle on a running turn: what it sends from now on. It does not interrupt when it is closed.
@@ -378,6 +389,15 @@ class AsyncTurnStream(AsyncIterator[Notification]):
         if notification is None:
             raise StopAsyncIteration
         return notification
+
+    async def next(self, timeout_s: float | None = None) -> Notification | None:
+        """The next notification, None at the end. Raises TimeoutError when none comes in time; the turn goes on."""
+        try:
+            return await asyncio.wait_for(anext(self), timeout_s)
+        except StopAsyncIteration:
+            return None
+        except asyncio.TimeoutError:
+            raise TimeoutError(f"no notification within {timeout_s} s") from None
 
     async def __aenter__(self) -> AsyncTurnStream:
         return self
@@ -462,21 +482,22 @@ class AsyncTurnHandle:
         Raises TurnFailedError, TransportClosedError, RequestTimeoutError, WrongEventLoopError.
         """
         self._mailbox.check()
+        last_error = LastError()
         try:
-            return await asyncio.wait_for(self._collect(), timeout)
+            return await asyncio.wait_for(self._run(last_error), timeout)
         except (asyncio.TimeoutError, TimeoutError):
-            self.abandon()
-            raise RequestTimeoutError(f"turn {self.id} did not end within {timeout} s") from None
+            raise last_error.timeout(f"turn {self.id} did not end within {timeout} s") from None
+
+    async def _run(self, last_error: LastError) -> TurnResult:
+        collector = TurnCollector(self.id, last_error)
+        try:
+            while (notification := await self._mailbox.get()) is not None:
+                collector.add(notification)
+                for there in self._mailbox.current:
+                    collector.add(there)
         except asyncio.CancelledError:
             self.abandon()
             raise
-
-    async def _collect(self) -> TurnResult:
-        collector = TurnCollector(self.id)
-        while (notification := await self._mailbox.get()) is not None:
-            collector.add(notification)
-            for there in self._mailbox.current:
-                collector.add(there)
         return collector.result()
 
     def abandon(self) -> None:
