@@ -32,6 +32,43 @@ def item_started(turn_id: str, item_id: str = "i") -> dict[str, Any]:
 # Turns that the app-server starts by itself.
 
 
+def test_a_turn_is_held_while_a_goal_runs_one_on_its_thread(bench: Bench) -> None:
+    """The app-server would have it join."""
+    bench.thread()
+    bench.say(started("own"))
+    call = bench.dispatch("turn/start", {"threadId": "t1"})
+    bench.thread("t2")
+    bench.turn("u2", "t2")
+    run_for(bench, 5)
+    assert bench.open == {} and call not in bench.answered
+    bench.complete("own")
+    bench.answer(bench.request("turn/start"), {"turn": {"id": "u1"}})
+    assert bench.answered[call][1]["result"]["turn"]["id"] == "u1"
+    bench.complete("u1")
+    # For as long as a client may wait.
+    bench.say(started("next"))
+    call = bench.dispatch("turn/start", {"threadId": "t1"})
+    run_for(bench, 31)
+    error = bench.answered[call][1]["error"]
+    assert error["code"] == -32603 and "ActiveTurnNotSteerable" in error["message"]
+    assert bench.open == {} and bench.core.held["waiting"] == 0
+
+
+def test_a_turn_that_is_refused_because_of_compaction_is_tried_again(bench: Bench) -> None:
+    bench.thread()
+    call = bench.dispatch("turn/start", {"threadId": "t1"})
+    refused = {"code": -32603, "message": "failed to submit turn input: ActiveTurnNotSteerable { turn_kind: Compact }"}
+    bench.say({"id": bench.request("turn/start"), "error": refused})
+    bench.open.clear()
+    assert call not in bench.answered
+    bench.say(started("compaction"))
+    run_for(bench, 3)
+    assert bench.open == {}
+    bench.complete("compaction")
+    bench.answer(bench.request("turn/start"), {"turn": {"id": "u1"}})
+    assert bench.answered[call][1]["result"]["turn"]["id"] == "u1"
+
+
 def test_the_broker_interrupts_one_that_runs(bench: Bench) -> None:
     bench.thread()
     bench.say(started("own"))

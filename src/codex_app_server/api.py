@@ -14,7 +14,13 @@ from ._last_error import LastError
 from ._mailbox import SyncMailbox
 from .client import ApprovalHandler, AppServerClient
 from .config import AppServerConfig
-from .errors import InvalidInputError, ThreadBusyError, TurnEndedError
+from .errors import (
+    InternalRpcError,
+    InvalidInputError,
+    JsonRpcError,
+    ThreadBusyError,
+    TurnEndedError,
+)
 from .inputs import RunInput
 from .notifications import Notification
 from .results import TurnCollector, TurnResult
@@ -32,6 +38,10 @@ T = TypeVar("T")
 OnBusy = Literal["error", "queue", "steer"]
 
 
+# How often to ask for a turn while one runs on its thread of which nothing was heard yet.
+BUSY_POLL_S = 0.05
+
+
 def check_on_busy(on_busy: str) -> None:
     if on_busy not in get_args(OnBusy):
         raise InvalidInputError(f"on_busy is {on_busy!r}; expected 'error', 'queue' or 'steer'")
@@ -39,6 +49,15 @@ def check_on_busy(on_busy: str) -> None:
 
 def _left_s(deadline: float | None) -> float | None:
     return None if deadline is None else max(0.0, deadline - time.monotonic())
+
+
+def _pause(pause_s: float, deadline: float | None) -> None:
+    """Wait; raises TimeoutError when the deadline comes before."""
+    left_s = _left_s(deadline)
+    if left_s is not None and left_s < pause_s:
+        time.sleep(left_s)
+        raise TimeoutError
+    time.sleep(pause_s)
 
 
 class Codex:
@@ -237,8 +256,9 @@ class Thread:
         """Start a turn, to be streamed, steered or interrupted.
 
         `interest` "items" leaves out the deltas where the transport can (a pool); "full" is everything.
-        `on_busy` says what happens when the thread runs a turn of this client already: "error" raises
-        ThreadBusyError, "queue" waits for its end, "steer" adds the input to it.
+        `on_busy` says what happens when the thread runs a turn already, of this client, of compaction or of a goal:
+        "error" raises ThreadBusyError, "queue" waits for its end, "steer" adds the input to it (compaction and reviews
+        take none: ThreadBusyError).
         `detach`: the turn goes on when nobody waits for it or reads it any more.
         """
         return self._turn(input, interest, options, None, on_busy, detach)
@@ -264,6 +284,16 @@ class Thread:
                 if on_busy == "error":
                     raise
                 running = busy.turn_id
+            except InternalRpcError as error:
+                if not operations.is_busy(error):
+                    raise
+                running = self._client.running_turn(self.id)[1]
+                if on_busy != "queue":
+                    raise ThreadBusyError(self.id, running) from error
+                if running is None:
+                    # That it has begun is still to be said.
+                    _pause(BUSY_POLL_S, deadline)
+                    continue
             if running is None:
                 self._client._wait_started(self.id, _left_s(deadline))
                 continue
@@ -273,7 +303,12 @@ class Thread:
                 continue
             if on_busy == "steer":
                 handle = TurnHandle(self._client, self.id, running, mailbox, detach)
-                handle.steer(input)
+                try:
+                    handle.steer(input)
+                except JsonRpcError as error:
+                    if operations.is_busy(error):
+                        raise ThreadBusyError(self.id, running) from error
+                    raise
                 return handle
             while (notification := mailbox.get(_left_s(deadline))) is not None:
                 if last_error is not None:

@@ -11,10 +11,17 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from . import operations
 from ._last_error import LastError
-from .api import OnBusy, check_on_busy
+from .api import BUSY_POLL_S, OnBusy, check_on_busy
 from .async_client import AsyncApprovalHandler, AsyncAppServerClient, AsyncMailbox
 from .config import AppServerConfig
-from .errors import RequestTimeoutError, ThreadBusyError, TransportClosedError, TurnEndedError
+from .errors import (
+    InternalRpcError,
+    JsonRpcError,
+    RequestTimeoutError,
+    ThreadBusyError,
+    TransportClosedError,
+    TurnEndedError,
+)
 from .inputs import RunInput
 from .notifications import Notification
 from .results import TurnCollector, TurnResult
@@ -278,8 +285,9 @@ class AsyncThread:
         """Start a turn, to be streamed, steered or interrupted.
 
         `interest` "items" leaves out the deltas where the transport can (a pool); "full" is everything.
-        `on_busy` says what happens when the thread runs a turn of this client already: "error" raises
-        ThreadBusyError, "queue" waits for its end, "steer" adds the input to it.
+        `on_busy` says what happens when the thread runs a turn already, of this client, of compaction or of a goal:
+        "error" raises ThreadBusyError, "queue" waits for its end, "steer" adds the input to it (compaction and reviews
+        take none: ThreadBusyError).
         `detach`: the turn goes on when nobody waits for it or reads it any more.
         """
         return await self._turn(input, interest, options, None, on_busy, detach)
@@ -305,6 +313,16 @@ class AsyncThread:
                 if on_busy == "error":
                     raise
                 running = busy.turn_id
+            except InternalRpcError as error:
+                if not operations.is_busy(error):
+                    raise
+                running = self._client.running_turn(self.id)[1]
+                if on_busy != "queue":
+                    raise ThreadBusyError(self.id, running) from error
+                if running is None:
+                    # That it has begun is still to be said.
+                    await asyncio.sleep(BUSY_POLL_S)
+                    continue
             if running is None:
                 await self._client._wait_started(self.id)
                 continue
@@ -314,7 +332,12 @@ class AsyncThread:
                 continue
             if on_busy == "steer":
                 handle = AsyncTurnHandle(self._client, self.id, running, mailbox, detach)
-                await handle.steer(input)
+                try:
+                    await handle.steer(input)
+                except JsonRpcError as error:
+                    if operations.is_busy(error):
+                        raise ThreadBusyError(self.id, running) from error
+                    raise
                 return handle
             while (notification := await mailbox.get()) is not None:
                 if last_error is not None:

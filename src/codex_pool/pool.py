@@ -93,7 +93,8 @@ class Pool(_fork.ProcessBound):
     `recycle_turns`, `recycle_threads`, `recycle_age_s`, `recycle_memory_bytes`: a worker is replaced, without a failed
     turn, once it has finished so many turns, loaded so many threads, run for so long, or once its app-server occupies
     so much memory. `turn_idle_limit_s`: a turn from which nothing has been heard for so long, while no tool and no
-    question is open, is ended as stalled; errors that codex retries are silence. `turn_wall_limit_s`: the longest that a turn may run. None: no limit.
+    question is open, is ended as stalled; errors that codex retries are silence. `turn_wall_limit_s`: the longest that
+    a turn may run. None: no limit.
     Raises StartError, InvalidInputError, EndpointError, ConfigurationError, PoolStartError (on start); nothing is left
     behind then. Should the pool end by itself, what its clients wait for raises PoolLostError at once; `restart` starts
     it again. In a process forked from the one that made it, it ends nothing, and raises WrongProcessError when it is

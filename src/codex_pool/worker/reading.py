@@ -186,6 +186,11 @@ def error_code_of(line: bytes) -> int | None:
     return error.code if error is not None else None
 
 
+def is_busy(line: bytes) -> bool:
+    """True for the refusal of a turn because compaction or a review runs on its thread."""
+    return b"ActiveTurnNotSteerable" in line
+
+
 def limit_of(method: str, line: bytes) -> wire.Limited | None:
     """What a notification says about the account's rate limit having been met."""
     try:

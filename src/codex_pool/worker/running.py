@@ -102,6 +102,10 @@ class RunningTurns:
     def runs_on(self, thread_id: str) -> bool:
         return any(turn.thread_id == thread_id for turn in self._turns.values())
 
+    def runs_own_on(self, thread_id: str | None) -> bool:
+        """True if the thread runs a turn that the app-server has begun by itself."""
+        return any(turn.is_own and turn.thread_id == thread_id for turn in self._turns.values())
+
     def is_stalled(self, turn_id: str) -> bool:
         return turn_id in self._stalled
 
@@ -289,6 +293,7 @@ class RunningTurns:
     def _begin_own(self, turn_id: str, thread_id: str, *, by_itself: bool) -> None:
         followers = self._threads.followers_of(thread_id)
         turn = self._begin(turn_id, thread_id)
+        turn.is_own = True
         self._outbox.broker(wire.encode(wire.TurnStarted(thread_id, turn_id, followers, by_itself)))
         self._threads.turn_started(thread_id, None, "full")
         for session in followers:
