@@ -68,7 +68,7 @@ def test_idle_is_when_nothing_is_open_and_nothing_comes() -> None:
     meter = running(idle_s=5.0)
     meter.event(103.0)
     assert meter.reached(107.9) is None and meter.wait_s(107.0) == 1.0
-    meter.item_started("c", 104.0, tool_call=True)
+    meter.item_started("c", 104.0, "commandExecution")
     assert meter.reached(1000.0) is None and meter.wait_s(1000.0) is None
     meter.item_completed("c", 1000.0)
     assert meter.reached(1004.9) is None
@@ -78,10 +78,10 @@ def test_idle_is_when_nothing_is_open_and_nothing_comes() -> None:
 def test_tokens_and_tool_calls_may_be_used_up_but_not_more() -> None:
     meter = running(tokens=100, tool_calls=1)
     meter.used(100)
-    meter.item_started("a", 100.0, tool_call=True)
-    meter.item_started("b", 100.0, tool_call=False)
+    meter.item_started("a", 100.0, "fileChange")
+    meter.item_started("b", 100.0, "reasoning")
     assert meter.reached(101.0) is None
-    meter.item_started("c", 101.0, tool_call=True)
+    meter.item_started("c", 101.0, "webSearch")
     assert (meter.reached(101.0) or Reached("", "")).limit == "tool_calls"
     meter.used(101)
     assert meter.reached(101.0) == Reached("tokens", "the sample used 101 tokens, more than its limit of 100")
@@ -96,6 +96,23 @@ def test_tokens_of_turns_add_up_and_turns_are_counted() -> None:
     meter.turn_used(5)
     assert meter.tokens == 35
     assert meter.may_start_turn() == Reached("turns", "the sample has had its 2 turns")
+
+
+def test_only_tools_are_open() -> None:
+    meter = running(idle_s=5.0)
+    for at, kind in ((100.0, "agentMessage"), (101.0, "reasoning")):
+        meter.item_started(kind, at, kind)
+    assert meter.reached(106.0) is not None
+    # The provider's own tool ends with its stream, a command does not.
+    meter.item_started("w", 106.0, "webSearch")
+    assert meter.reached(200.0) is None
+    meter.observe("error", {"willRetry": True}, 200.0)
+    meter.observe("warning", {}, 201.0)
+    assert meter.reached(205.9) is None and meter.reached(206.0) is not None
+    meter.item_started("c", 206.0, "commandExecution")
+    meter.observe("error", {"willRetry": True}, 207.0)
+    meter.observe("warning", {}, 208.0)
+    assert meter.reached(999.0) is None
 
 
 def test_a_meter_reads_what_comes_over_the_wire() -> None:
@@ -316,6 +333,20 @@ def test_the_tries_come_more_and_more_seldom() -> None:
         breaker.started()
         assert breaker.ended(failed("unauthorized"), 99, now)
     assert waits == [30.0, 60.0, 120.0, 240.0, 480.0, 600.0, 600.0, 600.0]
+
+
+def test_what_a_pools_limit_ended_while_it_waited_for_the_network_goes_back() -> None:
+    message = (
+        "turn u was stalled: nothing was heard of it for 600 s; its last error: Reconnecting... waiting for network"
+    )
+    outcome = Outcome("stalled", {"kind": "stalled", "message": message})
+    assert policy.waited_in_vain(outcome)
+    breaker = Breaker()
+    breaker.waiting("Reconnecting... waiting for network", 0.0)
+    assert all(breaker.ended(outcome, put_back, 600.0) for put_back in range(9))
+    assert breaker.pause is not None and breaker.pause.trouble is breakers.NETWORK
+    other = Outcome("stalled", {"kind": "stalled", "message": "turn u was stalled: nothing was heard of it for 600 s"})
+    assert not policy.waited_in_vain(other) and not breaker.ended(other, 0, 600.0)
 
 
 def test_what_still_ran_when_the_pause_began_is_no_try() -> None:

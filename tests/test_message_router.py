@@ -325,6 +325,61 @@ def test_a_review_makes_the_thread_that_it_runs_on_busy() -> None:
         assert router.running_turn(review_thread) == (False, None)
 
 
+def begun(thread_id: str, turn_id: str, root: str | None = None) -> bytes:
+    turn = {"id": turn_id, "rootTurnId": root or turn_id, "status": "inProgress", "items": []}
+    return line(method="turn/started", params={"threadId": thread_id, "turn": turn})
+
+
+@pytest.mark.parametrize("read", [True, False])
+def test_a_turn_that_nobody_here_has_started_makes_its_thread_busy(read: bool) -> None:
+    router = MessageRouter()
+    for number in range(3):
+        turn_id = f"own{number}"
+        if read:
+            router.receive([begun("th", turn_id)])
+        else:
+            router.receive_run("th", turn_id, [begun("th", turn_id)], False)
+        assert router.running_turn("th") == (True, turn_id)
+        assert router.running_turn("other") == (False, None)
+        if number == 1:
+            router.follow(turn_id, "reader")
+        if number == 2:
+            router.receive(
+                [line(method="thread/status/changed", params={"threadId": "th", "status": {"type": "idle"}})]
+            )
+        elif read:
+            router.receive([completed("th", turn_id)])
+        else:
+            router.receive_run("th", turn_id, [completed("th", turn_id)], True)
+        assert router.running_turn("th") == (False, None)
+    # Whatever else names a turn does not say that it runs.
+    router.receive([note("th", "stored", 0)])
+    assert router.running_turn("th") == (False, None)
+
+
+def test_a_review_of_somebody_else_is_busy_by_its_own_id() -> None:
+    """Of the turn within it no end is told."""
+    router = MessageRouter()
+    router.receive([note("th", "review", 0), begun("th", "inner", "review")])
+    assert router.running_turn("th") == (True, "review")
+    router.receive([completed("th", "review")])
+    assert router.running_turn("th") == (False, None)
+    # Of a sub-agent it is the turn itself that ends.
+    router.receive([begun("th", "root"), begun("child", "sub", "root")])
+    assert router.running_turn("child") == (True, "sub")
+    router.receive([completed("th", "root"), completed("child", "sub")])
+    assert router.running_turn("th") == router.running_turn("child") == (False, None)
+
+
+def test_the_turn_within_a_review_that_is_followed_changes_nothing() -> None:
+    router = MessageRouter()
+    router.expect(1, "request", starts_turn=True, turn="reader")
+    router.receive([line(id=1, result={"turn": {"id": "review"}, "reviewThreadId": "th"}), begun("th", "in", "review")])
+    assert router.running_turn("th") == (True, "review")
+    router.receive([completed("th", "review")])
+    assert router.running_turn("th") == (False, None)
+
+
 def test_a_turn_that_was_followed_before_a_start_joined_it_does_not_keep_its_thread_busy() -> None:
     router = MessageRouter()
     seen(router, "tu")

@@ -32,6 +32,43 @@ def item_started(turn_id: str, item_id: str = "i") -> dict[str, Any]:
 # Turns that the app-server starts by itself.
 
 
+def test_a_turn_is_held_while_a_goal_runs_one_on_its_thread(bench: Bench) -> None:
+    """The app-server would have it join."""
+    bench.thread()
+    bench.say(started("own"))
+    call = bench.dispatch("turn/start", {"threadId": "t1"})
+    bench.thread("t2")
+    bench.turn("u2", "t2")
+    run_for(bench, 5)
+    assert bench.open == {} and call not in bench.answered
+    bench.complete("own")
+    bench.answer(bench.request("turn/start"), {"turn": {"id": "u1"}})
+    assert bench.answered[call][1]["result"]["turn"]["id"] == "u1"
+    bench.complete("u1")
+    # For as long as a client may wait.
+    bench.say(started("next"))
+    call = bench.dispatch("turn/start", {"threadId": "t1"})
+    run_for(bench, 31)
+    error = bench.answered[call][1]["error"]
+    assert error["code"] == -32603 and "ActiveTurnNotSteerable" in error["message"]
+    assert bench.open == {} and bench.core.held["waiting"] == 0
+
+
+def test_a_turn_that_is_refused_because_of_compaction_is_tried_again(bench: Bench) -> None:
+    bench.thread()
+    call = bench.dispatch("turn/start", {"threadId": "t1"})
+    refused = {"code": -32603, "message": "failed to submit turn input: ActiveTurnNotSteerable { turn_kind: Compact }"}
+    bench.say({"id": bench.request("turn/start"), "error": refused})
+    bench.open.clear()
+    assert call not in bench.answered
+    bench.say(started("compaction"))
+    run_for(bench, 3)
+    assert bench.open == {}
+    bench.complete("compaction")
+    bench.answer(bench.request("turn/start"), {"turn": {"id": "u1"}})
+    assert bench.answered[call][1]["result"]["turn"]["id"] == "u1"
+
+
 def test_the_broker_interrupts_one_that_runs(bench: Bench) -> None:
     bench.thread()
     bench.say(started("own"))
@@ -292,6 +329,53 @@ def test_an_open_item_or_question_pauses_the_watchdog() -> None:
     assert bench.open == {}
     run_for(bench, 1)
     assert bench.open[bench.request("turn/interrupt")]
+
+
+def retried(turn_id: str, message: str = "Reconnecting... waiting for network") -> dict[str, Any]:
+    info = {"responseStreamDisconnected": {"httpStatusCode": None}}
+    error = {"message": message, "codexErrorInfo": info, "additionalDetails": "Connection failed"}
+    return {"method": "error", "params": {"threadId": "t1", "turnId": turn_id, "willRetry": True, "error": error}}
+
+
+def item_of_kind(turn_id: str, kind: str) -> dict[str, Any]:
+    line = item_started(turn_id, kind)
+    line["params"]["item"]["type"] = kind
+    return line
+
+
+@pytest.mark.parametrize("is_open", ["", "agentMessage", "reasoning", "plan", "contextCompaction", "webSearch", "new"])
+def test_an_error_that_is_retried_is_silence_and_ends_what_was_streamed(is_open: str) -> None:
+    bench = Bench(turn_idle_limit_s=10).start()
+    bench.thread()
+    bench.turn("u1")
+    if is_open:
+        bench.say(item_of_kind("u1", is_open))
+    bench.say(retried("u1", "Reconnecting... 1/5"))
+    for _ in range(9):
+        run_for(bench, 1)
+        bench.say(retried("u1"))
+    assert bench.open == {}
+    run_for(bench, 1)
+    bench.answer(bench.request("turn/interrupt"), {})
+    bench.complete("u1", status="interrupted")
+    ended, completed = [line for _, lines in bench.events["s1", "u1"] for line in lines][-2:]
+    assert ended["params"]["message"].endswith(
+        "nothing was heard of it for 10 s; its last error: Reconnecting... waiting for network: Connection failed"
+    )
+    assert ended["params"]["lastError"] == retried("u1")["params"]
+    error = completed["params"]["turn"]["error"]
+    assert error["message"] == ended["params"]["message"] and error["additionalDetails"] == "stalled"
+    assert error["codexErrorInfo"] == {"responseStreamDisconnected": {"httpStatusCode": None}}
+
+
+@pytest.mark.parametrize("tool", ["commandExecution", "fileChange", "mcpToolCall", "dynamicToolCall", "sleep"])
+def test_a_tool_goes_on_while_the_stream_is_cut(tool: str) -> None:
+    bench = Bench(turn_idle_limit_s=10).start()
+    bench.thread()
+    bench.turn("u1")
+    bench.say(item_of_kind("u1", tool), retried("u1"))
+    run_for(bench, 100)
+    assert bench.open == {}
 
 
 def test_the_wall_limit_does_not_pause() -> None:

@@ -274,8 +274,8 @@ class Connection:
         """Send a request; its answer resolves `future` with the raw bytes of the result.
 
         `turn` is the mailbox of the turn that the request starts; with `detach` that turn goes on even when nobody
-        waits for the answer any more. Raises TransportClosedError; with `if_idle` ThreadBusyError, for a thread on
-        which this client runs a turn.
+        waits for the answer any more. Raises TransportClosedError; with `if_idle` ThreadBusyError, for a thread that is
+        known to run a turn.
         """
         self.check()
         encoded = _encode_method(method)
@@ -350,7 +350,7 @@ class Connection:
     # Turns.
 
     def running_turn(self, thread_id: str) -> tuple[bool, str | None]:
-        """Whether a turn that this client started runs on the thread, and its id once it is known."""
+        """Whether a turn runs on the thread, as far as this client knows, and its id once it is known."""
         _fork.check_process(self._made_in, "client")
         with self._lock:
             return self._router.running_turn(thread_id)

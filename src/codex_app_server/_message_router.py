@@ -52,6 +52,10 @@ STRETCH_TRIES = 8
 
 # How the app-server begins notifications.
 _NOTIFICATION = b'{"method":"'
+# In a thread/status/changed.
+_IDLE = b'"status":{"type":"idle"'
+_TURN_STARTED = b'{"method":"turn/started"'
+
 _DROPPABLE = frozenset(name for name, entry in NOTIFICATIONS.items() if entry.droppable)
 
 
@@ -117,7 +121,20 @@ class _StartResponse(msgspec.Struct):
     result: _StartResult
 
 
+class _BegunTurn(msgspec.Struct):
+    rootTurnId: str | None = None
+
+
+class _BegunParams(msgspec.Struct):
+    turn: _BegunTurn
+
+
+class _BegunLine(msgspec.Struct):
+    params: _BegunParams
+
+
 _decode_start = msgspec.json.Decoder(_StartResponse).decode
+_decode_started = msgspec.json.Decoder(_BegunLine).decode
 
 
 class MessageRouter:
@@ -129,14 +146,14 @@ class MessageRouter:
         self._requests: dict[RequestId, _Request] = {}
         self._forgotten: OrderedDict[RequestId, _Request] = OrderedDict()
         self._turns: dict[str, _Turn] = {}
-        # The turn that a thread runs, as far as it is followed here.
+        # The turn that a thread runs, as far as it is followed here, or its turn/started was seen.
         self._running: dict[str, str] = {}
         self._threads: dict[str, list[Token]] = {}
         self._early: dict[str, _Early] = {}
         self._starting: dict[str | None, int] = {}
         self._ended: OrderedDict[str, None] = OrderedDict()
-        # Turns that run, as their lines say, and that nobody follows.
-        self._unfollowed: OrderedDict[str, None] = OrderedDict()
+        # Turns that run, as their lines say, and that nobody follows, with their threads.
+        self._unfollowed: OrderedDict[str, str | None] = OrderedDict()
         # Deliveries that did not come out of a read; the next one has them, be it of no lines.
         self._let_go: list[Delivery] = []
         self._error: Exception | None = None
@@ -194,7 +211,7 @@ class MessageRouter:
         elif turn_id in self._turns:
             followers = self._turns[turn_id].followers
         elif turn_id in self._unfollowed or even_unseen:
-            self._unfollowed.pop(turn_id, None)
+            thread_id = self._unfollowed.pop(turn_id, None) or thread_id
             followers = self._turns.setdefault(turn_id, _Turn(thread_id)).followers
         else:
             raise UnknownTurnError(turn_id)
@@ -213,8 +230,8 @@ class MessageRouter:
         if not turn.followers:
             del self._turns[turn_id]
             if not unseen:
-                self._remember_unfollowed(turn_id)
-            if self._running.get(turn.thread_id or "") == turn_id:
+                self._remember_unfollowed(turn_id, turn.thread_id)
+            elif self._running.get(turn.thread_id or "") == turn_id:
                 del self._running[turn.thread_id or ""]
 
     def follow_thread(self, thread_id: str, token: Token) -> None:
@@ -233,7 +250,11 @@ class MessageRouter:
             self._threads.pop(thread_id, None)
 
     def running_turn(self, thread_id: str) -> tuple[bool, str | None]:
-        """Whether the thread runs a turn that somebody here started, and which one, once its start is answered."""
+        """Whether the thread runs a turn, and which one, once its start is answered.
+
+        Known are turns that somebody here has started, and those of which a turn/started came: compaction, goals and
+        other clients begin them too.
+        """
         turn_id = self._running.get(thread_id)
         return turn_id is not None or thread_id in self._starting, turn_id
 
@@ -396,6 +417,7 @@ class MessageRouter:
         if counts:
             lines, methods = _taken_apart(lines, methods, counts)
         if not self._keep_early(thread_id, turn_id, lines, methods, ended):
+            self._note_running(turn_id, thread_id, lines)
             out.append(self._unclaimed(thread_id, lines, methods))
         return out
 
@@ -479,7 +501,7 @@ class MessageRouter:
         if early is not None and early.broken is not None:
             out.append(TurnBroken([token], early.thread_id, turn_id, early.broken))
             if not early.followers:
-                self._remember_end(turn_id)
+                self._remember_end(turn_id, early.thread_id)
                 return
         turn = self._turns.setdefault(turn_id, _Turn(thread_id))
         turn.thread_id = turn.thread_id or thread_id
@@ -512,11 +534,12 @@ class MessageRouter:
                 continue
             del self._early[turn_id]
             if early.ended:
-                self._remember_end(turn_id)
+                self._remember_end(turn_id, early.thread_id)
             elif early.followers:
                 self._turns[turn_id] = _Turn(early.thread_id, early.followers)
             else:
-                self._remember_unfollowed(turn_id)
+                self._remember_unfollowed(turn_id, early.thread_id)
+            self._note_running(turn_id, early.thread_id, early.lines)
             unheard = [number for number, heard in enumerate(early.heard) if not heard]
             if unheard:
                 lines = [early.lines[number] for number in unheard]
@@ -542,6 +565,10 @@ class MessageRouter:
                 return
             if self._keep_early(thread_id, turn_id, [line], [method], ended):
                 return
+            if method == "turn/started":
+                self._note_running(turn_id, thread_id, [line])
+        elif method == "thread/status/changed" and _IDLE in line:
+            self._note_idle(thread_id)
         key = thread_id if thread_id in self._threads else None
         run = read.others.get(key)
         if run is None:
@@ -574,9 +601,9 @@ class MessageRouter:
                 return False
             if not self._may_be_claimed(thread_id):
                 if ended:
-                    self._remember_end(turn_id)
+                    self._remember_end(turn_id, thread_id)
                 else:
-                    self._remember_unfollowed(turn_id)
+                    self._remember_unfollowed(turn_id, thread_id)
                 return False
             early = self._early[turn_id] = _Early(thread_id)
         early.ended = early.ended or ended
@@ -597,20 +624,43 @@ class MessageRouter:
 
     def _end(self, turn_id: str) -> None:
         turn = self._turns.pop(turn_id, None)
-        if turn is not None and turn.thread_id is not None and self._running.get(turn.thread_id) == turn_id:
-            del self._running[turn.thread_id]
-        self._remember_end(turn_id)
+        self._remember_end(turn_id, turn.thread_id if turn is not None else None)
 
-    def _remember_end(self, turn_id: str) -> None:
-        self._unfollowed.pop(turn_id, None)
+    def _remember_end(self, turn_id: str, thread_id: str | None) -> None:
+        thread_id = self._unfollowed.pop(turn_id, None) or thread_id
+        running = self._running.get(thread_id or "")
+        # A review says that a turn within it has begun, and only of itself that it has ended.
+        if running is not None and (running == turn_id or running not in self._turns):
+            del self._running[thread_id or ""]
         self._ended[turn_id] = None
         if len(self._ended) > MAX_ENDED_TURNS:
             self._ended.popitem(last=False)
 
-    def _remember_unfollowed(self, turn_id: str) -> None:
-        self._unfollowed[turn_id] = None
+    def _remember_unfollowed(self, turn_id: str, thread_id: str | None) -> None:
+        self._unfollowed[turn_id] = thread_id
         if len(self._unfollowed) > MAX_UNFOLLOWED_TURNS:
-            self._unfollowed.popitem(last=False)
+            turn_id, thread_id = self._unfollowed.popitem(last=False)
+            if self._running.get(thread_id or "") == turn_id:
+                del self._running[thread_id or ""]
+
+    def _note_running(self, turn_id: str, thread_id: str | None, lines: Sequence[bytes]) -> None:
+        """A turn has begun that nobody here has started, if one of its lines says so.
+
+        Of a review it is the turn within it that begins, and the review that ends.
+        """
+        start = next((line for line in lines if line.startswith(_TURN_STARTED)), None)
+        if start is None or thread_id is None or self._running.get(thread_id) in self._turns:
+            return
+        root = _root_of(start)
+        if self._unfollowed.get(root) == thread_id:
+            turn_id = root
+        if turn_id not in self._ended:
+            self._running[thread_id] = turn_id
+
+    def _note_idle(self, thread_id: str | None) -> None:
+        """The thread says that it runs nothing; of a turn that is followed the end says so."""
+        if self._running.get(thread_id or "") not in self._turns:
+            self._running.pop(thread_id or "", None)
 
     def _receive_response_unread(self, id: RequestId, why: str, read: _Read) -> None:
         """Fail a request whose answer came and cannot be used."""
@@ -644,6 +694,14 @@ class MessageRouter:
                 early.followers = []
                 return
         read.out.append(Malformed(line.head, reason))
+
+
+def _root_of(line: bytes) -> str:
+    """The turn that the one in a turn/started is part of; "" if it is of no other."""
+    try:
+        return _decode_started(line).params.turn.rootTurnId or ""
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return ""
 
 
 def _taken_apart(lines: list[bytes], methods: list[str], counts: dict[int, int]) -> tuple[list[bytes], list[str]]:

@@ -10,11 +10,18 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, overload
 
 from . import _thread_pages, operations
+from ._last_error import LastError
 from ._mailbox import SyncMailbox
 from ._thread_walk import PageRequest, ThreadWalk
 from .client import ApprovalHandler, AppServerClient
 from .config import AppServerConfig
-from .errors import InvalidInputError, RequestTimeoutError, ThreadBusyError, TurnEndedError
+from .errors import (
+    InternalRpcError,
+    InvalidInputError,
+    JsonRpcError,
+    ThreadBusyError,
+    TurnEndedError,
+)
 from .inputs import RunInput
 from .notifications import Notification
 from .results import TurnCollector, TurnResult
@@ -32,6 +39,10 @@ T = TypeVar("T")
 OnBusy = Literal["error", "queue", "steer"]
 
 
+# How often to ask for a turn while one runs on its thread of which nothing was heard yet.
+BUSY_POLL_S = 0.05
+
+
 def check_on_busy(on_busy: str) -> None:
     if on_busy not in get_args(OnBusy):
         raise InvalidInputError(f"on_busy is {on_busy!r}; expected 'error', 'queue' or 'steer'")
@@ -39,6 +50,15 @@ def check_on_busy(on_busy: str) -> None:
 
 def _left_s(deadline: float | None) -> float | None:
     return None if deadline is None else max(0.0, deadline - time.monotonic())
+
+
+def _pause(pause_s: float, deadline: float | None) -> None:
+    """Wait; raises TimeoutError when the deadline comes before."""
+    left_s = _left_s(deadline)
+    if left_s is not None and left_s < pause_s:
+        time.sleep(left_s)
+        raise TimeoutError
+    time.sleep(pause_s)
 
 
 class Codex:
@@ -238,13 +258,14 @@ class Thread:
         Raises TurnFailedError, RequestTimeoutError, OutputTypeError, ThreadBusyError.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
+        last_error = LastError()
         try:
-            turn = self._turn(input, "final", options, output_type, on_busy, detach, deadline)
-            result = turn.run(timeout=_left_s(deadline))
+            turn = self._turn(input, "final", options, output_type, on_busy, detach, deadline, last_error)
+            result = turn._run(deadline, last_error)
         except TimeoutError:
             if deadline is None or time.monotonic() < deadline:
                 raise
-            raise RequestTimeoutError(f"the turn did not end within {timeout} s") from None
+            raise last_error.timeout(f"the turn did not end within {timeout} s") from None
         return result if output_type is None else operations.parse_output(output_type, result)
 
     def turn(
@@ -259,8 +280,9 @@ class Thread:
         """Start a turn, to be streamed, steered or interrupted.
 
         `interest` "items" leaves out the deltas where the transport can (a pool); "full" is everything.
-        `on_busy` says what happens when the thread runs a turn of this client already: "error" raises
-        ThreadBusyError, "queue" waits for its end, "steer" adds the input to it.
+        `on_busy` says what happens when the thread runs a turn already, of this client, of compaction or of a goal:
+        "error" raises ThreadBusyError, "queue" waits for its end, "steer" adds the input to it (compaction and reviews
+        take none: ThreadBusyError).
         `detach`: the turn goes on when nobody waits for it or reads it any more.
         """
         return self._turn(input, interest, options, None, on_busy, detach)
@@ -274,6 +296,7 @@ class Thread:
         on_busy: OnBusy,
         detach: bool,
         deadline: float | None = None,
+        last_error: LastError | None = None,
     ) -> TurnHandle:
         check_on_busy(on_busy)
         operation = operations.turn_start(self.id, input, options, interest, output_type)
@@ -285,6 +308,16 @@ class Thread:
                 if on_busy == "error":
                     raise
                 running = busy.turn_id
+            except InternalRpcError as error:
+                if not operations.is_busy(error):
+                    raise
+                running = self._client.running_turn(self.id)[1]
+                if on_busy != "queue":
+                    raise ThreadBusyError(self.id, running) from error
+                if running is None:
+                    # That it has begun is still to be said.
+                    _pause(BUSY_POLL_S, deadline)
+                    continue
             if running is None:
                 self._client._wait_started(self.id, _left_s(deadline))
                 continue
@@ -294,10 +327,16 @@ class Thread:
                 continue
             if on_busy == "steer":
                 handle = TurnHandle(self._client, self.id, running, mailbox, detach)
-                handle.steer(input)
+                try:
+                    handle.steer(input)
+                except JsonRpcError as error:
+                    if operations.is_busy(error):
+                        raise ThreadBusyError(self.id, running) from error
+                    raise
                 return handle
-            while mailbox.get(_left_s(deadline)) is not None:
-                pass
+            while (notification := mailbox.get(_left_s(deadline))) is not None:
+                if last_error is not None:
+                    last_error.heed(notification)
 
     def follow(self, turn_id: str) -> TurnHandle:
         """A second handle on a running turn: what it sends from now on. It does not interrupt when it is closed.
@@ -371,6 +410,14 @@ class TurnStream(Iterator[Notification]):
             return notification
         raise StopIteration
 
+    def next(self, timeout_s: float | None = None) -> Notification | None:
+        """The next notification, None at the end. Raises TimeoutError when none comes in time; the turn goes on."""
+        try:
+            return self._mailbox.get(timeout_s)
+        except KeyboardInterrupt:
+            self.close()
+            raise
+
     def __enter__(self) -> TurnStream:
         return self
 
@@ -442,20 +489,22 @@ class TurnHandle:
 
         Raises TurnFailedError, TransportClosedError, RequestTimeoutError.
         """
-        collector = TurnCollector(self.id)
-        deadline = None if timeout is None else time.monotonic() + timeout
+        last_error = LastError()
         try:
-            while True:
-                notification = self._mailbox.get(_left_s(deadline))
-                if notification is None:
-                    return collector.result()
-                collector.add(notification)
+            return self._run(None if timeout is None else time.monotonic() + timeout, last_error)
         except TimeoutError:
-            self.abandon()
-            raise RequestTimeoutError(f"turn {self.id} did not end within {timeout} s") from None
-        except KeyboardInterrupt:
+            raise last_error.timeout(f"turn {self.id} did not end within {timeout} s") from None
+
+    def _run(self, deadline: float | None, last_error: LastError) -> TurnResult:
+        """`deadline` on the monotonic clock. Raises TimeoutError."""
+        collector = TurnCollector(self.id, last_error)
+        try:
+            while (notification := self._mailbox.get(_left_s(deadline))) is not None:
+                collector.add(notification)
+        except (TimeoutError, KeyboardInterrupt):
             self.abandon()
             raise
+        return collector.result()
 
     def abandon(self) -> None:
         """Interrupt the turn if it has not ended and the handle is not detached; failures are of no interest."""

@@ -10,11 +10,19 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from . import _thread_pages, operations
+from ._last_error import LastError
 from ._thread_walk import PageRequest, ThreadWalk
-from .api import OnBusy, check_on_busy
+from .api import BUSY_POLL_S, OnBusy, check_on_busy
 from .async_client import AsyncApprovalHandler, AsyncAppServerClient, AsyncMailbox
 from .config import AppServerConfig
-from .errors import RequestTimeoutError, ThreadBusyError, TransportClosedError, TurnEndedError
+from .errors import (
+    InternalRpcError,
+    JsonRpcError,
+    RequestTimeoutError,
+    ThreadBusyError,
+    TransportClosedError,
+    TurnEndedError,
+)
 from .inputs import RunInput
 from .notifications import Notification
 from .results import TurnCollector, TurnResult
@@ -279,16 +287,18 @@ class AsyncThread:
 
         self._client._home.enter()
 
+        last_error = LastError()
+
         async def turn_and_wait() -> TurnResult:
-            turn = await self._turn(input, "final", options, output_type, on_busy, detach)
-            return await turn.run()
+            turn = await self._turn(input, "final", options, output_type, on_busy, detach, last_error)
+            return await turn._run(last_error)
 
         try:
             result = await asyncio.wait_for(turn_and_wait(), timeout)
         except RequestTimeoutError:
             raise
         except (asyncio.TimeoutError, TimeoutError):
-            raise RequestTimeoutError(f"the turn did not end within {timeout} s") from None
+            raise last_error.timeout(f"the turn did not end within {timeout} s") from None
         return result if output_type is None else operations.parse_output(output_type, result)
 
     async def turn(
@@ -303,14 +313,22 @@ class AsyncThread:
         """Start a turn, to be streamed, steered or interrupted.
 
         `interest` "items" leaves out the deltas where the transport can (a pool); "full" is everything.
-        `on_busy` says what happens when the thread runs a turn of this client already: "error" raises
-        ThreadBusyError, "queue" waits for its end, "steer" adds the input to it.
+        `on_busy` says what happens when the thread runs a turn already, of this client, of compaction or of a goal:
+        "error" raises ThreadBusyError, "queue" waits for its end, "steer" adds the input to it (compaction and reviews
+        take none: ThreadBusyError).
         `detach`: the turn goes on when nobody waits for it or reads it any more.
         """
         return await self._turn(input, interest, options, None, on_busy, detach)
 
     async def _turn(
-        self, input: RunInput, interest: Interest, options: Any, output_type: Any, on_busy: OnBusy, detach: bool
+        self,
+        input: RunInput,
+        interest: Interest,
+        options: Any,
+        output_type: Any,
+        on_busy: OnBusy,
+        detach: bool,
+        last_error: LastError | None = None,
     ) -> AsyncTurnHandle:
         self._client._home.enter()
         check_on_busy(on_busy)
@@ -323,6 +341,16 @@ class AsyncThread:
                 if on_busy == "error":
                     raise
                 running = busy.turn_id
+            except InternalRpcError as error:
+                if not operations.is_busy(error):
+                    raise
+                running = self._client.running_turn(self.id)[1]
+                if on_busy != "queue":
+                    raise ThreadBusyError(self.id, running) from error
+                if running is None:
+                    # That it has begun is still to be said.
+                    await asyncio.sleep(BUSY_POLL_S)
+                    continue
             if running is None:
                 await self._client._wait_started(self.id)
                 continue
@@ -332,10 +360,16 @@ class AsyncThread:
                 continue
             if on_busy == "steer":
                 handle = AsyncTurnHandle(self._client, self.id, running, mailbox, detach)
-                await handle.steer(input)
+                try:
+                    await handle.steer(input)
+                except JsonRpcError as error:
+                    if operations.is_busy(error):
+                        raise ThreadBusyError(self.id, running) from error
+                    raise
                 return handle
-            while await mailbox.get() is not None:
-                pass
+            while (notification := await mailbox.get()) is not None:
+                if last_error is not None:
+                    last_error.heed(notification)
 
     def follow(self, turn_id: str) -> AsyncTurnHandle:
         """A second handle on a running turn: what it sends from now on. It does not interrupt when it is closed.
@@ -406,6 +440,15 @@ class AsyncTurnStream(AsyncIterator[Notification]):
         if notification is None:
             raise StopAsyncIteration
         return notification
+
+    async def next(self, timeout_s: float | None = None) -> Notification | None:
+        """The next notification, None at the end. Raises TimeoutError when none comes in time; the turn goes on."""
+        try:
+            return await asyncio.wait_for(anext(self), timeout_s)
+        except StopAsyncIteration:
+            return None
+        except asyncio.TimeoutError:
+            raise TimeoutError(f"no notification within {timeout_s} s") from None
 
     async def __aenter__(self) -> AsyncTurnStream:
         return self
@@ -490,21 +533,22 @@ class AsyncTurnHandle:
         Raises TurnFailedError, TransportClosedError, RequestTimeoutError, WrongEventLoopError.
         """
         self._mailbox.check()
+        last_error = LastError()
         try:
-            return await asyncio.wait_for(self._collect(), timeout)
+            return await asyncio.wait_for(self._run(last_error), timeout)
         except (asyncio.TimeoutError, TimeoutError):
-            self.abandon()
-            raise RequestTimeoutError(f"turn {self.id} did not end within {timeout} s") from None
+            raise last_error.timeout(f"turn {self.id} did not end within {timeout} s") from None
+
+    async def _run(self, last_error: LastError) -> TurnResult:
+        collector = TurnCollector(self.id, last_error)
+        try:
+            while (notification := await self._mailbox.get()) is not None:
+                collector.add(notification)
+                for there in self._mailbox.current:
+                    collector.add(there)
         except asyncio.CancelledError:
             self.abandon()
             raise
-
-    async def _collect(self) -> TurnResult:
-        collector = TurnCollector(self.id)
-        while (notification := await self._mailbox.get()) is not None:
-            collector.add(notification)
-            for there in self._mailbox.current:
-                collector.add(there)
         return collector.result()
 
     def abandon(self) -> None:

@@ -222,7 +222,10 @@ class AppServerClient:
         return mailbox.get(timeout_s)
 
     def running_turn(self, thread_id: str) -> tuple[bool, str | None]:
-        """Whether a turn that this client started runs on the thread, and its id once it is known."""
+        """Whether a turn runs on the thread, and its id once it is known.
+
+        Of this client, or one of which it has heard that it began: of compaction, a goal, or another client of a pool.
+        """
         return self._connection.running_turn(thread_id)
 
     def _wait_started(self, thread_id: str, timeout_s: float | None) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from .generated.models import Turn
+    from .generated.models import ErrorNotification, Turn
     from .results import TurnResult
 
 
@@ -134,7 +134,18 @@ class ReentrantCallError(AppServerError, RuntimeError):
 
 
 class RequestTimeoutError(AppServerError, TimeoutError):
-    """No answer to a request within its deadline."""
+    """No answer to a request, or no end of a turn, within its deadline.
+
+    `last_error` is the last `error` notification of that turn, if there was one: while its provider cannot be reached,
+    a turn sends one every few seconds, with `will_retry`, and does not fail.
+    """
+
+    def __init__(self, message: str, last_error: ErrorNotification | None = None) -> None:
+        super().__init__(message)
+        self.last_error = last_error
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (str(self), self.last_error)
 
 
 class LineTooLongError(AppServerError):
@@ -211,11 +222,21 @@ class TurnFailedError(AppServerError, RuntimeError):
 
     `kind` is `failed`, or, from a pool, `lost` (its worker died), `stalled` (ended at the pool's idle or wall limit) or
     `overflow` (this client did not read it; it goes on). `safe_to_retry` is true only where it is known that the turn
-    never ran. `codex_error_info` is the runtime's own typed reason, if it gave one.
+    never ran. `codex_error_info` is the runtime's own typed reason, if it gave one. `last_error` is the last `error`
+    notification of the turn: of a stalled one it may say why.
     """
 
-    def __init__(self, message: str, *, turn: Turn | None = None, kind: str = "failed", safe_to_retry: bool = False):
+    def __init__(
+        self,
+        message: str,
+        *,
+        turn: Turn | None = None,
+        kind: str = "failed",
+        safe_to_retry: bool = False,
+        last_error: ErrorNotification | None = None,
+    ):
         super().__init__(message)
+        self.last_error = last_error
         self.turn = turn
         self.kind = kind
         self.safe_to_retry = safe_to_retry

@@ -19,6 +19,7 @@ from .config import AppServerConfig
 from .errors import (
     AppServerError,
     InvalidInputError,
+    JsonRpcError,
     OutputTypeError,
     RequestTimeoutError,
     TurnFailedError,
@@ -384,6 +385,11 @@ def ended(turn_id: str, last: models.TurnCompletedNotification | None) -> models
         raise TurnFailedError(f"turn {turn_id} ended without a readable turn/completed")
     assert last is not None
     return last
+
+
+def is_busy(error: JsonRpcError) -> bool:
+    """True for the refusal of a turn, or of its steering, because compaction or a review runs on the thread."""
+    return "ActiveTurnNotSteerable" in str(error) or "activeTurnNotSteerable" in repr(error.data)
 
 
 def is_not_active_yet(error: Exception) -> bool:

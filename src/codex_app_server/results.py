@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from ._last_error import LastError
 from .errors import TurnEndedError, TurnFailedError
 from .notifications import Notification
 
@@ -88,8 +89,9 @@ class TurnResult:
 class TurnCollector:
     """Gathers a turn's notifications into its TurnResult."""
 
-    def __init__(self, turn_id: str) -> None:
+    def __init__(self, turn_id: str, last_error: LastError | None = None) -> None:
         self.turn_id = turn_id
+        self._last_error = last_error or LastError()
         self.kind: str | None = None
         self.safe_to_retry = False
         self._is_empty = True
@@ -106,9 +108,17 @@ class TurnCollector:
                 self._usage.append(notification)
             case "turn/completed":
                 self._end = notification
+            case "error":
+                self._last_error.heed(notification)
             case "pool/turn/ended":
+                self._last_error.heed(notification)
                 self.kind = notification.params.get("kind")
                 self.safe_to_retry = notification.params.get("safeToRetry") is True
+
+    @property
+    def last_error(self) -> models.ErrorNotification | None:
+        """The last `error` notification of the turn."""
+        return self._last_error.payload
 
     @property
     def items(self) -> list[Any]:
@@ -146,7 +156,13 @@ class TurnCollector:
             raise TurnFailedError(f"turn {self.turn_id} ended without a readable turn/completed")
         if turn.status == "failed":
             message = turn.error.message if turn.error is not None else "the turn failed without a reason"
-            raise TurnFailedError(message, turn=turn, kind=self.kind or "failed", safe_to_retry=self.safe_to_retry)
+            raise TurnFailedError(
+                message,
+                turn=turn,
+                kind=self.kind or "failed",
+                safe_to_retry=self.safe_to_retry,
+                last_error=self.last_error,
+            )
         result = TurnResult.__new__(TurnResult)
         items, usages = self._items, self._usage
         result.__dict__.update(

@@ -94,8 +94,9 @@ class Pool(_fork.ProcessBound):
     turn, once it has finished so many turns, loaded so many threads, run for so long, or once it and all below it -
     app-server, MCP servers, commands that have outlived their turn - occupy so much memory. `recycle_descendants`: as
     many MCP servers and left commands may be below each worker's app-server; threads that would bring more wait while
-    the worker is replaced. `turn_idle_limit_s`: a turn from which nothing has been heard for so long, while no item
-    and no question is open, is ended as stalled. `turn_wall_limit_s`: the longest that a turn may run. None: no limit.
+    the worker is replaced. `turn_idle_limit_s`: a turn from which nothing has been heard for so long, while no tool
+    and no question is open, is ended as stalled; errors that codex retries are silence. `turn_wall_limit_s`: the
+    longest that a turn may run. None: no limit.
     Raises StartError, InvalidInputError, EndpointError, ConfigurationError, PoolStartError (on start); nothing is left
     behind then. Should the pool end by itself, what its clients wait for raises PoolLostError at once; `restart` starts
     it again. In a process forked from the one that made it, it ends nothing, and raises WrongProcessError when it is

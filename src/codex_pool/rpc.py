@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from codex_app_server._last_error import said
 from codex_app_server.envelope import LONG_BYTES, RESPONSE, RequestId
 from codex_pool import json_bounds
 from codex_pool.trust import AGENTS_DEPTH, is_untrusting, is_without_agents, untrusting
@@ -371,21 +372,55 @@ def status_of(line: bytes) -> str:
 
 
 def ended_lines(
-    thread_id: str, turn_id: str, kind: str, message: str, *, safe_to_retry: bool, completed: bytes = b""
+    thread_id: str,
+    turn_id: str,
+    kind: str,
+    message: str,
+    *,
+    safe_to_retry: bool,
+    completed: bytes = b"",
+    last_error: dict[str, Any] | None = None,
 ) -> list[bytes]:
     """The end of a turn that the pool ends, the same for every client: what happened, then a completion.
 
     `completed`: the turn/completed of the app-server, if there is one; what else it says of the turn is kept. The kind
-    also stands in the error of the completion, as its additional details.
+    also stands in the error of the completion, as its additional details. `last_error`: parameters of the last `error`
+    of the turn, whose reason the completion gets.
     """
-    ended = {"threadId": thread_id, "turnId": turn_id, "kind": kind, "safeToRetry": safe_to_retry, "message": message}
+    ended: dict[str, Any] = {"threadId": thread_id, "turnId": turn_id, "kind": kind, "safeToRetry": safe_to_retry}
+    ended["message"] = message
     error = {"message": message, "codexErrorInfo": "other", "additionalDetails": kind}
+    if last_error is not None:
+        ended["lastError"] = last_error
+        error["codexErrorInfo"] = last_error["error"].get("codexErrorInfo") or "other"
     turn = {"items": [], "itemsView": "notLoaded", **_turn_of(completed)}
     turn |= {"id": turn_id, "status": "failed", "error": error}
     return [
         encode({"method": "pool/turn/ended", "params": ended}),
         encode({"method": "turn/completed", "params": {"threadId": thread_id, "turn": turn}}),
     ]
+
+
+def stalled_lines(
+    thread_id: str, turn_id: str, reason: str, *, error: bytes = b"", completed: bytes = b""
+) -> list[bytes]:
+    """The end of a turn that came to a standstill; `error` is its last `error` line, if there was one."""
+    message = f"turn {turn_id} was stalled: {reason}"
+    last_error = _params_of(error)
+    if last_error is not None:
+        message += f"; its last error: {said(last_error['error'])}"
+    return ended_lines(
+        thread_id, turn_id, "stalled", message, safe_to_retry=False, completed=completed, last_error=last_error
+    )
+
+
+def _params_of(error: bytes) -> dict[str, Any] | None:
+    """The parameters of an `error` line; None without one that can be read."""
+    try:
+        params = msgspec.json.decode(error)["params"]
+    except (*_UNREADABLE, KeyError, TypeError):
+        return None
+    return params if isinstance(params, dict) and isinstance(params.get("error"), dict) else None
 
 
 def _turn_of(completed: bytes) -> dict[str, Any]:

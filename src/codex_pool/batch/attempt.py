@@ -9,6 +9,7 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from codex_app_server import AppServerError, TransportClosedError
+from codex_app_server._last_error import said
 from codex_app_server.async_api import AsyncThread, AsyncTurnHandle, AsyncTurnStream
 from codex_app_server.results import TurnCollector
 
@@ -190,7 +191,7 @@ class Attempt:
             except Stopped:
                 ended = self._interrupted(self._halt.result())
             else:
-                ended = None if cut is None else self._limit(cut.limit, cut.message)
+                ended = None if cut is None else self._limit(cut.limit, self._with_last_error(cut.message))
             if ended is not None:
                 await _interrupt(turn)
                 try:
@@ -303,7 +304,7 @@ class Attempt:
         """Tell when the turn begins to wait for the network, and when it goes on."""
         waits = method == "error" and bool(params.get("willRetry")) and policy.is_no_way(params.get("error"))
         if waits or self._waits:
-            self._on_waiting(policy.said(params.get("error")) if waits else None)
+            self._on_waiting(said(params.get("error")) if waits else None)
         self._waits = waits
 
     def _late(self, why: Outcome) -> Outcome:
@@ -311,12 +312,18 @@ class Attempt:
         late = f"{why.error['message']}; it did not end within {INTERRUPT_LIMIT_S:.0f} s of being interrupted"
         return self._outcome(why.status, {**why.error, "message": late}, why.limit)
 
+    def _with_last_error(self, message: str) -> str:
+        error = self._collector.last_error
+        if error is None:
+            return message
+        return f"{message}; its last error: {said(error.error.model_dump(by_alias=True))}"
+
     def _limit(self, limit: str, message: str) -> Outcome:
         return self._outcome("limit", {"kind": "limit", "message": message}, limit)
 
     def _interrupted(self, kind: str, message: str | None = None) -> Outcome:
-        said = "the sample was cancelled" if kind == CANCELLED else "the batch was interrupted"
-        return self._outcome("interrupted", {"kind": kind, "message": message or said})
+        why = "the sample was cancelled" if kind == CANCELLED else "the batch was interrupted"
+        return self._outcome("interrupted", {"kind": kind, "message": message or why})
 
     def _measure(self, began_at: float) -> None:
         collector = self._collector

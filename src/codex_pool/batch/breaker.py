@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .policy import SANDBOX_ERROR, Outcome
+from .policy import SANDBOX_ERROR, Outcome, waited_in_vain
 from .progress import duration
 
 FIRST_TRY_S = 30.0
@@ -103,6 +103,8 @@ class Breaker:
         if trouble is SERVICE and outcome.error is not None and outcome.error.get("http_status") in _REFUSED:
             # codex calls every answer that it did not expect by one name.
             trouble = UNAUTHORIZED
+        if waited_in_vain(outcome):
+            trouble = NETWORK
         said = "" if outcome.error is None else outcome.error["message"]
         # A sandbox may say that it has no space left when it means namespaces.
         if outcome.status == "failed" and kind != SANDBOX_ERROR and any(words in said for words in _WORDS_OF_FULL):

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from codex_pool.open_items import OpenItems
+
 # Items by which an agent does something: what `tool_calls` counts.
 TOOL_CALLS = frozenset(
     {
@@ -102,7 +104,7 @@ class Meter:
         self._ran_s = 0.0
         self._runs_since: float | None = None
         self._event_at = 0.0
-        self._open: set[str] = set()
+        self._open = OpenItems()
 
     def turn_started(self) -> None:
         """turn/start was sent: it waits for a place now."""
@@ -128,15 +130,15 @@ class Meter:
         """Something came of the turn."""
         self._event_at = now
 
-    def item_started(self, item_id: str, now: float, *, tool_call: bool) -> None:
-        """An item is open: while a command runs, nothing comes, and that is not idle."""
+    def item_started(self, item_id: str, now: float, kind: str) -> None:
+        """An item of this type is open: while a command runs, nothing comes, and that is not idle."""
         self._event_at = now
-        self._open.add(item_id)
-        self.tool_calls += tool_call
+        self._open.started(item_id, kind)
+        self.tool_calls += kind in TOOL_CALLS
 
     def item_completed(self, item_id: str, now: float) -> None:
         self._event_at = now
-        self._open.discard(item_id)
+        self._open.completed(item_id)
 
     def used(self, tokens: int) -> None:
         """The tokens of the running turn's thread so far, all turns together."""
@@ -153,6 +155,7 @@ class Meter:
         elif method == "error" and params.get("willRetry"):
             # It waits for the service: for a rate limit to be over, or for the network to be there.
             self.paused(now)
+            self._open.cut()
         elif method == "turn/completed":
             self.turn_ended(now)
         else:
@@ -161,7 +164,7 @@ class Meter:
                 self.used(int(params["tokenUsage"]["total"]["totalTokens"]))
             elif method == "item/started":
                 item = params["item"]
-                self.item_started(item["id"], now, tool_call=item["type"] in TOOL_CALLS)
+                self.item_started(item["id"], now, item["type"])
             elif method == "item/completed":
                 self.item_completed(params["item"]["id"], now)
 

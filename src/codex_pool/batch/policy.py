@@ -19,6 +19,7 @@ from codex_app_server import (
     TurnFailedError,
     TurnLostError,
 )
+from codex_app_server._last_error import said
 
 Status = Literal["completed", "failed", "interrupted", "lost", "stalled", "limit"]
 STATUSES: tuple[Status, ...] = ("completed", "failed", "interrupted", "lost", "stalled", "limit")
@@ -126,6 +127,11 @@ def is_no_way(error: Any) -> bool:
     return "waiting for network" in said(error)
 
 
+def waited_in_vain(outcome: Outcome) -> bool:
+    """True for an attempt that a pool's limit ended while it waited until there is a network."""
+    return outcome.status == "stalled" and is_no_way(outcome.error)
+
+
 class Commands:
     """Whether the sandbox has let any command of an attempt begin.
 
@@ -152,12 +158,6 @@ class Commands:
     def refused(self) -> str | None:
         """What the sandbox said, if there were commands and it let none begin."""
         return None if self._began else self._refused
-
-
-def said(error: Any) -> str:
-    """What an error of a notification says."""
-    parts = [error.get(part) for part in ("message", "additionalDetails")] if isinstance(error, Mapping) else []
-    return ": ".join(part for part in parts if isinstance(part, str) and part)
 
 
 def _plain(info: Any) -> Any:

@@ -323,6 +323,7 @@ class Runner:
             tries += 1
             rules = self._rules
             is_own = outcome.error is None or outcome.error["kind"] != DISK_FULL
+            is_own = is_own and not policy.waited_in_vain(outcome)
             if is_own and not job.halt.done() and policy.may_retry(outcome, tries, rules.retries, rules.retry_on):
                 self._told.on_retry(job.sample, outcome)
                 with contextlib.suppress(Stopped):

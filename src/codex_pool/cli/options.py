@@ -68,7 +68,7 @@ def limit_options(function: F) -> F:
             "turn-idle-limit-s",
             seconds,
             defaults.TURN_IDLE_LIMIT_S,
-            "Seconds after which a turn without any event is stalled, unless an item or an approval is open.",
+            "Seconds after which a turn without any event is stalled, unless a tool or an approval is open.",
         ),
         (
             "recycle-memory-bytes",

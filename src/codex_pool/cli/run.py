@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -158,6 +159,7 @@ def _safely(codex: Codex, sandbox: str | None, cwd: str | None) -> dict[str, Any
 def _run_turn(codex: Codex, prompt: str, thread_options: Any, turn_options: Any, ready: Callable[[], None]) -> None:
     """Stream the turn; Ctrl-C, SIGTERM and SIGHUP interrupt it, a second one ends at once."""
     from codex_app_server.results import TurnCollector
+    from codex_pool.cli.silence import Silence
 
     turn = codex.thread_start(ephemeral=True, **thread_options).turn(prompt, **turn_options)
     ready()
@@ -165,9 +167,20 @@ def _run_turn(codex: Codex, prompt: str, thread_options: Any, turn_options: Any,
     at_line_start = True
     interrupt: KeyboardInterrupt | None = None
     stream = turn.stream()
+    silence = Silence(time.monotonic())
     while True:
         try:
-            for notification in stream:
+            while True:
+                try:
+                    notification = stream.next(silence.wait_s(time.monotonic()))
+                except TimeoutError:
+                    message = silence.due(time.monotonic())
+                    if message is not None:
+                        _say(message, at_line_start)
+                    continue
+                if notification is None:
+                    break
+                silence.heard(notification, time.monotonic())
                 if notification.method == "item/agentMessage/delta":
                     if isinstance(interrupt, start.HungUp):
                         # Nobody is there to read it.
@@ -192,3 +205,10 @@ def _run_turn(codex: Codex, prompt: str, thread_options: Any, turn_options: Any,
         raise interrupt
     if collector.result().status == "interrupted":
         fail("the turn was interrupted, and not from here", options.INTERRUPTED)
+
+
+def _say(message: str, at_line_start: bool) -> None:
+    """Say something on stderr, on a line of its own also where the text so far is on the same terminal."""
+    if not at_line_start and sys.stdout.isatty() and sys.stderr.isatty():
+        click.echo(err=True)
+    click.echo(f"codex-pool: {message}", err=True)

@@ -121,7 +121,25 @@ class Calls:
         if request.again and thread is not None and thread.record.turns and not thread.record.ephemeral:
             self._look_through(request, required=thread.adopted)
         else:
-            self._requests.submit(request)
+            self.submit(request)
+
+    def submit(self, request: Request) -> None:
+        """Send it; a turn not while its thread runs one that a goal, say, has begun: it would join that.
+
+        The broker holds turns of busy threads, but may not have heard of this one yet.
+        """
+        request.waits_for_thread = False
+        if request.method == "turn/start" and self._running.runs_own_on(request.thread_id):
+            if not self._requests.wait_for_thread(request):
+                message = f"thread {request.thread_id} runs a turn: ActiveTurnNotSteerable {{ turn_kind: Other }}"
+                self.refuse(request, INTERNAL_ERROR, message, {"safeToRetry": True})
+            return
+        self._requests.submit(request)
+
+    def due(self, *, turn_ended: bool = False) -> None:
+        """Send again what has waited long enough, for its thread or for a busy app-server."""
+        for request in self._requests.due(turn_ended=turn_ended):
+            self.submit(request)
 
     def _look_through(self, request: Request, *, required: bool) -> None:
         """It may have begun elsewhere, or before this worker forgot it: then its thread's history has its key."""
@@ -139,7 +157,7 @@ class Calls:
             elif request.gone and not request.kept:
                 self.refuse(request, errors.TURN_LOST, "its session is over", {"safeToRetry": True})
             else:
-                self._requests.submit(request)
+                self.submit(request)
 
         params: dict[str, object] = {"threadId": request.thread_id, "includeTurns": True}
         self._requests.ask("thread/read", params, then, thread_id=request.thread_id)
@@ -162,6 +180,9 @@ class Calls:
             line = rpc.error_line(b"0", errors.SERVER_OVERLOADED, message, {"retryAfterMs": retry_after_ms})
         if request.then is not None:
             request.then(line, not ok)
+            return
+        is_held_up = not ok and request.method == "turn/start" and reading.is_busy(line)
+        if is_held_up and self._requests.wait_for_thread(request):
             return
         if reply.turn_id is not None and self._running.is_stalled(reply.turn_id):
             message = (

@@ -272,7 +272,7 @@ class WorkerCore:
     def tick(self, now: float) -> list[Effect]:
         """What waited for its time. Call it every second, and ten times as often while `wants_tick`."""
         self._outbox.now = now
-        self._requests.due()
+        self._calls.due()
         for request in self._requests.expired():
             self._calls.on_expired(request)
         for turn_id in self._running.tick(self._questions.turns):
@@ -327,6 +327,7 @@ class WorkerCore:
         if self._running.finished != finished:
             # Who hears of an end is awake.
             self._say_asides()
+            self._calls.due(turn_ended=True)
         self._requests.refill()
         return self._outbox.take()
 

@@ -16,6 +16,7 @@ _RESTING_GOALS = frozenset({"paused", "blocked", "budgetLimited", "complete"})
 
 class _Item(msgspec.Struct):
     id: str = ""
+    type: str = ""
 
 
 class _ItemParams(msgspec.Struct):
@@ -62,6 +63,14 @@ class _FailedTurn(msgspec.Struct):
 class _ErrorParams(msgspec.Struct):
     error: _Error | None = None
     turn: _FailedTurn | None = None
+
+
+class _Retried(msgspec.Struct, rename="camel"):
+    will_retry: bool = False
+
+
+class _RetriedLine(msgspec.Struct):
+    params: _Retried
 
 
 class _ErrorLine(msgspec.Struct):
@@ -122,17 +131,27 @@ _decode_item = msgspec.json.Decoder(_ItemLine).decode
 _decode_thread = msgspec.json.Decoder(_ThreadLine).decode
 _decode_goal = msgspec.json.Decoder(_GoalLine).decode
 _decode_error = msgspec.json.Decoder(_ErrorLine).decode
+_decode_retried = msgspec.json.Decoder(_RetriedLine).decode
 _decode_limits = msgspec.json.Decoder(_LimitsLine).decode
 _decode_read = msgspec.json.Decoder(_ReadLine).decode
 _decode_failed = msgspec.json.Decoder(_FailedLine).decode
 
 
-def item_of(line: bytes) -> str:
-    """The id of the item in an item/started or item/completed line; "" if there is none to read."""
+def item_of(line: bytes) -> tuple[str, str]:
+    """The id and the type of the item in an item/started or item/completed line; "" where there is none to read."""
     try:
-        return _decode_item(line).params.item.id
+        item = _decode_item(line).params.item
     except _UNREADABLE:
-        return ""
+        return "", ""
+    return item.id, item.type
+
+
+def is_retried(line: bytes) -> bool:
+    """True for an `error` line that says that the app-server tries again."""
+    try:
+        return _decode_retried(line).params.will_retry
+    except _UNREADABLE:
+        return False
 
 
 def parent_of(line: bytes) -> tuple[str, str | None]:
@@ -159,6 +178,11 @@ def error_code_of(line: bytes) -> int | None:
     except _UNREADABLE:
         return None
     return error.code if error is not None else None
+
+
+def is_busy(line: bytes) -> bool:
+    """True for the refusal of a turn because compaction or a review runs on its thread."""
+    return b"ActiveTurnNotSteerable" in line
 
 
 def limit_of(method: str, line: bytes) -> wire.Limited | None:

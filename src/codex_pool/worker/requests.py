@@ -31,6 +31,10 @@ NO_DEADLINE = frozenset({"command/exec", "mcpServer/tool/call", "account/login/s
 OVERLOAD_LIMIT_S = 30.0
 OVERLOAD_FIRST_S = 0.1
 OVERLOAD_MOST_S = 5.0
+# The broker holds turns of a busy thread, but may not have heard yet that compaction, say, has begun there.
+BUSY_LIMIT_S = 30.0
+BUSY_FIRST_S = 0.05
+BUSY_MOST_S = 1.0
 
 
 @dataclass(slots=True, eq=False)
@@ -66,6 +70,7 @@ class Request:
     first_sent_at: float | None = None
     expires_at: float | None = None
     tries: int = 0
+    waits_for_thread: bool = False
 
     @property
     def owner(self) -> str:
@@ -154,13 +159,26 @@ class Requests:
         self._later.append((now + delay_s, request))
         return 0
 
-    def due(self) -> None:
-        """Send again what has waited long enough."""
-        ripe = [request for at, request in self._later if at <= self.outbox.now]
+    def wait_for_thread(self, request: Request) -> bool:
+        """Its thread is busy; True if `due` will have it again, False if it has waited for too long."""
+        now = self.outbox.now
+        if request.first_sent_at is None:
+            request.first_sent_at = now
+        delay_s = min(BUSY_FIRST_S * 2**request.tries, BUSY_MOST_S)
+        if now + delay_s - request.first_sent_at > BUSY_LIMIT_S:
+            return False
+        request.tries += 1
+        request.waits_for_thread = True
+        self._later.append((now + delay_s, request))
+        return True
+
+    def due(self, *, turn_ended: bool = False) -> list[Request]:
+        """Take out what has waited long enough; with `turn_ended` all that waits for its thread."""
+        now = self.outbox.now
+        ripe = [request for at, request in self._later if at <= now or (turn_ended and request.waits_for_thread)]
         if ripe:
-            self._later = [(at, request) for at, request in self._later if at > self.outbox.now]
-            for request in ripe:
-                self.submit(request)
+            self._later = [each for each in self._later if each[1] not in ripe]
+        return ripe
 
     def expired(self) -> list[Request]:
         """Those whose time is over; their late answers come as forgotten ones."""

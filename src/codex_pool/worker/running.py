@@ -127,6 +127,10 @@ class RunningTurns:
     def runs_on(self, thread_id: str) -> bool:
         return any(turn.thread_id == thread_id for turn in self._turns.values())
 
+    def runs_own_on(self, thread_id: str | None) -> bool:
+        """True if the thread runs a turn that the app-server has begun by itself."""
+        return any(turn.is_own and turn.thread_id == thread_id for turn in self._turns.values())
+
     def is_stalled(self, turn_id: str) -> bool:
         return turn_id in self._stalled
 
@@ -186,8 +190,9 @@ class RunningTurns:
         if status == "interrupted" and (reason := self._watchdog.reason_of(turn_id)) is not None:
             # Interrupted by us: to everyone else it has the same end as one that could not be interrupted.
             status = "stalled"
-            message = f"turn {turn_id} was stalled: {reason}"
-            last = rpc.ended_lines(turn.thread_id, turn_id, status, message, safe_to_retry=False, completed=lines[-1])
+            last = rpc.stalled_lines(
+                turn.thread_id, turn_id, reason, error=self._watchdog.error_of(turn_id), completed=lines[-1]
+            )
             lines, methods = [*lines[:-1], *last], [*methods[:-1], *_ENDED]
         self._publish(turn, lines, methods, ended=status, counts=counts)
         if ended:
@@ -278,7 +283,10 @@ class RunningTurns:
 
     def _end_here(self, turn: Turn, kind: str, reason: str) -> None:
         """The worker ends it, whatever the app-server does."""
-        lines = rpc.ended_lines(turn.thread_id, turn.id, kind, reason, safe_to_retry=False)
+        if kind == "stalled":
+            lines = rpc.stalled_lines(turn.thread_id, turn.id, reason, error=self._watchdog.error_of(turn.id))
+        else:
+            lines = rpc.ended_lines(turn.thread_id, turn.id, kind, reason, safe_to_retry=False)
         self._publish(turn, lines, _ENDED, ended=kind)
         self._stalled[turn.id] = None
         if len(self._stalled) > MAX_STALLED:
@@ -335,6 +343,7 @@ class RunningTurns:
             self._threads.adopt_agent(thread_id, above.thread_id, [*above.subscribers])
         followers = self._threads.followers_of(thread_id)
         turn = self._begin(turn_id, thread_id)
+        turn.is_own = True
         self._outbox.broker(wire.encode(wire.TurnStarted(thread_id, turn_id, followers, by_itself=root == turn_id)))
         self._threads.turn_started(thread_id, None, "full")
         self._join_all(turn, followers, [above] if above is not None else [])
@@ -396,9 +405,7 @@ class RunningTurns:
         for turn_id, reason, stalled in self._watchdog.due(self._outbox.now, asking):
             turn = self._turns[turn_id]
             if stalled:
-                self._end_here(
-                    turn, "stalled", f"turn {turn_id} was stalled: {reason}, and it could not be interrupted"
-                )
+                self._end_here(turn, "stalled", f"{reason}, and it could not be interrupted")
                 ended.append(turn_id)
             else:
                 self._outbox.note(f"turn {turn_id} is interrupted: {reason}")

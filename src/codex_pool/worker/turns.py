@@ -41,6 +41,8 @@ class Turn:
     held_bytes: int = 0
     held_at: float = 0.0
     has_news: bool = False
+    # The app-server has begun it by itself.
+    is_own: bool = False
 
     @property
     def has_readers(self) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Container
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from codex_pool.open_items import OpenItems
 from codex_pool.worker import reading
 
 IDLE_LIMIT_S = 600.0
@@ -16,6 +17,8 @@ SILENT_S = 10.0
 PROBE_LIMIT_S = 20.0
 # A clock that jumps by more than this says that it was this process that stood still.
 JUMP_S = 5.0
+
+_HEEDED = frozenset({"item/started", "item/completed", "error"})
 
 
 class Expired(NamedTuple):
@@ -30,13 +33,17 @@ class Expired(NamedTuple):
 class _Watched:
     began_at: float
     heard_at: float
-    items: set[str] = field(default_factory=set)
+    items: OpenItems = field(default_factory=OpenItems)
     expired_at: float | None = None
     reason: str = ""
+    error: bytes = b""
 
 
 class TurnWatchdog:
-    """A turn may be silent for `idle_limit_s`, unless an item or a question of it is open, and run `wall_limit_s`."""
+    """A turn may be silent for `idle_limit_s`, unless a tool or a question of it is open, and run `wall_limit_s`.
+
+    An `error` that is retried counts as silence: while a provider cannot be reached, one comes every few seconds.
+    """
 
     def __init__(self, idle_limit_s: float | None, wall_limit_s: float | None) -> None:
         self._idle_limit_s = idle_limit_s
@@ -49,14 +56,20 @@ class TurnWatchdog:
     def heard(self, turn_id: str, lines: list[bytes], methods: list[str], now: float) -> None:
         """What a turn said at once."""
         watched = self._turns[turn_id]
-        watched.heard_at = now
-        if "item/started" not in methods and "item/completed" not in methods:
+        if _HEEDED.isdisjoint(methods):
+            watched.heard_at = now
             return
         for line, method in zip(lines, methods, strict=True):
-            if method == "item/started":
-                watched.items.add(reading.item_of(line))
+            if method == "error":
+                watched.error = line
+                if reading.is_retried(line):
+                    watched.items.cut()
+                    continue
+            elif method == "item/started":
+                watched.items.started(*reading.item_of(line))
             elif method == "item/completed":
-                watched.items.discard(reading.item_of(line))
+                watched.items.completed(reading.item_of(line)[0])
+            watched.heard_at = now
 
     def ended(self, turn_id: str) -> None:
         self._turns.pop(turn_id, None)
@@ -65,6 +78,11 @@ class TurnWatchdog:
         """The limit that the turn has passed, and for which it is being interrupted; None if there is none."""
         watched = self._turns.get(turn_id)
         return watched.reason if watched is not None and watched.expired_at is not None else None
+
+    def error_of(self, turn_id: str) -> bytes:
+        """The last `error` line of the turn; b"" without one."""
+        watched = self._turns.get(turn_id)
+        return watched.error if watched is not None else b""
 
     def due(self, now: float, asking: Container[str]) -> list[Expired]:
         """The turns whose time is over, each once as expired and once as stalled; `asking` have an open question."""
