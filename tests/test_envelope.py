@@ -29,8 +29,12 @@ def reference(line: bytes) -> Envelope | None:
     if method is None:
         return None if id is None else Envelope(id, None, None, None, message.get("error") is not None)
     entry = INCOMING.get(method)
-    thread_path, turn_path = (entry.thread, entry.turn) if entry is not None else ("threadId", "turnId")
-    return Envelope(id, method, at(message.get("params"), thread_path), at(message.get("params"), turn_path), False)
+    params = message.get("params")
+    if entry is not None:
+        return Envelope(id, method, at(params, entry.thread), at(params, entry.turn), False)
+    thread_id, turn_id = at(params, "threadId"), at(params, "turnId")
+    thread_id = at(params, "thread.id") if thread_id is None else thread_id
+    return Envelope(id, method, thread_id, at(params, "turn.id") if turn_id is None else turn_id, False)
 
 
 def at(value: Any, path: str | None) -> str | None:

@@ -24,7 +24,7 @@ from .errors import (
 )
 from .inputs import RunInput
 from .notifications import Notification
-from .results import TurnCollector, TurnResult
+from .results import TurnCollector, TurnResult, delta_of
 from .transport import Interest, Transport
 
 if TYPE_CHECKING:
@@ -445,7 +445,7 @@ class TurnText(Iterator[str]):
         try:
             while (notification := self._mailbox.get()) is not None:
                 if notification.method == "item/agentMessage/delta":
-                    return str(notification.payload.delta)
+                    return delta_of(notification)
                 self._collector.add(notification)
         except KeyboardInterrupt:
             self.close()

@@ -25,7 +25,7 @@ from .errors import (
 )
 from .inputs import RunInput
 from .notifications import Notification
-from .results import TurnCollector, TurnResult
+from .results import TurnCollector, TurnResult, delta_of
 from .transport import Interest, Transport
 
 if TYPE_CHECKING:
@@ -486,7 +486,7 @@ class AsyncTurnText(AsyncIterator[str]):
         try:
             while (notification := await self._turn._mailbox.get()) is not None:
                 if notification.method == "item/agentMessage/delta":
-                    return str(notification.payload.delta)
+                    return delta_of(notification)
                 self._collector.add(notification)
         except asyncio.CancelledError:
             self._turn.abandon()

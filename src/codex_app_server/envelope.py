@@ -1,7 +1,8 @@
 """The routing header of a raw line - method, id, thread and turn - without decoding the rest.
 
 In real notifications the ids may stand after a huge body (`item/completed` writes them last), so the whole line is
-walked, but nothing else of it is built. Where the ids live is known per method from `generated.routing`.
+walked, but nothing else of it is built. Where the ids live is known per method from `generated.routing`; a method that
+is not known may have them wherever a known one has.
 """
 
 from __future__ import annotations
@@ -101,7 +102,14 @@ def scan(line: bytes) -> Envelope:
         return Envelope(header.id, method, None, None, False)
     paths = _ELSEWHERE.get(method)
     if paths is None:
-        return Envelope(header.id, method, params.threadId, params.turnId, False)
+        thread_id, turn_id = params.threadId, params.turnId
+        if (thread_id is None or turn_id is None) and method not in _INCOMING:
+            # One that is not known yet may name its thread and turn as any of the others does.
+            if thread_id is None and params.thread is not None:
+                thread_id = params.thread.id
+            if turn_id is None and params.turn is not None:
+                turn_id = params.turn.id
+        return Envelope(header.id, method, thread_id, turn_id, False)
     if method in _SLOW_METHODS:
         return _scan_loosely(line)
     thread_path, turn_path = paths
@@ -179,9 +187,16 @@ def _scan_loosely(line: bytes) -> Envelope:
         if header.id is None:
             raise ValueError("neither a method nor an id")
         return Envelope(header.id, None, None, None, bytes(header.error) != b"null")
-    thread_id = _at(header.params, _THREAD_PATH.get(method, "threadId"))
-    turn_id = _at(header.params, _TURN_PATH.get(method, "turnId"))
+    if method in _INCOMING:
+        thread_id, turn_id = _at(header.params, _THREAD_PATH[method]), _at(header.params, _TURN_PATH[method])
+    else:
+        thread_id = _first_at(header.params, "threadId", "thread.id")
+        turn_id = _first_at(header.params, "turnId", "turn.id")
     return Envelope(header.id, method, thread_id, turn_id, False)
+
+
+def _first_at(value: Any, *paths: str) -> str | None:
+    return next((found for found in (_at(value, path) for path in paths) if found is not None), None)
 
 
 def _at(value: Any, path: str | None) -> str | None:

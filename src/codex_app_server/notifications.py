@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 
 from .generated.routing import NOTIFICATIONS
+
+log = logging.getLogger("codex_app_server")
 
 
 class _Line(msgspec.Struct, gc=False):
@@ -26,9 +30,30 @@ _decode_params = msgspec.json.Decoder(_Params).decode
 
 @dataclass(frozen=True, slots=True)
 class UnknownNotification:
-    """The payload of a notification that this SDK has no type for, or that does not fit its type."""
+    """The payload of a notification that this SDK has no type for, or that does not fit its type.
+
+    `problem` says in which way it does not fit; None where there is no type.
+    """
 
     params: Any
+    problem: str | None = field(default=None, compare=False)
+
+
+# How often a notification of each method did not fit its type, in this process.
+undecoded: Counter[str] = Counter()
+
+
+def _note_undecoded(method: str, error: Exception) -> str:
+    problem = " ".join(str(error).split())[:300]
+    undecoded[method] += 1
+    if undecoded[method] == 1:
+        log.warning(
+            "a notification %s does not fit its type, so that what it says is missing: %s; "
+            "the runtime may be another version than this SDK was made for (said once for each method)",
+            method,
+            problem,
+        )
+    return problem
 
 
 class Notification(msgspec.Struct, eq=False, gc=False, repr_omit_defaults=True):
@@ -69,9 +94,10 @@ class Notification(msgspec.Struct, eq=False, gc=False, repr_omit_defaults=True):
         raw, method = self.raw, self.method
         try:
             params = bytes(_decode_line(raw).params)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             # Routed by how it begins, which says nothing of the rest.
-            return UnknownNotification(raw.decode("utf-8", "replace"))
+            problem = _note_undecoded(method, error) if method in NOTIFICATIONS else None
+            return UnknownNotification(raw.decode("utf-8", "replace"), problem)
         return decode_payload(method, params)
 
     @property
@@ -86,16 +112,17 @@ class Notification(msgspec.Struct, eq=False, gc=False, repr_omit_defaults=True):
 def decode_payload(method: str, params: bytes) -> Any:
     """The typed payload of a notification, or an UnknownNotification."""
     form = _forms.get(method) or _new_form(method)
+    problem: str | None = None
     if form is not None:
         try:
             return form[2](params)
-        except (ValueError, RecursionError):
-            pass
+        except (ValueError, RecursionError) as error:
+            problem = _note_undecoded(method, error)
     try:
-        return UnknownNotification(msgspec.json.decode(params))
+        return UnknownNotification(msgspec.json.decode(params), problem)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         # Routed by its header, which says nothing of the rest.
-        return UnknownNotification(params.decode("utf-8", "replace"))
+        return UnknownNotification(params.decode("utf-8", "replace"), problem)
 
 
 # Behind the params stands the time alone, in milliseconds: 13 digits.

@@ -338,7 +338,9 @@ def parse_output(output_type: Any, result: TurnResult) -> Any:
     from pydantic import TypeAdapter, ValidationError
 
     if result.final_response is None:
-        raise OutputTypeError(f"turn {result.id} ended without a final response; expected {output_type!r}", result)
+        why = f" that can be read (undecoded: {', '.join(result.undecoded)})" if result.undecoded else ""
+        message = f"turn {result.id} ended without a final response{why}; expected {output_type!r}"
+        raise OutputTypeError(message, result)
     try:
         return TypeAdapter(output_type).validate_json(result.final_response)
     except ValidationError as error:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from ._last_error import LastError
-from .errors import TurnEndedError, TurnFailedError
-from .notifications import Notification
+from .errors import AppServerError, TurnEndedError, TurnFailedError
+from .notifications import Notification, UnknownNotification
 
 if TYPE_CHECKING:
     from .generated import models
@@ -36,7 +36,7 @@ class _EndedLine(msgspec.Struct):
 
 class _Item(msgspec.Struct):
     type: str
-    text: str = ""
+    text: str | None = None
     phase: str | None = None
 
 
@@ -62,7 +62,9 @@ class TurnResult:
 
     `final_response` is the last agent message marked `final_answer`, else the last one without a phase, else None.
     `usage` is the thread's token usage as last reported. Times are Unix seconds, `duration_ms` milliseconds. Items and
-    usage are decoded when they are looked at.
+    usage are decoded when they are looked at. `undecoded` names the notifications among them that do not fit their
+    types, once for each: what they said is missing here, so that with `item/completed` among them an answer that is
+    None, or an earlier one, may not be what the model said.
     """
 
     id: str
@@ -74,6 +76,7 @@ class TurnResult:
     started_at: int | None
     completed_at: int | None
     duration_ms: int | None
+    undecoded: tuple[str, ...] = field(default_factory=tuple)
 
     def __getattr__(self, name: str) -> Any:
         later: dict[str, Callable[[], Any]] = self.__dict__.get("_later", {})
@@ -136,6 +139,20 @@ class TurnCollector:
         return _answer(_message_of(notification) for notification in reversed(self._items))
 
     @property
+    def may_lack_answer(self) -> bool:
+        """True if a message does not fit its type, or if there is no answer and any other item does not."""
+        if any(
+            _AGENT_MESSAGE in each.raw and _message_of(each) is None and _is_undecoded(each) for each in self._items
+        ):
+            return True
+        return self.final_response is None and any(map(_is_undecoded, self._items))
+
+    @property
+    def undecoded(self) -> tuple[str, ...]:
+        """The methods of the items and usages so far that do not fit their types, once for each."""
+        return _undecoded([*self._items, *self._usage])
+
+    @property
     def duration_ms(self) -> int | None:
         """How long the turn says that it took, once it has ended."""
         turn = _end_of(self._end) if self._end is not None else None
@@ -173,7 +190,11 @@ class TurnCollector:
             started_at=turn.started_at,
             completed_at=turn.completed_at,
             duration_ms=turn.duration_ms,
-            _later={"items": lambda: _items(items), "usage": lambda: _usage(usages)},
+            _later={
+                "items": lambda: _items(items),
+                "usage": lambda: _usage(usages),
+                "undecoded": lambda: _undecoded([*items, *usages]),
+            },
         )
         return result
 
@@ -188,6 +209,25 @@ def _status_of(status: str) -> models.TurnStatus:
 def _items(notifications: list[Notification]) -> list[Any]:
     items = [getattr(notification.payload, "item", None) for notification in notifications]
     return [item for item in items if item is not None]
+
+
+def _undecoded(notifications: list[Notification]) -> tuple[str, ...]:
+    return tuple(each.method for each in notifications if _is_undecoded(each))
+
+
+def _is_undecoded(notification: Notification) -> bool:
+    return isinstance(notification.payload, UnknownNotification)
+
+
+def delta_of(notification: Notification) -> str:
+    """The text of an item/agentMessage/delta. Raises AppServerError when it does not fit its type."""
+    payload = notification.payload
+    if isinstance(payload, UnknownNotification):
+        raise AppServerError(
+            f"a piece of the text of a turn could not be read: {payload.problem}; "
+            "the runtime may be another version than this SDK was made for"
+        )
+    return str(payload.delta)
 
 
 def _usage(notifications: list[Notification]) -> models.ThreadTokenUsage | None:
@@ -222,9 +262,12 @@ def _message_of(notification: Notification) -> tuple[str, str | None] | None:
     if notification.raw.find(_AGENT_MESSAGE) < 0:
         return None
     try:
-        return _as_message(_decode_item(notification.raw).params.item)
+        item = _decode_item(notification.raw).params.item
     except _UNREADABLE:
+        item = None
+    if item is None or (item.type == "agentMessage" and item.text is None):
         return _as_message(getattr(notification.payload, "item", None))
+    return _as_message(item)
 
 
 def _as_message(item: Any) -> tuple[str, str | None] | None:

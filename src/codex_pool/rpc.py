@@ -30,6 +30,11 @@ class RequestLine(msgspec.Struct, omit_defaults=True):
     id: msgspec.Raw = _NULL
     params: dict[str, msgspec.Raw] | None = None
 
+    def encode(self, others: dict[str, msgspec.Raw] | None = None) -> bytes:
+        """The line, with the other members that it had, such as `trace`."""
+        line = encode(self)
+        return line[:-1] + b"," + encode(others)[1:] if others else line
+
 
 class _Result(msgspec.Struct):
     result: msgspec.Raw = _NULL
@@ -153,6 +158,10 @@ _decode_policy = msgspec.json.Decoder(_PolicyType).decode
 _decode_initialized = msgspec.json.Decoder(_Initialized).decode
 
 
+_MEMBERS = frozenset({"jsonrpc", "id", "method", "params", "result", "error"})
+_decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+
 class _Id(msgspec.Struct):
     id: RequestId | None = None
 
@@ -178,17 +187,25 @@ def decode_request_id(line: bytes) -> str | None:
     return request_id if isinstance(request_id, str) else None
 
 
+def others_of(line: bytes) -> dict[str, msgspec.Raw]:
+    """The members of a message that this protocol has no use for here, such as a request's `trace`."""
+    members = _decode_members(line)
+    return {name: value for name, value in members.items() if name not in _MEMBERS}
+
+
 def with_id(line: bytes, request_id: bytes) -> bytes:
-    """A response under another request id (given as JSON).
+    """A response under another request id (given as JSON); all else that it has is kept.
 
     A long one is copied once, and not looked at.
     """
     if len(line) > LONG_BYTES and (found := RESPONSE.match(line)) is not None:
         return b"".join((line[: found.start(1)], request_id, memoryview(line)[found.end(1) :]))
-    response = _decode_result(line)
-    if response.error is not None:
-        return b'{"id":%s,"error":%s}' % (request_id, encode(response.error))
-    return b'{"id":%s,"result":%s}' % (request_id, bytes(response.result))
+    members = _decode_members(line)
+    error = members.get("error", _NULL)
+    name, value = ("error", error) if bytes(error) != b"null" else ("result", members.get("result", _NULL))
+    if len(members) > 2 and (others := {key: each for key, each in members.items() if key not in _MEMBERS}):
+        return encode({"id": msgspec.Raw(request_id), name: value, **others})
+    return b'{"id":%s,"%s":%s}' % (request_id, name.encode(), bytes(value))
 
 
 def result_of(line: bytes) -> bytes:

@@ -268,6 +268,12 @@ class Attempt:
         refused = self._commands.refused
         if refused is not None and (why is None or why.status == "limit"):
             return self._outcome("failed", {"kind": policy.SANDBOX_ERROR, "message": refused})
+        if why is None and self._collector.may_lack_answer:
+            message = (
+                "the turn completed, but a message or item of it does not fit its type, so that its answer may be "
+                "missing; the runtime may be another version than this package was made for"
+            )
+            return self._outcome("failed", {"kind": policy.UNDECODED, "message": message})
         if why is None:
             return self._outcome("completed", None)
         return self._outcome(why.status, why.error, why.limit)
@@ -280,16 +286,13 @@ class Attempt:
             self.events.add(notification.raw)
             now = time.monotonic()
             if method in _METERED:
-                params = notification.params
-                meter.observe(method, params, now)
-                self._heed_network(method, params)
-                if method == "item/completed":
-                    self._commands.completed(params["item"])
-                elif method == "thread/tokenUsage/updated":
-                    self._usage = params["tokenUsage"]["total"]
+                try:
+                    self._heed(method, notification.params, now)
+                except (KeyError, TypeError, ValueError, AttributeError):
+                    # It does not fit its type, which looking at it counts, and says.
+                    meter.event(now)
+                    assert notification.payload is not None
                 if method == "pool/turn/assigned":
-                    self._worker = params.get("worker")
-                    self._queued_ms = (self._queued_ms or 0) + (params.get("queuedMs") or 0)
                     continue
             else:
                 meter.event(now)
@@ -299,6 +302,18 @@ class Attempt:
                 if reached is not None:
                     return reached
         return None
+
+    def _heed(self, method: str, params: Mapping[str, Any], now: float) -> None:
+        """Heed one of _METERED. Raises KeyError, TypeError, ValueError or AttributeError if it is not of its form."""
+        self._meter.observe(method, params, now)
+        self._heed_network(method, params)
+        if method == "item/completed":
+            self._commands.completed(params["item"])
+        elif method == "thread/tokenUsage/updated":
+            self._usage = params["tokenUsage"]["total"]
+        elif method == "pool/turn/assigned":
+            self._worker = params.get("worker")
+            self._queued_ms = (self._queued_ms or 0) + (params.get("queuedMs") or 0)
 
     def _heed_network(self, method: str, params: Mapping[str, Any]) -> None:
         """Tell when the turn begins to wait for the network, and when it goes on."""

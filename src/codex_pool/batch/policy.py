@@ -29,6 +29,7 @@ INTERRUPTED = "interrupted"
 INVALID_INPUT = "invalidInput"
 OVERLOADED = "serverOverloaded"
 SANDBOX_ERROR = "sandboxError"
+UNDECODED = "undecoded"
 # bubblewrap, about itself.
 _SANDBOX_SAYS = "bwrap: "
 
@@ -55,6 +56,7 @@ RETRY_ON_KINDS = (
     "cyberPolicy",
     "requestTimeout",
     "lineTooLong",
+    UNDECODED,
     "other",
 )
 _OVERLOAD_FIRST_S = 1.0

@@ -92,7 +92,7 @@ def for_others(line: bytes) -> bytes:
     if request.params is None or "expectedVersion" not in request.params:
         return line
     del request.params["expectedVersion"]
-    return rpc.encode(request)
+    return request.encode(rpc.others_of(line))
 
 
 def refuses(response: bytes) -> bool:

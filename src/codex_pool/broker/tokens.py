@@ -32,6 +32,7 @@ class _Question:
 
     id: str
     request: rpc.RequestLine
+    others: dict[str, msgspec.Raw]
     until: float
     session: wire.SessionId | None = None
     identity: bytes = b""
@@ -61,7 +62,7 @@ class Tokens:
             return
         if self._open is None:
             self._count += 1
-            self._open = _Question(f"{PREFIX}/{self._count}", request, self._books.now + LIMIT_S)
+            self._open = _Question(f"{PREFIX}/{self._count}", request, rpc.others_of(line), self._books.now + LIMIT_S)
         self._open.askers.append((worker.name, bytes(request.id)))
         self._ask(self._open)
 
@@ -76,7 +77,7 @@ class Tokens:
             line = rpc.RequestLine(
                 question.request.method, msgspec.Raw(rpc.encode(question.id)), question.request.params
             )
-            self._books.say(session.id, rpc.encode(line))
+            self._books.say(session.id, line.encode(question.others))
 
     def answered(self, session: wire.SessionId, request_id: str, line: bytes) -> None:
         """A client answers."""

@@ -158,7 +158,7 @@ def _safely(codex: Codex, sandbox: str | None, cwd: str | None) -> dict[str, Any
 
 def _run_turn(codex: Codex, prompt: str, thread_options: Any, turn_options: Any, ready: Callable[[], None]) -> None:
     """Stream the turn; Ctrl-C, SIGTERM and SIGHUP interrupt it, a second one ends at once."""
-    from codex_app_server.results import TurnCollector
+    from codex_app_server.results import TurnCollector, delta_of
     from codex_pool.cli.silence import Silence
 
     turn = codex.thread_start(ephemeral=True, **thread_options).turn(prompt, **turn_options)
@@ -185,7 +185,7 @@ def _run_turn(codex: Codex, prompt: str, thread_options: Any, turn_options: Any,
                     if isinstance(interrupt, start.HungUp):
                         # Nobody is there to read it.
                         continue
-                    text = notification.payload.delta
+                    text = delta_of(notification)
                     sys.stdout.write(text)
                     sys.stdout.flush()
                     at_line_start = text.endswith("\n")

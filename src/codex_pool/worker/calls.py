@@ -73,13 +73,14 @@ class Calls:
             _text_of(parsed, "threadId"),
             parsed,
             head.call,
-            head.session,
-            head.interest,
-            head.queued_ms,
+            session=head.session,
+            interest=head.interest,
+            queued_ms=head.queued_ms,
             again=head.again,
             timeout_s=head.timeout_s,
             digest=digest,
             pieces=head.pieces,
+            others=rpc.others_of(line),
         )
         self._seen.take(request)
         if parsed.method == FOLLOW_TURN:

@@ -110,7 +110,9 @@ class Changes:
             else:
                 self._applied = _Applied(call, [response], self._outbox.now + UPDATE_LIMIT_S)
 
-        self._requests.submit(Request(parsed.method, None, parsed, then=answered, control=True))
+        self._requests.submit(
+            Request(parsed.method, None, parsed, then=answered, control=True, others=rpc.others_of(line))
+        )
 
     def _answer(self, call: int, ok: bool, lines: list[bytes]) -> None:
         self._call, self._applied = 0, None

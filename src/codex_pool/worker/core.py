@@ -444,7 +444,8 @@ class WorkerCore:
     def _on_global_lines(self, lines: list[bytes], methods: list[str]) -> None:
         for line, method in zip(lines, methods, strict=True):
             entry = NOTIFICATIONS.get(method)
-            thread_id = envelope.scan(line).thread_id if entry is not None and entry.thread is not None else None
+            is_of_thread = entry is None or entry.thread is not None
+            thread_id = envelope.scan(line).thread_id if is_of_thread else None
             sessions = self._threads.followers_of(thread_id) if thread_id is not None else []
             if thread_id is not None and sessions:
                 # Followed since an earlier line of the same read.
@@ -453,9 +454,12 @@ class WorkerCore:
                 followers = self._threads.begun(line)
                 if followers:
                     self._outbox.sessions(followers, line)
-            elif entry is None or self._changes.heard(method, line, self._who_began(method, line)):
+            elif entry is None and thread_id is None:
+                # Of nobody in particular, and nobody knows what it means.
+                self._outbox.sessions([], line)
+            elif self._changes.heard(method, line, self._who_began(method, line)):
                 continue
-            elif entry.thread is not None:
+            elif is_of_thread:
                 # Of a thread that no session follows: nobody to tell.
                 self._running.heed(thread_id, [line], [method])
             else:

@@ -49,7 +49,8 @@ class Questions:
         public_id = self._public_id(ask.id)
         request = rpc.decode_request(ask.line)
         request.id = msgspec.Raw(rpc.encode(public_id))
-        question = self._open[public_id] = _Question(candidates[0], ask, rpc.encode(request))
+        line = request.encode(rpc.others_of(ask.line))
+        question = self._open[public_id] = _Question(candidates[0], ask, line)
         self._outbox.sessions([candidates[0]], question.line)
 
     def ask_broker(self, ask: Ask) -> None:
@@ -58,7 +59,7 @@ class Questions:
         request = rpc.decode_request(ask.line)
         request.id = msgspec.Raw(rpc.encode(public_id))
         self._open[public_id] = _Question(None, ask, b"")
-        self._outbox.broker(wire.encode(wire.TokensWanted()), rpc.encode(request))
+        self._outbox.broker(wire.encode(wire.TokensWanted()), request.encode(rpc.others_of(ask.line)))
 
     def ask_again(self, session: wire.SessionId) -> None:
         """The session has come back: what it was asked may never have reached it."""
@@ -94,7 +95,7 @@ class Questions:
         public_id = self._public_id(msgspec.json.decode(message.params["requestId"]))
         self._open.pop(public_id, None)
         message.params["requestId"] = msgspec.Raw(rpc.encode(public_id))
-        return rpc.encode(message)
+        return message.encode(rpc.others_of(line))
 
     def decline(self, ask: Ask) -> None:
         self._outbox.app_server(_asks.refusal(ask))

@@ -48,6 +48,8 @@ class Request:
     thread_id: str | None
     line: rpc.RequestLine
     call: int | None = None
+    # What else its line had, such as `trace`.
+    others: dict[str, msgspec.Raw] = field(default_factory=dict)
     # None for the worker's own.
     session: wire.SessionId | None = None
     interest: wire.Interest = "full"
@@ -219,4 +221,4 @@ class Requests:
         )
         self._sent[request.id] = request
         line = rpc.RequestLine(request.method, msgspec.Raw(b"%d" % request.id), request.line.params)
-        self.outbox.app_server(rpc.encode(line))
+        self.outbox.app_server(line.encode(request.others))
