@@ -60,7 +60,8 @@ class TurnResult:
     """What a turn came to.
 
     `final_response` is the last agent message marked `final_answer`, else the last one without a phase, else None.
-    `usage` is the thread's token usage as last reported. Times are Unix seconds, `duration_ms` milliseconds. Items and
+    `usage` is the thread's token usage as last reported; that of sub-agents, whose threads are their own, is not in it:
+    `TurnHandle.sub_agent_usage` has it. Times are Unix seconds, `duration_ms` milliseconds. Items and
     usage are decoded when they are looked at.
     """
 

@@ -14,7 +14,7 @@ LIMIT_S = 280
 pytestmark = [pytest.mark.real, pytest.mark.chaos, pytest.mark.timeout(300)]
 
 
-@pytest.mark.parametrize("name", ["kills", "resume", "threads", "memory", "slow_reader", "tokens"])
+@pytest.mark.parametrize("name", ["kills", "resume", "threads", "memory", "slow_reader", "sub_agents", "tokens"])
 def test_show(name: str, tmp_path: Path) -> None:
     command = [sys.executable, str(SHOWS / f"{name}.py"), "--quick", "--out", str(tmp_path / "report.json")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S)
