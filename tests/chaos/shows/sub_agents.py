@@ -2,10 +2,10 @@
 
     python tests/chaos/shows/sub_agents.py [--quick]
 
-Parents that spawn children, on the real binary. In each round an app-server, a worker alone or the broker is killed at a
-moment that a seed decides: before the children are there, while they work, after their parents have completed. In every
-other round the turns are interrupted as well. Then every turn that has begun, a child's too, must have ended exactly
-once for the client, nothing may ask the model QUIET_S after the interrupts, and the pool must run nothing any more.
+Parents that spawn children, on the real binary. In each round an app-server, a worker alone or the broker is killed at
+a moment that a seed decides: before the children are there, while they work, after their parents have completed. In
+every other round the turns are interrupted as well. Then every turn that has begun, a child's too, must have ended
+exactly once for the client, nothing may ask the model QUIET_S after the interrupts, and the pool must run nothing.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ KINDS = {
 SPAWN = ToolCall(
     '{"message": "work as a child"}',
     tool="multi_agent_v1.spawn_agent",
-    then=Text(chars=20, deltas=20, pace_ms=60),
+    then=Text(chars=20, deltas=20, pace_ms=100),
 )
 SCRIPT = Script(
-    (Rule(Text(chars=20, deltas=20, pace_ms=120), contains="work as a child"), Rule(SPAWN, contains="delegate"))
+    (Rule(Text(chars=20, deltas=20, pace_ms=200), contains="work as a child"), Rule(SPAWN, contains="delegate"))
 )
 
 
@@ -126,7 +126,7 @@ def play(
             turns.append(codex.thread_start().turn("delegate"))
         except JsonRpcError as error:
             ends[f"refused: {type(error).__name__}"] += 1
-    time.sleep(generator.uniform(0.0, 3.0))
+    time.sleep(generator.uniform(0.0, 2.5))
     assert pool.supervisor_pid is not None
     found = common.below(pool.supervisor_pid, *KINDS[kind])
     if found:
