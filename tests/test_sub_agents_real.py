@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from programs import codex_pool
 
 from codex_app_server import (
     AppServerConfig,
@@ -167,6 +168,22 @@ def test_a_sub_agent_outlives_the_completion_of_its_turn_but_not_an_interrupt_af
         wait_until(lambda: len(model.active) == 1, "the second one is interrupted", QUIET_S)
         time.sleep(0.3)
         assert len(model.active) == 1
+
+
+def test_sub_agents_are_followed_by_handles_of_their_own(config: AppServerConfig, model: LoopbackModel) -> None:
+    model.script = script(child=Text("I worked.", pace_ms=30), parent=Text("done"))
+    with Codex(config) as codex:
+        turn = codex.thread_start().turn(PARENT)
+        (child,) = wait_until(turn.sub_agents, "it has a sub-agent")
+        assert child.run().final_response == "I worked."
+        result = turn.run()
+        assert result.final_response == "done" and turn.sub_agents() == []
+        (thread_id,) = turn.sub_agent_usage()
+        used = turn.sub_agent_usage()[thread_id].total.total_tokens
+        assert thread_id == child.thread_id == child_of(model).thread_id and used > 0
+        assert result.usage is not None and result.usage.total.total_tokens != used
+        (item,) = [item for item in result.items if item.type == "collabAgentToolCall"]
+        assert item.receiver_thread_ids == [child.thread_id]
 
 
 def test_sub_agents_of_sub_agents(config: AppServerConfig, model: LoopbackModel) -> None:
@@ -329,6 +346,44 @@ def test_a_recycled_worker_takes_no_sub_agent_with_it(
         wait_until(lambda: first not in [row.get("worker") for row in status(codex)["workers"]], "it is replaced")
         stored = codex.thread_list(source_kinds=["subAgentThreadSpawn"]).data
         assert [found.id for found in stored] == [child_of(model).thread_id]
+
+
+def test_who_joins_a_turn_gets_its_sub_agents_too(
+    config: AppServerConfig, delegated: LoopbackModel, tmp_path: Path
+) -> None:
+    with pool_of(config, tmp_path) as pool, pool.connect() as codex, pool.connect() as other:
+        turn = codex.thread_start().turn(PARENT)
+        asked(delegated, PARENT, CHILD)
+        joined = Thread(other.client, turn.thread_id).follow(turn.id)
+        wait_until(lambda: [row["turns"] for row in status(other)["sessions"]] == [2, 2], "it has joined both")
+        turn.interrupt()
+        assert joined.run().status == "interrupted"
+        ends: list[Any] = []
+        while not ends:
+            notification = other.client.next_notification(timeout_s=LIMIT_S)
+            assert notification is not None
+            ends += [notification.payload] if notification.method == "turn/completed" else []
+        assert ends[0].thread_id == child_of(delegated).thread_id
+
+
+# A batch.
+
+
+def test_a_batch_ends_sub_agents_with_their_sample(model: LoopbackModel, home: Path, tmp_path: Path) -> None:
+    # The child comes to hang before its parent is done.
+    model.script = script(child=ToolCall("sleep 0", then=Hang(2)), parent=Text(chars=20, deltas=20, pace_ms=150))
+    data, out = tmp_path / "data.jsonl", tmp_path / "out"
+    samples = [{"id": "one", "prompt": PARENT}, {"id": "two", "prompt": "x"}]
+    data.write_text("".join(json.dumps(sample) + "\n" for sample in samples))
+    done = codex_pool("batch", str(data), "--home", str(home), "--json", "-o", str(out))
+    assert done.returncode == 0, done.stderr
+    records = {r["id"]: r for r in map(json.loads, (out / "results.jsonl").read_text().splitlines())}
+    assert [records[name]["status"] for name in ("one", "two")] == ["completed", "completed"]
+    assert [record.outcome for record in model.requests if record.prompt == CHILD] == ["completed", "disconnected"]
+    # The loopback model counts a token for each four letters of what it is asked, and one.
+    asked_for = [record.prompt for record in model.requests if record.outcome == "completed" and record.prompt != "x"]
+    assert sorted(asked_for) == sorted([PARENT, PARENT, CHILD])
+    assert records["one"]["usage"]["input_tokens"] == sum(len(prompt) // 4 + 1 for prompt in asked_for)
 
 
 # Threads without sub-agents.

@@ -58,6 +58,7 @@ GLOBAL_NOTIFICATIONS = 10_000
 UNCLAIMED_TURNS = 256
 LOGINS = 64
 STOPPING_TURNS = 256
+AGENT_USAGES = 1024
 FOLLOW_TURN = "pool/turn/follow"
 
 
@@ -201,6 +202,8 @@ class Connection:
         # Turns started through a plain request, whose mailbox nobody has asked for yet.
         self._unclaimed: OrderedDict[str, Mailbox] = OrderedDict()
         self._agents = SubAgents()
+        # By the turn that they work for, the last report of each sub-agent's thread on its token usage.
+        self._agent_usage: OrderedDict[str, dict[str, bytes]] = OrderedDict()
         # Turns whose interrupt was answered.
         self._stopping: OrderedDict[str, None] = OrderedDict()
         self._logins: OrderedDict[str, Mailbox] = OrderedDict()
@@ -551,6 +554,8 @@ class Connection:
                 with contextlib.suppress(msgspec.DecodeError):
                     ended = _decode_turn(line).params
                     self._agents.ended(ended.threadId, ended.turn.id)
+            elif b'"thread/tokenUsage/updated"' in head and self._agents:
+                self._note_usage(line)
             elif b'"item/completed"' in head and may_spawn(line):
                 for late in self._agents.spawned(envelope.scan(line).thread_id or "", children_of(line)):
                     self._on_orphan(*late)
@@ -559,8 +564,8 @@ class Connection:
                     self._on_login(_decode_login(line).params.loginId or "", line)
 
     def _heed_turn(self, run: TurnRun) -> None:
-        """What a followed turn says of sub-agents: that it has one itself, if it is one, and that it is over."""
-        if run.turn_id in self._agents and any(map(may_spawn, run.lines)):
+        """What a followed turn says of sub-agents, if it is one's, and that it is over."""
+        if run.turn_id in self._agents:
             self._heed(run.lines)
         if run.ended:
             self._agents.ended(run.thread_id or "", run.turn_id)
@@ -569,6 +574,18 @@ class Connection:
         turn, root = params.turn, params.turn.rootTurnId
         if root is not None and root != turn.id and self._agents.began(params.threadId, turn.id, root):
             self._on_orphan(params.threadId, turn.id)
+
+    def _note_usage(self, line: bytes) -> None:
+        header = envelope.scan(line)
+        root = self._agents.root_of(header.turn_id)
+        if root is not None and header.thread_id is not None:
+            self._agent_usage.setdefault(root, {})[header.thread_id] = line
+            if len(self._agent_usage) > AGENT_USAGES:
+                self._agent_usage.popitem(last=False)
+
+    def agent_usage(self, turn_id: str) -> dict[str, bytes]:
+        """The last report on token usage of each thread of a sub-agent that has worked for this turn."""
+        return dict(self._agent_usage.get(turn_id, {}))
 
     def active_turn(self, thread_id: str, turn_id: str) -> str:
         """What an interrupt must name: a review works in a turn of its own inside of the one that was started."""
@@ -580,6 +597,11 @@ class Connection:
         Each that begins to work for it from now on is handed to `on_orphan`.
         """
         return self._agents.stop(thread_id, turn_id)
+
+    def running_agents(self, thread_id: str, turn_id: str) -> list[AgentTurn]:
+        """The turns of sub-agents that work for this turn and run, as far as is known here."""
+        self.check()
+        return [each for each in self._agents.running(thread_id, turn_id) if not self.has_ended(each.turn_id)]
 
     def note_stopping(self, turn_id: str) -> None:
         """The app-server has said that it interrupts this turn."""

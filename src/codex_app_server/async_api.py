@@ -22,6 +22,7 @@ from .errors import (
     ThreadBusyError,
     TransportClosedError,
     TurnEndedError,
+    UnknownTurnError,
 )
 from .inputs import RunInput
 from .notifications import Notification
@@ -561,10 +562,35 @@ class AsyncTurnHandle:
         """Add input to the running turn. Raises InvalidRequestError when it is over."""
         await self._client.perform(operations.turn_steer(self.thread_id, self.id, input))
 
-    async def interrupt(self) -> None:
-        """Stop the turn; its stream then ends with status `interrupted`. One that is over is left alone.
+    def sub_agents(self) -> list[AsyncTurnHandle]:
+        """Handles on the turns of sub-agents that work for this turn and run now, also after its end.
 
-        Right after its start the app-server does not know the turn yet: it is told again until it does.
+        Each is one as of `Thread.follow`: what its turn sends from now on comes there, and no longer among the
+        client's notifications. Raises TransportClosedError.
+        """
+        handles = []
+        for thread_id, turn_id in self._client._connection.running_agents(self.thread_id, self.id):
+            # One may be over by now.
+            with contextlib.suppress(TurnEndedError, UnknownTurnError):
+                handles.append(
+                    AsyncTurnHandle(self._client, thread_id, turn_id, self._client.follow_turn(turn_id), True)
+                )
+        return handles
+
+    def sub_agent_usage(self) -> dict[str, m.ThreadTokenUsage]:
+        """The token usage of each sub-agent that has worked for this turn, by its thread, as last reported.
+
+        It is all that the thread has used; the usage in the turn's result has none of it.
+        """
+        reports = self._client._connection.agent_usage(self.id)
+        usages = {thread: getattr(Notification(line).payload, "token_usage", None) for thread, line in reports.items()}
+        return {thread: usage for thread, usage in usages.items() if usage is not None}
+
+    async def interrupt(self) -> None:
+        """Stop the turn and its sub-agents; its stream then ends with status `interrupted`.
+
+        One that is over is left alone, but sub-agents that outlive it are stopped. Right after its start the app-server
+        does not know the turn yet: it is told again until it does.
         """
         await self._client.interrupt_turn(self.thread_id, self.id, lambda: self._mailbox.ended)
 

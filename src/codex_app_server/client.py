@@ -22,7 +22,6 @@ from .envelope import RequestId
 from .errors import (
     AppServerError,
     InternalRpcError,
-    InvalidRequestError,
     JsonRpcError,
     RequestTimeoutError,
     TurnEndedError,
@@ -382,7 +381,7 @@ class AppServerClient:
                 self.perform(operations.turn_interrupt(thread_id, active), timeout_s=INTERRUPT_ANSWER_S)
                 self._connection.note_stopping(active)
                 return
-            except (InvalidRequestError, RequestTimeoutError) as error:
+            except (JsonRpcError, RequestTimeoutError) as error:
                 if is_over():
                     return
                 if not operations.is_not_active_yet(error) or time.monotonic() > deadline:

@@ -282,7 +282,7 @@ class Calls:
         assert request.session is not None, "only sessions follow turns"
         wanted = _text_of(request.line, "interest")
         interests: dict[str | None, wire.Interest] = {"full": "full", "items": "items", "final": "final"}
-        self._running.join(turn, request.session, interests.get(wanted, request.interest))
+        self._running.follow(turn, request.session, interests.get(wanted, request.interest))
         self._answer(request, True, b'{"id":%s,"result":{}}' % bytes(request.line.id))
 
 

@@ -161,6 +161,16 @@ class RunningTurns:
         self._let_go(turn)
         self.subscriptions.join(turn, session, interest)
 
+    def follow(self, turn: Turn, session: wire.SessionId, interest: wire.Interest) -> None:
+        """From now on this session gets what the turn sends, and the sub-agents that work for it."""
+        self.join(turn, session, interest)
+        for agent in self._agents.running(turn.thread_id, turn.id):
+            running = self._turns.get(agent.turn_id)
+            if running is not None and session not in running.subscribers:
+                self.join(running, session, interest)
+                head = wire.TurnStarted(running.thread_id, running.id, [*running.subscribers])
+                self._outbox.broker(wire.encode(head))
+
     def announce(self, turn_id: str, queued_ms: int = 0) -> None:
         """The turn's first notification says who runs it."""
         turn = self._turns.get(turn_id)
