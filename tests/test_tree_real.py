@@ -18,7 +18,7 @@ import codex_cli_bin
 import pytest
 from mcp_servers import mcp_config, server_pids
 
-from codex_app_server import AppServerConfig, Codex
+from codex_app_server import AppServerConfig, Codex, ThreadLostError
 from codex_pool import Pool
 
 pytestmark = pytest.mark.real
@@ -167,32 +167,49 @@ def test_memory_of_servers_recycles_a_worker(config: AppServerConfig, home: Path
 # Threads that nobody follows.
 
 
-def test_a_thread_nobody_follows_is_unsubscribed_below_and_goes_on_at_its_next_request(
-    config: AppServerConfig, work: Path, tmp_path: Path
-) -> None:
-    sent = tmp_path / "sent.jsonl"
-    recorder = tmp_path / "codex"
+@pytest.fixture
+def recorded(config: AppServerConfig, tmp_path: Path) -> tuple[AppServerConfig, Callable[[str], list[str]]]:
+    """An app-server that writes down what it is sent; the second value gives the methods that name a thread."""
+    sent, recorder = tmp_path / "sent.jsonl", tmp_path / "codex"
     codex_bin = shlex.quote(str(codex_cli_bin.bundled_codex_path()))
     recorder.write_text(f'#!/bin/sh\ntee {shlex.quote(str(sent))} | {codex_bin} "$@"\n')
     recorder.chmod(0o755)
-    config = replace(config, codex_bin=str(recorder))
 
-    def sent_methods() -> list[str]:
+    def methods(thread_id: str) -> list[str]:
         lines = [json.loads(line) for line in sent.read_text().splitlines()]
         return [line["method"] for line in lines if line.get("params", {}).get("threadId") == thread_id]
 
+    return replace(config, codex_bin=str(recorder)), methods
+
+
+def test_a_thread_nobody_follows_is_unsubscribed_below_and_goes_on_at_its_next_request(
+    recorded: tuple[AppServerConfig, Callable[[str], list[str]]], work: Path, tmp_path: Path
+) -> None:
+    config, sent = recorded
     with Pool(1, config, log_file=tmp_path / "log") as pool:
         with pool.connect() as first:
             thread = first.thread_start(sandbox="workspace-write", cwd=str(work))
-            thread_id = thread.id
             thread.run("[[text]] the first question")
-            assert "thread/unsubscribe" not in sent_methods()
-        wait_until(lambda: "thread/unsubscribe" in sent_methods(), "it is unsubscribed")
+            assert "thread/unsubscribe" not in sent(thread.id)
+        wait_until(lambda: "thread/unsubscribe" in sent(thread.id), "it is unsubscribed")
         with pool.connect() as second:
-            again = second.thread_resume(thread_id)
+            again = second.thread_resume(thread.id)
             result = again.run("[[text]] the second question")
             assert result.status == "completed" and result.final_response is not None
             assert len(again.read(include_turns=True).thread.turns) == 2
-            resumed = second.client.request("thread/resume", {"thread_id": thread_id})
+            resumed = second.client.request("thread/resume", {"thread_id": thread.id})
             assert resumed.sandbox.type == "workspaceWrite"
-            assert sent_methods().count("thread/unsubscribe") == 1
+            assert sent(thread.id).count("thread/unsubscribe") == 1
+
+
+def test_an_ephemeral_thread_that_was_let_go_is_refused_and_not_silent(
+    recorded: tuple[AppServerConfig, Callable[[str], list[str]]], tmp_path: Path
+) -> None:
+    config, sent = recorded
+    with Pool(1, config, log_file=tmp_path / "log") as pool, pool.connect() as codex:
+        thread = codex.thread_start(ephemeral=True)
+        thread.run("[[text]]")
+        codex.client.request("thread/unsubscribe", {"thread_id": thread.id})
+        wait_until(lambda: "thread/unsubscribe" in sent(thread.id), "it is unsubscribed")
+        with pytest.raises(ThreadLostError, match="let go because nobody followed it"):
+            thread.run("[[text]]")

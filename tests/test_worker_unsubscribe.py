@@ -8,7 +8,7 @@ from worker_bench import WORKSPACE_WRITE, Bench, record, thread_result
 
 from codex_app_server import errors
 from codex_pool import wire
-from codex_pool.worker.threads import UNSUBSCRIBE_AFTER_S
+from codex_pool.worker.unfollowed import ABANDON_AFTER_S, UNLOADED_AFTER_S, UNSUBSCRIBE_AFTER_S
 
 UNSUBSCRIBE, RESUME = "thread/unsubscribe", "thread/resume"
 
@@ -101,16 +101,57 @@ def test_a_thread_with_a_goal_may_begin_turns_by_itself(bench: Bench) -> None:
     assert methods(bench) == [UNSUBSCRIBE]
 
 
-def test_what_could_not_be_resumed_stays_subscribed() -> None:
+@pytest.fixture
+def fleeting() -> Bench:
+    """Two threads that cannot be resumed, one ephemeral and one without a turn; s1 follows both."""
     bench = Bench().start()
     bench.thread("ephemeral", ephemeral=True)
     bench.turn("u1", "ephemeral")
     bench.complete("u1", "ephemeral")
-    bench.thread("without a turn")
-    for thread_id in ("ephemeral", "without a turn"):
-        unfollow(bench, thread_id)
-    bench.tick(UNSUBSCRIBE_AFTER_S)
-    assert methods(bench) == []
+    bench.thread("no turn")
+    return bench
+
+
+def test_what_cannot_be_resumed_is_let_go_with_its_last_follower(fleeting: Bench) -> None:
+    for thread_id in ("ephemeral", "no turn"):
+        unfollow(fleeting, thread_id)
+    fleeting.tick(UNSUBSCRIBE_AFTER_S)
+    assert fleeting.routed(wire.ThreadGone) == [wire.ThreadGone(each, keep=True) for each in ("ephemeral", "no turn")]
+    assert methods(fleeting) == [UNSUBSCRIBE, UNSUBSCRIBE]
+    for _ in range(2):
+        fleeting.answer(fleeting.request(UNSUBSCRIBE), {"status": "unsubscribed"})
+    assert fleeting.core.loaded_threads == 2, "the app-server has them for a while"
+    # On its way when the broker heard of it.
+    call = fleeting.dispatch("turn/start", {"threadId": "ephemeral"})
+    answered, line = fleeting.answered[call]
+    assert not answered.ok and methods(fleeting) == [], "the end of that turn would never come"
+    assert line["error"]["code"] == errors.THREAD_LOST and line["error"]["data"] == {"safeToRetry": True}
+    for _ in range(40):
+        fleeting.tick(UNLOADED_AFTER_S / 40)
+        if "thread/loaded/list" in methods(fleeting):
+            fleeting.answer(fleeting.request("thread/loaded/list"), {})
+    fleeting.tick(1)
+    assert fleeting.core.loaded_threads == 0
+
+
+def test_what_cannot_be_resumed_outlives_its_client_for_a_while(fleeting: Bench) -> None:
+    fleeting.gone("s1")
+    fleeting.tick(ABANDON_AFTER_S - 1)
+    assert UNSUBSCRIBE not in methods(fleeting)
+    follow(fleeting, "ephemeral", "s2")
+    fleeting.tick(1)
+    assert [each.thread_id for each in fleeting.routed(wire.ThreadGone)] == ["no turn"]
+
+
+def test_a_turn_that_was_to_go_on_can_be_read_by_the_next_client(fleeting: Bench) -> None:
+    fleeting.turn("u2", "ephemeral")
+    fleeting.apply(fleeting.core.gone(wire.Gone(sid("s1"), keep=True), fleeting.now))
+    fleeting.complete("u2", "ephemeral")
+    fleeting.tick(ABANDON_AFTER_S)
+    assert fleeting.routed(wire.ThreadGone) == []
+    call = fleeting.dispatch("thread/read", {"threadId": "ephemeral"}, session="s2")
+    fleeting.answer(fleeting.request("thread/read"), {})
+    assert fleeting.answered[call][0].ok
 
 
 def test_its_next_request_resumes_it_as_it_was(bench: Bench) -> None:

@@ -384,7 +384,10 @@ class Dispatcher:
 
     def _fail_lost_thread(self, call: Call, record: wire.ThreadRecord) -> None:
         why = "it was ephemeral" if record.ephemeral else "it had no turn yet, so nothing of it was stored"
-        message = f"thread {record.thread_id} was lost with its worker: {why}; start a new one"
+        message = (
+            f"thread {record.thread_id} was lost with its worker, or let go because nobody followed it any more: "
+            f"{why}; start a new one"
+        )
         # What was sent to a worker before may have begun there.
         self._books.fail(call, errors.THREAD_LOST, message, {"safeToRetry": not call.again})
 

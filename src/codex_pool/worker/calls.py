@@ -83,7 +83,11 @@ class Calls:
             others=rpc.others_of(line),
         )
         self._seen.take(request)
-        if parsed.method == FOLLOW_TURN:
+        if self._threads.was_let_go(request.thread_id):
+            # It has crossed the news of that: the broker sends no more.
+            message = f"thread {request.thread_id} was let go, because nobody followed it any more; start a new one"
+            self.refuse(request, errors.THREAD_LOST, message, {"safeToRetry": not head.again})
+        elif parsed.method == FOLLOW_TURN:
             self._follow_turn(request)
         elif not self._threads.wait(request, head, self):
             self.go_on(request)

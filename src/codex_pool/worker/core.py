@@ -264,7 +264,7 @@ class WorkerCore:
         session = head.session
         self._calls.forget_session(session, keep=head.keep)
         self._holder = None if self._holder == session else self._holder
-        self._threads.forget_session(session)
+        self._threads.forget_session(session, keep=head.keep)
         self._running.forget_session(session, keep=head.keep)
         self._questions.forget_session(session)
         return self._outbox.take()

@@ -3,9 +3,8 @@
 A thread that is adopted takes no request until it is as it was: taken out of the archive if it was put away for this,
 resumed with its settings, refused unless the answer names its sandbox or permission profile (`adoption`), and named.
 
-A stored thread that no session follows and on which nothing runs is unsubscribed after UNSUBSCRIBE_AFTER_S: it sleeps.
-The app-server says no more about it, and unloads it once it was idle for 30 minutes (codex 0.163). The next request for
-it resumes it first. What is not stored could not be resumed, so it stays subscribed.
+A thread that no session follows and on which nothing runs is unsubscribed (see `unfollowed`). A stored one sleeps: the
+next request for it resumes it first. One that cannot be resumed is held no longer.
 """
 
 from __future__ import annotations
@@ -22,11 +21,10 @@ from codex_pool import rpc, wire
 from codex_pool.worker import adoption, reading
 from codex_pool.worker.effects import Outbox
 from codex_pool.worker.requests import Request, Requests
+from codex_pool.worker.unfollowed import ABANDON_AFTER_S, UNSUBSCRIBE_AFTER_S, Unfollowed
 
 MAX_CHILDREN = 10_000
 MAX_DEPTH = 64
-# A goal begins its next turn within this time of the last one's end.
-UNSUBSCRIBE_AFTER_S = 5.0
 # These need no subscription.
 _LEAVES_ASLEEP = frozenset({"thread/archive", "thread/delete", "thread/read"})
 
@@ -47,7 +45,8 @@ class Waiter(Protocol):
 class Thread:
     """A thread that is held. `adopted` says that it was another worker's, `interests` what its sessions wanted last.
 
-    `goal` says that it may begin turns by itself, `asleep` that it is unsubscribed.
+    `goal` says that it may begin turns by itself, `asleep` that it is unsubscribed. `let_go`: its last session has
+    unsubscribed from it; `kept`: one that is over wanted its turns to go on.
     """
 
     record: wire.ThreadRecord
@@ -55,6 +54,8 @@ class Thread:
     adopted: bool = False
     goal: bool = False
     asleep: bool = False
+    let_go: bool = False
+    kept: bool = False
     interests: dict[wire.SessionId, wire.Interest] = field(default_factory=dict)
 
 
@@ -87,14 +88,14 @@ class Threads:
         self._parents: dict[str, str] = {}
         # All that the broker was told of, for the next one.
         self._spawned: dict[str, str] = {}
-        # Threads that may be unsubscribed, and since when; those of which that is not answered yet.
-        self._idle: dict[str, float] = {}
+        self._unfollowed = Unfollowed()
+        # Sleeping threads whose unsubscribing is not answered yet.
         self._unsubscribing: set[str] = set()
         # Threads that the app-server was made to load.
         self.loads = 0
 
     def __len__(self) -> int:
-        return len(self._threads) + len(self._parents)
+        return len(self._threads) + len(self._parents) + len(self._unfollowed)
 
     def get(self, thread_id: str | None) -> Thread | None:
         return self._threads.get(thread_id or "")
@@ -132,13 +133,19 @@ class Threads:
                 self._router.follow_thread(thread_id, head.session)
             else:
                 self._router.unfollow_thread(thread_id, head.session)
-        self.idle(head.thread_id)
+        thread = self._threads.get(head.thread_id)
+        if thread is not None:
+            thread.let_go = not head.on
+            self.idle(head.thread_id)
 
-    def forget_session(self, session: wire.SessionId) -> None:
-        """It follows nothing any more."""
+    def forget_session(self, session: wire.SessionId, *, keep: bool) -> None:
+        """It follows nothing any more. With `keep` its turns go on, and somebody may come for what they say."""
         for thread_id in (*self._threads, *self._adopting, *self._parents):
-            self._router.unfollow_thread(thread_id, session)
-            self.idle(thread_id)
+            if session in self.followers_of(thread_id):
+                self._router.unfollow_thread(thread_id, session)
+                if (thread := self._threads.get(thread_id)) is not None:
+                    thread.kept = thread.kept or keep
+                self.idle(thread_id)
         for thread in self._threads.values():
             thread.interests.pop(session, None)
 
@@ -362,30 +369,38 @@ class Threads:
         params = {"threadId": record.thread_id, **params}
         self._requests.ask(method, params, then, thread_id=record.thread_id)
 
-    # Asleep.
+    # Unfollowed.
 
     def idle(self, thread_id: str) -> None:
         """It may be that nobody needs the thread any more; a later `tick` looks."""
-        self._idle.pop(thread_id, None)
+        self._unfollowed.stays(thread_id)
         thread = self._threads.get(thread_id)
-        if thread is not None and not thread.asleep and _is_stored(thread) and not self.followers_of(thread_id):
-            self._idle[thread_id] = self._outbox.now
+        if thread is None or thread.asleep or self.followers_of(thread_id):
+            return
+        if _is_stored(thread) or thread.let_go:
+            self._unfollowed.unsubscribe_at(thread_id, self._outbox.now + UNSUBSCRIBE_AFTER_S)
+        elif not thread.kept:
+            self._unfollowed.unsubscribe_at(thread_id, self._outbox.now + ABANDON_AFTER_S)
+
+    def was_let_go(self, thread_id: str | None) -> bool:
+        """Whether a thread can have no more requests, because it is unsubscribed and cannot be resumed."""
+        return self._unfollowed.was_let_go(thread_id)
 
     def tick(self, runs_on: Callable[[str], bool]) -> None:
         """Unsubscribe threads that nobody needs; `runs_on` says whether a turn runs on one."""
-        now = self._outbox.now
-        for thread_id, since in list(self._idle.items()):
-            if now - since < UNSUBSCRIBE_AFTER_S:
-                # Those behind it have come later.
-                return
-            del self._idle[thread_id]
+        for thread_id in self._unfollowed.due(self._outbox.now):
             thread = self._threads.get(thread_id)
             if thread is None or thread.goal or thread_id in self._leaving or self.followers_of(thread_id):
                 continue
             if any(map(runs_on, self.family(thread_id))) or self._requests.concern(thread_id):
-                self._idle[thread_id] = now
-            else:
+                self.idle(thread_id)
+            elif _is_stored(thread):
                 self._unsubscribe(thread_id, thread)
+            else:
+                self.release(thread_id, keep=True)
+                self._unfollowed.let_go(thread_id, self._outbox.now)
+                params: dict[str, object] = {"threadId": thread_id}
+                self._requests.ask("thread/unsubscribe", params, lambda *_: None, thread_id=thread_id)
 
     def _unsubscribe(self, thread_id: str, thread: Thread) -> None:
         thread.asleep = True
@@ -427,7 +442,7 @@ class Threads:
             return
         below = [*dict.fromkeys((*self.family(thread_id)[1:], *children))]
         self._leaving.update((thread_id, *below))
-        self._idle.pop(thread_id, None)
+        self._unfollowed.stays(thread_id)
 
         def then(line: bytes, is_error: bool) -> None:
             if is_error:
@@ -461,7 +476,7 @@ class Threads:
 
     def _drop(self, thread_id: str) -> None:
         self._threads.pop(thread_id, None)
-        self._idle.pop(thread_id, None)
+        self._unfollowed.stays(thread_id)
         for session in self._router.thread_followers(thread_id):
             self._router.unfollow_thread(thread_id, session)
         for child in self.family(thread_id)[1:]:
