@@ -1,8 +1,9 @@
 """Room for threads: how many processes workers may have, and who waits until one may load another thread. Pure.
 
-An app-server starts the MCP servers of each thread that it loads, and those of an ephemeral thread stay for half an hour
-after the thread was let go, or until the app-server ends. So a worker that can take no further thread within `limit` is renewed, and all workers
-together, those that drain included, stay within `limit` for each slot: what would go beyond waits.
+An app-server starts the MCP servers of each thread that it loads, and those of an ephemeral thread stay for half an
+hour after the thread was let go, or until the app-server ends. So a worker that can take no further thread within
+`limit` is renewed, and all workers together, those that drain included, stay within `limit` for each slot: what would
+go beyond waits.
 
     expected(worker) = servers and left commands, as the worker has counted them; servers of threads that it has just
                        loaded may have yet to come

@@ -1,8 +1,8 @@
 """Counts and memory of what is below a worker, by what it is there for. Pure.
 
     app-server   with what its own start has brought: npm's `codex` is a node process with the native one below it
-    servers      MCP servers, their launchers and all below these: they stay until their thread is unloaded, half an hour
-                 after it was unsubscribed, unless it is archived or deleted before
+    servers      MCP servers, their launchers and all below these: they stay until their thread is unloaded, which is
+                 half an hour after it was unsubscribed, unless it is archived or deleted before
     commands     commands of tools, and what else codex runs in a session of its own
     left         commands that have outlived the turns that they may belong to
 
