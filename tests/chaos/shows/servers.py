@@ -3,7 +3,8 @@
     python tests/chaos/shows/servers.py [--quick]
 
 An app-server keeps the MCP servers of an ephemeral thread for half an hour after that was let go, so workers are
-recycled, and threads wait meanwhile. All servers on the machine are counted every 20 ms, those of workers that drain included.
+recycled, and threads wait meanwhile. All servers on the machine are counted every 20 ms, those of workers that drain
+included.
 """
 
 from __future__ import annotations
