@@ -30,6 +30,8 @@ from codex_pool import wire
 from codex_pool.processes import Memory, ProcessId, TreeProcess
 
 SETTLE_S = 2.0
+# A server, or its launcher, is there before the app-server answers, or soon after where the machine is short of time.
+NONE_AFTER_S = 1.0
 
 Kind = Literal["app-server", "server", "command"]
 
@@ -50,7 +52,10 @@ class Look:
 
 @dataclass(slots=True)
 class _Known:
-    """A process that was seen. `begun`: the number of the last turn that it may belong to."""
+    """A process that was seen. `since`: when first, of what a server has started when that server was.
+
+    `begun`: the number of the last turn that it may belong to.
+    """
 
     kind: Kind
     since: float
@@ -75,18 +80,21 @@ class Census:
         it is the next number. The first look is to come before any thread is loaded: what is below the app-server then
         has come with it.
         """
-        known, kinds = self._known, dict[int, Kind]()
+        known, here = self._known, dict[int, _Known]()
         session = next((each.session for each in look.processes if each.id.pid == self._app_server_pid), None)
         if session is None:
             return None
         self._known = {}
         for process in look.processes:
-            before = known.get(process.id)
-            kind = before.kind if before is not None else self._kind(process, kinds.get(process.parent), session)
-            seen = before or _Known(kind, now, begun)
+            seen = known.get(process.id)
+            if seen is None:
+                parent = here.get(process.parent)
+                kind = self._kind(process, parent.kind if parent is not None else None, session)
+                belongs = parent is not None and kind == parent.kind == "server"
+                seen = _Known(kind, parent.since if parent is not None and belongs else now, begun)
             if now - seen.since < SETTLE_S:
                 seen.begun = begun
-            kinds[process.id.pid], self._known[process.id] = kind, seen
+            here[process.id.pid] = self._known[process.id] = seen
         self._has_begun = True
         return self._tree(look, oldest, now)
 
@@ -121,7 +129,10 @@ class Census:
             if process in self._known or process.pid == self._pid
         }
         command_bytes = sum(memory.size_bytes for process, memory in sizes.items() if process in commanding)
-        young = look.loads - self._loads_settled(look.loads, now)
+        self._loads.append((now, look.loads))
+        while len(self._loads) > 1 and self._loads[1][0] <= now - SETTLE_S:
+            self._loads.popleft()
+        young = look.loads - self._loaded_by(now - SETTLE_S)
         return wire.Tree(
             servers=servers,
             settled=settled,
@@ -132,21 +143,16 @@ class Census:
             is_pss=all(memory.is_pss for memory in sizes.values()),
             threads=look.threads,
             young=young,
-            each=_each(servers, settled, look.threads, look.threads - young),
+            each=self._each(servers, settled, look.threads, look.threads - young, now),
         )
 
-    def _loads_settled(self, loads: int, now: float) -> int:
-        """Of the threads that were loaded, those that had been SETTLE_S ago."""
-        self._loads.append((now, loads))
-        while len(self._loads) > 1 and self._loads[1][0] <= now - SETTLE_S:
-            self._loads.popleft()
-        at, settled = self._loads[0]
-        return settled if at <= now - SETTLE_S else 0
+    def _loaded_by(self, at: float) -> int:
+        """How many threads had been loaded at this time, as far as was seen then."""
+        return max((loads for when, loads in self._loads if when <= at), default=0)
 
-
-def _each(servers: int, settled: int, threads: int, settled_threads: int) -> int | None:
-    """Servers that a loaded thread has brought, rounded up; None while that is not known."""
-    if settled_threads > 0:
-        return -(-settled // settled_threads)
-    # A launcher may have yet to start the server, but it is there.
-    return 0 if threads and not servers else None
+    def _each(self, servers: int, settled: int, threads: int, settled_threads: int, now: float) -> int | None:
+        """Servers that a loaded thread has brought, rounded up; None while that is not known."""
+        if settled_threads > 0:
+            return -(-settled // settled_threads)
+        brings_none = threads and not servers and self._loaded_by(now - NONE_AFTER_S)
+        return 0 if brings_none else None
