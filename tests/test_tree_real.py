@@ -113,7 +113,7 @@ def test_memory_is_that_of_the_tree(config: AppServerConfig, home: Path, tmp_pat
     config = replace(config, codex_bin=str(launcher))
     with Pool(1, config, log_file=tmp_path / "log") as pool, pool.connect() as codex:
         before = wait_until(lambda: row(codex)["memoryBytes"] and row(codex), "the memory is known")
-        assert before["memoryIs"] == "pss" and before["memoryBytes"] > 60 * MIB, "the shell has a few"
+        assert before["memoryIs"] == "pss" and before["memoryBytes"] > 35 * MIB, "the shell has a few"
         assert (before["descendants"], before["toolCommands"]) == (0, 0), "the native codex is no server"
         threads = [codex.thread_start(ephemeral=True) for _ in range(4)]
         wait_until(lambda: row(codex)["descendants"] == 4, "four servers")
@@ -123,7 +123,8 @@ def test_memory_is_that_of_the_tree(config: AppServerConfig, home: Path, tmp_pat
             for line in Path(f"/proc/{first}/smaps_rollup").read_text().splitlines()
             if line.startswith("Pss:")
         )
-        wait_until(lambda: row(codex)["memoryBytes"] > before["memoryBytes"] + 4 * pss, "their memory is known")
+        # What other processes of this machine share with these is less the more of them there are.
+        wait_until(lambda: row(codex)["memoryBytes"] > before["memoryBytes"] + 2 * pss, "their memory is known")
         assert row(codex)["memoryBytes"] < before["memoryBytes"] + 200 * MIB
         assert len(threads) == 4
 
@@ -131,20 +132,20 @@ def test_memory_is_that_of_the_tree(config: AppServerConfig, home: Path, tmp_pat
 def test_a_command_is_apart_while_its_turn_runs_and_counts_when_it_is_left(
     config: AppServerConfig, work: Path, tmp_path: Path
 ) -> None:
-    held = f"{shlex.quote(sys.executable)} -c 'import time; held = b\"x\" * 200_000_000; time.sleep(600)'"
+    held = f"{shlex.quote(sys.executable)} -c 'import time; held = b\"x\" * 400_000_000; time.sleep(600)'"
     with Pool(1, config, log_file=tmp_path / "log", recycle_memory_bytes=None) as pool, pool.connect() as codex:
         thread = codex.thread_start(sandbox="danger-full-access", cwd=str(work), approval_policy="never")
         # The first command takes up a lot of the app-server's code.
         thread.run("[[tool_call 'sleep 2.5']] [[text]]")
         idle = wait_until(lambda: row(codex)["memoryBytes"], "the memory is known")
         turn = thread.turn(f"[[tool_call {json.dumps(f'(setsid {held} >/dev/null 2>&1 &) ; sleep 6')}]] [[text]]")
-        shown = wait_until(lambda: row(codex)["toolMemoryBytes"] > 180 * MIB and row(codex), "the command is seen")
+        shown = wait_until(lambda: row(codex)["toolMemoryBytes"] > 350 * MIB and row(codex), "the command is seen")
         assert shown["toolCommands"] >= 2 and shown["descendants"] == shown["leftCommands"] == 0
-        assert shown["memoryBytes"] < idle + 100 * MIB
+        assert shown["memoryBytes"] < idle + 200 * MIB
         assert turn.run().status == "completed"
         left = wait_until(lambda: row(codex)["leftCommands"] and row(codex), "what it has left counts")
         assert left["descendants"] == left["leftCommands"] == 1
-        assert left["memoryBytes"] > idle + 150 * MIB and left["toolCommands"] == 0
+        assert left["memoryBytes"] > idle + 200 * MIB and left["toolCommands"] == 0
 
 
 def test_memory_of_servers_recycles_a_worker(config: AppServerConfig, home: Path, tmp_path: Path) -> None:

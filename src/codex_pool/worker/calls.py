@@ -85,7 +85,7 @@ class Calls:
         self._seen.take(request)
         if self._threads.was_let_go(request.thread_id):
             # It has crossed the news of that: the broker sends no more.
-            message = f"thread {request.thread_id} was let go, because nobody followed it any more; start a new one"
+            message = f"thread {request.thread_id} was let go because nobody followed it any more; start a new one"
             self.refuse(request, errors.THREAD_LOST, message, {"safeToRetry": not head.again})
         elif parsed.method == FOLLOW_TURN:
             self._follow_turn(request)
