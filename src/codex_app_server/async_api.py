@@ -568,6 +568,7 @@ class AsyncTurnHandle:
         Each is one as of `Thread.follow`: what its turn sends from now on comes there, and no longer among the
         client's notifications. Raises TransportClosedError.
         """
+        self._client._home.check()
         handles = []
         for thread_id, turn_id in self._client._connection.running_agents(self.thread_id, self.id):
             # One may be over by now.
@@ -582,6 +583,7 @@ class AsyncTurnHandle:
 
         It is all that the thread has used; the usage in the turn's result has none of it.
         """
+        self._client._home.check()
         reports = self._client._connection.agent_usage(self.id)
         usages = {thread: getattr(Notification(line).payload, "token_usage", None) for thread, line in reports.items()}
         return {thread: usage for thread, usage in usages.items() if usage is not None}
