@@ -9,6 +9,8 @@ import click
 from codex_pool.cli import options
 from codex_pool.cli.errors import reported
 
+TABLE_COLUMNS = 160
+
 
 @click.command(short_help="Show what a daemon's workers and turns are doing.")
 @options.connect_option
@@ -37,7 +39,7 @@ def status(context: click.Context, connect: str | None, key: str | None, as_json
         table.add_column(title, justify="right" if 2 <= number <= 5 or number >= 8 else "left", no_wrap=True)
     for row in view.rows(result):
         table.add_row(*row)
-    # Wider than a narrow terminal: its lines are wrapped there, and no cell is cut.
-    console.print(table, width=max(console.width, console.measure(table).maximum), soft_wrap=True)
+    # Its lines are wrapped on a narrow terminal: no cell is cut.
+    Console(highlight=False, width=max(console.width, TABLE_COLUMNS)).print(table)
     for line in view.problems(result):
         console.print(line, style="yellow", soft_wrap=True, markup=False)
