@@ -68,6 +68,7 @@ def test_what_the_database_lacks_is_read_from_the_files(limit: int) -> None:
     assert sorted(walk(Runtime(threads), limit=limit)) == ids(threads)
 
 
+@pytest.mark.slow
 def test_more_than_the_files_that_are_looked_at_are_found() -> None:
     threads = begun(MAX_FILES + 500, within_ms=1_000_000_000)
     runtime = Runtime(threads)
