@@ -304,6 +304,6 @@ def test_a_batch_goes_on_without_its_display(home: Path, tmp_path: Path, model: 
             process.kill()
             process.wait()
     log = (run / "pool.log").read_text()
-    assert "batch: SIGHUP: the terminal is gone; the run goes on without its display" in log
+    assert "SIGHUP: the terminal is gone; the run goes on without its display" in log
     assert "s1: failed" in log and str(run / "results.jsonl") in log, "what it has to say later"
     assert len((run / "results.jsonl").read_text().splitlines()) == 3
