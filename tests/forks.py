@@ -10,7 +10,7 @@ from pathlib import Path
 LIMIT_S = 50
 
 PRELUDE = '''
-import asyncio, contextlib, ctypes, gc, multiprocessing, os, sys, threading, time
+import asyncio, contextlib, ctypes, faulthandler, gc, multiprocessing, os, sys, threading, time
 from pathlib import Path
 from codex_app_server import *
 from codex_app_server.testing import *
@@ -46,6 +46,8 @@ def in_child(function, fork=os.fork):
     if pid:
         return ended(pid)
     code = 1
+    # Where one that hangs does so.
+    faulthandler.dump_traceback_later(15)
     try:
         function()
         code = 0

@@ -62,7 +62,7 @@ uses = [
     lambda: thread.read(), lambda: thread.follow(turn.id), lambda: thread.goal(), lambda: thread.review(),
     lambda: turn.run(), lambda: turn.run(timeout=1), lambda: next(turn.stream()), lambda: next(turn.text()),
     lambda: turn.steer("x"), lambda: turn.interrupt(), lambda: list(turn.stream()), lambda: transport.send(b"x"),
-    lambda: login.wait(1), lambda: login.cancel(),
+    lambda: login.wait(1), lambda: login.cancel(), lambda: turn.sub_agents(), lambda: turn.sub_agent_usage(),
 ]
 def child():
     for use in uses:

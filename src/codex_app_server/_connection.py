@@ -585,6 +585,7 @@ class Connection:
 
     def agent_usage(self, turn_id: str) -> dict[str, bytes]:
         """The last report on token usage of each thread of a sub-agent that has worked for this turn."""
+        _fork.check_process(self._made_in, "client")
         return dict(self._agent_usage.get(turn_id, {}))
 
     def active_turn(self, thread_id: str, turn_id: str) -> str:
