@@ -7,7 +7,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, overload
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, get_args, overload
 
 from . import operations
 from ._last_error import LastError
@@ -97,6 +97,12 @@ class Codex:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    async def __aenter__(self) -> NoReturn:
+        raise TypeError("a Codex is not for asyncio: write `with`, or use AsyncCodex with `async with`")
+
+    async def __aexit__(self, *_: object) -> None:
+        """Never called."""
 
     @property
     def client(self) -> AppServerClient:
@@ -233,6 +239,7 @@ class Thread:
         the timeout, Ctrl-C - interrupts the turn, unless `detach`.
         Raises TurnFailedError, RequestTimeoutError, OutputTypeError, ThreadBusyError.
         """
+        operations.check_timeout(timeout)
         deadline = None if timeout is None else time.monotonic() + timeout
         last_error = LastError()
         try:
@@ -465,6 +472,7 @@ class TurnHandle:
 
         Raises TurnFailedError, TransportClosedError, RequestTimeoutError.
         """
+        operations.check_timeout(timeout)
         last_error = LastError()
         try:
             return self._run(None if timeout is None else time.monotonic() + timeout, last_error)

@@ -19,8 +19,8 @@ from ._connection import GLOBAL_NOTIFICATIONS, Call, Connection, log
 from ._deliveries import Ask
 from ._mailbox import Mailbox
 from ._start_failures import working_directory
-from .client import INTERRUPT_ANSWER_S, INTERRUPT_LIMIT_S, INTERRUPT_RETRY_S
-from .config import AppServerConfig
+from .client import INTERRUPT_ANSWER_S, INTERRUPT_LIMIT_S, INTERRUPT_RETRY_S, check_handler
+from .config import AppServerConfig, config_of
 from .envelope import RequestId
 from .errors import (
     AppServerError,
@@ -103,7 +103,8 @@ class AsyncAppServerClient:
         transport: Transport | None = None,
         approval_handler: AsyncApprovalHandler | None = None,
     ) -> None:
-        self.config = config or AppServerConfig()
+        self.config = config_of(config)
+        check_handler(approval_handler, for_asyncio=True)
         # Whose directory relative paths are in is known of a process of our own.
         self._base = working_directory(self.config.cwd) if transport is None else None
         self._transport = transport or StdioTransport(self.config)

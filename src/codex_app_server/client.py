@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _thread
 import contextlib
+import inspect
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -15,11 +16,12 @@ from ._deliveries import Ask
 from ._mailbox import SyncMailbox
 from ._start_failures import working_directory
 from ._waking import Answer
-from .config import AppServerConfig
+from .config import AppServerConfig, config_of
 from .envelope import RequestId
 from .errors import (
     AppServerError,
     InternalRpcError,
+    InvalidInputError,
     InvalidRequestError,
     JsonRpcError,
     RequestTimeoutError,
@@ -45,6 +47,21 @@ INTERRUPT_ANSWER_S = 1.0
 _QUEUE_POLL_S = 5.0
 
 
+def check_handler(handler: Any, *, for_asyncio: bool) -> None:
+    """Raises InvalidInputError for an approval handler that cannot be called, or has to be awaited where nobody does."""
+    if handler is None:
+        return
+    if not callable(handler):
+        raise InvalidInputError(
+            f"approval_handler is {handler!r}; expected a function of the method and the params of a request"
+        )
+    if inspect.iscoroutinefunction(handler) and not for_asyncio:
+        raise InvalidInputError(
+            "approval_handler is a coroutine function, which a synchronous client cannot await; give a function, or "
+            "use AsyncCodex"
+        )
+
+
 class AppServerClient:
     """Requests, and the notifications of many turns at once, over one transport.
 
@@ -61,7 +78,8 @@ class AppServerClient:
         transport: Transport | None = None,
         approval_handler: ApprovalHandler | None = None,
     ) -> None:
-        self.config = config or AppServerConfig()
+        self.config = config_of(config)
+        check_handler(approval_handler, for_asyncio=False)
         # Whose directory relative paths are in is known of a process of our own.
         self._base = working_directory(self.config.cwd) if transport is None else None
         self._approval_handler = approval_handler
