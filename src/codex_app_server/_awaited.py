@@ -11,6 +11,9 @@ T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+_REMEDY = "write `await` before the call"
+
+
 class Awaited(Coroutine[Any, Any, T]):
     """The coroutine itself, as far as asyncio goes; anything else that is done with it raises an error that says so."""
 
@@ -38,19 +41,15 @@ class Awaited(Coroutine[Any, Any, T]):
     def __getattr__(self, name: str) -> Any:
         if name.startswith(("cr_", "__")):
             return getattr(self._coroutine, name)
-        raise AttributeError(f"{self._called}(...) was not awaited, so that it has no {name!r}: write {self._remedy}")
+        raise AttributeError(f"{self._called}(...) was not awaited, so that it has no {name!r}: {_REMEDY}")
 
     def __aiter__(self) -> NoReturn:
-        raise TypeError(f"{self._called}(...) was not awaited, and cannot be iterated over: write {self._remedy}")
+        raise TypeError(f"{self._called}(...) was not awaited, and cannot be iterated over: {_REMEDY}")
 
     __iter__ = __aiter__
 
     def __repr__(self) -> str:
-        return f"<{self._called}(...), not awaited: write {self._remedy}>"
-
-    @property
-    def _remedy(self) -> str:
-        return f"`await ...{self._called.rpartition('.')[2]}(...)`"
+        return f"<{self._called}(...), not awaited: {_REMEDY}>"
 
 
 def awaited(function: F) -> F:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, get_args, overload
 
 from . import operations
+from ._described import described
 from ._last_error import LastError
 from ._mailbox import SyncMailbox
 from .client import ApprovalHandler, AppServerClient
@@ -99,6 +100,8 @@ class Codex:
         self.close()
 
     async def __aenter__(self) -> NoReturn:
+        # There will be no `__aexit__`.
+        self.close()
         raise TypeError("a Codex is not for asyncio: write `with`, or use AsyncCodex with `async with`")
 
     async def __aexit__(self, *_: object) -> None:
@@ -122,21 +125,25 @@ class Codex:
         self._closed = True
         self._client.close()
 
+    @described("ThreadStartOptions")
     def thread_start(self, **options: Unpack[ThreadStartKeywords]) -> Thread:
         """Begin a conversation."""
         response = self._client.perform(operations.thread_start(options))
         return Thread(self._client, response.thread.id)
 
+    @described("ThreadResumeOptions")
     def thread_resume(self, thread_id: str, **options: Unpack[ThreadResumeKeywords]) -> Thread:
         """Take up a stored conversation."""
         response = self._client.perform(operations.thread_resume(thread_id, options))
         return Thread(self._client, response.thread.id)
 
+    @described("ThreadForkOptions")
     def thread_fork(self, thread_id: str, **options: Unpack[ThreadForkKeywords]) -> Thread:
         """Begin a new conversation with the history of another."""
         response = self._client.perform(operations.thread_fork(thread_id, options))
         return Thread(self._client, response.thread.id)
 
+    @described("ThreadListOptions")
     def thread_list(self, **options: Unpack[ThreadListOptions]) -> m.ThreadListResponse:
         """Stored conversations, a page at a time."""
         return self._client.perform(operations.thread_list(options))
@@ -223,6 +230,7 @@ class Thread:
         detach: bool = False,
         **options: Unpack[TurnKeywords],
     ) -> T: ...
+    @described("TurnStartOptions")
     def run(
         self,
         input: RunInput,
@@ -251,6 +259,7 @@ class Thread:
             raise last_error.timeout(f"the turn did not end within {timeout} s") from None
         return result if output_type is None else operations.parse_output(output_type, result)
 
+    @described("TurnStartOptions")
     def turn(
         self,
         input: RunInput,
@@ -428,7 +437,7 @@ class TurnText(Iterator[str]):
         try:
             while (notification := self._mailbox.get()) is not None:
                 if notification.method == "item/agentMessage/delta":
-                    return delta_of(notification)
+                    return delta_of(notification).delta
                 self._collector.add(notification)
         except KeyboardInterrupt:
             self.close()
@@ -516,6 +525,7 @@ def wait_for_turn_completed(turn: TurnHandle) -> m.TurnCompletedNotification:
     return operations.ended(turn.id, last)
 
 
+@described("TurnStartOptions")
 def stream_text(thread: Thread, input: RunInput, **options: Unpack[TurnKeywords]) -> TurnText:
     """Start one turn and iterate over its text as it comes. Raises TurnFailedError at its end."""
     return thread.turn(input, **options).text()

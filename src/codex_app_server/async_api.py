@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, overload
 
 from . import operations
 from ._awaited import awaited
+from ._described import described
 from ._last_error import LastError
 from .api import BUSY_POLL_S, OnBusy, check_on_busy
 from .async_client import AsyncApprovalHandler, AsyncAppServerClient, AsyncMailbox
@@ -118,24 +119,28 @@ class AsyncCodex:
             await asyncio.wait([self._starting])
         await self._client.close()
 
+    @described("ThreadStartOptions")
     @awaited
     async def thread_start(self, **options: Unpack[ThreadStartKeywords]) -> AsyncThread:
         """Begin a conversation."""
         response = await self._perform(operations.thread_start(options))
         return AsyncThread(self._client, response.thread.id)
 
+    @described("ThreadResumeOptions")
     @awaited
     async def thread_resume(self, thread_id: str, **options: Unpack[ThreadResumeKeywords]) -> AsyncThread:
         """Take up a stored conversation."""
         response = await self._perform(operations.thread_resume(thread_id, options))
         return AsyncThread(self._client, response.thread.id)
 
+    @described("ThreadForkOptions")
     @awaited
     async def thread_fork(self, thread_id: str, **options: Unpack[ThreadForkKeywords]) -> AsyncThread:
         """Begin a new conversation with the history of another."""
         response = await self._perform(operations.thread_fork(thread_id, options))
         return AsyncThread(self._client, response.thread.id)
 
+    @described("ThreadListOptions")
     @awaited
     async def thread_list(self, **options: Unpack[ThreadListOptions]) -> m.ThreadListResponse:
         """Stored conversations, a page at a time."""
@@ -257,6 +262,7 @@ class AsyncThread:
         detach: bool = False,
         **options: Unpack[TurnKeywords],
     ) -> T: ...
+    @described("TurnStartOptions")
     @awaited
     async def run(
         self,
@@ -291,6 +297,7 @@ class AsyncThread:
             raise last_error.timeout(f"the turn did not end within {timeout} s") from None
         return result if output_type is None else operations.parse_output(output_type, result)
 
+    @described("TurnStartOptions")
     @awaited
     async def turn(
         self,
@@ -483,7 +490,7 @@ class AsyncTurnText(AsyncIterator[str]):
         try:
             while (notification := await self._turn._mailbox.get()) is not None:
                 if notification.method == "item/agentMessage/delta":
-                    return delta_of(notification)
+                    return delta_of(notification).delta
                 self._collector.add(notification)
         except asyncio.CancelledError:
             self._turn.abandon()
@@ -568,6 +575,7 @@ class AsyncTurnHandle:
         await self._client.interrupt_turn(self.thread_id, self.id, lambda: self._mailbox.ended)
 
 
+@described("TurnStartOptions")
 def astream_text(thread: AsyncThread, input: RunInput, **options: Unpack[TurnKeywords]) -> AsyncTurnText:
     """Start one turn, when it is first read, and iterate over its text. Raises TurnFailedError at its end."""
     return AsyncTurnText(start=lambda: thread.turn(input, **options))

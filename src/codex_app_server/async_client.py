@@ -34,6 +34,7 @@ from .generated.routing import REQUESTS
 from .inputs import Input
 from .notifications import Notification
 from .operations import Operation
+from .results import delta_of
 from .transport import StdioTransport, Transport
 
 if TYPE_CHECKING:
@@ -262,7 +263,7 @@ class AsyncAppServerClient:
 
     async def wait_for_turn_completed(self, turn_id: str) -> models.TurnCompletedNotification:
         """Read a turn to its end. Raises as `turn_notifications`."""
-        last: models.TurnCompletedNotification | None = None
+        last: Any = None
         async for notification in self.turn_notifications(turn_id):
             if notification.method == "turn/completed":
                 last = notification.payload
@@ -276,7 +277,7 @@ class AsyncAppServerClient:
         _, mailbox = await self.start_turn(operation)
         async for notification in read(mailbox):
             if notification.method == "item/agentMessage/delta":
-                yield notification.payload
+                yield delta_of(notification)
 
     async def next_notification(self) -> Notification | None:
         """The next notification that belongs to no turn of this client, None after `close`. The newest 10,000 are kept.
@@ -320,8 +321,9 @@ class AsyncAppServerClient:
         notification = await mailbox.get()
         if notification is None:
             raise TurnEndedError(f"the end of log-in {login_id} was read before")
-        payload: models.AccountLoginCompletedNotification = notification.payload
-        return payload
+        payload: Any = notification.payload
+        ended: models.AccountLoginCompletedNotification = payload
+        return ended
 
     @property
     def held(self) -> dict[str, int]:

@@ -31,6 +31,7 @@ from .generated.routing import REQUESTS
 from .inputs import Input
 from .notifications import Notification
 from .operations import Operation
+from .results import delta_of
 from .transport import StdioTransport, Transport
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ _QUEUE_POLL_S = 5.0
 
 
 def check_handler(handler: Any, *, for_asyncio: bool) -> None:
-    """Raises InvalidInputError for an approval handler that cannot be called, or has to be awaited where nobody does."""
+    """Raises InvalidInputError for an approval handler that cannot be called, or not without awaiting it."""
     if handler is None:
         return
     if not callable(handler):
@@ -212,7 +213,7 @@ class AppServerClient:
 
     def wait_for_turn_completed(self, turn_id: str) -> models.TurnCompletedNotification:
         """Read a turn to its end. Raises as `turn_notifications`."""
-        last: models.TurnCompletedNotification | None = None
+        last: Any = None
         for notification in self.turn_notifications(turn_id):
             if notification.method == "turn/completed":
                 last = notification.payload
@@ -226,7 +227,7 @@ class AppServerClient:
         _, mailbox = self.start_turn(operation)
         for notification in read(mailbox):
             if notification.method == "item/agentMessage/delta":
-                yield notification.payload
+                yield delta_of(notification)
 
     def next_notification(self, timeout_s: float | None = None) -> Notification | None:
         """The next notification that belongs to no turn of this client, None after `close`. The newest 10,000 are kept.
@@ -270,8 +271,9 @@ class AppServerClient:
         notification = mailbox.get(timeout_s)
         if notification is None:
             raise TurnEndedError(f"the end of log-in {login_id} was read before")
-        payload: models.AccountLoginCompletedNotification = notification.payload
-        return payload
+        payload: Any = notification.payload
+        ended: models.AccountLoginCompletedNotification = payload
+        return ended
 
     @property
     def held(self) -> dict[str, int]:

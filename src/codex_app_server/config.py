@@ -52,7 +52,7 @@ class AppServerConfig:
     def __post_init__(self) -> None:
         if isinstance(self.config_overrides, str | Mapping):
             raise InvalidInputError(
-                f"config_overrides is {self.config_overrides!r}; give a tuple of strings 'key=value', the values as TOML"
+                f"config_overrides is {self.config_overrides!r}; give a tuple of strings 'key=value', values as TOML"
             )
         self.config_overrides = tuple(self.config_overrides)
         self.env = {name: _as_text(name, value) for name, value in dict(self.env or {}).items()}

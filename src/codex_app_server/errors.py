@@ -320,7 +320,14 @@ def map_jsonrpc_error(code: int, message: str, data: Any = None) -> JsonRpcError
 
 
 # What codex says of a thread's id that no thread has, or that is none.
-_NO_THREAD = ("invalid session id", "invalid thread id", "no rollout found for thread id", "thread not loaded")
+_NO_THREAD = (
+    "invalid session id",
+    "invalid thread id",
+    "no rollout found for thread id",
+    "no archived rollout found for thread id",
+    "thread not found",
+    "thread not loaded",
+)
 
 
 def _remedy_of(message: str) -> str:

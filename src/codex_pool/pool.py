@@ -188,7 +188,7 @@ class Pool(_fork.ProcessBound):
         """Where clients connect. Raises TransportClosedError before the start."""
         if self._endpoint is None:
             raise TransportClosedError(
-                "the pool does not run: it has not been started, or was closed; use it as a context manager, or start() it"
+                "the pool does not run: it was not started, or is closed; use it as a context manager, or start() it"
             )
         return self._endpoint
 
@@ -533,7 +533,10 @@ class Connecting(Awaited[AsyncCodex]):
     def __init__(
         self, transport: Callable[[], PoolTransport], approval_handler: AsyncApprovalHandler | None, called: str
     ) -> None:
-        super().__init__(_connected(transport, approval_handler), called)
+        connected = _connected(transport, approval_handler)
+        # The name that Python says was never awaited.
+        connected.__qualname__ = called  # type: ignore[attr-defined]
+        super().__init__(connected, called)
 
     async def __aenter__(self) -> AsyncCodex:
         self._codex: AsyncCodex = await self
