@@ -63,6 +63,7 @@ bench: tools $(VENV)/.installed-bench
 	$(BIN)/python bench/memory.py
 	$(BIN)/python bench/growth.py
 	$(BIN)/python bench/start.py
+	$(BIN)/python bench/long_history.py --rounds 3
 	$(BIN)/python bench/lean.py --turns 60 --rounds 3
 	$(BIN)/python bench/batch.py
 	$(BIN)/python bench/scaling.py --seconds 1

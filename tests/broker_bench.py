@@ -112,6 +112,8 @@ class Bench:
         # Answers to questions of app-servers; workers that are to be renewed; what the supervisor knows of the account.
         self.tells: list[tuple[str, dict[str, Any]]] = []
         self.renewals: dict[str, str] = {}
+        # Workers that are to be renewed because they have no room for threads; they may have turns meanwhile.
+        self.full: dict[str, str] = {}
         self.account: tuple[float, bool] = 0.0, False
         # The account that is stored, and what those were that turns began with.
         self.stored: str | None = None
@@ -138,6 +140,8 @@ class Bench:
                     self.suspects.append(effect.worker)
                 case Forget():
                     self.forgotten.append(effect.peer)
+                case Renew() if "descendants" in effect.reason:
+                    self.full[effect.worker] = effect.reason
                 case Renew():
                     self.renewals[effect.worker] = effect.reason
                 case AccountChanged():

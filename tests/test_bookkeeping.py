@@ -5,23 +5,28 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import select
 import socket
+import sqlite3
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from broker_bench import Bench
 
 from codex_pool import endpoint_name, endpoints, wire
 from codex_pool.broker import sessions
 from codex_pool.broker.checkpoint import WHAT, Checkpoint, with_unsaved
+from codex_pool.broker.keeper import WRITES, Keeper
 from codex_pool.broker.legacy import Legacy
 from codex_pool.broker.places import Place, Places
 from codex_pool.broker.records import Suspect
 from codex_pool.daemon import status
 from codex_pool.endpoints import EndpointError
+from codex_pool.ownership import Row, Store
 from codex_pool.problems import RETRY_FIRST_S, RETRY_MAX_S, Problems, shown
 from codex_pool.supervisor.bookkeeping import Bookkeeping
 from codex_pool.supervisor.lock import EndpointLock, EndpointTakenError
@@ -82,10 +87,10 @@ def test_a_failure_is_tried_again_with_backoff_and_logged_once(problems: Problem
 
 def test_status_shows_what_cannot_be_done() -> None:
     row = {"what": "list of processes", "message": "/p: No space left on device", "tries": 1, "forMs": 61_000}
-    (line,) = status.problems({"problems": [row]})
+    (line,) = status.problems({"problems": [row], "workers": []})
     assert line == "list of processes: /p: No space left on device; 1 try in 1 min 1 s"
     # A client with a key is not told.
-    assert status.problems({}) == []
+    assert status.problems({"workers": []}) == []
     bench = Bench()
     bench.register("w0")
     bench.core.problems([{**row, "since": bench.now - 2.0}])
@@ -493,8 +498,37 @@ def test_a_record_whose_file_was_removed_is_written_again(saved: Saved, problems
 
 
 def test_records_come_back_from_the_supervisor_as_they_were() -> None:
-    import msgspec
-
     record = wire.ThreadRecord("t1", False, turns=2, sandbox='{"type":"readOnly"}', name="n")
     told = msgspec.json.decode(msgspec.json.encode({"t1": record, "t2": None}))
     assert with_unsaved(None, told) == [record] and with_unsaved(None, {}) is None and with_unsaved([], {}) == []
+
+
+# Ownership.
+
+
+def test_writes_of_ownership_that_failed_are_shown_until_writes_work_again(
+    tmp_path: Path, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread that could not be given to its client is not tried again: that writes work is found out without it."""
+
+    def full(*_: object) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    keeper = Keeper(tmp_path / "home", tmp_path / "keys", log)
+    poll = select.poll()
+    poll.register(keeper.descriptor, select.POLLIN)
+    try:
+        assert keeper.open() == []
+        with monkeypatch.context() as failing:
+            failing.setattr(Store, "write", full)
+            keeper.write(1, [Row(thread_id="t1", owner="o")])
+            assert poll.poll(10_000)
+            (done,) = keeper.done()
+            assert done.number == 1 and done.problem == "database or disk is full"
+        (row,) = keeper.problems.rows()
+        assert row["what"] == WRITES and "database or disk is full" in row["message"]
+        keeper.look(row["since"] + RETRY_FIRST_S)
+        assert poll.poll(10_000)
+        assert keeper.done() == [] and keeper.problems.rows() == [] and keeper.news() == []
+    finally:
+        keeper.close()

@@ -44,9 +44,10 @@ class BrokerMachine(RuleBasedStateMachine):
     `over` are the turns whose end was told, or is a living worker's to tell.
     """
 
-    @initialize(slots=st.integers(1, 3), turns=st.integers(1, 2))
-    def begin(self, slots: int, turns: int) -> None:
-        self.bench = Bench(slots=slots, turns_per_worker=turns)
+    @initialize(slots=st.integers(1, 3), turns=st.integers(1, 2), limit=st.sampled_from([0, 2]))
+    def begin(self, slots: int, turns: int, limit: int) -> None:
+        self.bench = Bench(slots=slots, turns_per_worker=turns, recycle_descendants=limit)
+        self.limit = limit
         self.generations = itertools.count(2)
         self.live: dict[str, FakeWorker] = {}
         self.slot_of: dict[str, int] = {}
@@ -65,6 +66,9 @@ class BrokerMachine(RuleBasedStateMachine):
         self.register(0)
         for session in SESSIONS:
             self.hello(session)
+        if limit:
+            # Threads of the beginning bring nothing along.
+            self.bench.from_worker(self.live["w0.2"], wire.Tree(threads=1, each=0))
         # Without threads that are there from the beginning few turns would ever meet.
         for thread, session in zip(THREADS[:3], SESSIONS, strict=True):
             self.bench.thread(thread, session=session)
@@ -171,8 +175,22 @@ class BrokerMachine(RuleBasedStateMachine):
         if slot < self.bench.slots and not taken:
             name = self.spawned.pop(slot, None) or f"w{slot}.{next(self.generations)}"
             self.slot_of[name] = slot
-            self.live[name] = self.bench.register(name, slot)
+            self.live[name] = self.bench.register(name, slot, holdings=self._empty())
             self.bench.now += 0.001
+
+    def _empty(self) -> bytes:
+        return wire.encode_holdings(wire.Holdings([], tree=wire.Tree() if self.limit else None))
+
+    @rule(data=st.data(), servers=st.integers(0, 3), threads=st.integers(0, 3), few=st.integers(0, 1))
+    def count(self, data: st.DataObject, servers: int, threads: int, few: int) -> None:
+        """A worker says how many processes are below it."""
+        if self.live and self.limit:
+            worker = self.live[data.draw(st.sampled_from(sorted(self.live)))]
+            each = servers if threads else None
+            settled = max(0, servers - few)
+            self.bench.from_worker(
+                worker, wire.Tree(servers, settled, threads=threads, young=few, each=each, fresh=few)
+            )
 
     @rule(data=st.data(), late=st.booleans())
     def lose(self, data: st.DataObject, late: bool) -> None:
@@ -213,7 +231,8 @@ class BrokerMachine(RuleBasedStateMachine):
     @rule()
     def renew(self) -> None:
         """The supervisor does what it was told to."""
-        stale = [worker for name, worker in self.live.items() if name in self.bench.renewals and not worker.draining]
+        renewals = self.bench.renewals.keys() | self.bench.full.keys()
+        stale = [worker for name, worker in self.live.items() if name in renewals and not worker.draining]
         if stale:
             self._drain(stale[0])
 
@@ -246,7 +265,9 @@ class BrokerMachine(RuleBasedStateMachine):
         for name in self.bench.drained:
             if name in self.live:
                 worker = self.live[name]
-                assert not worker.open and not worker.running and not worker.releases
+                # What it has answered may be sent again meanwhile.
+                assert all(head.again for head, _ in worker.open.values())
+                assert not worker.running and not worker.releases
                 self._lose(worker, late=False)
 
     @rule(data=st.data(), ok=st.booleans())
@@ -317,6 +338,7 @@ class BrokerMachine(RuleBasedStateMachine):
             expect=self.live,
             legacy=self.bench.legacy,
             changed_at=self.bench.now if self.bench.account[1] else self.bench.account[0],
+            recycle_descendants=self.limit,
         )
         if dead and len(self.live) > 1:
             worker = self.live.pop(min(self.live))
@@ -352,6 +374,7 @@ class BrokerMachine(RuleBasedStateMachine):
                 ended=ended,
                 kept=[json.dumps(line).encode() for line in worker.kept],
                 kept_at=worker.current.kept_at if worker.current is not None else 0.0,
+                tree=self.bench.core.books.workers[worker.name].tree,
             )
         )
 
@@ -426,7 +449,8 @@ class BrokerMachine(RuleBasedStateMachine):
             if worker.load < self.bench.turns_per_worker and worker.takes_work:
                 for call in worker.waiting:
                     thread = books.threads[call.thread_id or ""]
-                    assert thread.busy and thread.worker == worker.name
+                    # One that is with no worker waits for room.
+                    assert (thread.busy and thread.worker == worker.name) or (self.limit and thread.worker is None)
 
     @invariant()
     def the_books_agree(self) -> None:
@@ -439,10 +463,14 @@ class BrokerMachine(RuleBasedStateMachine):
         waiting = [call for session in books.sessions.values() for call in session.waiting.values()]
         somewhere = [call for worker in books.workers.values() for call in (*worker.waiting, *worker.parked)]
         somewhere += self.bench.core.changes.waiting
+        somewhere += self.bench.core.room
         somewhere += books.homeless + [call for thread in books.threads.values() for call in thread.moving or ()]
         assert {id(call) for call in waiting} == {id(call) for call in somewhere if not call.dropped}
         for thread_id, thread in books.threads.items():
             assert thread.worker is None or thread_id in books.workers[thread.worker].threads
+
+    def waits_for_room(self) -> bool:
+        return bool(self.limit) and self.bench.core.held["waiting"] > 0
 
     def teardown(self) -> None:
         """When everything has been answered and ended, every call has one answer and nothing is kept."""
@@ -468,9 +496,12 @@ class BrokerMachine(RuleBasedStateMachine):
             else:
                 before = len(self.live)
                 self.stop_drained()
-                if len(self.live) == before:
+                if len(self.live) == before and not self.waits_for_room():
                     break
                 self.register(0)
+                if self.waits_for_room():
+                    # Nobody waits without a limit.
+                    self.time_passes(1.5)
         assert set(self.calls) <= set(self.bench.answers)
         assert total_held(self.bench) == 0, self.bench.core.held
         assert set(self.started) <= self.over

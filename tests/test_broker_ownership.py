@@ -12,6 +12,7 @@ import pytest
 from test_doors_broker import READ_ONLY, KeyedBench, identity
 
 from codex_app_server._message_router import MessageRouter
+from codex_app_server._sub_agents import children_of
 from codex_app_server.generated.routing import REQUESTS
 from codex_pool import wire
 from codex_pool.broker.access import ACCESS
@@ -21,7 +22,6 @@ from codex_pool.broker.listing import Lists, Query, QueryError
 from codex_pool.broker.owned import Owned
 from codex_pool.broker.records import Effect, Own
 from codex_pool.ownership import Row
-from codex_pool.worker import reading
 from codex_pool.worker.effects import Outbox
 from codex_pool.worker.requests import Requests
 from codex_pool.worker.threads import Threads
@@ -126,9 +126,9 @@ def test_a_thread_of_somebody_else_is_no_child(bench: StoredBench) -> None:
     bench.start("t1")
     bench.written()
     books = bench.core.books
-    books.own_children("t1", ["theirs", "new"])
+    books.spawned("t1", ["theirs", "new"])
     assert books.owned.owner_of("theirs") == "" and books.owned.owner_of("new") == "P-alice"
-    books.own_children("theirs", ["other"])
+    books.spawned("theirs", ["other"])
     assert books.owned.owner_of("other") == ""
 
 
@@ -197,8 +197,8 @@ def test_the_threads_of_sub_agents_are_the_parents_clients_for_the_next_broker_t
         b'{"method":"item/completed","params":{"item":{"type":"collabAgentToolCall","tool":"%s","id":"i","status":'
         b'"completed","receiverThreadIds":["child"],"prompt":"spawnAgent"},"threadId":"t1","turnId":"u1"}}'
     )
-    assert reading.children_of(spawn % b"spawnAgent") == ["child"]
-    assert reading.children_of(spawn % b"sendInput") == [] == reading.children_of(b'{"params":{}}')
+    assert children_of(spawn % b"spawnAgent") == ["child"]
+    assert children_of(spawn % b"sendInput") == [] == children_of(b'{"params":{}}')
     outbox = Outbox()
     router = MessageRouter()
     threads = Threads(router=router, requests=Requests(router, outbox), outbox=outbox)

@@ -44,10 +44,12 @@ READS = {
     "codex_pool/cli/account.py": "display",
     "codex_pool/cli/keys.py": "display",
     "codex_pool/cli/runs.py": "display",
+    "codex_pool/log.py": "display",
     "codex_pool/keys.py": "records; a file is read again when it has another time, whatever it is",
     "codex_pool/ownership.py": "records of threads that are gone are kept for 7 days",
     "codex_pool/supervisor/account.py": "a file is read again when it has another time, whatever it is",
     "codex_pool/supervisor/homes.py": "which of several homes is taken first",
+    "codex_pool/supervisor/lock.py": "a list is written again when its file has another time, whatever it is",
     "codex_pool/supervisor/loop.py": "the offset of Unix time, once for all brokers, see the tests here",
 }
 CLOCKS = {

@@ -20,6 +20,7 @@ OPTIONS = (
     "recycle_threads",
     "recycle_age_s",
     "recycle_memory_bytes",
+    "recycle_descendants",
     "turn_idle_limit_s",
     "turn_wall_limit_s",
 )
@@ -35,18 +36,19 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[DaemonConfig]:
 
 def test_limits_have_defaults_and_0_is_none(served: list[DaemonConfig]) -> None:
     assert CliRunner().invoke(serve, []).exit_code == 0
-    assert CliRunner().invoke(serve, ["--recycle-memory-bytes", "0", "--turn-idle-limit-s", "0"]).exit_code == 0
+    none = ["--recycle-memory-bytes", "0", "--recycle-descendants", "0", "--turn-idle-limit-s", "0"]
+    assert CliRunner().invoke(serve, none).exit_code == 0
     values = [[getattr(config, name) for name in OPTIONS] for config in served]
     assert values == [
-        [None, None, None, defaults.RECYCLE_MEMORY_BYTES, defaults.TURN_IDLE_LIMIT_S, None],
-        [None] * 6,
+        [None] * 3 + [defaults.RECYCLE_MEMORY_BYTES, defaults.RECYCLE_DESCENDANTS, defaults.TURN_IDLE_LIMIT_S, None],
+        [None] * 7,
     ]
 
 
 def test_limits_reach_the_pool(served: list[DaemonConfig], monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = [
         *("--recycle-turns", "1", "--recycle-threads", "2", "--recycle-age-s", "3.5", "--recycle-memory-bytes", "4"),
-        *("--turn-idle-limit-s", "5", "--turn-wall-limit-s", "6"),
+        *("--recycle-descendants", "7", "--turn-idle-limit-s", "5", "--turn-wall-limit-s", "6"),
     ]
     assert CliRunner().invoke(serve, arguments).exit_code == 0
     given: dict[str, Any] = {}
@@ -54,7 +56,7 @@ def test_limits_reach_the_pool(served: list[DaemonConfig], monkeypatch: pytest.M
     (config,) = served
     with config.pool():
         pass
-    assert [given[name] for name in OPTIONS] == [1, 2, 3.5, 4, 5.0, 6.0]
+    assert [given[name] for name in OPTIONS] == [1, 2, 3.5, 4, 7, 5.0, 6.0]
 
 
 @pytest.mark.parametrize("name", OPTIONS)
@@ -95,6 +97,23 @@ def test_status_says_which_slot_cannot_start_a_worker_and_why() -> None:
         "the last one: exit code 1"
     )
     assert second.startswith("slot 2: 1 start has failed, the next one is under way; it has no worker meanwhile; ")
+
+
+def test_status_shows_memory_and_processes_of_trees_and_what_is_not_known() -> None:
+    row = {"slot": 0, "state": "ready", "restarts": 0}
+    known = {"memoryBytes": 300 << 20, "memoryIs": "pss", "descendants": 4, "toolCommands": 2}
+    workers = [row, row | known, row | known | {"memoryIs": "rss"}]
+    found = status.rows({"turnsPerWorker": 8, "workers": workers})
+    assert [cells[-3:] for cells in found] == [("-", "-", "-"), ("300 MiB", "4", "2"), ("300 MiB RSS", "4", "2")]
+    assert {len(cells) for cells in found} == {len(status.HEADER)}
+
+
+def test_status_says_that_threads_wait_for_room() -> None:
+    turns = dict.fromkeys(("running", "queued", "completed", "failed", "interrupted", "lost"), 0)
+    found = {"turns": turns, "workers": [], "clients": [], "uptimeMs": 0}
+    assert status.summary(found | {"threadsWaiting": 0}) == status.summary(found)
+    assert status.summary(found | {"threadsWaiting": 1}).endswith("; 1 thread waits for room")
+    assert status.summary(found | {"threadsWaiting": 2}).endswith("; 2 threads wait for room")
 
 
 def test_an_error_about_the_daemons_copy_of_a_configuration_names_the_users_file(

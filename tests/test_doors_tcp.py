@@ -312,6 +312,7 @@ def test_a_message_of_many_parts_is_cut_at_the_first_that_is_too_many(
     assert until(lambda: server.resident_bytes() - before < 24 * MIB)
 
 
+@pytest.mark.slow
 def test_many_incomplete_messages_of_one_key_hold_its_share_only(server: Server, context: zmq.Context[Any]) -> None:
     """Each of 8 MiB less the end, over as many connections as the key may have; others send long ones meanwhile."""
     bob = Client(context, server.port, server.key("bob"))
@@ -336,6 +337,7 @@ def test_many_incomplete_messages_of_one_key_hold_its_share_only(server: Server,
     assert bob.ask() == [b"bob", b"hello"]
 
 
+@pytest.mark.slow
 def test_half_handshakes_and_clients_that_never_say_hello_have_to_go(server: Server, context: zmq.Context[Any]) -> None:
     key = server.key("alice")
     half = RawClient(server.port, key)
@@ -519,6 +521,7 @@ def test_raw_bytes_change_nothing_for_others(server: Server, context: zmq.Contex
     assert set(server.peers.values()) == {"alice"}
 
 
+@pytest.mark.slow
 def test_four_thousand_connections_that_never_speak(server: Server, context: zmq.Context[Any]) -> None:
     start.descriptors()
     allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - len(os.listdir("/proc/self/fd")) - 100

@@ -88,7 +88,7 @@ def test_a_long_request_is_written_anew_and_a_short_one_is_not_touched() -> None
 @pytest.mark.parametrize(
     ("line", "id_json", "problem"),
     [
-        (request(id="i" * (MAX_ID_CHARS + 1)), b"null", "a request id of 257 characters"),
+        (request(id="i" * (MAX_ID_CHARS + 1)), b'"%s"' % (b"i" * 257), "a request id of 257 characters"),
         (request(id=7, params={"text": LONG, "more": [{}] * MAX_VALUES}), b"7", "more than 50000 values"),
         (request(id="mine", params=json.loads("[" * 300 + "]" * 300)), b"null", "levels deep"),
         (request() + b"\n", b"null", "one line"),
@@ -104,14 +104,23 @@ def test_what_is_not_passed_on(line: bytes, id_json: bytes, problem: str) -> Non
     assert problem in refusal.message and len(refusal.message) < 300
 
 
-def test_a_refusal_comes_to_the_broker_in_its_place() -> None:
+def test_what_is_refused_is_answered_and_the_broker_hears_only_of_the_count() -> None:
     bench = Bench("alice")
     one, alice = bench.join("alice")
+    bench.frames()
     for body in (b'{"id":1,"method":"a"}', request(id="i" * 300), b'{"id":2,"method":"b"}'):
         bench.core.received(one, alice.message(CALL, more=True) + alice.message(body), bench.now)
-    frames = bench.frames()
-    assert [type(frame).__name__ for frame in frames] == ["Message", "Message", "Unsound", "Message"]
-    assert isinstance(frames[2], link.Unsound) and (frames[2].connection, frames[2].principal) == (one, "P-alice")
+    assert [frame.frames[1] for frame in bench.frames() if isinstance(frame, link.Message)] == [
+        b'{"id":1,"method":"a"}',
+        b'{"id":2,"method":"b"}',
+    ]
+    assert bench.core.refusals.unreported() == {"message": 1}
+    assert sum(map(len, bench.core.connections[one].outgoing)) > 300
+    refusal = screen(request(id="i" * 300), bench.identities["alice"])
+    assert isinstance(refusal, Unsound)
+    head, line = refusal.frames
+    assert isinstance(wire.decode_to_client(head), wire.Lines)
+    assert json.loads(line)["error"]["data"] == {"kind": "refused", "what": "message"}
 
 
 def test_what_the_broker_would_write_is_what_was_screened() -> None:

@@ -96,6 +96,8 @@ def test_a_dealer_of_libzmq(routing_id: bytes) -> None:
     try:
         dealer.setsockopt(zmq.LINGER, 0)
         dealer.setsockopt(zmq.HEARTBEAT_IVL, 20)
+        # By default as long as the interval: on a busy machine the answer may take more.
+        dealer.setsockopt(zmq.HEARTBEAT_TIMEOUT, 10_000)
         dealer.setsockopt(zmq.IDENTITY, routing_id) if routing_id else None
         for option, key in ((zmq.CURVE_PUBLICKEY, CLIENT[0]), (zmq.CURVE_SECRETKEY, CLIENT[1])):
             dealer.setsockopt(option, key)

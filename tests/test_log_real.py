@@ -201,7 +201,7 @@ def test_a_batch_goes_on_without_the_terminal_that_shows_it(tasks: Path, tmp_pat
     _, code = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(code) == 0 and completed(out) == 6
     log = (out / "pool.log").read_text()
-    assert f"WARNING batch[{child}] the terminal was closed: the run goes on without its display" in log
+    assert f"WARNING batch[{child}] SIGHUP: the terminal is gone; the run goes on without its display" in log
 
 
 def test_a_batch_goes_on_whose_streams_nobody_reads(tasks: Path, tmp_path: Path) -> None:

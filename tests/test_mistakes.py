@@ -107,6 +107,12 @@ def test_signature_and_help_show_every_option(function: Any, call: str) -> None:
     assert "**options" not in text
 
 
+@pytest.mark.parametrize("function", [Codex.threads, AsyncCodex.threads])
+def test_the_options_of_an_iterator_are_without_a_cursor(function: Any) -> None:
+    shown = inspect.signature(function).parameters.keys() - {"self"}
+    assert shown == OPTION_NAMES["ThreadListOptions"] - {"cursor"} and "cursor:" not in function.__doc__
+
+
 def test_every_option_has_its_line_and_no_other_has() -> None:
     known = {(call, name) for call, names in OPTION_NAMES.items() for name in names | PRESETS.get(call, frozenset())}
     assert not [each for each in known if not line_of(*each)]

@@ -20,7 +20,7 @@ from codex_app_server import AppServerConfig, Codex
 from codex_app_server.errors import JsonRpcError, TransportClosedError
 from codex_app_server.generated.routing import REQUESTS
 from codex_app_server.testing.loopback import LoopbackModel
-from codex_app_server.testing.loopback.script import Rule, Script, ToolCall
+from codex_app_server.testing.loopback.script import Hang, Rule, Script, Text, ToolCall
 from codex_pool import connect, processes, sockets, wire
 from codex_pool.broker.access import ACCESS
 from codex_pool.broker.doors import NOT_ALLOWED
@@ -164,6 +164,25 @@ def test_threads_of_sub_agents_are_their_parents_clients(house: House, model: Lo
         assert ids(alice) == [parent]
         assert ids(alice, parent_thread_id=parent) == [*children] == ids(alice, ancestor_thread_id=parent)
         assert ids(bob, parent_thread_id=parent) == []
+
+
+@pytest.mark.parametrize("completes", [True, False])
+def test_a_revoked_key_leaves_no_sub_agent(house: House, model: LoopbackModel, completes: bool) -> None:
+    work, hang = "a child that works", Hang(2)
+    child = ToolCall(
+        json.dumps({"message": work}), tool="multi_agent_v1.spawn_agent", then=Text() if completes else hang
+    )
+    model.script = Script((Rule(hang, contains=work), Rule(child, contains="delegate")))
+    with house.pool() as address, house.running.connect() as own, house.client(address, "alice") as alice:
+        turn = alice.thread_start().turn("delegate")
+        until(lambda: len(model.active) == (1 if completes else 2) and (not completes or turn.run()))
+        turns = alice.client.request("pool/status")["turns"]
+        assert (turns["running"], turns["subAgents"]) == (1 if completes else 2, 1)
+        without = alice.thread_start(sub_agents=False)
+        assert without.run("hello").final_response and "multi_agent_v1" not in model.requests[-1].tools
+        house.store.revoke("alice")
+        until(lambda: not model.active)
+        until(lambda: own.client.request("pool/status")["turns"]["running"] == 0)
 
 
 def test_a_lost_store_refuses_keys_until_its_loss_is_accepted(house: House) -> None:

@@ -166,7 +166,7 @@ def test_a_session_begins_with_a_hello_and_nothing_is_sent_before_its_answer() -
     bench = Bench()
     bench.put(line(id=1, method="initialize"))
     ((hello, bodies),) = bench.sent
-    assert hello == wire.Hello("s", "test") and bodies == []
+    assert hello == wire.Hello("s", "test", pieces=True) and bodies == []
     bench.get(WELCOME)
     assert bench.welcomed == 1 and bench.calls() == [(1, False)]
 

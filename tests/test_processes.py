@@ -216,3 +216,48 @@ def test_the_memory_of_a_process() -> None:
     child.kill()
     child.wait()
     assert processes.resident_bytes(known) is None
+
+
+def test_memory_is_pss_where_the_kernel_tells_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    me = processes.identify(os.getpid())
+    assert me is not None
+    pss, rss = processes.memory(me), processes.resident_bytes(me)
+    assert pss is not None and pss.is_pss and rss is not None and 0 < pss.size_bytes <= rss * 1.1
+    assert processes.memory(ProcessId(me.pid, me.start_ticks + 1)) is None
+
+    def refuses(path: str, *arguments: str) -> object:
+        if path.endswith("smaps_rollup"):
+            raise PermissionError(path)
+        return open(path, *arguments)
+
+    monkeypatch.setattr(processes, "open", refuses, raising=False)
+    resident = processes.memory(me)
+    assert resident is not None and not resident.is_pss and resident.size_bytes > pss.size_bytes / 2
+
+
+@pytest.mark.parametrize("has_children_files", [True, False])
+def test_a_tree_has_parents_and_sessions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_children_files: bool
+) -> None:
+    if not has_children_files:
+        monkeypatch.setattr(os.path, "exists", lambda path: False)
+    # A thread that has started a child and ended leaves it to the others.
+    code = (
+        "import subprocess, threading, time\n"
+        "def run():\n"
+        "    own = subprocess.Popen(['sleep', '1000'], start_new_session=True)\n"
+        "    open('own', 'w').write(str(own.pid))\n"
+        "thread = threading.Thread(target=run); thread.start(); thread.join(); time.sleep(1000)\n"
+    )
+    child = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path)
+    wait_for(lambda: (tmp_path / "own").exists() and (tmp_path / "own").read_text())
+    own = int((tmp_path / "own").read_text())
+    known = processes.identify(child.pid)
+    below = {each.id.pid: each for each in processes.tree(os.getpid())}
+    assert below[child.pid].id == known and below[child.pid].parent == os.getpid()
+    assert (below[own].parent, below[own].session) == (child.pid, own)
+    assert [*below].index(child.pid) < [*below].index(own)
+    assert below[child.pid].session == os.getsid(0)
+    processes.sweep(os.getpid())
+    assert processes.tree(child.pid) == []
+    child.wait()

@@ -28,6 +28,8 @@ LIMIT_S = 20.0
 # Looked at every second; a client that is too early tries again after at most 2 s.
 NOTICED_S = 6.0
 
+pytestmark = pytest.mark.slow
+
 
 def wait_until(condition: Callable[[], Any], what: str, timeout_s: float = LIMIT_S) -> Any:
     """Ask again until it is true; its value."""

@@ -242,19 +242,33 @@ def hang_up_run(home: Path, model: LoopbackModel) -> None:
     assert program.lines["stderr"][-1] == "codex-pool: the terminal is gone"
 
 
+# A command whose controlling terminal is its stdin.
+ON_TERMINAL = (
+    "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
+)
+
+
 def test_run_on_a_terminal_that_is_closed_exits_with_129(home: Path, model: LoopbackModel) -> None:
     """Not only the signal: nothing can be written there any more."""
-    pid, terminal = pty.fork()
-    if pid == 0:
-        command = [sys.executable, "-m", "codex_pool.cli", "run", "[[deltas 3]] [[hang 30]]"]
-        os.execve(sys.executable, command, environment(home))
-    model.wait_for(lambda record: record.outcome == "hanging", 20)
-    os.close(terminal)
-    deadline = time.monotonic() + END_LIMIT_S
-    while (found := os.waitpid(pid, os.WNOHANG)) == (0, 0):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    assert os.waitstatus_to_exitcode(found[1]) == 129
+    ours, its = pty.openpty()
+    command = [sys.executable, "-m", "codex_pool.cli", "run", "[[deltas 3]] [[hang 30]]"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", ON_TERMINAL, *command],
+        env=environment(home),
+        stdin=its,
+        stdout=its,
+        stderr=its,
+        start_new_session=True,
+    )
+    os.close(its)
+    try:
+        model.wait_for(lambda record: record.outcome == "hanging", 20)
+        os.close(ours)
+        assert process.wait(END_LIMIT_S) == 129
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
 
 
 @pytest.mark.parametrize("terminal", [True, False], ids=["a terminal that is closed", "a signal alone"])
@@ -290,6 +304,6 @@ def test_a_batch_goes_on_without_its_display(home: Path, tmp_path: Path, model: 
             process.kill()
             process.wait()
     log = (run / "pool.log").read_text()
-    assert "batch: SIGHUP: the terminal is gone; the run goes on without its display" in log
+    assert "SIGHUP: the terminal is gone; the run goes on without its display" in log
     assert "s1: failed" in log and str(run / "results.jsonl") in log, "what it has to say later"
     assert len((run / "results.jsonl").read_text().splitlines()) == 3

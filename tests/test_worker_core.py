@@ -182,7 +182,7 @@ def test_an_interrupt_that_came_too_early_is_tried_again(bench: Bench) -> None:
     bench.answer(bench.request("turn/interrupt"), {})
     bench.complete("u1", status="interrupted")
     assert not bench.core.wants_tick
-    bench.tick(10)
+    bench.tick(1)
     assert bench.open == {} and bench.core.running_turns == 0
 
 

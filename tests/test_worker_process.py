@@ -175,7 +175,7 @@ def test_a_new_broker_finds_all_as_it_was_and_nothing_is_done_twice(
     hold = tmp_path / "hold"
     worker = start({"hold": str(hold), "deltas": 5})
     identity, holdings = broker.registered()
-    assert identity == "w0" and holdings == wire.Holdings([])
+    assert identity == "w0" and holdings == wire.Holdings([], tree=wire.Tree())
     broker.dispatch(identity, 1, "a", "thread/start")
     thread_id = broker.answer(1)["result"]["thread"]["id"]
     broker.dispatch(identity, 2, "b", "turn/start", threadId=thread_id)

@@ -146,7 +146,7 @@ def test_the_turn_inside_of_a_review_is_no_turn_of_its_own(bench: Bench) -> None
     bench.say(started("inner", rootTurnId="u1"))
     assert bench.core.running_turns == 1
     bench.complete("u1")
-    assert bench.core.held["inner"] == 0
+    assert bench.core.held["agents"] == 0
 
 
 def test_the_threads_of_sub_agents_belong_to_who_follows_their_parent(bench: Bench) -> None:

@@ -25,10 +25,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
-from . import _asks, _fork
+from . import _asks, _fork, envelope
 from ._deliveries import Ask, Delivery, GlobalRun, LongAsk, Malformed, Reply, ThreadRun, TurnBroken, TurnRun
 from ._mailbox import Mailbox
 from ._message_router import MessageRouter
+from ._sub_agents import AgentTurn, SubAgents, children_of, may_spawn
 from .envelope import RequestId
 from .errors import (
     AppServerError,
@@ -56,7 +57,8 @@ log = logging.getLogger("codex_app_server")
 GLOBAL_NOTIFICATIONS = 10_000
 UNCLAIMED_TURNS = 256
 LOGINS = 64
-INNER_TURNS = 256
+STOPPING_TURNS = 256
+AGENT_USAGES = 1024
 FOLLOW_TURN = "pool/turn/follow"
 
 
@@ -145,9 +147,10 @@ class _Turn(msgspec.Struct):
 
 class _TurnParams(msgspec.Struct):
     turn: _Turn
+    threadId: str = ""
 
 
-class _StartedLine(msgspec.Struct):
+class _TurnLine(msgspec.Struct):
     params: _TurnParams
 
 
@@ -160,7 +163,7 @@ class _LoginLine(msgspec.Struct):
 
 
 _decode_resolved = msgspec.json.Decoder(_ResolvedLine).decode
-_decode_started = msgspec.json.Decoder(_StartedLine).decode
+_decode_turn = msgspec.json.Decoder(_TurnLine).decode
 _decode_login = msgspec.json.Decoder(_LoginLine).decode
 _decode_response = msgspec.json.Decoder(_Response).decode
 _decode_queue_line = msgspec.json.Decoder(_QueueLine).decode
@@ -171,7 +174,8 @@ class Connection:
 
     `post(function, *args)` runs a function where the waiters live; there are called: `on_ask(ask)` for every request of
     the app-server, which answers through `answer`; `on_resolved(id)` when one needs no answer any more;
-    `on_orphan(thread_id, turn_id)` for a turn whose starter had given up before the answer came.
+    `on_orphan(thread_id, turn_id)` for a turn whose starter had given up before the answer came, and for one of a
+    sub-agent that begins when the turn that it works for was interrupted.
     """
 
     def __init__(
@@ -197,7 +201,9 @@ class Connection:
         self._calls: dict[int, Call] = {}
         # Turns started through a plain request, whose mailbox nobody has asked for yet.
         self._unclaimed: OrderedDict[str, Mailbox] = OrderedDict()
-        self._inner: OrderedDict[str, str] = OrderedDict()
+        self._agents = SubAgents()
+        # By the turn that they work for, the last report of each sub-agent's thread on its token usage.
+        self._agent_usage: OrderedDict[str, dict[str, bytes]] = OrderedDict()
         # Turns whose interrupt was answered.
         self._stopping: OrderedDict[str, None] = OrderedDict()
         self._logins: OrderedDict[str, Mailbox] = OrderedDict()
@@ -219,6 +225,11 @@ class Connection:
         _fork.check_process(self._made_in, "client")
         if self.is_inside:
             raise ReentrantCallError
+
+    @property
+    def shared(self) -> bool:
+        """True where other clients use the same app-servers: over a pool."""
+        return self._transport.shared
 
     def start(self) -> None:
         self.check()
@@ -369,7 +380,7 @@ class Connection:
                 self._router.follow(turn_id, mailbox.ref)
                 return
             except UnknownTurnError:
-                if thread_id is None or not self._transport.shared:
+                if thread_id is None or not self.shared:
                     raise
                 self._router.follow(turn_id, mailbox.ref, thread_id=thread_id, even_unseen=True)
         params = msgspec.json.encode({"threadId": thread_id, "turnId": turn_id, "interest": "full"})
@@ -467,6 +478,7 @@ class Connection:
                         mailbox.put(delivery.lines, delivery.methods, delivery.counts)
                         if delivery.ended:
                             mailbox.close()
+                self._heed_turn(delivery)
             case Reply():
                 self._resolve(delivery)
             case ThreadRun() | GlobalRun():
@@ -537,25 +549,64 @@ class Connection:
                     self._on_resolved(_decode_resolved(line).params.requestId)
             elif b'"turn/started"' in head and b'"rootTurnId"' in line:
                 with contextlib.suppress(msgspec.DecodeError):
-                    self._on_turn_started(_decode_started(line).params.turn)
+                    self._on_turn_started(_decode_turn(line).params)
+            elif b'"turn/completed"' in head and self._agents:
+                with contextlib.suppress(msgspec.DecodeError):
+                    ended = _decode_turn(line).params
+                    self._agents.ended(ended.threadId, ended.turn.id)
+            elif b'"thread/tokenUsage/updated"' in head and self._agents:
+                self._note_usage(line)
+            elif b'"item/completed"' in head and may_spawn(line):
+                for late in self._agents.spawned(envelope.scan(line).thread_id or "", children_of(line)):
+                    self._on_orphan(*late)
             elif b'"account/login/completed"' in head:
                 with contextlib.suppress(msgspec.DecodeError):
                     self._on_login(_decode_login(line).params.loginId or "", line)
 
-    def _on_turn_started(self, turn: _Turn) -> None:
-        if turn.rootTurnId not in (None, turn.id):
-            self._inner[turn.rootTurnId or ""] = turn.id
-            if len(self._inner) > INNER_TURNS:
-                self._inner.popitem(last=False)
+    def _heed_turn(self, run: TurnRun) -> None:
+        """What a followed turn says of sub-agents, if it is one's, and that it is over."""
+        if run.turn_id in self._agents:
+            self._heed(run.lines)
+        if run.ended:
+            self._agents.ended(run.thread_id or "", run.turn_id)
 
-    def active_turn(self, turn_id: str) -> str:
+    def _on_turn_started(self, params: _TurnParams) -> None:
+        turn, root = params.turn, params.turn.rootTurnId
+        if root is not None and root != turn.id and self._agents.began(params.threadId, turn.id, root):
+            self._on_orphan(params.threadId, turn.id)
+
+    def _note_usage(self, line: bytes) -> None:
+        header = envelope.scan(line)
+        root = self._agents.root_of(header.turn_id)
+        if root is not None and header.thread_id is not None:
+            self._agent_usage.setdefault(root, {})[header.thread_id] = line
+            if len(self._agent_usage) > AGENT_USAGES:
+                self._agent_usage.popitem(last=False)
+
+    def agent_usage(self, turn_id: str) -> dict[str, bytes]:
+        """The last report on token usage of each thread of a sub-agent that has worked for this turn."""
+        return dict(self._agent_usage.get(turn_id, {}))
+
+    def active_turn(self, thread_id: str, turn_id: str) -> str:
         """What an interrupt must name: a review works in a turn of its own inside of the one that was started."""
-        return self._inner.get(turn_id, turn_id)
+        return self._agents.active(thread_id, turn_id)
+
+    def stop_agents(self, thread_id: str, turn_id: str) -> list[AgentTurn]:
+        """The turns of sub-agents that work for this turn and run, as far as is known here.
+
+        Each that begins to work for it from now on is handed to `on_orphan`.
+        """
+        return self._agents.stop(thread_id, turn_id)
+
+    def running_agents(self, thread_id: str, turn_id: str) -> list[AgentTurn]:
+        """The turns of sub-agents that work for this turn and run, as far as is known here."""
+        self.check()
+        return [each for each in self._agents.running(thread_id, turn_id) if not self.has_ended(each.turn_id)]
 
     def note_stopping(self, turn_id: str) -> None:
         """The app-server has said that it interrupts this turn."""
         self._stopping[turn_id] = None
-        if len(self._stopping) > INNER_TURNS:
+        if len(self._stopping) > STOPPING_TURNS:
             self._stopping.popitem(last=False)
 
     def is_stopping(self, turn_id: str) -> bool:

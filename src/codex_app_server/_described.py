@@ -21,8 +21,8 @@ _KEYWORDS: dict[str, Any] = {
 }
 
 
-def described(call: str) -> Callable[[F], F]:
-    """Decorate a function whose `**options` are those of `call`. What it does stays as it is."""
+def described(call: str, *, but: str = "") -> Callable[[F], F]:
+    """Decorate a function whose `**options` are those of `call`, `but` one. What it does stays as it is."""
 
     def decorate(function: F) -> F:
         written = inspect.signature(function)
@@ -30,6 +30,7 @@ def described(call: str) -> Callable[[F], F]:
         options = {
             name: getattr(annotation, "__forward_arg__", annotation)
             for name, annotation in sorted(_KEYWORDS[call].__annotations__.items())
+            if name != but
         }
         keywords = [
             inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)

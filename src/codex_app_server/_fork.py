@@ -26,6 +26,7 @@ from .errors import WrongProcessError
 
 # How long a fork waits for a thread that is making descriptors which the child must let go of.
 OPENING_LIMIT_S = 5.0
+_NULL = os.O_RDWR | getattr(os, "O_CLOEXEC", 0)
 
 _bound: dict[int, weakref.ref[ProcessBound]] = {}
 # What a child never lets go of: to be collected would mean to be closed.
@@ -109,12 +110,14 @@ def let_go(*descriptors: int | None) -> None:
             continue
         with contextlib.suppress(OSError):
             try:
-                null = os.open(os.devnull, os.O_RDWR | getattr(os, "O_CLOEXEC", 0))
+                null = os.open(os.devnull, _NULL)
             except OSError:
+                # Too many are open: this one makes room.
                 os.close(descriptor)
-                continue
-            os.dup2(null, descriptor, inheritable=False)
-            os.close(null)
+                null = os.open(os.devnull, _NULL)
+            if null != descriptor:
+                os.dup2(null, descriptor, inheritable=False)
+                os.close(null)
 
 
 def descriptor_of(file: Any) -> int | None:

@@ -18,7 +18,6 @@ Invariants
 
 from __future__ import annotations
 
-import re
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -51,6 +50,8 @@ MAX_FORGOTTEN_REQUESTS = 4096
 STRETCH_BYTES = 4096
 STRETCH_TRIES = 8
 
+# How the app-server begins notifications.
+_NOTIFICATION = b'{"method":"'
 # In a thread/status/changed.
 _IDLE = b'"status":{"type":"idle"'
 _TURN_STARTED = b'{"method":"turn/started"'
@@ -134,11 +135,6 @@ class _BegunLine(msgspec.Struct):
 
 _decode_start = msgspec.json.Decoder(_StartResponse).decode
 _decode_started = msgspec.json.Decoder(_BegunLine).decode
-
-# The start of a response: enough of a line that is no JSON further on to tell whose answer it was.
-_RESPONSE = re.compile(
-    rb'\s*\{\s*(?:"jsonrpc"\s*:\s*"2\.0"\s*,\s*)?"id"\s*:\s*(-?\d{1,18}|"[^"\\]*")\s*,\s*"(?:result|error)"\s*:'
-)
 
 
 class MessageRouter:
@@ -330,6 +326,8 @@ class MessageRouter:
         same method, thread and turn, and ends with the same time: then as many ends meet such a beginning as there are
         newlines.
         """
+        if not block.startswith(_NOTIFICATION, begin):
+            return -1
         line = block[begin:end]
         try:
             header, beginning = self._scanner.scan(line)
@@ -426,7 +424,7 @@ class MessageRouter:
     def receive_unreadable(self, line: bytes, reason: str) -> list[Delivery]:
         """A line that is no JSON: if it begins as the response to a request under way, that one fails."""
         self._check()
-        found = _RESPONSE.match(line)
+        found = envelope.RESPONSE.match(line)
         id = msgspec.json.decode(found[1], type=RequestId) if found is not None else None
         if id is None or (id not in self._requests and id not in self._forgotten):
             return []

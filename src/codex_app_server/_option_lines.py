@@ -64,6 +64,7 @@ LINES = {
     "sort_direction": "asc or desc, by default the newest first",
     "sort_key": "created_at (the default) or updated_at",
     "source_kinds": "only threads of these sources, by default those of people",
+    "sub_agents": "False takes the tool away with which the model begins sub-agents",
     "summary": "how the model's reasoning is summarized, from this turn on",
     "thread_source": "what kind of client begins the thread, for statistics",
     "tool_output": "what a tool says instead of a user: see ExternalMessage",

@@ -46,11 +46,20 @@ def spawn(
 
 
 def widen(pipe: int, size_bytes: int) -> None:
-    """Let a pipe hold as much as is read in one go, where the system can: what comes at once is handled at once."""
+    """Let a pipe hold as much as is read in one go, where the system can: what comes at once is handled at once.
+
+    Less where that is too much: what the pipes of one user may hold is bounded.
+    """
     import fcntl
 
-    with contextlib.suppress(AttributeError, OSError):
-        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, size_bytes)
+    while size_bytes > 64 * 1024:
+        try:
+            fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, size_bytes)
+            return
+        except AttributeError:
+            return
+        except OSError:
+            size_bytes //= 2
 
 
 def stop(

@@ -6,13 +6,14 @@ import contextlib
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, get_args, overload
 
-from . import operations
+from . import _thread_pages, operations
 from ._described import described
 from ._last_error import LastError
 from ._mailbox import SyncMailbox
+from ._thread_walk import PageRequest, ThreadWalk
 from .client import ApprovalHandler, AppServerClient
 from .config import AppServerConfig
 from .errors import (
@@ -21,6 +22,7 @@ from .errors import (
     JsonRpcError,
     ThreadBusyError,
     TurnEndedError,
+    UnknownTurnError,
 )
 from .inputs import RunInput
 from .notifications import Notification
@@ -147,6 +149,30 @@ class Codex:
     def thread_list(self, **options: Unpack[ThreadListOptions]) -> m.ThreadListResponse:
         """Stored conversations, a page at a time."""
         return self._client.perform(operations.thread_list(options))
+
+    @described("ThreadListOptions", but="cursor")
+    def threads(self, **options: Unpack[ThreadListOptions]) -> Iterator[m.Thread]:
+        """All stored conversations, each once, page by page: what `thread_list` may skip between two pages is not.
+
+        Options are those of `thread_list`, but for `cursor`; `limit` is the size of a page, at most and by default 100.
+        With `sort_key` or `sort_direction` they come in that order, once all pages are read; without, as they are
+        found: by far most from the newest to the oldest. A thread that is begun meanwhile may be missing.
+        Raises ThreadListError where the list cannot be read on without skipping some, InvalidInputError for options
+        that are none.
+        """
+        walk, page = _thread_pages.walk_of(options, shared=self._client._connection.shared)
+        order = _thread_pages.order_of(options)
+        threads = self._walk(walk, page)
+        return threads if order is None else self._sorted(threads, order)
+
+    def _walk(self, walk: ThreadWalk, page: Callable[[PageRequest], operations.Operation[Any]]) -> Iterator[m.Thread]:
+        while (request := walk.request) is not None:
+            with _thread_pages.reading():
+                response = self._client.perform(page(request))
+            yield from _thread_pages.walk_on(walk, response)
+
+    def _sorted(self, threads: Iterator[m.Thread], order: tuple[str, str]) -> Iterator[m.Thread]:
+        yield from _thread_pages.in_order(threads, *order)
 
     def thread_archive(self, thread_id: str) -> None:
         """Put a stored conversation away; also frees what the app-server holds of it in memory."""
@@ -508,10 +534,34 @@ class TurnHandle:
         """Add input to the running turn. Raises InvalidRequestError when it is over."""
         self._client.perform(operations.turn_steer(self.thread_id, self.id, input))
 
-    def interrupt(self) -> None:
-        """Stop the turn; its stream then ends with status `interrupted`. One that is over is left alone.
+    def sub_agents(self) -> list[TurnHandle]:
+        """Handles on the turns of sub-agents that work for this turn and run now, also after its end.
 
-        Right after its start the app-server does not know the turn yet: it is told again until it does.
+        Each is one as of `Thread.follow`: what its turn sends from now on comes there, and no longer among the
+        client's notifications. Raises TransportClosedError.
+        """
+        handles = []
+        for thread_id, turn_id in self._client._connection.running_agents(self.thread_id, self.id):
+            # One may be over by now.
+            with contextlib.suppress(TurnEndedError, UnknownTurnError):
+                mailbox = self._client.follow_turn(turn_id)
+                handles.append(TurnHandle(self._client, thread_id, turn_id, mailbox, True))
+        return handles
+
+    def sub_agent_usage(self) -> dict[str, m.ThreadTokenUsage]:
+        """The token usage of each sub-agent that has worked for this turn, by its thread, as last reported.
+
+        It is all that the thread has used; the usage in the turn's result has none of it.
+        """
+        reports = self._client._connection.agent_usage(self.id)
+        usages = {thread: getattr(Notification(line).payload, "token_usage", None) for thread, line in reports.items()}
+        return {thread: usage for thread, usage in usages.items() if usage is not None}
+
+    def interrupt(self) -> None:
+        """Stop the turn and its sub-agents; its stream then ends with status `interrupted`.
+
+        One that is over is left alone, but sub-agents that outlive it are stopped. Right after its start the app-server
+        does not know the turn yet: it is told again until it does.
         """
         self._client.interrupt_turn(self.thread_id, self.id, lambda: self._mailbox.ended)
 

@@ -9,10 +9,11 @@ import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, overload
 
-from . import operations
+from . import _thread_pages, operations
 from ._awaited import awaited
 from ._described import described
 from ._last_error import LastError
+from ._thread_walk import PageRequest, ThreadWalk
 from .api import BUSY_POLL_S, OnBusy, check_on_busy
 from .async_client import AsyncApprovalHandler, AsyncAppServerClient, AsyncMailbox
 from .config import AppServerConfig
@@ -24,6 +25,7 @@ from .errors import (
     ThreadBusyError,
     TransportClosedError,
     TurnEndedError,
+    UnknownTurnError,
 )
 from .inputs import RunInput
 from .notifications import Notification
@@ -146,6 +148,34 @@ class AsyncCodex:
         """Stored conversations, a page at a time."""
         response: m.ThreadListResponse = await self._perform(operations.thread_list(options))
         return response
+
+    @described("ThreadListOptions", but="cursor")
+    def threads(self, **options: Unpack[ThreadListOptions]) -> AsyncIterator[m.Thread]:
+        """All stored conversations, each once, page by page: what `thread_list` may skip between two pages is not.
+
+        Options are those of `thread_list`, but for `cursor`; `limit` is the size of a page, at most and by default 100.
+        With `sort_key` or `sort_direction` they come in that order, once all pages are read; without, as they are
+        found: by far most from the newest to the oldest. A thread that is begun meanwhile may be missing.
+        Raises ThreadListError where the list cannot be read on without skipping some, InvalidInputError for options
+        that are none.
+        """
+        walk, page = _thread_pages.walk_of(options, shared=self._client._connection.shared)
+        order = _thread_pages.order_of(options)
+        threads = self._walk(walk, page)
+        return threads if order is None else self._sorted(threads, order)
+
+    async def _walk(
+        self, walk: ThreadWalk, page: Callable[[PageRequest], operations.Operation[Any]]
+    ) -> AsyncIterator[m.Thread]:
+        while (request := walk.request) is not None:
+            with _thread_pages.reading():
+                response = await self._perform(page(request))
+            for thread in _thread_pages.walk_on(walk, response):
+                yield thread
+
+    async def _sorted(self, threads: AsyncIterator[m.Thread], order: tuple[str, str]) -> AsyncIterator[m.Thread]:
+        for thread in _thread_pages.in_order([thread async for thread in threads], *order):
+            yield thread
 
     async def thread_archive(self, thread_id: str) -> None:
         """Put a stored conversation away; also frees what the app-server holds of it in memory."""
@@ -567,10 +597,37 @@ class AsyncTurnHandle:
         """Add input to the running turn. Raises InvalidRequestError when it is over."""
         await self._client.perform(operations.turn_steer(self.thread_id, self.id, input))
 
-    async def interrupt(self) -> None:
-        """Stop the turn; its stream then ends with status `interrupted`. One that is over is left alone.
+    def sub_agents(self) -> list[AsyncTurnHandle]:
+        """Handles on the turns of sub-agents that work for this turn and run now, also after its end.
 
-        Right after its start the app-server does not know the turn yet: it is told again until it does.
+        Each is one as of `Thread.follow`: what its turn sends from now on comes there, and no longer among the
+        client's notifications. Raises TransportClosedError.
+        """
+        self._client._home.check()
+        handles = []
+        for thread_id, turn_id in self._client._connection.running_agents(self.thread_id, self.id):
+            # One may be over by now.
+            with contextlib.suppress(TurnEndedError, UnknownTurnError):
+                handles.append(
+                    AsyncTurnHandle(self._client, thread_id, turn_id, self._client.follow_turn(turn_id), True)
+                )
+        return handles
+
+    def sub_agent_usage(self) -> dict[str, m.ThreadTokenUsage]:
+        """The token usage of each sub-agent that has worked for this turn, by its thread, as last reported.
+
+        It is all that the thread has used; the usage in the turn's result has none of it.
+        """
+        self._client._home.check()
+        reports = self._client._connection.agent_usage(self.id)
+        usages = {thread: getattr(Notification(line).payload, "token_usage", None) for thread, line in reports.items()}
+        return {thread: usage for thread, usage in usages.items() if usage is not None}
+
+    async def interrupt(self) -> None:
+        """Stop the turn and its sub-agents; its stream then ends with status `interrupted`.
+
+        One that is over is left alone, but sub-agents that outlive it are stopped. Right after its start the app-server
+        does not know the turn yet: it is told again until it does.
         """
         await self._client.interrupt_turn(self.thread_id, self.id, lambda: self._mailbox.ended)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import inspect
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
@@ -25,7 +26,6 @@ from .envelope import RequestId
 from .errors import (
     AppServerError,
     InternalRpcError,
-    InvalidRequestError,
     JsonRpcError,
     RequestTimeoutError,
     TurnEndedError,
@@ -411,21 +411,35 @@ class AsyncAppServerClient:
             await self.interrupt_turn(thread_id, turn_id, is_over)
 
     async def interrupt_turn(self, thread_id: str, turn_id: str, is_over: Callable[[], bool]) -> None:
-        """Stop a turn; it is told again until the app-server knows it, or `is_over` says that it has ended.
+        """Stop a turn, then the sub-agents that work for it, also those that outlive it.
 
+        It is told again until the app-server knows it, or `is_over` says that it has ended.
         Raises InvalidRequestError, TransportClosedError, RequestTimeoutError, WrongEventLoopError.
         """
         self._home.enter()
+        connection = self._connection
+        # First, so that none begins or is forgotten unseen in between.
+        agents = connection.stop_agents(thread_id, turn_id)
+        try:
+            await self._interrupt_one(thread_id, turn_id, is_over)
+        finally:
+            ends = [functools.partial(connection.has_ended, agent.turn_id) for agent in agents]
+            # As tasks of the client: one who waits for this and is cancelled must not leave them running.
+            orphans = [self.spawn(self._interrupt_orphan(*agent, end)) for agent, end in zip(agents, ends, strict=True)]
+            if orphans:
+                await asyncio.wait(orphans)
+
+    async def _interrupt_one(self, thread_id: str, turn_id: str, is_over: Callable[[], bool]) -> None:
         deadline = time.monotonic() + INTERRUPT_LIMIT_S
         while not is_over():
-            active = self._connection.active_turn(turn_id)
+            active = self._connection.active_turn(thread_id, turn_id)
             if self._connection.is_stopping(active):
                 return
             try:
                 await self.perform(operations.turn_interrupt(thread_id, active), timeout_s=INTERRUPT_ANSWER_S)
                 self._connection.note_stopping(active)
                 return
-            except (InvalidRequestError, RequestTimeoutError) as error:
+            except (JsonRpcError, RequestTimeoutError) as error:
                 if is_over():
                     return
                 if not operations.is_not_active_yet(error) or time.monotonic() > deadline:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _thread
 import contextlib
+import functools
 import inspect
 import threading
 import time
@@ -15,6 +16,7 @@ from ._connection import GLOBAL_NOTIFICATIONS, Call, Connection, log
 from ._deliveries import Ask
 from ._mailbox import SyncMailbox
 from ._start_failures import working_directory
+from ._sub_agents import AgentTurn
 from ._waking import Answer
 from .config import AppServerConfig, config_of
 from .envelope import RequestId
@@ -22,7 +24,6 @@ from .errors import (
     AppServerError,
     InternalRpcError,
     InvalidInputError,
-    InvalidRequestError,
     JsonRpcError,
     RequestTimeoutError,
     TurnEndedError,
@@ -361,33 +362,46 @@ class AppServerClient:
             _thread.start_new_thread(self._interrupt_orphan, (thread_id, turn_id, is_over))
         except RuntimeError as error:
             log.error("no thread could be started to interrupt turn %s (%s): it is told once", turn_id, error)
+            connection = self._connection
+            active = AgentTurn(thread_id, connection.active_turn(thread_id, turn_id))
             with contextlib.suppress(AppServerError):
-                operation = operations.turn_interrupt(thread_id, self._connection.active_turn(turn_id))
-                self._begin(operation, None, INTERRUPT_ANSWER_S)
+                for turn in (active, *connection.stop_agents(thread_id, turn_id)):
+                    self._begin(operations.turn_interrupt(*turn), None, INTERRUPT_ANSWER_S)
 
     def _interrupt_orphan(self, thread_id: str, turn_id: str, is_over: Callable[[], bool]) -> None:
         with contextlib.suppress(AppServerError):
             self.interrupt_turn(thread_id, turn_id, is_over)
 
     def interrupt_turn(self, thread_id: str, turn_id: str, is_over: Callable[[], bool]) -> None:
-        """Stop a turn; it is told again until the app-server knows it, or `is_over` says that it has ended.
+        """Stop a turn, then the sub-agents that work for it, also those that outlive it.
 
+        It is told again until the app-server knows it, or `is_over` says that it has ended.
         From a signal handler or finalizer that has interrupted a call of this client it is left to another thread.
         Raises InvalidRequestError, TransportClosedError, RequestTimeoutError.
         """
-        if self._connection.is_inside:
+        connection = self._connection
+        if connection.is_inside:
             self._interrupt_later(thread_id, turn_id, is_over)
             return
+        # First, so that none begins or is forgotten unseen in between.
+        agents = connection.stop_agents(thread_id, turn_id)
+        try:
+            self._interrupt_one(thread_id, turn_id, is_over)
+        finally:
+            for agent in agents:
+                self._interrupt_orphan(*agent, functools.partial(connection.has_ended, agent.turn_id))
+
+    def _interrupt_one(self, thread_id: str, turn_id: str, is_over: Callable[[], bool]) -> None:
         deadline = time.monotonic() + INTERRUPT_LIMIT_S
         while not is_over():
-            active = self._connection.active_turn(turn_id)
+            active = self._connection.active_turn(thread_id, turn_id)
             if self._connection.is_stopping(active):
                 return
             try:
                 self.perform(operations.turn_interrupt(thread_id, active), timeout_s=INTERRUPT_ANSWER_S)
                 self._connection.note_stopping(active)
                 return
-            except (InvalidRequestError, RequestTimeoutError) as error:
+            except (JsonRpcError, RequestTimeoutError) as error:
                 if is_over():
                     return
                 if not operations.is_not_active_yet(error) or time.monotonic() > deadline:

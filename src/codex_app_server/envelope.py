@@ -72,8 +72,20 @@ _ELSEWHERE = {
 }
 
 
+# The beginning of a response: enough to tell whose answer it is.
+RESPONSE = re.compile(
+    rb'\s*\{\s*(?:"jsonrpc"\s*:\s*"2\.0"\s*,\s*)?"id"\s*:\s*(-?\d{1,18}|"[^"\\]*")\s*,\s*"(result|error)"\s*:'
+)
+LONG_BYTES = 1024 * 1024
+
+
 def scan(line: bytes) -> Envelope:
-    """The header of `line`. Raises ValueError when the line is not a JSON object of this protocol."""
+    """The header of `line`. Raises ValueError when the line is not a JSON object of this protocol.
+
+    A response of more than LONG_BYTES is not walked: what it begins with says all.
+    """
+    if len(line) > LONG_BYTES and (found := RESPONSE.match(line)) is not None:
+        return Envelope(_scalar(found[1]), None, None, None, found[2] == b"error")
     try:
         header = _decode(line)
     except msgspec.ValidationError:

@@ -188,6 +188,27 @@ class ThreadBusyError(AppServerError):
         return type(self), (self.thread_id, self.turn_id)
 
 
+class ThreadListError(AppServerError):
+    """The list of threads cannot be read to its end without skipping some.
+
+    More threads than a page holds have the same `sort_key` time, and the runtime's `cursor` names nothing else. `seen`
+    is how many threads were read before.
+    """
+
+    def __init__(self, sort_key: str, cursor: str, seen: int) -> None:
+        super().__init__(
+            f"the list of threads cannot go on after {seen}: more threads than a page holds have the same {sort_key}, "
+            f"{cursor}, and the rest of them would be skipped; narrow the list, e.g. by cwd or source_kinds, or use "
+            "use_state_db_only=True for what the app-server's database knows"
+        )
+        self.sort_key = sort_key
+        self.cursor = cursor
+        self.seen = seen
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.sort_key, self.cursor, self.seen)
+
+
 class OutputTypeError(AppServerError, ValueError):
     """The turn completed, but its final response is not of the type that was asked for. `result` has it."""
 
@@ -310,11 +331,11 @@ def map_jsonrpc_error(code: int, message: str, data: Any = None) -> JsonRpcError
     The runtime signals overload as code -32001 with `data: null`, or, on other codes, as a `codexErrorInfo` of
     `serverOverloaded` somewhere in `data`.
     """
-    if _names_overload(data) and code not in _BY_CODE:
+    if names_overload(data) and code not in _BY_CODE:
         code_class: type[JsonRpcError] = ServerBusyError
     else:
         code_class = _BY_CODE.get(code, AppServerRpcError if -32099 <= code <= -32000 else JsonRpcError)
-    if code_class is ServerBusyError and _says_retry_limit(message):
+    if code_class in (ServerBusyError, AppServerRpcError) and _says_retry_limit(message):
         code_class = RetryLimitExceededError
     return code_class(code, message, data)
 
@@ -348,11 +369,12 @@ def _says_retry_limit(message: str) -> bool:
     return "retry limit" in lowered or "too many failed attempts" in lowered
 
 
-def _names_overload(data: Any) -> bool:
+def names_overload(data: Any) -> bool:
+    """Whether the data of an error names an overload as a codexErrorInfo, at any depth."""
     if isinstance(data, str):
         return data.replace("_", "").lower() == "serveroverloaded"
     if isinstance(data, dict):
-        return any(_names_overload(value) for value in data.values())
+        return any(names_overload(value) for value in data.values())
     if isinstance(data, list):
-        return any(_names_overload(value) for value in data)
+        return any(names_overload(value) for value in data)
     return False

@@ -30,6 +30,11 @@ class LineSplitter:
         self._size = 0
         self._long: tuple[bytes, bytes] | None = None
 
+    @property
+    def held_bytes(self) -> int:
+        """How long the unfinished line is so far."""
+        return self._size
+
     def feed(self, chunk: bytes) -> list[bytes | LongLine]:
         """The lines that `chunk` completes."""
         pieces = chunk.split(b"\n")

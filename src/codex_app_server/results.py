@@ -61,10 +61,11 @@ class TurnResult:
     """What a turn came to.
 
     `final_response` is the last agent message marked `final_answer`, else the last one without a phase, else None.
-    `usage` is the thread's token usage as last reported. Times are Unix seconds, `duration_ms` milliseconds. Items and
-    usage are decoded when they are looked at. `undecoded` names the notifications among them that do not fit their
-    types, once for each: what they said is missing here, so that with `item/completed` among them an answer that is
-    None, or an earlier one, may not be what the model said.
+    `usage` is the thread's token usage as last reported; that of sub-agents, whose threads are their own, is not in it:
+    `TurnHandle.sub_agent_usage` has it. Times are Unix seconds, `duration_ms` milliseconds. Items and usage are decoded
+    when they are looked at. `undecoded` names the notifications among them that do not fit their types, once for each:
+    what they said is missing here, so that with `item/completed` among them an answer that is None, or an earlier one,
+    may not be what the model said.
     """
 
     id: str

@@ -26,13 +26,33 @@ def retry_on_overload(
     no shorter than a server's own hint (`retryAfterMs` in the error's data).
     Any other error, and the last overload, is raised as it came. Raises ValueError for `max_attempts` below 1.
     """
+    return retry_while(
+        is_retryable_error,
+        op,
+        max_attempts=max_attempts,
+        initial_delay_s=initial_delay_s,
+        max_delay_s=max_delay_s,
+        jitter_ratio=jitter_ratio,
+    )
+
+
+def retry_while(
+    is_retryable: Callable[[BaseException], bool],
+    op: Callable[[], T],
+    *,
+    max_attempts: int,
+    initial_delay_s: float,
+    max_delay_s: float,
+    jitter_ratio: float,
+) -> T:
+    """As `retry_on_overload`, for the errors that `is_retryable` accepts."""
     delays = _delays_s(max_attempts, initial_delay_s, max_delay_s, jitter_ratio)
     while True:
         try:
             return op()
         except Exception as error:
             delay_s = next(delays, None)
-            if delay_s is None or not is_retryable_error(error):
+            if delay_s is None or not is_retryable(error):
                 raise
             delay_s = max(delay_s, _hint_s(error))
         time.sleep(delay_s)

@@ -4,7 +4,7 @@ A stream: a Unix socket on which the broker listens, beside its others. Each fra
 and a msgpack array [tag, field...]. The first frame is `join`, with the secret that the supervisor has given to both
 ends; without it nothing else is read. After it the broker believes what the link says of principals.
 
-    process -> broker    join, message, unsound, ended, refused, keys
+    process -> broker    join, message, ended, refused, keys
     broker -> process    joined, took, send, end
 
 `connection` is a number that the process gives to a connection of a client, never twice on one link. A link that ends
@@ -59,16 +59,6 @@ class Message(_Frame, frozen=True):
     screened: bool = False
 
 
-class Unsound(_Frame, frozen=True):
-    """A request of this client was not passed on: its id as JSON, and why."""
-
-    connection: int
-    principal: str
-    key: str
-    id_json: bytes
-    message: str
-
-
 class Ended(_Frame, frozen=True):
     """This connection is over. What was sent to it and has not arrived is lost.
 
@@ -115,7 +105,7 @@ class End(_Frame, frozen=True):
     connection: int
 
 
-ToBroker = Join | Message | Unsound | Ended | Refused | Keys
+ToBroker = Join | Message | Ended | Refused | Keys
 FromBroker = Joined | Took | Send | End
 
 _encode = msgspec.msgpack.Encoder().encode

@@ -93,10 +93,12 @@ class Pool(_fork.ProcessBound):
     `log_file`: where the pool's processes log, opened again when it was removed or replaced; stderr by default.
     `on_slots` is called with the slots' states, from a thread of the pool, whenever they change.
     `recycle_turns`, `recycle_threads`, `recycle_age_s`, `recycle_memory_bytes`: a worker is replaced, without a failed
-    turn, once it has finished so many turns, loaded so many threads, run for so long, or once its app-server occupies
-    so much memory. `turn_idle_limit_s`: a turn from which nothing has been heard for so long, while no tool and no
-    question is open, is ended as stalled; errors that codex retries are silence. `turn_wall_limit_s`: the longest that
-    a turn may run. None: no limit.
+    turn, once it has finished so many turns, loaded so many threads, run for so long, or once it and all below it -
+    app-server, MCP servers, commands that have outlived their turn - occupy so much memory. `recycle_descendants`: as
+    many MCP servers and left commands may be below each worker's app-server; threads that would bring more wait while
+    the worker is replaced. `turn_idle_limit_s`: a turn from which nothing has been heard for so long, while no tool
+    and no question is open, is ended as stalled; errors that codex retries are silence. `turn_wall_limit_s`: the
+    longest that a turn may run. None: no limit.
     Raises StartError, InvalidInputError, EndpointError, ConfigurationError, PoolStartError (on start); nothing is left
     behind then. Should the pool end by itself, what its clients wait for raises PoolLostError at once; `restart` starts
     it again. In a process forked from the one that made it, it ends nothing, and raises WrongProcessError when it is
@@ -120,6 +122,7 @@ class Pool(_fork.ProcessBound):
         recycle_threads: int | None = None,
         recycle_age_s: float | None = None,
         recycle_memory_bytes: int | None = defaults.RECYCLE_MEMORY_BYTES,
+        recycle_descendants: int | None = defaults.RECYCLE_DESCENDANTS,
         turn_idle_limit_s: float | None = defaults.TURN_IDLE_LIMIT_S,
         turn_wall_limit_s: float | None = None,
     ) -> None:
@@ -133,6 +136,7 @@ class Pool(_fork.ProcessBound):
             "threads": recycle_threads,
             "age_s": recycle_age_s,
             "memory_bytes": recycle_memory_bytes,
+            "descendants": recycle_descendants,
         }
         limits = {"turn_idle_limit_s": turn_idle_limit_s, "turn_wall_limit_s": turn_wall_limit_s}
         for name, value in ({f"recycle_{name}": value for name, value in recycle.items()} | limits).items():
@@ -566,12 +570,14 @@ def _endpoint_of(endpoint: Any) -> str | None:
 def running_daemon(endpoint: str) -> str | None:
     """`endpoint` if a pool holds it, else None."""
     path = endpoints.ipc_path(endpoint)
-    with contextlib.suppress(OSError):
-        with _fork.Held(lambda: os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CLOEXEC)) as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return endpoint
+    with (
+        contextlib.suppress(OSError),
+        _fork.Held(lambda: os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CLOEXEC)) as lock,
+    ):
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return endpoint
     # The lock file may have been removed, and not been made again yet.
     return endpoint if endpoint_name.holder(path) is not None else None
 

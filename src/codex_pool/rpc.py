@@ -7,9 +7,9 @@ from typing import Any
 import msgspec
 
 from codex_app_server._last_error import said
-from codex_app_server.envelope import RequestId
+from codex_app_server.envelope import LONG_BYTES, RESPONSE, RequestId
 from codex_pool import json_bounds
-from codex_pool.trust import is_untrusting, untrusting
+from codex_pool.trust import AGENTS_DEPTH, is_untrusting, is_without_agents, untrusting
 from codex_pool.wire import ThreadRecord
 
 SANDBOX_MODES = {"readOnly": "read-only", "workspaceWrite": "workspace-write", "dangerFullAccess": "danger-full-access"}
@@ -59,6 +59,10 @@ class _ThreadResult(msgspec.Struct, rename="camel"):
     sandbox: msgspec.Raw = _NULL
     approval_policy: msgspec.Raw = _NULL
     active_permission_profile: _Profile | msgspec.UnsetType | None = msgspec.UNSET
+
+
+class _ThreadLine(msgspec.Struct):
+    result: _ThreadResult | None = None
 
 
 class _Settings(msgspec.Struct, rename="camel"):
@@ -143,7 +147,7 @@ _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 encode = msgspec.json.encode
 decode_request = msgspec.json.Decoder(RequestLine).decode
 _decode_result = msgspec.json.Decoder(_Result).decode
-_decode_thread_result = msgspec.json.Decoder(_ThreadResult).decode
+_decode_thread_line = msgspec.json.Decoder(_ThreadLine).decode
 _decode_notification = msgspec.json.Decoder(_Notification).decode
 _decode_completed = msgspec.json.Decoder(_Completed).decode
 _decode_started = msgspec.json.Decoder(_Started).decode
@@ -190,7 +194,12 @@ def others_of(line: bytes) -> dict[str, msgspec.Raw]:
 
 
 def with_id(line: bytes, request_id: bytes) -> bytes:
-    """A response under another request id (given as JSON); all else that it has is kept."""
+    """A response under another request id (given as JSON); all else that it has is kept.
+
+    A long one is copied once, and not looked at.
+    """
+    if len(line) > LONG_BYTES and (found := RESPONSE.match(line)) is not None:
+        return b"".join((line[: found.start(1)], request_id, memoryview(line)[found.end(1) :]))
     members = _decode_members(line)
     error = members.get("error", _NULL)
     name, value = ("error", error) if bytes(error) != b"null" else ("result", members.get("result", _NULL))
@@ -243,14 +252,16 @@ def user_agent_of(result: bytes) -> str:
         return ""
 
 
-def record_of(result: bytes, turns: int, *, asked_profile: str = "") -> ThreadRecord | None:
+def record_of(line: bytes, turns: int, *, asked_profile: str = "") -> ThreadRecord | None:
     """The record of the thread that thread/start, resume or fork answered with; None if there is none to read.
 
     An answer that says nothing of a permission profile leaves the one that was asked for.
     """
     try:
-        answer = _decode_thread_result(result)
-    except msgspec.MsgspecError:
+        answer = _decode_thread_line(line).result
+    except _UNREADABLE:
+        return None
+    if answer is None:
         return None
     return ThreadRecord(
         thread_id=answer.thread.id,
@@ -326,10 +337,13 @@ def resume_params(record: ThreadRecord) -> dict[str, Any]:
     for key, value in (("cwd", record.cwd), ("model", record.model), ("modelProvider", record.model_provider)):
         if value is not None:
             params[key] = value
+    config: dict[str, Any] = {}
     if record.untrusted and record.cwd is not None:
         # Not inherited: without it the next app-server takes what lies in the directory.
-        params["config"] = untrusting(record.cwd)
-    return params
+        config |= untrusting(record.cwd)
+    if record.without_agents:
+        config[AGENTS_DEPTH] = 0
+    return {**params, "config": config} if config else params
 
 
 def asked_profile(request: RequestLine) -> str:
@@ -349,6 +363,11 @@ def asks_untrusted(request: RequestLine) -> bool:
     except msgspec.MsgspecError:
         return False
     return is_untrusting(bytes(params.get("config", b"{}")), cwd)
+
+
+def asks_without_agents(request: RequestLine) -> bool:
+    """True for thread/start, resume or fork whose `config` leaves the thread no tools for sub-agents."""
+    return is_without_agents(bytes((request.params or {}).get("config", b"{}")))
 
 
 def sandbox_type(policy: str) -> str:

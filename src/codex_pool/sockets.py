@@ -25,7 +25,7 @@ _NOW, _NOW_AND_MORE = int(zmq.NOBLOCK), int(zmq.NOBLOCK | zmq.SNDMORE)
 NEVER_MS = 1_000_000_000
 
 
-def send(socket: zmq.Socket[bytes], frames: Sequence[bytes]) -> None:
+def send(socket: zmq.Socket[bytes], frames: Sequence[bytes | memoryview]) -> None:
     """Send a message, or raise Again, and then nothing of it was taken."""
     for frame in frames[:-1]:
         _send(socket, frame, _NOW_AND_MORE)

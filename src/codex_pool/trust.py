@@ -23,6 +23,17 @@ import msgspec
 MAX_LEVELS = 64
 _KEY = "projects"
 _UNTRUSTED = {"trust_level": "untrusted"}
+# What may be switched off.
+_OFF = frozenset(
+    {
+        "skills.include_instructions",
+        "features.skill_mcp_dependency_install",
+        "features.multi_agent",
+        "features.multi_agent_v2",
+    }
+)
+# Measured on codex 0.163.0: the setting that leaves a thread no tools for sub-agents, whenever it is loaded with it.
+AGENTS_DEPTH = "agents.max_depth"
 
 
 def untrusting(*directories: str) -> dict[str, Any]:
@@ -60,11 +71,28 @@ def narrows(name: str, value: Any) -> bool:
         )
     if name == "project_doc_max_bytes":
         return value == 0 and value is not False
-    return name in ("skills.include_instructions", "features.skill_mcp_dependency_install") and value is False
+    if name == AGENTS_DEPTH:
+        return value == 0 and value is not False
+    return name in _OFF and value is False
+
+
+class _Agents(msgspec.Struct, frozen=True):
+    max_depth: Any = None
 
 
 class _Config(msgspec.Struct):
     projects: dict[str, Any] = {}
+    agents: _Agents = _Agents()
+    depth: Any = msgspec.field(name=AGENTS_DEPTH, default=None)
+
+
+def is_without_agents(config: bytes) -> bool:
+    """True for a `config`, as JSON, that leaves a thread no tools for sub-agents."""
+    try:
+        found = _decode(config)
+    except msgspec.MsgspecError:
+        return False
+    return any(depth == 0 and depth is not False for depth in (found.depth, found.agents.max_depth))
 
 
 _decode = msgspec.json.Decoder(_Config).decode

@@ -98,6 +98,8 @@ class ThreadRecord(msgspec.Struct, array_like=True, frozen=True):
     profile: str = ""
     # It was asked for with its directory marked untrusted, see `trust`; so it is whenever it comes back.
     untrusted: bool = False
+    # It was asked for without tools for sub-agents; so it is whenever it comes back.
+    without_agents: bool = False
 
 
 class Position(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -126,13 +128,36 @@ class CallSeen(msgspec.Struct, array_like=True, frozen=True):
     request_id: str
 
 
+class Tree(_Head, frozen=True):
+    """What is below a worker: `servers` (MCP servers, with launchers and all below them), commands that are `left` of
+    turns that are over, and `commands` of turns that run.
+
+    `memory_bytes` is of all but the latter, the worker included. `is_pss`: all of it is PSS, else some is RSS, which is
+    more. `threads` were loaded then, of which `young` have been for so short a time that not all of their servers may
+    be there; `settled` servers are older. `each` is how many a thread brings, None where that is not known yet.
+    `fresh` threads have been loaded since.
+    """
+
+    servers: int = 0
+    settled: int = 0
+    left: int = 0
+    commands: int = 0
+    memory_bytes: int = 0
+    command_memory_bytes: int = 0
+    is_pss: bool = True
+    threads: int = 0
+    young: int = 0
+    each: int | None = None
+    fresh: int = 0
+
+
 class Holdings(msgspec.Struct, array_like=True, frozen=True):
     """What a worker holds when it registers: all that a broker which has just started must know of it.
 
     `followers` are the sessions that follow each thread; `calls` those that may be sent again; `ended` the turns that
     are over, but kept for those who come back; `logins` the log-ins under way, by id, with the sessions that began
     them. `kept` are the requests that every app-server must have been given, as of the time `kept_at`; credentials may
-    stand in them, so they are never written down.
+    stand in them, so they are never written down. `tree` is what is below it, None where that is not known.
     """
 
     records: list[ThreadRecord]
@@ -143,6 +168,7 @@ class Holdings(msgspec.Struct, array_like=True, frozen=True):
     logins: dict[str, SessionId] = {}
     kept: list[bytes] = []
     kept_at: float = 0.0
+    tree: Tree | None = None
 
 
 # client -> broker
@@ -159,6 +185,8 @@ class Hello(_Head, frozen=True):
     client: str
     priority: Priority = "interactive"
     when_gone: WhenGone = "interrupt"
+    # This client puts long answers together that come as Pieces.
+    pieces: bool = False
 
 
 class Call(_Head, frozen=True):
@@ -210,6 +238,18 @@ class Refused(_Head, frozen=True):
 
 class Lines(_Head, frozen=True):
     """Body: lines to be routed by what they say - answers, requests, notifications outside of turns."""
+
+
+class Piece(_Head, frozen=True):
+    """Body: a part of one line, which is the answer to a request of this id (in JSON); `number` counts from 0.
+
+    A long answer comes in pieces, so that others pass between them. Those of one answer come in order; a number that
+    does not follow belongs to an answer that is sent again, from 0.
+    """
+
+    request_id: str
+    number: int
+    last: bool = False
 
 
 class Events(_Head, frozen=True):
@@ -278,6 +318,13 @@ class Answered(_Head, frozen=True):
     ok: bool
     record: ThreadRecord | None = None
     started: TurnHeld | None = None
+
+
+class Held(_Head, frozen=True):
+    """A Dispatch has brought this thread into this worker; its Answered, which is long, comes later without it."""
+
+    call: int
+    record: ThreadRecord
 
 
 class TurnStarted(_Head, frozen=True):
@@ -377,13 +424,19 @@ class Dispatch(_Head, frozen=True):
     again: bool = False
     archived: bool = False
     timeout_s: int = 60
+    # A long answer may go to the session in pieces.
+    pieces: bool = False
 
 
 class Release(_Head, frozen=True):
-    """Put this idle thread away (archive it), so that another worker can take it. Answered by Answered."""
+    """Put this idle thread away (archive it), so that another worker can take it. Answered by Answered.
+
+    `children` are the threads of its sub-agents, which are archived with it.
+    """
 
     call: int
     thread_id: str
+    children: list[str] = []
 
 
 class Interrupt(_Head, frozen=True):
@@ -465,11 +518,12 @@ class WhoAreYou(_Head, frozen=True):
 
 
 FromClient = Hello | Call | Ack | Beat | Bye
-ToClient = Welcome | Refused | Lines | Events | Ended | Beat | Closed
+ToClient = Welcome | Refused | Lines | Piece | Events | Ended | Beat | Closed
 FromWorker = (
     Register
     | ToSessions
     | Answered
+    | Held
     | TurnStarted
     | TurnEnded
     | ThreadChanged
@@ -478,6 +532,7 @@ FromWorker = (
     | Limited
     | LoginEnded
     | TokensWanted
+    | Tree
     | Progress
 )
 ToWorker = Dispatch | Release | Interrupt | Apply | Current | Tell | Follow | Acked | Back | Gone | Holder | WhoAreYou

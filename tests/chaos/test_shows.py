@@ -14,7 +14,10 @@ LIMIT_S = 280
 pytestmark = [pytest.mark.real, pytest.mark.chaos, pytest.mark.timeout(300)]
 
 
-@pytest.mark.parametrize("name", ["kills", "resume", "threads", "memory", "slow_reader", "tokens"])
+SHOWN = ["kills", "resume", "threads", "memory", "servers", "slow_reader", "sub_agents", "tokens"]
+
+
+@pytest.mark.parametrize("name", SHOWN)
 def test_show(name: str, tmp_path: Path) -> None:
     command = [sys.executable, str(SHOWS / f"{name}.py"), "--quick", "--out", str(tmp_path / "report.json")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S)

@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
+import msgspec
+
 from codex_app_server import AppServerError, TransportClosedError
 from codex_app_server._last_error import said
 from codex_app_server.async_api import AsyncThread, AsyncTurnHandle, AsyncTurnStream
@@ -28,6 +30,13 @@ CANCEL_AGAIN_S = 2.0
 # How late a limit in time may be noticed that has not begun to count yet.
 CLOCK_S = 0.5
 TIMEOUT = "timeout_s"
+_TOKENS = {
+    "inputTokens": "input_tokens",
+    "cachedInputTokens": "cached_input_tokens",
+    "outputTokens": "output_tokens",
+    "reasoningOutputTokens": "reasoning_output_tokens",
+    "totalTokens": "total_tokens",
+}
 CANCELLED = "cancelled"
 _METERED = frozenset(
     {"pool/turn/assigned", "error", "turn/completed", "thread/tokenUsage/updated", "item/started", "item/completed"}
@@ -138,12 +147,38 @@ class Attempt:
         self.pool_gone: TransportClosedError | None = None
         self._usage: Mapping[str, Any] | None = None
         self._turn_id: str | None = None
+        self._turns: list[AsyncTurnHandle] = []
         self._worker: str | None = None
         self._queued_ms: int | None = None
         self._duration_ms: int | None = None
 
     async def run(self) -> Outcome:
-        """What it came to. Raises Stopped if no turn was started before it was to halt."""
+        """What it came to, the tokens of its sub-agents included, which have ended then.
+
+        Raises Stopped if no turn was started before it was to halt.
+        """
+        try:
+            outcome = await self._run()
+        finally:
+            await self._end_agents()
+        return msgspec.structs.replace(outcome, usage=self._with_agents(outcome.usage))
+
+    def _with_agents(self, own: dict[str, int] | None) -> dict[str, int] | None:
+        # Of a thread that has worked for several turns the last report is of all of them.
+        totals = {thread: used.total for turn in self._turns for thread, used in turn.sub_agent_usage().items()}
+        for total in totals.values():
+            own = {name: (own or {}).get(name, 0) + getattr(total, name) for name in _TOKENS.values()}
+        return own
+
+    async def _end_agents(self) -> None:
+        """What works in the background for a turn that has completed ends with the sample: its directory is looked at
+        next."""
+        with contextlib.suppress(AppServerError):
+            for turn in self._turns:
+                if turn.sub_agents():
+                    await _interrupt(turn)
+
+    async def _run(self) -> Outcome:
         first = len(self.responses)
         outcome = self._outcome("completed", None)
         for index in range(first, len(self._sample.prompts)):
@@ -182,6 +217,7 @@ class Attempt:
         self._meter.assigned(began_at)
         self._on_assigned()
         self._turn_id = turn.id
+        self._turns.append(turn)
         self._collector = TurnCollector(turn.id)
         stream = turn.stream()
         ended: Outcome | None = None
@@ -366,15 +402,7 @@ class Attempt:
 
 def usage(total: Mapping[str, Any] | None) -> dict[str, int] | None:
     """The tokens of a thread, all its turns and their model requests together, as the app-server has reported them."""
-    if total is None:
-        return None
-    return {
-        "input_tokens": int(total["inputTokens"]),
-        "cached_input_tokens": int(total["cachedInputTokens"]),
-        "output_tokens": int(total["outputTokens"]),
-        "reasoning_output_tokens": int(total["reasoningOutputTokens"]),
-        "total_tokens": int(total["totalTokens"]),
-    }
+    return None if total is None else {name: int(total[wire_name]) for wire_name, name in _TOKENS.items()}
 
 
 async def _interrupt(turn: AsyncTurnHandle) -> None:

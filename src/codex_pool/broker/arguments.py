@@ -14,6 +14,8 @@ class BrokerArguments(msgspec.Struct, forbid_unknown_fields=True):
     workers_endpoint: str
     slots: int
     turns_per_worker: int
+    # Above how many processes of its threads a worker is replaced, and loads no further thread; 0 is no limit.
+    recycle_descendants: int = 0
     # Where threads work that name no directory; None is the broker's own.
     cwd: str | None = None
     # ipc:///PATH of the socket for processes that let clients with a key in, and what they are known by; where the

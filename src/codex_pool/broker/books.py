@@ -32,6 +32,8 @@ from codex_pool.ownership import Row
 MAX_THREADS = 100_000
 MAX_LOST = 10_000
 MAX_ARCHIVED = 10_000
+MAX_CHILDREN = 100_000
+MAX_DEPTH = 64
 # As many as a worker remembers of the calls that it has taken.
 MAX_SEEN_PER_WORKER = 4096
 MAX_ENDED_PER_WORKER = 4096
@@ -89,6 +91,8 @@ class Books:
         self.threads: dict[str, Thread] = {}
         # Threads that were put away, and by which worker.
         self.archived: dict[str, str] = {}
+        # Threads of sub-agents, and whose they are.
+        self.parents: dict[str, str] = {}
         self.turns: dict[str, Turn] = {}
         # Turns that have ended, and the worker that may still tell of it.
         self.ended_turns: dict[str, str] = {}
@@ -300,6 +304,7 @@ class Books:
         if worker is not None:
             worker.calls.discard(number)
             worker.starting.discard(number)
+            worker.loading.discard(number)
             if needs_place(call):
                 worker.places[call.who] -= 1
         thread = self.threads.get(call.thread_id or "")
@@ -353,7 +358,8 @@ class Books:
     def owner_of(self, thread_id: str) -> str:
         """The principal whose thread this is; the pool's own user's if it is not known."""
         record = self.record(thread_id)
-        return record.owner if record is not None else ""
+        # One of a sub-agent may be in no worker's records, but in the store.
+        return record.owner if record is not None else self.owned.owner_of(thread_id)
 
     def key_turns(self, worker: Worker) -> int:
         """Count the turns of principals with keys that this worker runs, or is about to."""
@@ -427,9 +433,45 @@ class Books:
 
     def _forget_oldest_idle_thread(self) -> None:
         for thread_id, thread in self.threads.items():
-            if not thread.busy:
+            if not thread.busy and not self.runs_agents(thread_id):
                 self.drop_thread(thread_id)
                 return
+
+    # Sub-agents.
+
+    def spawned(self, parent: str, children: Iterable[str]) -> None:
+        """The app-server has made these threads for sub-agents of a turn on another one; they are its client's."""
+        owner, row = self.owner_of(parent), self.owned.get(parent)
+        for child in children:
+            known = self.threads.get(child)
+            # One that is somebody's already stays theirs.
+            if known is not None and known.record.owner != owner:
+                continue
+            self.parents.pop(child, None)
+            self.parents[child] = parent
+            if row is not None and known is None:
+                self.own(child, row.owner, parent=parent, ephemeral=row.ephemeral, stored=not row.ephemeral)
+        bound(self.parents, MAX_CHILDREN)
+
+    def above(self, thread_id: str | None) -> Iterator[str]:
+        """The threads that this one is a sub-agent's of, the nearest first."""
+        for _ in range(MAX_DEPTH):
+            thread_id = self.parents.get(thread_id or "")
+            if thread_id is None:
+                return
+            yield thread_id
+
+    def below(self, thread_id: str) -> list[str]:
+        """The threads of its sub-agents, however deep."""
+        return [child for child in self.parents if thread_id in self.above(child)]
+
+    def agents(self) -> list[Turn]:
+        """The turns of sub-agents that run."""
+        return [turn for turn in self.turns.values() if turn.thread_id in self.parents]
+
+    def runs_agents(self, thread_id: str) -> bool:
+        """True while a sub-agent of this thread runs: it would end with what unloads the thread."""
+        return any(thread_id in self.above(turn.thread_id) for turn in self.agents())
 
     # Whose they are.
 
@@ -455,16 +497,6 @@ class Books:
             )
         )
 
-    def own_children(self, parent: str, children: Iterable[str]) -> None:
-        """The app-server has made these threads for a turn of another one; they are that one's client's."""
-        row = self.owned.get(parent)
-        if row is None:
-            return
-        for child in children:
-            # One that is somebody's already stays theirs.
-            if child not in self.threads:
-                self.own(child, row.owner, parent=parent, ephemeral=row.ephemeral, stored=not row.ephemeral)
-
     def touched(self, thread_id: str) -> None:
         """A turn has begun or ended on this thread."""
         if self.owned.get(thread_id) is not None:
@@ -476,7 +508,10 @@ class Books:
 
     def let_go(self, thread: Thread) -> None:
         """An ephemeral thread of a client with a key is gone when nobody follows it and nothing runs on it."""
-        if thread.record.owner and thread.record.ephemeral and not thread.followers and not thread.busy:
+        is_unused = not thread.followers and not thread.busy
+        if thread.record.owner and thread.record.ephemeral and is_unused:
+            if self.runs_agents(thread.record.thread_id):
+                return
             self.drop_thread(thread.record.thread_id)
             self.owned.forget(thread.record.thread_id)
 

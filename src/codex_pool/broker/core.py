@@ -38,6 +38,7 @@ from codex_pool.broker.records import Effect, ToClient
 from codex_pool.broker.requests import Requests
 from codex_pool.broker.sessions import Sessions
 from codex_pool.broker.status import status_of
+from codex_pool.broker.thread_lists import ThreadLists
 from codex_pool.broker.tokens import Tokens
 from codex_pool.broker.workers import Workers
 from codex_pool.ownership import Row
@@ -49,7 +50,7 @@ class BrokerCore:
     """See the module's docstring. `slots` is how many workers there are to be; `expect` names those alive already.
 
     `legacy` are the threads that the broker before this one knew; None if there was none. `changed_at` is when the
-    account was changed last. `secret` signs the cursors of lists.
+    account was changed last. `secret` signs the cursors of lists. `recycle_descendants`: as of Pool, 0 is no limit.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class BrokerCore:
         secret: bytes = b"",
         unix_offset: float = 0.0,
         changed_at: float = 0.0,
+        recycle_descendants: int = 0,
     ) -> None:
         self._started_at = now
         self._next_beat = now + wire.BEAT_S
@@ -75,10 +77,17 @@ class BrokerCore:
             slots=slots, turns_per_worker=turns_per_worker, now=now, doors=doors, owned=owned, unix_offset=unix_offset
         )
         self._pace = Pace(slots * turns_per_worker)
-        self._dispatcher = Dispatcher(self.books, self._pace, changed_at=changed_at)
+        self._dispatcher = Dispatcher(
+            self.books, self._pace, changed_at=changed_at, recycle_descendants=recycle_descendants
+        )
         self.changes = self._dispatcher.changes
+        self.room = self._dispatcher.room
         self._tokens = Tokens(self.books, self.changes)
         self._lists = OwnLists(self.books, self._dispatcher, secret=secret, nonce=f"list-{secret.hex()[:8]}-{now:.6f}")
+        self._thread_lists = ThreadLists(
+            self.books, self._dispatcher, nonce=f"threads-{secret.hex()[:8]}-{unix_offset:.3f}-{now:.6f}"
+        )
+        self._dispatcher.lists = self._thread_lists
         self._requests = Requests(self.books, self._dispatcher, self._tokens, self._lists, self._status)
         self._sessions = Sessions(
             self.books, self._dispatcher, max_clients=max_clients, expect=expect, heir=legacy is not None
@@ -91,6 +100,7 @@ class BrokerCore:
             self._sessions,
             self._tokens,
             self._lists,
+            self._thread_lists,
             self._pace,
             unix_offset=unix_offset,
         )
@@ -111,7 +121,8 @@ class BrokerCore:
             "waiting": books.held + sum(len(worker.waiting) + len(worker.parked) for worker in workers),
             "moving": len([thread for thread in threads if thread.moving is not None]),
             "homeless": len(books.homeless),
-            "lists": len(self._lists),
+            "roomless": len(self.room),
+            "lists": len(self._lists) + len(self._thread_lists),
             "changes": self.changes.held + self._tokens.held,
             "logins": len(books.logins),
         }
@@ -151,14 +162,6 @@ class BrokerCore:
             if worker is not None:
                 books.to_worker(worker, wire.Acked(session.id, head.positions))
         return books.take_effects()
-
-    def client_refused(self, identity: bytes, id_json: bytes, message: str, now: float) -> list[Effect]:
-        """A request of a client was refused where it came in."""
-        self.books.now = now
-        session = self._sessions.heard(identity)
-        if session is not None:
-            self._requests.unsound(session, id_json, message)
-        return self.books.take_effects()
 
     def client_unreachable(self, identity: bytes, now: float) -> list[Effect]:
         """The connection is gone; its session may come back on another."""
@@ -275,4 +278,6 @@ class BrokerCore:
         return self._status()
 
     def _status(self) -> dict[str, Any]:
-        return status_of(self.books, self._pace, self._slot_states, self._problems, self._started_at)
+        return status_of(
+            self.books, self._pace, self._slot_states, self._problems, self._started_at, roomless=len(self.room)
+        )

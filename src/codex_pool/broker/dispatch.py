@@ -1,13 +1,15 @@
 """Which worker gets a request, and when. Pure.
 
 A request waits here for room, for its thread (busy, or on its way to another worker), or for a worker at all. What
-starts a turn waits in its worker's fair queue and is told so at once (`pool/queued`, then `pool/dequeued`).
+starts a turn waits in its worker's fair queue, what loads a thread in that of `room`, and is told so at once
+(`pool/queued`, then `pool/dequeued`).
 """
 
 from __future__ import annotations
 
 import functools
 from dataclasses import replace
+from typing import Protocol
 
 from codex_app_server import errors
 from codex_pool import rpc, wire
@@ -17,6 +19,7 @@ from codex_pool.broker.gather import Gather, merge
 from codex_pool.broker.judge import STARTS_TURN
 from codex_pool.broker.pace import Pace
 from codex_pool.broker.records import WEIGHTS, Call, Session, Thread, Worker
+from codex_pool.broker.room import Room
 from codex_pool.broker.shares import CONTROL, reserved_turns
 
 FOLLOW = "pool/turn/follow"
@@ -36,12 +39,25 @@ _CHANGES = frozenset({"account", "all", "renewing", "reloading"})
 _STAYS = CONTROL | {"thread/archive", "thread/delete", FOLLOW}
 
 
-class Dispatcher:
-    """See the module's docstring."""
+class PoolLists(Protocol):
+    """Lists of the threads of the whole pool."""
 
-    def __init__(self, books: Books, pace: Pace, *, changed_at: float = 0.0) -> None:
+    def takes(self, call: Call) -> bool: ...
+
+    def answer(self, call: Call) -> None: ...
+
+    def first_page(self, call: Call, line: bytes) -> bytes: ...
+
+
+class Dispatcher:
+    """See the module's docstring. `lists` answers requests for lists of threads that several workers have to answer."""
+
+    lists: PoolLists
+
+    def __init__(self, books: Books, pace: Pace, *, changed_at: float = 0.0, recycle_descendants: int = 0) -> None:
         self._books = books
         self._pace = pace
+        self.room = Room(books, recycle_descendants)
         self.changes = Changes(books, self, changed_at)
 
     # Which worker.
@@ -66,6 +82,9 @@ class Dispatcher:
             self._wait_for_place(call)
             return
         self._books.release(call)
+        if self.lists.takes(call):
+            self.lists.answer(call)
+            return
         call.gather = Gather(len(workers))
         for worker in workers:
             self.dispatch(replace(call), worker)
@@ -88,9 +107,14 @@ class Dispatcher:
         elif thread is not None and self._is_refused(call, thread, worker):
             self._refuse(call, thread, worker)
         elif call.starts_turn:
-            self._enqueue(call, worker)
+            if self._lacks_room(call, thread, worker):
+                self._wait_for_room(call)
+            else:
+                self._enqueue(call, worker)
         elif thread is not None and call.method not in _STAYS and self._leaves(thread, worker):
             self._hand_over(call, thread, worker)
+        elif self._lacks_room(call, thread, worker):
+            self._wait_for_room(call)
         else:
             self.send(call, worker)
 
@@ -104,19 +128,31 @@ class Dispatcher:
         elif turn is not None:
             owner = workers.get(turn.worker)
         else:
-            # An archived thread is known best to the worker that archived it.
-            owner = workers.get(self._books.archived.get(call.thread_id or "", ""))
+            owner = self._owner_by_family(call.thread_id or "")
         if owner is not None and not owner.takes_work and (turn is None and (thread is None or thread.worker is None)):
             owner = None
-        return owner or self.least_busy()
+        return owner or self.least_busy(loads=_loads(call, thread))
 
-    def least_busy(self) -> Worker | None:
-        """The worker that new work goes to."""
+    def _owner_by_family(self, thread_id: str) -> Worker | None:
+        """The worker that has archived the thread, or that has the one whose sub-agent's it is."""
+        books = self._books
+        for each in (thread_id, *books.above(thread_id)):
+            thread = books.threads.get(each)
+            name = thread.worker if thread is not None else books.archived.get(each)
+            if name is not None:
+                return books.workers.get(name)
+        return None
+
+    def least_busy(self, *, loads: bool = False) -> Worker | None:
+        """The worker that new work goes to; with `loads` one that has room for a thread, if there is any."""
+        ready = self._books.ready()
+        if loads:
+            ready = [worker for worker in ready if self.room.is_in(worker)] or ready
         # A log-in that succeeds fails the turns beside it.
         with_login = {name for name, _ in self._books.logins.values()}
         # Calls count beside threads, so that new threads are spread before any of them is answered.
         return min(
-            self._books.ready(),
+            ready,
             key=lambda w: (
                 w.load + len(w.waiting) + (self._books.turns_per_worker if w.name in with_login else 0),
                 len(w.threads) + len(w.calls),
@@ -141,6 +177,34 @@ class Dispatcher:
             for worker in self._books.ready():
                 self._fill_places(worker)
 
+    def _lacks_room(self, call: Call, thread: Thread | None, worker: Worker) -> bool:
+        """True for a request that loads a thread and has to wait until this worker, or another one, may load it."""
+        if not _loads(call, thread) or self.room.is_in(worker):
+            return False
+        # One that forks a thread which cannot leave its worker can go nowhere else.
+        return thread is None or thread.worker is None or (thread.stored and not thread.pinned)
+
+    def _wait_for_room(self, call: Call) -> None:
+        session = self._books.session(call)
+        if session is not None and self._books.hold(call):
+            self.room.wait(call, session)
+            self._tell_queued(call, loads=True)
+
+    def fill_room(self) -> None:
+        """Send on what has waited for room, as far as there is some."""
+        if len(self.room):
+            for call in self.room.take(self._may_load):
+                self.route(call)
+        for worker in self._books.workers.values():
+            self.start_waiting(worker)
+
+    def _may_load(self, thread_id: str) -> bool:
+        thread = self._books.threads.get(thread_id)
+        worker = self._books.workers.get(thread.worker or "") if thread is not None else None
+        if worker is not None:
+            return worker.leaving or self.room.is_in(worker)
+        return any(self.room.is_in(worker) for worker in self._books.ready())
+
     def _keep_homeless(self, call: Call) -> None:
         if self._books.hold(call):
             self._books.homeless.append(call)
@@ -149,6 +213,7 @@ class Dispatcher:
     def work_again(self) -> None:
         """There are workers that take work which did not before."""
         self.route_homeless()
+        self.fill_room()
         self.fill_all_places()
         self.start_all_waiting()
 
@@ -191,6 +256,9 @@ class Dispatcher:
                 return False
             if thread is not None and thread.record.owner and not self._has_room_for_keys(worker):
                 return False
+            if thread is not None and thread.worker is None and not self.room.is_in(worker):
+                self.room.denied()
+                return False
             return self._has_room(worker) and not worker.behind
 
         while worker.waiting and (call := worker.waiting.take(is_free)) is not None:
@@ -213,6 +281,8 @@ class Dispatcher:
 
     def room_again(self, worker: Worker) -> None:
         """Something has ended on this worker."""
+        if len(self.room):
+            self.fill_room()
         self._fill_places(worker)
         self.start_waiting(worker)
         if self._pace.limit is not None:
@@ -232,12 +302,15 @@ class Dispatcher:
         """True when this thread is to move now: its worker is to be replaced, and it is stored and idle."""
         if not worker.leaving or thread.worker != worker.name or thread.pinned or not thread.stored or thread.busy:
             return False
+        if self._books.runs_agents(thread.record.thread_id):
+            return False
         return all(call.thread_id != thread.record.thread_id for call in self._books.open_calls_of(worker))
 
     def leave(self, worker: Worker) -> None:
         """This worker takes no more work: what waits for it goes elsewhere, as far as that is possible."""
         for call in worker.waiting.remove_all():
             self.route(call)
+        self.fill_room()
 
     def _is_refused(self, call: Call, thread: Thread, worker: Worker) -> bool:
         """True when this would use a former account, on a thread that cannot leave its worker."""
@@ -261,7 +334,7 @@ class Dispatcher:
     def _release(self, thread_id: str, worker: Worker) -> None:
         release = Call(None, 0, RELEASE, thread_id, b"", "full", self._books.now, worker=worker.name)
         number = self._books.open_call(release, worker)
-        self._books.to_worker(worker, wire.Release(number, thread_id))
+        self._books.to_worker(worker, wire.Release(number, thread_id, self._books.below(thread_id)))
 
     def released(self, thread_id: str, *, ok: bool) -> None:
         """The worker has put the thread away, or will not."""
@@ -311,7 +384,10 @@ class Dispatcher:
 
     def _fail_lost_thread(self, call: Call, record: wire.ThreadRecord) -> None:
         why = "it was ephemeral" if record.ephemeral else "it had no turn yet, so nothing of it was stored"
-        message = f"thread {record.thread_id} was lost with its worker: {why}; start a new one"
+        message = (
+            f"thread {record.thread_id} was lost with its worker, or let go because nobody followed it any more: "
+            f"{why}; start a new one"
+        )
         # What was sent to a worker before may have begun there.
         self._books.fail(call, errors.THREAD_LOST, message, {"safeToRetry": not call.again})
 
@@ -325,7 +401,12 @@ class Dispatcher:
             call.told = False
             self._tell_queue(call, "pool/dequeued")
         call.worker = worker.name
+        loads = adopt is not None or call.method in rpc.LOADS_THREAD
+        if loads:
+            self.room.taken(worker)
         number = self._books.open_call(call, worker)
+        if loads:
+            worker.loading.add(number)
         queued_ms = round((self._books.now - call.came_at) * 1000)
         head = wire.Dispatch(
             number,
@@ -336,8 +417,14 @@ class Dispatcher:
             again=call.again,
             archived=archived,
             timeout_s=call.timeout_s,
+            pieces=self._takes_pieces(call),
         )
         self._books.to_worker(worker, head, call.line)
+
+    def _takes_pieces(self, call: Call) -> bool:
+        """True if nothing here looks at the answer, nor takes out of it what its client does not want."""
+        session = self._books.session(call)
+        return session is not None and session.pieces and not session.opted_out and call.gather is None
 
     def repeat(self, call: Call) -> bool:
         """A request that was sent before: to the worker that has it, if one has, which does nothing twice.
@@ -385,6 +472,7 @@ class Dispatcher:
         worker = self._books.workers.get(call.worker)
         assert call.session is not None, "only calls of sessions are held"
         if worker is None or not worker.waiting.remove(call.session, call.thread_id or "", call):
+            self.room.remove(call)
             self._books.homeless = [each for each in self._books.homeless if each is not call]
             self._books.places.remove(call)
         message = "cancelled before it was started"
@@ -397,6 +485,7 @@ class Dispatcher:
         for call in list(session.waiting.values()):
             self._books.release(call)
             self._books.places.remove(call)
+            self.room.remove(call)
             call.dropped = True
         self._books.homeless = [call for call in self._books.homeless if not call.dropped]
         self.changes.forget_session(session.id)
@@ -440,7 +529,8 @@ class Dispatcher:
             return
         if gather.results:
             visible = functools.partial(self._books.may_touch, call.who)
-            outcome = merge(call.method, gather.results, self._name_of, visible)
+            outcome = merge(call.method, gather.results, self._name_of, visible, call.line)
+            outcome = self.lists.first_page(call, outcome)
         self._books.answer(call, outcome)
 
     def _name_of(self, thread_id: str) -> str | None:
@@ -449,8 +539,8 @@ class Dispatcher:
 
     # The queue, as clients see it.
 
-    def _tell_queued(self, call: Call) -> None:
-        if call.starts_turn and not call.told and self._books.is_held(call):
+    def _tell_queued(self, call: Call, *, loads: bool = False) -> None:
+        if (call.starts_turn or loads) and not call.told and self._books.is_held(call):
             call.told = True
             self._tell_queue(call, "pool/queued")
 
@@ -462,6 +552,13 @@ class Dispatcher:
     def _tell_queue(self, call: Call, method: str) -> None:
         params = {"requestId": call.request_id, "threadId": call.thread_id}
         self._books.answer(call, rpc.encode({"method": method, "params": params}))
+
+
+def _loads(call: Call, thread: Thread | None) -> bool:
+    """True for a request that makes its app-server load a thread."""
+    if thread is not None and thread.worker is None:
+        return thread.stored
+    return call.method in rpc.LOADS_THREAD and (thread is None or call.method == "thread/fork")
 
 
 def _is_stuck(thread: Thread, worker: Worker) -> bool:

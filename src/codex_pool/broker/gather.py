@@ -41,13 +41,28 @@ class Gather:
         return self._results[-1][1] if self._results else self._error
 
 
+class _Limit(msgspec.Struct):
+    limit: int | None = None
+
+
+class _LimitLine(msgspec.Struct):
+    params: _Limit | None = None
+
+
+_decode_limit = msgspec.json.Decoder(_LimitLine).decode
+
+
 def merge(
-    method: str, lines: list[bytes], name_of: Callable[[str], str | None], visible: Callable[[str], bool]
+    method: str,
+    lines: list[bytes],
+    name_of: Callable[[str], str | None],
+    visible: Callable[[str], bool],
+    request: bytes = b"{}",
 ) -> bytes:
     """Lists of threads as one: the first answer, with what only the others know.
 
     A thread's name is known only where it was set: it comes from `name_of` or from any of the answers. Threads that
-    are not `visible` are left out.
+    are not `visible` are left out. `request` is the line that was answered.
     """
     answers = [_decode(line) for line in lines]
     first = answers[0]
@@ -71,10 +86,30 @@ def merge(
             thread["name"] = name_of(thread_id) or names.get(thread_id)
         kept.append(entry)
     result = {**first["result"], "data": kept}
+    if method == "thread/loaded/list":
+        ids, result["nextCursor"] = _page_of_ids(everything, answers, request)
+        result["data"] = [thread_id for thread_id in ids if visible(thread_id)]
     states = result.get("readStates")
     if isinstance(states, dict):
         result["readStates"] = {thread_id: state for thread_id, state in states.items() if visible(thread_id)}
     return rpc.encode({**first, "result": result})
+
+
+def _page_of_ids(entries: list[Any], answers: list[dict[str, Any]], request: bytes) -> tuple[list[str], str | None]:
+    """The next ids of all workers, in order, as many as were asked for, and the cursor of the next page.
+
+    Each lists its own in order from the cursor on, which is an id. So all ids up to the last one of this page are
+    known, and the next page begins behind it.
+    """
+    ids = sorted({entry for entry in entries if isinstance(entry, str)})
+    try:
+        limit = (_decode_limit(request).params or _Limit()).limit
+    except msgspec.MsgspecError:
+        limit = None
+    page = ids if limit is None else ids[: max(limit, 1)]
+    results = [answer["result"] for answer in answers if isinstance(answer.get("result"), dict)]
+    more = len(ids) > len(page) or any(result.get("nextCursor") is not None for result in results)
+    return page, page[-1] if more and page else None
 
 
 def _decode(line: bytes) -> dict[str, Any]:

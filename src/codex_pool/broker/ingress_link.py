@@ -41,16 +41,6 @@ class Message(NamedTuple):
     screened: bool = False
 
 
-class Unsound(NamedTuple):
-    """A request of a client that was refused on its way here: its id as JSON, and why."""
-
-    peer: bytes
-    who: str
-    key: str
-    id_json: bytes
-    message: str
-
-
 class Over(NamedTuple):
     """The end of a connection. With `revoked` its key is not allowed any more."""
 
@@ -61,7 +51,7 @@ class Over(NamedTuple):
 class Events(NamedTuple):
     """Input of one phase: messages and ends of connections in order, counts of refusals, change of the allow-list."""
 
-    messages: list[Message | Unsound | Over]
+    messages: list[Message | Over]
     refused: dict[str, int]
     keys_changed: bool
 
@@ -163,13 +153,6 @@ class IngressLinks:
                             peer = each.prefix + str(frame.connection).encode()
                             message = Message(peer, frame.principal, frame.key, frame.frames, frame.screened)
                             events.messages.append(message)
-                            left -= 1
-                            self._take(each)
-                        case link.Unsound():
-                            each.connections.add(frame.connection)
-                            peer = each.prefix + str(frame.connection).encode()
-                            refused = Unsound(peer, frame.principal, frame.key, frame.id_json, frame.message)
-                            events.messages.append(refused)
                             left -= 1
                             self._take(each)
                         case link.Ended():

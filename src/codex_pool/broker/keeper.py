@@ -21,6 +21,8 @@ from codex_pool.ownership import Mark, OwnershipError, Row, Store, path_in
 from codex_pool.problems import Problems
 
 LOOK_S = 1.0
+# The number of a write of nothing, which shows whether writes work again.
+TRY = -1
 STORE, WRITES = "ownership store", "writes to the ownership store"
 
 
@@ -50,6 +52,7 @@ class Keeper:
         self.problem: str | None = None
         # For status; the log says it in other words.
         self.problems = Problems(lambda line: None)
+        self._is_trying = False
         self._thread = threading.Thread(target=self._write_all, name="ownership", daemon=True)
         self._thread.start()
 
@@ -101,6 +104,9 @@ class Keeper:
             self._store.verify()
         except OwnershipError as error:
             self._lose(error)
+        if WRITES in self.problems and self.problems.is_due(WRITES, now) and not self._is_trying:
+            self._is_trying = True
+            self.write(TRY, [])
         return None
 
     def write(self, number: int, rows: list[Row]) -> None:
@@ -114,7 +120,10 @@ class Keeper:
         found: list[Done] = []
         while self._done:
             done = self._done.popleft()
-            found.append(done)
+            if done.number == TRY:
+                self._is_trying = False
+            else:
+                found.append(done)
             if done.problem is None:
                 self.problems.solved(WRITES, time.monotonic())
             else:
@@ -144,7 +153,7 @@ class Keeper:
             work = [job for job in jobs if job is not None]
             problem, rows = None, [row for _, rows in work for row in rows]
             try:
-                if rows:
+                if work:
                     store = store or self._connect()
                     store.write({row.thread_id: row for row in rows}.values())
             except Exception as error:

@@ -34,7 +34,7 @@ from codex_pool.broker.arguments import BrokerArguments
 from codex_pool.broker.checkpoint import Checkpoint, with_unsaved
 from codex_pool.broker.core import BrokerCore
 from codex_pool.broker.doors import Doors
-from codex_pool.broker.ingress_link import IngressLinks, Over, Unsound
+from codex_pool.broker.ingress_link import IngressLinks, Over
 from codex_pool.broker.keeper import Keeper
 from codex_pool.broker.legacy import Legacy
 from codex_pool.broker.owned import Owned
@@ -96,6 +96,7 @@ class Broker:
             secret=self._keeper.secret if self._keeper is not None else os.urandom(16),
             unix_offset=arguments.unix_offset,
             changed_at=arguments.changed_at,
+            recycle_descendants=arguments.recycle_descendants,
         )
         self._checkpoint = Checkpoint(self._legacy, self._records, self._problems, report)
         self._commands = LineSplitter()
@@ -241,8 +242,6 @@ class Broker:
             elif not self._keys.is_allowed(event.who, event.key):
                 self._send(True, event.peer, [link.REVOKED])
                 links.end(event.peer)
-            elif isinstance(event, Unsound):
-                self._apply(self._core.client_refused(event.peer, event.id_json, event.message, now))
             else:
                 self._apply(
                     self._core.client_message(

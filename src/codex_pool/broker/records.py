@@ -17,6 +17,8 @@ CallKey = tuple[wire.SessionId | None, str]
 
 # A thread that is read for a list.
 ENTRY = "pool/entry"
+# A page of a worker's threads, for a list of all.
+PAGE = "pool/page"
 WEIGHTS: dict[wire.Priority, int] = {"interactive": 4, "batch": 1}
 
 
@@ -128,6 +130,8 @@ class Session:
     key: str = ""
     priority: wire.Priority = "interactive"
     when_gone: wire.WhenGone = "interrupt"
+    # It takes long answers in pieces.
+    pieces: bool = False
     away_since: float | None = None
     # Until when it may stay away.
     away_until: float = 0.0
@@ -182,6 +186,12 @@ class Worker:
     stale: str = ""
     # It has yet to be given what is kept.
     behind: bool = False
+    # What is below it, as it has told last, None if it never has; threads loaded since, and calls that load one.
+    tree: wire.Tree | None = None
+    fresh: int = 0
+    loading: set[int] = field(default_factory=set)
+    # Since when it has no room for a further thread.
+    full_since: float | None = None
 
     @property
     def load(self) -> int:

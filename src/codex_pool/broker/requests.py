@@ -12,7 +12,7 @@ from codex_app_server.generated.routing import REQUESTS
 from codex_pool import rpc, wire
 from codex_pool.broker.books import Books
 from codex_pool.broker.dispatch import FOLLOW, INVALID_REQUEST, Dispatcher
-from codex_pool.broker.doors import NEW_THREAD, NOT_ALLOWED, Counts, Refusal
+from codex_pool.broker.doors import NEW_THREAD, Counts, Refusal
 from codex_pool.broker.identity import MAX_ID_CHARS, rule_of
 from codex_pool.broker.judge import STARTS_TURN
 from codex_pool.broker.lists import OwnLists
@@ -24,7 +24,6 @@ PARSE_ERROR = -32700
 METHOD_NOT_FOUND = -32601
 MAX_OPT_OUTS = 256
 MAX_METHOD_CHARS = 256
-MAX_ECHOED_CHARS = 16 * 1024
 
 
 class _Capabilities(msgspec.Struct, rename="camel"):
@@ -71,9 +70,7 @@ class Requests:
             return
         if header.id is not None and len(str(header.id)) > MAX_ID_CHARS:
             message = f"a request id of {len(str(header.id))} characters; expected at most {MAX_ID_CHARS}"
-            # A client that makes such ids may know its request by it; one of megabytes is not sent back.
-            request_id = header.id if len(str(header.id)) <= MAX_ECHOED_CHARS else None
-            self._books.say(session.id, rpc.error_line(rpc.encode(request_id), INVALID_REQUEST, message))
+            self._books.say(session.id, rpc.error_line(rpc.encode(header.id), INVALID_REQUEST, message))
             return
         if session.who and self._books.doors is not None and not screened:
             refusal = self._books.doors.check_size(session.who, line)
@@ -114,10 +111,6 @@ class Requests:
             )
             if self._may(session, call):
                 self._request(session, call)
-
-    def unsound(self, session: Session, id_json: bytes, message: str) -> None:
-        """A line of a client that was refused on its way here."""
-        self._refuse(session, id_json, Refusal(NOT_ALLOWED, message, {"kind": "refused", "what": "message"}))
 
     def _may(self, session: Session, call: Call) -> bool:
         books = self._books

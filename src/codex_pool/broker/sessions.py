@@ -175,6 +175,7 @@ class Sessions:
             session.away_since, session.missed, session.broken = None, False, b""
             books.to_all_workers(wire.Back(session_id, places))
         session.key, session.priority, session.when_gone = key, hello.priority, hello.when_gone
+        session.pieces = hello.pieces
         books.session_of[identity] = session_id
         books.choose_holder()
         assert books.initialize is not None

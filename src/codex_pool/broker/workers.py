@@ -10,8 +10,21 @@ from codex_pool.broker.changes import APPLY
 from codex_pool.broker.dispatch import FOLLOW, RELEASE, Dispatcher
 from codex_pool.broker.lists import OwnLists
 from codex_pool.broker.pace import Pace
-from codex_pool.broker.records import ENTRY, Call, Drained, Registered, Suspect, Thread, ToWorker, Turn, Worker
+from codex_pool.broker.records import (
+    ENTRY,
+    PAGE,
+    Call,
+    Drained,
+    Registered,
+    Renew,
+    Suspect,
+    Thread,
+    ToWorker,
+    Turn,
+    Worker,
+)
 from codex_pool.broker.sessions import Sessions
+from codex_pool.broker.thread_lists import ThreadLists
 from codex_pool.broker.tokens import Tokens
 
 WORKER_SILENT_S = 10.0
@@ -36,6 +49,7 @@ class Workers:
         sessions: Sessions,
         tokens: Tokens,
         lists: OwnLists,
+        thread_lists: ThreadLists,
         pace: Pace,
         *,
         unix_offset: float,
@@ -45,6 +59,7 @@ class Workers:
         self._sessions = sessions
         self._tokens = tokens
         self._lists = lists
+        self._thread_lists = thread_lists
         self._changes = dispatcher.changes
         self._pace = pace
         self._unix_offset = unix_offset
@@ -78,6 +93,10 @@ class Workers:
                     books.pass_on(route.sessions or books.own_sessions(), frames[1:])
             case wire.Answered():
                 self._on_answered(route, worker, frames[1:])
+            case wire.Held():
+                call = books.calls.get(route.call)
+                if call is not None and call.worker == worker.name:
+                    books.hold_thread(route.record, worker, call)
             case wire.TurnStarted():
                 if self._on_turn_started(route, worker) and route.by_itself:
                     self._on_own_turn(route, worker)
@@ -95,8 +114,10 @@ class Workers:
             case wire.LoginEnded():
                 self._changes.login_ended(worker, route, frames[1:])
                 self._check_drained(worker)
+            case wire.Tree():
+                self._on_tree(route, worker)
             case wire.Children():
-                books.own_children(route.thread_id, route.children)
+                books.spawned(route.thread_id, route.children)
             case wire.TokensWanted():
                 self._tokens.wanted(worker, frames[1])
 
@@ -133,6 +154,8 @@ class Workers:
         if books.holder is not None:
             books.to_worker(worker, wire.Holder(books.holder))
         self._take_over(worker, holdings)
+        if holdings.tree is not None:
+            worker.tree, worker.fresh = holdings.tree, holdings.tree.fresh
         self._changes.registered(worker, register, holdings)
         self._sessions.worker_settled(name)
         self._dispatcher.work_again()
@@ -172,11 +195,14 @@ class Workers:
         call = books.calls.get(answered.call)
         if call is None or call.worker != worker.name:
             return
+        worker.fresh += answered.ok and answered.call in worker.loading
         books.close_call(answered.call)
         if call.method == RELEASE:
             self._dispatcher.released(call.thread_id or "", ok=answered.ok)
         elif call.method == ENTRY:
             self._lists.answered(call, frames[1] if answered.ok and len(frames) == 2 else None)
+        elif call.method == PAGE:
+            self._thread_lists.answered(call, frames[1] if len(frames) == 2 else None, ok=answered.ok)
         elif call.method == APPLY:
             self._changes.answered(call, worker, frames, ok=answered.ok)
         else:
@@ -287,6 +313,10 @@ class Workers:
             thread.turns.discard(ended.turn_id)
             thread.used_at = books.now
             books.let_go(thread)
+        for parent in map(books.threads.get, books.above(ended.thread_id)):
+            if parent is not None:
+                parent.used_at = books.now
+                books.let_go(parent)
         books.touched(ended.thread_id)
         self._dispatcher.room_again(worker)
         self._check_drained(worker)
@@ -303,6 +333,13 @@ class Workers:
             self._books.orphan(thread)
         else:
             self._books.put_away(gone.thread_id, worker.name)
+
+    def _on_tree(self, tree: wire.Tree, worker: Worker) -> None:
+        worker.tree, worker.fresh = tree, tree.fresh
+        why = self._dispatcher.room.reason_to_renew(worker)
+        if why:
+            self._books.out.append(Renew(worker.name, why))
+        self._dispatcher.fill_room()
 
     def _on_limited(self, limited: wire.Limited) -> None:
         books = self._books
@@ -367,6 +404,7 @@ class Workers:
             self._scatter(worker, reason)
             self._changes.worker_lost(worker, reason)
             self._changes.announcements.settle()
+            self._dispatcher.fill_room()
             self._dispatcher.fill_all_places()
         self._sessions.worker_settled(name)
 
@@ -392,6 +430,9 @@ class Workers:
             if call.method == ENTRY:
                 self._lists.answered(call, None)
                 continue
+            if call.method == PAGE:
+                self._thread_lists.answered(call, None, ok=False)
+                continue
             self._dispatcher.lose(call, worker.slot, reason)
         for call in [*worker.waiting.remove_all(), *worker.parked]:
             self._dispatcher.route(call)
@@ -409,8 +450,10 @@ class Workers:
         """Workers that say nothing, or do nothing; limits and leases that have run out."""
         books = self._books
         self._asked.clear()
+        self._dispatcher.fill_room()
         self._changes.tick()
         self._tokens.tick()
+        self._thread_lists.tick()
         if self._pace.tick(books.now):
             self._dispatcher.start_all_waiting()
         self.interrupt_revoked()

@@ -9,6 +9,8 @@ import click
 from codex_pool.cli import options
 from codex_pool.cli.errors import reported
 
+TABLE_COLUMNS = 160
+
 
 @click.command(short_help="Show what a daemon's workers and turns are doing.")
 @options.connect_option
@@ -32,11 +34,12 @@ def status(context: click.Context, connect: str | None, key: str | None, as_json
 
     console = Console(highlight=False)
     console.print(view.summary(result), soft_wrap=True)
-    table = Table(box=None, pad_edge=False, header_style="dim")
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 1, 0, 0))
     for number, title in enumerate(view.HEADER):
-        table.add_column(title, justify="right" if 2 <= number <= 5 else "left", no_wrap=True)
+        table.add_column(title, justify="right" if 2 <= number <= 5 or number >= 8 else "left", no_wrap=True)
     for row in view.rows(result):
         table.add_row(*row)
-    console.print(table)
+    # Its lines are wrapped on a narrow terminal: no cell is cut.
+    Console(highlight=False, width=max(console.width, TABLE_COLUMNS)).print(table)
     for line in view.problems(result):
         console.print(line, style="yellow", soft_wrap=True, markup=False)

@@ -124,7 +124,7 @@ class Session:
         receipt_delay_s: float = 0.0,
     ) -> None:
         self._receipt_delay_s = receipt_delay_s
-        self._hello = wire.encode(wire.Hello(session, client, priority, when_gone))
+        self._hello = wire.encode(wire.Hello(session, client, priority, when_gone, pieces=True))
         self._session = session
         self._endpoint = endpoint
         self._no_pool = no_pool
@@ -145,6 +145,8 @@ class Session:
         self._initialize: bytes | None = None
         self._calls: dict[RequestId, _Call] = {}
         self._held: list[bytes] = []
+        # What has come of long answers, by the id of the request in JSON.
+        self._pieces: dict[str, list[bytes]] = {}
         self._asks: OrderedDict[RequestId, _Ask] = OrderedDict()
         self._numbers = Numbers()
         # What came on this connection and was not acknowledged, by worker and turn.
@@ -157,7 +159,7 @@ class Session:
         """What is kept, by kind; all of it returns to zero when nothing runs (leak checks)."""
         return {
             "calls": len(self._calls),
-            "held": len(self._held),
+            "held": len(self._held) + len(self._pieces),
             "asks": len(self._asks),
             "turns": self._numbers.turns,
         }
@@ -244,6 +246,10 @@ class Session:
                         for body in bodies:
                             for line in body.split(b"\n"):
                                 self._on_line(line, batch, out)
+                    case wire.Piece():
+                        answer = self._on_piece(head, bodies)
+                        if answer is not None:
+                            self._on_line(answer, batch, out)
                     case wire.Welcome():
                         self._on_welcome(head, now, batch, out)
                     case wire.Closed(again=True):
@@ -336,6 +342,7 @@ class Session:
         else:
             self._last_try = f": {why}"
         self._state = "waiting"
+        self._pieces.clear()
         self._forget_receipts()
         backoff = min(BACKOFF_MOST_S, BACKOFF_FIRST_S * 2.0**self._tries)
         self._tries += 1
@@ -408,6 +415,21 @@ class Session:
             for ask_id in [ask_id for ask_id, ask in self._asks.items() if ask.turn_id == lines.turn_id]:
                 del self._asks[ask_id]
 
+    def _on_piece(self, piece: wire.Piece, bodies: list[bytes]) -> bytes | None:
+        """The answer that this piece completes, if it does."""
+        if piece.number == 0:
+            self._pieces[piece.request_id] = []
+        parts = self._pieces.get(piece.request_id)
+        if parts is None or len(parts) != piece.number:
+            # Of an answer whose beginning went to a connection that is gone: the call is sent again.
+            self._pieces.pop(piece.request_id, None)
+            return None
+        parts.append(b"".join(bodies))
+        if not piece.last:
+            return None
+        del self._pieces[piece.request_id]
+        return b"".join(parts)
+
     def _on_line(self, line: bytes, batch: list[bytes | LongLine | TurnLines], out: list[Effect]) -> None:
         if line.startswith(_NOTIFICATION) and not line.startswith(_RESOLVED):
             # The router reads it; a line is read here only for what it may say to the session.
@@ -425,6 +447,8 @@ class Session:
             # No call: its answer came before.
             if call is not None:
                 batch.append(line)
+                # What had come of it may be the beginning of an answer by a worker that has died.
+                self._pieces.pop(rpc.encode(header.id).decode(), None)
                 if call.method == "initialize":
                     self._initialize = call.line
                 self._on_answer(call, line, header.is_error)

@@ -41,6 +41,7 @@ class DaemonConfig:
     recycle_threads: int | None = None
     recycle_age_s: float | None = None
     recycle_memory_bytes: int | None = defaults.RECYCLE_MEMORY_BYTES
+    recycle_descendants: int | None = defaults.RECYCLE_DESCENDANTS
     turn_idle_limit_s: float | None = defaults.TURN_IDLE_LIMIT_S
     turn_wall_limit_s: float | None = None
 
@@ -125,6 +126,7 @@ class DaemonConfig:
             recycle_threads=self.recycle_threads,
             recycle_age_s=self.recycle_age_s,
             recycle_memory_bytes=self.recycle_memory_bytes,
+            recycle_descendants=self.recycle_descendants,
             turn_idle_limit_s=self.turn_idle_limit_s,
             turn_wall_limit_s=self.turn_wall_limit_s,
         )

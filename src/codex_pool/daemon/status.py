@@ -6,7 +6,19 @@ from typing import Any
 
 Row = tuple[str, ...]
 
-HEADER: Row = ("slot", "state", "turns", "queued", "threads", "restarts", "worker", "app-server")
+HEADER: Row = (
+    "slot",
+    "state",
+    "turns",
+    "queued",
+    "threads",
+    "restarts",
+    "worker",
+    "app-server",
+    "memory",
+    "descendants",
+    "commands",
+)
 
 
 def summary(status: dict[str, Any]) -> str:
@@ -14,7 +26,7 @@ def summary(status: dict[str, Any]) -> str:
     turns = status["turns"]
     ready = sum(worker["state"] == "ready" for worker in status["workers"])
     # A daemon of another version may count others.
-    kinds = [kind for kind in turns if kind not in ("running", "queued")]
+    kinds = [kind for kind in turns if kind not in ("running", "queued", "subAgents")]
     ended = ", ".join(f"{turns[kind]} {kind}" for kind in kinds if turns[kind])
     clients = len(status["clients"])
     # What a limited key may not see is not there.
@@ -22,10 +34,17 @@ def summary(status: dict[str, Any]) -> str:
     return (
         f"{ready} of {len(status['workers'])} workers ready, up {_duration(status['uptimeMs'])}, "
         f"{clients} {'client' if clients == 1 else 'clients'}; "
-        f"turns: {turns['running']} running, {turns['queued']} queued"
+        f"turns: {turns['running']} running{_of_agents(turns)}, {turns['queued']} queued"
         + (f", {ended}" if ended else "")
+        + _waiting(status.get("threadsWaiting", 0))
         + (f"; {lost} {'line' if lost == 1 else 'lines'} of the log lost" if lost else "")
     )
+
+
+def _of_agents(turns: dict[str, int]) -> str:
+    """How many of the running turns are those of sub-agents."""
+    count = turns.get("subAgents", 0)
+    return f" ({count} of sub-agents)" if count else ""
 
 
 def problems(status: dict[str, Any]) -> list[str]:
@@ -72,9 +91,28 @@ def rows(status: dict[str, Any]) -> list[Row]:
             str(worker.get("restarts", "-")),
             worker.get("worker", "-"),
             f"pid {worker['appServerPid']}" if "appServerPid" in worker else "-",
+            _memory(worker),
+            _number(worker.get("descendants")),
+            _number(worker.get("toolCommands")),
         )
         for worker in (*slots, *(worker for worker in status.get("draining", ()) if worker["worker"] not in named))
     ]
+
+
+def _waiting(threads: int) -> str:
+    return f"; {threads} {'thread waits' if threads == 1 else 'threads wait'} for room" if threads else ""
+
+
+def _memory(worker: dict[str, Any]) -> str:
+    """What a worker and all below it occupy; where the kernel does not tell PSS, it says so."""
+    size_bytes = worker.get("memoryBytes")
+    if size_bytes is None:
+        return "-"
+    return f"{size_bytes >> 20} MiB" + (" RSS" if worker.get("memoryIs") == "rss" else "")
+
+
+def _number(value: int | None) -> str:
+    return "-" if value is None else str(value)
 
 
 def _duration(ms: int) -> str:

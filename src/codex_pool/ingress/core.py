@@ -57,7 +57,7 @@ ALL_BYTES = 96 * MIB
 SHARE_BYTES = 8 * 1024
 SHARE_MESSAGES = 16
 # A message of megabytes costs the broker some 10 ms, a short one 0.25 ms.
-RATE_BYTES = 2 * MIB
+RATE_BYTES = 8 * MIB
 BURST_BYTES = 16 * MIB
 RATE_MESSAGES = 1000
 BURST_MESSAGES = 2000
@@ -87,7 +87,7 @@ class Principal:
     identity: Identity
     connections: set[int] = field(default_factory=set)
     # What waits for the broker: messages and their sizes, None for the end of a connection.
-    queue: deque[tuple[Connection, list[bytes] | Unsound | None, int]] = field(default_factory=deque)
+    queue: deque[tuple[Connection, list[bytes] | None, int]] = field(default_factory=deque)
     reserved: int = 0
     # Below zero nothing is read of it.
     may_send: Allowance = field(default_factory=lambda: Allowance(RATE_BYTES, BURST_BYTES, 0.0))
@@ -255,17 +255,21 @@ class IngressCore:
                 self._close_with(connection, wire.encode(wire.Refused(why)), now)
                 return False
         size = sum(map(len, frames))
+        found = screened(frames, principal.identity)
+        if isinstance(found, Unsound):
+            self.refusals.add("message")
+            connection.partial_since = None
+            self.send(connection.number, found.frames, now)
+            return connection.number in self.connections
         # What waits was complete: it takes the place of what was reserved for it.
         connection.partial_since = None
         connection.queued += 1
         connection.queued_bytes += size
         connection.reads = connection.queued < QUEUE_MESSAGES
-        self._enqueue(principal, connection, screened(frames, principal.identity), size)
+        self._enqueue(principal, connection, found, size)
         return True
 
-    def _enqueue(
-        self, principal: Principal, connection: Connection, frames: list[bytes] | Unsound | None, size: int
-    ) -> None:
+    def _enqueue(self, principal: Principal, connection: Connection, frames: list[bytes] | None, size: int) -> None:
         if not principal.queue:
             self._turns.append(principal)
         principal.queue.append((connection, frames, size))
@@ -347,10 +351,8 @@ class IngressCore:
                 self._reserve_for_partial(connection, now)
                 self._retry_waiters(now)
             self.resumed.add(connection.number)
-        sender = connection.number, principal.identity.principal, principal.public_key
-        if isinstance(frames, Unsound):
-            return link.Unsound(*sender, frames.id_json, frames.message)
-        return link.Message(*sender, frames, screened=is_long(frames))
+        who = principal.identity.principal
+        return link.Message(connection.number, who, principal.public_key, frames, screened=is_long(frames))
 
     def _forget_unused(self, principal: Principal) -> None:
         has_all = principal.may_send.is_full and principal.may_ask.is_full

@@ -13,8 +13,10 @@ import msgspec
 
 from codex_app_server import envelope
 from codex_pool import rpc, wire
+from codex_pool.broker.doors import NOT_ALLOWED
 from codex_pool.broker.identity import MAX_ID_CHARS, Identity, size_problem
 
+_LINES = wire.encode(wire.Lines())
 # Shorter ones cost the broker less than a millisecond.
 SCREENED_BYTES = 16 * 1024
 
@@ -24,6 +26,12 @@ class Unsound(NamedTuple):
 
     id_json: bytes
     message: str
+
+    @property
+    def frames(self) -> list[bytes]:
+        """The answer that its client gets."""
+        data = {"kind": "refused", "what": "message"}
+        return [_LINES, rpc.error_line(self.id_json, NOT_ALLOWED, self.message, data)]
 
 
 def is_long(frames: list[bytes]) -> bool:
@@ -58,10 +66,10 @@ def screen(line: bytes, identity: Identity) -> bytes | Unsound:
         if not isinstance(message, dict):
             raise ValueError("not a JSON object")
         shown = message.get("id")
-        if isinstance(shown, str) and len(shown) > MAX_ID_CHARS:
-            raise ValueError(f"a request id of {len(shown)} characters; expected at most {MAX_ID_CHARS}")
         if isinstance(shown, str | int):
             request_id = rpc.encode(shown)
+        if len(request_id) > MAX_ID_CHARS + 2 and len(str(shown)) > MAX_ID_CHARS:
+            raise ValueError(f"a request id of {len(str(shown))} characters; expected at most {MAX_ID_CHARS}")
         return line if identity.admin else rpc.encode(message)
     except (ValueError, RecursionError, msgspec.MsgspecError) as error:
         return Unsound(request_id, f"not a request of this protocol: {error}")
@@ -72,4 +80,4 @@ def _id_of(line: bytes) -> bytes:
         request_id = envelope.scan(line).id
     except ValueError:
         return b"null"
-    return rpc.encode(request_id) if len(str(request_id)) <= MAX_ID_CHARS else b"null"
+    return rpc.encode(request_id)

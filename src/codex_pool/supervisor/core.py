@@ -49,12 +49,16 @@ State = Literal["starting", "ready", "draining", "stopping"]
 
 @dataclass(frozen=True, slots=True)
 class Recycle:
-    """When a worker is worn; 0 is never. `turns` finished, `threads` loaded, `memory_bytes` of its app-server."""
+    """When a worker is worn; 0 is never. `turns` finished, `threads` loaded, `memory_bytes` of it and all below it.
+
+    Of `descendants` the broker takes care, which lets no worker load threads beyond it: it asks for a renewal.
+    """
 
     turns: int = 0
     threads: int = 0
     age_s: float = 0.0
     memory_bytes: int = 0
+    descendants: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +228,7 @@ class SupervisorCore:
         return self._recycle_one(now)
 
     def memory(self, name: str, memory_bytes: int, now: float) -> list[Effect]:
-        """What a worker's app-server occupies."""
+        """What a worker and all below it occupy, without tool commands of turns that run."""
         _, worker = self._find(name)
         if worker is None:
             return []

@@ -1,7 +1,9 @@
 """A SQLite home for each app-server: they may share a CODEX_HOME, but not its databases.
 
 They live in `CODEX_HOME/codex-pool/sqlite/N`, are kept across recycles and pools, and a new one begins as a copy of a
-warm one, because a cold home is filled from all stored threads at its first start.
+warm one, because a cold home is filled from all stored threads at its first start. The first one of all has what the
+CODEX_HOME's own databases know of threads, their names and their histories: without it the history of a thread is made
+of its file once more when it is resumed, which takes several times as long as to read it.
 
 While a slot is recycled its two workers run at the same time: the new one gets a spare home, a fresh copy of the
 slot's own, which is the slot's from then on; the old one's is the next spare.
@@ -19,6 +21,10 @@ from contextlib import closing
 from pathlib import Path
 
 LOCK_NAME = "codex-pool.lock"
+# Of the databases of a CODEX_HOME, those that are about threads. Queues and goals are for one app-server to act upon.
+_OF_THREADS = ("state_*.sqlite", "thread_history_*.sqlite")
+# Beyond it histories are left to be made again: who starts a pool waits for the copy.
+MAX_HISTORY_BYTES = 1024 * 1024 * 1024
 
 
 def root_of(home: Path) -> Path:
@@ -125,6 +131,7 @@ class SqliteHomes:
         for sibling in sorted(self._root.iterdir()):
             if sibling != path and _copy_databases(sibling, path):
                 return
+        _copy_databases(home_of(self._root), path, _of_threads(home_of(self._root)))
 
 
 def _used_at(path: Path) -> int:
@@ -139,10 +146,21 @@ def _used_at(path: Path) -> int:
     return found
 
 
-def _copy_databases(source: Path, target: Path) -> bool:
+def _of_threads(home: Path) -> list[Path]:
+    """The databases of a CODEX_HOME that say what threads it has; those of histories unless they are too large."""
+    states, histories = (sorted(home.glob(pattern)) for pattern in _OF_THREADS)
+    try:
+        size = sum(database.stat().st_size for database in histories)
+    except OSError:
+        return []
+    return states + (histories if states and size <= MAX_HISTORY_BYTES else [])
+
+
+def _copy_databases(source: Path, target: Path, databases: list[Path] | None = None) -> bool:
     """Consistent copies of databases that may be in use, in place of what is there; whether there are any. All or none:
-    half of them would pass for a warm home."""
-    copies = [(database, target / f"{database.stem}.partial") for database in sorted(source.glob("*.sqlite"))]
+    half of them would pass for a warm home. All of `source` unless `databases` says which."""
+    chosen = sorted(source.glob("*.sqlite")) if databases is None else databases
+    copies = [(database, target / f"{database.stem}.partial") for database in chosen]
     try:
         for database, partial in copies:
             partial.unlink(missing_ok=True)

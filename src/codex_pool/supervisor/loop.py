@@ -20,7 +20,7 @@ It has no ZeroMQ: it talks to the broker and the workers over their own pipes.
                          it has for them
     to the ingress       {"ping": number}
     from the ingress     {"event": "ready" | "failed" | "pong", "reason", "lost_lines"}
-    from a worker        {"event": "ready", "app_server_pid"}
+    from a worker        {"event": "ready", "app_server_pid"}  {"event": "memory", "memory_bytes"}
                          {"event": "load", "turns", "threads", "running", "lost_lines"}
                          {"event": "exit", "reason", "stderr", "kind", "lost_lines"}
 """
@@ -75,7 +75,7 @@ from codex_pool.worker.arguments import WorkerArguments
 # be asking the issuer, from the same moment on. With broker and ingress, a second each, all is over within 10 s.
 WORKERS_STOP_LIMIT_S = 6.0
 HOLDER_STOP_LIMIT_S = 7.0
-# Memory is looked at, and broker and holder of the account are asked for a sign of life.
+# Broker and holder of the account are asked for a sign of life.
 SAMPLE_EVERY_S = 2.0
 MAX_UNSAVED = 2000
 # Counted, not timed: this process may have been stopped itself.
@@ -255,10 +255,6 @@ class Supervisor:
         """What nobody reports by itself."""
         self._sample_at = now + SAMPLE_EVERY_S
         self._account.look(now)
-        for worker, app_server in list(self._app_servers.items()):
-            memory_bytes = processes.resident_bytes(app_server)
-            if memory_bytes is not None:
-                self._apply(self._core.memory(worker, memory_bytes, now))
         for child in self._workers.values():
             child.flush()
         self._reports.flush()
@@ -314,6 +310,7 @@ class Supervisor:
             cwd=self._arguments.cwd,
             link=self._ingress.link,
             secret=self._ingress.secret,
+            recycle_descendants=self._arguments.recycle.descendants,
             keys=self._arguments.keys,
             codex_home=str(home_of(Path(self._arguments.sqlite_root))),
             changed_at=time.monotonic() if self._account_changes else self._account_changed_at,
@@ -524,6 +521,8 @@ class Supervisor:
                     if (process := processes.identify(pid)) is not None:
                         self._app_servers[worker] = process
                         self._remember()
+                case {"event": "memory", "memory_bytes": int(memory_bytes)}:
+                    self._apply(self._core.memory(worker, memory_bytes, time.monotonic()))
                 case {"event": "load", "turns": int(turns), "threads": int(threads), "running": int(running)}:
                     now = time.monotonic()
                     self._apply(self._core.load(worker, turns=turns, threads=threads, running=running, now=now))

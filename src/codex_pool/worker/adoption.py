@@ -34,6 +34,14 @@ FIELDS: tuple[tuple[Version, Fields], ...] = (
 
 _VERSION = re.compile(r"[^/]*/(\d+)\.(\d+)\.(\d+)")
 _ABSENT = object()
+_NULL = msgspec.Raw(b"null")
+
+
+class _Thread(msgspec.Struct):
+    id: Any = None
+
+
+_decode_thread = msgspec.json.Decoder(_Thread | None).decode
 
 
 def fields_of(user_agent: str) -> Fields:
@@ -50,11 +58,13 @@ def fields_of(user_agent: str) -> Fields:
 def problem_of(wanted: wire.ThreadRecord, result: bytes, user_agent: str) -> str | None:
     """Why a thread that was resumed with this result, as JSON, is not the thread that was wanted; None if it is."""
     try:
-        answer = msgspec.json.decode(result, type=dict[str, Any])
+        members = msgspec.json.decode(result, type=dict[str, msgspec.Raw])
+        thread = _decode_thread(members.pop("thread", _NULL))
+        # The history is in the thread, and may be of 60 MB; the rest is short.
+        answer: dict[str, Any] = {name: msgspec.json.decode(value) for name, value in members.items()}
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return "the answer to thread/resume cannot be read"
-    thread = answer.get("thread")
-    if not isinstance(thread, dict) or thread.get("id") != wanted.thread_id:
+    if thread is None or thread.id != wanted.thread_id:
         return "the answer to thread/resume does not name the thread"
     fields, sandbox = fields_of(user_agent), rpc.sandbox_type(wanted.sandbox)
     if not wanted.profile and not sandbox:

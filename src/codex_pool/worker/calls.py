@@ -10,9 +10,11 @@ import msgspec
 
 from codex_app_server import errors
 from codex_app_server._deliveries import Reply
+from codex_app_server.envelope import LONG_BYTES
 from codex_pool import rpc, wire
 from codex_pool.worker import reading
 from codex_pool.worker.effects import LINES, Outbox
+from codex_pool.worker.pieces import pieces_of
 from codex_pool.worker.requests import Request, Requests
 from codex_pool.worker.running import RunningTurns
 from codex_pool.worker.seen import Answer, Seen, digest_of
@@ -24,6 +26,7 @@ INTERNAL_ERROR = -32603
 FOLLOW_TURN = "pool/turn/follow"
 
 _RELEASES_THREAD = frozenset({"thread/archive", "thread/delete"})
+_MAKES_THREAD = frozenset({"thread/start", "thread/fork"})
 _LOST = {"kind": "lost", "safeToRetry": False}
 
 
@@ -61,7 +64,7 @@ class Calls:
             if not head.again or known.digest != digest:
                 self._refuse_id(head.call, parsed)
             elif isinstance(known, Request):
-                known.call = head.call
+                known.call, known.pieces = head.call, head.pieces
             else:
                 self._answer_again(known, head.call)
             return
@@ -76,10 +79,15 @@ class Calls:
             again=head.again,
             timeout_s=head.timeout_s,
             digest=digest,
+            pieces=head.pieces,
             others=rpc.others_of(line),
         )
         self._seen.take(request)
-        if parsed.method == FOLLOW_TURN:
+        if self._threads.was_let_go(request.thread_id):
+            # It has crossed the news of that: the broker sends no more.
+            message = f"thread {request.thread_id} was let go because nobody followed it any more; start a new one"
+            self.refuse(request, errors.THREAD_LOST, message, {"safeToRetry": not head.again})
+        elif parsed.method == FOLLOW_TURN:
             self._follow_turn(request)
         elif not self._threads.wait(request, head, self):
             self.go_on(request)
@@ -191,6 +199,9 @@ class Calls:
         started = None
         if reply.turn_id is not None and request.thread_id is not None:
             started = self._running.started(reply.turn_id, request.thread_id, request)
+        if len(line) > LONG_BYTES and self._is_sent_in_pieces(request, started):
+            self._answer_in_pieces(request, ok, line, record)
+            return
         self._answer(request, ok, rpc.with_id(line, bytes(request.line.id)), record, started)
         if reply.turn_id is not None:
             self._running.announce(reply.turn_id, request.queued_ms)
@@ -198,7 +209,7 @@ class Calls:
     def _after(self, request: Request, line: bytes) -> wire.ThreadRecord | None:
         """What the success of this request means for the books; the record of a thread that it brought here."""
         if request.method in rpc.LOADS_THREAD:
-            return self._threads.hold(rpc.result_of(line), request)
+            return self._threads.hold(line, request)
         if request.method in _RELEASES_THREAD and request.thread_id is not None:
             self._threads.release(request.thread_id, keep=False)
         elif request.method == "thread/name/set":
@@ -234,6 +245,22 @@ class Calls:
         elif started is not None:
             self._outbox.broker(wire.encode(wire.TurnStarted(started.thread_id, started.turn_id, started.sessions)))
 
+    def _is_sent_in_pieces(self, request: Request, started: wire.TurnHeld | None) -> bool:
+        # Whose a new thread is must be on the disk before its client hears of it.
+        return request.pieces and request.call is not None and started is None and request.method not in _MAKES_THREAD
+
+    def _answer_in_pieces(self, request: Request, ok: bool, line: bytes, record: wire.ThreadRecord | None) -> None:
+        """Send a long answer piece by piece; the last one answers the call. What it brings here is said at once."""
+        assert request.call is not None and request.session is not None, "only calls of sessions are sent in pieces"
+        self._seen.answered(request, Answer(ok, line, None, request.digest))
+        if record is not None:
+            self._outbox.broker(wire.encode(wire.Held(request.call, record)))
+        request_id = bytes(request.line.id)
+        to_session = wire.encode(wire.ToSessions([request.session]))
+        for piece, body in pieces_of(line, request_id):
+            route = wire.encode(wire.Answered(request.call, ok)) if piece.last else to_session
+            self._outbox.bulk(route, wire.encode(piece), body)
+
     def _answer_again(self, answer: Answer, call: int) -> None:
         thread = self._threads.get(answer.thread_id)
         record = thread.record if thread is not None else None
@@ -259,7 +286,7 @@ class Calls:
         assert request.session is not None, "only sessions follow turns"
         wanted = _text_of(request.line, "interest")
         interests: dict[str | None, wire.Interest] = {"full": "full", "items": "items", "final": "final"}
-        self._running.join(turn, request.session, interests.get(wanted, request.interest))
+        self._running.follow(turn, request.session, interests.get(wanted, request.interest))
         self._answer(request, True, b'{"id":%s,"result":{}}' % bytes(request.line.id))
 
 

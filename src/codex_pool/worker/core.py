@@ -9,6 +9,7 @@
     who_are_you, new_broker    the broker,    Register, with all that it holds
                                the supervisor
     lines                      app-server     answers and numbered events for the broker
+    look                       the sampler    how much is below this worker, for the broker
     tick                       the clock      what waited for its time; deadlines, watchdogs, the probe
 
 Who owns what: `requests` the ids and places of requests to the app-server; `calls` what sessions ask, and - in `seen` -
@@ -23,6 +24,8 @@ Rules that hold throughout:
 from __future__ import annotations
 
 from collections.abc import Iterable
+
+import msgspec
 
 from codex_app_server import envelope
 from codex_app_server._deliveries import (
@@ -41,6 +44,7 @@ from codex_app_server.generated.routing import NOTIFICATIONS
 from codex_app_server.lines import LongLine
 from codex_pool import rpc, wire
 from codex_pool.worker.calls import INVALID_REQUEST, Calls
+from codex_pool.worker.census import Census, Look
 from codex_pool.worker.changes import Changes
 from codex_pool.worker.effects import LINES, Effect, Fail, Outbox, Ready
 from codex_pool.worker.latest import Latest
@@ -60,7 +64,10 @@ _TOKENS_WANTED = "account/chatgptAuthTokens/refresh"
 
 
 class WorkerCore:
-    """See the module's docstring. `worker` is this worker's name, `slot` the place it fills."""
+    """See the module's docstring. `worker` is this worker's name, `slot` the place it fills.
+
+    `counts` says that the loop looks at the processes below this worker.
+    """
 
     def __init__(
         self,
@@ -74,6 +81,7 @@ class WorkerCore:
         turn_wall_limit_s: float | None = None,
         limits: Limits = LIMITS,
         started_at: float = 0.0,
+        counts: bool = False,
     ) -> None:
         self._worker = worker
         self._slot = slot
@@ -99,6 +107,10 @@ class WorkerCore:
         self._changes = Changes(requests=self._requests, outbox=self._outbox, started_at=started_at)
         self._questions = Questions(worker, self._outbox, self._candidates)
         self._probe = Probe()
+        self._census = Census(pid, app_server_pid)
+        # What the last look came to, None where there is none; how many threads had been loaded when it was taken.
+        self._tree = wire.Tree() if counts else None
+        self._tree_loads = 0
         # Who is asked what belongs to no thread.
         self._holder: wire.SessionId | None = None
         self._globals = Latest()
@@ -130,6 +142,16 @@ class WorkerCore:
     @property
     def loaded_threads(self) -> int:
         return len(self._threads)
+
+    @property
+    def thread_counts(self) -> tuple[int, int]:
+        """Threads that the app-server was made to load, and those that it has loaded: for a look at its processes."""
+        return self._threads.loads, len(self._threads)
+
+    @property
+    def memory_bytes(self) -> int:
+        """What this worker and all below it occupy, without tool commands of turns that run; 0 where not known."""
+        return self._tree.memory_bytes if self._tree is not None else 0
 
     @property
     def held(self) -> dict[str, int]:
@@ -222,11 +244,11 @@ class WorkerCore:
                 # The broker that wanted it is gone, and the next one was told that the thread is here.
                 self._outbox.broker(wire.encode(wire.ThreadGone(head.thread_id, keep=True)))
 
-        if self._running.runs_on(head.thread_id):
-            message = f"thread {head.thread_id} runs a turn and cannot be put away"
+        if any(self._running.runs_on(thread_id) for thread_id in self._threads.family(head.thread_id)):
+            message = f"thread {head.thread_id} or a sub-agent of it runs a turn, so that it cannot be put away"
             answered(False, rpc.error_line(b"null", INVALID_REQUEST, message))
         else:
-            self._threads.put_away(head.thread_id, answered)
+            self._threads.put_away(head.thread_id, head.children, answered)
         return self._outbox.take()
 
     def interrupt(self, head: wire.Interrupt, now: float) -> list[Effect]:
@@ -242,7 +264,7 @@ class WorkerCore:
         session = head.session
         self._calls.forget_session(session, keep=head.keep)
         self._holder = None if self._holder == session else self._holder
-        self._threads.forget_session(session)
+        self._threads.forget_session(session, keep=head.keep)
         self._running.forget_session(session, keep=head.keep)
         self._questions.forget_session(session)
         return self._outbox.take()
@@ -258,12 +280,25 @@ class WorkerCore:
         for line in self._globals.due(now):
             self._outbox.sessions([], line)
         self._changes.tick()
+        self._threads.tick(self._running.runs_on)
         self._say_asides()
         if self._probe.look(now):
             self._requests.ask(PROBE, {"limit": 1}, lambda *_: None, control=True)
         if self._probe.is_dead(now):
             self._outbox.put(Fail(f"the app-server has not answered a probe for {PROBE_LIMIT_S:.0f} s"))
         self._requests.refill()
+        return self._outbox.take()
+
+    def look(self, look: Look, now: float) -> list[Effect]:
+        """What was below this worker a moment ago. The first one comes before any thread is loaded."""
+        self._outbox.now = now
+        running = self._running
+        tree = self._census.take(look, begun=running.begun, oldest=running.oldest, now=now)
+        if tree is not None:
+            # The broker counts on: threads that it hears of after this are not in the figures.
+            self._tree_loads = look.loads
+            self._tree = msgspec.structs.replace(tree, fresh=self._threads.loads - look.loads)
+            self._outbox.broker(wire.encode(self._tree))
         return self._outbox.take()
 
     @property
@@ -344,7 +379,9 @@ class WorkerCore:
     def _register(self) -> None:
         if self._initialized is None:
             return
-        changes = self._changes
+        changes, tree = self._changes, self._tree
+        if tree is not None:
+            tree = msgspec.structs.replace(tree, fresh=self._threads.loads - self._tree_loads)
         head = wire.Register(
             self._slot, self._worker, self._pid, self._app_server_pid, changes.as_of, changes.changed_at
         )
@@ -357,6 +394,7 @@ class WorkerCore:
             logins=self._calls.logins,
             kept=changes.kept,
             kept_at=changes.kept_at,
+            tree=tree,
         )
         self._outbox.broker(wire.encode(head), self._initialized, wire.encode_holdings(holdings))
         self._threads.tell_spawned()

@@ -23,6 +23,13 @@ class ToBroker:
 
 
 @dataclass(frozen=True, slots=True)
+class BulkToBroker:
+    """Send these frames after all that is not bulk, in their order."""
+
+    frames: list[bytes | memoryview]
+
+
+@dataclass(frozen=True, slots=True)
 class Ready:
     """The app-server has answered `initialize`: the worker may register."""
 
@@ -41,7 +48,7 @@ class Note:
     message: str
 
 
-Effect = ToAppServer | ToBroker | Ready | Fail | Note
+Effect = ToAppServer | ToBroker | BulkToBroker | Ready | Fail | Note
 
 LINES = wire.encode(wire.Lines())
 
@@ -65,6 +72,9 @@ class Outbox:
 
     def broker(self, *frames: bytes) -> None:
         self._effects.append(ToBroker([*frames]))
+
+    def bulk(self, *frames: bytes | memoryview) -> None:
+        self._effects.append(BulkToBroker([*frames]))
 
     def messages(self, messages: Iterable[list[bytes]]) -> None:
         self._effects += [ToBroker(frames) for frames in messages]

@@ -28,6 +28,8 @@ class BrokerLink:
         self._progress = progress
         self._number = 0
         self._queue: deque[list[bytes]] = deque()
+        # What goes when nothing else does, a message at a time.
+        self._bulk: deque[list[bytes | memoryview]] = deque()
         self.unsent_bytes = 0
         self.socket = self._connect(worker)
         self._closing = threading.Event()
@@ -38,6 +40,7 @@ class BrokerLink:
         """There is a new broker."""
         self._number += 1
         self._queue.clear()
+        self._bulk.clear()
         self.unsent_bytes = 0
         self.socket.close(linger=0)
         self.socket = self._connect(self._worker)
@@ -49,21 +52,32 @@ class BrokerLink:
 
     @property
     def has_unsent(self) -> bool:
-        return bool(self._queue)
+        return bool(self._queue or self._bulk)
 
     def send(self, frames: list[bytes]) -> None:
         """Send this as soon as the socket takes it."""
         self._queue.append(frames)
         self.unsent_bytes += sum(map(len, frames))
 
+    def send_bulk(self, frames: list[bytes | memoryview]) -> None:
+        """Send this when there is nothing else to send."""
+        self._bulk.append(frames)
+        self.unsent_bytes += sum(map(len, frames))
+
     def flush(self) -> None:
-        """As far as the socket takes it."""
+        """As far as the socket takes it; of what is bulk one message."""
         while self._queue:
             try:
                 sockets.send(self.socket, self._queue[0])
             except zmq.Again:
                 return
             self.unsent_bytes -= sum(map(len, self._queue.popleft()))
+        if self._bulk:
+            try:
+                sockets.send(self.socket, self._bulk[0])
+            except zmq.Again:
+                return
+            self.unsent_bytes -= sum(map(len, self._bulk.popleft()))
 
     def receive(self) -> list[bytes] | None:
         """A message, if one is there."""

@@ -2,7 +2,7 @@
 
     stdin     the death pipe; it says in lines {"broker": "new"} when there is another broker, {"stop": "acknowledged"}
               when it is to end after its turns
-    stdout    JSON lines for the supervisor - ready, load, exit
+    stdout    JSON lines for the supervisor - ready, load, memory, exit
     stderr    log
 
 The loop drains the app-server's stdout whatever else is down, because a reader that stops stalls the whole
@@ -33,10 +33,13 @@ from codex_pool import log, processes, start, wire
 from codex_pool.sockets import READABLE, WRITABLE
 from codex_pool.worker.arguments import WorkerArguments
 from codex_pool.worker.core import WorkerCore
-from codex_pool.worker.effects import Effect, Fail, Note, Ready, ToAppServer, ToBroker
+from codex_pool.worker.effects import BulkToBroker, Effect, Fail, Note, Ready, ToAppServer, ToBroker
 from codex_pool.worker.link import BrokerLink
+from codex_pool.worker.sampler import Sampler
 
 READ_BYTES = 256 * 1024
+# Of a long line, and what the pipe may hold: where the machine is busy each read waits for the writer to have its turn.
+LONG_READ_BYTES = 1024 * 1024
 # While nobody reads along, what comes is gathered for so long after a read of little: app-servers write line by line.
 REST_S = 0.02
 LITTLE_BYTES = 64 * 1024
@@ -79,6 +82,11 @@ class Worker:
         self._from_supervisor = LineSplitter(64 * 1024)
         self._load = (0, 0, 0, 0)
         self._load_at = 0.0
+        self._memory_mib = 0
+        self._counts = processes.tells_trees()
+        self._has_looked = False
+        # For which numbers of threads the sampler was asked to look last.
+        self._looked_at = 0, 0
         self._rest_until = 0.0
         self._loops = 0
         self._leaving = False
@@ -97,8 +105,10 @@ class Worker:
             turn_idle_limit_s=arguments.turn_idle_limit_s,
             turn_wall_limit_s=arguments.turn_wall_limit_s,
             started_at=self._started_at,
+            counts=self._counts,
         )
         self._broker = BrokerLink(self._context, arguments.endpoint, arguments.worker, self._progress)
+        self._sampler = Sampler(os.getpid())
         try:
             self._loop()
         except Stop as stop:
@@ -107,6 +117,7 @@ class Worker:
             code = _process.stop(self._process)
             self._drain_stderr()
             processes.sweep(os.getpid())
+            self._sampler.close()
             self._broker.close()
             self._context.term()
             self._exit_code = code
@@ -125,9 +136,9 @@ class Worker:
         stdout, stderr = process.stdout.fileno(), process.stderr.fileno()
         for fd in (self._stdin, stdout, stderr):
             os.set_blocking(fd, False)
-        _process.widen(stdout, READ_BYTES)
+        _process.widen(stdout, LONG_READ_BYTES)
         self._poller = poller = zmq.Poller()
-        for fd in (0, stdout, stderr, self._signals):
+        for fd in (0, stdout, stderr, self._signals, self._sampler.fileno()):
             poller.register(fd, READABLE)
         self._apply(self._core.start(time.monotonic()))
         reaped_at = ticked_at = time.monotonic()
@@ -161,6 +172,11 @@ class Worker:
                 self._read_broker()
             if 0 in ready:
                 self._read_supervisor()
+            if self._sampler.fileno() in ready and (look := self._sampler.take()) is not None:
+                self._apply(self._core.look(look, time.monotonic()))
+            if self._core.thread_counts != self._looked_at:
+                self._looked_at = self._core.thread_counts
+                self._sampler.ask(*self._looked_at)
             now = time.monotonic()
             if self._leaving:
                 self._leave(now)
@@ -168,6 +184,9 @@ class Worker:
                 ticked_at = now
                 self._apply(self._core.tick(now))
                 self._report_load()
+                if self._has_looked and not self._sampler.is_running:
+                    self._look_now()
+                self._report_memory()
             self._flush_app_server()
             self._broker.flush()
             if now - reaped_at > REAP_EVERY_S:
@@ -186,16 +205,19 @@ class Worker:
     # Reading.
 
     def _read_stdout(self, stdout: int) -> None:
+        within = self._splitter.held_bytes >= READ_BYTES
         try:
-            chunk = os.read(stdout, READ_BYTES)
+            chunk = os.read(stdout, LONG_READ_BYTES if within else READ_BYTES)
         except BlockingIOError:
             return
         if not chunk:
             self._broker.flush()
             raise Stop(APP_SERVER_ENDED)
         now = time.monotonic()
-        self._rest_until = now + REST_S if len(chunk) <= LITTLE_BYTES else 0.0
         lines = self._splitter.blocks(chunk)
+        # The rest of a long line is there at once.
+        is_little = len(chunk) <= LITTLE_BYTES and self._splitter.held_bytes <= LITTLE_BYTES
+        self._rest_until = now + REST_S if is_little else 0.0
         if lines:
             self._apply(self._core.lines(lines, now, random.random()))
 
@@ -282,9 +304,12 @@ class Worker:
             match effect:
                 case ToBroker():
                     self._broker.send(effect.frames)
+                case BulkToBroker():
+                    self._broker.send_bulk(effect.frames)
                 case ToAppServer():
                     self._to_app_server.append(memoryview(effect.line + b"\n"))
                 case Ready():
+                    self._begin_sampling()
                     report({"event": "ready", "app_server_pid": self._process.pid})
                 case Note():
                     _log.warning(effect.message)
@@ -313,6 +338,25 @@ class Worker:
         if load != self._load and time.monotonic() - self._load_at >= TICK_S and _writable(1):
             self._load, self._load_at = load, time.monotonic()
             report({"event": "load", **dict(zip(("turns", "threads", "running", "lost_lines"), load, strict=True))})
+
+    def _begin_sampling(self) -> None:
+        if not self._counts:
+            return
+        self._look_now()
+        self._has_looked = True
+        try:
+            self._sampler.start()
+        except RuntimeError as error:
+            _log.warning(f"the memory of this worker is not read: no thread for it could be started: {error}")
+
+    def _look_now(self) -> None:
+        self._apply(self._core.look(self._sampler.look_now(*self._core.thread_counts), time.monotonic()))
+
+    def _report_memory(self) -> None:
+        memory_mib = self._core.memory_bytes >> 20
+        if memory_mib != self._memory_mib and _writable(1):
+            self._memory_mib = memory_mib
+            report({"event": "memory", "memory_bytes": self._core.memory_bytes})
 
     def _progress(self) -> wire.Progress:
         return wire.Progress(self._arguments.worker, self._loops, self._core.lines_read, self._core.in_flight)

@@ -11,6 +11,7 @@ from codex_pool import wire
 TOO_MANY_REQUESTS = 429
 USED_UP_PERCENT = 100
 _LIMIT_ERRORS = frozenset({"usageLimitExceeded", "rateLimitExceeded"})
+_RESTING_GOALS = frozenset({"paused", "blocked", "budgetLimited", "complete"})
 
 
 class _Item(msgspec.Struct):
@@ -26,20 +27,6 @@ class _ItemLine(msgspec.Struct):
     params: _ItemParams
 
 
-class _SpawnItem(msgspec.Struct, rename="camel"):
-    type: str = ""
-    tool: str = ""
-    receiver_thread_ids: list[str] = []
-
-
-class _SpawnParams(msgspec.Struct):
-    item: _SpawnItem
-
-
-class _SpawnLine(msgspec.Struct):
-    params: _SpawnParams
-
-
 class _Thread(msgspec.Struct, rename="camel"):
     id: str = ""
     parent_thread_id: str | None = None
@@ -51,6 +38,18 @@ class _ThreadParams(msgspec.Struct):
 
 class _ThreadLine(msgspec.Struct):
     params: _ThreadParams
+
+
+class _Goal(msgspec.Struct):
+    status: str = ""
+
+
+class _GoalParams(msgspec.Struct):
+    goal: _Goal
+
+
+class _GoalLine(msgspec.Struct):
+    params: _GoalParams
 
 
 class _Error(msgspec.Struct, rename="camel"):
@@ -129,8 +128,8 @@ class _FailedLine(msgspec.Struct):
 _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 _decode_item = msgspec.json.Decoder(_ItemLine).decode
-_decode_spawn = msgspec.json.Decoder(_SpawnLine).decode
 _decode_thread = msgspec.json.Decoder(_ThreadLine).decode
+_decode_goal = msgspec.json.Decoder(_GoalLine).decode
 _decode_error = msgspec.json.Decoder(_ErrorLine).decode
 _decode_retried = msgspec.json.Decoder(_RetriedLine).decode
 _decode_limits = msgspec.json.Decoder(_LimitsLine).decode
@@ -155,19 +154,6 @@ def is_retried(line: bytes) -> bool:
         return False
 
 
-def children_of(line: bytes) -> list[str]:
-    """The threads that codex has made for the sub-agents in an item/completed line.
-
-    Other tools name threads too, as the model has written them.
-    """
-    try:
-        item = _decode_spawn(line).params.item
-    except _UNREADABLE:
-        return []
-    made = item.type == "collabAgentToolCall" and item.tool == "spawnAgent"
-    return item.receiver_thread_ids if made else []
-
-
 def parent_of(line: bytes) -> tuple[str, str | None]:
     """The thread in a thread/started line, and the thread whose sub-agent it is."""
     try:
@@ -175,6 +161,14 @@ def parent_of(line: bytes) -> tuple[str, str | None]:
     except _UNREADABLE:
         return "", None
     return thread.id, thread.parent_thread_id
+
+
+def goal_goes_on(line: bytes) -> bool:
+    """Whether the goal in a thread/goal/updated line may begin turns by itself; True where that is not known."""
+    try:
+        return _decode_goal(line).params.goal.status not in _RESTING_GOALS
+    except _UNREADABLE:
+        return True
 
 
 def error_code_of(line: bytes) -> int | None:

@@ -58,6 +58,8 @@ class Request:
     again: bool = False
     # How long its client waits for the answer; 0 is for ever.
     timeout_s: int = 60
+    # Its answer may be sent in pieces.
+    pieces: bool = False
     # Its session is over; `kept` says that its turns go on all the same.
     gone: bool = False
     kept: bool = False
@@ -108,6 +110,12 @@ class Requests:
     def held(self) -> dict[str, int]:
         waiting = len(self._waiting) + len(self._waiting_control) + len(self._later)
         return {"sent": len(self._sent), "waiting": waiting}
+
+    def concern(self, thread_id: str) -> bool:
+        """Whether any request for this thread has not been answered."""
+        later = (request for _, request in self._later)
+        requests = (*self._sent.values(), *self._waiting, *self._waiting_control, *later)
+        return any(request.thread_id == thread_id for request in requests)
 
     def submit(self, request: Request) -> None:
         """Send it as soon as there is a place."""

@@ -2,7 +2,8 @@
 
 The broker hears that a turn has begun by the answer to its start, or else by TurnStarted, and that it has ended by
 TurnEnded, which takes its last events along. Turns that the app-server starts by itself - goals, compaction,
-sub-agents - are owned from their turn/started on.
+sub-agents - are owned from their turn/started on. With a turn that is interrupted here the sub-agents that work for it
+are, each by its own ids, and those that begin later.
 
 While nobody reads a turn along - all its subscribers want its items or its end, no deltas - what comes of it is held
 until the next tick, HELD_BYTES or its end, and how every turn begins until OPENING_S: an app-server writes each line by
@@ -12,12 +13,14 @@ itself, and a message for each would cost more than all the rest.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections import OrderedDict
 from collections.abc import Collection, Mapping
 from typing import Any
 
 from codex_app_server import envelope
 from codex_app_server._message_router import MessageRouter
+from codex_app_server._sub_agents import SubAgents, children_of, may_spawn
 from codex_app_server.errors import AppServerError
 from codex_pool import rpc, wire
 from codex_pool.worker import reading
@@ -31,11 +34,20 @@ from codex_pool.worker.watchdog import TurnWatchdog
 MAX_STALLED = 4096
 HELD_BYTES = 64 * 1024
 OPENING_S = 1.0
+INTERRUPT_ANSWER_S = 1.0
 
 _TELLS_LIMIT = frozenset({"error", "turn/completed"})
-_OF_THREADS = frozenset({"thread/settings/updated", "thread/name/updated", "thread/closed"})
+_OF_THREADS = frozenset(
+    {
+        "thread/settings/updated",
+        "thread/name/updated",
+        "thread/status/changed",
+        "thread/closed",
+        "thread/goal/updated",
+        "thread/goal/cleared",
+    }
+)
 _HEEDED = _TELLS_LIMIT | _OF_THREADS | {"turn/started", "item/completed"}
-_SPAWNS = b'"spawnAgent"'
 # Methods of `rpc.ended_lines`.
 _ENDED = ["pool/turn/ended", "turn/completed"]
 
@@ -69,11 +81,14 @@ class RunningTurns:
         self._news: set[str] = set()
         # Turns to interrupt that the app-server did not know yet.
         self._too_early: set[str] = set()
-        # The turn inside of a review, which is the one to interrupt.
-        self._inner: dict[str, str] = {}
+        # Turns with an interrupt that is not answered yet, and when it was sent.
+        self._interrupting: dict[str, float] = {}
+        # Which turns work for which, and the turn inside of a review, which is the one to interrupt.
+        self._agents = SubAgents()
         # Turns that were ended here while the app-server still runs them.
         self._stalled: OrderedDict[str, None] = OrderedDict()
         self.finished = 0
+        self.begun = 0
 
     def __len__(self) -> int:
         return len(self._turns)
@@ -92,12 +107,22 @@ class RunningTurns:
 
     @property
     def held(self) -> dict[str, int]:
-        turns = {"turns": len(self._turns), "too_early": len(self._too_early), "inner": len(self._inner)}
-        return {**turns, "holding": len(self._holding), **self.subscriptions.held}
+        turns = {"turns": len(self._turns), "too_early": len(self._too_early), "agents": len(self._agents)}
+        return {
+            **turns,
+            "interrupting": len(self._interrupting),
+            "holding": len(self._holding),
+            **self.subscriptions.held,
+        }
 
     @property
     def holdings(self) -> list[wire.TurnHeld]:
         return [wire.TurnHeld(turn.thread_id, turn.id, [*turn.subscribers]) for turn in self._turns.values()]
+
+    @property
+    def oldest(self) -> int:
+        """Number of the oldest turn that runs; of the next one if none does."""
+        return next((turn.number for turn in self._turns.values()), self.begun + 1)
 
     def runs_on(self, thread_id: str) -> bool:
         return any(turn.thread_id == thread_id for turn in self._turns.values())
@@ -135,6 +160,16 @@ class RunningTurns:
         """From now on this session gets the turn's notifications."""
         self._let_go(turn)
         self.subscriptions.join(turn, session, interest)
+
+    def follow(self, turn: Turn, session: wire.SessionId, interest: wire.Interest) -> None:
+        """From now on this session gets what the turn sends, and the sub-agents that work for it."""
+        self.join(turn, session, interest)
+        for agent in self._agents.running(turn.thread_id, turn.id):
+            running = self._turns.get(agent.turn_id)
+            if running is not None and session not in running.subscribers:
+                self.join(running, session, interest)
+                head = wire.TurnStarted(running.thread_id, running.id, [*running.subscribers])
+                self._outbox.broker(wire.encode(head))
 
     def announce(self, turn_id: str, queued_ms: int = 0) -> None:
         """The turn's first notification says who runs it."""
@@ -189,13 +224,28 @@ class RunningTurns:
                 self._threads.heed(thread_id, line, method)
             elif method == "turn/started":
                 inner, root = rpc.turns_of(line)
-                if root in self._turns and root != inner:
-                    self._inner[root] = inner
+                if thread_id is not None and inner not in self._agents and root in self._turns and root != inner:
+                    self._agents.began(thread_id, inner, root)
             elif method == "item/completed":
-                if thread_id is not None and _SPAWNS in line:
-                    self._threads.spawned(thread_id, reading.children_of(line))
+                if thread_id is not None and may_spawn(line):
+                    self._on_spawned(thread_id, children_of(line))
             elif method in _TELLS_LIMIT:
                 self.heed_limit(method, line)
+
+    def _on_spawned(self, thread_id: str, children: list[str]) -> None:
+        """The turn on this thread has sub-agents, whom those follow that follow it, until its threads are closed.
+
+        What says so may come after the child's turn has begun.
+        """
+        for late in self._agents.spawned(thread_id, children):
+            self._interrupt_one(late.turn_id, late.thread_id)
+        turns = [turn for turn in self._turns.values() if turn.thread_id == thread_id]
+        self._threads.spawned(thread_id, children, [session for turn in turns for session in turn.subscribers])
+        for turn in [turn for turn in self._turns.values() if turn.thread_id in children]:
+            followers = self._threads.followers_of(turn.thread_id)
+            if not turn.subscribers.keys() >= {*followers}:
+                self._outbox.broker(wire.encode(wire.TurnStarted(turn.thread_id, turn.id, followers)))
+            self._join_all(turn, followers, turns)
 
     def heed_limit(self, method: str, line: bytes) -> None:
         limited = reading.limit_of(method, line)
@@ -203,7 +253,8 @@ class RunningTurns:
             self._outbox.broker(wire.encode(limited))
 
     def _begin(self, turn_id: str, thread_id: str) -> Turn:
-        turn = self._turns[turn_id] = Turn(turn_id, thread_id)
+        self.begun += 1
+        turn = self._turns[turn_id] = Turn(turn_id, thread_id, self.begun)
         self._watchdog.started(turn_id, self._outbox.now)
         return turn
 
@@ -255,8 +306,10 @@ class RunningTurns:
     def _end(self, turn: Turn) -> None:
         del self._turns[turn.id]
         self._too_early.discard(turn.id)
-        self._inner.pop(turn.id, None)
+        self._interrupting.pop(turn.id, None)
+        self._agents.ended(turn.thread_id, turn.id)
         self._watchdog.ended(turn.id)
+        self._threads.idle(turn.thread_id)
         self.finished += 1
 
     # Turns of its own accord.
@@ -273,10 +326,11 @@ class RunningTurns:
             turn_id = header.turn_id
             if turn_id is None:
                 continue
-            if method == "turn/started" and header.thread_id is not None and self._is_new(line):
-                inner, root = rpc.turns_of(line)
-                self._begin_own(turn_id, header.thread_id, by_itself=inner == root)
-                begun.add(turn_id)
+            if method == "turn/started" and header.thread_id is not None:
+                _, root = rpc.turns_of(line)
+                if self._is_new(header.thread_id, turn_id, root):
+                    self._begin_own(turn_id, header.thread_id, root)
+                    begun.add(turn_id)
             if turn_id in begun:
                 taken.add(place)
                 run = runs.setdefault(turn_id, ([], []))
@@ -286,24 +340,38 @@ class RunningTurns:
             self.said(turn_id, own_lines, own_methods, ended="turn/completed" in own_methods)
         return taken
 
-    def _is_new(self, line: bytes) -> bool:
-        inner, root = rpc.turns_of(line)
-        return inner not in self._turns and inner not in self._stalled and (root == inner or root not in self._turns)
+    def _is_new(self, thread_id: str, turn_id: str, root: str) -> bool:
+        """True for a turn that nothing is known of, unless it is inside of a review, and so on the thread of that."""
+        if turn_id in self._turns or turn_id in self._stalled:
+            return False
+        above = self._turns.get(root)
+        return above is None or above.thread_id != thread_id
 
-    def _begin_own(self, turn_id: str, thread_id: str, *, by_itself: bool) -> None:
+    def _begin_own(self, turn_id: str, thread_id: str, root: str) -> None:
+        above = self._turns.get(root)
+        if above is not None:
+            self._threads.adopt_agent(thread_id, above.thread_id, [*above.subscribers])
         followers = self._threads.followers_of(thread_id)
         turn = self._begin(turn_id, thread_id)
         turn.is_own = True
-        self._outbox.broker(wire.encode(wire.TurnStarted(thread_id, turn_id, followers, by_itself)))
+        self._outbox.broker(wire.encode(wire.TurnStarted(thread_id, turn_id, followers, by_itself=root == turn_id)))
         self._threads.turn_started(thread_id, None, "full")
-        for session in followers:
-            self.join(turn, session, self._threads.interest_of(thread_id, session))
+        self._join_all(turn, followers, [above] if above is not None else [])
         # It may be over already, with all of it in this read.
         with contextlib.suppress(AppServerError):
             self._router.follow(turn_id, None, thread_id=thread_id)
         self.announce(turn_id)
+        if root != turn_id and self._agents.began(thread_id, turn_id, root):
+            self._interrupt_one(turn_id, thread_id)
 
     # Who follows them.
+
+    def _join_all(self, turn: Turn, followers: list[wire.SessionId], above: list[Turn]) -> None:
+        """Have these sessions follow a turn that none of them has started, with the interest that they have in those
+        that it works for."""
+        for session in followers:
+            along = [each.subscribers[session].interest for each in above if session in each.subscribers]
+            self.join(turn, session, along[0] if along else self._threads.interest_of(turn.thread_id, session))
 
     def forget_session(self, session: wire.SessionId, *, keep: bool) -> None:
         """What it alone followed is interrupted, unless its turns are kept."""
@@ -312,9 +380,22 @@ class RunningTurns:
                 self.interrupt(turn.id, turn.thread_id)
 
     def interrupt(self, turn_id: str, thread_id: str) -> None:
-        params: dict[str, object] = {"threadId": thread_id, "turnId": self._inner.get(turn_id, turn_id)}
+        """Interrupt a turn, and the sub-agents that work for it."""
+        agents = self._agents.stop(thread_id, turn_id)
+        self._interrupt_one(turn_id, thread_id)
+        for agent in agents:
+            self._interrupt_one(agent.turn_id, agent.thread_id)
+
+    def _interrupt_one(self, turn_id: str, thread_id: str) -> None:
+        now = self._outbox.now
+        # One may be reached in more than one way at once: by itself, and by the turn that it works for.
+        if now - self._interrupting.get(turn_id, -math.inf) < INTERRUPT_ANSWER_S:
+            return
+        self._interrupting[turn_id] = now
+        params: dict[str, object] = {"threadId": thread_id, "turnId": self._agents.active(thread_id, turn_id)}
 
         def then(_: bytes, is_error: bool) -> None:
+            self._interrupting.pop(turn_id, None)
             if is_error and turn_id in self._turns:
                 self._too_early.add(turn_id)
 
@@ -329,7 +410,7 @@ class RunningTurns:
                 self._let_go(turn)
         too_early, self._too_early = self._too_early, set()
         for turn_id in too_early:
-            self.interrupt(turn_id, self._turns[turn_id].thread_id)
+            self._interrupt_one(turn_id, self._turns[turn_id].thread_id)
         ended: list[str] = []
         for turn_id, reason, stalled in self._watchdog.due(self._outbox.now, asking):
             turn = self._turns[turn_id]

@@ -15,6 +15,8 @@ from codex_pool.worker.requests import Request
 
 MAX_ANSWERS = 4096
 MAX_ANSWER_BYTES = 16 * 1024 * 1024
+# One that is longer would leave no room for others; it is a history or a list, which may be asked for again.
+MAX_KEPT_ANSWER_BYTES = 4 * 1024 * 1024
 
 
 # The session that sent it, and the request's id in JSON.
@@ -56,7 +58,10 @@ class Seen:
         if request.gone:
             return
         before = self._answers.pop(key, None)
-        self._bytes += len(answer.line) - (len(before.line) if before is not None else 0)
+        self._bytes -= len(before.line) if before is not None else 0
+        if len(answer.line) > min(MAX_KEPT_ANSWER_BYTES, self._max_bytes):
+            return
+        self._bytes += len(answer.line)
         self._answers[key] = answer
         while len(self._answers) > self._max_answers or self._bytes > self._max_bytes:
             _, oldest = self._answers.popitem(last=False)

@@ -33,6 +33,8 @@ class Turn:
 
     id: str
     thread_id: str
+    # Turns of a worker are numbered as they begin.
+    number: int = 0
     last: int = 0
     subscribers: dict[wire.SessionId, Subscription] = field(default_factory=dict)
     held: tuple[list[bytes], list[str], dict[int, int]] = field(default_factory=lambda: ([], [], {}))

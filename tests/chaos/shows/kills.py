@@ -2,15 +2,18 @@
 
     python tests/chaos/shows/kills.py [--quick]
 
-Prompts of 2 to 4 s on the real binary; app-servers, workers alone and the broker are killed in an order that a seed
-decides. Every repeated turn must be justified by the end that the store gives the attempt before it.
+Prompts of 2 to 4 s on the real binary; app-servers, workers alone, the broker and the supervisor are killed in an order
+that a seed decides, and between them the runtime directory, or the socket of the endpoint, is removed. Every repeated
+turn must be justified by the end that the store gives the attempt before it.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -30,7 +33,10 @@ KINDS = {
     "app-server": (b"app-server", b"stdio"),
     "worker": (b"codex_pool.worker",),
     "broker": (b"codex_pool.broker",),
+    "supervisor": (b"codex_pool.supervisor",),
 }
+# Removed from below the runtime directory of the batch's pool.
+REMOVED = {"directory": "codex-pool/p*", "socket": "codex-pool/p*/s.sock"}
 
 
 def main() -> int:
@@ -40,6 +46,8 @@ def main() -> int:
         prompts=(300, 40, "prompts of the batch"),
         kills=(60, 12, "processes to kill at least"),
         broker_kills=(20, 4, "brokers among them"),
+        supervisor_kills=(4, 1, "supervisors among them"),
+        removals=(4, 1, "times that the directory is removed, and the socket"),
         seed=(1, 1, "of the order"),
     )
     generator = random.Random(options.seed)
@@ -64,7 +72,7 @@ def main() -> int:
             batch = subprocess.Popen(command, stdout=stdout, stderr=stderr, stdin=subprocess.DEVNULL, env=environ)
             try:
                 common.wait_until(lambda: b'"launch"' in (root / "stdout").read_bytes(), "the batch runs")
-                code = kill_until_it_ends(batch, killed, options.kills, options.broker_kills, generator)
+                code = kill_until_it_ends(batch, root, killed, plan_of(options, generator), generator)
             finally:
                 if batch.poll() is None:
                     batch.kill()
@@ -84,7 +92,9 @@ def main() -> int:
         problems.append(f"{completed} of {options.prompts} completed")
     repeats, unjustified = justify(attempts)
     problems += [f"attempt {attempt} at {sample} is not justified: {why}" for sample, attempt, why in unjustified]
-    if sum(killed.values()) < options.kills or killed["broker"] < options.broker_kills:
+    short = killed["broker"] < options.broker_kills or killed["supervisor"] < options.supervisor_kills
+    short = short or any(killed[name] < options.removals for name in REMOVED)
+    if sum(killed[kind] for kind in KINDS) < options.kills or short:
         problems.append(f"only {dict(killed)} were killed")
     ends = Counter(str(row.status) for _, row in attempts)
     problems += [f"attempt {row.attempt} at {sample} has no end" for sample, row in attempts if row.status is None]
@@ -96,6 +106,7 @@ def main() -> int:
         "completed": completed,
         "recorded once": sum(count == 1 for count in ids.values()),
         **{f"killed: {kind}": killed[kind] for kind in KINDS},
+        **{f"removed: {name}": killed[name] for name in REMOVED},
         "attempts repeated": repeats,
         **{f"attempts ended {status}": count for status, count in sorted(ends.items())},
         "seconds": took_s,
@@ -103,28 +114,48 @@ def main() -> int:
     return common.report("a batch under random kills", options.out, figures, problems)
 
 
+def plan_of(options: argparse.Namespace, generator: random.Random) -> list[str]:
+    """What is killed or removed, one after the other. The supervisor not first: a pool that never ran is no fault."""
+    others = options.kills - options.broker_kills - options.supervisor_kills
+    plan = ["broker"] * options.broker_kills + ["app-server"] * (others // 2) + ["worker"] * (others - others // 2)
+    plan += ["supervisor"] * options.supervisor_kills + [*REMOVED] * options.removals
+    generator.shuffle(plan)
+    while plan[0] == "supervisor":
+        generator.shuffle(plan)
+    return plan
+
+
 def kill_until_it_ends(
-    batch: subprocess.Popen[bytes], killed: Counter[str], kills: int, broker_kills: int, generator: random.Random
+    batch: subprocess.Popen[bytes], root: Path, killed: Counter[str], plan: list[str], generator: random.Random
 ) -> int:
     """One every second, as long as the batch runs; its exit code."""
-    others = kills - broker_kills
-    plan = ["broker"] * broker_kills + ["app-server"] * (others // 2) + ["worker"] * (others - others // 2)
-    generator.shuffle(plan)
     deadline = time.monotonic() + LIMIT_S
     while time.monotonic() < deadline:
         try:
             return batch.wait(timeout=1.0)
         except subprocess.TimeoutExpired:
-            kind = plan[sum(killed.values()) % len(plan)] if sum(killed.values()) < len(plan) else None
-        if kind is None:
-            continue
-        found = common.below(batch.pid, *KINDS[kind])
-        if found:
+            done = sum(killed.values())
+            kind = plan[done] if done < len(plan) else None
+        if kind in REMOVED:
+            killed[kind] += remove(root, REMOVED[kind])
+        elif kind is not None and (found := common.below(batch.pid, *KINDS[kind])):
             victim = generator.choice(found)
             if processes.identify(victim.pid) == victim:
                 os.kill(victim.pid, signal.SIGKILL)
                 killed[kind] += 1
     raise AssertionError(f"the batch did not end within {LIMIT_S:.0f} s")
+
+
+def remove(root: Path, pattern: str) -> bool:
+    """Remove what is there under this name; whether there was anything."""
+    found = False
+    for path in root.glob(pattern):
+        found = True
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+    return found
 
 
 def justify(attempts: list[tuple[str, AttemptRow]]) -> tuple[int, list[tuple[str, int, str]]]:

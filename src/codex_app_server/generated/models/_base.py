@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict
 from pydantic.alias_generators import to_camel
@@ -20,6 +20,17 @@ class Wire(BaseModel):
         populate_by_name=True,
         protected_namespaces=(),
     )
+
+    if not TYPE_CHECKING:  # or a type checker would take any attribute
+
+        def __getattr__(self, name: str) -> Any:
+            """`root`: the object itself, for code that expects variants to be held in a pydantic RootModel."""
+            try:
+                return super().__getattr__(name)
+            except AttributeError:
+                if name == "root":
+                    return self
+                raise
 
 
 T_co = TypeVar("T_co", covariant=True)
@@ -41,6 +52,11 @@ class OpenEnum(str, Enum):
         member = str.__new__(cls, value)
         member._name_ = member._value_ = value
         return member
+
+    @property
+    def root(self) -> OpenEnum:
+        """The member itself, as of the objects."""
+        return self
 
     def __str__(self) -> str:
         return str.__str__(self)

@@ -84,6 +84,7 @@ class Asking:
             approval_policy="never",
             ephemeral=True,
             config=trust.untrusting(str(self._directory)),
+            sub_agents=False,
         )
         options: dict[str, Any] = {"effort": effort, "output_schema": output_schema}
         result: TurnResult = await thread.run(prompt, **options)

@@ -1,0 +1,1 @@
+"""The wire types, under the path that the published SDK generates them to."""
