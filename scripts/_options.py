@@ -28,12 +28,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypedDict
 
 if TYPE_CHECKING:
+    from os import PathLike
     from typing import Any, Literal
 
     from ..presets import Sandbox
     from .models import {models}
 
 '''
+# Options that are paths, or lists of them.
+PATHS = frozenset({"cwd", "path", "runtime_workspace_roots"})
 # A preset that people may give instead of a wire type.
 PRESETS = {"SandboxMode": "Sandbox"}
 
@@ -60,7 +63,7 @@ def emit_options(protocol: Protocol) -> str:
         if required:
             raise SchemaError(f"{name}: {method} requires {required}, which an option cannot be; add it in OPTIONS")
         options = {snake(key): schema for key, schema in properties.items() if key not in positional}
-        lines = [f"    {option}: {_Expression(protocol, models).of(schema)}" for option, schema in options.items()]
+        lines = [f"    {option}: {_option(option, schema, protocol, models)}" for option, schema in options.items()]
         blocks.append(
             "\n".join([f"class {name}(TypedDict, total=False):", f'    """Options of {method}."""', "", *lines])
         )
@@ -68,6 +71,12 @@ def emit_options(protocol: Protocol) -> str:
     table = "\n".join(["OPTION_NAMES: dict[str, frozenset[str]] = {", *names, "}"])
     prelude = PRELUDE.format(models="(" + ", ".join(sorted(models)) + ")").lstrip("\n")
     return prelude + "\n\n\n".join([*blocks, table]) + "\n"
+
+
+def _option(option: str, schema: Schema, protocol: Protocol, models: set[str]) -> str:
+    """The type of an option: a path may be given as such."""
+    expression = _Expression(protocol, models).of(schema)
+    return re.sub(r"\bstr\b", "str | PathLike[str]", expression) if option in PATHS else expression
 
 
 class _Expression:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from _models import emit_models
 from _options import emit_options
+from _payloads import emit_payloads
 from _routing import emit_routing, read_scopes
 from _schema import Protocol, SchemaError, binary_version, dump_schema, load
 from _staging import PLATFORMS, StagingError, stage_runtime, stage_sdk
@@ -45,6 +46,7 @@ def render(protocol: Protocol, scopes: dict[str, str]) -> dict[str, str]:
         "__init__.py": PACKAGE,
         "routing.py": emit_routing(protocol, scopes),
         "options.py": emit_options(protocol),
+        "payloads.py": emit_payloads(protocol),
         **emit_models(protocol),
     }
 

@@ -32,7 +32,8 @@ def signature(name: str, function: Any) -> str:
     """A function as it is called: without self, annotations as they are written, `async` if it is awaited."""
     parts = []
     star = False
-    found = inspect.signature(function)
+    # As it is written, with **options: `inspect.signature` shows each of them.
+    found = getattr(function, "__written_signature__", None) or inspect.signature(function)
     for parameter in found.parameters.values():
         if parameter.name == "self":
             continue
@@ -46,7 +47,8 @@ def signature(name: str, function: Any) -> str:
             default += _default(parameter.default)
         parts.append(f"{stars}{parameter.name}{annotation}{default}")
     returns = "" if found.return_annotation in (found.empty, None, "None") else f" -> {found.return_annotation}"
-    return f"{'async ' if inspect.iscoroutinefunction(function) else ''}{name}({', '.join(parts)}){returns}"
+    is_async = inspect.iscoroutinefunction(inspect.unwrap(function))
+    return f"{'async ' if is_async else ''}{name}({', '.join(parts)}){returns}"
 
 
 def _made_for_the_user(cls: type) -> bool:

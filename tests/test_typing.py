@@ -45,6 +45,38 @@ def wrong(client: AppServerClient, turn: models.Turn) -> None:
 """
 
 
+UNIONS = """
+from typing import assert_type
+
+from codex_app_server import Notification, TurnResult, UnknownNotification
+from codex_app_server.generated import models
+
+
+def items(result: TurnResult) -> list[str]:
+    assert_type(result.items, list[models.ThreadItem])
+    return [item.text for item in result.items if isinstance(item, models.AgentMessageThreadItem)]
+
+
+def payload(notification: Notification) -> str | None:
+    payload = notification.payload
+    if isinstance(payload, models.AgentMessageDeltaNotification):
+        return assert_type(payload.delta, str)
+    if isinstance(payload, models.TurnCompletedNotification):
+        return payload.turn.id
+    if isinstance(payload, UnknownNotification):
+        return assert_type(payload.problem, str | None)
+    return None
+"""
+NO_SUCH = """
+from codex_app_server import Notification, TurnResult
+
+
+def wrong(result: TurnResult, notification: Notification) -> None:
+    result.items[0].nothing
+    notification.payload.nothing
+"""
+
+
 def mypy(tmp_path: Path, code: str) -> subprocess.CompletedProcess[str]:
     snippet = tmp_path / "snippet.py"
     snippet.write_text(code, encoding="utf-8")
@@ -64,3 +96,11 @@ def test_what_is_no_params_object_is_an_error(tmp_path: Path) -> None:
     done = mypy(tmp_path, WRONG)
     errors = [line.split(":")[1] for line in done.stdout.splitlines() if " error: " in line]
     assert errors == ["7", "8", "9"], done.stdout + done.stderr
+
+
+@pytest.mark.timeout(120)
+def test_items_and_payloads_are_unions(tmp_path: Path) -> None:
+    done = mypy(tmp_path, UNIONS)
+    assert (done.returncode, done.stdout) == (0, ""), done.stdout + done.stderr
+    done = mypy(tmp_path, NO_SUCH)
+    assert done.returncode == 1 and {line.split(":")[1] for line in done.stdout.splitlines()} == {"6", "7"}

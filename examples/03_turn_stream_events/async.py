@@ -3,6 +3,7 @@
 import asyncio
 
 from codex_app_server import AsyncCodex, astream_text
+from codex_app_server.generated import models
 
 
 async def main() -> None:
@@ -13,15 +14,15 @@ async def main() -> None:
         turn = await thread.turn("Tell me a short story.")
         async with turn.stream() as stream:
             async for notification in stream:
-                match notification.method:
-                    case "item/agentMessage/delta":
-                        print(notification.payload.delta, end="", flush=True)
-                    case "item/started" | "item/completed":
-                        print(f"\n[{notification.method}: {notification.payload.item.type}]")
-                    case "turn/completed":
-                        print(f"\n[turn {notification.payload.turn.status}]")
-                    case other:
-                        print(f"\n[{other}]")
+                match notification.payload:
+                    case models.AgentMessageDeltaNotification(delta=delta):
+                        print(delta, end="", flush=True)
+                    case models.ItemStartedNotification(item=item) | models.ItemCompletedNotification(item=item):
+                        print(f"\n[{notification.method}: {item.type}]")
+                    case models.TurnCompletedNotification(turn=ended):
+                        print(f"\n[turn {ended.status}]")
+                    case _:
+                        print(f"\n[{notification.method}]")
 
         async for text in astream_text(thread, "And now a shorter one."):
             print(text, end="", flush=True)

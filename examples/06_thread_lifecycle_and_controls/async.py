@@ -3,6 +3,7 @@
 import asyncio
 
 from codex_app_server import AsyncCodex
+from codex_app_server.generated import models
 
 
 async def main() -> None:
@@ -19,8 +20,9 @@ async def main() -> None:
         # The turn that shortens the history belongs to the app-server: it shows among the client's own notifications.
         await fork.compact()
         async for notification in codex.notifications():
-            if notification.method == "turn/completed" and notification.payload.thread_id == fork.id:
-                print("compacted:", notification.payload.turn.status)
+            ended = notification.payload
+            if isinstance(ended, models.TurnCompletedNotification) and ended.thread_id == fork.id:
+                print("compacted:", ended.turn.status)
                 break
 
         await codex.thread_archive(thread.id)

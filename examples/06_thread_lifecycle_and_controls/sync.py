@@ -1,6 +1,7 @@
 """What can be done with a thread: name it, fork it, shorten it, put it away, bring it back, delete it."""
 
 from codex_app_server import Codex
+from codex_app_server.generated import models
 
 with Codex() as codex:
     thread = codex.thread_start()
@@ -15,8 +16,9 @@ with Codex() as codex:
     # The turn that shortens the history belongs to the app-server: it shows among the client's own notifications.
     fork.compact()
     for notification in codex.notifications():
-        if notification.method == "turn/completed" and notification.payload.thread_id == fork.id:
-            print("compacted:", notification.payload.turn.status)
+        ended = notification.payload
+        if isinstance(ended, models.TurnCompletedNotification) and ended.thread_id == fork.id:
+            print("compacted:", ended.turn.status)
             break
 
     codex.thread_archive(thread.id)

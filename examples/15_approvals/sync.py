@@ -28,7 +28,7 @@ with tempfile.TemporaryDirectory() as directory, Codex(approval_handler=decide) 
     thread = codex.thread_start(cwd=directory, sandbox=Sandbox.read_only, approval_mode=ApprovalMode.ask)
     result = thread.run("Write the word hello into the file hello.txt.")
     for item in result.items:
-        if item.type == "commandExecution":
+        if isinstance(item, models.CommandExecutionThreadItem):
             print("command:", item.status, item.exit_code)
     print("files:", [path.name for path in Path(directory).iterdir()])
     print(result.final_response)

@@ -39,12 +39,13 @@ class LastError:
 
             from .notifications import decode_payload
 
-            found = decode_payload("error", msgspec.json.encode(self._params))
+            found: Any = decode_payload("error", msgspec.json.encode(self._params))
         elif self._notification is not None:
             found = self._notification.payload
         else:
             return None
-        return found if hasattr(found, "will_retry") else None
+        error: ErrorNotification | None = found if hasattr(found, "will_retry") else None
+        return error
 
     def timeout(self, message: str) -> RequestTimeoutError:
         """The error of who has waited too long."""

@@ -7,9 +7,10 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, overload
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, get_args, overload
 
 from . import _thread_pages, operations
+from ._described import described
 from ._last_error import LastError
 from ._mailbox import SyncMailbox
 from ._thread_walk import PageRequest, ThreadWalk
@@ -100,6 +101,14 @@ class Codex:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    async def __aenter__(self) -> NoReturn:
+        # There will be no `__aexit__`.
+        self.close()
+        raise TypeError("a Codex is not for asyncio: write `with`, or use AsyncCodex with `async with`")
+
+    async def __aexit__(self, *_: object) -> None:
+        """Never called."""
+
     @property
     def client(self) -> AppServerClient:
         """The client underneath, for requests without a method of their own here."""
@@ -118,25 +127,30 @@ class Codex:
         self._closed = True
         self._client.close()
 
+    @described("ThreadStartOptions")
     def thread_start(self, **options: Unpack[ThreadStartKeywords]) -> Thread:
         """Begin a conversation."""
         response = self._client.perform(operations.thread_start(options))
         return Thread(self._client, response.thread.id)
 
+    @described("ThreadResumeOptions")
     def thread_resume(self, thread_id: str, **options: Unpack[ThreadResumeKeywords]) -> Thread:
         """Take up a stored conversation."""
         response = self._client.perform(operations.thread_resume(thread_id, options))
         return Thread(self._client, response.thread.id)
 
+    @described("ThreadForkOptions")
     def thread_fork(self, thread_id: str, **options: Unpack[ThreadForkKeywords]) -> Thread:
         """Begin a new conversation with the history of another."""
         response = self._client.perform(operations.thread_fork(thread_id, options))
         return Thread(self._client, response.thread.id)
 
+    @described("ThreadListOptions")
     def thread_list(self, **options: Unpack[ThreadListOptions]) -> m.ThreadListResponse:
         """Stored conversations, a page at a time."""
         return self._client.perform(operations.thread_list(options))
 
+    @described("ThreadListOptions", but="cursor")
     def threads(self, **options: Unpack[ThreadListOptions]) -> Iterator[m.Thread]:
         """All stored conversations, each once, page by page: what `thread_list` may skip between two pages is not.
 
@@ -242,6 +256,7 @@ class Thread:
         detach: bool = False,
         **options: Unpack[TurnKeywords],
     ) -> T: ...
+    @described("TurnStartOptions")
     def run(
         self,
         input: RunInput,
@@ -258,6 +273,7 @@ class Thread:
         the timeout, Ctrl-C - interrupts the turn, unless `detach`.
         Raises TurnFailedError, RequestTimeoutError, OutputTypeError, ThreadBusyError.
         """
+        operations.check_timeout(timeout)
         deadline = None if timeout is None else time.monotonic() + timeout
         last_error = LastError()
         try:
@@ -269,6 +285,7 @@ class Thread:
             raise last_error.timeout(f"the turn did not end within {timeout} s") from None
         return result if output_type is None else operations.parse_output(output_type, result)
 
+    @described("TurnStartOptions")
     def turn(
         self,
         input: RunInput,
@@ -446,7 +463,7 @@ class TurnText(Iterator[str]):
         try:
             while (notification := self._mailbox.get()) is not None:
                 if notification.method == "item/agentMessage/delta":
-                    return delta_of(notification)
+                    return delta_of(notification).delta
                 self._collector.add(notification)
         except KeyboardInterrupt:
             self.close()
@@ -490,6 +507,7 @@ class TurnHandle:
 
         Raises TurnFailedError, TransportClosedError, RequestTimeoutError.
         """
+        operations.check_timeout(timeout)
         last_error = LastError()
         try:
             return self._run(None if timeout is None else time.monotonic() + timeout, last_error)
@@ -557,6 +575,7 @@ def wait_for_turn_completed(turn: TurnHandle) -> m.TurnCompletedNotification:
     return operations.ended(turn.id, last)
 
 
+@described("TurnStartOptions")
 def stream_text(thread: Thread, input: RunInput, **options: Unpack[TurnKeywords]) -> TurnText:
     """Start one turn and iterate over its text as it comes. Raises TurnFailedError at its end."""
     return thread.turn(input, **options).text()

@@ -7,15 +7,18 @@ import contextlib
 import sys
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, overload
 
 from . import _thread_pages, operations
+from ._awaited import awaited
+from ._described import described
 from ._last_error import LastError
 from ._thread_walk import PageRequest, ThreadWalk
 from .api import BUSY_POLL_S, OnBusy, check_on_busy
 from .async_client import AsyncApprovalHandler, AsyncAppServerClient, AsyncMailbox
 from .config import AppServerConfig
 from .errors import (
+    CLOSED,
     InternalRpcError,
     JsonRpcError,
     RequestTimeoutError,
@@ -81,6 +84,12 @@ class AsyncCodex:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
+    def __enter__(self) -> NoReturn:
+        raise TypeError("an AsyncCodex is for asyncio: write `async with`, or use Codex")
+
+    def __exit__(self, *_: object) -> None:
+        """Never called."""
+
     @property
     def client(self) -> AsyncAppServerClient:
         """The client underneath, for requests without a method of their own here."""
@@ -112,26 +121,35 @@ class AsyncCodex:
             await asyncio.wait([self._starting])
         await self._client.close()
 
+    @described("ThreadStartOptions")
+    @awaited
     async def thread_start(self, **options: Unpack[ThreadStartKeywords]) -> AsyncThread:
         """Begin a conversation."""
         response = await self._perform(operations.thread_start(options))
         return AsyncThread(self._client, response.thread.id)
 
+    @described("ThreadResumeOptions")
+    @awaited
     async def thread_resume(self, thread_id: str, **options: Unpack[ThreadResumeKeywords]) -> AsyncThread:
         """Take up a stored conversation."""
         response = await self._perform(operations.thread_resume(thread_id, options))
         return AsyncThread(self._client, response.thread.id)
 
+    @described("ThreadForkOptions")
+    @awaited
     async def thread_fork(self, thread_id: str, **options: Unpack[ThreadForkKeywords]) -> AsyncThread:
         """Begin a new conversation with the history of another."""
         response = await self._perform(operations.thread_fork(thread_id, options))
         return AsyncThread(self._client, response.thread.id)
 
+    @described("ThreadListOptions")
+    @awaited
     async def thread_list(self, **options: Unpack[ThreadListOptions]) -> m.ThreadListResponse:
         """Stored conversations, a page at a time."""
         response: m.ThreadListResponse = await self._perform(operations.thread_list(options))
         return response
 
+    @described("ThreadListOptions", but="cursor")
     def threads(self, **options: Unpack[ThreadListOptions]) -> AsyncIterator[m.Thread]:
         """All stored conversations, each once, page by page: what `thread_list` may skip between two pages is not.
 
@@ -163,6 +181,7 @@ class AsyncCodex:
         """Put a stored conversation away; also frees what the app-server holds of it in memory."""
         await self._perform(operations.request("thread/archive", {"thread_id": thread_id}))
 
+    @awaited
     async def thread_unarchive(self, thread_id: str) -> AsyncThread:
         """Bring an archived conversation back; `thread_resume` it to go on."""
         response = await self._perform(operations.request("thread/unarchive", {"thread_id": thread_id}))
@@ -172,12 +191,14 @@ class AsyncCodex:
         """Delete a stored conversation for good."""
         await self._perform(operations.request("thread/delete", {"thread_id": thread_id}))
 
+    @awaited
     async def models(self, *, include_hidden: bool = False) -> m.ModelListResponse:
         """The models on offer."""
         operation = operations.request("model/list", {"include_hidden": include_hidden})
         response: m.ModelListResponse = await self._perform(operation)
         return response
 
+    @awaited
     async def account(self, *, refresh_token: bool = False) -> m.GetAccountResponse:
         """Who is logged in, and how."""
         response: m.GetAccountResponse = await self._perform(operations.account(refresh_token))
@@ -187,6 +208,7 @@ class AsyncCodex:
         """Log in with an API key."""
         await self._perform(operations.login("apiKey", api_key=api_key))
 
+    @awaited
     async def login_chatgpt(self) -> AsyncChatgptLoginHandle:
         """Begin a log-in by browser."""
         from .login import AsyncChatgptLoginHandle
@@ -194,6 +216,7 @@ class AsyncCodex:
         response = await self._perform(operations.login("chatgpt"))
         return AsyncChatgptLoginHandle(self._client, response.login_id, response.auth_url)
 
+    @awaited
     async def login_chatgpt_device_code(self) -> AsyncDeviceCodeLoginHandle:
         """Begin a log-in by a code that the user enters elsewhere."""
         from .login import AsyncDeviceCodeLoginHandle
@@ -225,7 +248,7 @@ class AsyncCodex:
     async def _ready(self) -> m.InitializeResponse:
         self._client._home.enter()
         if self._closed:
-            raise TransportClosedError("the client was closed")
+            raise TransportClosedError(CLOSED)
         if self._starting is None:
             self._starting = asyncio.ensure_future(self._start())
         # Shielded: one impatient caller must not break the start for the others.
@@ -269,6 +292,8 @@ class AsyncThread:
         detach: bool = False,
         **options: Unpack[TurnKeywords],
     ) -> T: ...
+    @described("TurnStartOptions")
+    @awaited
     async def run(
         self,
         input: RunInput,
@@ -287,7 +312,7 @@ class AsyncThread:
         """
 
         self._client._home.enter()
-
+        operations.check_timeout(timeout)
         last_error = LastError()
 
         async def turn_and_wait() -> TurnResult:
@@ -302,6 +327,8 @@ class AsyncThread:
             raise last_error.timeout(f"the turn did not end within {timeout} s") from None
         return result if output_type is None else operations.parse_output(output_type, result)
 
+    @described("TurnStartOptions")
+    @awaited
     async def turn(
         self,
         input: RunInput,
@@ -380,6 +407,7 @@ class AsyncThread:
         """
         return AsyncTurnHandle(self._client, self.id, turn_id, self._client.follow_turn(turn_id, self.id), True)
 
+    @awaited
     async def read(self, *, include_turns: bool = False) -> m.ThreadReadResponse:
         """What is stored of this conversation."""
         return await self._client.perform(operations.thread_read(self.id, include_turns))
@@ -388,12 +416,14 @@ class AsyncThread:
         """Give the conversation a name."""
         await self._client.perform(operations.request("thread/name/set", {"thread_id": self.id, "name": name}))
 
+    @awaited
     async def compact(self) -> m.ThreadCompactStartResponse:
         """Begin to shorten the history; the turn that does it shows among the client's notifications."""
         operation = operations.request("thread/compact/start", {"thread_id": self.id})
         response: m.ThreadCompactStartResponse = await self._client.perform(operation)
         return response
 
+    @awaited
     async def review(
         self, target: m.ReviewTarget | dict[str, Any] | None = None, *, detached: bool = False
     ) -> AsyncTurnHandle:
@@ -402,6 +432,7 @@ class AsyncThread:
         response, mailbox = await self._client.start_turn(operation)
         return AsyncTurnHandle(self._client, response.review_thread_id, response.turn.id, mailbox)
 
+    @awaited
     async def set_goal(
         self, objective: str | None = None, *, status: Any = None, token_budget: int | None = None
     ) -> m.ThreadGoal:
@@ -409,12 +440,14 @@ class AsyncThread:
         fields = {"objective": objective, "status": status, "token_budget": token_budget}
         return (await self._client.perform(operations.goal_set(self.id, fields))).goal
 
+    @awaited
     async def goal(self) -> m.ThreadGoal | None:
         """The conversation's goal, if it has one."""
         operation = operations.request("thread/goal/get", {"thread_id": self.id})
         response: m.ThreadGoalGetResponse = await self._client.perform(operation)
         return response.goal
 
+    @awaited
     async def clear_goal(self) -> bool:
         """Take the goal away; whether there was one."""
         operation = operations.request("thread/goal/clear", {"thread_id": self.id})
@@ -487,7 +520,7 @@ class AsyncTurnText(AsyncIterator[str]):
         try:
             while (notification := await self._turn._mailbox.get()) is not None:
                 if notification.method == "item/agentMessage/delta":
-                    return delta_of(notification)
+                    return delta_of(notification).delta
                 self._collector.add(notification)
         except asyncio.CancelledError:
             self._turn.abandon()
@@ -528,12 +561,14 @@ class AsyncTurnHandle:
         """The text of the turn alone, as it comes. Raises TurnFailedError at its end if it failed."""
         return AsyncTurnText(self)
 
+    @awaited
     async def run(self, *, timeout: float | None = None) -> TurnResult:
         """Read the turn to its end. `timeout` in seconds; whatever ends the wait early interrupts the turn.
 
         Raises TurnFailedError, TransportClosedError, RequestTimeoutError, WrongEventLoopError.
         """
         self._mailbox.check()
+        operations.check_timeout(timeout)
         last_error = LastError()
         try:
             return await asyncio.wait_for(self._run(last_error), timeout)
@@ -597,6 +632,7 @@ class AsyncTurnHandle:
         await self._client.interrupt_turn(self.thread_id, self.id, lambda: self._mailbox.ended)
 
 
+@described("TurnStartOptions")
 def astream_text(thread: AsyncThread, input: RunInput, **options: Unpack[TurnKeywords]) -> AsyncTurnText:
     """Start one turn, when it is first read, and iterate over its text. Raises TurnFailedError at its end."""
     return AsyncTurnText(start=lambda: thread.turn(input, **options))

@@ -20,8 +20,8 @@ from ._connection import GLOBAL_NOTIFICATIONS, Call, Connection, log
 from ._deliveries import Ask
 from ._mailbox import Mailbox
 from ._start_failures import working_directory
-from .client import INTERRUPT_ANSWER_S, INTERRUPT_LIMIT_S, INTERRUPT_RETRY_S
-from .config import AppServerConfig
+from .client import INTERRUPT_ANSWER_S, INTERRUPT_LIMIT_S, INTERRUPT_RETRY_S, check_handler
+from .config import AppServerConfig, config_of
 from .envelope import RequestId
 from .errors import (
     AppServerError,
@@ -34,6 +34,7 @@ from .generated.routing import REQUESTS
 from .inputs import Input
 from .notifications import Notification
 from .operations import Operation
+from .results import delta_of
 from .transport import StdioTransport, Transport
 
 if TYPE_CHECKING:
@@ -103,7 +104,8 @@ class AsyncAppServerClient:
         transport: Transport | None = None,
         approval_handler: AsyncApprovalHandler | None = None,
     ) -> None:
-        self.config = config or AppServerConfig()
+        self.config = config_of(config)
+        check_handler(approval_handler, for_asyncio=True)
         # Whose directory relative paths are in is known of a process of our own.
         self._base = working_directory(self.config.cwd) if transport is None else None
         self._transport = transport or StdioTransport(self.config)
@@ -261,7 +263,7 @@ class AsyncAppServerClient:
 
     async def wait_for_turn_completed(self, turn_id: str) -> models.TurnCompletedNotification:
         """Read a turn to its end. Raises as `turn_notifications`."""
-        last: models.TurnCompletedNotification | None = None
+        last: Any = None
         async for notification in self.turn_notifications(turn_id):
             if notification.method == "turn/completed":
                 last = notification.payload
@@ -275,7 +277,7 @@ class AsyncAppServerClient:
         _, mailbox = await self.start_turn(operation)
         async for notification in read(mailbox):
             if notification.method == "item/agentMessage/delta":
-                yield notification.payload
+                yield delta_of(notification)
 
     async def next_notification(self) -> Notification | None:
         """The next notification that belongs to no turn of this client, None after `close`. The newest 10,000 are kept.
@@ -319,8 +321,9 @@ class AsyncAppServerClient:
         notification = await mailbox.get()
         if notification is None:
             raise TurnEndedError(f"the end of log-in {login_id} was read before")
-        payload: models.AccountLoginCompletedNotification = notification.payload
-        return payload
+        payload: Any = notification.payload
+        ended: models.AccountLoginCompletedNotification = payload
+        return ended
 
     @property
     def held(self) -> dict[str, int]:

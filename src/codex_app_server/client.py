@@ -5,6 +5,7 @@ from __future__ import annotations
 import _thread
 import contextlib
 import functools
+import inspect
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -17,11 +18,12 @@ from ._mailbox import SyncMailbox
 from ._start_failures import working_directory
 from ._sub_agents import AgentTurn
 from ._waking import Answer
-from .config import AppServerConfig
+from .config import AppServerConfig, config_of
 from .envelope import RequestId
 from .errors import (
     AppServerError,
     InternalRpcError,
+    InvalidInputError,
     JsonRpcError,
     RequestTimeoutError,
     TurnEndedError,
@@ -30,6 +32,7 @@ from .generated.routing import REQUESTS
 from .inputs import Input
 from .notifications import Notification
 from .operations import Operation
+from .results import delta_of
 from .transport import StdioTransport, Transport
 
 if TYPE_CHECKING:
@@ -44,6 +47,21 @@ INTERRUPT_LIMIT_S = 10.0
 # The app-server never answers an interrupt that comes while the turn is ending of another.
 INTERRUPT_ANSWER_S = 1.0
 _QUEUE_POLL_S = 5.0
+
+
+def check_handler(handler: Any, *, for_asyncio: bool) -> None:
+    """Raises InvalidInputError for an approval handler that cannot be called, or not without awaiting it."""
+    if handler is None:
+        return
+    if not callable(handler):
+        raise InvalidInputError(
+            f"approval_handler is {handler!r}; expected a function of the method and the params of a request"
+        )
+    if inspect.iscoroutinefunction(handler) and not for_asyncio:
+        raise InvalidInputError(
+            "approval_handler is a coroutine function, which a synchronous client cannot await; give a function, or "
+            "use AsyncCodex"
+        )
 
 
 class AppServerClient:
@@ -62,7 +80,8 @@ class AppServerClient:
         transport: Transport | None = None,
         approval_handler: ApprovalHandler | None = None,
     ) -> None:
-        self.config = config or AppServerConfig()
+        self.config = config_of(config)
+        check_handler(approval_handler, for_asyncio=False)
         # Whose directory relative paths are in is known of a process of our own.
         self._base = working_directory(self.config.cwd) if transport is None else None
         self._approval_handler = approval_handler
@@ -195,7 +214,7 @@ class AppServerClient:
 
     def wait_for_turn_completed(self, turn_id: str) -> models.TurnCompletedNotification:
         """Read a turn to its end. Raises as `turn_notifications`."""
-        last: models.TurnCompletedNotification | None = None
+        last: Any = None
         for notification in self.turn_notifications(turn_id):
             if notification.method == "turn/completed":
                 last = notification.payload
@@ -209,7 +228,7 @@ class AppServerClient:
         _, mailbox = self.start_turn(operation)
         for notification in read(mailbox):
             if notification.method == "item/agentMessage/delta":
-                yield notification.payload
+                yield delta_of(notification)
 
     def next_notification(self, timeout_s: float | None = None) -> Notification | None:
         """The next notification that belongs to no turn of this client, None after `close`. The newest 10,000 are kept.
@@ -253,8 +272,9 @@ class AppServerClient:
         notification = mailbox.get(timeout_s)
         if notification is None:
             raise TurnEndedError(f"the end of log-in {login_id} was read before")
-        payload: models.AccountLoginCompletedNotification = notification.payload
-        return payload
+        payload: Any = notification.payload
+        ended: models.AccountLoginCompletedNotification = payload
+        return ended
 
     @property
     def held(self) -> dict[str, int]:

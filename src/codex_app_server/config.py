@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from . import home
 from ._paths import check_utf8, shown
@@ -48,8 +50,12 @@ class AppServerConfig:
     experimental_api: bool = True
 
     def __post_init__(self) -> None:
+        if isinstance(self.config_overrides, str | Mapping):
+            raise InvalidInputError(
+                f"config_overrides is {self.config_overrides!r}; give a tuple of strings 'key=value', values as TOML"
+            )
         self.config_overrides = tuple(self.config_overrides)
-        self.env = dict(self.env or {})
+        self.env = {name: _as_text(name, value) for name, value in dict(self.env or {}).items()}
         for override in self.config_overrides:
             if not re.match(r"[^=\s]+=", override):
                 raise InvalidInputError(f"config override {override!r} is not of the form key=value")
@@ -87,6 +93,25 @@ class AppServerConfig:
         if self.launch_args_override is None:
             environ["PATH"] = with_tools(environ.get("PATH", ""), packaged=self.codex_bin is None)
         return without_proxy_on_loopback(environ)
+
+
+def _as_text(name: str, value: Any) -> str:
+    """The value of an environment variable. Raises InvalidInputError."""
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if not isinstance(value, str):
+        raise InvalidInputError(f"env: {name} is {value!r}; expected a string, such as {str(value)!r}")
+    return value
+
+
+def config_of(given: Any) -> AppServerConfig:
+    """The configuration that was given, by default one with nothing set. Raises InvalidInputError for anything else."""
+    if given is None:
+        return AppServerConfig()
+    if isinstance(given, AppServerConfig):
+        return given
+    remedy = "AppServerConfig(**config)" if isinstance(given, Mapping) else "AppServerConfig(codex_bin=..., cwd=...)"
+    raise InvalidInputError(f"config is a {type(given).__name__}; expected an AppServerConfig: write {remedy}")
 
 
 def without_proxy_on_loopback(environ: dict[str, str]) -> dict[str, str]:

@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from .results import TurnResult
 
 
+CLOSED = "the client was closed; make a new one, or use it inside of its `with` block"
+
+
 class AppServerError(Exception):
     """Base of every error raised by the SDK."""
 
@@ -248,10 +251,11 @@ class TurnFailedError(AppServerError, RuntimeError):
 
 
 class JsonRpcError(AppServerError):
-    """A request answered with an error: `code`, `message` and `data` as they came."""
+    """A request answered with an error: `code`, `message` and `data` as they came; its text may add what to do."""
 
     def __init__(self, code: int, message: str, data: Any = None) -> None:
-        super().__init__(f"{message} (JSON-RPC error {code})")
+        remedy = _remedy_of(message)
+        super().__init__(f"{message} (JSON-RPC error {code}){f'; {remedy}' if remedy else ''}")
         self.code = code
         self.message = message
         self.data = data
@@ -334,6 +338,23 @@ def map_jsonrpc_error(code: int, message: str, data: Any = None) -> JsonRpcError
     if code_class in (ServerBusyError, AppServerRpcError) and _says_retry_limit(message):
         code_class = RetryLimitExceededError
     return code_class(code, message, data)
+
+
+# What codex says of a thread's id that no thread has, or that is none.
+_NO_THREAD = (
+    "invalid session id",
+    "invalid thread id",
+    "no rollout found for thread id",
+    "no archived rollout found for thread id",
+    "thread not found",
+    "thread not loaded",
+)
+
+
+def _remedy_of(message: str) -> str:
+    if message.lower().startswith(_NO_THREAD):
+        return "check the id: thread_list() has those of the threads in this CODEX_HOME, and thread_resume() loads one"
+    return ""
 
 
 def is_retryable_error(error: BaseException) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,7 +28,7 @@ class ImageInput:
 class LocalImageInput:
     """An image file; the path is read by the app-server, on its machine."""
 
-    path: str
+    path: str | os.PathLike[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,7 @@ class SkillInput:
     """A skill by name and path of its SKILL.md."""
 
     name: str
-    path: str
+    path: str | os.PathLike[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ class MentionInput:
     """A named resource."""
 
     name: str
-    path: str
+    path: str | os.PathLike[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,11 @@ def to_wire_input(value: Input) -> list[dict[str, Any]]:
     """
     items: Sequence[Any] = [value] if isinstance(value, str | InputItem) else value
     if not isinstance(items, list | tuple):
-        raise InvalidInputError(f"input is {type(value).__name__}; expected text, an input item, or a list of them")
+        hint = "; the text of a file is its read_text()" if isinstance(value, os.PathLike) else ""
+        raise InvalidInputError(
+            f"input is {type(value).__name__}; expected text, an input item such as TextInput or LocalImageInput, "
+            f"or a list of them{hint}"
+        )
     if not items:
         raise InvalidInputError("input is empty; give at least one item")
     return [_to_wire_item(item) for item in items]
@@ -103,12 +108,16 @@ def _to_wire_item(item: Any) -> dict[str, Any]:
                 )
             return {"type": "image", "url": item.url}
         case LocalImageInput():
-            return {"type": "localImage", "path": _checked(item.path)}
+            return {"type": "localImage", "path": _checked(_path(item.path))}
         case SkillInput():
-            return {"type": "skill", "name": _checked(item.name), "path": _checked(item.path)}
+            return {"type": "skill", "name": _checked(item.name), "path": _checked(_path(item.path))}
         case MentionInput():
-            return {"type": "mention", "name": _checked(item.name), "path": _checked(item.path)}
+            return {"type": "mention", "name": _checked(item.name), "path": _checked(_path(item.path))}
     raise InvalidInputError(f"input item is {type(item).__name__}; expected text or one of the *Input classes")
+
+
+def _path(path: Any) -> Any:
+    return os.fspath(path) if isinstance(path, os.PathLike) else path
 
 
 def _checked(text: Any) -> str:

@@ -6,11 +6,14 @@ import logging
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from .generated.routing import NOTIFICATIONS
+
+if TYPE_CHECKING:
+    from .generated.payloads import NotificationPayload
 
 log = logging.getLogger("codex_app_server")
 
@@ -74,8 +77,8 @@ class Notification(msgspec.Struct, eq=False, gc=False, repr_omit_defaults=True):
         return method
 
     @property
-    def payload(self) -> Any:
-        payload = self._payload
+    def payload(self) -> NotificationPayload | UnknownNotification:
+        payload: NotificationPayload | UnknownNotification | None = self._payload
         if payload is not None:
             return payload
         raw = self.raw
@@ -83,14 +86,15 @@ class Notification(msgspec.Struct, eq=False, gc=False, repr_omit_defaults=True):
             head, start, validate = _forms[self._method or self.method]
             # Should the params not end there, what is cut out is no JSON value.
             if raw[:start] == head:
-                payload = self._payload = validate(raw[start:-_END_BYTES])
-                return payload
+                known: NotificationPayload = validate(raw[start:-_END_BYTES])
+                self._payload = known
+                return known
         except (ValueError, KeyError, RecursionError):
             pass
-        payload = self._payload = self._decode()
-        return payload
+        found = self._payload = self._decode()
+        return found
 
-    def _decode(self) -> Any:
+    def _decode(self) -> NotificationPayload | UnknownNotification:
         raw, method = self.raw, self.method
         try:
             params = bytes(_decode_line(raw).params)
@@ -109,13 +113,14 @@ class Notification(msgspec.Struct, eq=False, gc=False, repr_omit_defaults=True):
         return f"Notification({self.method!r}, {self.raw[:200]!r})"
 
 
-def decode_payload(method: str, params: bytes) -> Any:
+def decode_payload(method: str, params: bytes) -> NotificationPayload | UnknownNotification:
     """The typed payload of a notification, or an UnknownNotification."""
     form = _forms.get(method) or _new_form(method)
     problem: str | None = None
     if form is not None:
         try:
-            return form[2](params)
+            known: NotificationPayload = form[2](params)
+            return known
         except (ValueError, RecursionError) as error:
             problem = _note_undecoded(method, error)
     try:

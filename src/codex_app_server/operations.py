@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import functools
-import os.path
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -142,12 +142,31 @@ def encode_plain(what: str, value: Any) -> bytes:
 def encode_params(type_name: str, fields: Mapping[str, Any]) -> bytes:
     """The JSON of a generated parameters type, without optional fields that are None. Raises InvalidInputError."""
     required = _required_of(type_name)
-    sent = {name: field for name, field in fields.items() if field is not None or name in required}
+    sent = {
+        name: field if type(field) in _PLAIN else _as_sent(name, field)
+        for name, field in fields.items()
+        if field is not None or name in required
+    }
     try:
         value = _adapter(type_name).validator.validate_python(sent)
     except ValueError as error:
         raise InvalidInputError(f"{type_name}: {_problems_of(error)}") from None
     return _dump(type_name, value, sent)
+
+
+# Values that are sent as they are; most are.
+_PLAIN = frozenset({str, int, float, bool, dict, type(None)})
+
+
+def _as_sent(name: str, field: Any) -> Any:
+    """A field with its paths as text. Raises InvalidInputError for an object where its id is expected."""
+    if isinstance(field, os.PathLike):
+        return os.fspath(field)
+    if isinstance(field, list | tuple):
+        return [os.fspath(each) if isinstance(each, os.PathLike) else each for each in field]
+    if name.endswith("_id") and isinstance(getattr(field, "id", None), str):
+        raise InvalidInputError(f"{name} is a {type(field).__name__}; expected its id: give its .id")
+    return field
 
 
 def _problems_of(error: ValueError) -> str:
@@ -200,12 +219,29 @@ def _finish_with(method: str, type_name: str | None) -> Callable[[bytes], Any]:
     return finish
 
 
+# Options of run that are no fields of the request, and names that people give to some of them.
+_OF_RUN = frozenset({"timeout", "output_type", "on_busy", "detach"})
+_MEANT = {
+    **dict.fromkeys(("timeout_s", "timeout_seconds", "deadline"), "timeout"),
+    **dict.fromkeys(("working_directory", "workdir", "directory"), "cwd"),
+    **dict.fromkeys(("reasoning_effort", "model_reasoning_effort"), "effort"),
+    **dict.fromkeys(("response_format", "schema"), "output_schema"),
+}
+
+
 def load_types() -> None:
     """Load what a first turn needs, some tenths of a second of work; without this its first use does it."""
     from .generated import models
 
     for name in models.FIRST_TURN:
         getattr(models, name).model_rebuild()
+
+
+def check_timeout(timeout: Any) -> None:
+    """Raises InvalidInputError for what is no number of seconds from 0 on, nor None."""
+    is_number = isinstance(timeout, int | float) and not isinstance(timeout, bool)
+    if timeout is not None and not (is_number and timeout >= 0):
+        raise InvalidInputError(f"timeout is {timeout!r}; expected a number of seconds from 0 on, or None")
 
 
 def check_options(type_name: str, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -216,8 +252,11 @@ def check_options(type_name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     known = OPTION_NAMES[type_name] | PRESETS.get(type_name, frozenset())
     for name in options:
         if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; it takes {', '.join(sorted(known))}"
+            offered = known | (_OF_RUN if type_name == "TurnStartOptions" else frozenset())
+            near = [_MEANT[name]] if name in _MEANT else difflib.get_close_matches(name, offered, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; it takes {', '.join(sorted(offered))}"
+            if name in _OF_RUN:
+                hint = "; it is an option of run alone: give it there"
             raise TypeError(f"unknown option {name!r}{hint}")
     return expand(options, of_turn=type_name == "TurnStartOptions")
 

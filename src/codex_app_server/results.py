@@ -72,7 +72,7 @@ class TurnResult:
     status: models.TurnStatus
     error: models.TurnError | None
     final_response: str | None
-    items: list[Any]
+    items: list[models.ThreadItem]
     usage: models.ThreadTokenUsage | None
     started_at: int | None
     completed_at: int | None
@@ -220,15 +220,16 @@ def _is_undecoded(notification: Notification) -> bool:
     return isinstance(notification.payload, UnknownNotification)
 
 
-def delta_of(notification: Notification) -> str:
-    """The text of an item/agentMessage/delta. Raises AppServerError when it does not fit its type."""
-    payload = notification.payload
+def delta_of(notification: Notification) -> models.AgentMessageDeltaNotification:
+    """The payload of an item/agentMessage/delta. Raises AppServerError when it does not fit its type."""
+    payload: Any = notification.payload
     if isinstance(payload, UnknownNotification):
         raise AppServerError(
             f"a piece of the text of a turn could not be read: {payload.problem}; "
             "the runtime may be another version than this SDK was made for"
         )
-    return str(payload.delta)
+    delta: models.AgentMessageDeltaNotification = payload
+    return delta
 
 
 def _usage(notifications: list[Notification]) -> models.ThreadTokenUsage | None:

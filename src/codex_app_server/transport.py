@@ -20,7 +20,7 @@ from ._pumps import PollPump, ThreadPump
 from ._waking import Latch
 from .config import AppServerConfig
 from .envelope import RequestId
-from .errors import TransportClosedError
+from .errors import CLOSED, TransportClosedError
 from .home import ensure_home
 from .lines import MAX_LINE_BYTES, LineSplitter, LongLine
 
@@ -192,7 +192,7 @@ class StdioTransport(_fork.ProcessBound):
         self._check_process()
         pump = self._pump
         if pump is None or self._closing:
-            raise TransportClosedError("the app-server is not running: the client was closed or never started")
+            raise TransportClosedError(f"the app-server is not running, or was never started: {CLOSED}")
         pump.write(line + b"\n")
 
     def cancel(self, request_id: RequestId) -> None:
@@ -253,7 +253,7 @@ class StdioTransport(_fork.ProcessBound):
         assert process is not None and pump is not None
         try:
             if self._closing:
-                self._receiver.on_closed(TransportClosedError("the client was closed"))
+                self._receiver.on_closed(TransportClosedError(CLOSED))
                 self._stop_process()
             else:
                 code = self._stop_process(after_stdin_s=0.5)

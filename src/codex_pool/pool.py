@@ -26,11 +26,13 @@ from codex_app_server import (
     _fork,
     _threads,
 )
+from codex_app_server._awaited import Awaited
 from codex_app_server._paths import check_environment, shown
 from codex_app_server._start_failures import directory_problem, start_error, working_directory
 from codex_app_server._waking import Latch
 from codex_app_server.async_client import AsyncApprovalHandler
 from codex_app_server.client import ApprovalHandler
+from codex_app_server.config import config_of
 from codex_app_server.errors import StartErrorKind
 from codex_app_server.home import codex_home as home_of
 from codex_app_server.home import ensure_home
@@ -111,7 +113,7 @@ class Pool(_fork.ProcessBound):
         config: AppServerConfig | None = None,
         *,
         turns_per_worker: int = defaults.TURNS_PER_WORKER,
-        endpoint: str | None = None,
+        endpoint: str | os.PathLike[str] | None = None,
         listen: str | None = None,
         keys: str | os.PathLike[str] | None = None,
         log_file: str | os.PathLike[str] | None = None,
@@ -124,6 +126,9 @@ class Pool(_fork.ProcessBound):
         turn_idle_limit_s: float | None = defaults.TURN_IDLE_LIMIT_S,
         turn_wall_limit_s: float | None = None,
     ) -> None:
+        for name, number in (("workers", workers), ("turns_per_worker", turns_per_worker)):
+            if not isinstance(number, int):
+                raise InvalidInputError(f"{name} is {number!r}; expected a whole number")
         if workers < 1 or turns_per_worker < 1:
             raise InvalidInputError(f"workers={workers}, turns_per_worker={turns_per_worker}: both must be at least 1")
         recycle: dict[str, float | None] = {
@@ -141,11 +146,11 @@ class Pool(_fork.ProcessBound):
         self._limits = limits
         self._workers = workers
         self._turns_per_worker = turns_per_worker
-        self._config = config or AppServerConfig()
+        self._config = config_of(config)
         self._log_file = log_file
         self._on_slots = on_slots
         self._own_directory: Path | None = None
-        self._endpoint = endpoint
+        self._endpoint = _endpoint_of(endpoint)
         self._listen = listen
         self._keys = keys
         self._supervisor: subprocess.Popen[bytes] | None = None
@@ -186,7 +191,9 @@ class Pool(_fork.ProcessBound):
     def endpoint(self) -> str:
         """Where clients connect. Raises TransportClosedError before the start."""
         if self._endpoint is None:
-            raise TransportClosedError("the pool has not been started")
+            raise TransportClosedError(
+                "the pool does not run: it was not started, or is closed; use it as a context manager, or start() it"
+            )
         return self._endpoint
 
     @property
@@ -391,19 +398,23 @@ class Pool(_fork.ProcessBound):
         """A client of this pool; any number may be connected at once. Options as for the function `connect`."""
         return Codex(transport=self._transport(name, priority, when_gone), approval_handler=approval_handler)
 
-    async def aconnect(
+    def aconnect(
         self,
         *,
         name: str = "",
         approval_handler: AsyncApprovalHandler | None = None,
         priority: Priority = "interactive",
         when_gone: WhenGone = "interrupt",
-    ) -> AsyncCodex:
-        """An asyncio client of this pool, connected. Options as for the function `connect`."""
-        transport = self._transport(name, priority, when_gone)
-        codex = AsyncCodex(transport=transport, approval_handler=approval_handler)
-        await codex.start()
-        return codex
+    ) -> Connecting:
+        """An asyncio client of this pool, connected: await it, or use it with `async with`, which also closes it.
+
+        Options as for the function `connect`.
+        """
+
+        def transport() -> PoolTransport:
+            return self._transport(name, priority, when_gone)
+
+        return Connecting(transport, approval_handler, "Pool.aconnect")
 
     def _transport(self, name: str, priority: Priority, when_gone: WhenGone) -> PoolTransport:
         self._check_process()
@@ -477,7 +488,7 @@ class Pool(_fork.ProcessBound):
 
 
 def connect(
-    endpoint: str | None = None,
+    endpoint: str | os.PathLike[str] | None = None,
     *,
     name: str = "",
     key: str | os.PathLike[str] | None = None,
@@ -492,26 +503,68 @@ def connect(
     `when_gone`: what becomes of its running turns when it has not been heard for 20 s; "keep" lets them run on.
     Raises EndpointError, and TransportClosedError when there is no pool.
     """
-    endpoint = endpoint or endpoints.default_endpoint()
+    endpoint = _endpoint_of(endpoint) or endpoints.default_endpoint()
     transport = PoolTransport(endpoint, client=name, key=key, priority=priority, when_gone=when_gone)
     return Codex(transport=transport, approval_handler=approval_handler)
 
 
-async def aconnect(
-    endpoint: str | None = None,
+def aconnect(
+    endpoint: str | os.PathLike[str] | None = None,
     *,
     name: str = "",
     key: str | os.PathLike[str] | None = None,
     approval_handler: AsyncApprovalHandler | None = None,
     priority: Priority = "interactive",
     when_gone: WhenGone = "interrupt",
+) -> Connecting:
+    """An asyncio client of the pool at `endpoint`, connected: await it, or use it with `async with`, which closes it.
+
+    Options and what it raises as for `connect`.
+    """
+
+    def transport() -> PoolTransport:
+        named = _endpoint_of(endpoint) or endpoints.default_endpoint()
+        return PoolTransport(named, client=name, key=key, priority=priority, when_gone=when_gone)
+
+    return Connecting(transport, approval_handler, "aconnect")
+
+
+class Connecting(Awaited[AsyncCodex]):
+    """A client of a pool that is about to connect: awaited it is an AsyncCodex; with `async with` it is closed too."""
+
+    __slots__ = ("_codex",)
+
+    def __init__(
+        self, transport: Callable[[], PoolTransport], approval_handler: AsyncApprovalHandler | None, called: str
+    ) -> None:
+        connected = _connected(transport, approval_handler)
+        # The name that Python says was never awaited.
+        connected.__qualname__ = called  # type: ignore[attr-defined]
+        super().__init__(connected, called)
+
+    async def __aenter__(self) -> AsyncCodex:
+        self._codex: AsyncCodex = await self
+        return self._codex
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._codex.close()
+
+
+async def _connected(
+    transport: Callable[[], PoolTransport], approval_handler: AsyncApprovalHandler | None
 ) -> AsyncCodex:
-    """An asyncio client of the pool at `endpoint`, connected. Options and what it raises as for `connect`."""
-    endpoint = endpoint or endpoints.default_endpoint()
-    transport = PoolTransport(endpoint, client=name, key=key, priority=priority, when_gone=when_gone)
-    codex = AsyncCodex(transport=transport, approval_handler=approval_handler)
+    codex = AsyncCodex(transport=transport(), approval_handler=approval_handler)
     await codex.start()
     return codex
+
+
+def _endpoint_of(endpoint: Any) -> str | None:
+    """An endpoint by its address, or by the path of its socket. Raises InvalidInputError."""
+    if isinstance(endpoint, os.PathLike):
+        return f"ipc://{os.path.abspath(endpoint)}"
+    if endpoint is not None and not isinstance(endpoint, str):
+        raise InvalidInputError(f"endpoint is {endpoint!r}; expected an address such as ipc:///run/user/1000/pool.sock")
+    return endpoint
 
 
 def running_daemon(endpoint: str) -> str | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypedDict
 
 if TYPE_CHECKING:
+    from os import PathLike
     from typing import Any, Literal
 
     from ..presets import Sandbox
@@ -46,7 +47,7 @@ class ThreadForkOptions(TypedDict, total=False):
     base_instructions: str | None
     before_turn_id: str | None
     config: dict[str, Any] | None
-    cwd: str | None
+    cwd: str | PathLike[str] | None
     defer_goal_continuation: bool
     developer_instructions: str | None
     ephemeral: bool
@@ -55,9 +56,9 @@ class ThreadForkOptions(TypedDict, total=False):
     last_turn_id: str | None
     model: str | None
     model_provider: str | None
-    path: str | None
+    path: str | PathLike[str] | None
     permissions: str | None
-    runtime_workspace_roots: list[str] | None
+    runtime_workspace_roots: list[str | PathLike[str]] | None
     sandbox: Sandbox | SandboxMode | Literal["read-only", "workspace-write", "danger-full-access"] | None
     service_tier: str | None
     thread_source: str | None
@@ -108,17 +109,17 @@ class ThreadResumeOptions(TypedDict, total=False):
     approvals_reviewer: ApprovalsReviewer | Literal["user", "auto_review", "guardian_subagent"] | None
     base_instructions: str | None
     config: dict[str, Any] | None
-    cwd: str | None
+    cwd: str | PathLike[str] | None
     developer_instructions: str | None
     exclude_turns: bool
     history: list[ResponseItem] | None
     initial_turns_page: ThreadResumeInitialTurnsPageParams | None
     model: str | None
     model_provider: str | None
-    path: str | None
+    path: str | PathLike[str] | None
     permissions: str | None
     personality: Personality | Literal["none", "friendly", "pragmatic"] | None
-    runtime_workspace_roots: list[str] | None
+    runtime_workspace_roots: list[str | PathLike[str]] | None
     sandbox: Sandbox | SandboxMode | Literal["read-only", "workspace-write", "danger-full-access"] | None
     service_tier: str | None
 
@@ -131,7 +132,7 @@ class ThreadStartOptions(TypedDict, total=False):
     approvals_reviewer: ApprovalsReviewer | Literal["user", "auto_review", "guardian_subagent"] | None
     base_instructions: str | None
     config: dict[str, Any] | None
-    cwd: str | None
+    cwd: str | PathLike[str] | None
     daybreak_enabled: bool | None
     developer_instructions: str | None
     dynamic_tools: list[DynamicToolSpec] | None
@@ -146,7 +147,7 @@ class ThreadStartOptions(TypedDict, total=False):
     permissions: str | None
     personality: Personality | Literal["none", "friendly", "pragmatic"] | None
     project_id: str | None
-    runtime_workspace_roots: list[str] | None
+    runtime_workspace_roots: list[str | PathLike[str]] | None
     sandbox: Sandbox | SandboxMode | Literal["read-only", "workspace-write", "danger-full-access"] | None
     selected_capability_roots: list[SelectedCapabilityRoot] | None
     service_name: str | None
@@ -163,7 +164,7 @@ class TurnStartOptions(TypedDict, total=False):
     approvals_reviewer: ApprovalsReviewer | Literal["user", "auto_review", "guardian_subagent"] | None
     client_user_message_id: str | None
     collaboration_mode: CollaborationMode | None
-    cwd: str | None
+    cwd: str | PathLike[str] | None
     cyber_access_program: CyberAccessProgram | Literal["standard", "daybreakBlue", "daybreakRed"] | None
     disabled_plugin_ids: list[str] | None
     effort: str | None
@@ -176,7 +177,7 @@ class TurnStartOptions(TypedDict, total=False):
     personality: Personality | Literal["none", "friendly", "pragmatic"] | None
     responsesapi_client_metadata: dict[str, str] | None
     root_turn_id: str | None
-    runtime_workspace_roots: list[str] | None
+    runtime_workspace_roots: list[str | PathLike[str]] | None
     sandbox_policy: SandboxPolicy | None
     service_tier: str | None
     service_tier_for_turn: str | None

@@ -185,7 +185,7 @@ def _run_turn(codex: Codex, prompt: str, thread_options: Any, turn_options: Any,
                     if isinstance(interrupt, start.HungUp):
                         # Nobody is there to read it.
                         continue
-                    text = delta_of(notification)
+                    text = delta_of(notification).delta
                     sys.stdout.write(text)
                     sys.stdout.flush()
                     at_line_start = text.endswith("\n")

@@ -23,7 +23,7 @@ import zmq
 from codex_app_server import _fork, _threads
 from codex_app_server._waking import Latch, WakePipe
 from codex_app_server.envelope import RequestId
-from codex_app_server.errors import InvalidInputError, StartError, TransportClosedError
+from codex_app_server.errors import CLOSED, InvalidInputError, StartError, TransportClosedError
 from codex_app_server.transport import DEFAULT_TIMEOUT_S, Interest, Receiver
 from codex_pool import endpoints, keys, sockets, wire
 from codex_pool.broker.identity import MAX_MESSAGE_BYTES
@@ -139,7 +139,7 @@ class PoolTransport(_fork.ProcessBound):
         if self._error is not None:
             raise self._error
         if self._closing or self._thread is None:
-            raise TransportClosedError("the client was closed or never started")
+            raise TransportClosedError(f"the connection is closed, or was never started: {CLOSED}")
         if len(line) > self._max_line_bytes:
             raise InvalidInputError(f"a request of {len(line)} bytes; the limit is {self._max_line_bytes}")
         self._want(lambda: self._session.line(line, interest, timeout_s))
@@ -225,7 +225,7 @@ class PoolTransport(_fork.ProcessBound):
     # The I/O thread.
 
     def _run(self) -> None:
-        error = TransportClosedError("the client was closed")
+        error = TransportClosedError(CLOSED)
         try:
             self._pump()
         except TransportClosedError as reason:
