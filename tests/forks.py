@@ -19,6 +19,9 @@ from codex_pool.pool import Pool
 
 work = Path(sys.argv[1])
 
+# Where a child that hangs does so.
+os.register_at_fork(after_in_child=lambda: faulthandler.dump_traceback_later(15))
+
 def real(model):
     """The real app-server on a model of loopback."""
     write_loopback_home(work / "home", model.base_url)

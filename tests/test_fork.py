@@ -74,9 +74,10 @@ def child():
     with codex:
         pass
     transport.close(); transport.close_soon(); codex.client.close()
-    # A new one works.
-    with Codex(null_app_server()) as own:
-        assert own.thread_start().run("x").status.value == "completed"
+    if os.fork is {fork}:
+        # A new one works. A fork in C leaves the interpreter's lock as it was among threads that are not there any more.
+        with Codex(null_app_server()) as own:
+            assert own.thread_start().run("x").status.value == "completed"
 from codex_app_server.login import ChatgptLoginHandle
 transport = StdioTransport(null_app_server(hold="/nowhere"))
 with Codex(transport=transport) as codex:
@@ -188,11 +189,19 @@ def leaving():
         # It is used by entering.
         pass
     pool.close()
+def leaving_async():
+    leaving()
     asyncio.run(pool.__aexit__())
 with LoopbackModel() as model, Pool(1, real(model), log_file=work / "log") as pool, pool.connect() as codex:
-    turn = codex.thread_start().turn("[[text deltas=5 pace_ms=100]]")
-    for fork in (os.fork, fork_in_c):
-        assert in_child(leaving, fork) == 0
+    # A fork in C first: while no thread works, none waits for the interpreter's lock.
+    for fork in (fork_in_c, os.fork):
+        if fork is fork_in_c:
+            turn = codex.thread_start().turn("[[hang 5]]")
+            model.wait_for(lambda request: "hang" in request.prompt)
+        else:
+            turn.interrupt()
+            turn = codex.thread_start().turn("[[text deltas=5 pace_ms=100]]")
+        assert in_child(leaving if fork is fork_in_c else leaving_async, fork) == 0
         pid = fork()
         if pid == 0:
             for use in (pool.start, pool.connect, lambda: pool.wait_ended(1), codex.thread_start, turn.run):
