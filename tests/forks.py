@@ -10,7 +10,7 @@ from pathlib import Path
 LIMIT_S = 50
 
 PRELUDE = '''
-import asyncio, contextlib, ctypes, faulthandler, gc, multiprocessing, os, sys, threading, time
+import asyncio, contextlib, ctypes, faulthandler, gc, multiprocessing, os, signal, sys, threading, time
 from pathlib import Path
 from codex_app_server import *
 from codex_app_server.testing import *
@@ -19,8 +19,8 @@ from codex_pool.pool import Pool
 
 work = Path(sys.argv[1])
 
-# Where a child that hangs does so.
-os.register_at_fork(after_in_child=lambda: faulthandler.dump_traceback_later(15))
+# A child that hangs is asked where it does so. No watchdog thread: a fork would copy its lock without the thread.
+faulthandler.register(signal.SIGUSR2, all_threads=True)
 
 def real(model):
     """The real app-server on a model of loopback."""
@@ -39,9 +39,11 @@ def ended(pid, limit_s=20):
         if found:
             return os.waitstatus_to_exitcode(status)
         time.sleep(0.01)
-    os.kill(pid, 9)
+    os.kill(pid, signal.SIGUSR2)
+    time.sleep(0.5)
+    os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
-    raise AssertionError(f"the child hangs")
+    raise AssertionError("the child hangs")
 
 def in_child(function, fork=os.fork):
     """Run a function in a forked child; its exit code, 0 if it returned."""
@@ -49,8 +51,6 @@ def in_child(function, fork=os.fork):
     if pid:
         return ended(pid)
     code = 1
-    # Where one that hangs does so.
-    faulthandler.dump_traceback_later(15)
     try:
         function()
         code = 0

@@ -75,7 +75,7 @@ def child():
         pass
     transport.close(); transport.close_soon(); codex.client.close()
     if os.fork is {fork}:
-        # A new one works. A fork in C leaves the interpreter's lock as it was among threads that are not there any more.
+        # A new one works. A fork in C leaves the interpreter's lock as it was, among threads that are gone.
         with Codex(null_app_server()) as own:
             assert own.thread_start().run("x").status.value == "completed"
 from codex_app_server.login import ChatgptLoginHandle

@@ -56,7 +56,7 @@ class OnLoop:
             # Another thread may close its own, which must not become somebody else's while it is watched here.
             duplicate = os.dup(descriptor)
             self._descriptors.append(duplicate)
-            self._loop.add_reader(duplicate, reader)
+            self._loop.add_reader(duplicate, self._on_readable, reader)
 
     def unwatch(self) -> None:
         for descriptor in self._descriptors:
@@ -79,6 +79,11 @@ class OnLoop:
         """In a forked child: let go of the descriptors, without a word to the loop."""
         self._closed = True
         _fork.let_go(*self._descriptors)
+
+    def _on_readable(self, reader: Callable[[], None]) -> None:
+        # The loop may have found it readable before it was closed, or let go of in a child that was forked then.
+        if not self._closed:
+            reader()
 
     def _on_soon(self) -> None:
         self._scheduled = False

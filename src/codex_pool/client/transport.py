@@ -327,6 +327,9 @@ class PoolTransport(_fork.ProcessBound):
                 on_loop.soon()
 
     def _work_on_loop(self) -> None:
+        if self._is_inherited:
+            # The loop was copied into a child with what it was about to call.
+            return
         on_loop = self._on_loop
         assert on_loop is not None
         with self._work_lock:
@@ -356,6 +359,8 @@ class PoolTransport(_fork.ProcessBound):
 
     def _look_at_monitor(self) -> None:
         """On the loop: if the connection is broken that is the thread's affair."""
+        if self._is_inherited:
+            return
         on_loop, connection = self._on_loop, self._connection
         with self._work_lock:
             if self._lent and connection is not None and not sockets.is_readable(connection.monitor):
