@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import enum
 import importlib
@@ -173,7 +174,7 @@ def test_a_call_takes_the_published_keywords(kind: str, name: str) -> None:
     assert here[: len(published)] == published
     # What is there besides can be left out.
     assert [each for each in here[len(published) :] if each[2] is inspect.Parameter.empty] == []
-    both = [inspect.iscoroutinefunction(getattr(getattr(root, kind), name)) for root in (openai_codex, compat) if kind]
+    both = [asyncio.iscoroutinefunction(getattr(getattr(root, kind), name)) for root in (openai_codex, compat) if kind]
     assert len(set(both)) <= 1
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
+import inspect
+import sys
 from collections.abc import Callable, Coroutine, Generator
 from types import TracebackType
 from typing import Any, NoReturn, TypeVar
@@ -59,4 +62,9 @@ def awaited(function: F) -> F:
     def call(*args: Any, **kwargs: Any) -> Any:
         return Awaited(function(*args, **kwargs), function.__qualname__)
 
+    # Frameworks and mocks ask what it is. Before 3.12 only asyncio can be told.
+    if sys.version_info >= (3, 12):
+        inspect.markcoroutinefunction(call)
+    else:
+        call._is_coroutine = asyncio.coroutines._is_coroutine  # type: ignore[attr-defined]
     return call  # type: ignore[return-value]
