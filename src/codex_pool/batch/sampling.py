@@ -23,7 +23,9 @@ from codex_app_server.async_api import AsyncThread
 from codex_pool.configuration import Configuration
 
 from . import policy
+from .answering import begin_thread
 from .attempt import Attempt, Stopped, unless_stopped
+from .bill import Answering, Bill
 from .breaker import DISK_FULL
 from .dataset import Sample
 from .disk import is_full
@@ -115,7 +117,6 @@ class Means:
     limits: Limits = field(default_factory=Limits)
     scorers: Scorers = field(default_factory=Scorers)
     prices: Prices | None = None
-    model: str | None = None
     ask: Ask | None = None
     sources: Repositories | None = None
     hook: str | None = None
@@ -259,7 +260,7 @@ class Sampling:
         try:
             options, turn_options = self._thread_options(workspace, cwd)
             options, how = self._with_project(options)
-            thread = await unless_stopped(self._job.halt, self._thread(left, workspace, options))
+            thread, answering = await unless_stopped(self._job.halt, self._thread(left, workspace, options))
         except TransportClosedError:
             raise
         except AppServerError as error:
@@ -276,6 +277,7 @@ class Sampling:
             self._job.halt,
             key=key,
             number=start.attempt,
+            bill=Bill(self._means.prices, answering),
             responses=() if left is None else left.responses,
             turn_options=turn_options,
             on_assigned=on_assigned,
@@ -372,17 +374,20 @@ class Sampling:
         options["developer_instructions"] = text if not before else f"{before}\n\n{text}"
         return options, DEVELOPER_INSTRUCTIONS
 
-    async def _thread(self, left: Left | None, workspace: Workspace | None, options: dict[str, Any]) -> AsyncThread:
+    async def _thread(
+        self, left: Left | None, workspace: Workspace | None, options: dict[str, Any]
+    ) -> tuple[AsyncThread, Answering]:
+        """A thread, and what answers on it."""
         codex = self._means.codex
         if workspace is not None and workspace.environment is not None:
             await codex.client.request("environment/add", workspace.environment)
         if left is not None:
             # Without the turn that was cut: its beginning would confuse whoever reads on.
             kept = {name: value for name, value in options.items() if name != "environments"}
-            return await codex.thread_fork(left.thread_id, last_turn_id=left.turns[-1].id, **kept)
-        # The directory is there: it need not be asked for, once more for each sample.
-        operation = msgspec.structs.replace(operations.thread_start(options), paths=())
-        return AsyncThread(codex.client, (await codex.client.perform(operation)).thread.id)
+            operation = operations.thread_fork(left.thread_id, {"last_turn_id": left.turns[-1].id, **kept})
+        else:
+            operation = operations.thread_start(options)
+        return await begin_thread(codex.client, operation)
 
     def _limits(self) -> Limits:
         return parse_limits(self._sample.limits, self._means.limits)[0]
@@ -406,7 +411,7 @@ class Sampling:
             final_response=outcome.final_response,
             error=outcome.error,
             usage=outcome.usage,
-            cost=self.cost_of(outcome),
+            cost=outcome.cost,
             thread_id=outcome.thread_id,
             turn_id=outcome.turn_id,
             worker=outcome.worker,
@@ -484,17 +489,13 @@ class Sampling:
         if is_its_own and self._is_untouched and self._is_ended and self._is_archived and not self._means.keep:
             self._means.empty.leave(self._place)
 
-    def cost_of(self, outcome: Outcome) -> float | None:
-        prices = self._means.prices
-        return None if prices is None else prices.cost(outcome.usage, self._sample.model or self._means.model)
-
     def _end_of(self, tried: Tried) -> dict[str, Any]:
         outcome = tried.outcome
         return {
             "status": outcome.status,
             "error": outcome.error,
             "usage": outcome.usage,
-            "cost": self.cost_of(outcome),
+            "cost": outcome.cost,
             "worker": outcome.worker,
             "turn_id": outcome.turn_id,
             "thread_id": outcome.thread_id,
