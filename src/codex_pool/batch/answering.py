@@ -11,8 +11,7 @@ from typing import Any
 
 import msgspec
 
-from codex_app_server import AppServerError, AsyncCodex
-from codex_app_server import operations
+from codex_app_server import AppServerError, AsyncCodex, operations
 from codex_app_server.async_api import AsyncThread
 from codex_app_server.async_client import AsyncAppServerClient
 from codex_app_server.operations import Operation

@@ -33,7 +33,10 @@ class Answering(NamedTuple):
 def tokens_of(reported: Mapping[str, Any]) -> dict[str, int]:
     """Tokens as a record has them, of those that an app-server has reported. Raises KeyError, TypeError, ValueError."""
     # Cache writes are not reported by all versions.
-    return {name: int(reported[wire] if wire != "cacheWriteInputTokens" else reported.get(wire, 0)) for wire, name in TOKENS.items()}
+    return {
+        name: int(reported[wire] if wire != "cacheWriteInputTokens" else reported.get(wire, 0))
+        for wire, name in TOKENS.items()
+    }
 
 
 class Bill:

@@ -267,7 +267,9 @@ class RunMeter:
             more = f", with {self.unknown:,} of unknown cost counted as the dearest" if self.unknown else ""
             return f"the run cost {amount(counted)}{more}; {its_limit}"
         if self._dearest is None and self.unknown >= UNKNOWN_LIMIT:
-            return f"the cost of the run is {UNKNOWN}: no tokens were reported of {self.unknown:,} attempts; {its_limit}"
+            return (
+                f"the cost of the run is {UNKNOWN}: no tokens were reported of {self.unknown:,} attempts; {its_limit}"
+            )
         return None
 
     def wait_s(self, now: float) -> float | None:

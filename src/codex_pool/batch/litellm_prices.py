@@ -59,8 +59,8 @@ def installed() -> tuple[Path, str]:
     try:
         distribution = importlib.metadata.distribution(NAME)
         version = distribution.version
-        places = [distribution.locate_file(f"{NAME}/{_PACKAGED}"), distribution.locate_file(f"{NAME}/{TABLE}")]
-        places += [file.locate() for file in distribution.files or () if file.name in (_PACKAGED, TABLE)]
+        places = [Path(str(distribution.locate_file(f"{NAME}/{name}"))) for name in (_PACKAGED, TABLE)]
+        places += [Path(str(file.locate())) for file in distribution.files or () if file.name in (_PACKAGED, TABLE)]
     except importlib.metadata.PackageNotFoundError:
         raise PricesError(
             [
@@ -72,8 +72,7 @@ def installed() -> tuple[Path, str]:
     spec = importlib.util.find_spec(NAME)
     for directory in (spec.submodule_search_locations or ()) if spec is not None else ():
         places += [Path(directory) / _PACKAGED, Path(directory).parent / TABLE]
-    for place in places:
-        path = Path(str(place))
+    for path in places:
         if path.is_file():
             return path, f"litellm {version}: {path}"
     raise PricesError(

@@ -111,7 +111,7 @@ class Prices:
 
     currency: str = "USD"
     models: Mapping[str, Price] = field(default_factory=dict)
-    source: str = ""
+    source: str = field(default="", compare=False)
     """The file they are of, and the version of what it belongs to."""
 
     def price(self, model: str | None, provider: str | None = None, tier: str | None = None) -> Price:
@@ -156,7 +156,7 @@ def amount(value: float | None, currency: str | None = None) -> str:
     if value == 0 or abs(value) >= 0.995:
         figure = f"{value:,.2f}"
     else:
-        figure = f"{value:.{max(2, 1 - math.floor(math.log10(abs(value))))}f}"
+        figure = f"{value:.{max(4, 1 - math.floor(math.log10(abs(value))))}f}"
     return f"{figure} {currency}" if currency else figure
 
 
@@ -231,7 +231,7 @@ class _Reader:
         }
         if wrong:
             return _NOTHING
-        rates = {name: given.get(name) for name in _FIELDS}
+        rates: dict[str, Any] = {name: given.get(name) for name in _FIELDS}
         # Without a discount of its own, cached input costs what input costs.
         rates["cached_input"] = given.get("cached_input", given["input"])
         return with_tiers(Price(**rates, above=tuple(sorted(larger.items()))), of_tiers)

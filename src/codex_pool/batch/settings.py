@@ -46,7 +46,7 @@ class Settings:
     scorers: tuple[str, ...] = ()
     limits: Limits = field(default_factory=Limits)
     run_limits: RunLimits = field(default_factory=RunLimits)
-    prices: Path | None = None
+    prices: str | None = None
     hook: str | None = None
     keep: bool = False
     unguarded: bool = False

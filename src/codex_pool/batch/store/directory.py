@@ -218,8 +218,8 @@ class RunDirectory(_fork.ProcessBound):
 
         self._do(change)
 
-    def judged(self, tokens: int, cost: float) -> Written[None]:
-        """What a judge was paid for a question, whatever becomes of its answer."""
+    def judged(self, tokens: int, cost: float | None) -> Written[None]:
+        """What a judge was paid for a question, whatever becomes of its answer; `cost` None where it is not known."""
         return self._submit(lambda db: changes.judged(db, tokens, cost))
 
     def note(self, key: str, value: Any) -> Written[None]:
