@@ -180,9 +180,7 @@ def test_a_table_that_is_none_is_refused(tmp_path: Path) -> None:
         find_prices("litellm:")
 
 
-@pytest.mark.parametrize(
-    "name", ["model_prices_and_context_window_backup.json", "model_prices_and_context_window.json"]
-)
+@pytest.mark.parametrize("ending", ["_backup.json", ".json"])
 def test_an_installed_litellm_is_found_and_not_imported(tmp_path: Path, ending: str) -> None:
     name = f"model_prices_and_context_window{ending}"
     package, metadata = tmp_path / "litellm", tmp_path / "litellm-9.9.9.dist-info"
