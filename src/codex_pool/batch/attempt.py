@@ -20,6 +20,7 @@ from .bill import TOKENS, Bill, tokens_of
 from .dataset import Sample
 from .limits import Meter, Reached
 from .policy import Outcome, Status
+from .redaction import NOTHING, Redactor
 from .store import EventLog
 
 T = TypeVar("T")
@@ -129,6 +130,7 @@ class Attempt:
         key: str,
         number: int,
         bill: Bill,
+        redactor: Redactor = NOTHING,
         responses: Sequence[str | None] = (),
         turn_options: dict[str, Any],
         on_assigned: Callable[[], None],
@@ -147,7 +149,7 @@ class Attempt:
         self._on_waiting = on_waiting
         self._waits = False
         self.responses: list[str | None] = list(responses)
-        self.events = EventLog()
+        self.events = EventLog(redactor)
         self._commands = policy.Commands()
         self.pool_gone: TransportClosedError | None = None
         self._usage: dict[str, int] | None = None

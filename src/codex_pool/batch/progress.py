@@ -160,7 +160,7 @@ def money(known: float, unknown: int, currency: str | None) -> str:
 def pace(progress: Progress, now: float, separator: str) -> str:
     """How fast, how many tokens, how long still."""
     parts = [f"{progress.turns_per_s(now):.1f} turns/s", f"{progress.tokens['total_tokens']:,} tokens"]
-    if progress.currency is not None:
+    if progress.currency is not None and (progress.cost or progress.unknown_costs):
         parts.append(money(progress.cost, progress.unknown_costs, progress.currency))
     eta_s = progress.eta_s(now)
     if eta_s is not None and progress.done < progress.total:

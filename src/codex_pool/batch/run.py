@@ -12,6 +12,7 @@ import signal
 import sqlite3
 import sys
 import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from codex_pool.configuration import FULL_ACCESS, Configuration
 from codex_pool.endpoints import EndpointError, is_tcp
 from codex_pool.os_errors import describe
 
-from . import attached, control, display, estimate, home, settings, summary
+from . import attached, control, detach, display, estimate, home, scrub, settings, summary
 from .answering import ask_who_answers
 from .attempt import Stopped, unless_stopped
 from .bill import Answering, Bill
@@ -39,6 +40,7 @@ from .policy import Outcome
 from .pools import POOL_LOST, Pools
 from .prices import Prices, PricesError
 from .progress import Progress, plural
+from .redaction import Redactor
 from .run_pool import RunPool
 from .runner import Rules, Runner, Told, entry_of
 from .sampling import Means, has_answers, remove_left
@@ -46,8 +48,9 @@ from .scoring import ScorerError, Scorers
 from .scoring import summary as scoring_summary
 from .scoring.ask import Asking
 from .scoring.metrics import summarise
+from .secrets import known_secrets
 from .settings import Settings
-from .store import RunDirectory, RunDirectoryError, SampleRow, layout, shown_name
+from .store import Entry, RunDirectory, RunDirectoryError, SampleRow, layout, shown_name
 from .store.rows import exported
 from .tools import Tools, ToolsError, check_shell
 from .workspace import Repositories, WorkspaceError, cwd_problem
@@ -122,14 +125,17 @@ def _run(
         shortage = None if asked.fresh else disk.shortage()
         if shortage is not None:
             raise RunDirectoryError(disk.problem(shortage))
-        directory = RunDirectory(asked.output, fresh=asked.fresh)
+        redactor = redactor_of(asked)
+        directory = RunDirectory(asked.output, fresh=asked.fresh, redactor=redactor)
     except RunDirectoryError as error:
         return _refuse(error)
     except OSError as error:
         return _refuse(RunDirectoryError(f"{asked.output} cannot be a run directory: {describe(error)}"))
     try:
+        # What is kept of these is not what they ask.
+        as_asked: dict[tuple[str, int], Sample] = {}
         directory.load(
-            map(entry_of, samples),
+            _entries(samples, redactor, as_asked),
             asked.dataset_name,
             rerun_changed=asked.rerun_changed,
             partly=asked.is_partly,
@@ -140,8 +146,11 @@ def _run(
         config["prices"] = None if prices is None else prices.source
         private = [path for scorer in scorers.run for path in scorer.private]
         private += [] if samples.path is None else [samples.path]
-        batch = _Batch(asked, directory, config, prices, models, scorers, sources, tuple(private))
-        return asyncio.run(batch.run(hang_up))
+        batch = _Batch(asked, directory, config, prices, models, scorers, sources, tuple(private), as_asked)
+        try:
+            return asyncio.run(batch.run(hang_up))
+        finally:
+            _scrub(asked, directory)
     except HomeError as error:
         return _refuse(error, CANNOT_START)
     except (RunDirectoryError, EndpointError, InvalidInputError, FileExistsError) as error:
@@ -164,6 +173,34 @@ def _run(
             where = directory.file(layout.RESULTS)
             why = disk.problem(error) if is_full(error) else f"{error}; the same command writes it again"
             print(f"codex-pool: {where} is not up to date: {why}", file=sys.stderr)
+
+
+def redactor_of(asked: Settings) -> Redactor:
+    """Knows the secrets that are known where a run begins."""
+    if not asked.redact:
+        return Redactor()
+    homes = [*home.known(asked.home, asked.endpoint), asked.output / layout.HOME]
+    return Redactor(known_secrets(os.environ, homes, asked.overrides, asked.key))
+
+
+def _entries(samples: Dataset, redactor: Redactor, as_asked: dict[tuple[str, int], Sample]) -> Iterator[Entry]:
+    """What is kept of the samples; those that hold a secret are put into `as_asked`."""
+    for sample in samples:
+        entry = entry_of(sample)
+        if redactor and redactor.value(entry.spec) is not entry.spec:
+            as_asked[sample.key] = sample
+        yield entry
+
+
+def _scrub(asked: Settings, directory: RunDirectory) -> None:
+    """Take secrets out of what others have written; the pool has ended."""
+    try:
+        for name in (layout.LOG, detach.OUTPUT):
+            scrub.Log(directory.file(name)).mask(directory.redactor)
+        if asked.endpoint is None and (asked.home == home.RUN or asked.demo):
+            scrub.redact_home(directory.file(layout.HOME), directory.redactor)
+    except OSError as error:
+        print(f"codex-pool: secrets may be left in {directory.path}: {describe(error)}", file=sys.stderr)
 
 
 def _read(asked: Settings, scorers: Scorers, sources: Repositories, tools: Tools, models: Models) -> Dataset:
@@ -221,8 +258,12 @@ class _Batch:
         scorers: Scorers,
         sources: Repositories,
         private: tuple[Path, ...],
+        as_asked: Mapping[tuple[str, int], Sample],
     ) -> None:
         self._settings = asked
+        self._as_asked = as_asked
+        self._redactor = directory.redactor
+        self._logs = [scrub.Log(directory.file(name)) for name in (layout.LOG, detach.OUTPUT)]
         self._directory = directory
         self._config = config
         self._prices = prices
@@ -236,7 +277,7 @@ class _Batch:
         self._is_done = counts["total"] == counts["done"]
         self._progress.turns_per_worker = asked.turns_per_worker
         self._progress.currency = None if prices is None else prices.currency
-        self._display = display.make(self._progress)
+        self._display = display.make(self._progress, self._redactor.text)
         self._pool = RunPool(
             asked,
             directory,
@@ -248,6 +289,7 @@ class _Batch:
             on_slots=self._on_slots,
         )
         self._signals = 0
+        self._logins: list[int] = []
         self._app_server = ""
         self._runner: Runner | None = None
         self._cancelled: set[tuple[str, int]] = set()
@@ -257,7 +299,7 @@ class _Batch:
 
     async def run(self, hang_up: HangUp) -> int:
         """The exit code."""
-        with log.to_file("batch", self._log):
+        with log.to_file("batch", self._log, self._redactor.text):
             return await self._run(hang_up)
 
     async def _run(self, hang_up: HangUp) -> int:
@@ -328,6 +370,7 @@ class _Batch:
                 ),
                 told=Told(on_retry=self._on_retry, on_record=self._on_record, on_trouble=self._say),
                 cancelled=self._cancelled,
+                asked=self._as_asked,
                 disks=disks_of(self._directory.path, self._pool.codex_home),
                 meter=RunMeter(
                     settings.run_limits,
@@ -432,7 +475,7 @@ class _Batch:
             f"codex-pool attach {where} shows it, and codex-pool runs cancel {where} stops it"
         )
         self._display.stop()
-        self._display = display.PlainDisplay(self._progress, write=_log.info)
+        self._display = display.PlainDisplay(self._progress, write=_log.info, redact=self._redactor.text)
 
     def _say(self, message: str) -> None:
         """Say it on the display that there is by then."""
@@ -448,8 +491,22 @@ class _Batch:
             if now - published_at >= attached.EVERY_S:
                 published_at = now
                 with contextlib.suppress(OSError):
-                    attached.publish(self._directory.path, self._progress, self._title(), now)
+                    attached.publish(self._directory.path, self._progress, self._title(), now, self._redactor)
+                with contextlib.suppress(OSError):
+                    self._know_more()
             await asyncio.sleep(display.REFRESH_S)
+
+    def _know_more(self) -> None:
+        """Look for tokens that were refreshed, and take secrets out of the logs. Raises OSError."""
+        if not self._redactor:
+            return
+        homes = home.known(self._settings.home, self._settings.endpoint)
+        seen = [path.stat().st_mtime_ns for path in (one / "auth.json" for one in homes) if path.exists()]
+        if seen != self._logins:
+            self._logins = seen
+            self._redactor.add(known_secrets({}, homes))
+        for each in self._logs:
+            each.mask(self._redactor)
 
     def _take(self, request: dict[str, Any]) -> None:
         """Something was asked of this run from outside."""
@@ -613,7 +670,7 @@ class _Batch:
 
     def _emit(self, record: dict[str, Any]) -> None:
         if self._settings.as_json:
-            print(json.dumps(record), flush=True)
+            print(self._redactor.text(json.dumps(record)), flush=True)
 
 
 def _approval_policy(overrides: tuple[str, ...], configuration: Configuration) -> Any:

@@ -34,8 +34,10 @@ from .limits import Limits, Meter, parse_limits
 from .policy import Outcome
 from .pools import Pools
 from .prices import Prices
+from .redaction import Redactor
 from .scoring import ScoreContext, Scorers, score_sample
 from .scoring.base import Ask
+from .scrub import redact_files
 from .store import (
     AttemptRow,
     Finished,
@@ -230,7 +232,7 @@ class Sampling:
             len(left.turns),
             left.tool_calls,
             started_at=left.turns[0].started_at or time.time(),
-            events=left.events(),
+            events=left.events(self._directory.redactor),
             note="completed while no run was there to see it; taken up",
         )
 
@@ -278,6 +280,7 @@ class Sampling:
             key=key,
             number=start.attempt,
             bill=Bill(self._means.prices, answering),
+            redactor=self._directory.redactor,
             responses=() if left is None else left.responses,
             turn_options=turn_options,
             on_assigned=on_assigned,
@@ -449,8 +452,10 @@ class Sampling:
         diff = None
         with contextlib.suppress(KeyError):
             diff = self._directory.store.artifact(row.n, DIFF)
+        # A record without its secrets is compared with a sample without them.
+        sample = Sample.from_json(row.spec) if self._directory.redactor else self._sample
         context = ScoreContext(
-            sample=self._sample,
+            sample=sample,
             final_response=record.final_response,
             responses=record.responses or (record.final_response,),
             workspace=workspace,
@@ -460,7 +465,7 @@ class Sampling:
         )
         scorers, places = self._means.scorers.of(self._sample), self._means.scoring_places
         scores = await self._with_room(lambda: score_sample(scorers, context, places=places))
-        names = await _threads.in_thread(_names, artifacts)
+        names = await _threads.in_thread(_names, artifacts, self._directory.redactor)
         finished: Finished = await self._means.written(lambda: self._directory.scored(row.n, scores, names))
         return finished
 
@@ -515,7 +520,8 @@ class Sampling:
                 problem = {"kind": WORKSPACE, "message": str(error)}
                 tried.outcome = msgspec.structs.replace(tried.outcome, status="failed", error=problem)
             return []
-        await self._means.written(lambda: asyncio.ensure_future(_threads.in_thread(_keep, artifacts, diff)))
+        kept = self._directory.redactor.data(diff)
+        await self._means.written(lambda: asyncio.ensure_future(_threads.in_thread(_keep, artifacts, kept)))
         return [DIFF]
 
     async def _with_room(self, work: Callable[[], Awaitable[T]]) -> T:
@@ -560,7 +566,9 @@ def _keep(artifacts: Path, diff: bytes) -> None:
     layout.replace(artifacts / DIFF, diff)
 
 
-def _names(artifacts: Path) -> list[str]:
+def _names(artifacts: Path, redactor: Redactor) -> list[str]:
+    """The names of the artifacts of a sample, without the secrets in what scorers have left."""
     if not artifacts.is_dir():
         return []
+    redact_files(artifacts, redactor)
     return sorted(str(path.relative_to(artifacts)) for path in artifacts.rglob("*") if path.is_file())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ from codex_pool.demo import demo_home
 from codex_pool.endpoints import EndpointError
 from codex_pool.pool import aconnect
 
-from . import home
+from . import home, scrub
 from .attempt import Stopped
 from .bill import Bill
 from .launch import START_LIMIT_S, USER_HOME_START_LIMIT_S, NotStartedError, OwnPool, probe
@@ -30,11 +31,13 @@ from .pool_deaths import PoolDeaths
 from .pools import Pools
 from .prices import Prices, PricesError
 from .progress import Progress, plural
+from .redaction import Redactor
 from .rescore import RESCORING, Counts, Plan, rescore
 from .scoring import Score, ScorerError, Scorers
 from .scoring import summary as scoring_summary
 from .scoring.ask import Asking
 from .scoring.metrics import summarise
+from .secrets import known_secrets
 from .store import RunDirectory, RunDirectoryError, RunStore, SampleRow, edit_run, layout, open_run, shown_name
 from .summary import cost
 from .tools import ToolsError, check_git
@@ -62,6 +65,7 @@ class Settings:
     overrides: tuple[str, ...] = ()
     codex_bin: str | None = None
     demo: bool = False
+    redact: bool = True
     prices: str | None = None
     """Prices of the judges' tokens; those of the run unless given."""
 
@@ -89,8 +93,12 @@ def score_run(settings: Settings) -> int:
             why = f"no finished sample of {', '.join(settings.samples)}" if settings.samples else "nothing to score"
             print(f"codex-pool: {settings.run}: {why}; name scorers with --scorer, or see `--help`", file=sys.stderr)
             return OK if settings.missing else USAGE
-        with contextlib.closing(edit_run(settings.run)) as directory:
-            return asyncio.run(_Scoring(settings, plan, directory, len(needs), prices).run(any(needs)))
+        with contextlib.closing(edit_run(settings.run, _redactor_of(settings))) as directory:
+            try:
+                return asyncio.run(_Scoring(settings, plan, directory, len(needs), prices).run(any(needs)))
+            finally:
+                if any(needs):
+                    _scrub(settings, directory.redactor)
     except (PricesError, ScorerError) as error:
         return _refuse_all(error.problems)
     except ToolsError as error:
@@ -133,6 +141,23 @@ def _prices(settings: Settings, store: RunStore) -> Prices | None:
             file=sys.stderr,
         )
         return None
+
+
+def _redactor_of(settings: Settings) -> Redactor:
+    """Knows the secrets that are known where scoring begins."""
+    homes = [*home.known(settings.home, settings.endpoint), settings.run / layout.HOME]
+    secrets = known_secrets(os.environ, homes, settings.overrides, settings.key) if settings.redact else {}
+    return Redactor(secrets)
+
+
+def _scrub(settings: Settings, redactor: Redactor) -> None:
+    """Take secrets out of what the judges' pool has written; it has ended."""
+    try:
+        scrub.Log(settings.run / layout.LOG).mask(redactor)
+        if settings.endpoint is None and (settings.home == home.RUN or settings.demo):
+            scrub.redact_home(settings.run / layout.HOME, redactor)
+    except OSError as error:
+        print(f"codex-pool: secrets may be left in {settings.run}: {error}", file=sys.stderr)
 
 
 def _refuse_all(problems: Sequence[str]) -> int:
@@ -298,8 +323,8 @@ class _Scoring:
         return code
 
     def _say(self, text: str) -> None:
-        print(text, file=sys.stderr)
+        print(self._directory.redactor.text(text), file=sys.stderr)
 
     def _emit(self, record: dict[str, Any]) -> None:
         if self._settings.as_json:
-            print(json.dumps(record), flush=True)
+            print(self._directory.redactor.text(json.dumps(record)), flush=True)

@@ -50,6 +50,8 @@ class Settings:
     hook: str | None = None
     keep: bool = False
     unguarded: bool = False
+    redact: bool = True
+    """Whether secrets that are known are kept out of the run directory."""
     trust_workspaces: bool = False
     estimate: int | None = None
     rerun_changed: bool = False

@@ -169,6 +169,7 @@ def retry(run: Path, samples: tuple[str, ...], statuses: tuple[str, ...], mark: 
     """Run samples of a run again that are done, with the command that it was begun with."""
     from codex_pool import start
     from codex_pool.batch import runs as work
+    from codex_pool.batch.redaction import is_redacted
     from codex_pool.batch.store import open_run
 
     with _reported():
@@ -179,7 +180,7 @@ def retry(run: Path, samples: tuple[str, ...], statuses: tuple[str, ...], mark: 
     if mark or count == 0:
         return
     command = [word for word in config.get("command", []) if word not in ("--fresh", "--detach")]
-    if any(word.endswith("=...") for word in command):
+    if any(word.endswith("=...") or is_redacted(word) for word in command):
         fail("the command held a secret that is not kept; run it again yourself", options.USAGE)
     done = subprocess.run(start.python("codex_pool.cli", *command, utf8=False), cwd=config["directory"])
     sys.exit(done.returncode)

@@ -28,6 +28,14 @@ from codex_pool.cli import options, streams
     metavar="FILE|litellm[:FILE]",
     help="Prices of what a judge is asked, as in `codex-pool batch`.  [default: those of the run]",
 )
+@click.option(
+    "--no-redaction",
+    "redact",
+    is_flag=True,
+    flag_value=False,
+    default=True,
+    help="Keep secrets as they come.",
+)
 @click.option("--json", "as_json", is_flag=True, help="JSON lines on stdout: launch, one line a sample, done.")
 @options.pool_options
 @click.option(
@@ -48,6 +56,7 @@ def score(
     missing: bool,
     k: tuple[int, ...],
     prices: str | None,
+    redact: bool,
     as_json: bool,
     workers: int,
     turns_per_worker: int,
@@ -103,5 +112,6 @@ def score(
         codex_bin=codex_bin,
         demo=demo,
         prices=prices,
+        redact=redact,
     )
     sys.exit(score_run(settings))
