@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import gzip
 import json
-import os
 import re
 import sqlite3
 import subprocess
@@ -89,7 +88,7 @@ def leaks(directory: Path) -> list[str]:
 
 
 def test_ten_secrets_planted_everywhere_are_not_in_the_run_directory(
-    tmp_path: Path, planted: Path, model: LoopbackModel, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, planted: Path, model: LoopbackModel
 ) -> None:
     words = " ".join(SECRETS.values())
     coded = " ".join(f"{quote(each, safe='')} {base64.b64encode(each.encode()).decode()}" for each in SECRETS.values())
@@ -105,24 +104,32 @@ def test_ten_secrets_planted_everywhere_are_not_in_the_run_directory(
     shell = f"cat {said}; cat {said} > secrets.txt"
     scorer = f'cat {said}; cp {said} "$CODEX_POOL_ARTIFACTS/left.txt" 2>/dev/null || true'
     samples = [
-        {"id": "say", "prompt": f"say {words} {coded}", "target": words, "metadata": {"m": words}, "tags": ["t"]},
+        {
+            "id": "say",
+            "prompt": f"say {words} {coded}",
+            "target": SECRETS["environment"],
+            "metadata": {"m": words},
+            "tags": ["t"],
+        },
         {
             "id": "tool",
             "prompt": f'[[tool_call "{shell}"]] [[text "{{output}}"]]',
             "workspace": {"template": str(template)},
+            "target": "tok",
         },
-        {"id": "fail", "prompt": f'[[http_error 400 message="{SECRETS["header"]}"]]'},
-        {"id": "two", "prompts": [f"first {words}", f"second {words}"]},
+        {"id": "fail", "prompt": f'[[http_error 400 message="{SECRETS["header"]}"]]', "target": "x"},
+        {"id": "two", "prompts": [f"first {words}", f"second {words}"], "target": "second"},
     ]
     data = tmp_path / "d.jsonl"
     data.write_text("".join(json.dumps(sample) + "\n" for sample in samples))
     arguments = (
         "batch", str(data), "--workers", "1", "--scorer", "includes", "--scorer", f"command:{scorer}",
-        "-c", f'mcp_servers.none.http_headers={{ Y = "{SECRETS["override"]}" }}',
+        "-c", f'mcp_servers.none.env.MORE="{SECRETS["override"]}"',
         "--notify", f"true {SECRETS['environment']}", "-o", str(out),
     )  # fmt: skip
     # The home of the user is where the run's own is made of.
     done = codex_pool(*arguments, home=planted)
+    assert done.returncode == 1, done.stderr
     found = {r["id"]: r for r in map(json.loads, (out / "results.jsonl").read_text().splitlines())}
     assert {name: r["status"] for name, r in found.items()}["say"] == "completed", done.stderr
     # The agent was asked what the dataset asks.
@@ -137,15 +144,22 @@ def test_ten_secrets_planted_everywhere_are_not_in_the_run_directory(
     assert codex_pool("runs", "export", str(out), "-o", str(out / "export.eval"), home=planted).returncode == 0
     assert leaks(out) == []
     assert all(secret not in done.stderr for secret in SECRETS.values())
-    # The next run of the directory has what it needs again, and leaves none of it behind.
-    again = codex_pool("runs", "retry", str(out), "say", "--mark", home=planted)
-    assert again.returncode == 0, again.stderr
-    os.utime(out / "results.jsonl")
-    again = codex_pool(*arguments, home=planted)
-    assert again.returncode in (0, 1) and "completed" in again.stderr, again.stderr
-    judged = codex_pool("score", str(out), "--scorer", "judge", "--sample-id", "say", "--workers", "1", home=planted)
-    assert judged.returncode == 0, judged.stderr
-    assert leaks(out) == []
+
+
+def test_a_redacted_home_has_what_it_needs_again_for_the_next_run(
+    tmp_path: Path, planted: Path, model: LoopbackModel
+) -> None:
+    data, out = tmp_path / "d.jsonl", tmp_path / "out"
+    samples = [{"id": name, "prompt": f"say {name}"} for name in "ab"]
+    data.write_text("".join(json.dumps(sample) + "\n" for sample in samples))
+    arguments = ("batch", str(data), "--workers", "1", "-o", str(out))
+    for more in (("--limit", "1"), ()):
+        done = codex_pool(*arguments, *more, home=planted)
+        assert done.returncode == 0 and leaks(out) == [], done.stderr
+        assert "[redacted " in (out / "home" / "config.toml").read_text()
+    sent = [record.headers for record in model.requests]
+    assert len(sent) == 2
+    assert all(SECRETS["header"] in dict(headers).values() for headers in sent)
 
 
 def test_redaction_can_be_switched_off(tmp_path: Path, planted: Path) -> None:

@@ -14,12 +14,15 @@ from collections.abc import Iterator, Mapping
 from typing import IO, Any
 from urllib.parse import quote, quote_plus
 
+import msgspec
+
 MIN_CHARACTERS = 8
 # A line of a secret of several lines, such as a private key, is a secret itself from this length on.
 MIN_LINE_CHARACTERS = 16
 MARK = "[redacted "
 _CHUNK_BYTES = 1 << 20
 _ESCAPE = re.compile("%[0-9A-F]{2}")
+_encode = msgspec.json.Encoder().encode
 _ODD = re.compile(r"[^A-Za-z0-9_.-]+")
 
 
@@ -81,9 +84,12 @@ class Redactor:
         """A value as JSON has it, without secrets in its texts and names."""
         if value is None or not self._texts:
             return value
-        written = json.dumps(value)
-        redacted = self.text(written)
-        return value if redacted is written else json.loads(redacted)
+        try:
+            is_clean = not self.finds(_encode(value))
+        except (TypeError, ValueError):
+            # What is no JSON to it: NaN, lone surrogates.
+            is_clean = False
+        return value if is_clean else json.loads(self.text(json.dumps(value)))
 
     def places(self, data: bytes) -> Iterator[tuple[int, int]]:
         """Begin and end of each secret in the data."""

@@ -12,7 +12,6 @@ import signal
 import sqlite3
 import sys
 import time
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +49,7 @@ from .scoring.ask import Asking
 from .scoring.metrics import summarise
 from .secrets import known_secrets
 from .settings import Settings
-from .store import Entry, RunDirectory, RunDirectoryError, SampleRow, layout, shown_name
+from .store import RunDirectory, RunDirectoryError, SampleRow, layout, shown_name
 from .store.rows import exported
 from .tools import Tools, ToolsError, check_shell
 from .workspace import Repositories, WorkspaceError, cwd_problem
@@ -125,17 +124,14 @@ def _run(
         shortage = None if asked.fresh else disk.shortage()
         if shortage is not None:
             raise RunDirectoryError(disk.problem(shortage))
-        redactor = redactor_of(asked)
-        directory = RunDirectory(asked.output, fresh=asked.fresh, redactor=redactor)
+        directory = RunDirectory(asked.output, fresh=asked.fresh, redactor=redactor_of(asked))
     except RunDirectoryError as error:
         return _refuse(error)
     except OSError as error:
         return _refuse(RunDirectoryError(f"{asked.output} cannot be a run directory: {describe(error)}"))
     try:
-        # What is kept of these is not what they ask.
-        as_asked: dict[tuple[str, int], Sample] = {}
         directory.load(
-            _entries(samples, redactor, as_asked),
+            map(entry_of, samples),
             asked.dataset_name,
             rerun_changed=asked.rerun_changed,
             partly=asked.is_partly,
@@ -146,7 +142,7 @@ def _run(
         config["prices"] = None if prices is None else prices.source
         private = [path for scorer in scorers.run for path in scorer.private]
         private += [] if samples.path is None else [samples.path]
-        batch = _Batch(asked, directory, config, prices, models, scorers, sources, tuple(private), as_asked)
+        batch = _Batch(asked, directory, config, prices, models, scorers, sources, tuple(private))
         try:
             return asyncio.run(batch.run(hang_up))
         finally:
@@ -181,15 +177,6 @@ def redactor_of(asked: Settings) -> Redactor:
         return Redactor()
     homes = [*home.known(asked.home, asked.endpoint), asked.output / layout.HOME]
     return Redactor(known_secrets(os.environ, homes, asked.overrides, asked.key))
-
-
-def _entries(samples: Dataset, redactor: Redactor, as_asked: dict[tuple[str, int], Sample]) -> Iterator[Entry]:
-    """What is kept of the samples; those that hold a secret are put into `as_asked`."""
-    for sample in samples:
-        entry = entry_of(sample)
-        if redactor and redactor.value(entry.spec) is not entry.spec:
-            as_asked[sample.key] = sample
-        yield entry
 
 
 def _scrub(asked: Settings, directory: RunDirectory) -> None:
@@ -258,10 +245,8 @@ class _Batch:
         scorers: Scorers,
         sources: Repositories,
         private: tuple[Path, ...],
-        as_asked: Mapping[tuple[str, int], Sample],
     ) -> None:
         self._settings = asked
-        self._as_asked = as_asked
         self._redactor = directory.redactor
         self._logs = [scrub.Log(directory.file(name)) for name in (layout.LOG, detach.OUTPUT)]
         self._directory = directory
@@ -370,7 +355,6 @@ class _Batch:
                 ),
                 told=Told(on_retry=self._on_retry, on_record=self._on_record, on_trouble=self._say),
                 cancelled=self._cancelled,
-                asked=self._as_asked,
                 disks=disks_of(self._directory.path, self._pool.codex_home),
                 meter=RunMeter(
                     settings.run_limits,

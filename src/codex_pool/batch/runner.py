@@ -13,9 +13,8 @@ import random
 import sqlite3
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any, TypeVar
 
 import msgspec
@@ -72,14 +71,8 @@ class Told:
             object.__setattr__(self, name, _reported(getattr(self, name)))
 
 
-_NONE_ASKED: Mapping[tuple[str, int], Sample] = MappingProxyType({})
-
-
 class Runner:
-    """Runs what is to be done, until all has ended or `stop` is set.
-
-    `asked`: the samples that are asked otherwise than they are kept, because something is redacted there.
-    """
+    """Runs what is to be done, until all has ended or `stop` is set."""
 
     def __init__(
         self,
@@ -92,7 +85,6 @@ class Runner:
         meter: RunMeter,
         disks: Sequence[Disk],
         cancelled: Collection[tuple[str, int]] = (),
-        asked: Mapping[tuple[str, int], Sample] = _NONE_ASKED,
     ) -> None:
         self._directory = directory
         self._progress = progress
@@ -110,7 +102,6 @@ class Runner:
         self._full_at = float("-inf")
         self._jobs: dict[tuple[str, int], Job] = {}
         self._cancelled = set(cancelled)
-        self._asked = asked
         self._aside: set[asyncio.Task[None]] = set()
         self._failed_aside: BaseException | None = None
         self._again: deque[Job] = deque()
@@ -291,8 +282,9 @@ class Runner:
             row = self._page.popleft()
             self._place += 1
             if self._rules.only is None or self._place in self._rules.only:
-                sample = self._asked.get((row.id, row.epoch)) or Sample.from_json(row.spec)
-                return Job(row, sample, asyncio.get_running_loop().create_future())
+                # What is kept without a secret is not what was asked.
+                spec = self._directory.as_asked.get((row.id, row.epoch), row.spec)
+                return Job(row, Sample.from_json(spec), asyncio.get_running_loop().create_future())
 
     async def _run_sample(self, job: Job) -> None:
         sampling = Sampling(self._means, job)

@@ -53,6 +53,8 @@ class RunDirectory(_fork.ProcessBound):
     def __init__(self, path: Path, *, fresh: bool = False, redactor: Redactor = NOTHING) -> None:
         self.path = path
         self.redactor = redactor
+        self.as_asked: dict[tuple[str, int], Mapping[str, Any]] = {}
+        """What `load` was given of the samples that are kept without a secret, by id and epoch: what they ask."""
         self._removed = False
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -138,7 +140,7 @@ class RunDirectory(_fork.ProcessBound):
         `partly`: what else is there is left as it is, and not of this run. Raises RunDirectoryError, with nothing
         changed, when samples were done that are not among them, or that asked something else.
         """
-        kept = redacting.entries(self.redactor, entries) if self.redactor else entries
+        kept = redacting.entries(self.redactor, entries, self.as_asked) if self.redactor else entries
         self._do(lambda db: changes.load(db, kept, self.path, dataset, rerun_changed=rerun_changed, partly=partly))
         # From now on only what is done stands in there: what is to be run again has one line at any instant.
         self._rewrite_results(only_done=True)

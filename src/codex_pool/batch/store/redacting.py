@@ -12,12 +12,18 @@ from ..redaction import Redactor
 from .rows import Entry, RecordRow
 
 
-def entries(redactor: Redactor, given: Iterable[Entry]) -> Iterator[Entry]:
-    """Samples. `digest` is of what was asked, which a digest does not tell."""
+def entries(
+    redactor: Redactor, given: Iterable[Entry], changed: dict[tuple[str, int], Mapping[str, Any]]
+) -> Iterator[Entry]:
+    """Samples; what is asked of those that hold a secret goes into `changed`. `digest` is of what is asked."""
     for entry in given:
-        spec, tags = redactor.value(entry.spec), redactor.value(list(entry.tags))
-        is_same = spec is entry.spec and tags == list(entry.tags)
-        yield entry if is_same else msgspec.structs.replace(entry, spec=spec, tags=tuple(tags))
+        spec, tags = redactor.value(entry.spec), entry.tags
+        if tags:
+            tags = tuple(redactor.value(list(tags)))
+        if spec is not entry.spec:
+            changed[entry.id, entry.epoch] = entry.spec
+        is_same = spec is entry.spec and tags == entry.tags
+        yield entry if is_same else msgspec.structs.replace(entry, spec=spec, tags=tags)
 
 
 def end(redactor: Redactor, given: Mapping[str, Any]) -> Mapping[str, Any]:
