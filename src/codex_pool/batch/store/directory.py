@@ -53,7 +53,7 @@ class RunDirectory(_fork.ProcessBound):
     def __init__(self, path: Path, *, fresh: bool = False, redactor: Redactor = NOTHING) -> None:
         self.path = path
         self.redactor = redactor
-        self.as_asked: dict[tuple[str, int], Mapping[str, Any]] = {}
+        self.as_asked: dict[tuple[str, int], dict[str, Any]] = {}
         """What `load` was given of the samples that are kept without a secret, by id and epoch: what they ask."""
         self._removed = False
         try:

@@ -13,7 +13,7 @@ from .rows import Entry, RecordRow
 
 
 def entries(
-    redactor: Redactor, given: Iterable[Entry], changed: dict[tuple[str, int], Mapping[str, Any]]
+    redactor: Redactor, given: Iterable[Entry], changed: dict[tuple[str, int], dict[str, Any]]
 ) -> Iterator[Entry]:
     """Samples; what is asked of those that hold a secret goes into `changed`. `digest` is of what is asked."""
     for entry in given:
@@ -21,7 +21,7 @@ def entries(
         if tags:
             tags = tuple(redactor.value(list(tags)))
         if spec is not entry.spec:
-            changed[entry.id, entry.epoch] = entry.spec
+            changed[entry.id, entry.epoch] = dict(entry.spec)
         is_same = spec is entry.spec and tags == entry.tags
         yield entry if is_same else msgspec.structs.replace(entry, spec=spec, tags=tags)
 
