@@ -292,7 +292,9 @@ def test_the_figures_of_a_run_are_sums_of_its_samples() -> None:
     records = [row.record for row in rows if row.record is not None]
     assert dict(figures.statuses) == Counter(record.status for record in records)
     assert figures.usage["total_tokens"] == sum(record.usage["total_tokens"] for record in records if record.usage)
-    assert figures.cost == pytest.approx(sum(record.cost or 0 for record in records))
+    # What was tried again was paid for as well.
+    costs = [attempt.cost for row in rows for attempt in run.attempts(row.n)]
+    assert figures.cost == pytest.approx(sum(cost or 0 for cost in costs))
     assert figures.retries == sum(record.attempts - 1 for record in records) > 0
     assert len(figures.spans) == sum(record.attempts for record in records)
     values = [score.value for row in rows for score in row.scores if score.scorer == "tests"]

@@ -11,6 +11,7 @@ from scored import context
 
 from codex_app_server import AppServerConfig, AsyncCodex
 from codex_app_server.testing.loopback import LoopbackModel, Rule, Script, Text
+from codex_pool.batch.bill import Bill
 from codex_pool.batch.scoring import Score, ScoreContext, parse_scorers, score_sample
 from codex_pool.batch.scoring.ask import Asking
 
@@ -21,8 +22,8 @@ def test_a_judge_is_asked_in_a_thread_of_its_own(config: AppServerConfig, model:
     model.script = Script((Rule(Text(grade), contains="Be strict."),))
     used: list[int] = []
 
-    async def on_usage(usage: dict[str, int] | None, model: str | None) -> None:
-        used.append((usage or {})["total_tokens"])
+    async def on_usage(tokens: int, bill: Bill) -> None:
+        used.append(tokens)
 
     async def main() -> list[Score]:
         async with AsyncCodex(config) as codex:

@@ -15,7 +15,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from codex_pool.writer import Writer
 
@@ -55,10 +55,13 @@ def lost() -> int:
 
 
 @contextlib.contextmanager
-def to_file(process: str, path: str | os.PathLike[str]) -> Iterator[None]:
-    """Write what this package and the SDK log, from INFO on, into a file as well, which need not be there."""
+def to_file(process: str, path: str | os.PathLike[str], redact: Callable[[str], str] | None = None) -> Iterator[None]:
+    """Write what this package and the SDK log, from INFO on, into a file as well, which need not be there.
+
+    `redact` takes out of a text what is not to be written.
+    """
     writer = Writer(None, MAX_BYTES, lambda number: lost_line(process, number), path=os.path.abspath(path))
-    handler = PoolHandler(process, writer)
+    handler = PoolHandler(process, writer, redact)
     loggers = [logging.getLogger(name) for name in OURS]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -85,8 +88,9 @@ def last_words(message: str) -> None:
 class PoolHandler(logging.Handler):
     """Gives records to a writer, in the format of the module's docstring."""
 
-    def __init__(self, process: str, writer: Writer) -> None:
+    def __init__(self, process: str, writer: Writer, redact: Callable[[str], str] | None = None) -> None:
         super().__init__()
+        self._redact = redact
         self._process = process
         self._writer = writer
 
@@ -100,6 +104,8 @@ class PoolHandler(logging.Handler):
                 text_of_error = ""
         except Exception as error:
             text, text_of_error = f"a record that cannot be formatted: {record.msg!r}: {error!r}", ""
+        if self._redact is not None:
+            text, text_of_error = self._redact(text), self._redact(text_of_error)
         lines = [line_of(record.created, record.levelname, self._process, record.process or os.getpid(), text)]
         lines += [_cut(f"  {_printable(line)}") for line in text_of_error.splitlines()[-MAX_TRACEBACK_LINES:]]
         self._writer.write(b"".join(lines))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .progress import Progress
+from .redaction import NOTHING, Redactor
 from .store import layout
 
 EVERY_S = 1.0
@@ -17,7 +18,7 @@ PROGRESS = "progress.json"
 _COUNTERS = ("ended", "tokens", "failures")
 
 
-def publish(run: Path, progress: Progress, title: str, now: float) -> None:
+def publish(run: Path, progress: Progress, title: str, now: float, redactor: Redactor = NOTHING) -> None:
     """Say how far the run is. Raises OSError."""
     value = {one.name: getattr(progress, one.name) for one in fields(progress)}
     # Clocks differ from process to process; how long ago it was does not.
@@ -25,7 +26,7 @@ def publish(run: Path, progress: Progress, title: str, now: float) -> None:
     value["under_way"] = [[sample_id, epoch, now - since] for (sample_id, epoch), since in progress.slowest(10)]
     path = run / PROGRESS
     partial = layout.partial(path)
-    partial.write_text(json.dumps({"pid": os.getpid(), "title": title, "progress": value}))
+    partial.write_text(redactor.text(json.dumps({"pid": os.getpid(), "title": title, "progress": value})))
     partial.replace(path)
 
 

@@ -16,9 +16,11 @@ from codex_app_server.async_api import AsyncThread, AsyncTurnHandle, AsyncTurnSt
 from codex_app_server.results import TurnCollector
 
 from . import policy
+from .bill import TOKENS, Bill, tokens_of
 from .dataset import Sample
 from .limits import Meter, Reached
 from .policy import Outcome, Status
+from .redaction import NOTHING, Redactor
 from .store import EventLog
 
 T = TypeVar("T")
@@ -30,16 +32,17 @@ CANCEL_AGAIN_S = 2.0
 # How late a limit in time may be noticed that has not begun to count yet.
 CLOCK_S = 0.5
 TIMEOUT = "timeout_s"
-_TOKENS = {
-    "inputTokens": "input_tokens",
-    "cachedInputTokens": "cached_input_tokens",
-    "outputTokens": "output_tokens",
-    "reasoningOutputTokens": "reasoning_output_tokens",
-    "totalTokens": "total_tokens",
-}
 CANCELLED = "cancelled"
 _METERED = frozenset(
-    {"pool/turn/assigned", "error", "turn/completed", "thread/tokenUsage/updated", "item/started", "item/completed"}
+    {
+        "pool/turn/assigned",
+        "error",
+        "turn/completed",
+        "thread/tokenUsage/updated",
+        "item/started",
+        "item/completed",
+        "model/rerouted",
+    }
 )
 
 
@@ -126,6 +129,8 @@ class Attempt:
         *,
         key: str,
         number: int,
+        bill: Bill,
+        redactor: Redactor = NOTHING,
         responses: Sequence[str | None] = (),
         turn_options: dict[str, Any],
         on_assigned: Callable[[], None],
@@ -137,15 +142,17 @@ class Attempt:
         self._halt = halt
         self._key = key
         self._number = number
+        self._bill = bill
+        self._agent_models: dict[str, str] = {}
         self._turn_options = turn_options
         self._on_assigned = on_assigned
         self._on_waiting = on_waiting
         self._waits = False
         self.responses: list[str | None] = list(responses)
-        self.events = EventLog()
+        self.events = EventLog(redactor)
         self._commands = policy.Commands()
         self.pool_gone: TransportClosedError | None = None
-        self._usage: Mapping[str, Any] | None = None
+        self._usage: dict[str, int] | None = None
         self._turn_id: str | None = None
         self._turns: list[AsyncTurnHandle] = []
         self._worker: str | None = None
@@ -161,13 +168,16 @@ class Attempt:
             outcome = await self._run()
         finally:
             await self._end_agents()
-        return msgspec.structs.replace(outcome, usage=self._with_agents(outcome.usage))
+        usage = self._with_agents(outcome.usage)
+        return msgspec.structs.replace(outcome, usage=usage, cost=self._bill.cost, unpriced=self._bill.unpriced)
 
     def _with_agents(self, own: dict[str, int] | None) -> dict[str, int] | None:
         # Of a thread that has worked for several turns the last report is of all of them.
         totals = {thread: used.total for turn in self._turns for thread, used in turn.sub_agent_usage().items()}
-        for total in totals.values():
-            own = {name: (own or {}).get(name, 0) + getattr(total, name) for name in _TOKENS.values()}
+        for thread, total in totals.items():
+            of_agent = {name: getattr(total, name) for name in TOKENS.values()}
+            self._bill.used_by_agent(of_agent, self._agent_models.get(thread))
+            own = {name: (own or {}).get(name, 0) + tokens for name, tokens in of_agent.items()}
         return own
 
     async def _end_agents(self) -> None:
@@ -345,11 +355,26 @@ class Attempt:
         self._heed_network(method, params)
         if method == "item/completed":
             self._commands.completed(params["item"])
+            self._charge(params["item"])
         elif method == "thread/tokenUsage/updated":
-            self._usage = params["tokenUsage"]["total"]
+            self._usage = tokens_of(params["tokenUsage"]["total"])
+            self._bill.used(self._usage, tokens_of(params["tokenUsage"]["last"]))
+        elif method == "model/rerouted":
+            self._bill.rerouted(str(params["toModel"]))
         elif method == "pool/turn/assigned":
             self._worker = params.get("worker")
             self._queued_ms = (self._queued_ms or 0) + (params.get("queuedMs") or 0)
+
+    def _charge(self, item: Mapping[str, Any]) -> None:
+        """Note what of an item that has ended is paid for beside tokens, and which models sub-agents have."""
+        kind = item.get("type")
+        if kind == "webSearch":
+            # Opening a page that was found is no search.
+            self._bill.searched(int((item.get("action") or {}).get("type", "search") == "search"))
+        elif kind == "imageGeneration":
+            self._bill.made_image()
+        elif kind == "collabAgentToolCall" and item.get("model"):
+            self._agent_models |= dict.fromkeys(item.get("receiverThreadIds") or (), str(item["model"]))
 
     def _heed_network(self, method: str, params: Mapping[str, Any]) -> None:
         """Tell when the turn begins to wait for the network, and when it goes on."""
@@ -390,7 +415,7 @@ class Attempt:
             status=status,
             error=error,
             final_response=last if collector is None else collector.final_response,
-            usage=usage(self._usage),
+            usage=self._usage,
             thread_id=self._thread.id,
             turn_id=self._turn_id,
             worker=self._worker,
@@ -398,11 +423,6 @@ class Attempt:
             duration_ms=self._duration_ms,
             limit=limit,
         )
-
-
-def usage(total: Mapping[str, Any] | None) -> dict[str, int] | None:
-    """The tokens of a thread, all its turns and their model requests together, as the app-server has reported them."""
-    return None if total is None else {name: int(total[wire_name]) for wire_name, name in _TOKENS.items()}
 
 
 async def _interrupt(turn: AsyncTurnHandle) -> None:

@@ -39,11 +39,11 @@ class Display(Protocol):
         """Leave the terminal as it was. May be called twice."""
 
 
-def make(progress: Progress) -> Display:
-    """The display that fits stderr."""
+def make(progress: Progress, redact: Callable[[str], str] = str) -> Display:
+    """The display that fits stderr. `redact` takes out of a message what is not to be shown."""
     if sys.stderr.isatty() and os.environ.get("TERM", "dumb") != "dumb":
-        return LiveDisplay(progress)
-    return PlainDisplay(progress)
+        return LiveDisplay(progress, redact)
+    return PlainDisplay(progress, redact=redact)
 
 
 class PlainDisplay:
@@ -55,7 +55,9 @@ class PlainDisplay:
         *,
         clock: Callable[[], float] = time.monotonic,
         write: Callable[[str], None] | None = None,
+        redact: Callable[[str], str] = str,
     ) -> None:
+        self._redact = redact
         self._progress = progress
         self._clock = clock
         self._write = write or _write_line
@@ -67,7 +69,7 @@ class PlainDisplay:
         self.say(title)
 
     def say(self, message: str) -> None:
-        self._write(message)
+        self._write(self._redact(message))
 
     def refresh(self) -> None:
         progress, now = self._progress, self._clock()
@@ -99,10 +101,11 @@ class PlainDisplay:
 class LiveDisplay:
     """A region at the bottom of the terminal that is drawn anew; messages scroll by above it."""
 
-    def __init__(self, progress: Progress) -> None:
+    def __init__(self, progress: Progress, redact: Callable[[str], str] = str) -> None:
         from rich.console import Console
 
         self._progress = progress
+        self._redact = redact
         self._console: Console = Console(stderr=True, highlight=False)
         self._live: Live | None = None
 
@@ -118,7 +121,7 @@ class LiveDisplay:
         self._live.start(refresh=True)
 
     def say(self, message: str) -> None:
-        self._console.print(message, markup=False)
+        self._console.print(self._redact(message), markup=False)
 
     def refresh(self) -> None:
         if self._live is not None:

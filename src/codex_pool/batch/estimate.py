@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .prices import UNKNOWN, amount
 from .progress import duration, plural
 
 _Z = 1.96
@@ -53,12 +54,22 @@ def canary(record: Mapping[str, Any]) -> Canary:
     return Canary(usage.get("total_tokens", 0), record.get("cost"), record.get("duration_ms") or 0)
 
 
-def estimate(canaries: Iterable[Canary], samples: int, concurrency: int) -> Estimate:
-    """What `samples` samples will take. Raises ValueError without a canary."""
+def estimate(
+    canaries: Iterable[Canary],
+    samples: int,
+    concurrency: int,
+    *,
+    more_tokens: int = 0,
+    more_cost: float | None = 0.0,
+) -> Estimate:
+    """What `samples` samples will take. Raises ValueError without a canary.
+
+    `more_tokens` and `more_cost` are what all canaries took beside their records: attempts before the last, and judges.
+    """
     ran = list(canaries)
     if not ran:
         raise ValueError("no canary has ended; there is nothing to estimate from")
-    costs = [one.cost for one in ran if one.cost is not None]
+    costs = [one.cost + more_cost / len(ran) for one in ran if one.cost is not None and more_cost is not None]
     at_once = max(1, min(concurrency, samples))
     wall = _total([one.duration_ms / 1000 for one in ran], samples)
     # The last ones have places to spare: no run is shorter than its longest sample.
@@ -66,7 +77,7 @@ def estimate(canaries: Iterable[Canary], samples: int, concurrency: int) -> Esti
     return Estimate(
         samples=samples,
         canaries=len(ran),
-        tokens=_total([one.tokens for one in ran], samples),
+        tokens=_total([one.tokens + more_tokens / len(ran) for one in ran], samples),
         cost=_total(costs, samples) if len(costs) == len(ran) else None,
         wall_s=Figure(
             max(wall.expected / at_once, longest_s if samples else 0.0),
@@ -86,9 +97,10 @@ def _total(values: Sequence[float], samples: int) -> Figure:
 
 def printed(found: Estimate, currency: str) -> list[tuple[str, str]]:
     """(name, figure) for people."""
-    cost = "not known: no prices for its model; name a file with --prices"
+    cost = f"{UNKNOWN}: no price of its model, or none of all that was used; name a table with --prices"
     if found.cost is not None:
-        cost = f"{_figure(found.cost, '{:,.2f}' if found.cost.expected >= 1 else '{:.2g}')} {currency}"
+        off = found.cost.give_or_take
+        cost = amount(found.cost.expected) + ("" if off is None else f" ± {amount(off)}") + f" {currency}"
     return [
         ("from", f"{plural(found.canaries, 'sample')}, for {found.samples:,}"),
         ("tokens", _figure(found.tokens, "{:,.0f}")),

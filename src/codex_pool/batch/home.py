@@ -10,6 +10,8 @@ from codex_app_server.home import codex_home
 from codex_pool import endpoints
 from codex_pool.homes import ConfigCopy, daemon_home, make_home, renew_config
 
+from .scrub import restore_home
+
 RUN, USER = "run", "user"
 
 
@@ -19,6 +21,7 @@ def prepare(choice: str, own: Path) -> Path:
     What is there from an earlier run is kept. Raises InvalidInputError, HomeError.
     """
     if choice == RUN:
+        restore_home(own, codex_home())
         return make_home(own, codex_home(), follow=False)
     if choice == USER:
         return codex_home()

@@ -16,6 +16,7 @@ from codex_app_server.results import final_response
 from . import policy
 from .attempt import turn_key, unless_stopped
 from .limits import TOOL_CALLS
+from .redaction import NOTHING, Redactor
 from .store import AttemptRow, EventLog
 
 # How long a turn that a dead run left may still run.
@@ -49,9 +50,9 @@ class Left:
                 commands.completed(_plain(item))
         return commands.refused
 
-    def events(self) -> bytes | None:
+    def events(self, redactor: Redactor = NOTHING) -> bytes | None:
         """An event log of what is stored."""
-        events = EventLog()
+        events = EventLog(redactor)
         for turn in self.turns:
             for item in turn.items:
                 told = {"item": _plain(item), "threadId": self.thread_id, "turnId": turn.id}

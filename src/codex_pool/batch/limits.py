@@ -13,6 +13,11 @@ from typing import Any
 
 from codex_pool.open_items import OpenItems
 
+from .prices import UNKNOWN, amount
+
+# With a limit of money, a run ends after so many attempts if the cost of none is known.
+UNKNOWN_LIMIT = 3
+
 # Items by which an agent does something: what `tool_calls` counts.
 TOOL_CALLS = frozenset(
     {
@@ -212,28 +217,59 @@ class Meter:
 
 
 class RunMeter:
-    """What a run has used of its limits, what earlier runs of it used included."""
+    """What a run has used of its limits, what earlier runs of it used included.
 
-    def __init__(self, limits: RunLimits, started_at: float, *, tokens: int = 0, cost: float = 0.0) -> None:
+    `cost` is what is known; each of `unknown` attempts and questions, whose cost is not, counts in the limit as much as
+    the dearest one that is known. One without a price ends a run with a limit of money.
+    """
+
+    def __init__(
+        self, limits: RunLimits, started_at: float, *, tokens: int = 0, cost: float = 0.0, unknown: int = 0
+    ) -> None:
         self.limits = limits
         self.tokens = tokens
         self.cost = cost
+        self.unknown = unknown
+        self._dearest: float | None = None
+        self._unpriced: str | None = None
         self._started_at = started_at
 
-    def used(self, tokens: int, cost: float | None) -> None:
-        """An attempt has ended."""
+    def used(self, tokens: int, cost: float | None, *, is_paid: bool = True, unpriced: str | None = None) -> None:
+        """An attempt has ended, or a judge's question. `is_paid`: whether an unknown cost may be one at all;
+        `unpriced`: the price for want of which it is not known."""
         self.tokens += tokens
-        self.cost += cost or 0.0
+        if cost is not None:
+            self.cost += cost
+            self._dearest = max(cost, self._dearest or 0.0)
+        elif is_paid:
+            self.unknown += 1
+            self._unpriced = self._unpriced or unpriced
 
     def reached(self, now: float) -> Reached | None:
         """The limit that is reached now, if one is: nothing more is to be started."""
         limits = self.limits
         if limits.tokens is not None and self.tokens >= limits.tokens:
             return Reached("tokens", f"the run used {self.tokens:,} tokens; its limit is {limits.tokens:,}")
-        if limits.cost is not None and self.cost >= limits.cost:
-            return Reached("cost", f"the run cost {self.cost:.2f}; its limit is {limits.cost:.2f}")
+        if limits.cost is not None:
+            why = self._cost_reached(limits.cost)
+            if why is not None:
+                return Reached("cost", why)
         if limits.wall_s is not None and now - self._started_at >= limits.wall_s:
             return Reached("wall_s", f"the run took its limit of {limits.wall_s:g} s")
+        return None
+
+    def _cost_reached(self, limit: float) -> str | None:
+        its_limit = f"its limit is {amount(limit)}"
+        if self._unpriced is not None:
+            return f"the cost of the run is {UNKNOWN} ({self._unpriced}); {its_limit}"
+        counted = self.cost + self.unknown * (self._dearest or 0.0)
+        if counted >= limit:
+            more = f", with {self.unknown:,} of unknown cost counted as the dearest" if self.unknown else ""
+            return f"the run cost {amount(counted)}{more}; {its_limit}"
+        if self._dearest is None and self.unknown >= UNKNOWN_LIMIT:
+            return (
+                f"the cost of the run is {UNKNOWN}: no tokens were reported of {self.unknown:,} attempts; {its_limit}"
+            )
         return None
 
     def wait_s(self, now: float) -> float | None:

@@ -81,6 +81,15 @@ class Outcome(msgspec.Struct, frozen=True):
     queued_ms: int | None = None
     duration_ms: int | None = None
     limit: str | None = None
+    cost: float | None = None
+    """Money; None where it is not known."""
+    unpriced: str | None = None
+    """The price for want of which the cost is not known, if that is why."""
+
+    @property
+    def is_paid(self) -> bool:
+        """False for one whose turn was never begun: it costs nothing."""
+        return self.turn_id is not None or self.status == "lost"
 
 
 def failure(error: Exception) -> tuple[Status, dict[str, str]]:

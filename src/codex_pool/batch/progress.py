@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .policy import Outcome
+from .prices import UNKNOWN, amount
 from .store import SampleRow
 
 ETA_FROM = 5
@@ -31,8 +32,11 @@ class Progress:
     turns_per_worker: int = 0
     scoring: int = 0
     cost: float = 0.0
+    """Money, as far as it is known."""
+    unknown_costs: int = 0
+    """Attempts, and questions of judges, whose cost is not known."""
     currency: str | None = None
-    """None without prices: then `cost` says nothing."""
+    """None without prices: then nothing is known of money."""
     failures: Counter[str] = field(default_factory=Counter)
     """What was not completed, by status or kind of error."""
     paused: str | None = None
@@ -42,12 +46,20 @@ class Progress:
     under_way: dict[tuple[str, int], float] = field(default_factory=dict)
     """Samples whose turn runs, and since when."""
 
-    def turn_ended(self, outcome: Outcome, cost: float | None = None) -> None:
+    def turn_ended(self, outcome: Outcome) -> None:
         """An attempt came to its end, whichever; its tokens are spent."""
         self.attempts += 1
         self.turns += 1
         self.tokens.update(outcome.usage or {})
-        self.cost += cost or 0.0
+        if outcome.cost is not None or outcome.is_paid:
+            self.spent(outcome.cost)
+
+    def spent(self, cost: float | None) -> None:
+        """An attempt or a question cost so much; None where that is not known."""
+        if cost is None:
+            self.unknown_costs += 1
+        else:
+            self.cost += cost
 
     def sample_ended(self, row: SampleRow) -> None:
         """A sample has its record."""
@@ -136,11 +148,20 @@ def plural(count: int, one: str, many: str | None = None) -> str:
     return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
+def money(known: float, unknown: int, currency: str | None) -> str:
+    """A cost in words: of `unknown` attempts and questions it is not known. `currency` None: there are no prices."""
+    if currency is None or (unknown and not known):
+        return f"cost {UNKNOWN}"
+    if not unknown:
+        return amount(known, currency)
+    return f"cost {UNKNOWN}, at least {amount(known, currency)}"
+
+
 def pace(progress: Progress, now: float, separator: str) -> str:
     """How fast, how many tokens, how long still."""
     parts = [f"{progress.turns_per_s(now):.1f} turns/s", f"{progress.tokens['total_tokens']:,} tokens"]
-    if progress.currency is not None:
-        parts.append(f"{progress.cost:,.2f} {progress.currency}")
+    if progress.currency is not None and (progress.cost or progress.unknown_costs):
+        parts.append(money(progress.cost, progress.unknown_costs, progress.currency))
     eta_s = progress.eta_s(now)
     if eta_s is not None and progress.done < progress.total:
         parts.append(f"eta {duration(eta_s)}")

@@ -21,8 +21,10 @@ from codex_app_server import _threads
 from codex_app_server._files import resolved
 
 from .dataset import Sample
+from .redaction import Redactor
 from .scoring import Score, ScoreContext, Scorer, Scorers, score_sample
 from .scoring.base import Ask
+from .scrub import redact_files
 from .store import RecordRow, RunDirectory, RunStore, SampleRow, directory_name, layout, shown_name
 from .workspace import WorkspaceError, prepare, reopen
 from .workspace import git as workspace_git
@@ -113,7 +115,8 @@ async def rescore(
                 continue
             scores = await _score(directory, row, sample, scorers, ask, places)
             kept = _merged(row, scores, keep_others=plan.named or plan.missing)
-            artifacts = await _threads.in_thread(_artifacts, directory.store.artifacts_of(row.n))
+            where = directory.store.artifacts_of(row.n)
+            artifacts = await _threads.in_thread(_artifacts, where, directory.redactor)
             await _threads.in_thread(directory.replace_scores, row.n, kept, artifacts)
             counts.scored += 1
             counts.scorer_failures += sum(score.error is not None for score in scores)
@@ -208,7 +211,8 @@ def _merged(row: SampleRow, scores: Sequence[Score], *, keep_others: bool) -> li
     return [*others, *scores]
 
 
-def _artifacts(directory: Path) -> list[str]:
+def _artifacts(directory: Path, redactor: Redactor) -> list[str]:
     if not directory.is_dir():
         return []
+    redact_files(directory, redactor)
     return sorted(str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file())

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from codex_app_server import AppServerError, HomeError, InvalidInputError
+from codex_app_server import AppServerError, AsyncCodex, HomeError, InvalidInputError
 from codex_app_server._files import resolved
 from codex_app_server._paths import lone_surrogate
 from codex_pool import account_notice, log, start
@@ -23,18 +23,23 @@ from codex_pool.configuration import FULL_ACCESS, Configuration
 from codex_pool.endpoints import EndpointError, is_tcp
 from codex_pool.os_errors import describe
 
-from . import attached, control, display, estimate, home, settings, summary
-from .attempt import Stopped
+from . import attached, control, detach, display, estimate, home, scrub, settings, summary
+from .answering import ask_who_answers
+from .attempt import Stopped, unless_stopped
+from .bill import Answering, Bill
 from .dataset import Dataset, DatasetError, Sample
 from .disk import Disk, disks_of, is_full
 from .hang_up import HangUp
 from .launch import NotStartedError
 from .limits import RunMeter, parse_limits
+from .litellm_prices import find_prices
+from .money import Models, UnpricedRunError, check
 from .notify import notify
 from .policy import Outcome
 from .pools import POOL_LOST, Pools
-from .prices import Prices, PricesError, read_prices
+from .prices import Prices, PricesError
 from .progress import Progress, plural
+from .redaction import Redactor
 from .run_pool import RunPool
 from .runner import Rules, Runner, Told, entry_of
 from .sampling import Means, has_answers, remove_left
@@ -42,6 +47,7 @@ from .scoring import ScorerError, Scorers
 from .scoring import summary as scoring_summary
 from .scoring.ask import Asking
 from .scoring.metrics import summarise
+from .secrets import known_secrets
 from .settings import Settings
 from .store import RunDirectory, RunDirectoryError, SampleRow, layout, shown_name
 from .store.rows import exported
@@ -63,11 +69,12 @@ def run_batch(asked: Settings) -> int:
     """
     try:
         hang_up = HangUp()
-        prices = None if asked.prices is None else read_prices(asked.prices)
+        prices = None if asked.prices is None else find_prices(asked.prices)
+        models = Models(asked.model)
         scorers = Scorers(asked.scorers)
         sources = Repositories(asked.output / REPOSITORIES)
         tools = Tools(scorers)
-        samples = _read(asked, scorers, sources, tools)
+        samples = _read(asked, scorers, sources, tools, models)
     except HomeError as error:
         return _refuse(error, CANNOT_START)
     except EndpointError as error:
@@ -85,16 +92,22 @@ def run_batch(asked: Settings) -> int:
         except ToolsError as error:
             print(f"codex-pool: {error}; nothing was run", file=sys.stderr)
             return USAGE
+        if prices is not None and asked.run_limits.cost is not None:
+            problems = models.without_price(prices)
+            if problems:
+                print(f"codex-pool: {UnpricedRunError(problems, prices.source)}; nothing was run", file=sys.stderr)
+                return USAGE
         # A hook may bring them.
         for program in tools.not_found(samples) if asked.hook is None else ():
             print(f"codex-pool: {program}", file=sys.stderr)
-        return _run(asked, samples, prices, scorers, sources, hang_up)
+        return _run(asked, samples, prices, models, scorers, sources, hang_up)
 
 
 def _run(
     asked: Settings,
     samples: Dataset,
     prices: Prices | None,
+    models: Models,
     scorers: Scorers,
     sources: Repositories,
     hang_up: HangUp,
@@ -111,7 +124,7 @@ def _run(
         shortage = None if asked.fresh else disk.shortage()
         if shortage is not None:
             raise RunDirectoryError(disk.problem(shortage))
-        directory = RunDirectory(asked.output, fresh=asked.fresh)
+        directory = RunDirectory(asked.output, fresh=asked.fresh, redactor=redactor_of(asked))
     except RunDirectoryError as error:
         return _refuse(error)
     except OSError as error:
@@ -126,9 +139,14 @@ def _run(
         specs = [scorer.spec for scorer in scorers.run]
         config = settings.config(asked, samples.fingerprint, len(samples), specs)
         config["currency"] = None if prices is None else prices.currency
+        config["prices"] = None if prices is None else prices.source
         private = [path for scorer in scorers.run for path in scorer.private]
         private += [] if samples.path is None else [samples.path]
-        return asyncio.run(_Batch(asked, directory, config, prices, scorers, sources, tuple(private)).run(hang_up))
+        batch = _Batch(asked, directory, config, prices, models, scorers, sources, tuple(private))
+        try:
+            return asyncio.run(batch.run(hang_up))
+        finally:
+            _scrub(asked, directory)
     except HomeError as error:
         return _refuse(error, CANNOT_START)
     except (RunDirectoryError, EndpointError, InvalidInputError, FileExistsError) as error:
@@ -153,7 +171,26 @@ def _run(
             print(f"codex-pool: {where} is not up to date: {why}", file=sys.stderr)
 
 
-def _read(asked: Settings, scorers: Scorers, sources: Repositories, tools: Tools) -> Dataset:
+def redactor_of(asked: Settings) -> Redactor:
+    """Knows the secrets that are known where a run begins."""
+    if not asked.redact:
+        return Redactor()
+    homes = [*home.known(asked.home, asked.endpoint), asked.output / layout.HOME]
+    return Redactor(known_secrets(os.environ, homes, asked.overrides, asked.key))
+
+
+def _scrub(asked: Settings, directory: RunDirectory) -> None:
+    """Take secrets out of what others have written; the pool has ended."""
+    try:
+        for name in (layout.LOG, detach.OUTPUT):
+            scrub.Log(directory.file(name)).mask(directory.redactor)
+        if asked.endpoint is None and (asked.home == home.RUN or asked.demo):
+            scrub.redact_home(directory.file(layout.HOME), directory.redactor)
+    except OSError as error:
+        print(f"codex-pool: secrets may be left in {directory.path}: {describe(error)}", file=sys.stderr)
+
+
+def _read(asked: Settings, scorers: Scorers, sources: Repositories, tools: Tools, models: Models) -> Dataset:
     homes = home.known(asked.home, asked.endpoint)
     dataset = None if asked.demo_dataset else resolved(asked.request.source)
 
@@ -161,6 +198,7 @@ def _read(asked: Settings, scorers: Scorers, sources: Repositories, tools: Tools
         wrong = [f"{where}: {problem.partition(': ')[2]}" for problem in scorers.problems([sample])]
         if not wrong:
             tools.see(sample)
+            models.see(sample, scorers)
         if sample.workspace is not None and is_elsewhere:
             problem = f"cannot be made where {asked.endpoint} runs; expected an own pool, or a daemon on this machine"
             wrong.append(f"{where}: workspace: {problem}")
@@ -203,14 +241,18 @@ class _Batch:
         directory: RunDirectory,
         config: dict[str, Any],
         prices: Prices | None,
+        models: Models,
         scorers: Scorers,
         sources: Repositories,
         private: tuple[Path, ...],
     ) -> None:
         self._settings = asked
+        self._redactor = directory.redactor
+        self._logs = [scrub.Log(directory.file(name)) for name in (layout.LOG, detach.OUTPUT)]
         self._directory = directory
         self._config = config
         self._prices = prices
+        self._models = models
         self._scorers = scorers
         self._sources = sources
         self._guarded = _is_guarded(asked)
@@ -220,7 +262,7 @@ class _Batch:
         self._is_done = counts["total"] == counts["done"]
         self._progress.turns_per_worker = asked.turns_per_worker
         self._progress.currency = None if prices is None else prices.currency
-        self._display = display.make(self._progress)
+        self._display = display.make(self._progress, self._redactor.text)
         self._pool = RunPool(
             asked,
             directory,
@@ -232,6 +274,7 @@ class _Batch:
             on_slots=self._on_slots,
         )
         self._signals = 0
+        self._logins: list[int] = []
         self._app_server = ""
         self._runner: Runner | None = None
         self._cancelled: set[tuple[str, int]] = set()
@@ -241,7 +284,7 @@ class _Batch:
 
     async def run(self, hang_up: HangUp) -> int:
         """The exit code."""
-        with log.to_file("batch", self._log):
+        with log.to_file("batch", self._log, self._redactor.text):
             return await self._run(hang_up)
 
     async def _run(self, hang_up: HangUp) -> int:
@@ -266,6 +309,8 @@ class _Batch:
                 problem = await self._on_pool()
         except NotStartedError as error:
             code, problem = CANNOT_START, str(error)
+        except UnpricedRunError as error:
+            code, problem = USAGE, f"{error}; nothing was run"
         except (asyncio.CancelledError, Stopped):
             # The second Ctrl-C, or one before samples were run: what there is stands in the files.
             pass
@@ -294,8 +339,9 @@ class _Batch:
             missing = None if settings.demo else await account_notice.anotice(codex, login)
             if missing is not None:
                 self._warn("login_missing", f"codex-pool: {missing}", missing)
+            await self._check_prices(codex, stopping)
             stack.callback(asyncio.ensure_future(self._watch(pools)).cancel)
-            tokens, cost = self._directory.store.spent()
+            spent = self._directory.store.spending()
             runner = self._runner = Runner(
                 self._directory,
                 progress,
@@ -310,13 +356,38 @@ class _Batch:
                 told=Told(on_retry=self._on_retry, on_record=self._on_record, on_trouble=self._say),
                 cancelled=self._cancelled,
                 disks=disks_of(self._directory.path, self._pool.codex_home),
-                meter=RunMeter(settings.run_limits, time.monotonic(), tokens=tokens, cost=cost),
+                meter=RunMeter(
+                    settings.run_limits,
+                    time.monotonic(),
+                    tokens=spent.tokens,
+                    cost=spent.known,
+                    unknown=spent.unknown,
+                ),
             )
             await self._remove_left()
             await runner.run(self._means(pools, runner))
             if pools.given_up is None:
                 return runner.ended_early
             return f"the pool is gone: {pools.given_up}; see {self._log}"
+
+    async def _check_prices(self, codex: AsyncCodex, stopping: asyncio.Future[Any]) -> None:
+        """Raises UnpricedRunError, Stopped."""
+        if self._prices is None:
+            return
+        directory = self._directory.file(layout.WORK) / ".judge"
+        directory.mkdir(exist_ok=True)
+
+        async def ask(model: str | None) -> Answering:
+            return await unless_stopped(stopping, ask_who_answers(codex, model, directory))
+
+        limited = self._settings.run_limits.cost is not None
+        await check(
+            self._prices,
+            self._models,
+            ask,
+            limited=limited,
+            warn=lambda message: self._warn("no_price", f"codex-pool: {message}", message),
+        )
 
     async def _remove_left(self) -> None:
         if self._settings.keep:
@@ -327,12 +398,11 @@ class _Batch:
             self._display.say(str(error))
 
     def _means(self, pools: Pools, runner: Runner) -> Means:
-        settings, prices, pool = self._settings, self._prices, self._pool
+        settings, pool = self._settings, self._pool
 
-        async def on_usage(usage: dict[str, int] | None, model: str | None) -> None:
+        async def on_usage(tokens: int, bill: Bill) -> None:
             pools.turn_finished()
-            cost = None if prices is None else prices.cost(usage, model or settings.model)
-            await runner.used((usage or {}).get("total_tokens", 0), cost)
+            await runner.used(tokens, bill)
 
         places = max(1, os.cpu_count() or 1)
         return Means(
@@ -341,12 +411,12 @@ class _Batch:
             thread_options={"approval_policy": _approval_policy(settings.overrides, pool.configuration)},
             limits=settings.limits,
             scorers=self._scorers,
-            prices=prices,
-            model=settings.model,
+            prices=self._prices,
             ask=Asking(
                 pools.codex,
                 self._directory.file(layout.WORK) / ".judge",
                 on_usage=on_usage,
+                prices=self._prices,
                 replaced=pools.replaced,
             ),
             sources=self._sources,
@@ -389,7 +459,7 @@ class _Batch:
             f"codex-pool attach {where} shows it, and codex-pool runs cancel {where} stops it"
         )
         self._display.stop()
-        self._display = display.PlainDisplay(self._progress, write=_log.info)
+        self._display = display.PlainDisplay(self._progress, write=_log.info, redact=self._redactor.text)
 
     def _say(self, message: str) -> None:
         """Say it on the display that there is by then."""
@@ -405,8 +475,22 @@ class _Batch:
             if now - published_at >= attached.EVERY_S:
                 published_at = now
                 with contextlib.suppress(OSError):
-                    attached.publish(self._directory.path, self._progress, self._title(), now)
+                    attached.publish(self._directory.path, self._progress, self._title(), now, self._redactor)
+                with contextlib.suppress(OSError):
+                    self._know_more()
             await asyncio.sleep(display.REFRESH_S)
+
+    def _know_more(self) -> None:
+        """Look for tokens that were refreshed, and take secrets out of the logs. Raises OSError."""
+        if not self._redactor:
+            return
+        homes = home.known(self._settings.home, self._settings.endpoint)
+        seen = [path.stat().st_mtime_ns for path in (one / "auth.json" for one in homes) if path.exists()]
+        if seen != self._logins:
+            self._logins = seen
+            self._redactor.add(known_secrets({}, homes))
+        for each in self._logs:
+            each.mask(self._redactor)
 
     def _take(self, request: dict[str, Any]) -> None:
         """Something was asked of this run from outside."""
@@ -487,7 +571,8 @@ class _Batch:
             wanted = progress.total if self._only is None else progress.skipped + len(self._only)
             code = OK if counts["completed"] + counts["limit"] >= wanted else SOME_NOT_COMPLETED
             code = INTERRUPTED if self._signals else code
-        state = {INTERRUPTED: "interrupted", CANNOT_START: "not started"}.get(code, "finished")
+        has_begun = code not in (CANNOT_START, USAGE)
+        state = "not started" if not has_begun else "interrupted" if code == INTERRUPTED else "finished"
         epochs = self._settings.request.epochs
         store = self._directory.store
         samples = store.samples(selected=True) if store.has_scores() else ()
@@ -510,7 +595,7 @@ class _Batch:
                 problem = problem or Disk(self._directory.path).problem(error)
         if problem is not None:
             self._display.say(f"codex-pool: {problem}")
-        if code != CANNOT_START and not self._is_done:
+        if has_begun and not self._is_done:
             rows = summary.summary(counts, progress, now)
             where = str(self._directory.file(layout.RESULTS))
             rows += scoring_summary.printed(scored)
@@ -528,7 +613,8 @@ class _Batch:
                 "retries": progress.retries,
                 "duration_s": round(progress.elapsed_s(now), 3),
                 "tokens": dict(progress.tokens),
-                "cost": progress.cost if progress.currency is not None else None,
+                "cost": progress.cost if progress.currency is not None and not progress.unknown_costs else None,
+                "unknown_costs": progress.unknown_costs,
                 "metrics": metrics,
                 "results": str(self._directory.file(layout.RESULTS)),
                 "log": str(self._log),
@@ -553,13 +639,22 @@ class _Batch:
         if not ran:
             return [("estimate", "none: no sample was completed")]
         concurrency = self._settings.workers * self._progress.turns_per_worker
-        found = estimate.estimate(ran, self._progress.total, concurrency)
+        spent = self._directory.store.spending()
+        more_tokens = spent.tokens - sum(one.tokens for one in ran)
+        costs = [one.cost for one in ran if one.cost is not None]
+        found = estimate.estimate(
+            ran,
+            self._progress.total,
+            concurrency,
+            more_tokens=max(0, more_tokens),
+            more_cost=None if spent.cost is None else max(0.0, spent.cost - sum(costs)),
+        )
         currency = self._progress.currency or ""
         return [(f"estimate: {name}", figure) for name, figure in estimate.printed(found, currency)]
 
     def _emit(self, record: dict[str, Any]) -> None:
         if self._settings.as_json:
-            print(json.dumps(record), flush=True)
+            print(self._redactor.text(json.dumps(record)), flush=True)
 
 
 def _approval_policy(overrides: tuple[str, ...], configuration: Configuration) -> Any:

@@ -23,6 +23,7 @@ from codex_app_server import AppServerError, TransportClosedError
 
 from . import policy
 from .attempt import CANCELLED, Stopped, ended, unless_stopped
+from .bill import Bill
 from .breaker import DISK_FULL, Breaker
 from .dataset import Sample
 from .disk import Disk, is_full
@@ -177,11 +178,11 @@ class Runner:
         self._look_for_room()
         return self._full_at >= since
 
-    async def used(self, tokens: int, cost: float | None) -> None:
+    async def used(self, tokens: int, bill: Bill) -> None:
         """Something besides attempts was paid for: a judge's question. It is on the disk for the runs after this."""
-        self._meter.used(tokens, cost)
-        self._progress.cost += cost or 0.0
-        await self.written(lambda: self._directory.judged(tokens, cost or 0.0))
+        self._meter.used(tokens, bill.cost, unpriced=bill.unpriced)
+        self._progress.spent(bill.cost)
+        await self.written(lambda: self._directory.judged(tokens, bill.cost))
 
     # Lanes.
 
@@ -281,7 +282,9 @@ class Runner:
             row = self._page.popleft()
             self._place += 1
             if self._rules.only is None or self._place in self._rules.only:
-                return Job(row, Sample.from_json(row.spec), asyncio.get_running_loop().create_future())
+                # What is kept without a secret is not what was asked.
+                spec = self._directory.as_asked.get((row.id, row.epoch), row.spec)
+                return Job(row, Sample.from_json(spec), asyncio.get_running_loop().create_future())
 
     async def _run_sample(self, job: Job) -> None:
         sampling = Sampling(self._means, job)
@@ -358,9 +361,10 @@ class Runner:
             self._means.pools.turn_finished()
         if _touches_disk(tried) and self.was_full(began_at):
             tried.outcome = _for_a_full_disk(tried.outcome, self._full)
-        cost = sampling.cost_of(tried.outcome)
-        self._progress.turn_ended(tried.outcome, cost)
-        self._meter.used((tried.outcome.usage or {}).get("total_tokens", 0), cost)
+        ended = tried.outcome
+        self._progress.turn_ended(ended)
+        tokens = (ended.usage or {}).get("total_tokens", 0)
+        self._meter.used(tokens, ended.cost, is_paid=ended.is_paid, unpriced=ended.unpriced)
         return tried
 
     async def _on_pool(self, job: Job, work: Callable[[], Coroutine[Any, Any, T]]) -> T:

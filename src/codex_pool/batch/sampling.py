@@ -23,7 +23,9 @@ from codex_app_server.async_api import AsyncThread
 from codex_pool.configuration import Configuration
 
 from . import policy
+from .answering import begin_thread
 from .attempt import Attempt, Stopped, unless_stopped
+from .bill import Answering, Bill
 from .breaker import DISK_FULL
 from .dataset import Sample
 from .disk import is_full
@@ -32,8 +34,10 @@ from .limits import Limits, Meter, parse_limits
 from .policy import Outcome
 from .pools import Pools
 from .prices import Prices
+from .redaction import Redactor
 from .scoring import ScoreContext, Scorers, score_sample
 from .scoring.base import Ask
+from .scrub import redact_files
 from .store import (
     AttemptRow,
     Finished,
@@ -115,7 +119,6 @@ class Means:
     limits: Limits = field(default_factory=Limits)
     scorers: Scorers = field(default_factory=Scorers)
     prices: Prices | None = None
-    model: str | None = None
     ask: Ask | None = None
     sources: Repositories | None = None
     hook: str | None = None
@@ -229,7 +232,7 @@ class Sampling:
             len(left.turns),
             left.tool_calls,
             started_at=left.turns[0].started_at or time.time(),
-            events=left.events(),
+            events=left.events(self._directory.redactor),
             note="completed while no run was there to see it; taken up",
         )
 
@@ -259,7 +262,7 @@ class Sampling:
         try:
             options, turn_options = self._thread_options(workspace, cwd)
             options, how = self._with_project(options)
-            thread = await unless_stopped(self._job.halt, self._thread(left, workspace, options))
+            thread, answering = await unless_stopped(self._job.halt, self._thread(left, workspace, options))
         except TransportClosedError:
             raise
         except AppServerError as error:
@@ -276,6 +279,8 @@ class Sampling:
             self._job.halt,
             key=key,
             number=start.attempt,
+            bill=Bill(self._means.prices, answering),
+            redactor=self._directory.redactor,
             responses=() if left is None else left.responses,
             turn_options=turn_options,
             on_assigned=on_assigned,
@@ -372,17 +377,20 @@ class Sampling:
         options["developer_instructions"] = text if not before else f"{before}\n\n{text}"
         return options, DEVELOPER_INSTRUCTIONS
 
-    async def _thread(self, left: Left | None, workspace: Workspace | None, options: dict[str, Any]) -> AsyncThread:
+    async def _thread(
+        self, left: Left | None, workspace: Workspace | None, options: dict[str, Any]
+    ) -> tuple[AsyncThread, Answering]:
+        """A thread, and what answers on it."""
         codex = self._means.codex
         if workspace is not None and workspace.environment is not None:
             await codex.client.request("environment/add", workspace.environment)
         if left is not None:
             # Without the turn that was cut: its beginning would confuse whoever reads on.
             kept = {name: value for name, value in options.items() if name != "environments"}
-            return await codex.thread_fork(left.thread_id, last_turn_id=left.turns[-1].id, **kept)
-        # The directory is there: it need not be asked for, once more for each sample.
-        operation = msgspec.structs.replace(operations.thread_start(options), paths=())
-        return AsyncThread(codex.client, (await codex.client.perform(operation)).thread.id)
+            operation = operations.thread_fork(left.thread_id, {"last_turn_id": left.turns[-1].id, **kept})
+        else:
+            operation = operations.thread_start(options)
+        return await begin_thread(codex.client, operation)
 
     def _limits(self) -> Limits:
         return parse_limits(self._sample.limits, self._means.limits)[0]
@@ -406,7 +414,7 @@ class Sampling:
             final_response=outcome.final_response,
             error=outcome.error,
             usage=outcome.usage,
-            cost=self.cost_of(outcome),
+            cost=outcome.cost,
             thread_id=outcome.thread_id,
             turn_id=outcome.turn_id,
             worker=outcome.worker,
@@ -444,8 +452,10 @@ class Sampling:
         diff = None
         with contextlib.suppress(KeyError):
             diff = self._directory.store.artifact(row.n, DIFF)
+        # A record without its secrets is compared with a sample without them.
+        sample = Sample.from_json(row.spec) if self._directory.redactor else self._sample
         context = ScoreContext(
-            sample=self._sample,
+            sample=sample,
             final_response=record.final_response,
             responses=record.responses or (record.final_response,),
             workspace=workspace,
@@ -455,7 +465,7 @@ class Sampling:
         )
         scorers, places = self._means.scorers.of(self._sample), self._means.scoring_places
         scores = await self._with_room(lambda: score_sample(scorers, context, places=places))
-        names = await _threads.in_thread(_names, artifacts)
+        names = await _threads.in_thread(_names, artifacts, self._directory.redactor)
         finished: Finished = await self._means.written(lambda: self._directory.scored(row.n, scores, names))
         return finished
 
@@ -484,17 +494,13 @@ class Sampling:
         if is_its_own and self._is_untouched and self._is_ended and self._is_archived and not self._means.keep:
             self._means.empty.leave(self._place)
 
-    def cost_of(self, outcome: Outcome) -> float | None:
-        prices = self._means.prices
-        return None if prices is None else prices.cost(outcome.usage, self._sample.model or self._means.model)
-
     def _end_of(self, tried: Tried) -> dict[str, Any]:
         outcome = tried.outcome
         return {
             "status": outcome.status,
             "error": outcome.error,
             "usage": outcome.usage,
-            "cost": self.cost_of(outcome),
+            "cost": outcome.cost,
             "worker": outcome.worker,
             "turn_id": outcome.turn_id,
             "thread_id": outcome.thread_id,
@@ -514,7 +520,8 @@ class Sampling:
                 problem = {"kind": WORKSPACE, "message": str(error)}
                 tried.outcome = msgspec.structs.replace(tried.outcome, status="failed", error=problem)
             return []
-        await self._means.written(lambda: asyncio.ensure_future(_threads.in_thread(_keep, artifacts, diff)))
+        kept = self._directory.redactor.data(diff)
+        await self._means.written(lambda: asyncio.ensure_future(_threads.in_thread(_keep, artifacts, kept)))
         return [DIFF]
 
     async def _with_room(self, work: Callable[[], Awaitable[T]]) -> T:
@@ -559,7 +566,9 @@ def _keep(artifacts: Path, diff: bytes) -> None:
     layout.replace(artifacts / DIFF, diff)
 
 
-def _names(artifacts: Path) -> list[str]:
+def _names(artifacts: Path, redactor: Redactor) -> list[str]:
+    """The names of the artifacts of a sample, without the secrets in what scorers have left."""
     if not artifacts.is_dir():
         return []
+    redact_files(artifacts, redactor)
     return sorted(str(path.relative_to(artifacts)) for path in artifacts.rglob("*") if path.is_file())

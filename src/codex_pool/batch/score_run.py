@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -13,25 +14,32 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from codex_app_server import AppServerConfig, AppServerError, AsyncCodex, HomeError, InvalidInputError
+from codex_app_server import AppServerConfig, AppServerError, AsyncCodex, HomeError, InvalidInputError, _threads
 from codex_app_server._files import resolved
 from codex_pool import account_notice, start
 from codex_pool.demo import demo_home
 from codex_pool.endpoints import EndpointError
 from codex_pool.pool import aconnect
 
-from . import home
+from . import home, scrub
 from .attempt import Stopped
+from .bill import Bill
 from .launch import START_LIMIT_S, USER_HOME_START_LIMIT_S, NotStartedError, OwnPool, probe
+from .litellm_prices import NAME as LITELLM
+from .litellm_prices import find_prices
 from .pool_deaths import PoolDeaths
 from .pools import Pools
-from .progress import plural
+from .prices import Prices, PricesError
+from .progress import Progress, plural
+from .redaction import Redactor
 from .rescore import RESCORING, Counts, Plan, rescore
 from .scoring import Score, ScorerError, Scorers
 from .scoring import summary as scoring_summary
 from .scoring.ask import Asking
 from .scoring.metrics import summarise
-from .store import RunDirectory, RunDirectoryError, SampleRow, edit_run, layout, open_run, shown_name
+from .secrets import known_secrets
+from .store import RunDirectory, RunDirectoryError, RunStore, SampleRow, edit_run, layout, open_run, shown_name
+from .summary import cost
 from .tools import ToolsError, check_git
 
 OK, SOME_NOT_SCORED, USAGE, CANNOT_START, HUNG_UP, INTERRUPTED = 0, 1, 2, 3, 129, 130
@@ -57,6 +65,9 @@ class Settings:
     overrides: tuple[str, ...] = ()
     codex_bin: str | None = None
     demo: bool = False
+    redact: bool = True
+    prices: str | None = None
+    """Prices of the judges' tokens; those of the run unless given."""
 
 
 def score_run(settings: Settings) -> int:
@@ -68,6 +79,7 @@ def score_run(settings: Settings) -> int:
     start.interrupt_on_signals()
     try:
         with open_run(settings.run) as store:
+            prices = _prices(settings, store)
             specs: Sequence[Any] = settings.scorers or store.info()["config"].get("scorers", [])
             where = "--scorer" if settings.scorers else "scorers of the run"
             scorers = Scorers(specs, where=where)
@@ -81,9 +93,13 @@ def score_run(settings: Settings) -> int:
             why = f"no finished sample of {', '.join(settings.samples)}" if settings.samples else "nothing to score"
             print(f"codex-pool: {settings.run}: {why}; name scorers with --scorer, or see `--help`", file=sys.stderr)
             return OK if settings.missing else USAGE
-        with contextlib.closing(edit_run(settings.run)) as directory:
-            return asyncio.run(_Scoring(settings, plan, directory, len(needs)).run(any(needs)))
-    except ScorerError as error:
+        with contextlib.closing(edit_run(settings.run, _redactor_of(settings))) as directory:
+            try:
+                return asyncio.run(_Scoring(settings, plan, directory, len(needs), prices).run(any(needs)))
+            finally:
+                if any(needs):
+                    _scrub(settings, directory.redactor)
+    except (PricesError, ScorerError) as error:
         return _refuse_all(error.problems)
     except ToolsError as error:
         print(f"codex-pool: {error}; nothing was scored", file=sys.stderr)
@@ -102,6 +118,48 @@ def score_run(settings: Settings) -> int:
         return HUNG_UP if isinstance(error, start.HungUp) else INTERRUPTED
 
 
+def _prices(settings: Settings, store: RunStore) -> Prices | None:
+    """The prices that judges are paid by: those that were named, else those of the run, if they are still there.
+
+    Raises PricesError for those that were named.
+    """
+    if settings.prices is not None:
+        return find_prices(settings.prices)
+    config = store.info()["config"]
+    asked = (config.get("arguments") or {}).get("prices")
+    if not asked:
+        return None
+    kind, colon, name = asked.rpartition(":")
+    if asked != LITELLM:
+        # Named where the run was begun.
+        asked = f"{kind}{colon}{Path(config.get('directory', '.')) / Path(name).expanduser()}"
+    try:
+        return find_prices(asked)
+    except PricesError as error:
+        print(
+            f"codex-pool: the prices of the run are not there any more, so the cost is unknown: {error}",
+            file=sys.stderr,
+        )
+        return None
+
+
+def _redactor_of(settings: Settings) -> Redactor:
+    """Knows the secrets that are known where scoring begins."""
+    homes = [*home.known(settings.home, settings.endpoint), settings.run / layout.HOME]
+    secrets = known_secrets(os.environ, homes, settings.overrides, settings.key) if settings.redact else {}
+    return Redactor(secrets)
+
+
+def _scrub(settings: Settings, redactor: Redactor) -> None:
+    """Take secrets out of what the judges' pool has written; it has ended."""
+    try:
+        scrub.Log(settings.run / layout.LOG).mask(redactor)
+        if settings.endpoint is None and (settings.home == home.RUN or settings.demo):
+            scrub.redact_home(settings.run / layout.HOME, redactor)
+    except OSError as error:
+        print(f"codex-pool: secrets may be left in {settings.run}: {error}", file=sys.stderr)
+
+
 def _refuse_all(problems: Sequence[str]) -> int:
     for problem in problems[:PROBLEMS_SHOWN]:
         print(problem, file=sys.stderr)
@@ -115,11 +173,15 @@ class PoolGoneError(Exception):
 
 
 class _Scoring:
-    def __init__(self, settings: Settings, plan: Plan, directory: RunDirectory, total: int) -> None:
+    def __init__(
+        self, settings: Settings, plan: Plan, directory: RunDirectory, total: int, prices: Prices | None
+    ) -> None:
         self._settings = settings
         self._plan = plan
         self._directory = directory
         self._total = total
+        self._prices = prices
+        self._spent = Progress(total, currency=None if prices is None else prices.currency)
         self._done = 0
         self._said_at = time.monotonic()
         self._pools: Pools | None = None
@@ -174,12 +236,21 @@ class _Scoring:
         if missing is not None:
             self._say(f"codex-pool: {missing}")
             self._emit({"event": "warning", "kind": "login_missing", "message": missing})
-        return Asking(codex, settings.run / RESCORING / "judge", replaced=pools.replaced, on_usage=self._on_usage)
+        return Asking(
+            codex,
+            settings.run / RESCORING / "judge",
+            replaced=pools.replaced,
+            on_usage=self._on_usage,
+            prices=self._prices,
+        )
 
-    async def _on_usage(self, usage: dict[str, int] | None, model: str | None) -> None:
-        """A question was answered."""
+    async def _on_usage(self, tokens: int, bill: Bill) -> None:
+        """A question was answered, or given up: it counts in what the run has spent."""
         if self._pools is not None:
             self._pools.turn_finished()
+        self._spent.tokens["total_tokens"] += tokens
+        self._spent.spent(bill.cost)
+        await _threads.in_thread(self._directory.judged(tokens, bill.cost).result)
 
     def _on_pool_news(self, kind: str, message: str) -> None:
         self._say(f"codex-pool: {message}")
@@ -237,17 +308,23 @@ class _Scoring:
         rows = [("scored", plural(counts.scored, "sample")), *scoring_summary.printed(found)]
         if counts.scorer_failures:
             rows.insert(1, ("scorers failed", f"{counts.scorer_failures:,} times; --missing scores those again"))
+        spent = self._spent
+        if spent.cost or spent.unknown_costs:
+            rows.append(("judges", f"{spent.tokens['total_tokens']:,} tokens"))
+            rows.append(("cost", cost(spent.cost, spent.unknown_costs, spent.currency)))
         width = max(len(name) for name, _ in rows)
         for name, figures in rows:
             self._say(f"  {name:<{width}}  {figures}")
         code = SOME_NOT_SCORED if counts.scorer_failures else OK
         metrics = scoring_summary.as_json(found)
-        self._emit({"event": "done", **asdict(counts), "metrics": metrics, "exit_code": code})
+        known = spent.cost if spent.currency is not None and not spent.unknown_costs else None
+        judged = {"tokens": spent.tokens["total_tokens"], "cost": known, "unknown_costs": spent.unknown_costs}
+        self._emit({"event": "done", **asdict(counts), **judged, "metrics": metrics, "exit_code": code})
         return code
 
     def _say(self, text: str) -> None:
-        print(text, file=sys.stderr)
+        print(self._directory.redactor.text(text), file=sys.stderr)
 
     def _emit(self, record: dict[str, Any]) -> None:
         if self._settings.as_json:
-            print(json.dumps(record), flush=True)
+            print(self._directory.redactor.text(json.dumps(record)), flush=True)

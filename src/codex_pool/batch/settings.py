@@ -46,10 +46,12 @@ class Settings:
     scorers: tuple[str, ...] = ()
     limits: Limits = field(default_factory=Limits)
     run_limits: RunLimits = field(default_factory=RunLimits)
-    prices: Path | None = None
+    prices: str | None = None
     hook: str | None = None
     keep: bool = False
     unguarded: bool = False
+    redact: bool = True
+    """Whether secrets that are known are kept out of the run directory."""
     trust_workspaces: bool = False
     estimate: int | None = None
     rerun_changed: bool = False

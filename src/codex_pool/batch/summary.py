@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from .policy import STATUSES
-from .progress import Progress, duration
+from .prices import UNKNOWN, amount
+from .progress import Progress, duration, plural
 from .store import SampleRow, shown_name
 
 FAILURES_SHOWN = 10
@@ -40,7 +41,19 @@ def summary(counts: Mapping[str, int], progress: Progress, now: float) -> list[t
             f"{tokens['total_tokens']:,} ({tokens['input_tokens']:,} in, of them {tokens['cached_input_tokens']:,} "
             f"cached; {tokens['output_tokens']:,} out)",
         ),
+        ("cost", cost(progress.cost, progress.unknown_costs, progress.currency)),
     ]
+
+
+def cost(known: float, unknown: int, currency: str | None) -> str:
+    """A cost, and of how much of it nothing is known."""
+    if currency is None:
+        return f"{UNKNOWN}: no prices; name a table with --prices"
+    if not unknown:
+        return amount(known, currency)
+    least = f"at least {amount(known, currency)}; " if known else ""
+    what = plural(unknown, "attempt or question of a judge", "attempts and questions of judges")
+    return f"{UNKNOWN}: {least}nothing is known of {what}"
 
 
 def failures(rows: Iterable[SampleRow], count: int) -> list[tuple[str, str, str]]:

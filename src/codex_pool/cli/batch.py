@@ -63,6 +63,14 @@ from codex_pool.cli.run_options import limits_of, policy_options, run_limits_of,
     metavar="N",
     help="Run N samples only, and say what all will cost. The same command without it goes on.",
 )
+@click.option(
+    "--no-redaction",
+    "redact",
+    is_flag=True,
+    flag_value=False,
+    default=True,
+    help="Keep secrets in DIR as they come: values of variables that look secret, of config.toml and of a login.",
+)
 @click.option("--detach", is_flag=True, help="Go on in the background once it runs; see codex-pool attach.")
 @click.option("--notify", metavar="COMMAND", help="A shell command at the end; $CODEX_POOL_RUN, _STATE, _EXIT_CODE.")
 @click.option("--json", "as_json", is_flag=True, help="JSON lines on stdout: launch, one line a sample, done.")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -95,13 +94,14 @@ def policy_options(function: F) -> F:
             click.option("--turns", type=_COUNT, metavar="N", help="Turns of a sample."),
             click.option("--tool-calls", type=_COUNT, metavar="N", help="Tool calls of a sample."),
             click.option("--run-tokens", type=_COUNT, metavar="N", help="Tokens of the run: then nothing more starts."),
-            click.option("--run-cost", type=_SECONDS, metavar="X", help="Money of the run, by --prices."),
+            click.option(
+                "--run-cost", type=_SECONDS, metavar="X", help="Money of the run and its judges, by --prices."
+            ),
             click.option("--run-wall-s", type=_SECONDS, metavar="S", help="Seconds of the run."),
             click.option(
                 "--prices",
-                metavar="FILE",
-                type=click.Path(dir_okay=False, path_type=Path),
-                help="What tokens cost, a TOML file: currency, and for each model input, cached_input and output.",
+                metavar="FILE|litellm[:FILE]",
+                help="Prices of tokens: a TOML file; or the table of an installed litellm, or a copy of it.",
             ),
         ],
     )
@@ -120,5 +120,8 @@ def run_limits_of(given: dict[str, Any]) -> RunLimits:
 
     limits = RunLimits(**{name: given.pop(f"run_{name}") for name in _RUN_LIMITS})
     if limits.cost is not None and given["prices"] is None:
-        raise click.UsageError("--run-cost needs --prices: without prices nothing is known of money")
+        raise click.UsageError(
+            "--run-cost needs --prices: without prices nothing is known of money; name a TOML file, litellm, or "
+            "litellm:FILE"
+        )
     return limits

@@ -80,16 +80,21 @@ def show(run: Path, sample: str | None, as_json: bool) -> None:
     from dataclasses import asdict
 
     from codex_pool.batch import runs as work
+    from codex_pool.batch.prices import amount
     from codex_pool.batch.store import open_run
     from codex_pool.batch.store.rows import exported
+    from codex_pool.batch.summary import cost as spent_in_words
 
     with _reported(), open_run(run) as store:
         if sample is None:
-            tokens, cost = store.spent()
-            info = store.info()
-            value: dict[str, Any] = {**info, "counts": store.counts(), "tokens": tokens, "cost": cost}
+            spent, info = store.spending(), store.info()
+            currency = info["config"].get("currency")
+            cost = None if currency is None else spent.cost
+            value: dict[str, Any] = {**info, "counts": store.counts(), "tokens": spent.tokens, "cost": cost}
             if not as_json:
                 config = value.pop("config")
+                value.pop("judged", None)
+                value["cost"] = spent_in_words(spent.known, spent.unknown, currency)
                 value["launches"] = len(info["launches"])
                 value["command"] = " ".join(["codex-pool", *config.get("command", [])])
                 value["dataset"] = (config.get("dataset") or {}).get("name")
@@ -100,6 +105,8 @@ def show(run: Path, sample: str | None, as_json: bool) -> None:
             row = work.named(store, sample)
             value = {"id": row.id, "epoch": row.epoch, "state": row.state, "prompts": row.spec["prompts"]}
             value |= {} if row.record is None else exported(row)
+            if not as_json:
+                value["cost"] = amount(value.get("cost"), store.info()["config"].get("currency"))
             value["attempts"] = [asdict(attempt) for attempt in store.attempts(row.n)]
             if not as_json:
                 for attempt in value.pop("attempts"):
@@ -162,6 +169,7 @@ def retry(run: Path, samples: tuple[str, ...], statuses: tuple[str, ...], mark: 
     """Run samples of a run again that are done, with the command that it was begun with."""
     from codex_pool import start
     from codex_pool.batch import runs as work
+    from codex_pool.batch.redaction import is_redacted
     from codex_pool.batch.store import open_run
 
     with _reported():
@@ -172,7 +180,7 @@ def retry(run: Path, samples: tuple[str, ...], statuses: tuple[str, ...], mark: 
     if mark or count == 0:
         return
     command = [word for word in config.get("command", []) if word not in ("--fresh", "--detach")]
-    if any(word.endswith("=...") for word in command):
+    if any(word.endswith("=...") or is_redacted(word) for word in command):
         fail("the command held a secret that is not kept; run it again yourself", options.USAGE)
     done = subprocess.run(start.python("codex_pool.cli", *command, utf8=False), cwd=config["directory"])
     sys.exit(done.returncode)

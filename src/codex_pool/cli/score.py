@@ -23,6 +23,19 @@ from codex_pool.cli import options, streams
 @click.option("--sample-id", "samples", multiple=True, metavar="ID", help="Only this sample; may be repeated.")
 @click.option("--missing", is_flag=True, help="Only what a scorer has not scored yet, or failed to.")
 @click.option("--pass-at", "k", multiple=True, type=click.IntRange(min=1), metavar="K", help="Say pass@K as well.")
+@click.option(
+    "--prices",
+    metavar="FILE|litellm[:FILE]",
+    help="Prices of what a judge is asked, as in `codex-pool batch`.  [default: those of the run]",
+)
+@click.option(
+    "--no-redaction",
+    "redact",
+    is_flag=True,
+    flag_value=False,
+    default=True,
+    help="Keep secrets as they come.",
+)
 @click.option("--json", "as_json", is_flag=True, help="JSON lines on stdout: launch, one line a sample, done.")
 @options.pool_options
 @click.option(
@@ -42,6 +55,8 @@ def score(
     samples: tuple[str, ...],
     missing: bool,
     k: tuple[int, ...],
+    prices: str | None,
+    redact: bool,
     as_json: bool,
     workers: int,
     turns_per_worker: int,
@@ -96,5 +111,7 @@ def score(
         overrides=overrides,
         codex_bin=codex_bin,
         demo=demo,
+        prices=prices,
+        redact=redact,
     )
     sys.exit(score_run(settings))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean
+from types import MappingProxyType
+from typing import Any
 
 from ..scoring import metrics
 from ..scoring import summary as scoring_summary
@@ -21,10 +23,13 @@ Pairs = dict[str, tuple[list[float], list[float]]]
 """Values in A and in B by the id of their sample: one for each epoch."""
 
 
-class RunFigures:
-    """The figures of one run. Add every sample once."""
+_NO_INFO: Mapping[str, Any] = MappingProxyType({})
 
-    def __init__(self) -> None:
+
+class RunFigures:
+    """The figures of one run, `info` as its store has it. Add every sample once."""
+
+    def __init__(self, info: Mapping[str, Any] = _NO_INFO) -> None:
         self.samples = self.retries = self.tool_calls = 0
         self.epochs = 1
         self.ids: set[str] = set()
@@ -33,7 +38,10 @@ class RunFigures:
         self.errors: Counter[str] = Counter()
         self.tags: Counter[str] = Counter()
         self.usage: Counter[str] = Counter()
-        self.cost: float | None = None
+        judged = info.get("judged") or {}
+        self.cost = float(judged.get("cost") or 0.0)
+        """Money, as far as it is known, of all attempts and of judges."""
+        self.unknown_costs = int(judged.get("unknown") or 0)
         self.durations_ms: list[float] = []
         self.tokens: list[int] = []
         self.ends: list[tuple[float, bool]] = []
@@ -48,6 +56,8 @@ class RunFigures:
         self.statuses[status] += 1
         self.tags.update(set(row.tags))
         for attempt in attempts:
+            self.cost += attempt.cost or 0.0
+            self.unknown_costs += attempt.has_unknown_cost
             if attempt.worker is None or attempt.ended_at is None or attempt.duration_ms is None:
                 continue
             start = max(attempt.started_at, attempt.ended_at - attempt.duration_ms / 1000)
@@ -65,8 +75,6 @@ class RunFigures:
         self.tool_calls += record.tool_calls or 0
         for name in USAGE:
             self.usage[name] += int((record.usage or {}).get(name) or 0)
-        if record.cost is not None:
-            self.cost = (self.cost or 0.0) + record.cost
         if record.duration_ms is not None:
             self.durations_ms.append(record.duration_ms)
         if tokens is not None:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from functools import partial
 
+from ..prices import UNKNOWN
 from ..scoring.metrics import Metrics
 from . import plots, units
 from .figures import RunFigures
@@ -72,10 +73,7 @@ def totals(figures: RunFigures, currency: str | None) -> Html:
             f"{_big(usage['output_tokens'])} out",
         ),
     ]
-    if figures.cost is not None:
-        money = partial(units.money, currency=currency)
-        ended = max(1, sum(count for name, count in statuses if name not in ("not run", "running")))
-        cards.append(_card("cost", money(figures.cost), f"{money(figures.cost / ended)} a sample"))
+    cards.append(_cost(figures, currency))
     span_s = figures.span_s()
     if span_s is not None:
         rate = len(figures.ends) / span_s * 60 if span_s else 0.0
@@ -95,6 +93,18 @@ def totals(figures: RunFigures, currency: str | None) -> Html:
         _why(figures),
         aria_labelledby="totals",
     )
+
+
+def _cost(figures: RunFigures, currency: str | None) -> Html:
+    """The cost of all attempts and judges; without prices, or where one is not known, it is unknown."""
+    if currency is None:
+        return _card("cost", UNKNOWN, "the run had no prices")
+    money = partial(units.money, currency=currency)
+    if not figures.unknown_costs:
+        ended = sum(count for name, count in figures.statuses.items() if name not in ("not run", "running"))
+        return _card("cost", money(figures.cost), f"{money(figures.cost / max(1, ended))} a sample, with judges")
+    unknown = f"nothing is known of {figures.unknown_costs:,} {_plural(figures.unknown_costs, 'part', 'parts')} of it"
+    return _card("cost", UNKNOWN, f"at least {money(figures.cost)}; {unknown}" if figures.cost else unknown)
 
 
 def _why(figures: RunFigures) -> Html | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from datetime import datetime, timezone
 
+from ..prices import amount
+
 NOTHING, MINUS = "\u2013", "\u2212"
 """How no figure and how a minus are set."""
 
@@ -51,11 +53,8 @@ def moment(at: float | None) -> str:
 
 
 def money(value: float | None, currency: str | None) -> str:
-    """A cost; small ones in more digits. A currency that is not known is left out."""
-    if value is None:
-        return NOTHING
-    figure = f"{value:,.2f}" if abs(value) >= 1 or value == 0 else f"{value:.4f}"
-    return f"${figure}" if currency == "USD" else f"{figure} {currency}" if currency else figure
+    """A cost, `unknown` where it is not known; small ones in more digits. A currency not known is left out."""
+    return f"${amount(value)}" if currency == "USD" and value is not None else amount(value, currency)
 
 
 def round_step(span: float, steps: int) -> float:

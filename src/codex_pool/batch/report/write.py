@@ -35,7 +35,8 @@ def write_run_report(source: Source, path: Path, progress: Progress = lambda don
 
     What stood there is replaced when the new report is complete. Raises ReportError when it cannot be written.
     """
-    facts, figures, scorers, rows = facts_of(source.info()), RunFigures(), Scorers(), ListPacker()
+    info = source.info()
+    facts, figures, scorers, rows = facts_of(info), RunFigures(info), Scorers(), ListPacker()
     with _writing(path), _Segments(path) as segments:
         for done, row in enumerate(rows_of(source), 1):
             attempts = source.attempts(row.n)
@@ -49,7 +50,8 @@ def write_run_report(source: Source, path: Path, progress: Progress = lambda don
 
 def write_comparison(a: Source, b: Source, path: Path, progress: Progress = lambda done: None) -> None:
     """Write the comparison of two runs, sample by sample, as `write_run_report` does."""
-    facts, runs, pairs = (facts_of(a.info()), facts_of(b.info())), (RunFigures(), RunFigures()), PairFigures()
+    infos = a.info(), b.info()
+    facts, runs, pairs = tuple(map(facts_of, infos)), tuple(map(RunFigures, infos)), PairFigures()
     scorers, rows = Scorers(), ListPacker()
     known: set[tuple[str, int]] = set()
     with _writing(path), _Segments(path) as segments:

@@ -8,12 +8,15 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from codex_app_server import AppServerError, AsyncCodex, TransportClosedError
+from codex_app_server import AppServerError, AsyncCodex, TransportClosedError, operations
 from codex_app_server.results import TurnResult
 from codex_pool import trust
 
 from .. import policy
+from ..answering import begin_thread
+from ..bill import Bill, tokens_of
 from ..policy import Outcome
+from ..prices import Prices
 from .base import ScoringFailed
 
 # What is nobody's fault is asked again; each question is small beside the sample that it is about.
@@ -24,7 +27,8 @@ _RETRY_ON = frozenset({"lost", "stalled", policy.OVERLOAD})
 class Asking:
     """Asks `codex`; threads work in `directory`, an empty one, read-only, and are not kept.
 
-    `on_usage(usage, model)` is awaited with the tokens of each question, as a record has them; None where not known.
+    `on_usage(tokens, bill)` is awaited with the tokens of each question and their cost by `prices`, also of one that
+    failed or was given up: that was paid for as well.
     `replaced(codex, error)` gives the client to ask when `codex` has ended with this error; then the question is asked
     again, and has all its time again.
     """
@@ -34,13 +38,15 @@ class Asking:
         codex: AsyncCodex,
         directory: Path,
         *,
-        on_usage: Callable[[dict[str, int] | None, str | None], Awaitable[None]] | None = None,
+        on_usage: Callable[[int, Bill], Awaitable[None]] | None = None,
+        prices: Prices | None = None,
         replaced: Callable[[AsyncCodex, TransportClosedError], Awaitable[AsyncCodex]] | None = None,
     ) -> None:
         self._codex = codex
         self._replaced = replaced
         self._directory = directory
         self._on_usage = on_usage
+        self._prices = prices
 
     async def __call__(
         self, prompt: str, output_schema: dict[str, Any], *, model: str | None, effort: str | None, timeout_s: float
@@ -77,20 +83,29 @@ class Asking:
         self, codex: AsyncCodex, prompt: str, output_schema: dict[str, Any], model: str | None, effort: str | None
     ) -> str:
         self._directory.mkdir(parents=True, exist_ok=True)
-        thread = await codex.thread_start(
-            cwd=str(self._directory),
-            model=model,
-            sandbox="read-only",
-            approval_policy="never",
-            ephemeral=True,
-            config=trust.untrusting(str(self._directory)),
-            sub_agents=False,
-        )
+        of_thread = {
+            "cwd": str(self._directory),
+            "model": model,
+            "sandbox": "read-only",
+            "approval_policy": "never",
+            "ephemeral": True,
+            "config": trust.untrusting(str(self._directory)),
+            "sub_agents": False,
+        }
+        thread, answering = await begin_thread(codex.client, operations.thread_start(of_thread))
         options: dict[str, Any] = {"effort": effort, "output_schema": output_schema}
-        result: TurnResult = await thread.run(prompt, **options)
-        total = None if result.usage is None else result.usage.total
-        if self._on_usage is not None:
-            await self._on_usage(None if total is None else total.model_dump(), model)
+        turn = await thread.turn(prompt, **options)
+        bill, tokens = Bill(self._prices, answering), 0
+        try:
+            result: TurnResult = await turn.run()
+            if result.usage is not None:
+                used = result.usage.model_dump(by_alias=True)
+                total = tokens_of(used["total"])
+                bill.used(total, tokens_of(used["last"]))
+                tokens = total["total_tokens"]
+        finally:
+            if self._on_usage is not None:
+                await self._on_usage(tokens, bill)
         if result.status == "interrupted":
             raise ScoringFailed("the judge's turn was interrupted")
         if result.final_response is None:

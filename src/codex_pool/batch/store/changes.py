@@ -66,13 +66,14 @@ def note(db: sqlite3.Connection, key: str, value: str | None) -> None:
     db.execute("INSERT OR REPLACE INTO run VALUES (?, ?)", (key, value))
 
 
-def judged(db: sqlite3.Connection, tokens: int, cost: float) -> None:
-    """Add to what judges were paid, beside the attempts."""
+def judged(db: sqlite3.Connection, tokens: int, cost: float | None) -> None:
+    """Add to what judges were paid, beside the attempts; `unknown` counts the questions whose cost is not known."""
     db.execute(
-        "INSERT INTO run VALUES ('judged', json_object('tokens', :tokens, 'cost', :cost)) "
+        "INSERT INTO run VALUES ('judged', json_object('tokens', :tokens, 'cost', :cost, 'unknown', :unknown)) "
         "ON CONFLICT (key) DO UPDATE SET value = json_object("
-        "'tokens', json_extract(value, '$.tokens') + :tokens, 'cost', json_extract(value, '$.cost') + :cost)",
-        {"tokens": tokens, "cost": cost},
+        "'tokens', json_extract(value, '$.tokens') + :tokens, 'cost', json_extract(value, '$.cost') + :cost, "
+        "'unknown', coalesce(json_extract(value, '$.unknown'), 0) + :unknown)",
+        {"tokens": tokens, "cost": cost or 0.0, "unknown": int(cost is None)},
     )
 
 

@@ -18,7 +18,8 @@ from typing import Any
 
 from codex_app_server import StartError, _fork
 
-from . import changes, layout
+from ..redaction import NOTHING, Redactor
+from . import changes, layout, redacting
 from .changes import Start, Unfinished
 from .export import Results
 from .layout import RunDirectoryError
@@ -42,14 +43,18 @@ class Finished:
 class RunDirectory(_fork.ProcessBound):
     """The run in a directory, held by this process until `close`. Methods may be called from any thread.
 
+    What `redactor` knows for secret is not written into it.
     A process forked from this one neither holds nor closes it. Raises RunDirectoryError when the directory cannot be
     used, is in use, or belongs to something else.
     """
 
     _called = "run directory"
 
-    def __init__(self, path: Path, *, fresh: bool = False) -> None:
+    def __init__(self, path: Path, *, fresh: bool = False, redactor: Redactor = NOTHING) -> None:
         self.path = path
+        self.redactor = redactor
+        self.as_asked: dict[tuple[str, int], dict[str, Any]] = {}
+        """What `load` was given of the samples that are kept without a secret, by id and epoch: what they ask."""
         self._removed = False
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -116,6 +121,7 @@ class RunDirectory(_fork.ProcessBound):
 
     def launch(self, config: Mapping[str, Any]) -> None:
         """Note that a run begins, and what it was told; config.json says the same. Raises OSError, sqlite3.Error."""
+        config = self.redactor.value(config)
         number = self._do(lambda db: changes.launch(db, os.getpid(), time.time(), to_json(config)))
         self._launch: int = number
         text = json.dumps({"launch": number, **config}, indent=2) + "\n"
@@ -123,7 +129,8 @@ class RunDirectory(_fork.ProcessBound):
 
     def outcome(self, state: str, outcome: Mapping[str, Any]) -> None:
         """Note how the run that began with `launch` ended."""
-        self._do(lambda db: changes.end_launch(db, self._launch, state, time.time(), to_json(outcome)))
+        written = to_json(self.redactor.value(outcome))
+        self._do(lambda db: changes.end_launch(db, self._launch, state, time.time(), written))
 
     def load(
         self, entries: Iterable[Entry], dataset: str, *, rerun_changed: bool = False, partly: bool = False
@@ -133,7 +140,8 @@ class RunDirectory(_fork.ProcessBound):
         `partly`: what else is there is left as it is, and not of this run. Raises RunDirectoryError, with nothing
         changed, when samples were done that are not among them, or that asked something else.
         """
-        self._do(lambda db: changes.load(db, entries, self.path, dataset, rerun_changed=rerun_changed, partly=partly))
+        kept = redacting.entries(self.redactor, entries, self.as_asked) if self.redactor else entries
+        self._do(lambda db: changes.load(db, kept, self.path, dataset, rerun_changed=rerun_changed, partly=partly))
         # From now on only what is done stands in there: what is to be run again has one line at any instant.
         self._rewrite_results(only_done=True)
 
@@ -159,6 +167,7 @@ class RunDirectory(_fork.ProcessBound):
         self, start: Start, end: Mapping[str, Any], *, note: str | None = None, events: bytes | None = None
     ) -> Written[None]:
         """An attempt that another one follows, or that nobody counts."""
+        end, note = redacting.end(self.redactor, end), None if note is None else self.redactor.text(note)
 
         def change(db: sqlite3.Connection) -> None:
             changes.end_attempt(db, start, end, note, time.time(), self._append(events))
@@ -176,6 +185,7 @@ class RunDirectory(_fork.ProcessBound):
         events: bytes | None = None,
     ) -> Written[Finished | None]:
         """The last attempt has ended, and with it the sample; unless it is still to be scored."""
+        end, record = redacting.end(self.redactor, end), redacting.record(self.redactor, record)
 
         def change(db: sqlite3.Connection) -> Finished | None:
             changes.end_attempt(db, start, end, note, time.time(), self._append(events))
@@ -186,6 +196,7 @@ class RunDirectory(_fork.ProcessBound):
 
     def not_started(self, n: int, record: RecordRow) -> Written[Finished]:
         """A sample that ends without another attempt."""
+        record = redacting.record(self.redactor, record)
 
         def change(db: sqlite3.Connection) -> Finished:
             changes.record(db, n, record, "done")
@@ -195,6 +206,7 @@ class RunDirectory(_fork.ProcessBound):
 
     def scored(self, n: int, scores: Sequence[Any], artifacts: Sequence[str] | None = None) -> Written[Finished]:
         """The scores of a sample, instead of any it had; it is done now. `artifacts`: what is kept of it, if new."""
+        scores = redacting.scores(self.redactor, scores)
 
         def change(db: sqlite3.Connection) -> Finished:
             changes.replace_scores(db, n, scores, time.time())
@@ -210,6 +222,7 @@ class RunDirectory(_fork.ProcessBound):
 
         results.jsonl follows when the directory is closed. `artifacts`: what is kept of the sample, if that is new.
         """
+        scores = redacting.scores(self.redactor, scores)
 
         def change(db: sqlite3.Connection) -> None:
             changes.replace_scores(db, n, scores, time.time())
@@ -218,13 +231,13 @@ class RunDirectory(_fork.ProcessBound):
 
         self._do(change)
 
-    def judged(self, tokens: int, cost: float) -> Written[None]:
-        """What a judge was paid for a question, whatever becomes of its answer."""
+    def judged(self, tokens: int, cost: float | None) -> Written[None]:
+        """What a judge was paid for a question, whatever becomes of its answer; `cost` None where it is not known."""
         return self._submit(lambda db: changes.judged(db, tokens, cost))
 
     def note(self, key: str, value: Any) -> Written[None]:
         """Something about the run, found again in `RunStore.info`."""
-        return self._submit(lambda db: changes.note(db, key, to_json(value)))
+        return self._submit(lambda db: changes.note(db, key, to_json(self.redactor.value(value))))
 
     def _do(self, change: Callable[[sqlite3.Connection], Any]) -> Any:
         return self._submit(change).result()
@@ -255,7 +268,7 @@ def _with_records(store: RunStore, only_done: bool) -> Iterator[SampleRow]:
             yield row
 
 
-def edit_run(path: Path) -> RunDirectory:
+def edit_run(path: Path, redactor: Redactor = NOTHING) -> RunDirectory:
     """The run in a directory that is there, to be changed without running it. Raises RunDirectoryError."""
     open_run(path).close()
-    return RunDirectory(path)
+    return RunDirectory(path, redactor=redactor)

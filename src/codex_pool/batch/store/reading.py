@@ -15,7 +15,7 @@ from codex_app_server._files import resolved
 
 from . import layout
 from .layout import RunDirectoryError
-from .rows import AttemptRow, SampleRow, ScoreRow, attempt_of, from_json, record_of, score_of
+from .rows import UNKNOWN_COST, AttemptRow, SampleRow, ScoreRow, Spending, attempt_of, from_json, record_of, score_of
 from .schema import open_for_reading
 from .segments import path_of, read_lines
 
@@ -211,15 +211,22 @@ class RunStore:
         """Whether anything was scored."""
         return bool(self._fetch("SELECT 1 FROM scores LIMIT 1"))
 
-    def spent(self) -> tuple[int, float]:
-        """Tokens and money so far, of all attempts and of what judges were asked about them."""
-        ((tokens, cost),) = self._fetch(
-            "SELECT coalesce(sum(json_extract(usage, '$.total_tokens')), 0), coalesce(sum(cost), 0.0) FROM attempts"
+    def spent(self) -> tuple[int, float | None]:
+        """Tokens and money so far, of all attempts and of what judges were asked about them; None: not all is known."""
+        spent = self.spending()
+        return spent.tokens, spent.cost
+
+    def spending(self) -> Spending:
+        """What was spent so far, of all attempts and of what judges were asked about them."""
+        ((tokens, cost, unknown),) = self._fetch(
+            "SELECT coalesce(sum(json_extract(usage, '$.total_tokens')), 0), coalesce(sum(cost), 0.0), "
+            f"coalesce(sum({UNKNOWN_COST}), 0) FROM attempts"
         )
         for row in self._fetch("SELECT value FROM run WHERE key = 'judged'"):
             judged = from_json(row["value"])
             tokens, cost = tokens + judged["tokens"], cost + judged["cost"]
-        return tokens, cost
+            unknown += judged.get("unknown", 0)
+        return Spending(tokens, cost, unknown)
 
     def failures(self, size: int) -> tuple[list[SampleRow], int]:
         """The first of what went wrong, and how many there are. What the user stopped did not."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -88,6 +88,28 @@ class AttemptRow:
     safe_to_retry: bool | None
     note: str | None
     has_events: bool
+
+    @property
+    def has_unknown_cost(self) -> bool:
+        """True for one that was paid for, as far as is known, and nobody knows how much."""
+        return self.cost is None and (self.turn_id is not None or self.status == "lost")
+
+
+UNKNOWN_COST = "cost IS NULL AND (turn_id IS NOT NULL OR status IS 'lost')"
+"""The same of a row of the table."""
+
+
+class Spending(NamedTuple):
+    """What a run has spent: `known` money, and how many attempts and questions of judges have an unknown cost."""
+
+    tokens: int
+    known: float
+    unknown: int
+
+    @property
+    def cost(self) -> float | None:
+        """All of it; None where it is not known."""
+        return None if self.unknown else self.known
 
 
 class SampleRow(msgspec.Struct, frozen=True):

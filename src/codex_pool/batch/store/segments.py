@@ -6,9 +6,12 @@
 from __future__ import annotations
 
 import os
+import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+
+from ..redaction import NOTHING, Redactor
 
 SEGMENT_BYTES = 64 * 2**20
 _GZIP = 16 + zlib.MAX_WBITS
@@ -18,12 +21,19 @@ _SMALL_WINDOW, _SMALL_MEMORY = 16 + 12, 4
 # A few lines are compressed in one go at the end; what is longer is as it comes, so that no attempt grows in memory.
 _BUFFER_BYTES = 64 * 2**10
 _CHUNK_BYTES = 256 * 2**10
+_DELTA = re.compile(rb'"method":\s*"[^"]*(?:/delta|Delta)"')
+_METHOD_WITHIN_BYTES = 200
 
 
 class EventLog:
-    """The notifications of one attempt, in the order in which they came. Keeps them compressed."""
+    """The notifications of one attempt, in the order in which they came. Keeps them compressed, without secrets.
 
-    def __init__(self) -> None:
+    Deltas are left out where there is something to be redacted: a secret may be divided among several, and the item
+    that they are parts of comes as a whole.
+    """
+
+    def __init__(self, redactor: Redactor = NOTHING) -> None:
+        self._redactor = redactor
         self._lines: list[bytes] = []
         self._waiting_bytes = 0
         self._compressor: zlib._Compress | None = None
@@ -31,6 +41,8 @@ class EventLog:
 
     def add(self, line: bytes) -> None:
         """`line` is JSON without a newline in it."""
+        if self._redactor and _DELTA.search(line, 0, _METHOD_WITHIN_BYTES):
+            return
         self._lines.append(line)
         self._waiting_bytes += len(line)
         if self._waiting_bytes > _BUFFER_BYTES:
@@ -51,7 +63,8 @@ class EventLog:
                 1, zlib.DEFLATED, _SMALL_WINDOW if small else _GZIP, _SMALL_MEMORY if small else zlib.DEF_MEM_LEVEL
             )
         if self._lines:
-            self._compressed.append(self._compressor.compress(b"\n".join((*self._lines, b""))))
+            lines = self._redactor.data(b"\n".join((*self._lines, b"")))
+            self._compressed.append(self._compressor.compress(lines))
         self._lines.clear()
         self._waiting_bytes = 0
 

@@ -74,8 +74,10 @@ const format = {
     return Number.isInteger(value) ? String(value) : value.toFixed(3);
   },
   money(value) {
-    if (value === null || value === undefined) return "–";
-    const figure = value.toFixed(Math.abs(value) >= 1 || value === 0 ? 2 : 4);
+    if (value === null || value === undefined) return "unknown";
+    // As many digits that it is not shown as nothing.
+    const size = Math.abs(value);
+    const figure = value.toFixed(size >= 0.995 || value === 0 ? 2 : Math.min(100, Math.max(4, 1 - Math.floor(Math.log10(size)))));
     return format.currency === "USD" ? `$${figure}` : format.currency ? `${figure} ${format.currency}` : figure;
   },
   duration(ms) {

@@ -112,7 +112,7 @@ function showFacts(detail) {
   const facts = [
     ["time", detail.duration_ms === undefined ? null : format.duration(detail.duration_ms) + (detail.queued_ms ? `, queued ${format.duration(detail.queued_ms)} before` : "")],
     ["tokens", tokens],
-    ["cost", detail.cost === undefined ? null : format.money(detail.cost)],
+    ["cost", detail.cost === undefined && detail.turn_id === undefined ? null : format.money(detail.cost)],
     ["turns", detail.turns],
     ["tool calls", detail.tool_calls],
     ["worker", detail.worker],

@@ -1,0 +1,94 @@
+"""What of a run has a price, looked at before it begins: the models that its samples and judges ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any, Protocol
+
+from codex_app_server import AppServerError
+
+from .bill import Answering
+from .dataset import Sample
+from .prices import Prices, UnpricedError
+from .scoring import Scorers
+from .store import shown_name
+
+
+class Ask(Protocol):
+    """Says what answers on threads that ask for a model, or for none. Raises AppServerError."""
+
+    def __call__(self, model: str | None) -> Awaitable[Answering]: ...
+
+
+class Models:
+    """The models that are asked for, None being the configured one, and who asks for each first.
+
+    `named`: the model that was named for all that name none.
+    """
+
+    def __init__(self, named: str | None = None) -> None:
+        self._named = named
+        self._first: dict[str | None, str] = {}
+
+    def see(self, sample: Sample, scorers: Scorers) -> None:
+        """Note the models of a sample and of its judges. Raises ScorerError."""
+        name = shown_name(*sample.key)
+        self._first.setdefault(sample.model, f"sample {name}")
+        for model in judges(scorers.of(sample)):
+            self._first.setdefault(model, f"the judge of sample {name}")
+
+    def see_judges(self, scorers: Any) -> None:
+        """Note the models of judges among these scorers."""
+        for model in judges(scorers):
+            self._first.setdefault(model, "a judge")
+
+    def without_price(self, prices: Prices) -> list[str]:
+        """Problems with what is named: those models that no price is known of, whoever provides them."""
+        return [
+            f"no price of model {model!r}, which {who} asks for"
+            for model, who in ((each or self._named, who) for each, who in self._first.items())
+            if model is not None and not prices.knows(model)
+        ]
+
+    async def problems(self, prices: Prices, ask: Ask) -> list[str]:
+        """Problems with all models, by asking what answers."""
+        found = []
+        for model, who in self._first.items():
+            what = f"{who} asks for" if model is not None else "is the configured one"
+            try:
+                answering = await ask(model)
+                prices.price(*answering)
+            except UnpricedError as error:
+                found.append(f"{error}, which {what}")
+            except AppServerError as error:
+                found.append(f"no price: which model answers where {who} asks is not known: {error}")
+        return found
+
+
+def judges(scorers: Any) -> Iterator[str | None]:
+    """The models that judges among scorers ask for; None is the configured one."""
+    return (scorer.options.get("model") for scorer in scorers if scorer.needs_model)
+
+
+class UnpricedRunError(Exception):
+    """A run with a limit of money whose cost would not be known; the message says for want of which prices."""
+
+    def __init__(self, problems: list[str], source: str) -> None:
+        self.problems = problems
+        shown = "; ".join(problems)
+        super().__init__(
+            f"--run-cost: {shown}. Add the prices to {source or 'the table of --prices'}, or leave --run-cost out: "
+            "without prices it would not hold"
+        )
+
+
+Warn = Callable[[str], None]
+
+
+async def check(prices: Prices, models: Models, ask: Ask, *, limited: bool, warn: Warn) -> None:
+    """Look for prices of all models. With a limit of money each must have one: raises UnpricedRunError; else warns."""
+    problems = await models.problems(prices, ask)
+    if problems and limited:
+        raise UnpricedRunError(problems, prices.source)
+    for problem in problems:
+        warn(f"{problem}: its cost is unknown")
