@@ -20,7 +20,7 @@ from codex_pool.demo import demo_home
 from codex_pool.endpoints import EndpointError
 from codex_pool.pool import aconnect
 
-from . import home
+from . import home, summary
 from .attempt import Stopped
 from .launch import START_LIMIT_S, USER_HOME_START_LIMIT_S, NotStartedError, OwnPool, probe
 from .pool_deaths import PoolDeaths
@@ -234,7 +234,9 @@ class _Scoring:
 
     def _finish(self, counts: Counts) -> int:
         found = summarise(scoring_summary.rows_of(self._directory.store.samples(state="done")), k=self._settings.k)
-        rows = [("scored", plural(counts.scored, "sample")), *scoring_summary.printed(found)]
+        not_valid = self._directory.store.not_valid()
+        rows = [("scored", plural(counts.scored, "sample")), *summary.not_valid(not_valid)]
+        rows += scoring_summary.printed(found)
         if counts.scorer_failures:
             rows.insert(1, ("scorers failed", f"{counts.scorer_failures:,} times; --missing scores those again"))
         width = max(len(name) for name, _ in rows)
@@ -242,7 +244,7 @@ class _Scoring:
             self._say(f"  {name:<{width}}  {figures}")
         code = SOME_NOT_SCORED if counts.scorer_failures else OK
         metrics = scoring_summary.as_json(found)
-        self._emit({"event": "done", **asdict(counts), "metrics": metrics, "exit_code": code})
+        self._emit({"event": "done", **asdict(counts), "not_valid": not_valid, "metrics": metrics, "exit_code": code})
         return code
 
     def _say(self, text: str) -> None:

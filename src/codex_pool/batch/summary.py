@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from .policy import STATUSES
-from .progress import Progress, duration
+from .progress import Progress, duration, plural
 from .store import SampleRow, shown_name
 
 FAILURES_SHOWN = 10
@@ -16,6 +16,15 @@ REASON_CHARACTERS = 200
 def count(counts: Mapping[str, int]) -> dict[str, int]:
     """Of all that the store counts, the samples by the status of their record; `not_run` are those without one."""
     return {status: counts.get(status, 0) for status in (*STATUSES, "not_run")}
+
+
+def not_valid(kinds: Mapping[str, int]) -> list[tuple[str, str]]:
+    """The samples that cannot be scored, by kind; no row without any."""
+    count = sum(kinds.values())
+    if not count:
+        return []
+    parts = ", ".join(f"{number:,} {kind}" for kind, number in kinds.items())
+    return [("not valid", f"{plural(count, 'sample')}, not scored: {parts}")]
 
 
 def summary(counts: Mapping[str, int], progress: Progress, now: float) -> list[tuple[str, str]]:

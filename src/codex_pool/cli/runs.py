@@ -80,6 +80,7 @@ def show(run: Path, sample: str | None, as_json: bool) -> None:
     from dataclasses import asdict
 
     from codex_pool.batch import runs as work
+    from codex_pool.batch import summary
     from codex_pool.batch.store import open_run
     from codex_pool.batch.store.rows import exported
 
@@ -87,7 +88,8 @@ def show(run: Path, sample: str | None, as_json: bool) -> None:
         if sample is None:
             tokens, cost = store.spent()
             info = store.info()
-            value: dict[str, Any] = {**info, "counts": store.counts(), "tokens": tokens, "cost": cost}
+            value: dict[str, Any] = {**info, "counts": store.counts(), "not_valid": store.not_valid()}
+            value |= {"tokens": tokens, "cost": cost}
             if not as_json:
                 config = value.pop("config")
                 value["launches"] = len(info["launches"])
@@ -96,6 +98,7 @@ def show(run: Path, sample: str | None, as_json: bool) -> None:
                 value["outcome"] = (info["outcome"] or {}).get("problem")
                 counts = value["counts"].items()
                 value["counts"] = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in counts if count)
+                value["not_valid"] = next((words for _, words in summary.not_valid(store.not_valid())), None)
         else:
             row = work.named(store, sample)
             value = {"id": row.id, "epoch": row.epoch, "state": row.state, "prompts": row.spec["prompts"]}

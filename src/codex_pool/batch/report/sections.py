@@ -72,6 +72,8 @@ def totals(figures: RunFigures, currency: str | None) -> Html:
             f"{_big(usage['output_tokens'])} out",
         ),
     ]
+    if figures.not_valid:
+        cards.append(_card("not valid", f"{figures.not_valid:,}", "in no mean, interval or pass@k"))
     if figures.cost is not None:
         money = partial(units.money, currency=currency)
         ended = max(1, sum(count for name, count in statuses if name not in ("not run", "running")))
