@@ -148,8 +148,8 @@ class Attempt:
         self.events = EventLog()
         self.facts = facts
         """What the validity gate decides by, as far as the turns show it."""
-        self.reports = 0
-        """Reports of used tokens: one for each answer of the model."""
+        # Of used tokens: one for each answer of the model.
+        self._reports = 0
         self.pool_gone: TransportClosedError | None = None
         self._usage: dict[str, int] | None = None
         self._turn_id: str | None = None
@@ -157,6 +157,11 @@ class Attempt:
         self._worker: str | None = None
         self._queued_ms: int | None = None
         self._duration_ms: int | None = None
+
+    @property
+    def may_have_called(self) -> bool:
+        """False if the agent has called no tool: each turn was one answer of the model."""
+        return self._reports != len(self._turns) or bool(self.facts.tools.seen)
 
     async def run(self) -> Outcome:
         """What it came to, the tokens of its sub-agents included, which have ended then.
@@ -359,7 +364,7 @@ class Attempt:
             self.facts.tools.completed(item)
             return item["type"] in TOOL_CALLS
         if method == "thread/tokenUsage/updated":
-            self.reports += 1
+            self._reports += 1
             self._usage = usage(params["tokenUsage"]["total"])
         elif method == "pool/turn/assigned":
             self._worker = params.get("worker")

@@ -39,13 +39,11 @@ class _Line(msgspec.Struct):
 _decode = msgspec.json.Decoder(_Line).decode
 
 
-def hidden_calls(path: str | None, seen: Collection[str]) -> list[HiddenCall]:
+def hidden_calls(path: str, seen: Collection[str]) -> list[HiddenCall]:
     """The calls of a thread that are not among those `seen`, by their ids, in order.
 
     None is found if the file is not on this machine, or cannot be read.
     """
-    if path is None:
-        return []
     try:
         return _calls(Path(path), seen)
     except OSError:

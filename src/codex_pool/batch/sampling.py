@@ -321,16 +321,16 @@ class Sampling:
         tried = Tried(start, outcome, workspace, responses, meter.turns, meter.tool_calls, started_at, events)
         tried.pool_gone, tried.codex, tried.agents_md, tried.facts = attempt.pool_gone, codex, how, facts
         if outcome.status in SCORED:
-            if attempt.reports != 1 or facts.tools.seen:
+            if attempt.may_have_called:
                 await self._look_for_hidden(facts, begun.path)
             self._look_for_full_disk(facts, workspace, cwd)
             await self._look_at_environments(tried, [each.environment for each in facts.environments], codex)
         return tried
 
     async def _look_for_hidden(self, facts: Facts, path: str | None) -> None:
-        """Calls that were answered by the runtime alone."""
-        calls = await _threads.in_thread(hidden_calls, path, facts.tools.seen)
-        facts.tools.hidden(calls)
+        """Calls that no notification speaks of."""
+        if path is not None:
+            facts.tools.hidden(await _threads.in_thread(hidden_calls, path, facts.tools.seen))
 
     def _look_for_full_disk(self, facts: Facts, workspace: Workspace | None, cwd: str) -> None:
         """A command said that a disk is full: so is that of its directory, or the words mean something else."""
