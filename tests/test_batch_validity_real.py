@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from programs import codex_pool, started
-from small_disk import mount_namespace
+from small_disk import mount_namespace, small_disk
 
 import codex_app_server.testing
 from codex_app_server.config import find_codex
@@ -152,6 +152,21 @@ def test_a_sandbox_without_its_helper_is_no_zero(tmp_path: Path, home: Path) -> 
     (record,) = records(out).values()
     assert (record["status"], record["error"]["kind"], record["scores"]) == ("failed", "sandboxError", {}), record
     assert "bubblewrap is unavailable" in record["error"]["message"]
+
+
+def test_a_directory_on_another_disk_that_is_full_is_no_zero(tmp_path: Path, home: Path) -> None:
+    with small_disk(tmp_path / "disk", 64) as disk:
+        (disk.seen / "w").mkdir()
+        disk.fill()
+        cwd = str(disk.path / "w")
+        sample = {"id": "a", "prompt": COMMAND, "cwd": cwd, "sandbox": "danger-full-access"}
+        data, out = dataset(tmp_path / "data.jsonl", sample), tmp_path / "out"
+        arguments = ["batch", str(data), "--workers", "1", "--home", str(home), "--scorer", "exact:no", "-o", str(out)]
+        with started([*disk.within, sys.executable, "-m", "codex_pool.cli", *arguments]) as program:
+            assert program.wait(40.0) == 1, program.lines
+    (record,) = records(out).values()
+    assert (record["status"], record["error"]["kind"], record["scores"]) == ("failed", "diskFull", {}), record
+    assert f"the disk of {cwd} was full" in record["error"]["message"]
 
 
 def test_what_an_agent_does_wrong_by_itself_is_scored(tmp_path: Path, home: Path) -> None:

@@ -18,6 +18,8 @@ from .validity import HiddenCall
 # Of longer ones the end is read.
 READ_LIMIT_BYTES = 64 * 2**20
 _LINE_LIMIT_BYTES = 4 * 2**20
+# Of a text the beginning is kept: why a call was not run stands there.
+_TEXT_LIMIT = 16 * 1024
 _CALLS = ("function_call", "custom_tool_call")
 _OUTPUTS = ("function_call_output", "custom_tool_call_output")
 
@@ -77,4 +79,4 @@ def _text(value: Any) -> str:
         value = value.get("content", value.get("text", ""))
     if isinstance(value, list):
         return "\n".join(_text(part) for part in value)
-    return value if isinstance(value, str) else ""
+    return value[:_TEXT_LIMIT] if isinstance(value, str) else ""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import tempfile
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -25,7 +26,7 @@ from codex_pool.configuration import Configuration
 from . import policy, validity
 from .attempt import Attempt, Stopped, unless_stopped
 from .dataset import Sample
-from .disk import Disk, is_full
+from .disk import LEAST_BYTES, Disk, is_full
 from .environments import Begun, begin, health, remote
 from .left import Left, left_of
 from .limits import Limits, Meter, parse_limits
@@ -333,12 +334,16 @@ class Sampling:
             facts.tools.hidden(await _threads.in_thread(hidden_calls, path, facts.tools.seen))
 
     def _look_for_full_disk(self, facts: Facts, workspace: Workspace | None, cwd: str) -> None:
-        """A command said that a disk is full: so is that of its directory, or the words mean something else."""
-        if facts.tools.said_full is None:
+        """A command said that a disk is full: so is one that it could write to, or the words mean something else. Where
+        there is no room at all it need not have said so."""
+        said = facts.tools.said_full
+        if said is None and not facts.tools.has_run:
             return
-        for path in (Path(cwd), *(() if workspace is None else (workspace.path,))):
-            if path.is_dir() and Disk(path).shortage() is not None:
-                facts.full = f"the disk of {path} was full: {facts.tools.said_full}"
+        places = [Path(cwd), *(() if workspace is None else (workspace.path,)), Path(tempfile.gettempdir())]
+        for path in places:
+            shortage = Disk(path).shortage(LEAST_BYTES if said is not None else 1) if path.is_dir() else None
+            if shortage is not None:
+                facts.full = f"the disk of {path} was full: {said or shortage}"
                 return
 
     async def _look_at_environments(self, tried: Tried, ids: list[str], codex: AsyncCodex) -> None:

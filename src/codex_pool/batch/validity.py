@@ -106,8 +106,9 @@ class ToolCalls:
         self.seen: set[str] = set()
         """Ids of the calls that there is an item for."""
         self.said_full: str | None = None
-        """What a failed command said of a full disk."""
-        self._ran = False
+        """What a command said of a full disk."""
+        self.has_run = False
+        """Whether any command has been run."""
         self._never: Problem | None = None
         self._last: Problem | None = None
         self._servers: dict[str, Problem] = {}
@@ -119,7 +120,7 @@ class ToolCalls:
             return self._last
         for problem in self._servers.values():
             return problem
-        return None if self._ran else self._never
+        return None if self.has_run else self._never
 
     def completed(self, item: Mapping[str, Any]) -> None:
         """An item has ended."""
@@ -168,7 +169,8 @@ class ToolCalls:
             self._never = refused
             return
         self._was_run()
-        if status == "failed" and _FULL not in command and _QUOTA not in command:
+        # Also one that went on: its last command may have succeeded.
+        if _FULL not in command and _QUOTA not in command:
             for words in (_FULL, _QUOTA):
                 if words in output:
                     self.said_full = _shown(next(line for line in output.splitlines() if words in line))
@@ -203,7 +205,7 @@ class ToolCalls:
             self._servers.pop(server, None)
 
     def _was_run(self) -> None:
-        self._ran, self._last = True, None
+        self.has_run, self._last = True, None
 
 
 @dataclass(slots=True)
