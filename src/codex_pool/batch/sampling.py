@@ -275,7 +275,7 @@ class Sampling:
         try:
             options, turn_options = self._thread_options(workspace, cwd)
             options, how = self._with_project(options)
-            ids = await self._add_environment(workspace)
+            ids = [] if workspace is None else await self._add_environment(workspace)
             facts.environments = await health(codex.client, ids, self._job.halt, told=_told_of(workspace))
             if facts.problem is not None:
                 return await self._nothing(validity.judged(Outcome("completed"), facts), workspace)
@@ -347,7 +347,8 @@ class Sampling:
                 return
 
     async def _look_at_environments(self, tried: Tried, ids: list[str], codex: AsyncCodex) -> None:
-        """Whether they are as they were before its first turn."""
+        """Whether they are as they were before its first turn. Raises Stopped: the attempt has no end in the store then,
+        and the next run takes it up, and looks again."""
         if not ids:
             return
         try:
@@ -355,9 +356,6 @@ class Sampling:
         except TransportClosedError as error:
             # The next pool finds what is stored, and looks again.
             tried.pool_gone = error
-        except Stopped:
-            # Not looked at is not ready; the run that goes on takes the turn up.
-            tried.facts.environments = [validity.Health(each, "unknown", "the run was stopped") for each in ids]
 
     async def _to_go_on_with(self) -> Left | None:
         """Turns of the last attempt that need not be run again."""
@@ -440,9 +438,9 @@ class Sampling:
         options["developer_instructions"] = text if not before else f"{before}\n\n{text}"
         return options, DEVELOPER_INSTRUCTIONS
 
-    async def _add_environment(self, workspace: Workspace | None) -> list[str]:
-        """The environments that the sample asks for, its workspace's own added."""
-        if workspace is not None and workspace.environment is not None:
+    async def _add_environment(self, workspace: Workspace) -> list[str]:
+        """The environments that the workspace asks for, its own added."""
+        if workspace.environment is not None:
             add = self._means.codex.client.request("environment/add", workspace.environment)
             await unless_stopped(self._job.halt, add)
         return remote(self._environments_of(workspace))

@@ -100,7 +100,7 @@ class ToolCalls:
     """
 
     def __init__(self, own: Collection[str] = ()) -> None:
-        self.own = frozenset(map(os.path.normpath, own))
+        self.own = own
         self.has_environment = False
         """Whether the thread has an environment other than the local one."""
         self.seen: set[str] = set()
@@ -193,7 +193,7 @@ class ToolCalls:
         return None, False
 
     def _is_own(self, item: Mapping[str, Any]) -> bool:
-        return os.path.normpath(str(item.get("cwd"))) in self.own
+        return os.path.normpath(str(item.get("cwd"))) in map(os.path.normpath, self.own)
 
     def _server_called(self, item: Mapping[str, Any]) -> None:
         server, error = str(item.get("server")), item.get("error")
