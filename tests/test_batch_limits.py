@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import math
+import os
 import re
 import sqlite3
 from pathlib import Path
@@ -17,7 +18,7 @@ from codex_pool.batch import breaker as breakers
 from codex_pool.batch import estimate as estimates
 from codex_pool.batch import policy
 from codex_pool.batch.breaker import Breaker
-from codex_pool.batch.disk import is_full
+from codex_pool.batch.disk import Disk, is_full
 from codex_pool.batch.limits import Limits, Meter, Reached, RunLimits, RunMeter, parse_limits
 from codex_pool.batch.policy import Outcome
 from codex_pool.batch.prices import Price, Prices, PricesError, parse_prices, read_prices
@@ -457,6 +458,16 @@ def test_an_attempt_that_ran_while_the_disk_was_full_is_made_again_a_few_times()
     while breaker.ended(failed(breakers.DISK_FULL), put_back, 0.0):
         put_back += 1
     assert put_back == breakers.PUT_BACK_LIMIT and breaker.pause is None
+
+
+def test_a_disk_without_room_for_another_file_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = os.statvfs(tmp_path)
+    names = ["bsize", "frsize", "blocks", "bfree", "bavail", "files", "ffree", "favail", "flag", "namemax"]
+    values = dict(zip(names, found, strict=True))
+    for files, favail, full in ((1000, 0, True), (1000, 1, False), (0, 0, False)):
+        told = os.statvfs_result(tuple((values | {"files": files, "favail": favail}).values()))
+        monkeypatch.setattr(os, "statvfs", lambda _, told=told: told)
+        assert ("inodes" in (Disk(tmp_path).shortage() or "")) is full
 
 
 def test_only_a_full_disk_is_taken_for_one() -> None:

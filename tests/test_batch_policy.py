@@ -149,20 +149,3 @@ def test_the_live_display_fits_any_terminal(
     for words in ("batch: title [not markup]", "sample [x]: failed", "id[1]  failed  k: [red]m"):
         assert words in text
     assert all(len(line) <= 80 for line in text.splitlines())
-
-
-def test_a_sandbox_that_lets_no_command_begin_is_told_from_commands_that_fail() -> None:
-    def refused(*outputs: str, status: str = "failed") -> str | None:
-        commands = policy.Commands()
-        for output in outputs:
-            commands.completed({"type": "commandExecution", "status": status, "aggregatedOutput": output})
-            commands.completed({"type": "agentMessage", "text": "bwrap: no"})
-        return commands.refused
-
-    no = "bwrap: Creating new namespace failed: Operation not permitted\n"
-    assert refused(no, no) == no.strip()
-    assert refused() is None
-    # One that began shows that the sandbox works, whatever the others say; an agent may have a bwrap of its own.
-    assert refused(no, "hello\n") is None and refused("hello\n", no) is None
-    assert refused(f"building\n{no}") is None and refused(f"{no}building\n") is None
-    assert refused(no, status="completed") is None

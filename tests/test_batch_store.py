@@ -96,7 +96,8 @@ def test_a_record_is_exported_as_documented_and_read_back(tmp_path: Path) -> Non
         directory.scored(number(directory, A), [SCORE], ["diff.patch"]).result(5)
         (record,) = lines(tmp_path)
     assert list(record) == [
-        *("schema_version", "id", "epoch", "status", "limit", "final_response", "responses", "error", "scores"),
+        *("schema_version", "id", "epoch", "status", "valid", "limit", "final_response", "responses", "error"),
+        "scores",
         *("usage", "cost", "thread_id", "turn_id", "worker", "attempts", "turns", "tool_calls", "queued_ms"),
         *("duration_ms", "started_at", "ended_at", "artifacts", "agents_md", "tags", "metadata"),
     ]

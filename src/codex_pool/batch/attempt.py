@@ -13,15 +13,17 @@ import msgspec
 from codex_app_server import AppServerError, TransportClosedError
 from codex_app_server._last_error import said
 from codex_app_server.async_api import AsyncThread, AsyncTurnHandle, AsyncTurnStream
+from codex_app_server.notifications import Notification, UnknownNotification
 from codex_app_server.results import TurnCollector
 
 from . import policy
 from .bill import TOKENS, Bill, tokens_of
 from .dataset import Sample
-from .limits import Meter, Reached
+from .limits import TOOL_CALLS, Meter, Reached
 from .policy import Outcome, Status
 from .redaction import NOTHING, Redactor
 from .store import EventLog
+from .validity import WEIGHED, Facts
 
 T = TypeVar("T")
 
@@ -117,7 +119,7 @@ class Attempt:
 
     `on_assigned` is called when a turn really begins: not while it is queued; `on_waiting` when one waits for the
     network, with what it says, and with None when it goes on. `halt` is done when the sample is to be
-    interrupted, with the kind of the error that says so.
+    interrupted, with the kind of the error that says so. What it came to is not judged here: `facts` are for the gate.
     """
 
     def __init__(
@@ -135,6 +137,7 @@ class Attempt:
         turn_options: dict[str, Any],
         on_assigned: Callable[[], None],
         on_waiting: Callable[[str | None], None],
+        facts: Facts,
     ) -> None:
         self._thread = thread
         self._sample = sample
@@ -150,7 +153,10 @@ class Attempt:
         self._waits = False
         self.responses: list[str | None] = list(responses)
         self.events = EventLog(redactor)
-        self._commands = policy.Commands()
+        self.facts = facts
+        """What the validity gate decides by, as far as the turns show it."""
+        # Of used tokens: one for each answer of the model.
+        self._reports = 0
         self.pool_gone: TransportClosedError | None = None
         self._usage: dict[str, int] | None = None
         self._turn_id: str | None = None
@@ -158,6 +164,11 @@ class Attempt:
         self._worker: str | None = None
         self._queued_ms: int | None = None
         self._duration_ms: int | None = None
+
+    @property
+    def may_have_called(self) -> bool:
+        """False if the agent has called no tool: each turn was one answer of the model."""
+        return self._reports != len(self._turns) or bool(self.facts.tools.seen)
 
     async def run(self) -> Outcome:
         """What it came to, the tokens of its sub-agents included, which have ended then.
@@ -200,7 +211,10 @@ class Attempt:
             except AppServerError as error:
                 if isinstance(error, TransportClosedError):
                     self.pool_gone = error
-                return self._outcome(*policy.failure(error))
+                status, problem = policy.failure(error)
+                if "turn/completed" in self.facts.undecoded:
+                    problem["kind"] = policy.UNDECODED
+                return self._outcome(status, problem)
             except Stopped:
                 if index == first:
                     raise
@@ -208,6 +222,9 @@ class Attempt:
             if outcome.status != "completed":
                 break
             self.responses.append(outcome.final_response)
+            if self.facts.problem is not None:
+                # The next turn would build on what is not valid.
+                break
         return outcome
 
     async def _turn(self, index: int) -> Outcome:
@@ -311,15 +328,8 @@ class Attempt:
             result = self._collector.result()
             if result.status == "interrupted":
                 return self._interrupted(policy.INTERRUPTED, "the turn was interrupted")
-        refused = self._commands.refused
-        if refused is not None and (why is None or why.status == "limit"):
-            return self._outcome("failed", {"kind": policy.SANDBOX_ERROR, "message": refused})
-        if why is None and self._collector.may_lack_answer:
-            message = (
-                "the turn completed, but a message or item of it does not fit its type, so that its answer may be "
-                "missing; the runtime may be another version than this package was made for"
-            )
-            return self._outcome("failed", {"kind": policy.UNDECODED, "message": message})
+        if self._collector.may_lack_answer:
+            self.facts.undecoded.append("item/completed")
         if why is None:
             return self._outcome("completed", None)
         return self._outcome(why.status, why.error, why.limit)
@@ -333,15 +343,18 @@ class Attempt:
             now = time.monotonic()
             if method in _METERED:
                 try:
-                    self._heed(method, notification.params, now)
+                    if self._heed(method, notification.params, now):
+                        self._weigh(method, notification)
                 except (KeyError, TypeError, ValueError, AttributeError):
                     # It does not fit its type, which looking at it counts, and says.
                     meter.event(now)
-                    assert notification.payload is not None
+                    self._weigh(method, notification)
                 if method == "pool/turn/assigned":
                     continue
             else:
                 meter.event(now)
+                if method in WEIGHED:
+                    self._weigh(method, notification)
             self._collector.add(notification)
             if limited:
                 reached = meter.reached(now)
@@ -349,14 +362,20 @@ class Attempt:
                     return reached
         return None
 
-    def _heed(self, method: str, params: Mapping[str, Any], now: float) -> None:
-        """Heed one of _METERED. Raises KeyError, TypeError, ValueError or AttributeError if it is not of its form."""
+    def _heed(self, method: str, params: Mapping[str, Any], now: float) -> bool:
+        """Heed one of _METERED; True for the end of a tool call, all of which is to fit its type.
+
+        Raises KeyError, TypeError, ValueError or AttributeError if it is not of its form.
+        """
         self._meter.observe(method, params, now)
         self._heed_network(method, params)
         if method == "item/completed":
-            self._commands.completed(params["item"])
-            self._charge(params["item"])
-        elif method == "thread/tokenUsage/updated":
+            item = params["item"]
+            self.facts.tools.completed(item)
+            self._charge(item)
+            return item["type"] in TOOL_CALLS
+        if method == "thread/tokenUsage/updated":
+            self._reports += 1
             self._usage = tokens_of(params["tokenUsage"]["total"])
             self._bill.used(self._usage, tokens_of(params["tokenUsage"]["last"]))
         elif method == "model/rerouted":
@@ -364,6 +383,13 @@ class Attempt:
         elif method == "pool/turn/assigned":
             self._worker = params.get("worker")
             self._queued_ms = (self._queued_ms or 0) + (params.get("queuedMs") or 0)
+        return False
+
+    def _weigh(self, method: str, notification: Notification) -> None:
+        """Note a notification that does not fit its type, if the result is made of such ones."""
+        payload = notification.payload
+        if method in WEIGHED and isinstance(payload, UnknownNotification) and payload.problem is not None:
+            self.facts.undecoded.append(method)
 
     def _charge(self, item: Mapping[str, Any]) -> None:
         """Note what of an item that has ended is paid for beside tokens, and which models sub-agents have."""

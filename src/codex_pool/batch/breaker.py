@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .policy import SANDBOX_ERROR, Outcome, waited_in_vain
+from .policy import DISK_FULL, SANDBOX_ERROR, TOOLS_UNAVAILABLE, Outcome, waited_in_vain
 from .progress import duration
 
 FIRST_TRY_S = 30.0
@@ -44,11 +44,15 @@ SANDBOX = Trouble(
     "codex's sandbox does not work here",
     "install what it needs (bubblewrap, on Linux), or choose another sandbox for the samples",
 )
+TOOLS = Trouble(
+    "tools",
+    5,
+    "tools of the agents cannot be started here",
+    "look at the shell, at the limits of processes, open files and memory, and at the MCP servers",
+)
 USAGE = Trouble("usage", 1, "the account's usage limit is used up", "wait for its reset, or buy more")
 DISK = Trouble("disk", 1, "the disk is full", "make room on the disk of {directory}", _GOES_ON_THEN)
 
-# The kind of error of an attempt that ran while a disk of the run was full.
-DISK_FULL = "diskFull"
 # codex, git and whatever else is run for a sample say it in words only.
 _WORDS_OF_FULL = ("No space left on device", "Disk quota exceeded")
 
@@ -58,6 +62,7 @@ _BY_KIND = {
     "httpConnectionFailed": SERVICE,
     "responseStreamConnectionFailed": SERVICE,
     SANDBOX_ERROR: SANDBOX,
+    TOOLS_UNAVAILABLE: TOOLS,
     "usageLimitExceeded": USAGE,
 }
 

@@ -18,28 +18,31 @@ class Disk:
         self.directory = directory
         self._there = directory.absolute()
 
-    def free_bytes(self) -> int:
-        """What may still be written there."""
+    def _look(self) -> os.statvfs_result:
         there = self._there
         while True:
             try:
-                found = os.statvfs(there)
-                break
+                return os.statvfs(there)
             except OSError as error:
                 # Still to be made, or hidden: on the disk of what it will lie in. A loop is refused when it is made.
                 known = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ELOOP)
                 if error.errno not in known or there == there.parent:
                     raise
                 there = there.parent
-        # What is kept for root is root's to write.
-        return found.f_frsize * (found.f_bfree if os.geteuid() == 0 else found.f_bavail)
 
-    def shortage(self) -> str | None:
-        """What is wrong with it, None if there is room."""
-        free = self.free_bytes()
-        if free >= LEAST_BYTES:
+    def shortage(self, least_bytes: int = LEAST_BYTES) -> str | None:
+        """What is wrong with it, None if there is room for so many bytes."""
+        found = self._look()
+        # Some file systems count no files: they say that there is room for none.
+        if found.f_files > 0 and found.f_favail == 0:
+            return "there is no room for another file (inodes)"
+        # What is kept for root is root's to write.
+        free = found.f_frsize * (found.f_bfree if os.geteuid() == 0 else found.f_bavail)
+        if free >= least_bytes:
             return None
-        return f"{free / 2**20:.1f} MiB are free, and {LEAST_BYTES // 2**20} are needed"
+        return f"{free / 2**20:.1f} MiB are free" + (
+            f", and {least_bytes // 2**20} are needed" if least_bytes >= 2**20 else ""
+        )
 
     def problem(self, said: object) -> str:
         """How a program that cannot go on says so."""

@@ -13,11 +13,13 @@ from codex_app_server import AppServerError, TransportClosedError
 from codex_app_server.async_client import AsyncAppServerClient
 from codex_app_server.results import final_response
 
-from . import policy
 from .attempt import turn_key, unless_stopped
+from .begun import Begun, Environment
+from .environments import remote
 from .limits import TOOL_CALLS
 from .redaction import NOTHING, Redactor
 from .store import AttemptRow, EventLog
+from .validity import ToolCalls
 
 # How long a turn that a dead run left may still run.
 RUNNING_LIMIT_S = 60.0
@@ -32,6 +34,7 @@ class Left:
     thread_id: str
     turns: Sequence[Any]
     whole: bool
+    thread: Begun | None = None
 
     @property
     def responses(self) -> list[str | None]:
@@ -41,14 +44,21 @@ class Left:
     def tool_calls(self) -> int:
         return sum(str(getattr(item, "type", "")) in TOOL_CALLS for turn in self.turns for item in turn.items)
 
-    @property
-    def refused(self) -> str | None:
-        """What the sandbox said, if it let no command of them begin: they are of no use then."""
-        commands = policy.Commands()
+    def calls(self) -> ToolCalls:
+        """Whether their tools could be run, as far as the stored items show it."""
+        own = [] if self.thread is None else self.thread.directories
+        calls = ToolCalls(own)
+        calls.has_environment = bool(self.environments)
         for turn in self.turns:
             for item in turn.items:
-                commands.completed(_plain(item))
-        return commands.refused
+                calls.completed(_plain(item))
+        return calls
+
+    @property
+    def environments(self) -> list[str]:
+        """The environments of the thread whose health is to be asked for."""
+        named = [] if self.thread is None else self.thread.environments or []
+        return remote(each.environment_id for each in named)
 
     def events(self, redactor: Redactor = NOTHING) -> bytes | None:
         """An event log of what is stored."""
@@ -88,8 +98,13 @@ async def left_of(
         else:
             turn = None
         if turn is None or turn.status != "inProgress" or time.monotonic() > deadline:
-            return Left(attempt.key, attempt.thread_id, found, len(found) == prompts)
+            return Left(attempt.key, attempt.thread_id, found, len(found) == prompts, _begun(response.thread))
         await unless_stopped(halt, asyncio.sleep(RUNNING_POLL_S))
+
+
+def _begun(thread: Any) -> Begun:
+    named = [Environment(each.environment_id, each.cwd) for each in thread.environments or ()]
+    return Begun(id=thread.id, cwd=thread.cwd, path=thread.path, environments=named)
 
 
 def _plain(item: Any) -> dict[str, Any]:

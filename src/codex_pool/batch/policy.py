@@ -6,7 +6,7 @@ A sample that failed, was lost or stalled is tried again as often as `--retries`
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from typing import Any, Literal
 
 import msgspec
@@ -30,8 +30,10 @@ INVALID_INPUT = "invalidInput"
 OVERLOADED = "serverOverloaded"
 SANDBOX_ERROR = "sandboxError"
 UNDECODED = "undecoded"
-# bubblewrap, about itself.
-_SANDBOX_SAYS = "bwrap: "
+ENVIRONMENT_LOST = "environmentLost"
+TOOLS_UNAVAILABLE = "toolsUnavailable"
+# An attempt that ran while a disk of the run was full.
+DISK_FULL = "diskFull"
 
 # The service asks for patience; anything else may be tried again almost at once.
 _OVERLOAD_KINDS = frozenset(
@@ -53,6 +55,8 @@ RETRY_ON_KINDS = (
     "badRequest",
     "unauthorized",
     SANDBOX_ERROR,
+    ENVIRONMENT_LOST,
+    TOOLS_UNAVAILABLE,
     "cyberPolicy",
     "requestTimeout",
     "lineTooLong",
@@ -141,34 +145,6 @@ def is_no_way(error: Any) -> bool:
 def waited_in_vain(outcome: Outcome) -> bool:
     """True for an attempt that a pool's limit ended while it waited until there is a network."""
     return outcome.status == "stalled" and is_no_way(outcome.error)
-
-
-class Commands:
-    """Whether the sandbox has let any command of an attempt begin.
-
-    codex has no error for one that cannot start: each command fails, with what the sandbox said for its output, and the
-    model answers all the same.
-    """
-
-    def __init__(self) -> None:
-        self._began = False
-        self._refused: str | None = None
-
-    def completed(self, item: Mapping[str, Any]) -> None:
-        """An item has ended."""
-        if item.get("type") != "commandExecution":
-            return
-        output = str(item.get("aggregatedOutput") or "").strip()
-        # A command that is not run says nothing else.
-        if item.get("status") == "failed" and output.startswith(_SANDBOX_SAYS) and "\n" not in output:
-            self._refused = output
-        else:
-            self._began = True
-
-    @property
-    def refused(self) -> str | None:
-        """What the sandbox said, if there were commands and it let none begin."""
-        return None if self._began else self._refused
 
 
 def _plain(info: Any) -> Any:

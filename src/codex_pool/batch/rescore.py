@@ -26,13 +26,12 @@ from .scoring import Score, ScoreContext, Scorer, Scorers, score_sample
 from .scoring.base import Ask
 from .scrub import redact_files
 from .store import RecordRow, RunDirectory, RunStore, SampleRow, directory_name, layout, shown_name
+from .validity import SCORED
 from .workspace import WorkspaceError, prepare, reopen
 from .workspace import git as workspace_git
 
 DIFF = "diff.patch"
 RESCORING = "rescoring"
-# Statuses of which there is something to score.
-SCORED = ("completed", "limit")
 
 
 @dataclass(slots=True)

@@ -578,10 +578,12 @@ class _Batch:
         samples = store.samples(selected=True) if store.has_scores() else ()
         scored = summarise(scoring_summary.rows_of(samples), k=sorted({1, epochs}))
         metrics = scoring_summary.as_json(scored)
+        not_valid = store.not_valid()
         outcome = {
             "problem": problem,
             "exit_code": code,
             "counts": counts,
+            "not_valid": not_valid,
             "metrics": metrics,
             "app_server": self._app_server,
         }
@@ -596,7 +598,7 @@ class _Batch:
         if problem is not None:
             self._display.say(f"codex-pool: {problem}")
         if has_begun and not self._is_done:
-            rows = summary.summary(counts, progress, now)
+            rows = [*summary.summary(counts, progress, now), *summary.not_valid(not_valid)]
             where = str(self._directory.file(layout.RESULTS))
             rows += scoring_summary.printed(scored)
             if self._only is not None:
@@ -608,6 +610,7 @@ class _Batch:
             {
                 "event": "done",
                 "counts": counts,
+                "not_valid": not_valid,
                 "skipped": progress.skipped,
                 "attempts": progress.attempts,
                 "retries": progress.retries,

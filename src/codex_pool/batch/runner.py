@@ -17,18 +17,16 @@ from collections.abc import Callable, Collection, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import msgspec
-
 from codex_app_server import AppServerError, TransportClosedError
 
-from . import policy
+from . import policy, validity
 from .attempt import CANCELLED, Stopped, ended, unless_stopped
 from .bill import Bill
-from .breaker import DISK_FULL, Breaker
+from .breaker import Breaker
 from .dataset import Sample
 from .disk import Disk, is_full
 from .limits import RunMeter
-from .policy import INTERRUPTED, RETRY_ON_DEFAULT, Outcome
+from .policy import DISK_FULL, INTERRUPTED, RETRY_ON_DEFAULT, Outcome
 from .progress import Progress
 from .sampling import Job, Means, Sampling, Tried
 from .store import Entry, Finished, RecordRow, RunDirectory, SampleRow, Written
@@ -360,7 +358,8 @@ class Runner:
         elif tried.outcome.turn_id is not None and tried.outcome.status != "lost":
             self._means.pools.turn_finished()
         if _touches_disk(tried) and self.was_full(began_at):
-            tried.outcome = _for_a_full_disk(tried.outcome, self._full)
+            tried.facts.full = f"the disk of {self._full.directory} was full meanwhile"
+        tried.outcome = validity.judged(tried.outcome, tried.facts)
         ended = tried.outcome
         self._progress.turn_ended(ended)
         tokens = (ended.usage or {}).get("total_tokens", 0)
@@ -418,7 +417,8 @@ class Runner:
 
     def _archive_later(self, outcome: Outcome, sampling: Sampling | None = None, *, whole: bool = True) -> None:
         # A lost thread is loaded nowhere: archiving would load it first. One to be gone on with stays.
-        if whole and outcome.thread_id is not None and outcome.status != "lost":
+        is_loaded = outcome.status != "lost" or validity.is_of_environment(outcome.error)
+        if whole and outcome.thread_id is not None and is_loaded:
             self._do_aside(self._archive(outcome.thread_id, sampling), "archive")
 
     async def _archive(self, thread_id: str, sampling: Sampling | None) -> None:
@@ -466,14 +466,6 @@ def _touches_disk(tried: Tried) -> bool:
     if tried.outcome.status == "interrupted":
         return False
     return tried.outcome.status != "completed" or tried.tool_calls > 0
-
-
-def _for_a_full_disk(outcome: Outcome, disk: Disk) -> Outcome:
-    """What an attempt came to that may have come to it because of a full disk."""
-    message = f"the disk of {disk.directory} was full meanwhile"
-    if outcome.error is not None:
-        message += f"; {outcome.error['message']}"
-    return msgspec.structs.replace(outcome, status="failed", limit=None, error={"kind": DISK_FULL, "message": message})
 
 
 def entry_of(sample: Sample) -> Entry:

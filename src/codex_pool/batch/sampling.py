@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import tempfile
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -22,19 +23,20 @@ from codex_app_server._files import resolved
 from codex_app_server.async_api import AsyncThread
 from codex_pool.configuration import Configuration
 
-from . import policy
-from .answering import begin_thread
+from . import policy, validity
 from .attempt import Attempt, Stopped, unless_stopped
-from .bill import Answering, Bill
-from .breaker import DISK_FULL
+from .begun import Begun, begin
+from .bill import Bill
 from .dataset import Sample
-from .disk import is_full
+from .disk import LEAST_BYTES, Disk, is_full
+from .environments import health, remote
 from .left import Left, left_of
 from .limits import Limits, Meter, parse_limits
 from .policy import Outcome
 from .pools import Pools
 from .prices import Prices
 from .redaction import Redactor
+from .rollout import hidden_calls
 from .scoring import ScoreContext, Scorers, score_sample
 from .scoring.base import Ask
 from .scrub import redact_files
@@ -49,6 +51,7 @@ from .store import (
     directory_name,
     layout,
 )
+from .validity import SCORED, Facts, ToolCalls
 from .workspace import (
     BASE,
     EmptyDirectories,
@@ -70,8 +73,6 @@ T = TypeVar("T")
 
 DIFF = "diff.patch"
 WORKSPACE = "workspace"
-# Of which there is something to score.
-SCORED = ("completed", "limit")
 DEFAULT_SANDBOX = "workspace-write"
 # How AGENTS.md of a sample's directory reaches its agent.
 DEVELOPER_INSTRUCTIONS, CODEX = "developer_instructions", "codex"
@@ -107,6 +108,8 @@ class Tried:
     """Why the pool was gone while its turn ran, if it was; its client then was `codex`."""
     codex: AsyncCodex | None = None
     agents_md: str | None = None
+    facts: Facts = field(default_factory=Facts)
+    """What the validity gate decides by."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,18 +185,19 @@ class Sampling:
             return None
         start = Start(last.n, last.attempt)
         left = await self._left(last)
-        refused = None if left is None else left.refused
-        if left is not None and left.whole and refused is None:
-            workspace = reopen(self._sample, self._work) if self._sample.workspace is not None else None
-            if workspace is not None or self._sample.workspace is None:
-                return self._taken_up(start, left, workspace)
         how = (
             "its turn was never completed" if left is None or not left.turns else f"it had had {len(left.turns)} turns"
         )
         problem = {"kind": "lost", "message": f"the run died before the attempt ended; {how}"}
         ended = {"status": "lost", "error": problem, "thread_id": last.thread_id}
-        if refused is not None:
-            ended |= {"status": "failed", "error": {"kind": policy.SANDBOX_ERROR, "message": refused}}
+        if left is not None and left.whole:
+            workspace = reopen(self._sample, self._work) if self._sample.workspace is not None else None
+            if workspace is not None or self._sample.workspace is None:
+                tried = await self._taken_up(start, left, workspace)
+                outcome = validity.judged(tried.outcome, tried.facts)
+                if outcome.status == "completed":
+                    return tried
+                ended |= {"status": outcome.status, "error": outcome.error}
         await self._means.written(lambda: self._directory.end_attempt(start, ended))
         return None
 
@@ -204,9 +208,11 @@ class Sampling:
         """
         last = self._last_attempt()
         left = None if last is None else await self._left(last)
-        if left is None or not left.whole or left.refused is not None:
+        if left is None or not left.whole:
             return tried
-        found = self._taken_up(tried.start, left, tried.workspace)
+        found = await self._taken_up(tried.start, left, tried.workspace)
+        # A full disk, or what could not be read, is not seen in what is stored.
+        found.facts.full, found.facts.undecoded = tried.facts.full, tried.facts.undecoded
         lost = tried.outcome
         found.outcome = msgspec.structs.replace(
             found.outcome, usage=lost.usage, worker=lost.worker, queued_ms=lost.queued_ms
@@ -215,7 +221,15 @@ class Sampling:
         found.agents_md = tried.agents_md
         return found
 
-    def _taken_up(self, start: Start, left: Left, workspace: Workspace | None) -> Tried:
+    async def _taken_up(self, start: Start, left: Left, workspace: Workspace | None) -> Tried:
+        """Raises Stopped, TransportClosedError."""
+        facts, client = Facts(left.calls()), self._means.codex.client
+        await self._look_for_hidden(facts, None if left.thread is None else left.thread.path)
+        if workspace is not None and workspace.environment is not None:
+            # This pool has not been told of it.
+            await unless_stopped(self._job.halt, client.request("environment/add", workspace.environment))
+        ids = remote([*self._environments_of(workspace), *left.environments])
+        facts.environments = await health(client, ids, self._job.halt)
         last = left.turns[-1]
         outcome = Outcome(
             "completed",
@@ -234,6 +248,7 @@ class Sampling:
             started_at=left.turns[0].started_at or time.time(),
             events=left.events(self._directory.redactor),
             note="completed while no run was there to see it; taken up",
+            facts=facts,
         )
 
     def _last_attempt(self) -> AttemptRow | None:
@@ -250,6 +265,7 @@ class Sampling:
         TransportClosedError when there is no pool to start one in."""
         codex = self._means.codex
         left = await self._to_go_on_with()
+        facts = Facts()
         workspace: Workspace | None = None
         try:
             workspace, cwd = await self._workspace(left)
@@ -262,13 +278,26 @@ class Sampling:
         try:
             options, turn_options = self._thread_options(workspace, cwd)
             options, how = self._with_project(options)
-            thread, answering = await unless_stopped(self._job.halt, self._thread(left, workspace, options))
+            ids = [] if workspace is None else await self._add_environment(workspace)
+            facts.environments = await health(codex.client, ids, self._job.halt, told=_told_of(workspace))
+            if facts.problem is not None:
+                return await self._nothing(validity.judged(Outcome("completed"), facts), workspace)
+            begun = await unless_stopped(self._job.halt, self._thread(left, options))
+            named = remote(each.environment_id for each in begun.environments or ())
+            facts.tools = ToolCalls([*begun.directories, cwd])
+            facts.tools.has_environment = bool(ids or named)
+            more = await health(codex.client, [each for each in named if each not in ids], self._job.halt)
+            facts.environments += more
+            if facts.problem is not None:
+                outcome = Outcome("completed", thread_id=begun.id)
+                return await self._nothing(validity.judged(outcome, facts), workspace)
         except TransportClosedError:
             raise
         except AppServerError as error:
             return await self._nothing(Outcome(*policy.failure(error)), workspace)
         key = os.urandom(16).hex() if left is None else left.key
         started_at = time.time()
+        thread = AsyncThread(codex.client, begun.id)
         start: Start = await self._means.written(lambda: self._directory.start_attempt(self._job.row.n, key, thread.id))
         meter = Meter(self._limits())
         meter.turns = 0 if left is None else len(left.turns)
@@ -279,12 +308,13 @@ class Sampling:
             self._job.halt,
             key=key,
             number=start.attempt,
-            bill=Bill(self._means.prices, answering),
+            bill=Bill(self._means.prices, begun.answering),
             redactor=self._directory.redactor,
             responses=() if left is None else left.responses,
             turn_options=turn_options,
             on_assigned=on_assigned,
             on_waiting=on_waiting,
+            facts=facts,
         )
         try:
             outcome = await attempt.run()
@@ -295,8 +325,42 @@ class Sampling:
             raise
         responses, events = tuple(attempt.responses), attempt.events.member()
         tried = Tried(start, outcome, workspace, responses, meter.turns, meter.tool_calls, started_at, events)
-        tried.pool_gone, tried.codex, tried.agents_md = attempt.pool_gone, codex, how
+        tried.pool_gone, tried.codex, tried.agents_md, tried.facts = attempt.pool_gone, codex, how, facts
+        if outcome.status in SCORED:
+            if attempt.may_have_called:
+                await self._look_for_hidden(facts, begun.path)
+            self._look_for_full_disk(facts, workspace, cwd)
+            await self._look_at_environments(tried, [each.environment for each in facts.environments], codex)
         return tried
+
+    async def _look_for_hidden(self, facts: Facts, path: str | None) -> None:
+        """Calls that no notification speaks of."""
+        if path is not None:
+            facts.tools.hidden(await _threads.in_thread(hidden_calls, path, facts.tools.seen))
+
+    def _look_for_full_disk(self, facts: Facts, workspace: Workspace | None, cwd: str) -> None:
+        """A command said that a disk is full: so is one that it could write to, or the words mean something else. Where
+        there is no room at all it need not have said so."""
+        said = facts.tools.said_full
+        if said is None and not facts.tools.has_run:
+            return
+        places = [Path(cwd), *(() if workspace is None else (workspace.path,)), Path(tempfile.gettempdir())]
+        for path in places:
+            shortage = Disk(path).shortage(LEAST_BYTES if said is not None else 1) if path.is_dir() else None
+            if shortage is not None:
+                facts.full = f"the disk of {path} was full: {said or shortage}"
+                return
+
+    async def _look_at_environments(self, tried: Tried, ids: list[str], codex: AsyncCodex) -> None:
+        """Whether they are as they were before its first turn. Raises Stopped: the attempt has no end in the store
+        then, and the next run takes it up."""
+        if not ids:
+            return
+        try:
+            tried.facts.environments = await health(codex.client, ids, self._job.halt, told=_told_of(tried.workspace))
+        except TransportClosedError as error:
+            # The next pool finds what is stored, and looks again.
+            tried.pool_gone = error
 
     async def _to_go_on_with(self) -> Left | None:
         """Turns of the last attempt that need not be run again."""
@@ -307,15 +371,17 @@ class Sampling:
         if last is None or last.status in (None, "completed", "limit") or last.digest != self._job.row.digest:
             return None
         # What turns did without room, or without a sandbox, is not built on.
-        if last.error is not None and last.error["kind"] in (DISK_FULL, policy.SANDBOX_ERROR):
+        if not validity.may_be_built_on(last.error):
             return None
         left = await self._left(last)
-        return left if left is not None and left.turns and not left.whole and left.refused is None else None
+        if left is None or not left.turns or left.whole or left.calls().problem is not None:
+            return None
+        return left
 
     async def _nothing(self, outcome: Outcome, workspace: Workspace | None = None) -> Tried:
-        """An attempt that never got as far as a thread."""
-        key = os.urandom(16).hex()
-        start = await self._means.written(lambda: self._directory.start_attempt(self._job.row.n, key, None))
+        """An attempt that never got as far as a turn."""
+        key, thread_id = os.urandom(16).hex(), outcome.thread_id
+        start = await self._means.written(lambda: self._directory.start_attempt(self._job.row.n, key, thread_id))
         return Tried(start, outcome, workspace)
 
     async def _workspace(self, left: Left | None) -> tuple[Workspace | None, str]:
@@ -377,20 +443,30 @@ class Sampling:
         options["developer_instructions"] = text if not before else f"{before}\n\n{text}"
         return options, DEVELOPER_INSTRUCTIONS
 
-    async def _thread(
-        self, left: Left | None, workspace: Workspace | None, options: dict[str, Any]
-    ) -> tuple[AsyncThread, Answering]:
-        """A thread, and what answers on it."""
-        codex = self._means.codex
-        if workspace is not None and workspace.environment is not None:
-            await codex.client.request("environment/add", workspace.environment)
+    async def _add_environment(self, workspace: Workspace) -> list[str]:
+        """The environments that the workspace asks for, its own added."""
+        if workspace.environment is not None:
+            add = self._means.codex.client.request("environment/add", workspace.environment)
+            await unless_stopped(self._job.halt, add)
+        return remote(self._environments_of(workspace))
+
+    def _environments_of(self, workspace: Workspace | None) -> list[str]:
+        named = () if workspace is None else workspace.thread.get("environments") or ()
+        ids = [str(each.get("environmentId") or each.get("environment_id")) for each in named]
+        return (
+            ids
+            if workspace is None or workspace.environment is None
+            else [workspace.environment["environmentId"], *ids]
+        )
+
+    async def _thread(self, left: Left | None, options: dict[str, Any]) -> Begun:
+        client = self._means.codex.client
         if left is not None:
             # Without the turn that was cut: its beginning would confuse whoever reads on.
             kept = {name: value for name, value in options.items() if name != "environments"}
-            operation = operations.thread_fork(left.thread_id, {"last_turn_id": left.turns[-1].id, **kept})
-        else:
-            operation = operations.thread_start(options)
-        return await begin_thread(codex.client, operation)
+            fork = operations.thread_fork(left.thread_id, {"last_turn_id": left.turns[-1].id, **kept})
+            return await begin(client, fork)
+        return await begin(client, operations.thread_start(options))
 
     def _limits(self) -> Limits:
         return parse_limits(self._sample.limits, self._means.limits)[0]
@@ -539,6 +615,16 @@ class Sampling:
                 if again == AGAIN_LIMIT or not self._means.was_full(began_at):
                     return result
             again += 1
+
+
+def _told_of(workspace: Workspace | None) -> str:
+    """What is known of an environment that cannot be reached: its hook may have begun it as a process of its own."""
+    if workspace is None or not workspace.ended:
+        return ""
+    return (
+        f"what the workspace hook had left running was ended with it: {', '.join(workspace.ended)}; let a service "
+        "start it (docker, the API service of podman, systemd-run)"
+    )
 
 
 def has_answers(sample: Sample, scorers: Scorers) -> bool:

@@ -21,7 +21,7 @@ from codex_pool.demo import demo_home
 from codex_pool.endpoints import EndpointError
 from codex_pool.pool import aconnect
 
-from . import home, scrub
+from . import home, scrub, summary
 from .attempt import Stopped
 from .bill import Bill
 from .launch import START_LIMIT_S, USER_HOME_START_LIMIT_S, NotStartedError, OwnPool, probe
@@ -305,7 +305,9 @@ class _Scoring:
 
     def _finish(self, counts: Counts) -> int:
         found = summarise(scoring_summary.rows_of(self._directory.store.samples(state="done")), k=self._settings.k)
-        rows = [("scored", plural(counts.scored, "sample")), *scoring_summary.printed(found)]
+        not_valid = self._directory.store.not_valid()
+        rows = [("scored", plural(counts.scored, "sample")), *summary.not_valid(not_valid)]
+        rows += scoring_summary.printed(found)
         if counts.scorer_failures:
             rows.insert(1, ("scorers failed", f"{counts.scorer_failures:,} times; --missing scores those again"))
         spent = self._spent
@@ -319,7 +321,8 @@ class _Scoring:
         metrics = scoring_summary.as_json(found)
         known = spent.cost if spent.currency is not None and not spent.unknown_costs else None
         judged = {"tokens": spent.tokens["total_tokens"], "cost": known, "unknown_costs": spent.unknown_costs}
-        self._emit({"event": "done", **asdict(counts), **judged, "metrics": metrics, "exit_code": code})
+        done = {**asdict(counts), **judged, "not_valid": not_valid, "metrics": metrics, "exit_code": code}
+        self._emit({"event": "done", **done})
         return code
 
     def _say(self, text: str) -> None:

@@ -19,6 +19,15 @@ def count(counts: Mapping[str, int]) -> dict[str, int]:
     return {status: counts.get(status, 0) for status in (*STATUSES, "not_run")}
 
 
+def not_valid(kinds: Mapping[str, int]) -> list[tuple[str, str]]:
+    """The samples that cannot be scored, by kind; no row without any."""
+    count = sum(kinds.values())
+    if not count:
+        return []
+    parts = ", ".join(f"{number:,} {kind}" for kind, number in kinds.items())
+    return [("not valid", f"{plural(count, 'sample')}, not scored: {parts}")]
+
+
 def summary(counts: Mapping[str, int], progress: Progress, now: float) -> list[tuple[str, str]]:
     """The figures of a run by name."""
     before = f" ({progress.skipped:,} by an earlier run)" if progress.skipped else ""

@@ -80,6 +80,7 @@ def show(run: Path, sample: str | None, as_json: bool) -> None:
     from dataclasses import asdict
 
     from codex_pool.batch import runs as work
+    from codex_pool.batch import summary
     from codex_pool.batch.prices import amount
     from codex_pool.batch.store import open_run
     from codex_pool.batch.store.rows import exported
@@ -90,7 +91,8 @@ def show(run: Path, sample: str | None, as_json: bool) -> None:
             spent, info = store.spending(), store.info()
             currency = info["config"].get("currency")
             cost = None if currency is None else spent.cost
-            value: dict[str, Any] = {**info, "counts": store.counts(), "tokens": spent.tokens, "cost": cost}
+            value: dict[str, Any] = {**info, "counts": store.counts(), "not_valid": store.not_valid()}
+            value |= {"tokens": spent.tokens, "cost": cost}
             if not as_json:
                 config = value.pop("config")
                 value.pop("judged", None)
@@ -101,6 +103,7 @@ def show(run: Path, sample: str | None, as_json: bool) -> None:
                 value["outcome"] = (info["outcome"] or {}).get("problem")
                 counts = value["counts"].items()
                 value["counts"] = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in counts if count)
+                value["not_valid"] = next((words for _, words in summary.not_valid(store.not_valid())), None)
         else:
             row = work.named(store, sample)
             value = {"id": row.id, "epoch": row.epoch, "state": row.state, "prompts": row.spec["prompts"]}

@@ -14,6 +14,7 @@ from typing import IO, Any
 
 from ..store import RunStore, SampleRow
 from ..store.export import line_of
+from ..store.rows import is_valid
 from .errors import ExportError
 
 ROWS_AT_ONCE = 1_000
@@ -23,6 +24,7 @@ COLUMNS: dict[str, str] = {
     "id": _TEXT,
     "epoch": _WHOLE,
     "status": _TEXT,
+    "valid": _FLAG,
     "limit": _TEXT,
     "final_response": _TEXT,
     "error_kind": _TEXT,
@@ -109,6 +111,7 @@ def flat(row: SampleRow) -> dict[str, Any]:
     values |= {
         "id": row.id,
         "epoch": row.epoch,
+        "valid": is_valid(record.status),
         "error_kind": error.get("kind"),
         "error_message": error.get("message"),
         "tags": ",".join(row.tags),

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..scoring import metrics
 from ..scoring import summary as scoring_summary
-from ..store.rows import AttemptRow, SampleRow
+from ..store.rows import AttemptRow, SampleRow, is_valid
 from .paired import Difference, difference
 from .plots import Span
 from .source import NOT_RUN, status_of, tokens_of
@@ -36,6 +36,7 @@ class RunFigures:
         self.statuses: Counter[str] = Counter()
         self.limits: Counter[str] = Counter()
         self.errors: Counter[str] = Counter()
+        self.not_valid = 0
         self.tags: Counter[str] = Counter()
         self.usage: Counter[str] = Counter()
         judged = info.get("judged") or {}
@@ -67,6 +68,7 @@ class RunFigures:
             self._scores.extend(scoring_summary.rows_of([row]))
         if record is None:
             return
+        self.not_valid += not is_valid(record.status)
         if record.limit:
             self.limits[record.limit] += 1
         if record.error and status not in ("completed", "limit"):

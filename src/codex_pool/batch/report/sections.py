@@ -74,6 +74,8 @@ def totals(figures: RunFigures, currency: str | None) -> Html:
         ),
     ]
     cards.append(_cost(figures, currency))
+    if figures.not_valid:
+        cards.append(_card("not valid", f"{figures.not_valid:,}", "in no mean, interval or pass@k"))
     span_s = figures.span_s()
     if span_s is not None:
         rate = len(figures.ends) / span_s * 60 if span_s else 0.0

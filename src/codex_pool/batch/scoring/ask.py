@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from codex_app_server import AppServerError, AsyncCodex, TransportClosedError, operations
+from codex_app_server.async_api import AsyncThread
 from codex_app_server.results import TurnResult
 from codex_pool import trust
 
 from .. import policy
-from ..answering import begin_thread
+from ..begun import begin
 from ..bill import Bill, tokens_of
 from ..policy import Outcome
 from ..prices import Prices
@@ -92,10 +93,10 @@ class Asking:
             "config": trust.untrusting(str(self._directory)),
             "sub_agents": False,
         }
-        thread, answering = await begin_thread(codex.client, operations.thread_start(of_thread))
+        begun = await begin(codex.client, operations.thread_start(of_thread))
         options: dict[str, Any] = {"effort": effort, "output_schema": output_schema}
-        turn = await thread.turn(prompt, **options)
-        bill, tokens = Bill(self._prices, answering), 0
+        turn = await AsyncThread(codex.client, begun.id).turn(prompt, **options)
+        bill, tokens = Bill(self._prices, begun.answering), 0
         try:
             result: TurnResult = await turn.run()
             if result.usage is not None:

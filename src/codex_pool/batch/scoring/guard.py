@@ -3,8 +3,9 @@
     python -I -S guard.py FD TIMEOUT_S DIRECTORY COMMAND...
 
 FD is a socket: its end is our death; on it comes, at the end, one JSON object: {"exit": code}, {"signal": number},
-{"timeout": true} or {"failed": words}. Standard input, output and error are the command's own. It runs as a program of
-its own, in a directory that no agent writes, so nothing that lies in a workspace can get into it.
+{"timeout": true} or {"failed": words}; `ended` has the names of what it left running. Standard input, output and error
+are the command's own. It runs as a program of its own, in a directory that no agent writes, so nothing that lies in a
+workspace can get into it.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ if __name__ == "__main__":
 from codex_pool import processes
 
 SWEEP_LIMIT_S = 5.0
+ENDED_SHOWN = 8
 
 
 def main(arguments: list[str]) -> int:
@@ -64,9 +66,18 @@ def _run(line: socket.socket, woken: int, timeout_s: float, directory: str, comm
             return {"failed": "the batch is gone"}
         if readable:
             os.read(woken, 4096)
+    left = sorted({name for each in processes.descendants(os.getpid()) if (name := _name_of(each.pid))})
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(child.pid, signal.SIGKILL)
-    return {"signal": -code} if code < 0 else {"exit": code}
+    report: dict[str, object] = {"signal": -code} if code < 0 else {"exit": code}
+    return report | ({"ended": left[:ENDED_SHOWN]} if left else {})
+
+
+def _name_of(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text(errors="replace").strip()
+    except OSError:
+        return ""
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:

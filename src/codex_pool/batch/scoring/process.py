@@ -28,7 +28,8 @@ _SECRET = re.compile(r"token|(^|_)key|secret|passw|credential|auth(?!or)", re.IG
 class Finished:
     """How a process ended: by itself with `exit_code`, by a `signal`, or because its time was over.
 
-    `stdout` and `stderr` are the beginning and the end of what it printed.
+    `stdout` and `stderr` are the beginning and the end of what it printed. `ended` names the processes that it had left
+    running, which were ended with it.
     """
 
     exit_code: int | None
@@ -36,6 +37,7 @@ class Finished:
     timed_out: bool
     stdout: bytes
     stderr: bytes
+    ended: tuple[str, ...] = ()
 
     @property
     def words(self) -> str:
@@ -96,7 +98,7 @@ async def _follow(guarded: asyncio.subprocess.Process, line: socket.socket, stdi
     how = json.loads(report)
     if "failed" in how:
         raise ScoringFailed(f"cannot be started: {how['failed']}")
-    return Finished(how.get("exit"), how.get("signal"), "timeout" in how, stdout, stderr)
+    return Finished(how.get("exit"), how.get("signal"), "timeout" in how, stdout, stderr, tuple(how.get("ended", ())))
 
 
 async def _report(line: socket.socket) -> bytes:

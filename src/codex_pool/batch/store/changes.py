@@ -11,10 +11,10 @@ from typing import Any
 import msgspec
 
 from .layout import RunDirectoryError, shown_name
-from .rows import Entry, RecordRow, plain_json, text, to_json
+from .rows import VALID, Entry, RecordRow, plain_json, text, to_json
 
 # Statuses that a run leaves as they are; all others are run again.
-SETTLED = ("completed", "limit")
+SETTLED = VALID
 _SHOWN = 5
 _SETTLED = ", ".join(f"'{status}'" for status in SETTLED)
 

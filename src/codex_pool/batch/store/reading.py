@@ -15,7 +15,18 @@ from codex_app_server._files import resolved
 
 from . import layout
 from .layout import RunDirectoryError
-from .rows import UNKNOWN_COST, AttemptRow, SampleRow, ScoreRow, Spending, attempt_of, from_json, record_of, score_of
+from .rows import (
+    UNKNOWN_COST,
+    VALID,
+    AttemptRow,
+    SampleRow,
+    ScoreRow,
+    Spending,
+    attempt_of,
+    from_json,
+    record_of,
+    score_of,
+)
 from .schema import open_for_reading
 from .segments import path_of, read_lines
 
@@ -206,6 +217,17 @@ class RunStore:
             found[row["state"]] += row["count"]
             found[status] = found.get(status, 0) + row["count"]
         return found
+
+    def not_valid(self) -> dict[str, int]:
+        """How many samples of the run are recorded and cannot be scored, by the kind of their error, else status."""
+        marks = ", ".join("?" * len(VALID))
+        found = self._fetch(
+            "SELECT coalesce(json_extract(r.error, '$.kind'), r.status) AS kind, count(*) AS count "
+            f"FROM samples s JOIN records r USING (n) WHERE s.selected AND r.status NOT IN ({marks}) "
+            "GROUP BY 1 ORDER BY 2 DESC, 1",
+            VALID,
+        )
+        return {row["kind"]: row["count"] for row in found}
 
     def has_scores(self) -> bool:
         """Whether anything was scored."""

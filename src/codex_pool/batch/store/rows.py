@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import msgspec
 
 EXPORT_VERSION = 1
+# Statuses of attempts that can be scored.
+VALID = ("completed", "limit")
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -227,6 +229,11 @@ def attempt_of(row: Mapping[str, Any]) -> AttemptRow:
     )
 
 
+def is_valid(status: str) -> bool:
+    """Whether a sample that was recorded with this status counts: the validity gate has decided on the status."""
+    return status in VALID
+
+
 def exported(row: SampleRow) -> dict[str, Any]:
     """A finished sample as a line of results.jsonl."""
     record = row.record
@@ -236,6 +243,7 @@ def exported(row: SampleRow) -> dict[str, Any]:
         "id": row.id,
         "epoch": row.epoch,
         "status": record.status,
+        "valid": is_valid(record.status),
         "limit": record.limit,
         "final_response": record.final_response,
         "responses": list(record.responses) if len(record.responses) > 1 else None,

@@ -16,7 +16,7 @@ import hashlib
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..dataset import Sample
 from ..scoring import process
@@ -40,8 +40,18 @@ def variables(sample: Sample, workspace: Path) -> dict[str, str]:
     }
 
 
-async def run_command(what: str, command: str, sample: Sample, workspace: Path, directory: Path, **more: Any) -> bytes:
-    """Run a shell command; what it printed. Raises WorkspaceError with the end of what it said."""
+class Started(NamedTuple):
+    """What a hook's start has said, every member optional; and the names of the processes that it left running, which
+    were ended with it."""
+
+    said: dict[str, Any]
+    ended: tuple[str, ...] = ()
+
+
+async def run_command(
+    what: str, command: str, sample: Sample, workspace: Path, directory: Path, **more: Any
+) -> process.Finished:
+    """Run a shell command; how it ended. Raises WorkspaceError with the end of what it said."""
     limit_s = more.pop("timeout_s", LIMIT_S)
     env = process.environment({**variables(sample, workspace), **more})
     try:
@@ -52,14 +62,15 @@ async def run_command(what: str, command: str, sample: Sample, workspace: Path, 
         how = f"took longer than {limit_s:g} s" if done.timed_out else f"failed with {done.words}"
         said = (done.stderr.strip() or done.stdout.strip()).decode("utf-8", "replace")[-500:]
         raise WorkspaceError(f"{what} {command!r} {how}" + (f": {said}" if said else ""))
-    return done.stdout
+    return done
 
 
-async def start(hook: str, sample: Sample, workspace: Path) -> dict[str, Any]:
-    """What the hook says, every member optional. Raises WorkspaceError."""
-    said = await run_command("the workspace hook", hook, sample, workspace, workspace, CODEX_POOL_HOOK="start")
+async def start(hook: str, sample: Sample, workspace: Path) -> Started:
+    """Run the hook's start. Raises WorkspaceError."""
+    done = await run_command("the workspace hook", hook, sample, workspace, workspace, CODEX_POOL_HOOK="start")
+    said = done.stdout
     if not said.strip():
-        return {}
+        return Started({}, done.ended)
     try:
         answer = json.loads(said)
     except ValueError:
@@ -70,7 +81,7 @@ async def start(hook: str, sample: Sample, workspace: Path) -> dict[str, Any]:
             f"the workspace hook {hook!r} printed {shown!r}; expected a JSON object of exec_server and cwd, strings, "
             "and thread, an object"
         )
-    return answer
+    return Started(answer, done.ended)
 
 
 async def stop(hook: str, sample: Sample, workspace: Path) -> None:

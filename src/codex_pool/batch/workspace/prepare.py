@@ -44,6 +44,8 @@ class Workspace:
     """Options for thread/start that the hook asks for."""
     environment: dict[str, Any] | None = None
     """Params of environment/add, to be sent before thread/start, if an exec-server runs the agent's commands."""
+    ended: tuple[str, ...] = ()
+    """Names of the processes that the hook's start left running, and that were ended with it."""
 
     @property
     def path(self) -> Path:
@@ -101,9 +103,15 @@ async def _prepare(sample: Sample, directory: Path, hook: str | None, sources: R
                 "setup", command, sample, workspace, workspace, timeout_s=spec.get("setup_timeout_s", SETUP_LIMIT_S)
             )
         base = await difference.remember(base_git, workspace)
-        said = {} if hook is None else await _start(hook, sample, workspace)
+        started = hooks.Started({}) if hook is None else await _start(hook, sample, workspace)
         # Of each attempt its own: app-servers keep what they have been told of the last one.
-        state = {"base": base, "hook": hook, "said": said, "environment": f"codex-pool-{uuid.uuid4().hex}"}
+        state = {
+            "base": base,
+            "hook": hook,
+            "said": started.said,
+            "ended": started.ended,
+            "environment": f"codex-pool-{uuid.uuid4().hex}",
+        }
         await _threads.in_thread(_save, directory / _STATE, state)
     except (OSError, shutil.Error) as error:
         raise WorkspaceError(f"the workspace {directory} could not be made: {error}") from None
@@ -143,10 +151,11 @@ def _workspace(sample: Sample, directory: Path, state: dict[str, Any]) -> Worksp
         hook=state["hook"],
         thread=thread,
         environment=environment,
+        ended=tuple(state.get("ended", ())),
     )
 
 
-async def _start(hook: str, sample: Sample, workspace: Path) -> dict[str, Any]:
+async def _start(hook: str, sample: Sample, workspace: Path) -> hooks.Started:
     try:
         return await hooks.start(hook, sample, workspace)
     except BaseException:

@@ -1,0 +1,76 @@
+"""Begun: a thread as an app-server answers its start, fork or read: where it works, where it is stored, who answers.
+
+`thread/start` answers model, provider and service tier as they are; `config/read` does not know of a default model, nor
+of a service tier that the model has not got (measured on codex 0.163.0).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from codex_app_server import AppServerError
+from codex_app_server.async_client import AsyncAppServerClient
+from codex_app_server.operations import Operation
+
+from .bill import Answering
+
+
+class Environment(msgspec.Struct, rename="camel", frozen=True):
+    """An environment as a thread names it; `cwd` is where it works there."""
+
+    environment_id: str
+    cwd: str = ""
+
+
+class Begun(msgspec.Struct, frozen=True, kw_only=True):
+    """A thread that was begun: `path` is the file that it is stored in, on the machine of the app-server."""
+
+    id: str
+    cwd: str = ""
+    path: str | None = None
+    environments: list[Environment] | None = None
+    answering: Answering = Answering()
+
+    @property
+    def directories(self) -> list[str]:
+        """The directories that its commands start in unless they name another."""
+        return [self.cwd, *(each.cwd for each in self.environments or ())]
+
+
+class _Thread(msgspec.Struct, rename="camel"):
+    id: str
+    cwd: str = ""
+    path: str | None = None
+    environments: list[Environment] | None = None
+
+
+class _Answer(msgspec.Struct, rename="camel"):
+    thread: _Thread
+    model: str | None = None
+    model_provider: str | None = None
+    service_tier: str | None = None
+
+
+_decode = msgspec.json.Decoder(_Answer).decode
+
+
+def _finish(result: bytes) -> Begun:
+    try:
+        answer = _decode(result)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise AppServerError(f"the answer to the start of a thread cannot be read: {error}") from None
+    thread = answer.thread
+    return Begun(
+        id=thread.id,
+        cwd=thread.cwd,
+        path=thread.path,
+        environments=thread.environments,
+        answering=Answering(answer.model, answer.model_provider, answer.service_tier),
+    )
+
+
+async def begin(client: AsyncAppServerClient, operation: Operation[Any]) -> Begun:
+    """Perform the start or fork of a thread, whose directory is not looked for before. Raises AppServerError."""
+    return await client.perform(msgspec.structs.replace(operation, finish=_finish, paths=()))
