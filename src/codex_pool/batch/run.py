@@ -25,6 +25,7 @@ from codex_pool.os_errors import describe
 
 from . import attached, control, display, estimate, home, settings, summary
 from .attempt import Stopped
+from .clock import RunningClock
 from .dataset import Dataset, DatasetError, Sample
 from .disk import Disk, disks_of, is_full
 from .hang_up import HangUp
@@ -313,7 +314,9 @@ class _Batch:
                 meter=RunMeter(settings.run_limits, time.monotonic(), tokens=tokens, cost=cost),
             )
             await self._remove_left()
-            await runner.run(self._means(pools, runner))
+            clock = RunningClock()
+            stack.callback(asyncio.ensure_future(clock.beat()).cancel)
+            await runner.run(self._means(pools, runner, clock))
             if pools.given_up is None:
                 return runner.ended_early
             return f"the pool is gone: {pools.given_up}; see {self._log}"
@@ -326,7 +329,7 @@ class _Batch:
         except WorkspaceError as error:
             self._display.say(str(error))
 
-    def _means(self, pools: Pools, runner: Runner) -> Means:
+    def _means(self, pools: Pools, runner: Runner, clock: RunningClock) -> Means:
         settings, prices, pool = self._settings, self._prices, self._pool
 
         async def on_usage(usage: dict[str, int] | None, model: str | None) -> None:
@@ -363,6 +366,7 @@ class _Batch:
             was_full=runner.was_full,
             scoring_places=asyncio.Semaphore(places),
             setup_places=asyncio.Semaphore(places),
+            clock=clock,
         )
 
     # What happens meanwhile.

@@ -139,6 +139,8 @@ class Means:
     """Whether a disk has been full since then, a time of the monotonic clock."""
     scoring_places: asyncio.Semaphore
     setup_places: asyncio.Semaphore
+    clock: Callable[[], float] = time.monotonic
+    """The clock of limits in time of samples."""
 
     @property
     def codex(self) -> AsyncCodex:
@@ -280,6 +282,7 @@ class Sampling:
             turn_options=turn_options,
             on_assigned=on_assigned,
             on_waiting=on_waiting,
+            clock=self._means.clock,
         )
         try:
             outcome = await attempt.run()
