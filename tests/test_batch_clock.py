@@ -32,7 +32,7 @@ def test_a_sample_is_not_at_its_limit_because_another_one_held_up_the_loop() -> 
         meter.assigned(clock())
         await asyncio.sleep(2 * BEAT_S)
         # What another sample must not do, and does all the same.
-        time.sleep(1.0)  # noqa: ASYNC251
+        time.sleep(1.0)
         reached = meter.reached(clock())
         beating.cancel()
         return reached is not None, meter.ran_s(clock())

@@ -21,7 +21,7 @@ from codex_app_server import _threads
 from codex_app_server._files import resolved
 
 from .dataset import Sample
-from .scoring import Score, ScoreContext, Scorer, Scorers, score_sample
+from .scoring import Places, Score, ScoreContext, Scorer, Scorers, score_sample
 from .scoring.base import Ask
 from .store import RecordRow, RunDirectory, RunStore, SampleRow, directory_name, layout, shown_name
 from .workspace import WorkspaceError, prepare, reopen
@@ -103,7 +103,7 @@ async def rescore(
     """Score what the plan says, `at_once` samples at a time; each sample's scores are on the disk before it is told."""
     counts = Counts()
     rows = plan.rows(directory.store)
-    places = asyncio.Semaphore(max(1, os.cpu_count() or 1))
+    places = Places(max(1, os.cpu_count() or 1))
 
     async def lane() -> None:
         for row in rows:
@@ -126,6 +126,7 @@ async def rescore(
         for task in lanes:
             task.cancel()
         await asyncio.gather(*lanes, return_exceptions=True)
+        await places.close()
         await _threads.in_thread(shutil.rmtree, directory.path / RESCORING, True)
     return counts
 
@@ -136,7 +137,7 @@ async def _score(
     sample: Sample,
     scorers: Sequence[Scorer],
     ask: Ask | None,
-    places: asyncio.Semaphore,
+    places: Places,
 ) -> list[Score]:
     record = row.record
     assert record is not None

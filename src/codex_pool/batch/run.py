@@ -39,7 +39,7 @@ from .progress import Progress, plural
 from .run_pool import RunPool
 from .runner import Rules, Runner, Told, entry_of
 from .sampling import Means, has_answers, remove_left
-from .scoring import ScorerError, Scorers
+from .scoring import Places, ScorerError, Scorers
 from .scoring import summary as scoring_summary
 from .scoring.ask import Asking
 from .scoring.metrics import summarise
@@ -52,6 +52,8 @@ from .workspace import Repositories, WorkspaceError, cwd_problem
 OK, SOME_NOT_COMPLETED, USAGE, CANNOT_START, INTERRUPTED = 0, 1, 2, 3, 130
 STATUS_EVERY_S = 0.25
 REPOSITORIES = "repositories"
+# How many scorers, and how many set-ups, there may be at once.
+PLACES = max(1, os.cpu_count() or 1)
 
 _log = logging.getLogger(__name__)
 
@@ -316,7 +318,9 @@ class _Batch:
             await self._remove_left()
             clock = RunningClock()
             stack.callback(asyncio.ensure_future(clock.beat()).cancel)
-            await runner.run(self._means(pools, runner, clock))
+            places = Places(PLACES)
+            stack.push_async_callback(places.close)
+            await runner.run(self._means(pools, runner, clock, places))
             if pools.given_up is None:
                 return runner.ended_early
             return f"the pool is gone: {pools.given_up}; see {self._log}"
@@ -329,7 +333,7 @@ class _Batch:
         except WorkspaceError as error:
             self._display.say(str(error))
 
-    def _means(self, pools: Pools, runner: Runner, clock: RunningClock) -> Means:
+    def _means(self, pools: Pools, runner: Runner, clock: RunningClock, scoring_places: Places) -> Means:
         settings, prices, pool = self._settings, self._prices, self._pool
 
         async def on_usage(usage: dict[str, int] | None, model: str | None) -> None:
@@ -337,7 +341,6 @@ class _Batch:
             cost = None if prices is None else prices.cost(usage, model or settings.model)
             await runner.used((usage or {}).get("total_tokens", 0), cost)
 
-        places = max(1, os.cpu_count() or 1)
         return Means(
             pools=pools,
             directory=self._directory,
@@ -364,8 +367,8 @@ class _Batch:
             written=runner.written,
             room=runner.room,
             was_full=runner.was_full,
-            scoring_places=asyncio.Semaphore(places),
-            setup_places=asyncio.Semaphore(places),
+            scoring_places=scoring_places,
+            setup_places=asyncio.Semaphore(PLACES),
             clock=clock,
         )
 

@@ -32,7 +32,7 @@ from .limits import Limits, Meter, parse_limits
 from .policy import Outcome
 from .pools import Pools
 from .prices import Prices
-from .scoring import ScoreContext, Scorers, score_sample
+from .scoring import Places, ScoreContext, Scorers, score_sample
 from .scoring.base import Ask
 from .store import (
     AttemptRow,
@@ -137,7 +137,7 @@ class Means:
     """Waits while a disk is full."""
     was_full: Callable[[float], bool]
     """Whether a disk has been full since then, a time of the monotonic clock."""
-    scoring_places: asyncio.Semaphore
+    scoring_places: Places
     setup_places: asyncio.Semaphore
     clock: Callable[[], float] = time.monotonic
     """The clock of limits in time of samples."""

@@ -114,6 +114,8 @@ class Scorer(ABC):
     paths: ClassVar[tuple[str, ...]] = ()
     needs_workspace: ClassVar[bool] = False
     needs_model: ClassVar[bool] = False
+    starts_process: ClassVar[bool] = False
+    """True of a scorer that waits for a process of the user; one that does not, and asks no model, computes."""
 
     @property
     def spec(self) -> dict[str, Any]:

@@ -51,6 +51,7 @@ class Command(Scorer):
     required: ClassVar = ("command",)
     main: ClassVar = "command"
     needs_workspace: ClassVar = True
+    starts_process: ClassVar = True
 
     @property
     def spec(self) -> dict[str, Any]:

@@ -54,6 +54,7 @@ class Python(Scorer):
     }
     required: ClassVar = ("function",)
     main: ClassVar = "function"
+    starts_process: ClassVar = True
 
     @property
     def spec(self) -> dict[str, Any]:
