@@ -104,8 +104,8 @@ def test_a_long_response_is_scored_and_one_without_end_is_not(monkeypatch: pytes
         monkeypatch.setattr(places, "MAX_CHARACTERS", 100)
         return found, await score(there, "includes", "x" * 100, "42")
 
-    (found, refused), held_s = run(work)
-    assert found.passed and held_s < 0.5
+    (found, refused), _ = run(work)
+    assert found.passed
     assert refused.error is not None and "too long: 200 characters; at most 100 are read" in refused.error
 
 

@@ -20,12 +20,14 @@ import msgspec
 from codex_app_server import _threads
 from codex_app_server._files import resolved
 
+from .artifacts import names
 from .dataset import Sample
 from .scoring import Places, Score, ScoreContext, Scorer, Scorers, score_sample
 from .scoring.base import Ask
 from .store import RecordRow, RunDirectory, RunStore, SampleRow, directory_name, layout, shown_name
 from .workspace import WorkspaceError, prepare, reopen
 from .workspace import git as workspace_git
+from .workspace.large_files import is_whole
 
 DIFF = "diff.patch"
 RESCORING = "rescoring"
@@ -113,7 +115,7 @@ async def rescore(
                 continue
             scores = await _score(directory, row, sample, scorers, ask, places)
             kept = _merged(row, scores, keep_others=plan.named or plan.missing)
-            artifacts = await _threads.in_thread(_artifacts, directory.store.artifacts_of(row.n))
+            artifacts = await _threads.in_thread(names, directory.store.artifacts_of(row.n))
             await _threads.in_thread(directory.replace_scores, row.n, kept, artifacts)
             counts.scored += 1
             counts.scorer_failures += sum(score.error is not None for score in scores)
@@ -187,8 +189,11 @@ async def _workspace(
         return there.path
     if diff is None:
         raise WorkspaceError("the workspace was not kept, and neither was its diff: run the sample again")
-    if diff.startswith(b"# more than "):
-        raise WorkspaceError("the workspace was not kept, and its diff was too large to be kept: run the sample again")
+    if not is_whole(diff):
+        raise WorkspaceError(
+            "the workspace was not kept, and some of what had changed was too large to be kept: run the sample again, "
+            "with --keep to score its workspace later"
+        )
     # Where a hook would put it is where codex worked; scorers work on the files, here.
     made = await prepare(sample, run / RESCORING / name)
     stack.push_async_callback(made.remove)
@@ -207,9 +212,3 @@ def _merged(row: SampleRow, scores: Sequence[Score], *, keep_others: bool) -> li
     new = {score.scorer for score in scores}
     others = [score for score in row.scores if score.scorer not in new] if keep_others else []
     return [*others, *scores]
-
-
-def _artifacts(directory: Path) -> list[str]:
-    if not directory.is_dir():
-        return []
-    return sorted(str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file())

@@ -23,6 +23,7 @@ from codex_app_server.async_api import AsyncThread
 from codex_pool.configuration import Configuration
 
 from . import policy
+from .artifacts import names
 from .attempt import Attempt, Stopped, unless_stopped
 from .breaker import DISK_FULL
 from .dataset import Sample
@@ -458,8 +459,8 @@ class Sampling:
         )
         scorers, places = self._means.scorers.of(self._sample), self._means.scoring_places
         scores = await self._with_room(lambda: score_sample(scorers, context, places=places))
-        names = await _threads.in_thread(_names, artifacts)
-        finished: Finished = await self._means.written(lambda: self._directory.scored(row.n, scores, names))
+        kept = await _threads.in_thread(names, artifacts)
+        finished: Finished = await self._means.written(lambda: self._directory.scored(row.n, scores, kept))
         return finished
 
     async def clean_up(self) -> str | None:
@@ -560,9 +561,3 @@ async def remove_left(directory: RunDirectory) -> None:
 def _keep(artifacts: Path, diff: bytes) -> None:
     artifacts.mkdir(parents=True, exist_ok=True)
     layout.replace(artifacts / DIFF, diff)
-
-
-def _names(artifacts: Path) -> list[str]:
-    if not artifacts.is_dir():
-        return []
-    return sorted(str(path.relative_to(artifacts)) for path in artifacts.rglob("*") if path.is_file())
