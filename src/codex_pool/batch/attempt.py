@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from codex_app_server import AppServerError, TransportClosedError
+from codex_app_server import AppServerError, TransportClosedError, _threads
 from codex_app_server._last_error import said
 from codex_app_server.async_api import AsyncThread, AsyncTurnHandle, AsyncTurnStream
 from codex_app_server.results import TurnCollector
@@ -339,7 +339,8 @@ class Attempt:
         meter = self._meter
         async for notification in stream:
             method = notification.method
-            self.events.add(notification.raw)
+            if self.events.add(notification.raw):
+                await _threads.in_thread(self.events.compress)
             now = self._clock()
             if method in _METERED:
                 try:
