@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from codex_app_server import AppServerError, HomeError, InvalidInputError
+from codex_app_server import AppServerError, HomeError, InvalidInputError, _threads
 from codex_app_server._files import resolved
 from codex_app_server._paths import lone_surrogate
 from codex_pool import account_notice, log, start
@@ -274,7 +274,11 @@ class _Batch:
             pass
         finally:
             self._display.stop()
-        return self._finish(code, problem)
+        code = self._finish(code, problem)
+        # A Ctrl-C more ends the wait, not what is done for the user.
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._notify(code)
+        return code
 
     async def _on_pool(self) -> str | None:
         """Run what is pending; why that could not go on to the end, if it could not."""
@@ -377,11 +381,11 @@ class _Batch:
     def _on_signal(self, task: asyncio.Task[Any]) -> None:
         self._signals += 1
         if self._signals == 1:
-            self._display.say("interrupted: what runs is being stopped; once more ends at once")
             self._stop.set()
             if self._runner is None:
                 # Whatever the start waits for: a daemon that does not answer, say.
                 task.cancel()
+            self._display.say("interrupted: what runs is being stopped; once more ends at once")
         elif self._signals == 2:
             task.cancel()
         else:
@@ -395,8 +399,7 @@ class _Batch:
             "SIGHUP: the terminal is gone; the run goes on without its display, and says here what it has to say; "
             f"codex-pool attach {where} shows it, and codex-pool runs cancel {where} stops it"
         )
-        self._display.stop()
-        self._display = display.PlainDisplay(self._progress, write=_log.info)
+        self._display.leave()
 
     def _say(self, message: str) -> None:
         """Say it on the display that there is by then."""
@@ -405,9 +408,9 @@ class _Batch:
     async def _refresh(self) -> None:
         published_at = 0.0
         while True:
-            self._display.refresh()
             for request in control.requests(self._directory.path):
                 self._take(request)
+            self._display.refresh()
             now = time.monotonic()
             if now - published_at >= attached.EVERY_S:
                 published_at = now
@@ -419,8 +422,8 @@ class _Batch:
         """Something was asked of this run from outside."""
         if request.get("cancel") == "run":
             self._signals += 1
-            self._display.say("cancelled: what runs is being stopped")
             self._stop.set()
+            self._display.say("cancelled: what runs is being stopped")
         elif isinstance(request.get("cancel"), list):
             sample_id, epoch = request["cancel"]
             self._cancelled.add((sample_id, epoch))
@@ -433,7 +436,7 @@ class _Batch:
             with contextlib.suppress(AppServerError):
                 status = await pools.codex.client.request("pool/status")
                 self._progress.slots, self._progress.pace = status["workers"], status.get("pace") or {}
-            await asyncio.sleep(STATUS_EVERY_S if isinstance(self._display, display.LiveDisplay) else attached.EVERY_S)
+            await asyncio.sleep(STATUS_EVERY_S if self._display.is_live else attached.EVERY_S)
 
     def _on_slots(self, slots: list[dict[str, Any]]) -> None:
         # Once the run goes on, `_watch` says more.
@@ -494,7 +497,7 @@ class _Batch:
             wanted = progress.total if self._only is None else progress.skipped + len(self._only)
             code = OK if counts["completed"] + counts["limit"] >= wanted else SOME_NOT_COMPLETED
             code = INTERRUPTED if self._signals else code
-        state = {INTERRUPTED: "interrupted", CANNOT_START: "not started"}.get(code, "finished")
+        state = _state(code)
         epochs = self._settings.request.epochs
         store = self._directory.store
         samples = store.samples(selected=True) if store.has_scores() else ()
@@ -543,11 +546,18 @@ class _Batch:
                 "exit_code": code,
             }
         )
-        if self._settings.notify is not None:
-            wrong = notify(self._settings.notify, self._directory.path, state, code)
-            if wrong is not None:
-                self._display.say(f"codex-pool: --notify {self._settings.notify}: {wrong}")
         return code
+
+    async def _notify(self, code: int) -> None:
+        """Run the user's command, with which nobody waits for a terminal or a reader of ours."""
+        command = self._settings.notify
+        if command is None:
+            return
+        said, wrong = await _threads.in_thread(notify, command, self._directory.path, _state(code), code)
+        for line in said.splitlines():
+            self._display.say(line)
+        if wrong is not None:
+            self._display.say(f"codex-pool: --notify {command}: {wrong}")
 
     def _estimated(self) -> list[tuple[str, str]]:
         """What the whole run will take, by what was run of it."""
@@ -567,6 +577,11 @@ class _Batch:
     def _emit(self, record: dict[str, Any]) -> None:
         if self._settings.as_json:
             print(json.dumps(record), flush=True)
+
+
+def _state(code: int) -> str:
+    """The state of a run that ended so."""
+    return {INTERRUPTED: "interrupted", CANNOT_START: "not started"}.get(code, "finished")
 
 
 def _approval_policy(overrides: tuple[str, ...], configuration: Configuration) -> Any:
