@@ -25,8 +25,8 @@ _POLL_S = 0.05
 def detach(command: Sequence[str], output: Path) -> int:
     """Start `codex-pool COMMAND` without its --detach; its exit code if it ended at once, 0 when it runs.
 
-    Says on stderr what it says, until it has begun; what it says later stands in `output`/batch.log. SIGINT, SIGTERM and
-    SIGHUP stop it until then; the exit code is 130.
+    Says on stderr what it says, until it has begun; what it says later stands in `output`/batch.log. Until then SIGINT,
+    SIGTERM and SIGHUP stop it; the exit code is 130 then.
     """
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -44,12 +44,14 @@ def detach(command: Sequence[str], output: Path) -> int:
             start_new_session=True,
         )
         deadline = time.monotonic() + START_LIMIT_S
-        while child.poll() is None and not _has_begun(output, child.pid) and time.monotonic() < deadline:
-            if told.number is not None:
-                _stop(child)
-                print("codex-pool: interrupted before the run had begun; it was stopped", file=sys.stderr)
-                return INTERRUPTED
+        while told.number is None and time.monotonic() < deadline:
+            if child.poll() is not None or _has_begun(output, child.pid):
+                break
             time.sleep(_POLL_S)
+        if told.number is not None and child.poll() is None:
+            _stop(child)
+            print("codex-pool: interrupted; the run was stopped", file=sys.stderr)
+            return INTERRUPTED
         log.seek(began)
         said = log.read().decode(errors="replace")
     if child.returncode is not None:
@@ -86,7 +88,7 @@ class _Told:
 
 
 def _stop(child: subprocess.Popen[bytes]) -> None:
-    """End a run that has not begun: in order, else at once."""
+    """End a run: in order, else at once."""
     child.terminate()
     try:
         child.wait(STOP_LIMIT_S)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import IO
 
 NOTIFY_LIMIT_S = 60.0
-SAID_BYTES = 64 * 1024
+SAID_BYTES = 8 * 1024
 
 
 def _file() -> IO[bytes]:

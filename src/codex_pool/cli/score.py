@@ -97,4 +97,7 @@ def score(
         codex_bin=codex_bin,
         demo=demo,
     )
-    sys.exit(score_run(settings))
+    code = score_run(settings)
+    if code in (options.INTERRUPTED, options.HUNG_UP):
+        streams.hurry()
+    sys.exit(code)

@@ -18,7 +18,7 @@ from codex_pool.terminal import plain
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import logging
-    from typing import Any, BinaryIO, TextIO, TypeVar
+    from typing import BinaryIO, TextIO, TypeVar
 
     from codex_pool.writer import Writer
 
@@ -29,6 +29,8 @@ MAX_OUTPUT_BYTES = 16 * 1024 * 1024
 MAX_MESSAGES_BYTES = 64 * 1024
 # How long a batch waits at its end for who reads its records, and has not taken one.
 READER_S = 30.0
+# The same after Ctrl-C.
+HURRY_S = 2.0
 
 
 class OutputError(OSError):
@@ -144,6 +146,12 @@ def unblock(goes_on: str, patience_s: float) -> None:
     _messages.writer = Writer(2, MAX_MESSAGES_BYTES, lost, on_loss=lambda error: on_loss("standard error", error))
 
 
+def hurry() -> None:
+    """Wait less for a reader at the end of the command: the user has asked it to end."""
+    global _patience_s
+    _patience_s = min(_patience_s, HURRY_S)
+
+
 def settle() -> None:
     """Wait, before the command ends, for what is still to be written to stdout. Raises OutputError."""
     sys.stderr.flush()
@@ -187,8 +195,7 @@ class _Bytes(io.RawIOBase):
 def binary_output() -> BinaryIO:
     """Standard output for bytes in UTF-8: as they are in a file or a pipe, plain text on a terminal."""
     if isinstance(sys.stdout, _PlainText):
-        found: Any = _Bytes()
-        return found
+        return _Bytes()  # type: ignore[return-value]
     return sys.stdout.buffer
 
 
