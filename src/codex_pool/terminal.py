@@ -6,6 +6,7 @@ cursor, keys to be typed.
 
 from __future__ import annotations
 
+import contextlib
 import re
 
 # Control characters but newline and tab, of C1 as well; what changes the direction of text and hides what stands there.
@@ -17,12 +18,17 @@ _CONTROL_OR_BYTE = re.compile(_CONTROL.pattern[:-1] + "\udc80-\udc9f]")
 def plain(text: str, *, paths: bool = False) -> str:
     """The text with control characters as escapes such as `\\x1b`; newlines and tabs stay, a `\\r\\n` becomes a `\\n`.
 
-    `paths`: bytes of paths that are no text stay, too, as lone surrogates.
+    `paths`: bytes of paths that are no text stay, too, as lone surrogates, unless the text that they are holds controls.
     """
     if text.isprintable():
         return text
-    pattern = _CONTROL if paths else _CONTROL_OR_BYTE
-    return pattern.sub(_escaped, text.replace("\r\n", "\n"))
+    text = text.replace("\r\n", "\n")
+    if not paths:
+        return _CONTROL_OR_BYTE.sub(_escaped, text)
+    with contextlib.suppress(UnicodeError):
+        as_bytes = text.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape")
+        text = as_bytes if _CONTROL.search(as_bytes) else text
+    return _CONTROL.sub(_escaped, text)
 
 
 def _escaped(match: re.Match[str]) -> str:

@@ -73,7 +73,7 @@ def list_(directory: Path, as_json: bool) -> None:
 
 @runs.command()
 @click.argument("run", type=_RUN)
-@click.argument("sample", required=False)
+@click.argument("sample", required=False, callback=options.as_text)
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def show(run: Path, sample: str | None, as_json: bool) -> None:
     """A run: its state, counts and spending; or one of its samples: its record, scores and attempts."""
@@ -137,7 +137,7 @@ def tail(run: Path, count: int, follow: bool) -> None:
 
 @runs.command()
 @click.argument("run", type=_RUN)
-@click.argument("sample", required=False)
+@click.argument("sample", required=False, callback=options.as_text)
 def cancel(run: Path, sample: str | None) -> None:
     """Stop a run that is under way, as Ctrl-C does; or only one of its samples, which ends as interrupted."""
     from codex_pool.batch import runs as work
@@ -149,7 +149,7 @@ def cancel(run: Path, sample: str | None) -> None:
 
 @runs.command()
 @click.argument("run", type=_RUN)
-@click.argument("samples", nargs=-1, metavar="[SAMPLE]...")
+@click.argument("samples", nargs=-1, metavar="[SAMPLE]...", callback=options.as_text)
 @click.option(
     "--status",
     "statuses",
