@@ -45,25 +45,30 @@ class Asking:
     async def __call__(
         self, prompt: str, output_schema: dict[str, Any], *, model: str | None, effort: str | None, timeout_s: float
     ) -> str:
-        """The final response. Raises AppServerError, TimeoutError after `timeout_s`, ScoringFailed if there is none."""
+        """The final response. Raises AppServerError, TimeoutError if a turn of it runs longer than `timeout_s`, and
+        ScoringFailed if there is none."""
         while True:
             codex = self._codex
             try:
-                return await asyncio.wait_for(
-                    self._until_answered(codex, prompt, output_schema, model, effort), timeout_s
-                )
+                return await self._until_answered(codex, prompt, output_schema, model, effort, timeout_s)
             except TransportClosedError as error:
                 if self._replaced is None:
                     raise
                 self._codex = await self._replaced(codex, error)
 
     async def _until_answered(
-        self, codex: AsyncCodex, prompt: str, output_schema: dict[str, Any], model: str | None, effort: str | None
+        self,
+        codex: AsyncCodex,
+        prompt: str,
+        output_schema: dict[str, Any],
+        model: str | None,
+        effort: str | None,
+        timeout_s: float,
     ) -> str:
         tries = 0
         while True:
             try:
-                return await self._once(codex, prompt, output_schema, model, effort)
+                return await self._once(codex, prompt, output_schema, model, effort, timeout_s)
             except TransportClosedError:
                 raise
             except AppServerError as error:
@@ -74,7 +79,13 @@ class Asking:
             await asyncio.sleep(policy.backoff_s(outcome, tries, jitter=random.random()))
 
     async def _once(
-        self, codex: AsyncCodex, prompt: str, output_schema: dict[str, Any], model: str | None, effort: str | None
+        self,
+        codex: AsyncCodex,
+        prompt: str,
+        output_schema: dict[str, Any],
+        model: str | None,
+        effort: str | None,
+        timeout_s: float,
     ) -> str:
         self._directory.mkdir(parents=True, exist_ok=True)
         thread = await codex.thread_start(
@@ -87,7 +98,9 @@ class Asking:
             sub_agents=False,
         )
         options: dict[str, Any] = {"effort": effort, "output_schema": output_schema}
-        result: TurnResult = await thread.run(prompt, **options)
+        # It is answered when the turn begins: the wait for a place, behind turns of samples, is not the judge's.
+        turn = await thread.turn(prompt, interest="final", **options)
+        result: TurnResult = await asyncio.wait_for(turn.run(), timeout_s)
         total = None if result.usage is None else result.usage.total
         if self._on_usage is not None:
             await self._on_usage(None if total is None else total.model_dump(), model)
