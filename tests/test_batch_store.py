@@ -33,6 +33,7 @@ from codex_pool.batch.store import (
     safe_name,
 )
 from codex_pool.batch.store import schema as store_schema
+from codex_pool.batch.store import segments as event_segments
 from codex_pool.batch.store.segments import Segments, read_lines
 
 A, B, C = (Entry(name, 1, f"digest-{name}", {"id": name, "metadata": {"ä": 10**30}}, ("t",)) for name in "abc")
@@ -238,13 +239,30 @@ def test_an_event_log_is_its_lines_however_it_was_cut(pieces: list[bytes], waiti
     for piece in pieces:
         log.add(piece)
         if len(piece) > waiting:
-            log._compress()
+            log.compress()
     member = log.member()
     assert (member is None) == (not pieces)
     path = Path(os.environ["XDG_RUNTIME_DIR"]) / "member"
     path.write_bytes(b"xx" + (member or b"") + b"yy")
     assert list(read_lines(path, 2, len(member or b""))) == pieces
     path.unlink()
+
+
+def test_an_event_too_long_to_be_read_is_left_out_and_the_others_are_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = EventLog()
+    # A few kilobytes that come to more than anybody has memory for, in small.
+    for line in (b"first", b"x" * 5_000_000, b"last"):
+        if log.add(line):
+            log.compress()
+    member = log.member() or b""
+    path = tmp_path / "member"
+    path.write_bytes(member)
+    assert len(member) < 50_000 and [len(line) for line in read_lines(path, 0, len(member))] == [5, 5_000_000, 4]
+    monkeypatch.setattr(event_segments, "MAX_LINE_BYTES", 1_000_000)
+    assert list(read_lines(path, 0, len(member))) == [b"first", event_segments.LEFT_OUT, b"last"]
+    assert json.loads(event_segments.LEFT_OUT)["method"] == "error"
 
 
 def test_a_long_event_log_is_kept_compressed() -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,6 +19,7 @@ from codex_pool.batch.workspace import (
     Repositories,
     WorkspaceError,
     config_overrides,
+    large_files,
     prepare,
     private_of,
     reopen,
@@ -151,6 +154,80 @@ def test_files_in_a_repository_of_the_agents_are_in_the_diff_as_well(tmp_path: P
         "+changed",
     ]
     assert not any("Subproject" in line for line in lines)
+
+
+def test_large_files_are_told_by_size_and_digest_and_all_else_is_in_the_diff(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(large_files, "FILE_BYTES", 1000)
+    names = ("kept", "changed", "gone", "grown", "node_modules/kept")
+    files = {name: name * 1000 for name in names if name != "grown"} | {"grown": "small\n", "a.txt": "old\n"}
+
+    async def go() -> tuple[bytes, bytes]:
+        workspace = await prepare(sample(files=files), tmp_path / "w")
+        untouched = await workspace.diff()
+        (workspace.cwd / "gone").unlink()
+        for name in ("changed", "grown", "new\nline"):
+            (workspace.cwd / name).write_bytes(b"x" * 2000)
+        (workspace.cwd / "sparse").touch()
+        os.truncate(workspace.cwd / "sparse", 2**40)
+        (workspace.cwd / "inner").mkdir()
+        git(workspace.cwd / "inner", "init", "-q")
+        (workspace.cwd / "inner" / "core").write_bytes(b"x" * 2000)
+        (workspace.cwd / "a.txt").write_text("new\n")
+        os.mkfifo(workspace.cwd / "pipe")
+        diff = await workspace.diff()
+        assert await workspace.diff() == diff
+        return untouched, diff
+
+    untouched, diff = wait(go())
+    lines = diff.decode().splitlines()
+    digest = hashlib.sha256(b"x" * 2000).hexdigest()
+    assert untouched == b"" and [line for line in lines if line.startswith("#")] == [
+        f"# not kept: 2,000 bytes, sha256 {digest}: changed",
+        f"# not kept: 2,000 bytes, sha256 {digest}: grown",
+        f"# not kept: 2,000 bytes, sha256 {digest}: inner/core",
+        f'# not kept: 2,000 bytes, sha256 {digest}: "new\\nline"',
+        "# not kept: 1,099,511,627,776 bytes, not read: sparse",
+        "# not kept: deleted, 4,000 bytes before: gone",
+    ]
+    assert [line for line in lines if line.startswith("diff ")] == ["diff --git a/a.txt b/a.txt"]
+    assert not large_files.is_whole(diff) and large_files.is_whole(b"") and large_files.is_whole(b"diff --git")
+
+
+def test_of_too_many_or_too_large_changes_only_the_statistics_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(large_files, "TOTAL_BYTES", 10_000)
+    monkeypatch.setattr(large_files, "TOTAL_FILES", 20)
+
+    async def go() -> tuple[bytes, bytes]:
+        workspace = await prepare(sample(files={"a.txt": "old\n"}), tmp_path / "w")
+        for number in range(3):
+            (workspace.cwd / f"{number}").write_bytes(b"x" * 4000)
+        large = await workspace.diff()
+        for number in range(3, 30):
+            (workspace.cwd / f"{number}").write_bytes(b"y")
+            (workspace.cwd / f"{number % 3}").write_bytes(b"y")
+        return large, await workspace.diff()
+
+    large, many = (diff.decode().splitlines() for diff in wait(go()))
+    assert large[0].endswith("only counted: 3 files, 12,000 bytes; the largest:") and large[1].split() == ["4,000", "2"]
+    assert many[0].endswith("only counted: 30 files, 30 bytes; the largest:")
+
+
+def test_directories_deeper_than_a_path_may_be_long_cost_nothing(tmp_path: Path) -> None:
+    async def go() -> bytes:
+        workspace = await prepare(sample(files={"a.txt": "old\n"}), tmp_path / "w")
+        (workspace.cwd / "a.txt").write_text("new\n")
+        script = "import os\nfor _ in range(2200):\n os.mkdir('d'); os.chdir('d')\nopen('deep', 'w').write('x')"
+        subprocess.run([sys.executable, "-c", script], cwd=workspace.cwd, check=True, timeout=30)
+        diff = await workspace.diff()
+        await workspace.remove()
+        return diff
+
+    assert b"+new\n" in wait(go())
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_commit_is_copied_without_what_came_before_or_after(

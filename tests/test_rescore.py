@@ -176,7 +176,7 @@ def test_a_workspace_that_cannot_be_had_is_said(tmp_path: Path, task: Sample) ->
     artifacts = run / "artifacts" / "task"
     artifacts.mkdir(parents=True)
     (artifacts / "diff.patch").write_bytes(b"# more than 9 bytes of differences, only counted:\n a | 1 +\n")
-    assert "its diff was too large to be kept" in score(run, "--scorer", "command:true").stderr
+    assert "some of what had changed was too large to be kept" in score(run, "--scorer", "command:true").stderr
     (artifacts / "diff.patch").write_bytes(b"--- a/answer\n+++ b/answer\n@@ -1 +1 @@\n-40\n+42\n")
     assert "patch does not apply" in score(run, "--scorer", "command:true").stderr
 

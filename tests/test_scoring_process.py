@@ -17,6 +17,7 @@ from scored import context
 
 from codex_pool import processes
 from codex_pool.batch.scoring import Score, ScorerError, parse_scorer, score_sample
+from codex_pool.batch.scoring.command import encoded
 
 LIMIT_S = 20.0
 
@@ -87,6 +88,30 @@ def test_what_the_agent_was_not_to_see_is_put_there_first(tmp_path: Path, worksp
     assert score(spec, tmp_path).passed
     assert list(outside.iterdir()) == []
     assert parse_scorer(spec, "x", tmp_path).spec["files"]["tests"] == str(hidden)
+
+
+def test_long_texts_are_told_whole_and_hold_up_nothing() -> None:
+    async def work() -> tuple[bytes, float]:
+        longest, ended = 0.0, asyncio.Event()
+
+        async def watch() -> None:
+            nonlocal longest
+            while not ended.is_set():
+                before = time.monotonic()
+                await asyncio.sleep(0)
+                longest = max(longest, time.monotonic() - before)
+
+        watching = asyncio.ensure_future(watch())
+        told = {"context": {"responses": ["\ud800" + "ä" * 300_000, "x" * 20_000_000, None], "metadata": {"a": [1.5]}}}
+        data = await encoded(told)
+        ended.set()
+        await watching
+        assert json.loads(data) == told
+        return data, longest
+
+    _, longest_s = asyncio.run(work())
+    assert longest_s < 1.0
+    assert json.loads(asyncio.run(encoded(None))) is None and asyncio.run(encoded({})) == b"{}"
 
 
 def test_a_command_that_takes_too_long_is_ended_with_all_it_started(tmp_path: Path, workspace: Path) -> None:

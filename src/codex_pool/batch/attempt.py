@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from codex_app_server import AppServerError, TransportClosedError
+from codex_app_server import AppServerError, TransportClosedError, _threads
 from codex_app_server._last_error import said
 from codex_app_server.async_api import AsyncThread, AsyncTurnHandle, AsyncTurnStream
 from codex_app_server.notifications import Notification, UnknownNotification
@@ -33,7 +33,7 @@ START_ANSWER_LIMIT_S = 1.0
 CANCEL_AGAIN_S = 2.0
 # How late a limit in time may be noticed that has not begun to count yet.
 CLOCK_S = 0.5
-TIMEOUT = "timeout_s"
+TIMEOUT, WALL = "timeout_s", "wall_s"
 CANCELLED = "cancelled"
 _METERED = frozenset(
     {
@@ -120,6 +120,7 @@ class Attempt:
     `on_assigned` is called when a turn really begins: not while it is queued; `on_waiting` when one waits for the
     network, with what it says, and with None when it goes on. `halt` is done when the sample is to be
     interrupted, with the kind of the error that says so. What it came to is not judged here: `facts` are for the gate.
+    `clock` is that of its limits in time.
     """
 
     def __init__(
@@ -138,11 +139,13 @@ class Attempt:
         on_assigned: Callable[[], None],
         on_waiting: Callable[[str | None], None],
         facts: Facts,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._thread = thread
         self._sample = sample
         self._meter = meter
         self._halt = halt
+        self._clock = clock
         self._key = key
         self._number = number
         self._bill = bill
@@ -239,13 +242,14 @@ class Attempt:
         )
         self._meter.turn_started()
         turn = await unless_stopped(self._halt, start, grace_s=START_ANSWER_LIMIT_S)
-        began_at = time.monotonic()
+        began_at = self._clock()
         # It runs: while it was queued there was no answer. Its first notification says so too, and may take its time.
         self._meter.assigned(began_at)
         self._on_assigned()
         self._turn_id = turn.id
         self._turns.append(turn)
         self._collector = TurnCollector(turn.id)
+        ran_before_s = self._meter.ran_s(began_at)
         stream = turn.stream()
         ended: Outcome | None = None
         try:
@@ -261,8 +265,10 @@ class Attempt:
                     await asyncio.wait_for(self._read(stream, limited=False), INTERRUPT_LIMIT_S)
                 except asyncio.TimeoutError:
                     return self._late(ended)
+                if self._was_in_time(ended.limit, ran_before_s):
+                    ended = None
         finally:
-            self._meter.turn_ended(time.monotonic())
+            self._meter.turn_ended(self._clock())
             self._measure(began_at)
         return self._ended(ended)
 
@@ -284,7 +290,7 @@ class Attempt:
 
         def look() -> None:
             nonlocal timer
-            now = time.monotonic()
+            now = self._clock()
             reached = self._reached_in_time(now, began_at)
             if reached is not None:
                 end(reached)
@@ -313,6 +319,21 @@ class Attempt:
             return Reached(TIMEOUT, f"the turn ran longer than its timeout_s of {timeout_s:g} s")
         return self._meter.reached(now)
 
+    def _was_in_time(self, limit: str | None, ran_before_s: float) -> bool:
+        """Return True if a turn had completed within the limit by the app-server's clock; news of that came late."""
+        duration_ms = self._collector.duration_ms
+        if limit not in (WALL, TIMEOUT) or duration_ms is None:
+            return False
+        try:
+            if self._collector.result().status != "completed":
+                return False
+        except AppServerError:
+            return False
+        if limit == TIMEOUT:
+            return self._sample.timeout_s is not None and duration_ms / 1000 < self._sample.timeout_s
+        wall_s = self._meter.limits.wall_s
+        return wall_s is not None and ran_before_s + duration_ms / 1000 < wall_s
+
     def _wait_s(self, now: float, began_at: float) -> float:
         """Until something could be reached without anything happening."""
         limits, timeout_s = self._meter.limits, self._sample.timeout_s
@@ -339,8 +360,9 @@ class Attempt:
         meter = self._meter
         async for notification in stream:
             method = notification.method
-            self.events.add(notification.raw)
-            now = time.monotonic()
+            if self.events.add(notification.raw):
+                await _threads.in_thread(self.events.compress)
+            now = self._clock()
             if method in _METERED:
                 try:
                     if self._heed(method, notification.params, now):
@@ -431,7 +453,7 @@ class Attempt:
         collector = self._collector
         took_ms = collector.duration_ms
         if took_ms is None:
-            took_ms = round((time.monotonic() - began_at) * 1000)
+            took_ms = round((self._clock() - began_at) * 1000)
         self._duration_ms = (self._duration_ms or 0) + took_ms
 
     def _outcome(self, status: Status, error: dict[str, str] | None, limit: str | None = None) -> Outcome:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sys
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
+
+from codex_pool.terminal import plain
 
 from .progress import Progress, duration, held_back, kinds, pace, plural
 from .store import shown_name
@@ -19,6 +22,8 @@ if TYPE_CHECKING:
 REFRESH_S = 0.2
 LINE_EVERY_S = 2.0
 SLOWEST = 3
+
+_log = logging.getLogger(__name__)
 
 
 class Display(Protocol):
@@ -39,11 +44,58 @@ class Display(Protocol):
         """Leave the terminal as it was. May be called twice."""
 
 
-def make(progress: Progress, redact: Callable[[str], str] = str) -> Display:
+def make(progress: Progress, redact: Callable[[str], str] = str) -> RunDisplay:
     """The display that fits stderr. `redact` takes out of a message what is not to be shown."""
     if sys.stderr.isatty() and os.environ.get("TERM", "dumb") != "dumb":
-        return LiveDisplay(progress, redact)
-    return PlainDisplay(progress, redact=redact)
+        return RunDisplay(progress, LiveDisplay(progress, redact), redact)
+    return RunDisplay(progress, PlainDisplay(progress, redact=redact), redact)
+
+
+class RunDisplay:
+    """A display that no work can fail of, and that gets nothing which would control a terminal.
+
+    After an error of it, or once it is told to `leave`, what there is to say goes to the log.
+    """
+
+    def __init__(self, progress: Progress, display: Display, redact: Callable[[str], str] = str) -> None:
+        self._progress = progress
+        self._display = display
+        self._redact = redact
+
+    @property
+    def is_live(self) -> bool:
+        """True if it shows each slot."""
+        return isinstance(self._display, LiveDisplay)
+
+    def start(self, title: str) -> None:
+        self._do(lambda display: display.start(plain(title)))
+
+    def say(self, message: str) -> None:
+        self._do(lambda display: display.say(plain(message)))
+
+    def refresh(self) -> None:
+        self._do(lambda display: display.refresh())
+
+    def finish(self, summary: list[tuple[str, str]], failures: list[tuple[str, str, str]]) -> None:
+        figures = [(plain(name), plain(value)) for name, value in summary]
+        reasons = [(plain(one), plain(status), plain(reason)) for one, status, reason in failures]
+        self._do(lambda display: display.finish(figures, reasons))
+
+    def stop(self) -> None:
+        self._do(lambda display: display.stop())
+
+    def leave(self) -> None:
+        """The terminal is gone: what is said from now on is said in the log."""
+        before, self._display = self._display, PlainDisplay(self._progress, write=_log.info, redact=self._redact)
+        with contextlib.suppress(Exception):
+            before.stop()
+
+    def _do(self, what: Callable[[Display], None]) -> None:
+        try:
+            what(self._display)
+        except Exception:
+            _log.exception("the display of the run failed; the run goes on, and says here what it has to say")
+            self.leave()
 
 
 class PlainDisplay:
@@ -106,7 +158,8 @@ class LiveDisplay:
 
         self._progress = progress
         self._redact = redact
-        self._console: Console = Console(stderr=True, highlight=False)
+        # What it is given is plain already; its own sequences are to get through.
+        self._console: Console = Console(file=getattr(sys.stderr, "raw_text", sys.stderr), highlight=False)
         self._live: Live | None = None
 
     def start(self, title: str) -> None:
@@ -152,8 +205,8 @@ class LiveDisplay:
 
     def stop(self) -> None:
         if self._live is not None:
-            self._live.stop()
-            self._live = None
+            live, self._live = self._live, None
+            live.stop()
 
     def _render(self) -> RenderableType:
         from rich.console import Group
@@ -195,11 +248,11 @@ class LiveDisplay:
         if found:
             line = Text()
             for name, number in found:
-                line.append(f"{number:,}", "yellow").append(f" {name}   ", "dim")
+                line.append(f"{number:,}", "yellow").append(f" {plain(name)}   ", "dim")
             lines.append(line)
         for said in (self._progress.paused, held_back(self._progress)):
             if said is not None:
-                lines.append(Text(said, "bold yellow"))
+                lines.append(Text(plain(said), "bold yellow"))
         for line in lines:
             line.no_wrap, line.overflow = True, "ellipsis"
         return [*lines]
@@ -212,7 +265,7 @@ class LiveDisplay:
         lines: list[RenderableType] = []
         for key, since in self._progress.slowest(min(SLOWEST, room)) if room > 0 else ():
             line = Text("longest " if not lines else "        ", "dim")
-            line.append(f"{duration(now - since):>10}", "dim").append(f"  {shown_name(*key)}")
+            line.append(f"{duration(now - since):>10}", "dim").append(f"  {plain(shown_name(*key))}")
             line.no_wrap, line.overflow = True, "ellipsis"
             lines.append(line)
         return lines
@@ -235,7 +288,7 @@ class LiveDisplay:
             line.append(f"  {plural(turns, 'turn')}", "dim")
             if slot["restarts"]:
                 line.append(f"  {plural(slot['restarts'], 'restart')}", "yellow")
-                line.append(f": {slot.get('lastReason', '')}", "dim")
+                line.append(f": {plain(str(slot.get('lastReason', '')))}", "dim")
             line.no_wrap, line.overflow = True, "ellipsis"
             lines.append(line)
         if len(slots) > room:

@@ -67,7 +67,8 @@ class Left:
             for item in turn.items:
                 told = {"item": _plain(item), "threadId": self.thread_id, "turnId": turn.id}
                 line = {"method": "item/completed", "params": told}
-                events.add(json.dumps(line, separators=(",", ":")).encode())
+                if events.add(json.dumps(line, separators=(",", ":")).encode()):
+                    events.compress()
         return events.member()
 
 

@@ -20,15 +20,15 @@ import msgspec
 from codex_app_server import _threads
 from codex_app_server._files import resolved
 
+from .artifacts import redacted_names
 from .dataset import Sample
-from .redaction import Redactor
-from .scoring import Score, ScoreContext, Scorer, Scorers, score_sample
+from .scoring import Places, Score, ScoreContext, Scorer, Scorers, score_sample
 from .scoring.base import Ask
-from .scrub import redact_files
 from .store import RecordRow, RunDirectory, RunStore, SampleRow, directory_name, layout, shown_name
 from .validity import SCORED
 from .workspace import WorkspaceError, prepare, reopen
 from .workspace import git as workspace_git
+from .workspace.large_files import is_whole
 
 DIFF = "diff.patch"
 RESCORING = "rescoring"
@@ -104,7 +104,7 @@ async def rescore(
     """Score what the plan says, `at_once` samples at a time; each sample's scores are on the disk before it is told."""
     counts = Counts()
     rows = plan.rows(directory.store)
-    places = asyncio.Semaphore(max(1, os.cpu_count() or 1))
+    places = Places(max(1, os.cpu_count() or 1))
 
     async def lane() -> None:
         for row in rows:
@@ -115,7 +115,7 @@ async def rescore(
             scores = await _score(directory, row, sample, scorers, ask, places)
             kept = _merged(row, scores, keep_others=plan.named or plan.missing)
             where = directory.store.artifacts_of(row.n)
-            artifacts = await _threads.in_thread(_artifacts, where, directory.redactor)
+            artifacts = await _threads.in_thread(redacted_names, where, directory.redactor)
             await _threads.in_thread(directory.replace_scores, row.n, kept, artifacts)
             counts.scored += 1
             counts.scorer_failures += sum(score.error is not None for score in scores)
@@ -128,6 +128,7 @@ async def rescore(
         for task in lanes:
             task.cancel()
         await asyncio.gather(*lanes, return_exceptions=True)
+        await places.close()
         await _threads.in_thread(shutil.rmtree, directory.path / RESCORING, True)
     return counts
 
@@ -138,7 +139,7 @@ async def _score(
     sample: Sample,
     scorers: Sequence[Scorer],
     ask: Ask | None,
-    places: asyncio.Semaphore,
+    places: Places,
 ) -> list[Score]:
     record = row.record
     assert record is not None
@@ -188,8 +189,11 @@ async def _workspace(
         return there.path
     if diff is None:
         raise WorkspaceError("the workspace was not kept, and neither was its diff: run the sample again")
-    if diff.startswith(b"# more than "):
-        raise WorkspaceError("the workspace was not kept, and its diff was too large to be kept: run the sample again")
+    if not is_whole(diff):
+        raise WorkspaceError(
+            "the workspace was not kept, and some of what had changed was too large to be kept: run the sample again, "
+            "with --keep to score its workspace later"
+        )
     # Where a hook would put it is where codex worked; scorers work on the files, here.
     made = await prepare(sample, run / RESCORING / name)
     stack.push_async_callback(made.remove)
@@ -208,10 +212,3 @@ def _merged(row: SampleRow, scores: Sequence[Score], *, keep_others: bool) -> li
     new = {score.scorer for score in scores}
     others = [score for score in row.scores if score.scorer not in new] if keep_others else []
     return [*others, *scores]
-
-
-def _artifacts(directory: Path, redactor: Redactor) -> list[str]:
-    if not directory.is_dir():
-        return []
-    redact_files(directory, redactor)
-    return sorted(str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file())

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from codex_app_server import AppServerError, AsyncCodex, HomeError, InvalidInputError
+from codex_app_server import AppServerError, AsyncCodex, HomeError, InvalidInputError, _threads
 from codex_app_server._files import resolved
 from codex_app_server._paths import lone_surrogate
 from codex_pool import account_notice, log, start
@@ -27,6 +27,7 @@ from . import attached, control, detach, display, estimate, home, scrub, setting
 from .answering import ask_who_answers
 from .attempt import Stopped, unless_stopped
 from .bill import Answering, Bill
+from .clock import RunningClock
 from .dataset import Dataset, DatasetError, Sample
 from .disk import Disk, disks_of, is_full
 from .hang_up import HangUp
@@ -43,7 +44,7 @@ from .redaction import Redactor
 from .run_pool import RunPool
 from .runner import Rules, Runner, Told, entry_of
 from .sampling import Means, has_answers, remove_left
-from .scoring import ScorerError, Scorers
+from .scoring import Places, ScorerError, Scorers
 from .scoring import summary as scoring_summary
 from .scoring.ask import Asking
 from .scoring.metrics import summarise
@@ -55,8 +56,12 @@ from .tools import Tools, ToolsError, check_shell
 from .workspace import Repositories, WorkspaceError, cwd_problem
 
 OK, SOME_NOT_COMPLETED, USAGE, CANNOT_START, INTERRUPTED = 0, 1, 2, 3, 130
+# Nothing has begun then.
+NOT_BEGUN = (USAGE, CANNOT_START)
 STATUS_EVERY_S = 0.25
 REPOSITORIES = "repositories"
+# How many scorers, and how many set-ups, there may be at once.
+PLACES = max(1, os.cpu_count() or 1)
 
 _log = logging.getLogger(__name__)
 
@@ -316,7 +321,11 @@ class _Batch:
             pass
         finally:
             self._display.stop()
-        return self._finish(code, problem)
+        code = self._finish(code, problem)
+        # A Ctrl-C more ends the wait, not what is done for the user.
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._notify(code)
+        return code
 
     async def _on_pool(self) -> str | None:
         """Run what is pending; why that could not go on to the end, if it could not."""
@@ -365,7 +374,11 @@ class _Batch:
                 ),
             )
             await self._remove_left()
-            await runner.run(self._means(pools, runner))
+            clock = RunningClock()
+            stack.callback(asyncio.ensure_future(clock.beat()).cancel)
+            places = Places(PLACES)
+            stack.push_async_callback(places.close)
+            await runner.run(self._means(pools, runner, clock, places))
             if pools.given_up is None:
                 return runner.ended_early
             return f"the pool is gone: {pools.given_up}; see {self._log}"
@@ -397,14 +410,13 @@ class _Batch:
         except WorkspaceError as error:
             self._display.say(str(error))
 
-    def _means(self, pools: Pools, runner: Runner) -> Means:
+    def _means(self, pools: Pools, runner: Runner, clock: RunningClock, scoring_places: Places) -> Means:
         settings, pool = self._settings, self._pool
 
         async def on_usage(tokens: int, bill: Bill) -> None:
             pools.turn_finished()
             await runner.used(tokens, bill)
 
-        places = max(1, os.cpu_count() or 1)
         return Means(
             pools=pools,
             directory=self._directory,
@@ -431,8 +443,9 @@ class _Batch:
             written=runner.written,
             room=runner.room,
             was_full=runner.was_full,
-            scoring_places=asyncio.Semaphore(places),
-            setup_places=asyncio.Semaphore(places),
+            scoring_places=scoring_places,
+            setup_places=asyncio.Semaphore(PLACES),
+            clock=clock,
         )
 
     # What happens meanwhile.
@@ -440,11 +453,11 @@ class _Batch:
     def _on_signal(self, task: asyncio.Task[Any]) -> None:
         self._signals += 1
         if self._signals == 1:
-            self._display.say("interrupted: what runs is being stopped; once more ends at once")
             self._stop.set()
             if self._runner is None:
                 # Whatever the start waits for: a daemon that does not answer, say.
                 task.cancel()
+            self._display.say("interrupted: what runs is being stopped; once more ends at once")
         elif self._signals == 2:
             task.cancel()
         else:
@@ -458,8 +471,7 @@ class _Batch:
             "SIGHUP: the terminal is gone; the run goes on without its display, and says here what it has to say; "
             f"codex-pool attach {where} shows it, and codex-pool runs cancel {where} stops it"
         )
-        self._display.stop()
-        self._display = display.PlainDisplay(self._progress, write=_log.info, redact=self._redactor.text)
+        self._display.leave()
 
     def _say(self, message: str) -> None:
         """Say it on the display that there is by then."""
@@ -468,9 +480,9 @@ class _Batch:
     async def _refresh(self) -> None:
         published_at = 0.0
         while True:
-            self._display.refresh()
             for request in control.requests(self._directory.path):
                 self._take(request)
+            self._display.refresh()
             now = time.monotonic()
             if now - published_at >= attached.EVERY_S:
                 published_at = now
@@ -496,8 +508,8 @@ class _Batch:
         """Something was asked of this run from outside."""
         if request.get("cancel") == "run":
             self._signals += 1
-            self._display.say("cancelled: what runs is being stopped")
             self._stop.set()
+            self._display.say("cancelled: what runs is being stopped")
         elif isinstance(request.get("cancel"), list):
             sample_id, epoch = request["cancel"]
             self._cancelled.add((sample_id, epoch))
@@ -510,7 +522,7 @@ class _Batch:
             with contextlib.suppress(AppServerError):
                 status = await pools.codex.client.request("pool/status")
                 self._progress.slots, self._progress.pace = status["workers"], status.get("pace") or {}
-            await asyncio.sleep(STATUS_EVERY_S if isinstance(self._display, display.LiveDisplay) else attached.EVERY_S)
+            await asyncio.sleep(STATUS_EVERY_S if self._display.is_live else attached.EVERY_S)
 
     def _on_slots(self, slots: list[dict[str, Any]]) -> None:
         # Once the run goes on, `_watch` says more.
@@ -571,8 +583,7 @@ class _Batch:
             wanted = progress.total if self._only is None else progress.skipped + len(self._only)
             code = OK if counts["completed"] + counts["limit"] >= wanted else SOME_NOT_COMPLETED
             code = INTERRUPTED if self._signals else code
-        has_begun = code not in (CANNOT_START, USAGE)
-        state = "not started" if not has_begun else "interrupted" if code == INTERRUPTED else "finished"
+        state = _state(code)
         epochs = self._settings.request.epochs
         store = self._directory.store
         samples = store.samples(selected=True) if store.has_scores() else ()
@@ -597,7 +608,7 @@ class _Batch:
                 problem = problem or Disk(self._directory.path).problem(error)
         if problem is not None:
             self._display.say(f"codex-pool: {problem}")
-        if has_begun and not self._is_done:
+        if code not in NOT_BEGUN and not self._is_done:
             rows = [*summary.summary(counts, progress, now), *summary.not_valid(not_valid)]
             where = str(self._directory.file(layout.RESULTS))
             rows += scoring_summary.printed(scored)
@@ -625,11 +636,18 @@ class _Batch:
                 "exit_code": code,
             }
         )
-        if self._settings.notify is not None:
-            wrong = notify(self._settings.notify, self._directory.path, state, code)
-            if wrong is not None:
-                self._display.say(f"codex-pool: --notify {self._settings.notify}: {wrong}")
         return code
+
+    async def _notify(self, code: int) -> None:
+        """Run the user's command, with which nobody waits for a terminal or a reader of ours."""
+        command = self._settings.notify
+        if command is None:
+            return
+        said, wrong = await _threads.in_thread(notify, command, self._directory.path, _state(code), code)
+        for line in said.splitlines():
+            self._display.say(line)
+        if wrong is not None:
+            self._display.say(f"codex-pool: --notify {command}: {wrong}")
 
     def _estimated(self) -> list[tuple[str, str]]:
         """What the whole run will take, by what was run of it."""
@@ -658,6 +676,13 @@ class _Batch:
     def _emit(self, record: dict[str, Any]) -> None:
         if self._settings.as_json:
             print(self._redactor.text(json.dumps(record)), flush=True)
+
+
+def _state(code: int) -> str:
+    """The state of a run that ended so."""
+    if code in NOT_BEGUN:
+        return "not started"
+    return "interrupted" if code == INTERRUPTED else "finished"
 
 
 def _approval_policy(overrides: tuple[str, ...], configuration: Configuration) -> Any:

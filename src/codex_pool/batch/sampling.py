@@ -24,6 +24,7 @@ from codex_app_server.async_api import AsyncThread
 from codex_pool.configuration import Configuration
 
 from . import policy, validity
+from .artifacts import redacted_names
 from .attempt import Attempt, Stopped, unless_stopped
 from .begun import Begun, begin
 from .bill import Bill
@@ -35,11 +36,9 @@ from .limits import Limits, Meter, parse_limits
 from .policy import Outcome
 from .pools import Pools
 from .prices import Prices
-from .redaction import Redactor
 from .rollout import hidden_calls
-from .scoring import ScoreContext, Scorers, score_sample
+from .scoring import Places, ScoreContext, Scorers, score_sample
 from .scoring.base import Ask
-from .scrub import redact_files
 from .store import (
     AttemptRow,
     Finished,
@@ -143,8 +142,10 @@ class Means:
     """Waits while a disk is full."""
     was_full: Callable[[float], bool]
     """Whether a disk has been full since then, a time of the monotonic clock."""
-    scoring_places: asyncio.Semaphore
+    scoring_places: Places
     setup_places: asyncio.Semaphore
+    clock: Callable[[], float] = time.monotonic
+    """The clock of limits in time of samples."""
 
     @property
     def codex(self) -> AsyncCodex:
@@ -315,6 +316,7 @@ class Sampling:
             on_assigned=on_assigned,
             on_waiting=on_waiting,
             facts=facts,
+            clock=self._means.clock,
         )
         try:
             outcome = await attempt.run()
@@ -541,8 +543,8 @@ class Sampling:
         )
         scorers, places = self._means.scorers.of(self._sample), self._means.scoring_places
         scores = await self._with_room(lambda: score_sample(scorers, context, places=places))
-        names = await _threads.in_thread(_names, artifacts, self._directory.redactor)
-        finished: Finished = await self._means.written(lambda: self._directory.scored(row.n, scores, names))
+        kept = await _threads.in_thread(redacted_names, artifacts, self._directory.redactor)
+        finished: Finished = await self._means.written(lambda: self._directory.scored(row.n, scores, kept))
         return finished
 
     async def clean_up(self) -> str | None:
@@ -650,11 +652,3 @@ async def remove_left(directory: RunDirectory) -> None:
 def _keep(artifacts: Path, diff: bytes) -> None:
     artifacts.mkdir(parents=True, exist_ok=True)
     layout.replace(artifacts / DIFF, diff)
-
-
-def _names(artifacts: Path, redactor: Redactor) -> list[str]:
-    """The names of the artifacts of a sample, without the secrets in what scorers have left."""
-    if not artifacts.is_dir():
-        return []
-    redact_files(artifacts, redactor)
-    return sorted(str(path.relative_to(artifacts)) for path in artifacts.rglob("*") if path.is_file())

@@ -11,6 +11,7 @@ import sys
 # The exit code that a shell shows for a program that SIGPIPE has ended.
 READER_GONE = 128 + 13
 HUNG_UP = 128 + 1
+INTERRUPTED = 128 + 2
 # Verb -> first line of its help.
 VERBS = {
     "batch": "Run every prompt of a dataset; results on disk.",
@@ -83,7 +84,11 @@ def main() -> None:
         try:
             _run()
         finally:
-            streams.settle()
+            try:
+                streams.settle()
+            except KeyboardInterrupt:
+                # What is not read by now is not waited for.
+                sys.exit(INTERRUPTED)
     except streams.OutputError as error:
         ended = error.__context__
         if isinstance(ended, SystemExit) and ended.code == HUNG_UP:

@@ -137,4 +137,6 @@ def batch(context: click.Context, /, dataset: str | None, **given: Any) -> None:
         code = run_batch(settings)
     except KeyboardInterrupt:
         code = options.INTERRUPTED
+    if code == options.INTERRUPTED:
+        streams.hurry()
     sys.exit(code)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from codex_pool.cli import options
+
 if TYPE_CHECKING:
     from codex_pool.batch.dataset import Request
 
@@ -31,6 +33,7 @@ _OPTIONS = (
         "filters",
         multiple=True,
         metavar="EXPR",
+        callback=options.as_text,
         help="Only samples with FIELD=VALUE, or !=, <, <=, >, >=, ~ (regular expression), !~; all of several.",
     ),
     click.option(
@@ -38,6 +41,7 @@ _OPTIONS = (
         "sample_ids",
         multiple=True,
         metavar="ID",
+        callback=options.as_text,
         help="Only this sample; patterns with *, ? and [...]; any of several.",
     ),
     click.option("--limit", type=click.IntRange(min=1), metavar="N", help="At most N samples."),
@@ -56,11 +60,11 @@ def dataset_options(function: F) -> F:
     return function
 
 
-def request_of(context: click.Context, source: str | Path, options: dict[str, Any]) -> Request:
-    """The request of a command's keywords; takes its own out of `options`. Raises UsageError."""
+def request_of(context: click.Context, source: str | Path, given: dict[str, Any]) -> Request:
+    """The request of a command's keywords; takes its own out of `given`. Raises UsageError."""
     from codex_pool.batch.dataset import Request
 
-    asked = {name: options.pop(name) for name in _NAMES}
+    asked = {name: given.pop(name) for name in _NAMES}
     seed = asked.pop("seed")
     if seed is not None and not asked["shuffle"]:
         raise click.UsageError("--seed is for --shuffle, which is missing", context)

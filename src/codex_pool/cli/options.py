@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -20,6 +21,16 @@ HUNG_UP = 129
 INTERRUPTED = 130
 
 _OWN_POOL = ("workers", "turns_per_worker", "overrides", "codex_bin", "demo", "demo_script", "home")
+
+
+def as_text(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
+    """Callback for words that are compared with text of files: what is UTF-8 is that, whatever the locale."""
+    if isinstance(value, str):
+        try:
+            return os.fsencode(value).decode("utf-8")
+        except UnicodeError:
+            return value
+    return tuple(as_text(context, parameter, each) for each in value) if isinstance(value, tuple) else value
 
 
 def pool_options(function: F) -> F:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from codex_pool.cli import options
+
 if TYPE_CHECKING:
     from codex_pool.batch.limits import Limits, RunLimits
 
@@ -43,6 +45,7 @@ def scoring_options(function: F) -> F:
                 "scorers",
                 multiple=True,
                 metavar="SPEC",
+                callback=options.as_text,
                 help="exact, includes, regex, number, json_schema, command:..., python:MODULE:FUNCTION, judge:...; "
                 "or a JSON object; may be repeated. A sample's own are used instead.",
             ),

@@ -13,8 +13,9 @@ from typing import Any
 
 import click
 
-from codex_pool.cli import options
+from codex_pool.cli import options, streams
 from codex_pool.cli.errors import fail
+from codex_pool.terminal import plain
 
 _RUN = click.Path(exists=True, file_okay=False, path_type=Path, resolve_path=True)
 _STATUSES = ("completed", "failed", "interrupted", "lost", "stalled", "limit")
@@ -67,12 +68,12 @@ def list_(directory: Path, as_json: bool) -> None:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
     for row in rows:
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
-        click.echo("  ".join((*cells, row[-1])).rstrip())
+        click.echo(plain("  ".join((*cells, row[-1])).rstrip(), paths=True))
 
 
 @runs.command()
 @click.argument("run", type=_RUN)
-@click.argument("sample", required=False)
+@click.argument("sample", required=False, callback=options.as_text)
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def show(run: Path, sample: str | None, as_json: bool) -> None:
     """A run: its state, counts and spending; or one of its samples: its record, scores and attempts."""
@@ -126,7 +127,7 @@ def show(run: Path, sample: str | None, as_json: bool) -> None:
         if name.endswith("_at"):
             one = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(one))
         words = one if isinstance(one, str) else json.dumps(one, ensure_ascii=False)
-        click.echo(f"{name.replace('_', ' '):<{width}}  {words}")
+        click.echo(plain(f"{name.replace('_', ' '):<{width}}  {words}", paths=True))
 
 
 @runs.command()
@@ -146,7 +147,7 @@ def tail(run: Path, count: int, follow: bool) -> None:
 
 @runs.command()
 @click.argument("run", type=_RUN)
-@click.argument("sample", required=False)
+@click.argument("sample", required=False, callback=options.as_text)
 def cancel(run: Path, sample: str | None) -> None:
     """Stop a run that is under way, as Ctrl-C does; or only one of its samples, which ends as interrupted."""
     from codex_pool.batch import runs as work
@@ -158,7 +159,7 @@ def cancel(run: Path, sample: str | None) -> None:
 
 @runs.command()
 @click.argument("run", type=_RUN)
-@click.argument("samples", nargs=-1, metavar="[SAMPLE]...")
+@click.argument("samples", nargs=-1, metavar="[SAMPLE]...", callback=options.as_text)
 @click.option(
     "--status",
     "statuses",
@@ -217,7 +218,7 @@ def export(run: Path, format: str | None, output: Path | None) -> None:
             elif format in ("parquet", "inspect"):
                 fail(f"{format} is not for stdout; name a file with -o", options.USAGE)
             else:
-                export_to(store, sys.stdout.buffer, format or "jsonl")
+                export_to(store, streams.binary_output(), format or "jsonl")
         except ExportError as error:
             fail(str(error), options.USAGE)
 

@@ -18,9 +18,17 @@ from codex_pool.cli import options, streams
     "scorers",
     multiple=True,
     metavar="SPEC",
+    callback=options.as_text,
     help="TYPE, TYPE:VALUE or a JSON object; may be repeated.  [default: the scorers of the run and its samples]",
 )
-@click.option("--sample-id", "samples", multiple=True, metavar="ID", help="Only this sample; may be repeated.")
+@click.option(
+    "--sample-id",
+    "samples",
+    multiple=True,
+    metavar="ID",
+    callback=options.as_text,
+    help="Only this sample; may be repeated.",
+)
 @click.option("--missing", is_flag=True, help="Only what a scorer has not scored yet, or failed to.")
 @click.option("--pass-at", "k", multiple=True, type=click.IntRange(min=1), metavar="K", help="Say pass@K as well.")
 @click.option(
@@ -114,4 +122,7 @@ def score(
         prices=prices,
         redact=redact,
     )
-    sys.exit(score_run(settings))
+    code = score_run(settings)
+    if code in (options.INTERRUPTED, options.HUNG_UP):
+        streams.hurry()
+    sys.exit(code)

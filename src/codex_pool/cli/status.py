@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import click
 
 from codex_pool.cli import options
 from codex_pool.cli.errors import reported
+from codex_pool.terminal import plain
 
 TABLE_COLUMNS = 160
 
@@ -29,17 +31,19 @@ def status(context: click.Context, connect: str | None, key: str | None, as_json
         return
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from codex_pool.daemon import status as view
 
-    console = Console(highlight=False)
-    console.print(view.summary(result), soft_wrap=True)
+    out = getattr(sys.stdout, "raw_text", sys.stdout)
+    console = Console(file=out, highlight=False)
+    console.print(plain(view.summary(result)), soft_wrap=True, markup=False)
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 1, 0, 0))
     for number, title in enumerate(view.HEADER):
         table.add_column(title, justify="right" if 2 <= number <= 5 or number >= 8 else "left", no_wrap=True)
     for row in view.rows(result):
-        table.add_row(*row)
+        table.add_row(*(Text(plain(cell)) for cell in row))
     # Its lines are wrapped on a narrow terminal: no cell is cut.
-    Console(highlight=False, width=max(console.width, TABLE_COLUMNS)).print(table)
+    Console(file=out, highlight=False, width=max(console.width, TABLE_COLUMNS)).print(table)
     for line in view.problems(result):
-        console.print(line, style="yellow", soft_wrap=True, markup=False)
+        console.print(plain(line), style="yellow", soft_wrap=True, markup=False)

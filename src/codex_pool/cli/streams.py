@@ -12,19 +12,25 @@ import io
 import os
 import sys
 
+from codex_pool.terminal import plain
+
 # As in `typing`, which `codex-pool --help` does not load.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import logging
-    from typing import TextIO
+    from typing import BinaryIO, TextIO, TypeVar
 
     from codex_pool.writer import Writer
+
+    _T = TypeVar("_T", bound=io.TextIOWrapper)
 
 # What may wait to be written of stdout and of stderr, once they are unblocked.
 MAX_OUTPUT_BYTES = 16 * 1024 * 1024
 MAX_MESSAGES_BYTES = 64 * 1024
 # How long a batch waits at its end for who reads its records, and has not taken one.
 READER_S = 30.0
+# The same after Ctrl-C.
+HURRY_S = 2.0
 
 
 class OutputError(OSError):
@@ -90,7 +96,8 @@ def prepare() -> None:
 
     One that is closed is the null device: what is opened next would get its descriptor, and what is printed. Standard
     output raises OutputError when it cannot be written, once; standard error is silent then. Both take any text: what
-    their encoding lacks is written as escapes, bytes of paths as bytes.
+    their encoding lacks is written as escapes, bytes of paths as bytes. Control characters are escaped on a terminal,
+    and on standard error always; `raw_text` of such a stream takes those of a display.
     """
     global _output, _messages
     codecs.register_error("codex-pool", _escaped)
@@ -103,8 +110,9 @@ def prepare() -> None:
     if sys.stdin is None:
         sys.stdin = io.TextIOWrapper(io.BufferedReader(io.FileIO(0, closefd=False)))
     _output, _messages = _Output(1, "w", closefd=False), _Messages(2, "w", closefd=False)
-    sys.stdout = _text(_output, sys.stdout)
-    sys.stderr = _text(_messages, sys.stderr)
+    # What is printed into a file or a pipe is data; messages are for people, wherever they end up.
+    sys.stdout = _text(_output, sys.stdout, is_plain=os.isatty(1))
+    sys.stderr = _text(_messages, sys.stderr, is_plain=True)
 
 
 def unblock(goes_on: str, patience_s: float) -> None:
@@ -138,6 +146,12 @@ def unblock(goes_on: str, patience_s: float) -> None:
     _messages.writer = Writer(2, MAX_MESSAGES_BYTES, lost, on_loss=lambda error: on_loss("standard error", error))
 
 
+def hurry() -> None:
+    """Wait less for a reader at the end of the command: the user has asked it to end."""
+    global _patience_s
+    _patience_s = min(_patience_s, HURRY_S)
+
+
 def settle() -> None:
     """Wait, before the command ends, for what is still to be written to stdout. Raises OutputError."""
     sys.stderr.flush()
@@ -164,16 +178,55 @@ def _to_messages(messages: _Messages) -> logging.Handler:
     return Handler()
 
 
-def _text(raw: io.FileIO, before: TextIO | None) -> io.TextIOWrapper:
+class _Bytes(io.RawIOBase):
+    """Takes bytes in UTF-8 that are to be read on standard output, a terminal."""
+
+    def __init__(self) -> None:
+        self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: bytes, /) -> int:  # type: ignore[override]
+        sys.stdout.write(self._decode(data))
+        return len(data)
+
+
+def binary_output() -> BinaryIO:
+    """Standard output for bytes in UTF-8: as they are in a file or a pipe, plain text on a terminal."""
+    if isinstance(sys.stdout, _PlainText):
+        return _Bytes()  # type: ignore[return-value]
+    return sys.stdout.buffer
+
+
+class _PlainText(io.TextIOWrapper):
+    """A stream for a terminal that text of others does not control; `raw_text` is the same stream for a display."""
+
+    raw_text: io.TextIOWrapper
+
+    def write(self, text: str, /) -> int:
+        super().write(plain(text, paths=True))
+        return len(text)
+
+
+def _text(raw: io.FileIO, before: TextIO | None, *, is_plain: bool) -> io.TextIOWrapper:
     if before is not None:
         before.flush()
-    return io.TextIOWrapper(
-        io.BufferedWriter(raw),
-        encoding=None if before is None else before.encoding,
-        errors="codex-pool",
-        # Unbuffered, as with PYTHONUNBUFFERED, is by lines here.
-        line_buffering=getattr(before, "line_buffering", True) or getattr(before, "write_through", False),
-    )
+
+    def stream(kind: type[_T]) -> _T:
+        return kind(
+            io.BufferedWriter(raw),
+            encoding=None if before is None else before.encoding,
+            errors="codex-pool",
+            # Unbuffered, as with PYTHONUNBUFFERED, is by lines here.
+            line_buffering=getattr(before, "line_buffering", True) or getattr(before, "write_through", False),
+        )
+
+    if not is_plain:
+        return stream(io.TextIOWrapper)
+    found = stream(_PlainText)
+    found.raw_text = stream(io.TextIOWrapper)
+    return found
 
 
 def _escaped(error: UnicodeError) -> tuple[str | bytes, int]:

@@ -10,6 +10,8 @@ judge      a model through the same pool
 ask        how it is asked
 guard      what stands between us and a process of the user: it ends all of it
 running    several scorers over one sample
+places     where they run: off the event loop, so many at once
+computing  the process of those that only compute
 metrics    scores -> means, standard errors, intervals, pass@k              pure
 summary    metrics -> rows for people and for JSON                          pure
 """
@@ -19,9 +21,11 @@ from __future__ import annotations
 from .base import Score, ScoreContext, Scored, Scorer, ScorerError
 from .chosen import Scorers
 from .parse import check_samples, parse_scorer, parse_scorers
+from .places import Places
 from .running import score_sample
 
 __all__ = [
+    "Places",
     "Score",
     "ScoreContext",
     "Scored",

@@ -52,25 +52,30 @@ class Asking:
     async def __call__(
         self, prompt: str, output_schema: dict[str, Any], *, model: str | None, effort: str | None, timeout_s: float
     ) -> str:
-        """The final response. Raises AppServerError, TimeoutError after `timeout_s`, ScoringFailed if there is none."""
+        """The final response. Raises AppServerError, TimeoutError if a turn of it runs longer than `timeout_s`, and
+        ScoringFailed if there is none."""
         while True:
             codex = self._codex
             try:
-                return await asyncio.wait_for(
-                    self._until_answered(codex, prompt, output_schema, model, effort), timeout_s
-                )
+                return await self._until_answered(codex, prompt, output_schema, model, effort, timeout_s)
             except TransportClosedError as error:
                 if self._replaced is None:
                     raise
                 self._codex = await self._replaced(codex, error)
 
     async def _until_answered(
-        self, codex: AsyncCodex, prompt: str, output_schema: dict[str, Any], model: str | None, effort: str | None
+        self,
+        codex: AsyncCodex,
+        prompt: str,
+        output_schema: dict[str, Any],
+        model: str | None,
+        effort: str | None,
+        timeout_s: float,
     ) -> str:
         tries = 0
         while True:
             try:
-                return await self._once(codex, prompt, output_schema, model, effort)
+                return await self._once(codex, prompt, output_schema, model, effort, timeout_s)
             except TransportClosedError:
                 raise
             except AppServerError as error:
@@ -81,7 +86,13 @@ class Asking:
             await asyncio.sleep(policy.backoff_s(outcome, tries, jitter=random.random()))
 
     async def _once(
-        self, codex: AsyncCodex, prompt: str, output_schema: dict[str, Any], model: str | None, effort: str | None
+        self,
+        codex: AsyncCodex,
+        prompt: str,
+        output_schema: dict[str, Any],
+        model: str | None,
+        effort: str | None,
+        timeout_s: float,
     ) -> str:
         self._directory.mkdir(parents=True, exist_ok=True)
         of_thread = {
@@ -95,10 +106,11 @@ class Asking:
         }
         begun = await begin(codex.client, operations.thread_start(of_thread))
         options: dict[str, Any] = {"effort": effort, "output_schema": output_schema}
-        turn = await AsyncThread(codex.client, begun.id).turn(prompt, **options)
+        # It is answered when the turn begins: the wait for a place, behind turns of samples, is not the judge's.
+        turn = await AsyncThread(codex.client, begun.id).turn(prompt, interest="final", **options)
         bill, tokens = Bill(self._prices, begun.answering), 0
         try:
-            result: TurnResult = await turn.run()
+            result: TurnResult = await asyncio.wait_for(turn.run(), timeout_s)
             if result.usage is not None:
                 used = result.usage.model_dump(by_alias=True)
                 total = tokens_of(used["total"])

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 
 DEFAULT_TIMEOUT_S = 300.0
 TEXT_CHARACTERS = 2_000
+_QUOTED = 100
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 
 
@@ -114,6 +115,8 @@ class Scorer(ABC):
     paths: ClassVar[tuple[str, ...]] = ()
     needs_workspace: ClassVar[bool] = False
     needs_model: ClassVar[bool] = False
+    starts_process: ClassVar[bool] = False
+    """True of a scorer that waits for a process of the user; one that does not, and asks no model, computes."""
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -168,6 +171,7 @@ def shortened(text: str | None, characters: int = TEXT_CHARACTERS) -> str | None
 
 def quote(value: Any) -> str:
     """A value as it stands in messages."""
+    value = value[:_QUOTED] if isinstance(value, str) else value
     try:
         text = json.dumps(value, ensure_ascii=False)
     except (TypeError, ValueError, RecursionError):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import shutil
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, ClassVar
 
+from codex_app_server import _threads
 from codex_app_server._files import resolved
 
 from . import process
@@ -27,6 +30,9 @@ from .base import (
 )
 from .text import numbers
 
+_PIECE_CHARACTERS = 256 * 1024
+# Where responses and diff are: in a list, in what is told, in a request.
+_LONG_TEXT_DEPTH = 3
 _COMMAND = Option(
     "a shell command, or a list of a program and its arguments",
     lambda value: is_text(value) or (isinstance(value, list) and bool(value) and all(map(is_text, value))),
@@ -51,6 +57,7 @@ class Command(Scorer):
     required: ClassVar = ("command",)
     main: ClassVar = "command"
     needs_workspace: ClassVar = True
+    starts_process: ClassVar = True
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -77,7 +84,7 @@ class Command(Scorer):
             raise ScoringFailed("the workspace is not there any more")
         for to, source in self.options.get("files", {}).items():
             try:
-                put(workspace, to, self.directory / source)
+                await _threads.in_thread(put, workspace, to, self.directory / source)
             except OSError as error:
                 raise ScoringFailed(f"files: {to}: {error}") from None
         command = self.options["command"]
@@ -85,7 +92,7 @@ class Command(Scorer):
         finished = await process.run(
             ["/bin/sh", "-c", command] if isinstance(command, str) else command,
             directory=workspace,
-            stdin=asked(context),
+            stdin=await encoded(asked(context)),
             timeout_s=limit_s,
             env=process.environment(
                 {
@@ -107,7 +114,7 @@ class Command(Scorer):
             explanation = finished.words if not printed else f"{finished.words}: {printed}"
             return self.graded(float(passed), passed, None, explanation, metadata)
         if parse == "number":
-            found = numbers(stdout)
+            found = await _threads.in_thread(numbers, stdout)
             if not found:
                 raise ScoringFailed(f"printed no number ({finished.words}): {printed[-500:]}")
             return self.graded(found[-1], self._passes(found[-1]), f"{found[-1]:g}", finished.words, metadata)
@@ -164,10 +171,10 @@ def said_score(scorer: Scorer, said: Any, threshold: float) -> Score:
     return scorer.graded(float(value), passed, answer, explanation, metadata)
 
 
-def asked(context: ScoreContext) -> bytes:
-    """What a process of the user is told, as JSON on its standard input."""
+def asked(context: ScoreContext) -> dict[str, Any]:
+    """What a process of the user is told: JSON on its standard input."""
     sample = context.sample
-    told = {
+    return {
         "id": sample.id,
         "epoch": sample.epoch,
         "prompts": list(sample.prompts),
@@ -180,7 +187,35 @@ def asked(context: ScoreContext) -> bytes:
         "diff": None if context.diff is None else context.diff.decode("utf-8", "replace"),
         "artifacts": str(context.artifacts),
     }
-    return json.dumps(told).encode()
+
+
+async def encoded(value: Any) -> bytes:
+    """A value as JSON; of long texts a piece at a time, so that nothing else on the event loop waits for them."""
+    pieces = []
+    async for piece in _pieces(value):
+        pieces.append(piece)
+    return "".join(pieces).encode()
+
+
+async def _pieces(value: Any, depth: int = 0) -> AsyncIterator[str]:
+    if isinstance(value, str) and len(value) > _PIECE_CHARACTERS:
+        yield '"'
+        for at in range(0, len(value), _PIECE_CHARACTERS):
+            yield json.dumps(value[at : at + _PIECE_CHARACTERS])[1:-1]
+            await asyncio.sleep(0)
+        yield '"'
+    elif isinstance(value, dict | list) and value and depth < _LONG_TEXT_DEPTH:
+        is_dict = isinstance(value, dict)
+        yield "{" if is_dict else "["
+        for number, each in enumerate(value):
+            yield ", " if number else ""
+            if is_dict:
+                yield f"{json.dumps(str(each))}: "
+            async for piece in _pieces(value[each] if is_dict else each, depth + 1):
+                yield piece
+        yield "}" if is_dict else "]"
+    else:
+        yield json.dumps(value)
 
 
 def put(workspace: Path, to: str, source: Path) -> None:

@@ -140,9 +140,13 @@ class Judge(Scorer):
 
 
 def _data(value: Any) -> str:
-    text = "none" if value is None else json.dumps(value, ensure_ascii=False)
-    if len(text) <= MATERIAL_CHARACTERS:
-        return text
+    if isinstance(value, str) and len(value) > MATERIAL_CHARACTERS:
+        # Cut before it is written as JSON: an answer may be as long as memory has room for.
+        text = value
+    else:
+        text = "none" if value is None else json.dumps(value, ensure_ascii=False)
+        if len(text) <= MATERIAL_CHARACTERS:
+            return text
     half = MATERIAL_CHARACTERS // 2
     left_out = len(text) - MATERIAL_CHARACTERS
     return json.dumps(f"{text[:half]} [... {left_out} characters left out ...] {text[-half:]}", ensure_ascii=False)

@@ -28,7 +28,7 @@ from .base import (
     ScoringFailed,
     quote,
 )
-from .command import asked, said_score
+from .command import asked, encoded, said_score
 
 CHECK_LIMIT_S = 60.0
 _FUNCTION = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
@@ -54,6 +54,7 @@ class Python(Scorer):
     }
     required: ClassVar = ("function",)
     main: ClassVar = "function"
+    starts_process: ClassVar = True
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -78,15 +79,14 @@ class Python(Scorer):
                 places = [spec.origin, os.path.dirname(cache_from_source(spec.origin))]
         return [Path(place) for place in places if os.path.exists(place)]
 
-    def _request(self, context: Any) -> bytes:
-        request = {
+    def _request(self, context: Any) -> dict[str, Any]:
+        return {
             "path": self._path,
             "function": self.options["function"],
             "arguments": self.options.get("arguments", {}),
             "check": context is None,
             "context": context,
         }
-        return json.dumps(request).encode()
 
     def _environment(self) -> dict[str, str]:
         return process.environment({"PYTHONPATH": os.pathsep.join(_pythonpath())})
@@ -99,7 +99,7 @@ class Python(Scorer):
         try:
             done = subprocess.run(
                 _COMMAND,
-                input=self._request(None),
+                input=json.dumps(self._request(None)).encode(),
                 capture_output=True,
                 timeout=CHECK_LIMIT_S,
                 cwd=self._path,
@@ -116,7 +116,7 @@ class Python(Scorer):
         finished = await process.run(
             _COMMAND,
             directory=Path(self._path),
-            stdin=self._request(json.loads(asked(context))),
+            stdin=await encoded(self._request(asked(context))),
             timeout_s=limit_s,
             env=self._environment(),
         )

@@ -11,25 +11,25 @@ from dataclasses import replace
 from codex_app_server import AppServerError
 
 from .base import Score, ScoreContext, Scorer, ScoringFailed, shortened
+from .places import Places
 
 
 async def score_sample(
-    scorers: Iterable[Scorer], context: ScoreContext, *, places: asyncio.Semaphore | None = None
+    scorers: Iterable[Scorer], context: ScoreContext, *, places: Places | None = None
 ) -> list[Score]:
-    """One score a scorer, in their order. With `places` a scorer that starts processes waits for one of them."""
+    """One score a scorer, in their order; each in one of the `places`, or here and now without any."""
     scores = []
     for scorer in scorers:
-        heavy = places is not None and scorer.type in ("command", "python")
-        async with places if heavy and places is not None else nullcontext():
+        async with nullcontext() if places is None else places.place(scorer):
             began_at = time.monotonic()
-            score = await _score(scorer, context)
+            score = await _score(scorer, context, places)
         scores.append(replace(score, duration_ms=round((time.monotonic() - began_at) * 1000)))
     return scores
 
 
-async def _score(scorer: Scorer, context: ScoreContext) -> Score:
+async def _score(scorer: Scorer, context: ScoreContext, places: Places | None) -> Score:
     try:
-        return await scorer.score(context)
+        return await (scorer.score(context) if places is None else places.score(scorer, context))
     except ScoringFailed as error:
         return _failed(scorer, str(error))
     except (AppServerError, TimeoutError, asyncio.TimeoutError) as error:

@@ -31,6 +31,7 @@ from .schema import open_for_reading
 from .segments import path_of, read_lines
 
 PAGE = 200
+ARTIFACT_BYTES = 256 * 2**20
 _SAMPLE = (
     "s.n, s.id, s.epoch, s.digest, s.spec, s.tags, s.position, s.selected, s.state, "
     "(SELECT count(*) FROM attempts a WHERE a.n = s.n) AS tries"
@@ -187,11 +188,16 @@ class RunStore:
                 yield json.loads(line)
 
     def artifact(self, n: int, name: str) -> bytes:
-        """What is kept of a sample under a name of `record.artifacts`. Raises KeyError."""
+        """What is kept of a sample under a name of `record.artifacts`.
+
+        Raises KeyError, also for one of more than ARTIFACT_BYTES, which a scorer may have left.
+        """
         directory = self.artifacts_of(n)
         path = resolved(directory / name)
         if not path.is_relative_to(resolved(directory)) or not path.is_file():
             raise KeyError(f"{directory} has no artifact {name!r}")
+        if path.stat().st_size > ARTIFACT_BYTES:
+            raise KeyError(f"{path} has more than {ARTIFACT_BYTES:,} bytes: read it piece by piece")
         return path.read_bytes()
 
     def artifacts_of(self, n: int) -> Path:

@@ -11,6 +11,8 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from codex_app_server import lines
+
 from ..redaction import NOTHING, Redactor
 
 SEGMENT_BYTES = 64 * 2**20
@@ -20,9 +22,14 @@ _SMALL_BYTES = 4 * 2**10
 _SMALL_WINDOW, _SMALL_MEMORY = 16 + 12, 4
 # A few lines are compressed in one go at the end; what is longer is as it comes, so that no attempt grows in memory.
 _BUFFER_BYTES = 64 * 2**10
+# More than that is compressed on a thread: one line may be that long.
+_MUCH_BYTES = 2**20
 _CHUNK_BYTES = 256 * 2**10
 _DELTA = re.compile(rb'"method":\s*"[^"]*(?:/delta|Delta)"')
 _METHOD_WITHIN_BYTES = 200
+# The longest line that a worker takes from an app-server, and what it writes around it.
+MAX_LINE_BYTES = lines.MAX_LINE_BYTES + 2**20
+LEFT_OUT = b'{"method":"error","params":{"error":{"message":"an event too long to be read was left out"}}}'
 
 
 class EventLog:
@@ -39,32 +46,36 @@ class EventLog:
         self._compressor: zlib._Compress | None = None
         self._compressed: list[bytes] = []
 
-    def add(self, line: bytes) -> None:
-        """`line` is JSON without a newline in it."""
+    def add(self, line: bytes) -> bool:
+        """`line` is JSON without a newline in it. True: much is to be compressed, for which there is `compress`."""
         if self._redactor and _DELTA.search(line, 0, _METHOD_WITHIN_BYTES):
-            return
+            return False
         self._lines.append(line)
         self._waiting_bytes += len(line)
+        if self._waiting_bytes > _MUCH_BYTES:
+            return True
         if self._waiting_bytes > _BUFFER_BYTES:
-            self._compress()
+            self.compress()
+        return False
 
     def member(self) -> bytes | None:
         """All of it as one gzip member; None if there was nothing. Called once, at the end."""
         if self._compressor is None and not self._lines:
             return None
-        self._compress()
+        self.compress()
         assert self._compressor is not None
         return b"".join((*self._compressed, self._compressor.flush()))
 
-    def _compress(self) -> None:
+    def compress(self) -> None:
+        """Compress what waits. May be called from any thread, with nothing added meanwhile."""
         if self._compressor is None:
             small = self._waiting_bytes <= _SMALL_BYTES
             self._compressor = zlib.compressobj(
                 1, zlib.DEFLATED, _SMALL_WINDOW if small else _GZIP, _SMALL_MEMORY if small else zlib.DEF_MEM_LEVEL
             )
         if self._lines:
-            lines = self._redactor.data(b"\n".join((*self._lines, b"")))
-            self._compressed.append(self._compressor.compress(lines))
+            text = self._redactor.data(b"\n".join((*self._lines, b"")))
+            self._compressed.append(self._compressor.compress(text))
         self._lines.clear()
         self._waiting_bytes = 0
 
@@ -116,9 +127,27 @@ def path_of(directory: Path, number: int) -> Path:
 
 
 def read_lines(path: Path, offset: int, length: int) -> Iterator[bytes]:
-    """The lines of a member, without holding all of them."""
+    """The lines of a member, without holding all of them; in place of one beyond MAX_LINE_BYTES stands LEFT_OUT."""
+    parts: list[bytes] = []
+    size = 0
+    for data in _decompressed(path, offset, length):
+        first, *others = data.split(b"\n")
+        for line in others:
+            parts.append(first)
+            yield b"".join(parts) if size + len(first) <= MAX_LINE_BYTES else LEFT_OUT
+            parts, size, first = [], 0, line
+        size += len(first)
+        if size > MAX_LINE_BYTES:
+            parts.clear()
+        else:
+            parts.append(first)
+    if size:
+        yield b"".join(parts) if size <= MAX_LINE_BYTES else LEFT_OUT
+
+
+def _decompressed(path: Path, offset: int, length: int) -> Iterator[bytes]:
+    """A member in pieces of at most _CHUNK_BYTES, whatever it comes to. Raises OSError, zlib.error."""
     decompressor = zlib.decompressobj(_GZIP)
-    rest = b""
     with path.open("rb") as file:
         file.seek(offset)
         while length > 0:
@@ -127,10 +156,6 @@ def read_lines(path: Path, offset: int, length: int) -> Iterator[bytes]:
                 break
             length -= len(data)
             while data:
-                *lines, rest = (rest + decompressor.decompress(data, _CHUNK_BYTES)).split(b"\n")
-                yield from lines
+                yield decompressor.decompress(data, _CHUNK_BYTES)
                 data = decompressor.unconsumed_tail
-        *lines, rest = (rest + decompressor.flush()).split(b"\n")
-        yield from lines
-    if rest:
-        yield rest
+    yield decompressor.flush(_CHUNK_BYTES)

@@ -10,9 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
 import shutil
-import stat
+import subprocess
 import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +27,7 @@ from .errors import WorkspaceError
 from .repositories import Repositories
 
 SETUP_LIMIT_S = 600.0
+REMOVE_LIMIT_S = 600.0
 _WORKSPACE, BASE, _STATE = "workspace", "base.git", "workspace.json"
 
 
@@ -53,7 +53,10 @@ class Workspace:
 
     async def diff(self) -> bytes:
         """What has changed since it was set up, new files included, as a unified diff. Raises WorkspaceError."""
-        return await difference.compare(self.directory / BASE, self.path, self.base)
+        try:
+            return await difference.compare(self.directory / BASE, self.path, self.base)
+        except OSError as error:
+            raise WorkspaceError(f"the workspace {self.directory} could not be compared: {error}") from None
 
     async def stop(self) -> None:
         """Let the hook end what it began; the files stay. Raises WorkspaceError."""
@@ -205,14 +208,18 @@ def _remove(directory: Path) -> None:
     (directory / _STATE).unlink(missing_ok=True)
     try:
         shutil.rmtree(directory)
-    except OSError:
-        # An agent may have taken its own rights away.
-        for root, names, _ in os.walk(directory):
-            for name in (".", *names):
-                path = os.path.join(root, name)
-                if not os.path.islink(path):
-                    os.chmod(path, stat.S_IRWXU)
-        try:
-            shutil.rmtree(directory)
-        except OSError as error:
-            raise WorkspaceError(f"the workspace {directory} could not be removed: {error}") from None
+    except (OSError, RecursionError):
+        # An agent may have taken its own rights away, or have made directories deeper than Python's stack is.
+        said = "; ".join(filter(None, (_run("chmod", "-R", "u+rwx", directory), _run("rm", "-rf", directory))))
+        if directory.exists():
+            raise WorkspaceError(f"the workspace {directory} could not be removed: {said}") from None
+
+
+def _run(command: str, options: str, *arguments: str | Path) -> str:
+    """What a command says that goes wrong."""
+    words = [command, options, *arguments[:-1], "--", arguments[-1]]
+    try:
+        done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, timeout=REMOVE_LIMIT_S)
+    except (OSError, subprocess.SubprocessError) as error:
+        return str(error)
+    return done.stderr.decode("utf-8", "replace").strip()[:500]
