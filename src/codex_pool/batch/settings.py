@@ -20,6 +20,7 @@ from .dataset import STDIN
 from .dataset.request import Request
 from .limits import Limits, RunLimits
 from .policy import RETRY_ON_DEFAULT
+from .workspace import git
 
 GIT_LIMIT_S = 10.0
 _SECRET = re.compile("token|key|secret|password|auth|header|env", re.IGNORECASE)
@@ -114,7 +115,14 @@ def _git_state(request: Request) -> dict[str, Any] | None:
     def said(*arguments: str) -> str | None:
         try:
             done = subprocess.run(
-                ["git", "-C", str(directory), *arguments], capture_output=True, text=True, timeout=GIT_LIMIT_S
+                git.command("-C", str(directory), *arguments),
+                # The repository is only looked at: `git status` would write its index anew, or wait for its lock.
+                env=git.environment(isolated=False),
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=GIT_LIMIT_S,
             )
         except (OSError, subprocess.SubprocessError):
             return None
