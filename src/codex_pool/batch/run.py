@@ -121,7 +121,7 @@ def _run(
             map(entry_of, samples),
             asked.dataset_name,
             rerun_changed=asked.rerun_changed,
-            partly=asked.is_partly,
+            whole=samples.digests if asked.is_partly else None,
         )
         specs = [scorer.spec for scorer in scorers.run]
         config = settings.config(asked, samples.fingerprint, len(samples), specs)

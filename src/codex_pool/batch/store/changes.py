@@ -83,7 +83,7 @@ def load(
     dataset: str,
     *,
     rerun_changed: bool,
-    partly: bool,
+    whole: Iterable[tuple[str, str]] | None,
 ) -> None:
     """See RunDirectory.load."""
     db.execute(
@@ -97,22 +97,27 @@ def load(
             for position, e in enumerate(entries)
         ),
     )
-    if not partly:
-        _refuse(
-            db,
-            "SELECT id, epoch FROM samples s JOIN records USING (n) "
-            "WHERE NOT EXISTS (SELECT 1 FROM coming c WHERE c.id = s.id AND c.epoch = s.epoch) ORDER BY s.n",
-            f"{path} holds results of other samples, not in {dataset}: {{}}; "
-            "use another directory, or --fresh to remove what is there",
-        )
+    coming = in_dataset = "coming c ON c.id = s.id AND c.epoch = s.epoch"
+    if whole is not None:
+        # Results of samples that are not asked for now stand beside those of these, and are of the same dataset.
+        db.execute("CREATE TEMP TABLE whole (id TEXT PRIMARY KEY, digest TEXT)")
+        db.executemany("INSERT INTO whole VALUES (?, ?)", ((text(name), digest) for name, digest in whole))
+        in_dataset = "whole c ON c.id = s.id"
+    _refuse(
+        db,
+        f"SELECT s.id, s.epoch FROM samples s JOIN records USING (n) LEFT JOIN {in_dataset} "
+        "WHERE c.id IS NULL ORDER BY s.n",
+        f"{path} holds results of other samples, not in {dataset}: {{}}; "
+        "use another directory, or --fresh to remove what is there",
+    )
     changed = (
-        "FROM samples s JOIN coming c ON c.id = s.id AND c.epoch = s.epoch JOIN records r ON r.n = s.n "
+        "FROM samples s JOIN {} JOIN records r ON r.n = s.n "
         f"WHERE c.digest <> s.digest AND s.state IN ('done', 'scoring') AND r.status IN ({_SETTLED})"
     )
     if not rerun_changed:
         _refuse(
             db,
-            f"SELECT s.id, s.epoch {changed} ORDER BY s.n",
+            f"SELECT s.id, s.epoch {changed.format(in_dataset)} ORDER BY s.n",
             f"{path} holds results of samples that had another prompt or other settings than in {dataset} now: {{}}; "
             "use another directory, or --changed rerun to run them again, or --fresh to remove what is there",
         )
@@ -123,7 +128,7 @@ def load(
         "WHERE s.n = attempts.n)"
     )
     if rerun_changed:
-        db.execute(f"UPDATE samples SET state = 'pending' WHERE n IN (SELECT s.n {changed})")
+        db.execute(f"UPDATE samples SET state = 'pending' WHERE n IN (SELECT s.n {changed.format(coming)})")
     db.execute("UPDATE samples SET selected = 0 WHERE selected")
     db.execute(
         "INSERT INTO samples (id, epoch, digest, spec, tags, position, selected, state) "
@@ -137,6 +142,7 @@ def load(
         f"n IN (SELECT n FROM records WHERE status NOT IN ({_SETTLED})))"
     )
     db.execute("DROP TABLE coming")
+    db.execute("DROP TABLE IF EXISTS temp.whole")
 
 
 def retry(db: sqlite3.Connection, numbers: Iterable[int]) -> int:

@@ -126,14 +126,20 @@ class RunDirectory(_fork.ProcessBound):
         self._do(lambda db: changes.end_launch(db, self._launch, state, time.time(), to_json(outcome)))
 
     def load(
-        self, entries: Iterable[Entry], dataset: str, *, rerun_changed: bool = False, partly: bool = False
+        self,
+        entries: Iterable[Entry],
+        dataset: str,
+        *,
+        rerun_changed: bool = False,
+        whole: Iterable[tuple[str, str]] | None = None,
     ) -> None:
         """Take the samples of a run, in this order. What is done stays done; all else is to be run.
 
-        `partly`: what else is there is left as it is, and not of this run. Raises RunDirectoryError, with nothing
-        changed, when samples were done that are not among them, or that asked something else.
+        `whole`, if these are only some of a dataset: id and digest of all of its samples. What else is there is left as
+        it is then, and not of this run. Raises RunDirectoryError, with nothing changed, when samples were done that are
+        not in the dataset, or that asked something else.
         """
-        self._do(lambda db: changes.load(db, entries, self.path, dataset, rerun_changed=rerun_changed, partly=partly))
+        self._do(lambda db: changes.load(db, entries, self.path, dataset, rerun_changed=rerun_changed, whole=whole))
         # From now on only what is done stands in there: what is to be run again has one line at any instant.
         self._rewrite_results(only_done=True)
 
