@@ -25,7 +25,7 @@ from codex_pool.os_errors import describe
 
 from . import attached, control, display, estimate, home, settings, summary
 from .attempt import Stopped
-from .dataset import Dataset, DatasetError, Sample
+from .dataset import STDIN, Dataset, DatasetError, Sample
 from .disk import Disk, disks_of, is_full
 from .hang_up import HangUp
 from .launch import NotStartedError
@@ -45,6 +45,7 @@ from .scoring.metrics import summarise
 from .settings import Settings
 from .store import RunDirectory, RunDirectoryError, SampleRow, layout, shown_name
 from .store.rows import exported
+from .stored import begun_samples
 from .tools import Tools, ToolsError, check_shell
 from .workspace import Repositories, WorkspaceError, cwd_problem
 
@@ -70,7 +71,7 @@ def run_batch(asked: Settings) -> int:
         samples = _read(asked, scorers, sources, tools)
     except HomeError as error:
         return _refuse(error, CANNOT_START)
-    except EndpointError as error:
+    except (EndpointError, RunDirectoryError) as error:
         return _refuse(error)
     except (DatasetError, PricesError, ScorerError) as error:
         print(error, file=sys.stderr)
@@ -117,14 +118,19 @@ def _run(
     except OSError as error:
         return _refuse(RunDirectoryError(f"{asked.output} cannot be a run directory: {describe(error)}"))
     try:
-        directory.load(
-            map(entry_of, samples),
-            asked.dataset_name,
-            rerun_changed=asked.rerun_changed,
-            whole=samples.digests if asked.is_partly else None,
-        )
+        if asked.stored:
+            directory.reload()
+        else:
+            directory.load(
+                map(entry_of, samples),
+                asked.dataset_name,
+                rerun_changed=asked.rerun_changed,
+                whole=samples.digests if asked.is_partly else None,
+            )
         specs = [scorer.spec for scorer in scorers.run]
         config = settings.config(asked, samples.fingerprint, len(samples), specs)
+        if asked.stored:
+            config["dataset"] = directory.store.info()["config"].get("dataset", config["dataset"])
         config["currency"] = None if prices is None else prices.currency
         private = [path for scorer in scorers.run for path in scorer.private]
         private += [] if samples.path is None else [samples.path]
@@ -155,7 +161,8 @@ def _run(
 
 def _read(asked: Settings, scorers: Scorers, sources: Repositories, tools: Tools) -> Dataset:
     homes = home.known(asked.home, asked.endpoint)
-    dataset = None if asked.demo_dataset else resolved(asked.request.source)
+    is_no_file = asked.demo_dataset or str(asked.request.source) == STDIN
+    dataset = None if is_no_file else resolved(asked.request.source)
 
     def check(sample: Sample, where: str) -> list[str]:
         wrong = [f"{where}: {problem.partition(': ')[2]}" for problem in scorers.problems([sample])]
@@ -176,6 +183,12 @@ def _read(asked: Settings, scorers: Scorers, sources: Repositories, tools: Tools
 
     is_elsewhere = asked.endpoint is not None and is_tcp(asked.endpoint)
 
+    if asked.stored:
+        # What an agent must not read, if it is still there.
+        path = None if dataset is None or not dataset.exists() else dataset
+        return begun_samples(
+            asked.output, asked.dataset_name, path, check_sample=check, check_repository=check_repository
+        )
     stdin = sys.stdin.buffer
     if asked.demo_dataset:
         from codex_app_server.testing.loopback.demo import demo_jsonl
@@ -238,6 +251,8 @@ class _Batch:
         self._only: frozenset[int] | None = None
         if asked.estimate is not None:
             self._only = frozenset(estimate.choose(counts["total"] - counts["done"], asked.estimate))
+        elif asked.stored:
+            self._only = directory.store.begun_places()
 
     async def run(self, hang_up: HangUp) -> int:
         """The exit code."""
@@ -514,7 +529,7 @@ class _Batch:
             rows = summary.summary(counts, progress, now)
             where = str(self._directory.file(layout.RESULTS))
             rows += scoring_summary.printed(scored)
-            if self._only is not None:
+            if self._settings.estimate is not None:
                 rows += self._estimated()
             self._display.finish(
                 [*rows, ("results", where)], summary.failures(*self._directory.store.failures(summary.FAILURES_SHOWN))

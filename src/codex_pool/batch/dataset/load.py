@@ -136,7 +136,7 @@ def load(
             for sample in reading.samples(found):
                 if selection.takes(sample):
                     offsets.append(end)
-                    end += spool.write(_line_of(sample))
+                    end += spool.write(line_of(sample))
                 else:
                     left_out.write(json.dumps((sample.id, sample.digest)).encode() + b"\n")
         reading.finish(f"{name}: the dataset is empty; {_EMPTY[kind]}")
@@ -351,7 +351,8 @@ def _read_at(spool: IO[bytes], offset: int) -> Sample:
         return Sample.from_json(json.loads(line))
 
 
-def _line_of(sample: Sample) -> bytes:
+def line_of(sample: Sample) -> bytes:
+    """A sample as a line of a dataset's spool."""
     value = sample.to_json()
     try:
         return msgspec.json.encode(value) + b"\n"

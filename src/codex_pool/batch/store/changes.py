@@ -136,13 +136,26 @@ def load(
         "ON CONFLICT (id, epoch) DO UPDATE SET digest = excluded.digest, spec = excluded.spec, tags = excluded.tags, "
         "position = excluded.position, selected = 1"
     )
-    # What was under way is to be run again, or to be taken up; what was answered and not scored is only scored.
-    db.execute(
-        "UPDATE samples SET state = 'pending' WHERE selected AND (state = 'running' OR state <> 'pending' AND "
-        f"n IN (SELECT n FROM records WHERE status NOT IN ({_SETTLED})))"
-    )
     db.execute("DROP TABLE coming")
     db.execute("DROP TABLE IF EXISTS temp.whole")
+    _go_on(db, "state <> 'pending'")
+
+
+def reload(db: sqlite3.Connection) -> None:
+    """See RunDirectory.reload."""
+    db.execute("UPDATE samples SET selected = 1 WHERE NOT selected AND n IN (SELECT n FROM attempts)")
+    _go_on(db, "state = 'scoring'")
+
+
+def _go_on(db: sqlite3.Connection, ended: str) -> None:
+    """What was under way is to be run again, or to be taken up; what was answered and not scored is only scored.
+
+    `ended` says of which samples those whose answer does not count are to be run again.
+    """
+    db.execute(
+        f"UPDATE samples SET state = 'pending' WHERE selected AND (state = 'running' OR {ended} AND "
+        f"n IN (SELECT n FROM records WHERE status NOT IN ({_SETTLED})))"
+    )
 
 
 def retry(db: sqlite3.Connection, numbers: Iterable[int]) -> int:

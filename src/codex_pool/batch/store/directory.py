@@ -143,6 +143,11 @@ class RunDirectory(_fork.ProcessBound):
         # From now on only what is done stands in there: what is to be run again has one line at any instant.
         self._rewrite_results(only_done=True)
 
+    def reload(self) -> None:
+        """Take the samples that the run has, whichever its last command asked for, as they are stored."""
+        self._do(changes.reload)
+        self._rewrite_results(only_done=True)
+
     def retry(self, numbers: Iterable[int]) -> int:
         """Let samples that are done be run again by the next run; how many."""
         count: int = self._do(lambda db: changes.retry(db, numbers))

@@ -24,6 +24,7 @@ _SAMPLE = (
     "s.n, s.id, s.epoch, s.digest, s.spec, s.tags, s.position, s.selected, s.state, "
     "(SELECT count(*) FROM attempts a WHERE a.n = s.n) AS tries"
 )
+_BEGUN = "EXISTS (SELECT 1 FROM attempts a WHERE a.n = s.n)"
 
 
 class RunStore:
@@ -87,14 +88,17 @@ class RunStore:
         state: str | None = None,
         status: str | None = None,
         selected: bool | None = None,
+        begun: bool = False,
         after: tuple[int, int] | None = None,
     ) -> Iterator[SampleRow]:
         """All samples with their records and scores, in the order of the dataset; those of a state or status only.
 
+        `begun`: only those that were attempted and are not done.
+
         `after` is (position, n) of the last one that is not wanted any more.
         """
         while True:
-            page = self.page(PAGE, state=state, status=status, selected=selected, after=after)
+            page = self.page(PAGE, state=state, status=status, selected=selected, begun=begun, after=after)
             yield from page
             if len(page) < PAGE:
                 return
@@ -108,12 +112,15 @@ class RunStore:
         status: str | None = None,
         selected: bool | None = None,
         to_do: bool = False,
+        begun: bool = False,
         after: tuple[int, int] | None = None,
     ) -> list[SampleRow]:
-        """At most `size` samples after `after`. `to_do`: those of this run that are not done."""
+        """At most `size` samples after `after`; `to_do`: of this run, and not done; `begun`: see `samples`."""
         where, values = ["(s.position, s.n) > (?, ?)"], list(after or (-1, -1))
         if to_do:
             where.append("s.selected AND s.state <> 'done'")
+        if begun:
+            where.append(f"s.state <> 'done' AND {_BEGUN}")
         for column, value in (("s.state", state), ("r.status", status)):
             if value is not None:
                 where.append(f"{column} = ?")
@@ -121,6 +128,13 @@ class RunStore:
         if selected is not None:
             where.append("s.selected" if selected else "NOT s.selected")
         return self._rows(f"{' AND '.join(where)} ORDER BY s.position, s.n LIMIT {size:d}", values)
+
+    def begun_places(self) -> frozenset[int]:
+        """The places, among all samples of this run that are not done, of those that were attempted."""
+        found = self._fetch(
+            f"SELECT {_BEGUN} AS begun FROM samples s WHERE s.selected AND s.state <> 'done' ORDER BY s.position, s.n"
+        )
+        return frozenset(place for place, row in enumerate(found) if row["begun"])
 
     def ended(self, size: int) -> list[SampleRow]:
         """The samples that ended last by the clock, at most `size`, the last one last."""
