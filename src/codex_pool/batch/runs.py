@@ -86,17 +86,19 @@ def cancel(path: Path, sample: str | None) -> None:
 
 
 def retry(path: Path, samples: Sequence[str], statuses: Sequence[str]) -> int:
-    """Let samples that are done be run again: those named, else those of the statuses.
-
-    The number of samples that were begun and are not done now.
-    """
+    """Let samples that are done be run again: those named, else those of the statuses; how many."""
     with contextlib.closing(edit_run(path)) as directory:
         store = directory.store
         if samples:
             numbers = [named(store, name).n for name in samples]
         else:
             numbers = [row.n for row in store.samples(state="done") if row.record and row.record.status in statuses]
-        directory.retry(numbers)
+        return directory.retry(numbers)
+
+
+def begun(path: Path) -> int:
+    """The number of samples that were begun and are not done. Raises RunDirectoryError."""
+    with open_run(path) as store:
         return sum(1 for _ in store.samples(begun=True))
 
 

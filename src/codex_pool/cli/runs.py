@@ -176,7 +176,8 @@ def retry(run: Path, samples: tuple[str, ...], statuses: tuple[str, ...], mark: 
             fail(f"{run} does not say with what command it was begun; --mark the samples and run it", options.USAGE)
         if not mark and any(word.endswith("=...") for word in command):
             fail("the command held a secret that is not kept; --mark the samples and run it yourself", options.USAGE)
-        count = work.retry(run, samples, statuses)
+        work.retry(run, samples, statuses)
+        count = work.begun(run)
     click.echo(f"{run}: {count:,} to be run again", err=True)
     if mark or count == 0:
         return
