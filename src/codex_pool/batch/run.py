@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from codex_app_server import AppServerError, HomeError, InvalidInputError
+from codex_app_server import AppServerError, HomeError, InvalidInputError, _threads
 from codex_app_server._files import resolved
 from codex_app_server._paths import lone_surrogate
 from codex_pool import account_notice, log, start
@@ -36,17 +36,18 @@ from .pools import POOL_LOST, Pools
 from .prices import Prices, PricesError, read_prices
 from .progress import Progress, plural
 from .run_pool import RunPool
-from .runner import Rules, Runner, Told, entry_of
+from .runner import LOCKED_S, Rules, Runner, Told, entry_of
 from .sampling import Means, has_answers, remove_left
 from .scoring import ScorerError, Scorers
 from .scoring import summary as scoring_summary
 from .scoring.ask import Asking
 from .scoring.metrics import summarise
 from .settings import Settings
-from .store import RunDirectory, RunDirectoryError, SampleRow, layout, shown_name
+from .store import RunDirectory, RunDirectoryError, SampleRow, layout, locked, shown_name
 from .store.rows import exported
 from .stored import begun_samples
 from .tools import Tools, ToolsError, check_shell
+from .waking import Waking
 from .workspace import Repositories, WorkspaceError, cwd_problem
 
 OK, SOME_NOT_COMPLETED, USAGE, CANNOT_START, INTERRUPTED = 0, 1, 2, 3, 130
@@ -142,6 +143,8 @@ def _run(
     except (OSError, sqlite3.Error) as error:
         if is_full(error):
             why = disk.problem(error)
+        elif locked.is_locked(error):
+            why = f"{locked.problem(directory.file(layout.DATABASE))}; then the same command goes on"
         elif isinstance(error, OSError):
             why = describe(error)
         else:
@@ -277,7 +280,7 @@ class _Batch:
                 # A profile can deny only what is there, so these are before the first agent is.
                 for name in (layout.WORK, layout.EVENTS, layout.ARTIFACTS):
                     self._directory.file(name).mkdir(exist_ok=True)
-                self._directory.launch(self._config)
+                await _threads.in_thread(self._directory.launch, self._config)
                 problem = await self._on_pool()
         except NotStartedError as error:
             code, problem = CANNOT_START, str(error)
@@ -286,7 +289,7 @@ class _Batch:
             pass
         finally:
             self._display.stop()
-        return self._finish(code, problem)
+        return await self._finish(code, problem)
 
     async def _on_pool(self) -> str | None:
         """Run what is pending; why that could not go on to the end, if it could not."""
@@ -387,6 +390,7 @@ class _Batch:
         if self._signals == 1:
             self._display.say("interrupted: what runs is being stopped; once more ends at once")
             self._stop.set()
+            self._directory.hurry()
             if self._runner is None:
                 # Whatever the start waits for: a daemon that does not answer, say.
                 task.cancel()
@@ -495,7 +499,7 @@ class _Batch:
             }
         )
 
-    def _finish(self, code: int | None, problem: str | None) -> int:
+    async def _finish(self, code: int | None, problem: str | None) -> int:
         progress, now = self._progress, time.monotonic()
         counts = summary.count(self._directory.store.counts())
         if code is None:
@@ -516,13 +520,8 @@ class _Batch:
             "app_server": self._app_server,
         }
         if not self._is_done:
-            try:
-                self._directory.outcome(state, outcome)
-            except (OSError, sqlite3.Error) as error:
-                if not is_full(error):
-                    raise
-                # Only how it ended is not written down; that of its samples is.
-                problem = problem or Disk(self._directory.path).problem(error)
+            # Only how it ended is not written down then; that of its samples is.
+            problem = problem or await self._note_outcome(state, outcome)
         if problem is not None:
             self._display.say(f"codex-pool: {problem}")
         if code != CANNOT_START and not self._is_done:
@@ -556,6 +555,27 @@ class _Batch:
             if wrong is not None:
                 self._display.say(f"codex-pool: --notify {self._settings.notify}: {wrong}")
         return code
+
+    async def _note_outcome(self, state: str, outcome: dict[str, Any]) -> str | None:
+        """Write down how the run ended; why that could not be done."""
+        writing = asyncio.ensure_future(Waking().result(self._directory.outcome(state, outcome)))
+        try:
+            await asyncio.wait({writing}, timeout=LOCKED_S)
+            if not writing.done() and self._directory.locked_s():
+                self._display.say(
+                    f"codex-pool: {locked.problem(self._directory.file(layout.DATABASE))}; waiting for it"
+                )
+            await writing
+        except (OSError, sqlite3.Error) as error:
+            if locked.is_locked(error):
+                return f"{locked.problem(self._directory.file(layout.DATABASE))}; the same command goes on"
+            if not is_full(error):
+                raise
+            return Disk(self._directory.path).problem(error)
+        except asyncio.CancelledError:
+            # Once more Ctrl-C.
+            return f"{self._directory.path}: how the run ended could not be written down; the same command goes on"
+        return None
 
     def _estimated(self) -> list[tuple[str, str]]:
         """What the whole run will take, by what was run of it."""

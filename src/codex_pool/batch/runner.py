@@ -30,7 +30,8 @@ from .limits import RunMeter
 from .policy import INTERRUPTED, RETRY_ON_DEFAULT, Outcome
 from .progress import Progress
 from .sampling import Job, Means, Sampling, Tried
-from .store import Entry, Finished, RecordRow, RunDirectory, SampleRow, Written
+from .store import Entry, Finished, RecordRow, RunDirectory, SampleRow, Written, layout
+from .store.locked import is_locked
 from .waking import Waking
 
 T = TypeVar("T")
@@ -43,6 +44,8 @@ PAUSE_POLL_S = 0.5
 log = logging.getLogger("codex_pool")
 
 WRITE_AGAIN_S = 2.0
+# A lock that another program holds for a shorter time is none worth a word.
+LOCKED_S = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,7 +149,8 @@ class Runner:
     async def written(self, change: Callable[[], Written[Any] | asyncio.Future[Any]]) -> Any:
         """What is on the disk now; it gets there also when nobody waits any more.
 
-        A full disk is waited for; raises Stopped when the run stops meanwhile.
+        A full disk is waited for, and so is a database that another program has locked; raises Stopped when the run
+        stops meanwhile.
         """
         failed = False
         try:
@@ -155,6 +159,9 @@ class Runner:
                     writing = change()
                     return await (self._waking.result(writing) if isinstance(writing, Written) else writing)
                 except (sqlite3.Error, OSError) as error:
+                    if is_locked(error):
+                        # The directory waits for it unless the run is to end.
+                        raise Stopped from error
                     if not is_full(error):
                         raise
                     self._unwritten += not failed
@@ -213,7 +220,7 @@ class Runner:
                 self.ended_early = why
                 self._told.on_trouble(f"{why}; what runs may end" if reached is not None else why)
                 return False
-            if self._look_for_room() and self._breaker.may_start(now):
+            if self._look_for_room() and not self._look_for_lock() and self._breaker.may_start(now):
                 if self._breaker.pause is None:
                     self._progress.paused = None
                 return True
@@ -231,9 +238,10 @@ class Runner:
             self._say_pause()
 
     async def _look_after_disk(self) -> None:
-        """So that also a disk is noticed that was full for a while."""
+        """So that also a disk is noticed that was full for a while, and a database that is locked."""
         while True:
             self._look_for_room()
+            self._look_for_lock()
             await asyncio.sleep(PAUSE_POLL_S)
 
     def _look_for_room(self) -> bool:
@@ -247,6 +255,15 @@ class Runner:
                 return False
         self._no_longer_short()
         return True
+
+    def _look_for_lock(self) -> bool:
+        """Whether the run pauses because another program has its database locked."""
+        if self._directory.locked_s() >= LOCKED_S:
+            self._breaker.database_locked(str(self._directory.file(layout.DATABASE)), time.monotonic())
+            self._say_pause()
+            return True
+        self._breaker.database_free()
+        return False
 
     def _no_longer_short(self, unless: Disk | None = None) -> None:
         if self._short is not None and self._short is not unless:
@@ -442,6 +459,7 @@ class Runner:
     # When it is to end.
 
     def _halt_all(self, _: asyncio.Future[Any]) -> None:
+        self._directory.hurry()
         for job in self._jobs.values():
             if not job.halt.done():
                 job.halt.set_result(INTERRUPTED)

@@ -21,6 +21,8 @@ from .store.rows import exported
 
 DEPTH = 3
 POLL_S = 0.25
+# So long a list waits for a run that another program has locked.
+LIST_LIMIT_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,7 @@ def find(directory: Path, depth: int = DEPTH) -> Iterator[Path]:
 
 def listed(path: Path) -> Listed:
     try:
-        with open_run(path) as store:
+        with open_run(path, limit_s=LIST_LIMIT_S) as store:
             info, counts = store.info(), store.counts()
     except RunDirectoryError as error:
         return Listed(path, problem=str(error))

@@ -7,6 +7,7 @@ segments   event logs: gzip members in files, found by offset
 writer     the one thread that writes: waiting changes share a commit
 directory  RunDirectory: the run that is under way                    the only writer
 reading    RunStore: what stands there, also while a run writes
+locked     a database that another program has locked is waited for
 export     results.jsonl, made from the tables
 """
 

@@ -51,6 +51,7 @@ class RunDirectory(_fork.ProcessBound):
     def __init__(self, path: Path, *, fresh: bool = False) -> None:
         self.path = path
         self._removed = False
+        self._launch = 0
         try:
             path.mkdir(parents=True, exist_ok=True)
             with _fork.opening():
@@ -74,7 +75,7 @@ class RunDirectory(_fork.ProcessBound):
             self._results = Results(path)
             try:
                 self._writer = Writer(
-                    self._connection, before_commit=self._segments.sync, after_commit=self._after_commit
+                    self._connection, database, before_commit=self._segments.sync, after_commit=self._after_commit
                 )
             except StartError as error:
                 raise RunDirectoryError(f"{path} cannot be written: {error}") from None
@@ -116,14 +117,28 @@ class RunDirectory(_fork.ProcessBound):
 
     def launch(self, config: Mapping[str, Any]) -> None:
         """Note that a run begins, and what it was told; config.json says the same. Raises OSError, sqlite3.Error."""
-        number = self._do(lambda db: changes.launch(db, os.getpid(), time.time(), to_json(config)))
-        self._launch: int = number
+
+        def change(db: sqlite3.Connection) -> int:
+            # Here, so that `outcome` knows it also when nobody waits for this any more.
+            self._launch = changes.launch(db, os.getpid(), time.time(), to_json(config))
+            return self._launch
+
+        number = self._do(change)
         text = json.dumps({"launch": number, **config}, indent=2) + "\n"
         layout.replace(self.file(layout.CONFIG), text.encode())
 
-    def outcome(self, state: str, outcome: Mapping[str, Any]) -> None:
+    def outcome(self, state: str, outcome: Mapping[str, Any]) -> Written[None]:
         """Note how the run that began with `launch` ended."""
-        self._do(lambda db: changes.end_launch(db, self._launch, state, time.time(), to_json(outcome)))
+        return self._submit(lambda db: changes.end_launch(db, self._launch, state, time.time(), to_json(outcome)))
+
+    def locked_s(self) -> float:
+        """For how many seconds what is to be written has waited for a database that another program has locked."""
+        since = self._writer.locked_since
+        return 0.0 if since is None else time.monotonic() - since
+
+    def hurry(self) -> None:
+        """The run is to end: let changes fail that a locked database still keeps off the disk in a few seconds."""
+        self._writer.hurry()
 
     def load(
         self,

@@ -13,7 +13,7 @@ from typing import Any
 from codex_app_server import _fork
 from codex_app_server._files import resolved
 
-from . import layout
+from . import layout, locked
 from .layout import RunDirectoryError
 from .rows import AttemptRow, SampleRow, ScoreRow, attempt_of, from_json, record_of, score_of
 from .schema import open_for_reading
@@ -35,6 +35,7 @@ class RunStore:
 
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
         self.path = path
+        self._database = path / layout.DATABASE
         self._connection = connection
         # Threads would get each other's cached statements.
         self._lock = threading.Lock()
@@ -246,6 +247,14 @@ class RunStore:
 
     def _fetch(self, query: str, values: Sequence[Any] = ()) -> list[Any]:
         _fork.check_process(self._made_in, "run")
+        try:
+            return locked.patiently(self._database, lambda: self._fetch_now(query, values))
+        except sqlite3.OperationalError as error:
+            if locked.is_locked(error):
+                raise RunDirectoryError(f"{locked.problem(self._database)}, and do the same again") from None
+            raise
+
+    def _fetch_now(self, query: str, values: Sequence[Any]) -> list[Any]:
         with self._lock:
             return self._connection.execute(query, values).fetchall()
 
@@ -277,11 +286,12 @@ class RunStore:
         ]
 
 
-def open_run(path: Path) -> RunStore:
-    """The run in a directory, to be read. Raises RunDirectoryError when there is none, or it cannot be read."""
+def open_run(path: Path, *, limit_s: float = locked.LIMIT_S) -> RunStore:
+    """The run in a directory, to be read. While another program has its database locked it is waited for, `limit_s`
+    seconds at most. Raises RunDirectoryError when there is none, or it cannot be read."""
     if not (path / layout.DATABASE).exists():
         if not path.is_dir():
             raise RunDirectoryError(f"{path}: no such directory; expected the run directory of a batch")
         layout.refuse_foreign(path, fresh=False)
         raise RunDirectoryError(f"{path} has no {layout.DATABASE}: it is not the directory of a batch; name another")
-    return RunStore(path, open_for_reading(path / layout.DATABASE))
+    return RunStore(path, open_for_reading(path / layout.DATABASE, limit_s=limit_s))
