@@ -122,12 +122,14 @@ def _run(
         if asked.stored:
             directory.reload()
         else:
-            directory.load(
-                map(entry_of, samples),
+            news = directory.load(
+                (entry_of(sample, scorers) for sample in samples),
                 asked.dataset_name,
                 rerun_changed=asked.rerun_changed,
                 whole=samples.digests if asked.is_partly else None,
             )
+            for line in summary.news(news):
+                print(f"codex-pool: {line}", file=sys.stderr)
         specs = [scorer.spec for scorer in scorers.run]
         config = settings.config(asked, samples.fingerprint, len(samples), specs)
         if asked.stored:

@@ -30,6 +30,7 @@ from .limits import RunMeter
 from .policy import INTERRUPTED, RETRY_ON_DEFAULT, Outcome
 from .progress import Progress
 from .sampling import Job, Means, Sampling, Tried
+from .scoring import Scorers
 from .store import Entry, Finished, RecordRow, RunDirectory, SampleRow, Written, layout
 from .store.locked import is_locked
 from .waking import Waking
@@ -490,6 +491,7 @@ def _for_a_full_disk(outcome: Outcome, disk: Disk) -> Outcome:
     return msgspec.structs.replace(outcome, status="failed", limit=None, error={"kind": DISK_FULL, "message": message})
 
 
-def entry_of(sample: Sample) -> Entry:
-    """A sample as the store keeps it."""
-    return Entry(sample.id, sample.epoch, sample.digest, sample.to_json(), sample.tags)
+def entry_of(sample: Sample, scorers: Scorers | None = None) -> Entry:
+    """A sample as the store keeps it, with what its scores are made of by `scorers`."""
+    made_of = None if scorers is None else scorers.basis_of(sample)
+    return Entry(sample.id, sample.epoch, sample.digest, sample.to_json(), sample.tags, made_of)

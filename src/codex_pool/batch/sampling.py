@@ -32,7 +32,8 @@ from .limits import Limits, Meter, parse_limits
 from .policy import Outcome
 from .pools import Pools
 from .prices import Prices
-from .scoring import ScoreContext, Scorers, score_sample
+from .rescore import score_row
+from .scoring import Scorers
 from .scoring.base import Ask
 from .store import (
     AttemptRow,
@@ -66,6 +67,8 @@ T = TypeVar("T")
 
 DIFF = "diff.patch"
 WORKSPACE = "workspace"
+# In the directory of a sample: its workspace, made once more to be scored.
+REMADE = "remade"
 # Of which there is something to score.
 SCORED = ("completed", "limit")
 DEFAULT_SANDBOX = "workspace-write"
@@ -432,31 +435,32 @@ class Sampling:
     async def score(self) -> Finished:
         """Score what is recorded."""
         row = self._directory.store.sample_at(self._job.row.n)
-        record = row.record
-        assert record is not None
-        workspace: Path | None
-        if self._sample.workspace is not None:
-            there = reopen(self._sample, self._work)
-            workspace = None if there is None else there.path
-        else:
-            workspace = Path(self._sample.cwd) if self._sample.cwd is not None else self._work
-        artifacts = self._directory.store.artifacts_of(row.n)
-        diff = None
-        with contextlib.suppress(KeyError):
-            diff = self._directory.store.artifact(row.n, DIFF)
-        context = ScoreContext(
-            sample=self._sample,
-            final_response=record.final_response,
-            responses=record.responses or (record.final_response,),
-            workspace=workspace,
-            diff=diff,
-            artifacts=artifacts,
-            ask=self._means.ask,
+        there = {score.scorer: score for score in row.scores}
+        # Scores that still hold stay: only what is new or was changed since is scored.
+        wanted = self._means.scorers.of(self._sample)
+        scorers = [scorer for scorer in wanted if scorer.name not in there]
+        made = await self._with_room(
+            lambda: score_row(
+                self._directory,
+                row,
+                self._sample,
+                scorers,
+                ask=self._means.ask,
+                places=self._means.scoring_places,
+                remade=self._work / REMADE,
+                sources=self._means.sources,
+            )
         )
-        scorers, places = self._means.scorers.of(self._sample), self._means.scoring_places
-        scores = await self._with_room(lambda: score_sample(scorers, context, places=places))
-        names = await _threads.in_thread(_names, artifacts)
-        finished: Finished = await self._means.written(lambda: self._directory.scored(row.n, scores, names))
+        if self._sample.workspace is not None:
+            # Only what was made to be scored leaves it empty.
+            with contextlib.suppress(OSError):
+                self._work.rmdir()
+        found: dict[str, Any] = {**there, **{score.scorer: score for score in made}}
+        names = [scorer.name for scorer in wanted]
+        scores = [found[name] for name in dict.fromkeys((*names, *there))]
+        artifacts = await _threads.in_thread(_names, self._directory.store.artifacts_of(row.n))
+        bases = self._means.scorers.basis_of(self._sample)
+        finished: Finished = await self._means.written(lambda: self._directory.scored(row.n, scores, artifacts, bases))
         return finished
 
     async def clean_up(self) -> str | None:

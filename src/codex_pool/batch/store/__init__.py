@@ -2,6 +2,7 @@
 
 layout     names of files, the lock, whose directory it is
 schema     the tables of run.sqlite, their version and its migrations
+outdated   which scores do not hold any more, and why                 pure
 rows       what is kept and read back, as values                     pure
 segments   event logs: gzip members in files, found by offset
 writer     the one thread that writes: waiting changes share a commit
@@ -13,6 +14,7 @@ export     results.jsonl, made from the tables
 
 from .directory import Finished, RunDirectory, Start, Unfinished, Written, edit_run
 from .layout import RunDirectoryError, directory_name, safe_name, shown_name
+from .outdated import News
 from .reading import RunStore, open_run
 from .rows import AttemptRow, Entry, RecordRow, SampleRow, ScoreRow
 from .segments import EventLog
@@ -22,6 +24,7 @@ __all__ = [
     "Entry",
     "EventLog",
     "Finished",
+    "News",
     "RecordRow",
     "RunDirectory",
     "RunDirectoryError",

@@ -5,13 +5,16 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from .layout import RunDirectoryError, shown_name
-from .rows import Entry, RecordRow, plain_json, text, to_json
+from .outdated import News, outdated, score_basis
+from .rows import Entry, RecordRow, ScoreRow, from_json, plain_json, text, to_json
 
 # Statuses that a run leaves as they are; all others are run again.
 SETTLED = ("completed", "limit")
@@ -84,16 +87,25 @@ def load(
     *,
     rerun_changed: bool,
     whole: Iterable[tuple[str, str]] | None,
-) -> None:
+) -> News:
     """See RunDirectory.load."""
     db.execute(
         "CREATE TEMP TABLE coming "
-        "(position INTEGER PRIMARY KEY, id TEXT, epoch INTEGER, digest TEXT, spec TEXT, tags TEXT, UNIQUE (id, epoch))"
+        "(position INTEGER PRIMARY KEY, id TEXT, epoch INTEGER, digest TEXT, spec TEXT, tags TEXT, scorers TEXT, "
+        "UNIQUE (id, epoch))"
     )
     db.executemany(
-        "INSERT INTO coming VALUES (?, ?, ?, ?, ?, ?)",
+        "INSERT INTO coming VALUES (?, ?, ?, ?, ?, ?, ?)",
         (
-            (position, text(e.id), e.epoch, e.digest, plain_json(e.spec), plain_json(e.tags))
+            (
+                position,
+                text(e.id),
+                e.epoch,
+                e.digest,
+                plain_json(e.spec),
+                plain_json(e.tags),
+                plain_json(e.scorers or None),
+            )
             for position, e in enumerate(entries)
         ),
     )
@@ -127,8 +139,16 @@ def load(
         "AND digest <> (SELECT c.digest FROM coming c JOIN samples s ON c.id = s.id AND c.epoch = s.epoch "
         "WHERE s.n = attempts.n)"
     )
+    news = News()
     if rerun_changed:
-        db.execute(f"UPDATE samples SET state = 'pending' WHERE n IN (SELECT s.n {changed.format(coming)})")
+        news.rerun = db.execute(
+            f"UPDATE samples SET state = 'pending' WHERE n IN (SELECT s.n {changed.format(coming)})"
+        ).rowcount
+    _outdate_scores(db, news)
+    if db.execute("SELECT 1 FROM samples LIMIT 1").fetchone() is not None:
+        ((news.added,),) = db.execute(
+            "SELECT count(*) FROM (SELECT c.id, c.epoch FROM coming c EXCEPT SELECT id, epoch FROM samples)"
+        )
     db.execute("UPDATE samples SET selected = 0 WHERE selected")
     db.execute(
         "INSERT INTO samples (id, epoch, digest, spec, tags, position, selected, state) "
@@ -139,6 +159,43 @@ def load(
     db.execute("DROP TABLE coming")
     db.execute("DROP TABLE IF EXISTS temp.whole")
     _go_on(db, "state <> 'pending'")
+    return news
+
+
+def _outdate_scores(db: sqlite3.Connection, news: News) -> None:
+    """Remove scores of what is coming that do not hold any more, and let be scored what lacks one."""
+    found = db.execute(
+        "SELECT s.n, s.spec, c.spec, c.scorers, x.scorer, x.basis FROM samples s "
+        "JOIN coming c ON c.id = s.id AND c.epoch = s.epoch JOIN records r ON r.n = s.n "
+        "LEFT JOIN scores x ON x.n = s.n "
+        f"WHERE s.state = 'done' AND r.status IN ({_SETTLED}) AND (c.scorers IS NOT NULL OR x.scorer IS NOT NULL) "
+        "ORDER BY s.n"
+    )
+    removed: list[tuple[int, str]] = []
+    to_score: list[tuple[int]] = []
+    for (n, spec, coming_spec, coming_scorers), rows in groupby(found, key=itemgetter(0, 1, 2, 3)):
+        scorers, before, now = from_json(coming_scorers) or {}, from_json(spec), from_json(coming_spec)
+        missing, reasons = dict(scorers), set()
+        for *_, name, basis in rows:
+            if name is None:
+                continue
+            reason = outdated(from_json(basis), scorers.get(name), before, now)
+            if reason is None:
+                missing.pop(name, None)
+                continue
+            removed.append((n, name))
+            if name in scorers:
+                del missing[name]
+                reasons.add(reason)
+            else:
+                news.dropped[name] += 1
+        if missing or reasons:
+            reasons |= {f"not scored by {name} yet" for name in missing}
+            news.rescored += 1
+            news.reasons.update(reasons)
+            to_score.append((n,))
+    db.executemany("DELETE FROM scores WHERE n = ? AND scorer = ?", removed)
+    db.executemany("UPDATE samples SET state = 'scoring' WHERE n = ?", to_score)
 
 
 def reload(db: sqlite3.Connection) -> None:
@@ -242,13 +299,21 @@ def record(db: sqlite3.Connection, n: int, row: RecordRow, state: str) -> None:
     db.execute("UPDATE samples SET state = ? WHERE n = ?", (state, n))
 
 
-def replace_scores(db: sqlite3.Connection, n: int, scores: Sequence[Any], now: float) -> None:
+def replace_scores(
+    db: sqlite3.Connection, n: int, scores: Sequence[Any], now: float, bases: Mapping[str, Any] | None = None
+) -> None:
+    """The scores of a sample, in place of those it had. `bases`: what scores of now are made of, by scorer."""
+    made_of: dict[str, Any] = {}
+    if bases:
+        ((spec,),) = db.execute("SELECT spec FROM samples WHERE n = ?", (n,))
+        sample = from_json(spec)
+        made_of = {name: score_basis(basis, sample) for name, basis in bases.items()}
     db.execute("DELETE FROM scores WHERE n = ?", (n,))
     for place, score in enumerate(scores):
         passed = score.passed
         db.execute(
             "INSERT INTO scores (n, scorer, place, value, passed, answer, explanation, metadata, error, duration_ms, "
-            "scored_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "scored_at, basis) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 n,
                 score.scorer,
@@ -261,6 +326,8 @@ def replace_scores(db: sqlite3.Connection, n: int, scores: Sequence[Any], now: f
                 text(score.error),
                 score.duration_ms,
                 now,
+                # Those of earlier are with what they were made of.
+                plain_json(score.basis if isinstance(score, ScoreRow) else made_of.get(score.scorer)),
             ),
         )
 

@@ -22,6 +22,7 @@ from . import changes, layout
 from .changes import Start, Unfinished
 from .export import Results
 from .layout import RunDirectoryError
+from .outdated import News
 from .reading import RunStore, open_run
 from .rows import Entry, RecordRow, SampleRow, to_json
 from .schema import open_for_reading, open_for_writing
@@ -147,16 +148,20 @@ class RunDirectory(_fork.ProcessBound):
         *,
         rerun_changed: bool = False,
         whole: Iterable[tuple[str, str]] | None = None,
-    ) -> None:
-        """Take the samples of a run, in this order. What is done stays done; all else is to be run.
+    ) -> News:
+        """Take the samples of a run, in this order. What is done stays done; all else is to be run, and what has no
+        score of a scorer of now, or an outdated one, to be scored.
 
         `whole`, if these are only some of a dataset: id and digest of all of its samples. What else is there is left as
         it is then, and not of this run. Raises RunDirectoryError, with nothing changed, when samples were done that are
         not in the dataset, or that asked something else.
         """
-        self._do(lambda db: changes.load(db, entries, self.path, dataset, rerun_changed=rerun_changed, whole=whole))
+        news: News = self._do(
+            lambda db: changes.load(db, entries, self.path, dataset, rerun_changed=rerun_changed, whole=whole)
+        )
         # From now on only what is done stands in there: what is to be run again has one line at any instant.
         self._rewrite_results(only_done=True)
+        return news
 
     def reload(self) -> None:
         """Take the samples that the run has, whichever its last command asked for, as they are stored."""
@@ -219,11 +224,20 @@ class RunDirectory(_fork.ProcessBound):
 
         return self._submit(change)
 
-    def scored(self, n: int, scores: Sequence[Any], artifacts: Sequence[str] | None = None) -> Written[Finished]:
-        """The scores of a sample, instead of any it had; it is done now. `artifacts`: what is kept of it, if new."""
+    def scored(
+        self,
+        n: int,
+        scores: Sequence[Any],
+        artifacts: Sequence[str] | None = None,
+        bases: Mapping[str, Any] | None = None,
+    ) -> Written[Finished]:
+        """The scores of a sample, instead of any it had; it is done now. `artifacts`: what is kept of it, if new.
+
+        `bases`: what scores of now are made of, by scorer.
+        """
 
         def change(db: sqlite3.Connection) -> Finished:
-            changes.replace_scores(db, n, scores, time.time())
+            changes.replace_scores(db, n, scores, time.time(), bases)
             if artifacts is not None:
                 db.execute("UPDATE records SET artifacts = ? WHERE n = ?", (to_json(list(artifacts)), n))
             db.execute("UPDATE samples SET state = 'done' WHERE n = ? AND state = 'scoring'", (n,))
@@ -231,14 +245,20 @@ class RunDirectory(_fork.ProcessBound):
 
         return self._submit(change)
 
-    def replace_scores(self, n: int, scores: Sequence[Any], artifacts: Sequence[str] | None = None) -> None:
+    def replace_scores(
+        self,
+        n: int,
+        scores: Sequence[Any],
+        artifacts: Sequence[str] | None = None,
+        bases: Mapping[str, Any] | None = None,
+    ) -> None:
         """The scores of a sample that is done, instead of those it had; on the disk when this returns.
 
-        results.jsonl follows when the directory is closed. `artifacts`: what is kept of the sample, if that is new.
+        results.jsonl follows when the directory is closed. `artifacts` and `bases` are as for `scored`.
         """
 
         def change(db: sqlite3.Connection) -> None:
-            changes.replace_scores(db, n, scores, time.time())
+            changes.replace_scores(db, n, scores, time.time(), bases)
             if artifacts is not None:
                 db.execute("UPDATE records SET artifacts = ? WHERE n = ?", (to_json(list(artifacts)), n))
 

@@ -51,6 +51,7 @@ MIGRATIONS: tuple[str, ...] = (
     ) WITHOUT ROWID;
     """,
     "ALTER TABLE records ADD COLUMN agents_md TEXT",
+    "ALTER TABLE scores ADD COLUMN basis TEXT",
 )
 
 
