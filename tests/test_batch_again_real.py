@@ -15,11 +15,17 @@ from codex_pool.batch.store import open_run
 
 OPTIONS = ("--workers", "1", "--retry-on", "lost")
 
+# A few runs each, on a machine that may be busy.
+pytestmark = pytest.mark.timeout(240)
 real = pytest.mark.real
 
 
 def text(*samples: dict[str, Any]) -> str:
     return "".join(json.dumps(sample) + "\n" for sample in samples)
+
+
+def lines(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
 
 
 def statuses(out: Path) -> dict[str, list[str | None]]:
@@ -70,3 +76,46 @@ def test_retry_does_not_begin_what_was_not_begun(tmp_path: Path, home: Path, mod
     done = codex_pool("runs", "retry", "out", home=home, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert sorted(statuses(tmp_path / "out").values()) == [[], [], [], ["failed", "completed"]]
+
+
+@real
+@pytest.mark.slow
+def test_a_corrected_target_and_added_scorers_are_scored_without_a_turn(
+    tmp_path: Path, home: Path, model: LoopbackModel
+) -> None:
+    data, out = tmp_path / "d.jsonl", tmp_path / "out"
+    work = '[[tool_call "echo made > answer && cat answer"]] [[text "{output}"]]'
+    samples: list[dict[str, Any]] = [
+        {"id": "files", "prompt": f"1 {work}", "target": "made", "workspace": {"files": {"given": "x\n"}}},
+        {"id": "wrong", "prompt": "2 [[text 42]]", "target": "41", "workspace": {"files": {"answer": "made\n"}}},
+    ]
+    data.write_text(text(*samples))
+    batch = ("batch", str(data), *OPTIONS, "--home", str(home), "-o", str(out), "--scorer", "exact")
+    first = codex_pool(*batch, home=home)
+    assert first.returncode == 0, first.stderr
+    asked = len(model.requests)
+    samples[1]["target"] = "42"
+    data.write_text(text(*samples, {"id": "new", "prompt": "3 [[text 7]]", "target": "7"}))
+    again = codex_pool(*batch, "--scorer", "command:grep made answer", home=home)
+    assert again.returncode == 0, again.stderr
+    assert "codex-pool: 1 new sample to be run" in again.stderr
+    line = next(line for line in again.stderr.splitlines() if "without running them" in line)
+    assert line.startswith("codex-pool: 2 answers of earlier runs to be scored, without running them (")
+    assert "not scored by command yet: 2" in line and "another target: 1" in line
+    # The new sample was asked, and nothing else.
+    assert [request.prompt for request in model.requests[asked:]] == ["3 [[text 7]]"]
+    scores = {line["id"]: {name: score["passed"] for name, score in line["scores"].items()} for line in lines(out)}
+    assert scores == {
+        "files": {"exact": True, "command": True},
+        "wrong": {"exact": True, "command": True},
+        "new": {"exact": True, "command": False},
+    }
+    # Nothing is left of workspaces that were made once more, nor to be done.
+    assert [path.name for path in (out / "work").iterdir() if not path.name.startswith(".")] == []
+    assert "nothing to do" in codex_pool(*batch, home=home).stderr
+    # What costs nothing is done also when the run may start nothing more.
+    samples[1]["target"] = "43"
+    data.write_text(text(*samples, {"id": "new", "prompt": "3 [[text 7]]", "target": "7"}))
+    limited = codex_pool(*batch, "--run-tokens", "1", home=home)
+    assert limited.returncode == 0 and "without running them (another target: 1)" in limited.stderr, limited.stderr
+    assert [line["scores"]["exact"]["passed"] for line in lines(out)] == [True, False, True]

@@ -121,6 +121,7 @@ def test_a_locked_database_is_no_other_problem() -> None:
 
 @pytest.mark.real
 @pytest.mark.slow
+@pytest.mark.timeout(240)
 def test_a_run_pauses_while_its_database_is_locked_also_when_it_is_stopped_then(
     tmp_path: Path, home: Path, model: LoopbackModel
 ) -> None:

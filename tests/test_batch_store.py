@@ -531,7 +531,10 @@ def test_a_file_cannot_be_a_run_directory(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("statements", "words"),
     [
-        ("PRAGMA user_version = 99", "schema version 99; this codex-pool knows versions up to 2"),
+        (
+            "PRAGMA user_version = 99",
+            f"schema version 99; this codex-pool knows versions up to {len(store_schema.MIGRATIONS)}",
+        ),
         ("PRAGMA user_version = 0", "a database of something else"),
     ],
 )
@@ -561,10 +564,11 @@ def test_an_older_schema_is_brought_up_to_date_and_read_only_after_that(tmp_path
     path = tmp_path / "run.sqlite"
     store_schema.open_for_writing(path).close()
     newer = (*store_schema.MIGRATIONS, "CREATE TABLE more (x); INSERT INTO more VALUES (7)")
-    with pytest.raises(RunDirectoryError, match="schema version 2, older than version 3"):
+    now = len(store_schema.MIGRATIONS)
+    with pytest.raises(RunDirectoryError, match=f"schema version {now}, older than version {now + 1}"):
         store_schema.open_for_reading(path, newer)
     with contextlib.closing(store_schema.open_for_writing(path, newer)) as db:
-        assert db.execute("PRAGMA user_version").fetchone() == (3,)
+        assert db.execute("PRAGMA user_version").fetchone() == (now + 1,)
         assert db.execute("SELECT x FROM more").fetchall() == [(7,)]
     store_schema.open_for_reading(path, newer).close()
 

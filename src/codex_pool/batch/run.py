@@ -523,7 +523,8 @@ class _Batch:
         }
         if not self._is_done:
             # Only how it ended is not written down then; that of its samples is.
-            problem = problem or await self._note_outcome(state, outcome)
+            unwritten = await self._note_outcome(state, outcome)
+            problem = problem or unwritten
         if problem is not None:
             self._display.say(f"codex-pool: {problem}")
         if code != CANNOT_START and not self._is_done:

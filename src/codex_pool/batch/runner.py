@@ -129,9 +129,10 @@ class Runner:
             done, _ = await asyncio.wait(lanes, return_when=asyncio.FIRST_EXCEPTION)
             for lane in done:
                 lane.result()
-            scoring = [task for task in self._aside if task.get_name() == "score"]
-            if scoring:
-                await asyncio.wait(scoring)
+            await self._scored()
+            if self.ended_early is not None and not self._stop.is_set():
+                await self._score_answered()
+                await self._scored()
             if self._aside:
                 await asyncio.wait(self._aside, timeout=ARCHIVE_LIMIT_S)
             if self._failed_aside is not None:
@@ -409,6 +410,23 @@ class Runner:
         self._told.on_record(finished.row)
 
     # Beside the lanes.
+
+    async def _scored(self) -> None:
+        """Waits for what is being scored."""
+        scoring = [task for task in self._aside if task.get_name() == "score"]
+        if scoring:
+            await asyncio.wait(scoring)
+
+    async def _score_answered(self) -> None:
+        """Score what earlier runs have answers of, although this one starts nothing more, unless that is paid for."""
+        for row in self._directory.store.samples(state="scoring", selected=True):
+            sample = Sample.from_json(row.spec)
+            if any(scorer.needs_model for scorer in self._means.scorers.of(sample)):
+                continue
+            job = Job(row, sample, asyncio.get_running_loop().create_future())
+            self._score_later(Sampling(self._means, job))
+            while self._waiting_scores() >= 2 * self._rules.concurrency:
+                await asyncio.wait(self._aside, return_when=asyncio.FIRST_COMPLETED)
 
     def _score_later(self, sampling: Sampling) -> None:
         self._progress.scoring += 1
