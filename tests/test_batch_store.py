@@ -451,9 +451,28 @@ def test_results_of_other_samples_are_refused_unless_only_some_are_wanted(tmp_pa
     with refused, opened(tmp_path, [B]):
         pass
     assert (tmp_path / "results.jsonl").read_bytes() == before
-    with opened(tmp_path, [C], partly=True) as directory:
+    whole = [(entry.id, entry.digest) for entry in ENTRIES]
+    with opened(tmp_path, [C], whole=whole) as directory:
         assert ids(directory.to_do(5)) == ["c"] and directory.store.counts()["total"] == 1
     assert [record["id"] for record in lines(tmp_path)] == ["a", "b"]
+
+
+def test_some_samples_of_another_dataset_are_refused_as_all_of_it_are(tmp_path: Path) -> None:
+    with opened(tmp_path) as directory:
+        run_one(directory, A)
+    before = (tmp_path / "results.jsonl").read_bytes()
+    others = pytest.raises(RunDirectoryError, match=r"results of other samples, not in d\.jsonl: 'a'; use another")
+    with others, opened(tmp_path, [C], whole=[("b", B.digest), ("c", C.digest)]):
+        pass
+    # Ids of one dataset may be those of another: line numbers, say.
+    changed = [("a", "another"), ("c", C.digest)]
+    refused = pytest.raises(RunDirectoryError, match=r"another prompt or other settings than in d\.jsonl now: 'a'")
+    with refused, opened(tmp_path, [C], whole=changed):
+        pass
+    assert (tmp_path / "results.jsonl").read_bytes() == before
+    with opened(tmp_path, [C], whole=changed, rerun_changed=True) as directory:
+        # What is not asked for now is not run again either.
+        assert ids(directory.to_do(5)) == ["c"]
 
 
 def test_a_completed_sample_that_asks_something_else_is_refused_or_run_again_as_told(tmp_path: Path) -> None:
@@ -531,7 +550,10 @@ def test_a_file_cannot_be_a_run_directory(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("statements", "words"),
     [
-        ("PRAGMA user_version = 99", "schema version 99; this codex-pool knows versions up to 2"),
+        (
+            "PRAGMA user_version = 99",
+            f"schema version 99; this codex-pool knows versions up to {len(store_schema.MIGRATIONS)}",
+        ),
         ("PRAGMA user_version = 0", "a database of something else"),
     ],
 )
@@ -561,10 +583,11 @@ def test_an_older_schema_is_brought_up_to_date_and_read_only_after_that(tmp_path
     path = tmp_path / "run.sqlite"
     store_schema.open_for_writing(path).close()
     newer = (*store_schema.MIGRATIONS, "CREATE TABLE more (x); INSERT INTO more VALUES (7)")
-    with pytest.raises(RunDirectoryError, match="schema version 2, older than version 3"):
+    now = len(store_schema.MIGRATIONS)
+    with pytest.raises(RunDirectoryError, match=f"schema version {now}, older than version {now + 1}"):
         store_schema.open_for_reading(path, newer)
     with contextlib.closing(store_schema.open_for_writing(path, newer)) as db:
-        assert db.execute("PRAGMA user_version").fetchone() == (3,)
+        assert db.execute("PRAGMA user_version").fetchone() == (now + 1,)
         assert db.execute("SELECT x FROM more").fetchall() == [(7,)]
     store_schema.open_for_reading(path, newer).close()
 

@@ -52,6 +52,13 @@ TOOLS = Trouble(
 )
 USAGE = Trouble("usage", 1, "the account's usage limit is used up", "wait for its reset, or buy more")
 DISK = Trouble("disk", 1, "the disk is full", "make room on the disk of {directory}", _GOES_ON_THEN)
+DATABASE = Trouble(
+    "database",
+    1,
+    "another program has locked the run's database",
+    "close what has it open, such as a database browser or a backup",
+    _GOES_ON_THEN,
+)
 
 # codex, git and whatever else is run for a sample say it in words only.
 _WORDS_OF_FULL = ("No space left on device", "Disk quota exceeded")
@@ -142,6 +149,17 @@ class Breaker:
     def disk_mended(self) -> None:
         """There is room again."""
         if self.pause is not None and self.pause.trouble is DISK:
+            self._mended()
+            self._trying = False
+
+    def database_locked(self, path: str, now: float) -> None:
+        """What has ended cannot be written down."""
+        if self.pause is None:
+            self._met(DATABASE, path, now)
+
+    def database_free(self) -> None:
+        """It has been written down."""
+        if self.pause is not None and self.pause.trouble is DATABASE:
             self._mended()
             self._trying = False
 

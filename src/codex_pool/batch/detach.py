@@ -101,7 +101,7 @@ def _has_begun(output: Path, pid: int) -> bool:
     if layout.holder(output) != pid:
         return False
     try:
-        with open_run(output) as store:
+        with open_run(output, limit_s=0.0) as store:
             return any(launch["pid"] == pid for launch in store.info()["launches"])
     except RunDirectoryError:
         return False

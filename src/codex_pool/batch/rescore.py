@@ -26,7 +26,7 @@ from .scoring import Places, Score, ScoreContext, Scorer, Scorers, score_sample
 from .scoring.base import Ask
 from .store import RecordRow, RunDirectory, RunStore, SampleRow, directory_name, layout, shown_name
 from .validity import SCORED
-from .workspace import WorkspaceError, prepare, reopen
+from .workspace import Repositories, WorkspaceError, prepare, reopen
 from .workspace import git as workspace_git
 from .workspace.large_files import is_whole
 
@@ -59,6 +59,10 @@ class Plan:
     def scorers_of(self, sample: Sample) -> tuple[Scorer, ...]:
         """Raises ScorerError."""
         return self.scorers.of(msgspec.structs.replace(sample, scorers=None) if self.named else sample)
+
+    def basis_of(self, sample: Sample) -> dict[str, dict[str, Any]]:
+        """What scores of these scorers are made of. Raises ScorerError."""
+        return self.scorers.basis_of(msgspec.structs.replace(sample, scorers=None) if self.named else sample)
 
     def rows(self, store: RunStore) -> Iterator[SampleRow]:
         """The samples to be scored, in the order of the dataset."""
@@ -112,11 +116,13 @@ async def rescore(
             if not scorers:
                 counts.skipped += 1
                 continue
-            scores = await _score(directory, row, sample, scorers, ask, places)
+            remade = directory.path / RESCORING / directory_name(sample.id, sample.epoch)
+            scores = await score_row(directory, row, sample, scorers, ask=ask, places=places, remade=remade)
             kept = _merged(row, scores, keep_others=plan.named or plan.missing)
             where = directory.store.artifacts_of(row.n)
             artifacts = await _threads.in_thread(redacted_names, where, directory.redactor)
-            await _threads.in_thread(directory.replace_scores, row.n, kept, artifacts)
+            bases = plan.basis_of(sample)
+            await _threads.in_thread(directory.replace_scores, row.n, kept, artifacts, bases)
             counts.scored += 1
             counts.scorer_failures += sum(score.error is not None for score in scores)
             on_scored(row, scores)
@@ -133,25 +139,34 @@ async def rescore(
     return counts
 
 
-async def _score(
+async def score_row(
     directory: RunDirectory,
     row: SampleRow,
     sample: Sample,
     scorers: Sequence[Scorer],
+    *,
     ask: Ask | None,
     places: Places,
+    remade: Path,
+    sources: Repositories | None = None,
 ) -> list[Score]:
+    """Score what is recorded of a sample, in what it worked in: as it is there, or made once more in `remade`."""
     record = row.record
     assert record is not None
     artifacts = directory.store.artifacts_of(row.n)
+    kept = directory.path / layout.WORK / directory_name(sample.id, sample.epoch)
     diff: bytes | None = None
     with contextlib.suppress(KeyError):
         diff = directory.store.artifact(row.n, DIFF)
     async with contextlib.AsyncExitStack() as stack:
-        workspace, problem = None, ""
-        if any(scorer.needs_workspace for scorer in scorers):
+        workspace, problem = _there(sample, kept), ""
+        # A function may look into a workspace, and may do without.
+        if workspace is None and any(scorer.needs_workspace or scorer.type == "python" for scorer in scorers):
             try:
-                workspace = await _workspace(directory.path, sample, record, artifacts / DIFF, diff, stack)
+                if sample.workspace is None:
+                    workspace = await _emptied(sample, record, kept, remade, stack)
+                else:
+                    workspace = await _remade(sample, artifacts / DIFF, diff, remade, sources, stack)
             except WorkspaceError as error:
                 problem = str(error)
         context = ScoreContext(
@@ -169,24 +184,39 @@ async def _score(
     return [found.get(scorer.name, unable[scorer.name]) for scorer in scorers]
 
 
-async def _workspace(
-    run: Path, sample: Sample, record: RecordRow, patch: Path, diff: bytes | None, stack: contextlib.AsyncExitStack
+def _there(sample: Sample, kept: Path) -> Path | None:
+    """What a sample worked in, if it is still there; `kept` is its own directory in the run."""
+    if sample.workspace is not None:
+        workspace = reopen(sample, kept)
+        return None if workspace is None else workspace.path
+    path = kept if sample.cwd is None else Path(sample.cwd)
+    return path if path.is_dir() else None
+
+
+async def _emptied(
+    sample: Sample, record: RecordRow, kept: Path, remade: Path, stack: contextlib.AsyncExitStack
 ) -> Path:
-    """What a scorer sees of a sample's work. Raises WorkspaceError when it cannot be had any more."""
-    name = directory_name(sample.id, sample.epoch)
-    kept = run / layout.WORK / name
-    if sample.workspace is None:
+    """The directory of a sample, for as long as `stack` lasts, if it was left empty and so not kept.
+
+    Raises WorkspaceError.
+    """
+    if sample.cwd is not None or record.tool_calls != 0:
         path = kept if sample.cwd is None else Path(sample.cwd)
-        if sample.cwd is None and record.tool_calls == 0 and not path.exists():
-            # Left empty, it was not kept.
-            path = run / RESCORING / name
-            path.mkdir(parents=True, exist_ok=True)
-        if not path.is_dir():
-            raise WorkspaceError(f"the directory {path} that the sample worked in is not there any more")
-        return path
-    there = reopen(sample, kept)
-    if there is not None:
-        return there.path
+        raise WorkspaceError(f"the directory {path} that the sample worked in is not there any more")
+    await _threads.in_thread(lambda: remade.mkdir(parents=True, exist_ok=True))
+    stack.push_async_callback(_threads.in_thread, shutil.rmtree, remade, True)
+    return remade
+
+
+async def _remade(
+    sample: Sample,
+    patch: Path,
+    diff: bytes | None,
+    remade: Path,
+    sources: Repositories | None,
+    stack: contextlib.AsyncExitStack,
+) -> Path:
+    """The workspace of a sample, with what its agent changed, for as long as `stack` lasts. Raises WorkspaceError."""
     if diff is None:
         raise WorkspaceError("the workspace was not kept, and neither was its diff: run the sample again")
     if not is_whole(diff):
@@ -195,7 +225,7 @@ async def _workspace(
             "with --keep to score its workspace later"
         )
     # Where a hook would put it is where codex worked; scorers work on the files, here.
-    made = await prepare(sample, run / RESCORING / name)
+    made = await prepare(sample, remade, sources=sources)
     stack.push_async_callback(made.remove)
     if diff:
         await workspace_git.run(

@@ -28,7 +28,7 @@ from .answering import ask_who_answers
 from .attempt import Stopped, unless_stopped
 from .bill import Answering, Bill
 from .clock import RunningClock
-from .dataset import Dataset, DatasetError, Sample
+from .dataset import STDIN, Dataset, DatasetError, Sample
 from .disk import Disk, disks_of, is_full
 from .hang_up import HangUp
 from .launch import NotStartedError
@@ -42,7 +42,7 @@ from .prices import Prices, PricesError
 from .progress import Progress, plural
 from .redaction import Redactor
 from .run_pool import RunPool
-from .runner import Rules, Runner, Told, entry_of
+from .runner import LOCKED_S, Rules, Runner, Told, entry_of
 from .sampling import Means, has_answers, remove_left
 from .scoring import Places, ScorerError, Scorers
 from .scoring import summary as scoring_summary
@@ -50,9 +50,11 @@ from .scoring.ask import Asking
 from .scoring.metrics import summarise
 from .secrets import known_secrets
 from .settings import Settings
-from .store import RunDirectory, RunDirectoryError, SampleRow, layout, shown_name
+from .store import RunDirectory, RunDirectoryError, SampleRow, layout, locked, shown_name
 from .store.rows import exported
+from .stored import begun_samples
 from .tools import Tools, ToolsError, check_shell
+from .waking import Waking
 from .workspace import Repositories, WorkspaceError, cwd_problem
 
 OK, SOME_NOT_COMPLETED, USAGE, CANNOT_START, INTERRUPTED = 0, 1, 2, 3, 130
@@ -82,7 +84,7 @@ def run_batch(asked: Settings) -> int:
         samples = _read(asked, scorers, sources, tools, models)
     except HomeError as error:
         return _refuse(error, CANNOT_START)
-    except EndpointError as error:
+    except (EndpointError, RunDirectoryError) as error:
         return _refuse(error)
     except (DatasetError, PricesError, ScorerError) as error:
         print(error, file=sys.stderr)
@@ -135,14 +137,21 @@ def _run(
     except OSError as error:
         return _refuse(RunDirectoryError(f"{asked.output} cannot be a run directory: {describe(error)}"))
     try:
-        directory.load(
-            map(entry_of, samples),
-            asked.dataset_name,
-            rerun_changed=asked.rerun_changed,
-            partly=asked.is_partly,
-        )
+        if asked.stored:
+            directory.reload()
+        else:
+            news = directory.load(
+                (entry_of(sample, scorers) for sample in samples),
+                asked.dataset_name,
+                rerun_changed=asked.rerun_changed,
+                whole=samples.digests if asked.is_partly else None,
+            )
+            for line in summary.news(news):
+                print(f"codex-pool: {line}", file=sys.stderr)
         specs = [scorer.spec for scorer in scorers.run]
         config = settings.config(asked, samples.fingerprint, len(samples), specs)
+        if asked.stored:
+            config["dataset"] = directory.store.info()["config"].get("dataset", config["dataset"])
         config["currency"] = None if prices is None else prices.currency
         config["prices"] = None if prices is None else prices.source
         private = [path for scorer in scorers.run for path in scorer.private]
@@ -159,6 +168,8 @@ def _run(
     except (OSError, sqlite3.Error) as error:
         if is_full(error):
             why = disk.problem(error)
+        elif locked.is_locked(error):
+            why = f"{locked.problem(directory.file(layout.DATABASE))}; then the same command goes on"
         elif isinstance(error, OSError):
             why = describe(error)
         else:
@@ -197,7 +208,8 @@ def _scrub(asked: Settings, directory: RunDirectory) -> None:
 
 def _read(asked: Settings, scorers: Scorers, sources: Repositories, tools: Tools, models: Models) -> Dataset:
     homes = home.known(asked.home, asked.endpoint)
-    dataset = None if asked.demo_dataset else resolved(asked.request.source)
+    is_no_file = asked.demo_dataset or str(asked.request.source) == STDIN
+    dataset = None if is_no_file else resolved(asked.request.source)
 
     def check(sample: Sample, where: str) -> list[str]:
         wrong = [f"{where}: {problem.partition(': ')[2]}" for problem in scorers.problems([sample])]
@@ -219,6 +231,12 @@ def _read(asked: Settings, scorers: Scorers, sources: Repositories, tools: Tools
 
     is_elsewhere = asked.endpoint is not None and is_tcp(asked.endpoint)
 
+    if asked.stored:
+        # What an agent must not read, if it is still there.
+        path = None if dataset is None or not dataset.exists() else dataset
+        return begun_samples(
+            asked.output, asked.dataset_name, path, check_sample=check, check_repository=check_repository
+        )
     stdin = sys.stdin.buffer
     if asked.demo_dataset:
         from codex_app_server.testing.loopback.demo import demo_jsonl
@@ -286,6 +304,8 @@ class _Batch:
         self._only: frozenset[int] | None = None
         if asked.estimate is not None:
             self._only = frozenset(estimate.choose(counts["total"] - counts["done"], asked.estimate))
+        elif asked.stored:
+            self._only = directory.store.begun_places()
 
     async def run(self, hang_up: HangUp) -> int:
         """The exit code."""
@@ -310,7 +330,7 @@ class _Batch:
                 # A profile can deny only what is there, so these are before the first agent is.
                 for name in (layout.WORK, layout.EVENTS, layout.ARTIFACTS):
                     self._directory.file(name).mkdir(exist_ok=True)
-                self._directory.launch(self._config)
+                await _threads.in_thread(self._directory.launch, self._config)
                 problem = await self._on_pool()
         except NotStartedError as error:
             code, problem = CANNOT_START, str(error)
@@ -321,7 +341,7 @@ class _Batch:
             pass
         finally:
             self._display.stop()
-        code = self._finish(code, problem)
+        code = await self._finish(code, problem)
         # A Ctrl-C more ends the wait, not what is done for the user.
         with contextlib.suppress(asyncio.CancelledError):
             await self._notify(code)
@@ -454,6 +474,7 @@ class _Batch:
         self._signals += 1
         if self._signals == 1:
             self._stop.set()
+            self._directory.hurry()
             if self._runner is None:
                 # Whatever the start waits for: a daemon that does not answer, say.
                 task.cancel()
@@ -576,7 +597,7 @@ class _Batch:
             }
         )
 
-    def _finish(self, code: int | None, problem: str | None) -> int:
+    async def _finish(self, code: int | None, problem: str | None) -> int:
         progress, now = self._progress, time.monotonic()
         counts = summary.count(self._directory.store.counts())
         if code is None:
@@ -599,20 +620,16 @@ class _Batch:
             "app_server": self._app_server,
         }
         if not self._is_done:
-            try:
-                self._directory.outcome(state, outcome)
-            except (OSError, sqlite3.Error) as error:
-                if not is_full(error):
-                    raise
-                # Only how it ended is not written down; that of its samples is.
-                problem = problem or Disk(self._directory.path).problem(error)
+            # Only how it ended is not written down then; that of its samples is.
+            unwritten = await self._note_outcome(state, outcome)
+            problem = problem or unwritten
         if problem is not None:
             self._display.say(f"codex-pool: {problem}")
         if code not in NOT_BEGUN and not self._is_done:
             rows = [*summary.summary(counts, progress, now), *summary.not_valid(not_valid)]
             where = str(self._directory.file(layout.RESULTS))
             rows += scoring_summary.printed(scored)
-            if self._only is not None:
+            if self._settings.estimate is not None:
                 rows += self._estimated()
             self._display.finish(
                 [*rows, ("results", where)], summary.failures(*self._directory.store.failures(summary.FAILURES_SHOWN))
@@ -648,6 +665,27 @@ class _Batch:
             self._display.say(line)
         if wrong is not None:
             self._display.say(f"codex-pool: --notify {command}: {wrong}")
+
+    async def _note_outcome(self, state: str, outcome: dict[str, Any]) -> str | None:
+        """Write down how the run ended; why that could not be done."""
+        writing = asyncio.ensure_future(Waking().result(self._directory.outcome(state, outcome)))
+        try:
+            await asyncio.wait({writing}, timeout=LOCKED_S)
+            if not writing.done() and self._directory.locked_s():
+                self._display.say(
+                    f"codex-pool: {locked.problem(self._directory.file(layout.DATABASE))}; waiting for it"
+                )
+            await writing
+        except (OSError, sqlite3.Error) as error:
+            if locked.is_locked(error):
+                return f"{locked.problem(self._directory.file(layout.DATABASE))}; the same command goes on"
+            if not is_full(error):
+                raise
+            return Disk(self._directory.path).problem(error)
+        except asyncio.CancelledError:
+            # Once more Ctrl-C.
+            return f"{self._directory.path}: how the run ended could not be written down; the same command goes on"
+        return None
 
     def _estimated(self) -> list[tuple[str, str]]:
         """What the whole run will take, by what was run of it."""

@@ -29,7 +29,9 @@ from .limits import RunMeter
 from .policy import DISK_FULL, INTERRUPTED, RETRY_ON_DEFAULT, Outcome
 from .progress import Progress
 from .sampling import Job, Means, Sampling, Tried
-from .store import Entry, Finished, RecordRow, RunDirectory, SampleRow, Written
+from .scoring import Scorers
+from .store import Entry, Finished, RecordRow, RunDirectory, SampleRow, Written, layout
+from .store.locked import is_locked
 from .waking import Waking
 
 T = TypeVar("T")
@@ -42,6 +44,8 @@ PAUSE_POLL_S = 0.5
 log = logging.getLogger("codex_pool")
 
 WRITE_AGAIN_S = 2.0
+# A lock that another program holds for a shorter time is none worth a word.
+LOCKED_S = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,9 +128,10 @@ class Runner:
             done, _ = await asyncio.wait(lanes, return_when=asyncio.FIRST_EXCEPTION)
             for lane in done:
                 lane.result()
-            scoring = [task for task in self._aside if task.get_name() == "score"]
-            if scoring:
-                await asyncio.wait(scoring)
+            await self._scored()
+            if self.ended_early is not None and not self._stop.is_set():
+                await self._score_answered()
+                await self._scored()
             if self._aside:
                 await asyncio.wait(self._aside, timeout=ARCHIVE_LIMIT_S)
             if self._failed_aside is not None:
@@ -145,7 +150,8 @@ class Runner:
     async def written(self, change: Callable[[], Written[Any] | asyncio.Future[Any]]) -> Any:
         """What is on the disk now; it gets there also when nobody waits any more.
 
-        A full disk is waited for; raises Stopped when the run stops meanwhile.
+        A full disk is waited for, and so is a database that another program has locked; raises Stopped when the run
+        stops meanwhile.
         """
         failed = False
         try:
@@ -154,6 +160,9 @@ class Runner:
                     writing = change()
                     return await (self._waking.result(writing) if isinstance(writing, Written) else writing)
                 except (sqlite3.Error, OSError) as error:
+                    if is_locked(error):
+                        # The directory waits for it unless the run is to end.
+                        raise Stopped from error
                     if not is_full(error):
                         raise
                     self._unwritten += not failed
@@ -212,7 +221,7 @@ class Runner:
                 self.ended_early = why
                 self._told.on_trouble(f"{why}; what runs may end" if reached is not None else why)
                 return False
-            if self._look_for_room() and self._breaker.may_start(now):
+            if self._look_for_room() and not self._look_for_lock() and self._breaker.may_start(now):
                 if self._breaker.pause is None:
                     self._progress.paused = None
                 return True
@@ -230,9 +239,10 @@ class Runner:
             self._say_pause()
 
     async def _look_after_disk(self) -> None:
-        """So that also a disk is noticed that was full for a while."""
+        """So that also a disk is noticed that was full for a while, and a database that is locked."""
         while True:
             self._look_for_room()
+            self._look_for_lock()
             await asyncio.sleep(PAUSE_POLL_S)
 
     def _look_for_room(self) -> bool:
@@ -246,6 +256,15 @@ class Runner:
                 return False
         self._no_longer_short()
         return True
+
+    def _look_for_lock(self) -> bool:
+        """Whether the run pauses because another program has its database locked."""
+        if self._directory.locked_s() >= LOCKED_S:
+            self._breaker.database_locked(str(self._directory.file(layout.DATABASE)), time.monotonic())
+            self._say_pause()
+            return True
+        self._breaker.database_free()
+        return False
 
     def _no_longer_short(self, unless: Disk | None = None) -> None:
         if self._short is not None and self._short is not unless:
@@ -395,6 +414,23 @@ class Runner:
 
     # Beside the lanes.
 
+    async def _scored(self) -> None:
+        """Waits for what is being scored."""
+        scoring = [task for task in self._aside if task.get_name() == "score"]
+        if scoring:
+            await asyncio.wait(scoring)
+
+    async def _score_answered(self) -> None:
+        """Score what earlier runs have answers of, although this one starts nothing more, unless that is paid for."""
+        for row in self._directory.store.samples(state="scoring", selected=True):
+            sample = Sample.from_json(row.spec)
+            if any(scorer.needs_model for scorer in self._means.scorers.of(sample)):
+                continue
+            job = Job(row, sample, asyncio.get_running_loop().create_future())
+            self._score_later(Sampling(self._means, job))
+            while self._waiting_scores() >= 2 * self._rules.concurrency:
+                await asyncio.wait(self._aside, return_when=asyncio.FIRST_COMPLETED)
+
     def _score_later(self, sampling: Sampling) -> None:
         self._progress.scoring += 1
         self._do_aside(self._score(sampling), "score")
@@ -446,6 +482,7 @@ class Runner:
     # When it is to end.
 
     def _halt_all(self, _: asyncio.Future[Any]) -> None:
+        self._directory.hurry()
         for job in self._jobs.values():
             if not job.halt.done():
                 job.halt.set_result(INTERRUPTED)
@@ -468,6 +505,7 @@ def _touches_disk(tried: Tried) -> bool:
     return tried.outcome.status != "completed" or tried.tool_calls > 0
 
 
-def entry_of(sample: Sample) -> Entry:
-    """A sample as the store keeps it."""
-    return Entry(sample.id, sample.epoch, sample.digest, sample.to_json(), sample.tags)
+def entry_of(sample: Sample, scorers: Scorers | None = None) -> Entry:
+    """A sample as the store keeps it, with what its scores are made of by `scorers`."""
+    made_of = None if scorers is None else scorers.basis_of(sample)
+    return Entry(sample.id, sample.epoch, sample.digest, sample.to_json(), sample.tags, made_of)

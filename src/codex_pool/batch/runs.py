@@ -21,6 +21,8 @@ from .store.rows import exported
 
 DEPTH = 3
 POLL_S = 0.25
+# So long a list waits for a run that another program has locked.
+LIST_LIMIT_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,7 @@ def find(directory: Path, depth: int = DEPTH) -> Iterator[Path]:
 
 def listed(path: Path) -> Listed:
     try:
-        with open_run(path) as store:
+        with open_run(path, limit_s=LIST_LIMIT_S) as store:
             info, counts = store.info(), store.counts()
     except RunDirectoryError as error:
         return Listed(path, problem=str(error))
@@ -94,6 +96,12 @@ def retry(path: Path, samples: Sequence[str], statuses: Sequence[str]) -> int:
         else:
             numbers = [row.n for row in store.samples(state="done") if row.record and row.record.status in statuses]
         return directory.retry(numbers)
+
+
+def begun(path: Path) -> int:
+    """The number of samples that were begun and are not done. Raises RunDirectoryError."""
+    with open_run(path) as store:
+        return sum(1 for _ in store.samples(begun=True))
 
 
 def remove(path: Path) -> None:

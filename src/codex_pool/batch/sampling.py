@@ -36,8 +36,9 @@ from .limits import Limits, Meter, parse_limits
 from .policy import Outcome
 from .pools import Pools
 from .prices import Prices
+from .rescore import score_row
 from .rollout import hidden_calls
-from .scoring import Places, ScoreContext, Scorers, score_sample
+from .scoring import Places, Scorers
 from .scoring.base import Ask
 from .store import (
     AttemptRow,
@@ -72,6 +73,8 @@ T = TypeVar("T")
 
 DIFF = "diff.patch"
 WORKSPACE = "workspace"
+# In the directory of a sample: its workspace, made once more to be scored.
+REMADE = "remade"
 DEFAULT_SANDBOX = "workspace-write"
 # How AGENTS.md of a sample's directory reaches its agent.
 DEVELOPER_INSTRUCTIONS, CODEX = "developer_instructions", "codex"
@@ -518,33 +521,35 @@ class Sampling:
     async def score(self) -> Finished:
         """Score what is recorded."""
         row = self._directory.store.sample_at(self._job.row.n)
-        record = row.record
-        assert record is not None
-        workspace: Path | None
-        if self._sample.workspace is not None:
-            there = reopen(self._sample, self._work)
-            workspace = None if there is None else there.path
-        else:
-            workspace = Path(self._sample.cwd) if self._sample.cwd is not None else self._work
-        artifacts = self._directory.store.artifacts_of(row.n)
-        diff = None
-        with contextlib.suppress(KeyError):
-            diff = self._directory.store.artifact(row.n, DIFF)
+        there = {score.scorer: score for score in row.scores}
+        # Scores that still hold stay: only what is new or was changed since is scored.
+        wanted = self._means.scorers.of(self._sample)
+        scorers = [scorer for scorer in wanted if scorer.name not in there]
         # A record without its secrets is compared with a sample without them.
         sample = Sample.from_json(row.spec) if self._directory.redactor else self._sample
-        context = ScoreContext(
-            sample=sample,
-            final_response=record.final_response,
-            responses=record.responses or (record.final_response,),
-            workspace=workspace,
-            diff=diff,
-            artifacts=artifacts,
-            ask=self._means.ask,
+        made = await self._with_room(
+            lambda: score_row(
+                self._directory,
+                row,
+                sample,
+                scorers,
+                ask=self._means.ask,
+                places=self._means.scoring_places,
+                remade=self._work / REMADE,
+                sources=self._means.sources,
+            )
         )
-        scorers, places = self._means.scorers.of(self._sample), self._means.scoring_places
-        scores = await self._with_room(lambda: score_sample(scorers, context, places=places))
+        if self._sample.workspace is not None:
+            # Only what was made to be scored leaves it empty.
+            with contextlib.suppress(OSError):
+                self._work.rmdir()
+        found: dict[str, Any] = {**there, **{score.scorer: score for score in made}}
+        names = [scorer.name for scorer in wanted]
+        scores = [found[name] for name in dict.fromkeys((*names, *there))]
+        artifacts = self._directory.store.artifacts_of(row.n)
         kept = await _threads.in_thread(redacted_names, artifacts, self._directory.redactor)
-        finished: Finished = await self._means.written(lambda: self._directory.scored(row.n, scores, kept))
+        bases = self._means.scorers.basis_of(self._sample)
+        finished: Finished = await self._means.written(lambda: self._directory.scored(row.n, scores, kept, bases))
         return finished
 
     async def clean_up(self) -> str | None:

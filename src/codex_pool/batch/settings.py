@@ -20,8 +20,11 @@ from .dataset import STDIN
 from .dataset.request import Request
 from .limits import Limits, RunLimits
 from .policy import RETRY_ON_DEFAULT
+from .workspace import git
 
 GIT_LIMIT_S = 10.0
+# An option for `runs retry`: the run directory, in place of what the command says.
+STORED = "--stored"
 _SECRET = re.compile("token|key|secret|password|auth|header|env", re.IGNORECASE)
 # Of a command line, those options whose value may hold a secret.
 _MAY_BE_SECRET = ("-c", "--config")
@@ -32,7 +35,8 @@ class Settings:
     """What was asked for. `endpoint` is that of a daemon, None for an own pool.
 
     `demo_dataset`: the demo's own dataset, in place of the request's source. `demo_script`: the demo's answers.
-    `estimate` is how many samples to run first, and only those.
+    `estimate` is how many samples to run first, and only those. `stored`: samples of the run that were begun and are
+    not done are run as they are stored, whatever is in the dataset by now.
     """
 
     request: Request
@@ -55,6 +59,7 @@ class Settings:
     trust_workspaces: bool = False
     estimate: int | None = None
     rerun_changed: bool = False
+    stored: bool = False
     notify: str | None = None
     home: str = home.RUN
     fresh: bool = False
@@ -116,7 +121,14 @@ def _git_state(request: Request) -> dict[str, Any] | None:
     def said(*arguments: str) -> str | None:
         try:
             done = subprocess.run(
-                ["git", "-C", str(directory), *arguments], capture_output=True, text=True, timeout=GIT_LIMIT_S
+                git.command("-C", str(directory), *arguments),
+                # The repository is only looked at: `git status` would write its index anew, or wait for its lock.
+                env=git.environment(isolated=False),
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=GIT_LIMIT_S,
             )
         except (OSError, subprocess.SubprocessError):
             return None
@@ -141,7 +153,10 @@ def _plain(value: Any) -> Any:
 
 
 def _command(arguments: list[str]) -> list[str]:
-    """The command line, as it may stand in a file."""
+    """The command line, as it may stand in a file, and without what `runs retry` has added to it."""
+    if STORED in arguments:
+        place = arguments.index(STORED)
+        arguments = arguments[:place] + arguments[place + 2 :]
     shown = list(arguments)
     for index, argument in enumerate(arguments):
         option, equals, value = argument.partition("=")

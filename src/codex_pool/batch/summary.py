@@ -8,7 +8,7 @@ from typing import Any
 from .policy import STATUSES
 from .prices import UNKNOWN, amount
 from .progress import Progress, duration, plural
-from .store import SampleRow, shown_name
+from .store import News, SampleRow, shown_name
 
 FAILURES_SHOWN = 10
 REASON_CHARACTERS = 200
@@ -63,6 +63,26 @@ def cost(known: float, unknown: int, currency: str | None) -> str:
     least = f"at least {amount(known, currency)}; " if known else ""
     what = plural(unknown, "attempt or question of a judge", "attempts and questions of judges")
     return f"{UNKNOWN}: {least}nothing is known of {what}"
+
+
+def news(found: News) -> list[str]:
+    """What is new in the dataset and of the scorers since the run had results, and what is done about it."""
+    lines = []
+    if found.added:
+        lines.append(f"{plural(found.added, 'new sample')} to be run")
+    if found.rerun:
+        lines.append(f"{plural(found.rerun, 'sample')} that asked something else before to be run again")
+    if found.rescored:
+        reasons = ", ".join(f"{reason}: {count:,}" for reason, count in found.reasons.most_common())
+        lines.append(
+            f"{plural(found.rescored, 'answer')} of earlier runs to be scored, without running them ({reasons})"
+        )
+    for scorer, count in sorted(found.dropped.items()):
+        lines.append(
+            f"{plural(count, 'score')} by {scorer} removed: the target, metadata or tags were changed, and the scorer "
+            "is not named now; codex-pool score makes them once more"
+        )
+    return lines
 
 
 def failures(rows: Iterable[SampleRow], count: int) -> list[tuple[str, str, str]]:

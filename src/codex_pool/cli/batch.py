@@ -74,6 +74,7 @@ from codex_pool.cli.run_options import limits_of, policy_options, run_limits_of,
 @click.option("--detach", is_flag=True, help="Go on in the background once it runs; see codex-pool attach.")
 @click.option("--notify", metavar="COMMAND", help="A shell command at the end; $CODEX_POOL_RUN, _STATE, _EXIT_CODE.")
 @click.option("--json", "as_json", is_flag=True, help="JSON lines on stdout: launch, one line a sample, done.")
+@click.option("--stored", hidden=True, type=click.Path(file_okay=False, path_type=Path))
 @click.pass_context
 def batch(context: click.Context, /, dataset: str | None, **given: Any) -> None:
     """Run every sample of DATASET, each in a thread of its own, and keep the results in DIR.
@@ -110,7 +111,11 @@ def batch(context: click.Context, /, dataset: str | None, **given: Any) -> None:
     if not given["home"]:
         raise click.BadParameter("is empty; give run, user, or an existing CODEX_HOME", param_hint="--home")
     request = request_of(context, "-" if dataset is None else dataset, given)
-    output = Path(os.path.realpath(given.pop("output")))
+    output, stored = Path(os.path.realpath(given.pop("output"))), given.pop("stored")
+    if stored is not None:
+        # The command of a run once more, for samples that it has: see `runs retry`.
+        output = Path(os.path.realpath(stored))
+        given.update(detach=False, fresh=False, estimate=None)
     if given.pop("detach"):
         if dataset == "-":
             raise click.UsageError("--detach cannot read standard input; name a file", context)
@@ -126,6 +131,7 @@ def batch(context: click.Context, /, dataset: str | None, **given: Any) -> None:
         request=request,
         demo_dataset=dataset is None,
         output=output,
+        stored=stored is not None,
         endpoint=endpoint,
         key=key,
         rerun_changed=given.pop("changed") == "rerun",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -170,24 +169,37 @@ def cancel(run: Path, sample: str | None) -> None:
 )
 @click.option("--mark", is_flag=True, help="Only mark them; the next run of the directory runs them.")
 def retry(run: Path, samples: tuple[str, ...], statuses: tuple[str, ...], mark: bool) -> None:
-    """Run samples of a run again that are done, with the command that it was begun with."""
+    """Run samples of a run again that are done, as they are stored in it, with the options of its last command.
+
+    Relative paths in the options begin where that command was begun, if the directory is still there. Neither the
+    dataset is read again nor what the command asked of it. Samples that were never begun are left to the command.
+    """
     from codex_pool import start
     from codex_pool.batch import runs as work
     from codex_pool.batch.redaction import is_redacted
+    from codex_pool.batch.settings import STORED
     from codex_pool.batch.store import open_run
 
     with _reported():
         with open_run(run) as store:
             config = store.info()["config"]
-        count = work.retry(run, samples, statuses)
+        command: list[str] = config.get("command", [])
+        if not mark and "batch" not in command:
+            fail(f"{run} does not say with what command it was begun; --mark the samples and run it", options.USAGE)
+        if not mark and any(word.endswith("=...") or is_redacted(word) for word in command):
+            fail("the command held a secret that is not kept; --mark the samples and run it yourself", options.USAGE)
+        work.retry(run, samples, statuses)
+        count = work.begun(run)
     click.echo(f"{run}: {count:,} to be run again", err=True)
     if mark or count == 0:
         return
-    command = [word for word in config.get("command", []) if word not in ("--fresh", "--detach")]
-    if any(word.endswith("=...") or is_redacted(word) for word in command):
-        fail("the command held a secret that is not kept; run it again yourself", options.USAGE)
-    done = subprocess.run(start.python("codex_pool.cli", *command, utf8=False), cwd=config["directory"])
-    sys.exit(done.returncode)
+    place = command.index("batch") + 1
+    if os.path.isdir(config["directory"]):
+        os.chdir(config["directory"])
+    words = start.python("codex_pool.cli", *command[:place], STORED, str(run), *command[place:], utf8=False)
+    sys.stdout.flush()
+    # In place of this process: Ctrl-C and signals are for the run, and its exit code is that of the command.
+    os.execv(words[0], words)
 
 
 @runs.command()

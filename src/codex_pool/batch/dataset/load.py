@@ -58,6 +58,7 @@ class Dataset:
         order: array[int],
         epochs: int,
         found: int,
+        left_out: IO[bytes] | None = None,
     ) -> None:
         self.name = name
         self.path = path
@@ -68,6 +69,7 @@ class Dataset:
         self._spool = spool
         self._offsets = offsets
         self._order = order
+        self._left_out = left_out
 
     def __len__(self) -> int:
         return len(self._order) * self.epochs
@@ -87,8 +89,21 @@ class Dataset:
             digest.update(f"{sample.id}\0{sample.digest}\n".encode())
         return digest.hexdigest()[:16]
 
+    @property
+    def digests(self) -> Iterator[tuple[str, str]]:
+        """Id and digest of every sample of the dataset, those that the selection leaves out included."""
+        for offset in self._offsets:
+            sample = _read_at(self._spool, offset)
+            yield sample.id, sample.digest
+        if self._left_out is not None:
+            self._left_out.seek(0)
+            for line in self._left_out:
+                yield tuple(json.loads(line))
+
     def close(self) -> None:
         self._spool.close()
+        if self._left_out is not None:
+            self._left_out.close()
 
     def __enter__(self) -> Dataset:
         return self
@@ -111,8 +126,9 @@ def load(
 
     `format` is one of FORMATS, by default what the name says, else JSON lines. Raises DatasetError.
     """
-    spool = tempfile.TemporaryFile()  # noqa: SIM115 - the dataset closes it
-    try:
+    with ExitStack() as closing:
+        spool = closing.enter_context(tempfile.TemporaryFile())
+        left_out = closing.enter_context(tempfile.TemporaryFile())
         with ExitStack() as stack:
             name, kind, found, directory = _open(source, format, stdin, stack)
             reading = _Reading(directory, Path.is_dir, template, check_sample, check_repository or _refuse_repository)
@@ -120,15 +136,16 @@ def load(
             for sample in reading.samples(found):
                 if selection.takes(sample):
                     offsets.append(end)
-                    end += spool.write(_line_of(sample))
+                    end += spool.write(line_of(sample))
+                else:
+                    left_out.write(json.dumps((sample.id, sample.digest)).encode() + b"\n")
         reading.finish(f"{name}: the dataset is empty; {_EMPTY[kind]}")
         _check_selection(selection, name, reading.names, len(offsets))
         order = selection.order(len(offsets))
         path = None if str(source) == STDIN else resolved(source)
-        return Dataset(name, path, spool, offsets, order, selection.epochs, len(reading.names))
-    except BaseException:
-        spool.close()
-        raise
+        # From here on the dataset closes them.
+        closing.pop_all()
+        return Dataset(name, path, spool, offsets, order, selection.epochs, len(reading.names), left_out)
 
 
 def parse(data: bytes, name: str, directory: Path, *, is_directory: fields.IsDirectory = Path.is_dir) -> list[Sample]:
@@ -334,7 +351,8 @@ def _read_at(spool: IO[bytes], offset: int) -> Sample:
         return Sample.from_json(json.loads(line))
 
 
-def _line_of(sample: Sample) -> bytes:
+def line_of(sample: Sample) -> bytes:
+    """A sample as a line of a dataset's spool."""
     value = sample.to_json()
     try:
         return msgspec.json.encode(value) + b"\n"

@@ -7,15 +7,21 @@ import os
 import stat
 from pathlib import Path
 
+# A template is copied without these, at any depth: what they hold is no part of a workspace.
+LEFT_OUT = (".git",)
+
 
 def tree_digest(directory: Path) -> str:
     """Of names, kinds, contents and the executable bit of all files below; not of times or owners.
+
+    Without LEFT_OUT: a commit, `git status` or `git gc` in a checkout changes nothing of what is copied of it.
 
     Raises ValueError for a file that can neither be read nor copied.
     """
     digest = hashlib.sha256()
     for root, names, files in os.walk(directory):
-        names.sort()
+        names[:] = sorted(name for name in names if name not in LEFT_OUT)
+        files = [name for name in files if name not in LEFT_OUT]
         links = [name for name in names if os.path.islink(os.path.join(root, name))]
         for name in sorted(files + links):
             path = Path(root, name)

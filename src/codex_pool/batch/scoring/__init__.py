@@ -2,6 +2,7 @@
 
 base       Score, ScoreContext, Scorer, options and how they are checked    pure
 parse      specs -> scorers, or all that is wrong with them
+basis      what a score is made of, beside the answer
 chosen     which scorers score which sample
 text       exact, includes, regex, number, json_schema                      pure
 command    a command in the workspace; its exit code or what it printed

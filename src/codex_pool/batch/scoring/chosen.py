@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from .base import Scored, Scorer, ScorerError
+from .basis import basis_of
 from .parse import check_samples, parse_scorers
 
 Spec = str | Mapping[str, Any]
@@ -29,6 +30,7 @@ class Scorers:
         self.run = parse_scorers(specs, where, directory)
         # Samples of one dataset mostly bring the same.
         self._parsed: dict[tuple[str, str | None], tuple[Scorer, ...]] = {}
+        self._bases: dict[int, dict[str, dict[str, Any]]] = {}
 
     def of(self, sample: WithScorers) -> tuple[Scorer, ...]:
         """The scorers of a sample, none if nobody named any. Raises ScorerError."""
@@ -39,6 +41,16 @@ class Scorers:
             directory = None if sample.directory is None else Path(sample.directory)
             self._parsed[key] = parse_scorers(sample.scorers, "scorers", directory)
         return self._parsed[key]
+
+    def basis_of(self, sample: WithScorers) -> dict[str, dict[str, Any]]:
+        """What the scores of a sample are made of, by scorer; see `basis`. As the files were when it was asked first.
+
+        Raises ScorerError.
+        """
+        scorers = self.of(sample)
+        if id(scorers) not in self._bases:
+            self._bases[id(scorers)] = basis_of(scorers)
+        return self._bases[id(scorers)]
 
     def files_of(self, sample: WithScorers) -> list[Path]:
         """The files of its scorers, which its agent is not to read."""

@@ -5,13 +5,16 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from .layout import RunDirectoryError, shown_name
-from .rows import VALID, Entry, RecordRow, plain_json, text, to_json
+from .outdated import News, outdated, score_basis
+from .rows import VALID, Entry, RecordRow, ScoreRow, from_json, plain_json, text, to_json
 
 # Statuses that a run leaves as they are; all others are run again.
 SETTLED = VALID
@@ -84,36 +87,50 @@ def load(
     dataset: str,
     *,
     rerun_changed: bool,
-    partly: bool,
-) -> None:
+    whole: Iterable[tuple[str, str]] | None,
+) -> News:
     """See RunDirectory.load."""
     db.execute(
         "CREATE TEMP TABLE coming "
-        "(position INTEGER PRIMARY KEY, id TEXT, epoch INTEGER, digest TEXT, spec TEXT, tags TEXT, UNIQUE (id, epoch))"
+        "(position INTEGER PRIMARY KEY, id TEXT, epoch INTEGER, digest TEXT, spec TEXT, tags TEXT, scorers TEXT, "
+        "UNIQUE (id, epoch))"
     )
     db.executemany(
-        "INSERT INTO coming VALUES (?, ?, ?, ?, ?, ?)",
+        "INSERT INTO coming VALUES (?, ?, ?, ?, ?, ?, ?)",
         (
-            (position, text(e.id), e.epoch, e.digest, plain_json(e.spec), plain_json(e.tags))
+            (
+                position,
+                text(e.id),
+                e.epoch,
+                e.digest,
+                plain_json(e.spec),
+                plain_json(e.tags),
+                plain_json(e.scorers or None),
+            )
             for position, e in enumerate(entries)
         ),
     )
-    if not partly:
-        _refuse(
-            db,
-            "SELECT id, epoch FROM samples s JOIN records USING (n) "
-            "WHERE NOT EXISTS (SELECT 1 FROM coming c WHERE c.id = s.id AND c.epoch = s.epoch) ORDER BY s.n",
-            f"{path} holds results of other samples, not in {dataset}: {{}}; "
-            "use another directory, or --fresh to remove what is there",
-        )
+    coming = in_dataset = "coming c ON c.id = s.id AND c.epoch = s.epoch"
+    if whole is not None:
+        # Results of samples that are not asked for now stand beside those of these, and are of the same dataset.
+        db.execute("CREATE TEMP TABLE whole (id TEXT PRIMARY KEY, digest TEXT)")
+        db.executemany("INSERT INTO whole VALUES (?, ?)", ((text(name), digest) for name, digest in whole))
+        in_dataset = "whole c ON c.id = s.id"
+    _refuse(
+        db,
+        f"SELECT s.id, s.epoch FROM samples s JOIN records USING (n) LEFT JOIN {in_dataset} "
+        "WHERE c.id IS NULL ORDER BY s.n",
+        f"{path} holds results of other samples, not in {dataset}: {{}}; "
+        "use another directory, or --fresh to remove what is there",
+    )
     changed = (
-        "FROM samples s JOIN coming c ON c.id = s.id AND c.epoch = s.epoch JOIN records r ON r.n = s.n "
+        "FROM samples s JOIN {} JOIN records r ON r.n = s.n "
         f"WHERE c.digest <> s.digest AND s.state IN ('done', 'scoring') AND r.status IN ({_SETTLED})"
     )
     if not rerun_changed:
         _refuse(
             db,
-            f"SELECT s.id, s.epoch {changed} ORDER BY s.n",
+            f"SELECT s.id, s.epoch {changed.format(in_dataset)} ORDER BY s.n",
             f"{path} holds results of samples that had another prompt or other settings than in {dataset} now: {{}}; "
             "use another directory, or --changed rerun to run them again, or --fresh to remove what is there",
         )
@@ -123,8 +140,16 @@ def load(
         "AND digest <> (SELECT c.digest FROM coming c JOIN samples s ON c.id = s.id AND c.epoch = s.epoch "
         "WHERE s.n = attempts.n)"
     )
+    news = News()
     if rerun_changed:
-        db.execute(f"UPDATE samples SET state = 'pending' WHERE n IN (SELECT s.n {changed})")
+        news.rerun = db.execute(
+            f"UPDATE samples SET state = 'pending' WHERE n IN (SELECT s.n {changed.format(coming)})"
+        ).rowcount
+    _outdate_scores(db, news)
+    if db.execute("SELECT 1 FROM samples LIMIT 1").fetchone() is not None:
+        ((news.added,),) = db.execute(
+            "SELECT count(*) FROM (SELECT c.id, c.epoch FROM coming c EXCEPT SELECT id, epoch FROM samples)"
+        )
     db.execute("UPDATE samples SET selected = 0 WHERE selected")
     db.execute(
         "INSERT INTO samples (id, epoch, digest, spec, tags, position, selected, state) "
@@ -132,12 +157,63 @@ def load(
         "ON CONFLICT (id, epoch) DO UPDATE SET digest = excluded.digest, spec = excluded.spec, tags = excluded.tags, "
         "position = excluded.position, selected = 1"
     )
-    # What was under way is to be run again, or to be taken up; what was answered and not scored is only scored.
+    db.execute("DROP TABLE coming")
+    db.execute("DROP TABLE IF EXISTS temp.whole")
+    _go_on(db, "state <> 'pending'")
+    return news
+
+
+def _outdate_scores(db: sqlite3.Connection, news: News) -> None:
+    """Remove scores of what is coming that do not hold any more, and let be scored what lacks one."""
+    found = db.execute(
+        "SELECT s.n, s.spec, c.spec, c.scorers, x.scorer, x.basis FROM samples s "
+        "JOIN coming c ON c.id = s.id AND c.epoch = s.epoch JOIN records r ON r.n = s.n "
+        "LEFT JOIN scores x ON x.n = s.n "
+        f"WHERE s.state = 'done' AND r.status IN ({_SETTLED}) AND (c.scorers IS NOT NULL OR x.scorer IS NOT NULL) "
+        "ORDER BY s.n"
+    )
+    removed: list[tuple[int, str]] = []
+    to_score: list[tuple[int]] = []
+    for (n, spec, coming_spec, coming_scorers), rows in groupby(found, key=itemgetter(0, 1, 2, 3)):
+        scorers, before, now = from_json(coming_scorers) or {}, from_json(spec), from_json(coming_spec)
+        missing, reasons = dict(scorers), set()
+        for *_, name, basis in rows:
+            if name is None:
+                continue
+            reason = outdated(from_json(basis), scorers.get(name), before, now)
+            if reason is None:
+                missing.pop(name, None)
+                continue
+            removed.append((n, name))
+            if name in scorers:
+                del missing[name]
+                reasons.add(reason)
+            else:
+                news.dropped[name] += 1
+        if missing or reasons:
+            reasons |= {f"not scored by {name} yet" for name in missing}
+            news.rescored += 1
+            news.reasons.update(reasons)
+            to_score.append((n,))
+    db.executemany("DELETE FROM scores WHERE n = ? AND scorer = ?", removed)
+    db.executemany("UPDATE samples SET state = 'scoring' WHERE n = ?", to_score)
+
+
+def reload(db: sqlite3.Connection) -> None:
+    """See RunDirectory.reload."""
+    db.execute("UPDATE samples SET selected = 1 WHERE NOT selected AND n IN (SELECT n FROM attempts)")
+    _go_on(db, "state = 'scoring'")
+
+
+def _go_on(db: sqlite3.Connection, ended: str) -> None:
+    """What was under way is to be run again, or to be taken up; what was answered and not scored is only scored.
+
+    `ended` says of which samples those whose answer does not count are to be run again.
+    """
     db.execute(
-        "UPDATE samples SET state = 'pending' WHERE selected AND (state = 'running' OR state <> 'pending' AND "
+        f"UPDATE samples SET state = 'pending' WHERE selected AND (state = 'running' OR {ended} AND "
         f"n IN (SELECT n FROM records WHERE status NOT IN ({_SETTLED})))"
     )
-    db.execute("DROP TABLE coming")
 
 
 def retry(db: sqlite3.Connection, numbers: Iterable[int]) -> int:
@@ -224,13 +300,21 @@ def record(db: sqlite3.Connection, n: int, row: RecordRow, state: str) -> None:
     db.execute("UPDATE samples SET state = ? WHERE n = ?", (state, n))
 
 
-def replace_scores(db: sqlite3.Connection, n: int, scores: Sequence[Any], now: float) -> None:
+def replace_scores(
+    db: sqlite3.Connection, n: int, scores: Sequence[Any], now: float, bases: Mapping[str, Any] | None = None
+) -> None:
+    """The scores of a sample, in place of those it had. `bases`: what scores of now are made of, by scorer."""
+    made_of: dict[str, Any] = {}
+    if bases:
+        ((spec,),) = db.execute("SELECT spec FROM samples WHERE n = ?", (n,))
+        sample = from_json(spec)
+        made_of = {name: score_basis(basis, sample) for name, basis in bases.items()}
     db.execute("DELETE FROM scores WHERE n = ?", (n,))
     for place, score in enumerate(scores):
         passed = score.passed
         db.execute(
             "INSERT INTO scores (n, scorer, place, value, passed, answer, explanation, metadata, error, duration_ms, "
-            "scored_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "scored_at, basis) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 n,
                 score.scorer,
@@ -243,6 +327,8 @@ def replace_scores(db: sqlite3.Connection, n: int, scores: Sequence[Any], now: f
                 text(score.error),
                 score.duration_ms,
                 now,
+                # Those of earlier are with what they were made of.
+                plain_json(score.basis if isinstance(score, ScoreRow) else made_of.get(score.scorer)),
             ),
         )
 

@@ -23,6 +23,7 @@ from . import changes, layout, redacting
 from .changes import Start, Unfinished
 from .export import Results
 from .layout import RunDirectoryError
+from .outdated import News
 from .reading import RunStore, open_run
 from .rows import Entry, RecordRow, SampleRow, to_json
 from .schema import open_for_reading, open_for_writing
@@ -56,6 +57,7 @@ class RunDirectory(_fork.ProcessBound):
         self.as_asked: dict[tuple[str, int], dict[str, Any]] = {}
         """What `load` was given of the samples that are kept without a secret, by id and epoch: what they ask."""
         self._removed = False
+        self._launch = 0
         try:
             path.mkdir(parents=True, exist_ok=True)
             with _fork.opening():
@@ -79,7 +81,7 @@ class RunDirectory(_fork.ProcessBound):
             self._results = Results(path)
             try:
                 self._writer = Writer(
-                    self._connection, before_commit=self._segments.sync, after_commit=self._after_commit
+                    self._connection, database, before_commit=self._segments.sync, after_commit=self._after_commit
                 )
             except StartError as error:
                 raise RunDirectoryError(f"{path} cannot be written: {error}") from None
@@ -122,27 +124,56 @@ class RunDirectory(_fork.ProcessBound):
     def launch(self, config: Mapping[str, Any]) -> None:
         """Note that a run begins, and what it was told; config.json says the same. Raises OSError, sqlite3.Error."""
         config = self.redactor.value(config)
-        number = self._do(lambda db: changes.launch(db, os.getpid(), time.time(), to_json(config)))
-        self._launch: int = number
+
+        def change(db: sqlite3.Connection) -> int:
+            # Here, so that `outcome` knows it also when nobody waits for this any more.
+            self._launch = changes.launch(db, os.getpid(), time.time(), to_json(config))
+            return self._launch
+
+        number = self._do(change)
         text = json.dumps({"launch": number, **config}, indent=2) + "\n"
         layout.replace(self.file(layout.CONFIG), text.encode())
 
-    def outcome(self, state: str, outcome: Mapping[str, Any]) -> None:
+    def outcome(self, state: str, outcome: Mapping[str, Any]) -> Written[None]:
         """Note how the run that began with `launch` ended."""
         written = to_json(self.redactor.value(outcome))
-        self._do(lambda db: changes.end_launch(db, self._launch, state, time.time(), written))
+        return self._submit(lambda db: changes.end_launch(db, self._launch, state, time.time(), written))
+
+    def locked_s(self) -> float:
+        """For how many seconds what is to be written has waited for a database that another program has locked."""
+        since = self._writer.locked_since
+        return 0.0 if since is None else time.monotonic() - since
+
+    def hurry(self) -> None:
+        """The run is to end: let changes fail that a locked database still keeps off the disk in a few seconds."""
+        self._writer.hurry()
 
     def load(
-        self, entries: Iterable[Entry], dataset: str, *, rerun_changed: bool = False, partly: bool = False
-    ) -> None:
-        """Take the samples of a run, in this order. What is done stays done; all else is to be run.
+        self,
+        entries: Iterable[Entry],
+        dataset: str,
+        *,
+        rerun_changed: bool = False,
+        whole: Iterable[tuple[str, str]] | None = None,
+    ) -> News:
+        """Take the samples of a run, in this order. What is done stays done; all else is to be run, and what has no
+        score of a scorer of now, or an outdated one, to be scored.
 
-        `partly`: what else is there is left as it is, and not of this run. Raises RunDirectoryError, with nothing
-        changed, when samples were done that are not among them, or that asked something else.
+        `whole`, if these are only some of a dataset: id and digest of all of its samples. What else is there is left as
+        it is then, and not of this run. Raises RunDirectoryError, with nothing changed, when samples were done that are
+        not in the dataset, or that asked something else.
         """
         kept = redacting.entries(self.redactor, entries, self.as_asked) if self.redactor else entries
-        self._do(lambda db: changes.load(db, kept, self.path, dataset, rerun_changed=rerun_changed, partly=partly))
+        news: News = self._do(
+            lambda db: changes.load(db, kept, self.path, dataset, rerun_changed=rerun_changed, whole=whole)
+        )
         # From now on only what is done stands in there: what is to be run again has one line at any instant.
+        self._rewrite_results(only_done=True)
+        return news
+
+    def reload(self) -> None:
+        """Take the samples that the run has, whichever its last command asked for, as they are stored."""
+        self._do(changes.reload)
         self._rewrite_results(only_done=True)
 
     def retry(self, numbers: Iterable[int]) -> int:
@@ -204,12 +235,21 @@ class RunDirectory(_fork.ProcessBound):
 
         return self._submit(change)
 
-    def scored(self, n: int, scores: Sequence[Any], artifacts: Sequence[str] | None = None) -> Written[Finished]:
-        """The scores of a sample, instead of any it had; it is done now. `artifacts`: what is kept of it, if new."""
+    def scored(
+        self,
+        n: int,
+        scores: Sequence[Any],
+        artifacts: Sequence[str] | None = None,
+        bases: Mapping[str, Any] | None = None,
+    ) -> Written[Finished]:
+        """The scores of a sample, instead of any it had; it is done now. `artifacts`: what is kept of it, if new.
+
+        `bases`: what scores of now are made of, by scorer.
+        """
         scores = redacting.scores(self.redactor, scores)
 
         def change(db: sqlite3.Connection) -> Finished:
-            changes.replace_scores(db, n, scores, time.time())
+            changes.replace_scores(db, n, scores, time.time(), bases)
             if artifacts is not None:
                 db.execute("UPDATE records SET artifacts = ? WHERE n = ?", (to_json(list(artifacts)), n))
             db.execute("UPDATE samples SET state = 'done' WHERE n = ? AND state = 'scoring'", (n,))
@@ -217,15 +257,21 @@ class RunDirectory(_fork.ProcessBound):
 
         return self._submit(change)
 
-    def replace_scores(self, n: int, scores: Sequence[Any], artifacts: Sequence[str] | None = None) -> None:
+    def replace_scores(
+        self,
+        n: int,
+        scores: Sequence[Any],
+        artifacts: Sequence[str] | None = None,
+        bases: Mapping[str, Any] | None = None,
+    ) -> None:
         """The scores of a sample that is done, instead of those it had; on the disk when this returns.
 
-        results.jsonl follows when the directory is closed. `artifacts`: what is kept of the sample, if that is new.
+        results.jsonl follows when the directory is closed. `artifacts` and `bases` are as for `scored`.
         """
         scores = redacting.scores(self.redactor, scores)
 
         def change(db: sqlite3.Connection) -> None:
-            changes.replace_scores(db, n, scores, time.time())
+            changes.replace_scores(db, n, scores, time.time(), bases)
             if artifacts is not None:
                 db.execute("UPDATE records SET artifacts = ? WHERE n = ?", (to_json(list(artifacts)), n))
 

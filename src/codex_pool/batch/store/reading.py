@@ -13,7 +13,7 @@ from typing import Any
 from codex_app_server import _fork
 from codex_app_server._files import resolved
 
-from . import layout
+from . import layout, locked
 from .layout import RunDirectoryError
 from .rows import (
     UNKNOWN_COST,
@@ -36,6 +36,7 @@ _SAMPLE = (
     "s.n, s.id, s.epoch, s.digest, s.spec, s.tags, s.position, s.selected, s.state, "
     "(SELECT count(*) FROM attempts a WHERE a.n = s.n) AS tries"
 )
+_BEGUN = "EXISTS (SELECT 1 FROM attempts a WHERE a.n = s.n)"
 
 
 class RunStore:
@@ -46,6 +47,7 @@ class RunStore:
 
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
         self.path = path
+        self._database = path / layout.DATABASE
         self._connection = connection
         # Threads would get each other's cached statements.
         self._lock = threading.Lock()
@@ -99,14 +101,17 @@ class RunStore:
         state: str | None = None,
         status: str | None = None,
         selected: bool | None = None,
+        begun: bool = False,
         after: tuple[int, int] | None = None,
     ) -> Iterator[SampleRow]:
         """All samples with their records and scores, in the order of the dataset; those of a state or status only.
 
+        `begun`: only those that were attempted and are not done.
+
         `after` is (position, n) of the last one that is not wanted any more.
         """
         while True:
-            page = self.page(PAGE, state=state, status=status, selected=selected, after=after)
+            page = self.page(PAGE, state=state, status=status, selected=selected, begun=begun, after=after)
             yield from page
             if len(page) < PAGE:
                 return
@@ -120,12 +125,15 @@ class RunStore:
         status: str | None = None,
         selected: bool | None = None,
         to_do: bool = False,
+        begun: bool = False,
         after: tuple[int, int] | None = None,
     ) -> list[SampleRow]:
-        """At most `size` samples after `after`. `to_do`: those of this run that are not done."""
+        """At most `size` samples after `after`; `to_do`: of this run, and not done; `begun`: see `samples`."""
         where, values = ["(s.position, s.n) > (?, ?)"], list(after or (-1, -1))
         if to_do:
             where.append("s.selected AND s.state <> 'done'")
+        if begun:
+            where.append(f"s.state <> 'done' AND {_BEGUN}")
         for column, value in (("s.state", state), ("r.status", status)):
             if value is not None:
                 where.append(f"{column} = ?")
@@ -133,6 +141,13 @@ class RunStore:
         if selected is not None:
             where.append("s.selected" if selected else "NOT s.selected")
         return self._rows(f"{' AND '.join(where)} ORDER BY s.position, s.n LIMIT {size:d}", values)
+
+    def begun_places(self) -> frozenset[int]:
+        """The places, among all samples of this run that are not done, of those that were attempted."""
+        found = self._fetch(
+            f"SELECT {_BEGUN} AS begun FROM samples s WHERE s.selected AND s.state <> 'done' ORDER BY s.position, s.n"
+        )
+        return frozenset(place for place, row in enumerate(found) if row["begun"])
 
     def ended(self, size: int) -> list[SampleRow]:
         """The samples that ended last by the clock, at most `size`, the last one last."""
@@ -267,6 +282,14 @@ class RunStore:
 
     def _fetch(self, query: str, values: Sequence[Any] = ()) -> list[Any]:
         _fork.check_process(self._made_in, "run")
+        try:
+            return locked.patiently(self._database, lambda: self._fetch_now(query, values))
+        except sqlite3.OperationalError as error:
+            if locked.is_locked(error):
+                raise RunDirectoryError(f"{locked.problem(self._database)}, and do the same again") from None
+            raise
+
+    def _fetch_now(self, query: str, values: Sequence[Any]) -> list[Any]:
         with self._lock:
             return self._connection.execute(query, values).fetchall()
 
@@ -298,11 +321,12 @@ class RunStore:
         ]
 
 
-def open_run(path: Path) -> RunStore:
-    """The run in a directory, to be read. Raises RunDirectoryError when there is none, or it cannot be read."""
+def open_run(path: Path, *, limit_s: float = locked.LIMIT_S) -> RunStore:
+    """The run in a directory, to be read. While another program has its database locked it is waited for, `limit_s`
+    seconds at most. Raises RunDirectoryError when there is none, or it cannot be read."""
     if not (path / layout.DATABASE).exists():
         if not path.is_dir():
             raise RunDirectoryError(f"{path}: no such directory; expected the run directory of a batch")
         layout.refuse_foreign(path, fresh=False)
         raise RunDirectoryError(f"{path} has no {layout.DATABASE}: it is not the directory of a batch; name another")
-    return RunStore(path, open_for_reading(path / layout.DATABASE))
+    return RunStore(path, open_for_reading(path / layout.DATABASE, limit_s=limit_s))

@@ -15,18 +15,25 @@ VALID = ("completed", "limit")
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """What the store is told of a sample: `spec` is all of it as JSON, `digest` of what its answer depends on."""
+    """What the store is told of a sample: `spec` is all of it as JSON, `digest` of what its answer depends on.
+
+    `scorers`: what its scores are made of now, by scorer, as `scoring.basis` has it.
+    """
 
     id: str
     epoch: int
     digest: str
     spec: Mapping[str, Any]
     tags: tuple[str, ...] = ()
+    scorers: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ScoreRow:
-    """One scorer's word on a sample. `error`: the scorer itself failed, and there is no value."""
+    """One scorer's word on a sample. `error`: the scorer itself failed, and there is no value.
+
+    `basis` is what it was made of (see `outdated`), None where that is not known.
+    """
 
     scorer: str
     value: float | None
@@ -37,6 +44,7 @@ class ScoreRow:
     error: str | None
     duration_ms: int | None
     scored_at: float
+    basis: dict[str, str] | None = None
 
 
 class RecordRow(msgspec.Struct, frozen=True):
@@ -203,6 +211,7 @@ def score_of(row: Mapping[str, Any]) -> ScoreRow:
         error=row["error"],
         duration_ms=row["duration_ms"],
         scored_at=row["scored_at"],
+        basis=from_json(row["basis"]),
     )
 
 

@@ -10,9 +10,8 @@ from pathlib import Path
 
 from codex_app_server._files import resolved
 
+from . import locked
 from .layout import RunDirectoryError, partial
-
-BUSY_S = 10.0
 
 # Each is run once, in order, in one transaction with its number. What has been released is never altered.
 MIGRATIONS: tuple[str, ...] = (
@@ -52,6 +51,7 @@ MIGRATIONS: tuple[str, ...] = (
     ) WITHOUT ROWID;
     """,
     "ALTER TABLE records ADD COLUMN agents_md TEXT",
+    "ALTER TABLE scores ADD COLUMN basis TEXT",
 )
 
 
@@ -65,7 +65,14 @@ def open_for_writing(path: Path, migrations: Sequence[str] = MIGRATIONS) -> sqli
                 f"{path} cannot be made: {error}; make room on its disk, raise the limit of the size of files "
                 "(ulimit -f), or use another directory"
             ) from None
-    connection = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
+    try:
+        return locked.patiently(path, lambda: _open_for_writing(path, migrations))
+    except sqlite3.DatabaseError as error:
+        raise _unreadable(path, error) from None
+
+
+def _open_for_writing(path: Path, migrations: Sequence[str]) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, timeout=locked.BUSY_S, isolation_level=None, check_same_thread=False)
     try:
         # Before anything is changed: a stranger's file must stay as it is.
         version = _version(connection, path, migrations)
@@ -73,10 +80,8 @@ def open_for_writing(path: Path, migrations: Sequence[str] = MIGRATIONS) -> sqli
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA wal_autocheckpoint = 2000")
         _migrate(connection, version, migrations)
-    except BaseException as error:
+    except BaseException:
         connection.close()
-        if isinstance(error, sqlite3.DatabaseError):
-            raise _unreadable(path, error) from None
         raise
     return connection
 
@@ -95,31 +100,17 @@ def _migrate(connection: sqlite3.Connection, version: int, migrations: Sequence[
         connection.executescript(f"BEGIN IMMEDIATE; {statements}; PRAGMA user_version = {number}; COMMIT;")
 
 
-def open_for_reading(path: Path, migrations: Sequence[str] = MIGRATIONS) -> sqlite3.Connection:
-    """The database, also while a run writes. Raises RunDirectoryError for one that cannot be read."""
-    connection = None
-    # In a directory that nobody may write to there is no place for what WAL needs, and nobody who writes either.
-    for mode in ("mode=ro", "immutable=1"):
-        try:
-            connection = sqlite3.connect(
-                f"{resolved(path).as_uri()}?{mode}",
-                uri=True,
-                timeout=BUSY_S,
-                isolation_level=None,
-                check_same_thread=False,
-            )
-            version = _version(connection, path, migrations)
-            break
-        except sqlite3.DatabaseError as error:
-            if connection is not None:
-                connection.close()
-            if mode == "immutable=1" or not isinstance(error, sqlite3.OperationalError):
-                raise _unreadable(path, error) from None
-        except RunDirectoryError:
-            if connection is not None:
-                connection.close()
-            raise
-    assert connection is not None
+def open_for_reading(
+    path: Path, migrations: Sequence[str] = MIGRATIONS, *, limit_s: float = locked.LIMIT_S
+) -> sqlite3.Connection:
+    """The database, also while a run writes. One that is locked is waited for, `limit_s` seconds at most.
+
+    Raises RunDirectoryError for one that cannot be read.
+    """
+    try:
+        connection, version = locked.patiently(path, lambda: _open_for_reading(path, migrations), limit_s)
+    except sqlite3.DatabaseError as error:
+        raise _unreadable(path, error) from None
     if version < len(migrations):
         connection.close()
         raise RunDirectoryError(
@@ -127,6 +118,32 @@ def open_for_reading(path: Path, migrations: Sequence[str] = MIGRATIONS) -> sqli
             "run `codex-pool batch` on it once more, which brings it up to date"
         )
     return connection
+
+
+def _open_for_reading(path: Path, migrations: Sequence[str]) -> tuple[sqlite3.Connection, int]:
+    """The connection, and the version of its schema."""
+    try:
+        return _connected(path, migrations, "mode=ro")
+    except sqlite3.OperationalError as error:
+        if locked.is_locked(error):
+            raise
+    # In a directory that nobody may write to there is no place for what WAL needs, and nobody who writes either.
+    return _connected(path, migrations, "immutable=1")
+
+
+def _connected(path: Path, migrations: Sequence[str], mode: str) -> tuple[sqlite3.Connection, int]:
+    connection = sqlite3.connect(
+        f"{resolved(path).as_uri()}?{mode}",
+        uri=True,
+        timeout=locked.BUSY_S,
+        isolation_level=None,
+        check_same_thread=False,
+    )
+    try:
+        return connection, _version(connection, path, migrations)
+    except BaseException:
+        connection.close()
+        raise
 
 
 def _version(connection: sqlite3.Connection, path: Path, migrations: Sequence[str]) -> int:
@@ -142,6 +159,8 @@ def _version(connection: sqlite3.Connection, path: Path, migrations: Sequence[st
 
 
 def _unreadable(path: Path, error: Exception) -> RunDirectoryError:
+    if locked.is_locked(error):
+        return RunDirectoryError(f"{locked.problem(path)}, and do the same again")
     return RunDirectoryError(
         f"{path} cannot be used: {error}; restore it from a copy, or use another directory, or --fresh"
     )

@@ -8,9 +8,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from codex_app_server import _threads
+
+from . import locked
 
 T = TypeVar("T")
 
@@ -20,6 +23,9 @@ log = logging.getLogger("codex_pool")
 # comes alone is not kept waiting.
 GATHER_S = 0.01
 BUSY_S = 0.05
+# Who is to end waits so long for a database that another program has locked.
+HURRIED_S = 10.0
+_LOOK_S = 0.05
 
 Change = Callable[[sqlite3.Connection], Any]
 
@@ -62,16 +68,22 @@ class Writer:
     """Applies changes in order, and answers each with what became of it.
 
     `before_commit` is called before, `after_commit` with the results after each transaction, on the writer's thread.
+    While another program has the database `path` locked, changes wait.
     """
 
     def __init__(
         self,
         connection: sqlite3.Connection,
+        path: Path,
         *,
         before_commit: Callable[[], None],
         after_commit: Callable[[list[Any]], None],
     ) -> None:
         self._connection = connection
+        self._path = path
+        self.locked_since: float | None = None
+        """Since when another program has the database locked, a time of the monotonic clock; None if none has."""
+        self._hurried_at: float | None = None
         self._before_commit = before_commit
         self._after_commit = after_commit
         self._waiting: deque[tuple[Change, Written[Any]]] = deque()
@@ -90,8 +102,14 @@ class Writer:
             self._has_work.notify()
         return written
 
+    def hurry(self) -> None:
+        """From now on wait for a locked database for HURRIED_S only; changes that did not get there fail then."""
+        if self._hurried_at is None:
+            self._hurried_at = time.monotonic()
+
     def close(self) -> None:
         """Apply what waits, then end. May be called twice."""
+        self.hurry()
         with self._has_work:
             self._closing = True
             self._has_work.notify()
@@ -112,7 +130,7 @@ class Writer:
                 return
             error = self._apply(group)
             committed_at = time.monotonic()
-            if error is not None and len(group) > 1:
+            if error is not None and len(group) > 1 and not locked.is_locked(error):
                 # Whoever is to blame fails alone.
                 for one in group:
                     error = self._apply([one])
@@ -124,10 +142,10 @@ class Writer:
     def _apply(self, group: Sequence[tuple[Change, Written[Any]]]) -> BaseException | None:
         """Apply all or nothing; why it was nothing."""
         try:
-            self._connection.execute("BEGIN IMMEDIATE")
+            self._execute("BEGIN IMMEDIATE")
             results = [change(self._connection) for change, _ in group]
             self._before_commit()
-            self._connection.execute("COMMIT")
+            self._execute("COMMIT")
         except BaseException as error:
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
@@ -141,6 +159,27 @@ class Writer:
             log.exception("what was written to the run could not be passed on")
         self._settle(group, results)
         return None
+
+    def _execute(self, statement: str) -> None:
+        """Begin or commit, as soon as no other program has the database locked."""
+        is_said = False
+        while True:
+            try:
+                self._connection.execute(statement)
+            except sqlite3.OperationalError as error:
+                if not locked.is_locked(error):
+                    raise
+                now = time.monotonic()
+                since = self.locked_since = self.locked_since or now
+                if self._hurried_at is not None and now - max(since, self._hurried_at) >= HURRIED_S:
+                    raise
+            else:
+                self.locked_since = None
+                return
+            if not is_said and now - since >= locked.SAY_AFTER_S:
+                is_said = True
+                log.warning("%s; waiting for it", locked.problem(self._path))
+            time.sleep(_LOOK_S)
 
     def _settle(
         self,

@@ -21,6 +21,7 @@ from codex_app_server import _threads
 from codex_app_server._files import resolved
 
 from ..dataset import Sample
+from ..dataset.trees import LEFT_OUT
 from . import difference, repositories
 from . import hook as hooks
 from .errors import WorkspaceError
@@ -182,7 +183,7 @@ def _clear(directory: Path, workspace: Path) -> None:
 def _copy(template: Path, workspace: Path) -> None:
     if not template.is_dir():
         raise WorkspaceError(f"the template {template} is not there any more")
-    shutil.copytree(template, workspace, symlinks=True, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".git"))
+    shutil.copytree(template, workspace, symlinks=True, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*LEFT_OUT))
 
 
 def _write(workspace: Path, files: dict[str, str]) -> None:

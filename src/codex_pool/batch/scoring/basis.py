@@ -1,0 +1,72 @@
+"""What a score is made of, beside the answer: the scorer with its files, and what it looks at of the sample.
+
+It is kept with each score, so that a run whose targets or scorers were changed since knows which scores are outdated.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from .base import Scorer
+
+# What may change of a sample without its answer being another one. A judge is paid for, and only sees the target.
+_FIELDS = ("target", "metadata", "tags")
+_JUDGED = ("target",)
+# Left out of the directories of scorers: what Python and git make of themselves.
+_LEFT_OUT = ("__pycache__", ".git")
+# Of a larger file size and time of change have to do.
+_WHOLE_BYTES = 4 * 2**20
+
+
+def basis_of(scorers: Iterable[Scorer]) -> dict[str, dict[str, Any]]:
+    """For each scorer by name: `scorer`, a digest of it and its files, and `of`, the fields of a sample it looks at."""
+    return {
+        scorer.name: {"scorer": _digest(scorer), "of": _JUDGED if scorer.type == "judge" else _FIELDS}
+        for scorer in scorers
+    }
+
+
+def _digest(scorer: Scorer) -> str:
+    """Of the options and of the contents of files, not of where those are: a run may be moved with its dataset."""
+    spec = {**scorer.spec}
+    places = spec.pop("files", {})
+    for name in ("name", "path"):
+        spec.pop(name, None)
+    digest = hashlib.sha256(json.dumps(spec, sort_keys=True).encode())
+    for to, place in sorted(places.items()):
+        digest.update(json.dumps(to).encode())
+        _add(digest, Path(place))
+    for path in [] if places else scorer.private:
+        _add(digest, path)
+    return digest.hexdigest()[:16]
+
+
+def _add(digest: Any, path: Path) -> None:
+    for name, file in _files(path):
+        try:
+            state = file.stat()
+            whole = state.st_size <= _WHOLE_BYTES
+            content = file.read_bytes() if whole else repr((state.st_size, state.st_mtime_ns)).encode()
+        except OSError as error:
+            content = repr(error.errno).encode()
+        digest.update(b"%s\0%d\0" % (os.fsencode(name), len(content)) + content)
+
+
+def _files(path: Path) -> Iterator[tuple[str, Path]]:
+    """Files at or below a path, each with its name from there on."""
+    if not path.is_dir():
+        yield path.name, path
+        return
+    if path.name in _LEFT_OUT:
+        return
+    for root, names, files in os.walk(path):
+        names[:] = sorted(name for name in names if name not in _LEFT_OUT)
+        for name in sorted(files):
+            file = Path(root, name)
+            if not name.endswith(".pyc") and file.is_file():
+                yield str(file.relative_to(path)), file

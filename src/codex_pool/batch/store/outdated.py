@@ -1,0 +1,56 @@
+"""Which scores of a run are outdated by what has been changed in the dataset or of the scorers since. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(slots=True)
+class News:
+    """What is new when samples are taken for a run that has results already."""
+
+    added: int = 0
+    """Samples that the run did not have."""
+    rerun: int = 0
+    """Samples that ask something else now, and are run again."""
+    rescored: int = 0
+    """Samples that are only scored."""
+    reasons: Counter[str] = field(default_factory=Counter)
+    """Why they are scored, and how many of them for that."""
+    dropped: Counter[str] = field(default_factory=Counter)
+    """Outdated scores by scorers that are not named now, which are removed."""
+
+
+def score_basis(scorer: Mapping[str, Any], spec: Mapping[str, Any]) -> dict[str, str]:
+    """What a score is made of: the digest of its scorer, and of each field of the sample that the scorer looks at."""
+    return {"scorer": scorer["scorer"], **{name: _digest(spec.get(name)) for name in scorer["of"]}}
+
+
+def outdated(
+    stored: Mapping[str, str] | None,
+    scorer: Mapping[str, Any] | None,
+    before: Mapping[str, Any],
+    now: Mapping[str, Any],
+) -> str | None:
+    """Why a score does not hold any more; None if it does.
+
+    `stored` is what it was made of, None if that was not kept; `scorer` is what its scorer is now, None if it is not
+    named. `before` and `now` are the sample as JSON.
+    """
+    fields = [name for name in stored if name != "scorer"] if stored is not None else ["target", "metadata", "tags"]
+    for name in fields:
+        made_of = _digest(before.get(name)) if stored is None else stored[name]
+        if made_of != _digest(now.get(name)):
+            return f"another {name}" if name != "tags" else "other tags"
+    if stored is not None and scorer is not None and stored["scorer"] != scorer["scorer"]:
+        return "another scorer"
+    return None
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
