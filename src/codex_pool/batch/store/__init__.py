@@ -5,6 +5,7 @@ schema     the tables of run.sqlite, their version and its migrations
 rows       what is kept and read back, as values                     pure
 segments   event logs: gzip members in files, found by offset
 writer     the one thread that writes: waiting changes share a commit
+configured  configurations that results were made with
 directory  RunDirectory: the run that is under way                    the only writer
 reading    RunStore: what stands there, also while a run writes
 export     results.jsonl, made from the tables

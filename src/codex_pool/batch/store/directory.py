@@ -20,6 +20,7 @@ from codex_app_server import StartError, _fork
 
 from . import changes, layout
 from .changes import Start, Unfinished
+from .configured import Configured, configure
 from .export import Results
 from .layout import RunDirectoryError
 from .reading import RunStore, open_run
@@ -136,6 +137,26 @@ class RunDirectory(_fork.ProcessBound):
         self._do(lambda db: changes.load(db, entries, self.path, dataset, rerun_changed=rerun_changed, partly=partly))
         # From now on only what is done stands in there: what is to be run again has one line at any instant.
         self._rewrite_results(only_done=True)
+
+    def configure(
+        self,
+        fingerprint: Callable[[Mapping[str, Any]], str],
+        *,
+        rerun_changed: bool = False,
+        differences: Callable[[Mapping[str, Any]], str] = lambda before: "",
+    ) -> Configured:
+        """Compare the configuration of a run with those that its results were made with; call it after `load`.
+
+        `fingerprint` gives that of a sample, of its JSON; `differences` says what differs from the `effective`
+        configuration of an earlier launch. Raises RunDirectoryError, with nothing changed, when there are results of
+        another one, unless they are to be run again and all are of samples of this run.
+        """
+        done: Configured = self._do(
+            lambda db: configure(db, self.path, fingerprint, rerun_changed=rerun_changed, differences=differences)
+        )
+        if done.again:
+            self._rewrite_results(only_done=True)
+        return done
 
     def retry(self, numbers: Iterable[int]) -> int:
         """Let samples that are done be run again by the next run; how many."""

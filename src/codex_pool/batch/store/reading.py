@@ -15,14 +15,14 @@ from codex_app_server._files import resolved
 
 from . import layout
 from .layout import RunDirectoryError
-from .rows import AttemptRow, SampleRow, ScoreRow, attempt_of, from_json, record_of, score_of
+from .rows import ANSWERED, AttemptRow, SampleRow, ScoreRow, attempt_of, from_json, record_of, score_of
 from .schema import open_for_reading
 from .segments import path_of, read_lines
 
 PAGE = 200
 _SAMPLE = (
     "s.n, s.id, s.epoch, s.digest, s.spec, s.tags, s.position, s.selected, s.state, "
-    "(SELECT count(*) FROM attempts a WHERE a.n = s.n) AS tries"
+    "s.fingerprint AS wanted, (SELECT count(*) FROM attempts a WHERE a.n = s.n) AS tries"
 )
 
 
@@ -207,6 +207,22 @@ class RunStore:
             found[status] = found.get(status, 0) + row["count"]
         return found
 
+    def answered(self) -> dict[str, dict[str, int]]:
+        """Who answered: of each of ANSWERED the values, and how many records have them, most first.
+
+        Records without a thread are left out. An effort that codex leaves to the model is `default`; what was recorded
+        by an earlier codex-pool is `unknown`.
+        """
+        found: dict[str, dict[str, int]] = {name: {} for name in ANSWERED}
+        for name in ANSWERED:
+            value = f"coalesce({name}, CASE WHEN model IS NULL THEN 'unknown' ELSE 'default' END)"
+            for row in self._fetch(
+                f"SELECT {value} AS value, count(*) AS count FROM records WHERE thread_id IS NOT NULL "
+                "GROUP BY 1 ORDER BY 2 DESC, 1"
+            ):
+                found[name][row["value"]] = row["count"]
+        return found
+
     def has_scores(self) -> bool:
         """Whether anything was scored."""
         return bool(self._fetch("SELECT 1 FROM scores LIMIT 1"))
@@ -256,6 +272,7 @@ class RunStore:
                 selected=bool(row["selected"]),
                 position=row["position"],
                 attempts=row["tries"],
+                fingerprint=row["wanted"],
                 record=None if row["status"] is None else record_of(row),
                 scores=tuple(scores.get(row["n"], ())),
             )

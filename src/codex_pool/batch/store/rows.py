@@ -10,6 +10,8 @@ from typing import Any
 import msgspec
 
 EXPORT_VERSION = 1
+# Of a record, who answered.
+ANSWERED = ("model", "effort", "provider", "codex_version")
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -64,6 +66,17 @@ class RecordRow(msgspec.Struct, frozen=True):
     artifacts: tuple[str, ...] = ()
     agents_md: str | None = None
     """Way in which AGENTS.md reached the agent: `developer_instructions`, `codex`, or None."""
+    model: str | None = None
+    """Who answered, as codex reported it, like `effort` (None: the model's default), `provider` and `codex_version`."""
+    effort: str | None = None
+    provider: str | None = None
+    codex_version: str | None = None
+    rerouted_from: str | None = None
+    """Model that was asked, if the service let `model` answer instead."""
+    fingerprint: str | None = None
+    """Digest of the effective configuration; None in what an earlier codex-pool recorded. Set by the store."""
+    launch: int | None = None
+    """Number of the launch that started the last attempt. Set by the store."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +87,8 @@ class AttemptRow:
     attempt: int
     key: str
     digest: str
+    fingerprint: str | None
+    launch: int | None
     thread_id: str | None
     status: str | None
     error: dict[str, str] | None
@@ -106,6 +121,8 @@ class SampleRow(msgspec.Struct, frozen=True):
     scores: tuple[ScoreRow, ...] = ()
     attempts: int = 0
     """How many there were, those under way included."""
+    fingerprint: str | None = None
+    """Digest of the effective configuration that the sample would be run with now."""
 
 
 _encode = msgspec.json.Encoder().encode
@@ -165,6 +182,13 @@ def record_of(row: Mapping[str, Any]) -> RecordRow:
         responses=tuple(from_json(row["responses"]) or ()),
         artifacts=tuple(from_json(row["artifacts"]) or ()),
         agents_md=row["agents_md"],
+        model=row["model"],
+        effort=row["effort"],
+        provider=row["provider"],
+        codex_version=row["codex_version"],
+        rerouted_from=row["rerouted_from"],
+        fingerprint=row["fingerprint"],
+        launch=row["launch"],
     )
 
 
@@ -188,6 +212,8 @@ def attempt_of(row: Mapping[str, Any]) -> AttemptRow:
         attempt=row["attempt"],
         key=row["key"],
         digest=row["digest"],
+        fingerprint=row["fingerprint"],
+        launch=row["launch"],
         thread_id=row["thread_id"],
         status=row["status"],
         error=from_json(row["error"]),
@@ -233,6 +259,13 @@ def exported(row: SampleRow) -> dict[str, Any]:
         "ended_at": record.ended_at,
         "artifacts": list(record.artifacts),
         "agents_md": record.agents_md,
+        "model": record.model,
+        "effort": record.effort,
+        "provider": record.provider,
+        "codex_version": record.codex_version,
+        "rerouted_from": record.rerouted_from,
+        "fingerprint": record.fingerprint,
+        "launch": record.launch,
         "tags": list(row.tags),
         "metadata": row.spec.get("metadata"),
     }

@@ -1,0 +1,164 @@
+"""The effective configuration, asked of an app-server or a pool; and who answers, of the answer to a thread's start."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from codex_app_server import AppServerError, AsyncCodex, JsonRpcError, operations
+from codex_app_server._files import read_file
+from codex_app_server.operations import Operation, encode_plain
+from codex_pool import trust
+from codex_pool.configuration import LIMIT_S, Configuration
+
+from .effective import Answered, Effective, keys_of
+
+Started = tuple[str, Answered]
+"""The id of a thread, and who answers in it."""
+
+
+class _Thread(msgspec.Struct, rename="camel"):
+    id: str
+    cli_version: Any = None
+
+
+class _Start(msgspec.Struct, rename="camel"):
+    """What thread/start and thread/fork answer of a thread's settings (codex 0.163.0)."""
+
+    thread: _Thread
+    model: Any = None
+    model_provider: Any = None
+    reasoning_effort: Any = None
+    service_tier: Any = None
+    sandbox: Any = None
+    instruction_sources: Any = None
+
+
+_decode_start = msgspec.json.Decoder(_Start).decode
+
+
+def start_of_thread(options: Mapping[str, Any], *, fork_of: str | None = None) -> Operation[Started]:
+    """The start of a thread, or the fork of one, that also answers who answers in it. Directories are not looked for.
+
+    Raises InvalidInputError.
+    """
+    if fork_of is None:
+        operation: Operation[Any] = operations.thread_start(options)
+    else:
+        operation = operations.thread_fork(fork_of, options)
+    return msgspec.structs.replace(operation, finish=_started, paths=())
+
+
+def _started(result: bytes) -> Started:
+    start = _start_of(result)
+    return start.thread.id, Answered(
+        model=_text(start.model),
+        provider=_text(start.model_provider),
+        effort=_text(start.reasoning_effort),
+        codex_version=_text(start.thread.cli_version),
+    )
+
+
+def _start_of(result: bytes) -> _Start:
+    try:
+        return _decode_start(result)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise AppServerError(f"the answer to the start of a thread does not name one: {error}") from None
+
+
+def answered_of(thread: Any) -> Answered:
+    """Who answered in a stored thread, a `thread` of the answer to thread/read."""
+    names = ("model", "model_provider", "reasoning_effort", "cli_version")
+    model, provider, effort, version = (_text(getattr(thread, name, None)) for name in names)
+    return Answered(model=model, provider=provider, effort=effort, codex_version=version)
+
+
+async def aread_effective(
+    codex: AsyncCodex,
+    cwd: Path,
+    configuration: Configuration,
+    *,
+    approval_policy: Any,
+    guarded: bool,
+    trusting: bool,
+    is_here: bool,
+) -> Effective:
+    """Ask an app-server, or a pool, for the effective configuration.
+
+    Defaults of codex are known once a thread is made, so one is: ephemeral, without MCP servers, and it gets no turn.
+    `cwd` is an absolute path that it takes nothing from. `is_here`: files that the configuration names lie on this
+    machine. Raises AppServerError; what a pool refuses to a limited key is not known.
+    """
+    config, origins = await _config(codex)
+    start = await _probe(codex, cwd, config or {}, approval_policy)
+    provider = _text((config or {}).get("model_provider")) if start is None else _text(start.model_provider)
+    effort = _text((config or {}).get("model_reasoning_effort"))
+    sandbox = configuration.sandbox or configuration.profile
+    digest = _digest if is_here else _not_here
+    sources = [] if start is None else start.instruction_sources or []
+    return Effective(
+        model=_text((config or {}).get("model")) if start is None else _text(start.model),
+        provider=provider,
+        effort=effort if start is None else _text(start.reasoning_effort),
+        configured_effort=effort,
+        service_tier=_text((config or {}).get("service_tier")) if start is None else _text(start.service_tier),
+        sandbox=sandbox or (None if start is None else start.sandbox),
+        approval_policy=approval_policy,
+        sources={str(source): digest(str(source)) for source in sources},
+        keys=None if config is None else keys_of(config, origins, provider, digest),
+        guarded=guarded,
+        trusting=trusting,
+        codex_version=None if start is None else _text(start.thread.cli_version),
+    )
+
+
+async def _config(codex: AsyncCodex) -> tuple[dict[str, Any] | None, dict[str, Any]]:
+    """`config` and `origins` of config/read; None where they are refused."""
+    operation = Operation("config/read", encode_plain("config/read", {"includeLayers": False}), _decode)
+    try:
+        found = await codex.client.perform(operation, timeout_s=LIMIT_S)
+    except JsonRpcError:
+        return None, {}
+    config, origins = found.get("config"), found.get("origins")
+    return (config if isinstance(config, dict) else None), (origins if isinstance(origins, dict) else {})
+
+
+async def _probe(codex: AsyncCodex, cwd: Path, config: Mapping[str, Any], approval_policy: Any) -> _Start | None:
+    """The settings of a thread that asks for nothing; None where a thread is refused, as its samples will be told."""
+    servers = config.get("mcp_servers") or {}
+    overrides = {**trust.untrusting(str(cwd)), "project_doc_max_bytes": 0}
+    if servers:
+        overrides["mcp_servers"] = {name: {"enabled": False} for name in servers}
+    options = {"cwd": str(cwd), "ephemeral": True, "config": overrides, "approval_policy": approval_policy}
+    operation = msgspec.structs.replace(operations.thread_start(options), finish=_start_of, paths=())
+    try:
+        start = await codex.client.perform(operation, timeout_s=LIMIT_S)
+        await codex.client.request("thread/unsubscribe", {"thread_id": start.thread.id})
+    except JsonRpcError:
+        return None
+    return start
+
+
+def _decode(result: bytes) -> dict[str, Any]:
+    found = msgspec.json.decode(result)
+    return found if isinstance(found, dict) else {}
+
+
+def _text(value: Any) -> str | None:
+    value = getattr(value, "value", value)
+    return value if isinstance(value, str) else None
+
+
+def _digest(path: str) -> str | None:
+    try:
+        return hashlib.sha256(read_file(Path(path))).hexdigest()[:16]
+    except OSError:
+        return None
+
+
+def _not_here(path: str) -> str | None:
+    return None
