@@ -38,8 +38,12 @@ _TOKENS = {
     "totalTokens": "total_tokens",
 }
 CANCELLED = "cancelled"
+REROUTED = "model/rerouted"
 _METERED = frozenset(
-    {"pool/turn/assigned", "error", "turn/completed", "thread/tokenUsage/updated", "item/started", "item/completed"}
+    {
+        *("pool/turn/assigned", "error", "turn/completed", "thread/tokenUsage/updated", "item/started"),
+        *("item/completed", REROUTED),
+    }
 )
 
 
@@ -145,6 +149,8 @@ class Attempt:
         self.events = EventLog()
         self._commands = policy.Commands()
         self.pool_gone: TransportClosedError | None = None
+        self.rerouted: tuple[str, str] | None = None
+        """The model that was asked and the one that the service let answer, if it did so."""
         self._usage: Mapping[str, Any] | None = None
         self._turn_id: str | None = None
         self._turns: list[AsyncTurnHandle] = []
@@ -345,6 +351,9 @@ class Attempt:
         self._heed_network(method, params)
         if method == "item/completed":
             self._commands.completed(params["item"])
+        elif method == REROUTED:
+            asked = params["fromModel"] if self.rerouted is None else self.rerouted[0]
+            self.rerouted = (asked, params["toModel"])
         elif method == "thread/tokenUsage/updated":
             self._usage = params["tokenUsage"]["total"]
         elif method == "pool/turn/assigned":

@@ -1,7 +1,7 @@
 """Effective configuration of a run: what decides how its agents answer, as codex resolved it. Pure.
 
-It has three parts. The settings of a thread - model, provider, effort, service tier, sandbox, approval policy - count as
-codex resolved them, defaults included. Further keys, those of KEYS, count as far as the configuration sets them: the
+It has three parts. The settings of a thread - model, provider, effort, service tier, sandbox, approval policy - count
+as codex resolved them, defaults included. Further keys, those of KEYS, count as far as the configuration sets them: the
 defaults of codex belong to its version. The version counts by its class alone, so that an upgrade in the middle of a
 run is no change.
 
@@ -44,8 +44,10 @@ KEYS = (
     *("approvals_reviewer", "auto_review", "default_permissions", "permissions", "sandbox_workspace_write"),
 )
 # Of the provider that is used; no other one counts.
-_OF_PROVIDER = ("base_url", "wire_api", "model_catalog_url", "env_key", "http_headers", "env_http_headers")
-_OF_PROVIDER += ("query_params", "capabilities", "requires_openai_auth")
+_OF_PROVIDER = (
+    *("base_url", "wire_api", "model_catalog_url", "env_key", "http_headers", "env_http_headers", "query_params"),
+    *("capabilities", "requires_openai_auth"),
+)
 # Their values name files, whose content counts.
 _FILES = frozenset(
     {
@@ -93,6 +95,9 @@ class Effective(msgspec.Struct, frozen=True, kw_only=True):
         return {**msgspec.to_builtins(self), "fingerprint": fingerprint(self)}
 
 
+UNKNOWN = Effective()
+
+
 class Answered(msgspec.Struct, frozen=True, kw_only=True):
     """Settings of one thread, as codex reported them: who answered. `rerouted_from`: the model that was asked, if the
     service let another one answer."""
@@ -104,7 +109,12 @@ class Answered(msgspec.Struct, frozen=True, kw_only=True):
     rerouted_from: str | None = None
 
 
-def keys_of(config: Mapping[str, Any], origins: Mapping[str, Any], provider: str | None, digest: Digest) -> dict[str, Any]:
+NOBODY = Answered()
+
+
+def keys_of(
+    config: Mapping[str, Any], origins: Mapping[str, Any], provider: str | None, digest: Digest
+) -> dict[str, Any]:
     """The part of a `config/read` result that counts: what `origins` says is set, of KEYS and of the provider."""
     given = _Given(origins)
     found = {key: given.of(config.get(key), key) for key in KEYS}
@@ -225,7 +235,7 @@ def unlike(effective: Effective, own: OfSample, answered: Answered) -> str | Non
 
 
 def _counted(effective: Effective) -> dict[str, Any]:
-    found = msgspec.to_builtins(effective)
+    found: dict[str, Any] = msgspec.to_builtins(effective)
     del found["configured_effort"]
     found["codex_version"] = version_class(effective.codex_version)
     # Where they lie does not matter.

@@ -134,7 +134,9 @@ async def _probe(codex: AsyncCodex, cwd: Path, config: Mapping[str, Any], approv
     if servers:
         overrides["mcp_servers"] = {name: {"enabled": False} for name in servers}
     options = {"cwd": str(cwd), "ephemeral": True, "config": overrides, "approval_policy": approval_policy}
-    operation = msgspec.structs.replace(operations.thread_start(options), finish=_start_of, paths=())
+    start: _Start
+    operation: Operation[Any] = operations.thread_start(options)
+    operation = msgspec.structs.replace(operation, finish=_start_of, paths=())
     try:
         start = await codex.client.perform(operation, timeout_s=LIMIT_S)
         await codex.client.request("thread/unsubscribe", {"thread_id": start.thread.id})

@@ -15,6 +15,8 @@ from codex_app_server.results import final_response
 
 from . import policy
 from .attempt import turn_key, unless_stopped
+from .effective import NOBODY, Answered
+from .effective_reading import answered_of
 from .limits import TOOL_CALLS
 from .store import AttemptRow, EventLog
 
@@ -31,6 +33,7 @@ class Left:
     thread_id: str
     turns: Sequence[Any]
     whole: bool
+    answered: Answered = NOBODY
 
     @property
     def responses(self) -> list[str | None]:
@@ -87,7 +90,7 @@ async def left_of(
         else:
             turn = None
         if turn is None or turn.status != "inProgress" or time.monotonic() > deadline:
-            return Left(attempt.key, attempt.thread_id, found, len(found) == prompts)
+            return Left(attempt.key, attempt.thread_id, found, len(found) == prompts, answered_of(response.thread))
         await unless_stopped(halt, asyncio.sleep(RUNNING_POLL_S))
 
 

@@ -29,7 +29,7 @@ from .disk import Disk, is_full
 from .limits import RunMeter
 from .policy import INTERRUPTED, RETRY_ON_DEFAULT, Outcome
 from .progress import Progress
-from .sampling import Job, Means, Sampling, Tried
+from .sampling import OTHER_CONFIGURATION, Job, Means, Sampling, Tried
 from .store import Entry, Finished, RecordRow, RunDirectory, SampleRow, Written
 from .waking import Waking
 
@@ -322,7 +322,7 @@ class Runner:
             outcome = tried.outcome
             tries += 1
             rules = self._rules
-            is_own = outcome.error is None or outcome.error["kind"] != DISK_FULL
+            is_own = outcome.error is None or outcome.error["kind"] not in (DISK_FULL, OTHER_CONFIGURATION)
             is_own = is_own and not policy.waited_in_vain(outcome)
             if is_own and not job.halt.done() and policy.may_retry(outcome, tries, rules.retries, rules.retry_on):
                 self._told.on_retry(job.sample, outcome)
@@ -358,6 +358,10 @@ class Runner:
             self._means.pools.turn_finished()
         if _touches_disk(tried) and self.was_full(began_at):
             tried.outcome = _for_a_full_disk(tried.outcome, self._full)
+        error = tried.outcome.error
+        if error is not None and error["kind"] == OTHER_CONFIGURATION:
+            # What has been changed stays so, and every further sample would find it.
+            self.ended_early = f"{error['message']}; run the same command again"
         cost = sampling.cost_of(tried.outcome)
         self._progress.turn_ended(tried.outcome, cost)
         self._meter.used((tried.outcome.usage or {}).get("total_tokens", 0), cost)

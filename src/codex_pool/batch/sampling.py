@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from codex_app_server import AppServerError, AsyncCodex, TransportClosedError, _threads, operations
+from codex_app_server import AppServerError, AsyncCodex, TransportClosedError, _threads
 from codex_app_server._files import resolved
 from codex_app_server.async_api import AsyncThread
 from codex_pool.configuration import Configuration
@@ -27,6 +27,8 @@ from .attempt import Attempt, Stopped, unless_stopped
 from .breaker import DISK_FULL
 from .dataset import Sample
 from .disk import is_full
+from .effective import NOBODY, UNKNOWN, Answered, Effective, of_sample, unlike
+from .effective_reading import start_of_thread
 from .left import Left, left_of
 from .limits import Limits, Meter, parse_limits
 from .policy import Outcome
@@ -66,6 +68,7 @@ T = TypeVar("T")
 
 DIFF = "diff.patch"
 WORKSPACE = "workspace"
+OTHER_CONFIGURATION = "otherConfiguration"
 # Of which there is something to score.
 SCORED = ("completed", "limit")
 DEFAULT_SANDBOX = "workspace-write"
@@ -103,6 +106,7 @@ class Tried:
     """Why the pool was gone while its turn ran, if it was; its client then was `codex`."""
     codex: AsyncCodex | None = None
     agents_md: str | None = None
+    answered: Answered = NOBODY
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,6 +135,8 @@ class Means:
     targets: LinkTargets = field(default_factory=LinkTargets)
     configuration: Configuration
     """Configuration of threads; samples without a workspace that name no sandbox ask for the configured one."""
+    effective: Effective = UNKNOWN
+    """The same, as the results of the run are recorded under it."""
     written: Callable[[Callable[[], Written[Any] | asyncio.Future[Any]]], Any]
     """Waits until a change is on the disk, trying again while the disk is full."""
     room: Callable[[], Awaitable[None]]
@@ -209,7 +215,7 @@ class Sampling:
             found.outcome, usage=lost.usage, worker=lost.worker, queued_ms=lost.queued_ms
         )
         found.note = "completed when its pool was lost; taken up"
-        found.agents_md = tried.agents_md
+        found.agents_md, found.answered = tried.agents_md, tried.answered
         return found
 
     def _taken_up(self, start: Start, left: Left, workspace: Workspace | None) -> Tried:
@@ -231,6 +237,7 @@ class Sampling:
             started_at=left.turns[0].started_at or time.time(),
             events=left.events(),
             note="completed while no run was there to see it; taken up",
+            answered=self._with_effort(left.answered),
         )
 
     def _last_attempt(self) -> AttemptRow | None:
@@ -259,11 +266,15 @@ class Sampling:
         try:
             options, turn_options = self._thread_options(workspace, cwd)
             options, how = self._with_project(options)
-            thread = await unless_stopped(self._job.halt, self._thread(left, workspace, options))
+            thread, answered = await unless_stopped(self._job.halt, self._thread(left, workspace, options))
         except TransportClosedError:
             raise
         except AppServerError as error:
             return await self._nothing(Outcome(*policy.failure(error)), workspace)
+        other = None if self._means.trusting else unlike(self._means.effective, of_sample(self._job.row.spec), answered)
+        if other is not None:
+            problem = {"kind": OTHER_CONFIGURATION, "message": f"the configuration was changed during the run: {other}"}
+            return await self._nothing(Outcome("failed", problem, thread_id=thread.id), workspace)
         key = os.urandom(16).hex() if left is None else left.key
         started_at = time.time()
         start: Start = await self._means.written(lambda: self._directory.start_attempt(self._job.row.n, key, thread.id))
@@ -291,6 +302,7 @@ class Sampling:
         responses, events = tuple(attempt.responses), attempt.events.member()
         tried = Tried(start, outcome, workspace, responses, meter.turns, meter.tool_calls, started_at, events)
         tried.pool_gone, tried.codex, tried.agents_md = attempt.pool_gone, codex, how
+        tried.answered = self._with_effort(answered, attempt.rerouted)
         return tried
 
     async def _to_go_on_with(self) -> Left | None:
@@ -300,6 +312,8 @@ class Sampling:
         last = self._last_attempt()
         # Turns that have been asked for in other words are of no use.
         if last is None or last.status in (None, "completed", "limit") or last.digest != self._job.row.digest:
+            return None
+        if last.fingerprint != self._job.row.fingerprint:
             return None
         # What turns did without room, or without a sandbox, is not built on.
         if last.error is not None and last.error["kind"] in (DISK_FULL, policy.SANDBOX_ERROR):
@@ -372,17 +386,27 @@ class Sampling:
         options["developer_instructions"] = text if not before else f"{before}\n\n{text}"
         return options, DEVELOPER_INSTRUCTIONS
 
-    async def _thread(self, left: Left | None, workspace: Workspace | None, options: dict[str, Any]) -> AsyncThread:
+    async def _thread(
+        self, left: Left | None, workspace: Workspace | None, options: dict[str, Any]
+    ) -> tuple[AsyncThread, Answered]:
         codex = self._means.codex
         if workspace is not None and workspace.environment is not None:
             await codex.client.request("environment/add", workspace.environment)
         if left is not None:
             # Without the turn that was cut: its beginning would confuse whoever reads on.
             kept = {name: value for name, value in options.items() if name != "environments"}
-            return await codex.thread_fork(left.thread_id, last_turn_id=left.turns[-1].id, **kept)
-        # The directory is there: it need not be asked for, once more for each sample.
-        operation = msgspec.structs.replace(operations.thread_start(options), paths=())
-        return AsyncThread(codex.client, (await codex.client.perform(operation)).thread.id)
+            operation = start_of_thread({**kept, "last_turn_id": left.turns[-1].id}, fork_of=left.thread_id)
+        else:
+            operation = start_of_thread(options)
+        thread_id, answered = await codex.client.perform(operation)
+        return AsyncThread(codex.client, thread_id), answered
+
+    def _with_effort(self, answered: Answered, rerouted: tuple[str, str] | None = None) -> Answered:
+        """Who answers in a thread, with what the turns of the sample ask for, and with what the service did."""
+        answered = msgspec.structs.replace(answered, effort=self._sample.effort or answered.effort)
+        if rerouted is None:
+            return answered
+        return msgspec.structs.replace(answered, rerouted_from=rerouted[0], model=rerouted[1])
 
     def _limits(self) -> Limits:
         return parse_limits(self._sample.limits, self._means.limits)[0]
@@ -419,6 +443,11 @@ class Sampling:
             responses=tuple(tried.responses),
             artifacts=tuple(artifacts),
             agents_md=tried.agents_md,
+            model=tried.answered.model,
+            effort=tried.answered.effort,
+            provider=tried.answered.provider,
+            codex_version=tried.answered.codex_version,
+            rerouted_from=tried.answered.rerouted_from,
         )
         to_score = outcome.status in SCORED and bool(self._means.scorers.of(self._sample))
         self._is_untouched = outcome.status == "completed" and tried.start.attempt == 1 and tried.tool_calls == 0

@@ -81,19 +81,22 @@ def show(run: Path, sample: str | None, as_json: bool) -> None:
 
     from codex_pool.batch import runs as work
     from codex_pool.batch.store import open_run
-    from codex_pool.batch.store.rows import exported
+    from codex_pool.batch.store.rows import counted, exported
 
     with _reported(), open_run(run) as store:
         if sample is None:
             tokens, cost = store.spent()
             info = store.info()
             value: dict[str, Any] = {**info, "counts": store.counts(), "tokens": tokens, "cost": cost}
+            value |= store.answered()
             if not as_json:
                 config = value.pop("config")
                 value["launches"] = len(info["launches"])
                 value["command"] = " ".join(["codex-pool", *config.get("command", [])])
                 value["dataset"] = (config.get("dataset") or {}).get("name")
                 value["outcome"] = (info["outcome"] or {}).get("problem")
+                for name, values in store.answered().items():
+                    value[name] = counted(values)
                 counts = value["counts"].items()
                 value["counts"] = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in counts if count)
         else:

@@ -150,9 +150,9 @@ def start_attempt(db: sqlite3.Connection, n: int, key: str, thread_id: str | Non
     attempt = db.execute("SELECT coalesce(max(attempt), 0) + 1 FROM attempts WHERE n = ?", (n,)).fetchone()[0]
     db.execute(
         "INSERT INTO attempts (n, attempt, key, digest, fingerprint, launch, thread_id, started_at) "
-        "VALUES (?1, ?2, ?3, (SELECT digest FROM samples WHERE n = ?1), (SELECT fingerprint FROM samples WHERE n = ?1), "
-        "(SELECT max(number) FROM launches), ?4, ?5)",
-        (n, attempt, key, thread_id, now),
+        "VALUES (?, ?, ?, (SELECT digest FROM samples WHERE n = ?), (SELECT fingerprint FROM samples WHERE n = ?), "
+        "(SELECT max(number) FROM launches), ?, ?)",
+        (n, attempt, key, n, n, thread_id, now),
     )
     db.execute("UPDATE samples SET state = 'running' WHERE n = ? AND state <> 'running'", (n,))
     return Start(n, attempt)

@@ -40,7 +40,9 @@ def configure(
     """See RunDirectory.configure."""
     known = db.execute("SELECT n, spec, fingerprint FROM samples").fetchall()
     now = ((fingerprint(from_json(spec)), n, before) for n, spec, before in known)
-    db.executemany("UPDATE samples SET fingerprint = ? WHERE n = ?", ((new, n) for new, n, before in now if new != before))
+    db.executemany(
+        "UPDATE samples SET fingerprint = ? WHERE n = ?", ((new, n) for new, n, before in now if new != before)
+    )
     count = db.execute(f"SELECT count(*) {_OTHERS}").fetchone()[0]
     if count:
         left = db.execute(f"SELECT count(*) {_OTHERS} AND NOT s.selected").fetchone()[0]
@@ -65,9 +67,7 @@ def _refusal(
     found = db.execute(f"SELECT s.id, s.epoch {_OTHERS} ORDER BY s.n LIMIT {_SHOWN}").fetchall()
     names = ", ".join(repr(shown_name(sample_id, epoch)) for sample_id, epoch in found)
     more = f" and {count - len(found)} more" if count > len(found) else ""
-    config = db.execute(
-        f"SELECT config FROM launches WHERE number = (SELECT max(r.launch) {_OTHERS})"
-    ).fetchone()
+    config = db.execute(f"SELECT config FROM launches WHERE number = (SELECT max(r.launch) {_OTHERS})").fetchone()
     before = from_json(config[0]).get("effective") if config is not None else None
     said = differences(before) if before else ""
     held = f"{path} holds results of another configuration" + (f" ({said})" if said else "")

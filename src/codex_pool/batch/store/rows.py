@@ -271,6 +271,13 @@ def exported(row: SampleRow) -> dict[str, Any]:
     }
 
 
+def counted(values: Mapping[str, int]) -> str | None:
+    """Values with the numbers of their records, for people; one alone without."""
+    if len(values) <= 1:
+        return next(iter(values), None)
+    return ", ".join(f"{value} ({count:,})" for value, count in values.items())
+
+
 def _exported_score(score: ScoreRow) -> dict[str, Any]:
     return {
         "value": score.value,
