@@ -85,7 +85,8 @@ def _eval_spec(store: RunStore, info: Mapping[str, Any]) -> dict[str, Any]:
     models = Counter(_model(row) for row in finished(store))
     answered = store.answered()
     versions = {name: str(version) for name, version in config.get("versions", {}).items() if version}
-    versions |= {"codex": version for version in list(answered["codex_version"])[:1]}
+    if answered["codex_version"]:
+        versions["codex"] = next(iter(answered["codex_version"]))
     epochs = max((row.epoch for row in finished(store)), default=1)
     return {
         "run_id": store.path.name,

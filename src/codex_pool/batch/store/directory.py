@@ -271,9 +271,15 @@ class RunDirectory(_fork.ProcessBound):
 
 def _with_records(store: RunStore, only_done: bool) -> Iterator[SampleRow]:
     for row in store.samples(state="done" if only_done else None):
-        # What is still to be scored has no line yet.
-        if row.record is not None and row.state != "scoring":
+        # What is still to be scored has no line yet, and what another configuration has made has none any more.
+        if row.record is not None and row.state != "scoring" and not _is_of_another(row):
             yield row
+
+
+def _is_of_another(row: SampleRow) -> bool:
+    assert row.record is not None
+    made, wanted = row.record.fingerprint, row.fingerprint
+    return row.state != "done" and made is not None and made != wanted
 
 
 def edit_run(path: Path) -> RunDirectory:

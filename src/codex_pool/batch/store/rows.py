@@ -87,8 +87,6 @@ class AttemptRow:
     attempt: int
     key: str
     digest: str
-    fingerprint: str | None
-    launch: int | None
     thread_id: str | None
     status: str | None
     error: dict[str, str] | None
@@ -103,6 +101,9 @@ class AttemptRow:
     safe_to_retry: bool | None
     note: str | None
     has_events: bool
+    fingerprint: str | None = None
+    """Digest of the effective configuration, and number of the launch, that it was started with."""
+    launch: int | None = None
 
 
 class SampleRow(msgspec.Struct, frozen=True):
