@@ -46,7 +46,7 @@ def without_secrets(value: Any, key: str = "") -> Any:
     if _SECRET.search(key) and not _OF_VARIABLES.search(key):
         return None
     if key == "command":
-        return " ".join(_arguments(value.split(" ")))
+        return _TOKEN.sub(HIDDEN, " ".join(_arguments(value.split(" "))))
     return _text(value)
 
 
