@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -89,8 +90,8 @@ async def aread_effective(
 ) -> Effective:
     """Ask an app-server, or a pool, for the effective configuration.
 
-    Defaults of codex are known once a thread is made, so one is: ephemeral, without MCP servers, and it gets no turn.
-    `cwd` is an absolute path that it takes nothing from. `is_here`: files that the configuration names lie on this
+    Defaults of codex are known once a thread is made, so one is, without MCP servers, and deleted again: that frees
+    it, an ephemeral one would stay loaded. `cwd` is an absolute path that it takes nothing from. `is_here`: files that the configuration names lie on this
     machine. Raises AppServerError; what a pool refuses to a limited key is not known.
     """
     config, origins = await _config(codex)
@@ -133,15 +134,16 @@ async def _probe(codex: AsyncCodex, cwd: Path, config: Mapping[str, Any], approv
     overrides = {**trust.untrusting(str(cwd)), "project_doc_max_bytes": 0}
     if servers:
         overrides["mcp_servers"] = {name: {"enabled": False} for name in servers}
-    options = {"cwd": str(cwd), "ephemeral": True, "config": overrides, "approval_policy": approval_policy}
+    options = {"cwd": str(cwd), "config": overrides, "approval_policy": approval_policy}
     start: _Start
     operation: Operation[Any] = operations.thread_start(options)
     operation = msgspec.structs.replace(operation, finish=_start_of, paths=())
     try:
         start = await codex.client.perform(operation, timeout_s=LIMIT_S)
-        await codex.client.request("thread/unsubscribe", {"thread_id": start.thread.id})
     except JsonRpcError:
         return None
+    with contextlib.suppress(JsonRpcError):
+        await codex.client.request("thread/delete", {"thread_id": start.thread.id})
     return start
 
 
