@@ -91,8 +91,9 @@ async def aread_effective(
     """Ask an app-server, or a pool, for the effective configuration.
 
     Defaults of codex are known once a thread is made, so one is, without MCP servers, and deleted again: that frees
-    it, an ephemeral one would stay loaded. `cwd` is an absolute path that it takes nothing from. `is_here`: files that the configuration names lie on this
-    machine. Raises AppServerError; what a pool refuses to a limited key is not known.
+    it, an ephemeral one would stay loaded. `cwd` is an absolute path that it takes nothing from. `is_here`: files that
+    the configuration names lie on this machine. Raises AppServerError; what a pool refuses to a limited key is not
+    known.
     """
     config, origins = await _config(codex)
     start = await _probe(codex, cwd, config or {}, approval_policy)
