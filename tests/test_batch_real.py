@@ -97,7 +97,7 @@ def test_the_demo_from_end_to_end_and_again(tmp_path: Path) -> None:
 
     # Again: nothing is left to do, and nothing is done.
     before, tried = (out / "results.jsonl").read_bytes(), attempts(out)
-    again = codex_pool(*arguments, limit_s=10.0)
+    again = codex_pool(*arguments, limit_s=20.0)
     assert again.returncode == 0 and "nothing to do" in again.stderr
     assert [json.loads(line)["event"] for line in again.stdout.splitlines()] == ["launch", "done"]
     assert (out / "results.jsonl").read_bytes() == before and attempts(out) == tried

@@ -100,7 +100,8 @@ def test_a_record_is_exported_as_documented_and_read_back(tmp_path: Path) -> Non
         *("schema_version", "id", "epoch", "status", "valid", "limit", "final_response", "responses", "error"),
         "scores",
         *("usage", "cost", "thread_id", "turn_id", "worker", "attempts", "turns", "tool_calls", "queued_ms"),
-        *("duration_ms", "started_at", "ended_at", "artifacts", "agents_md", "tags", "metadata"),
+        *("duration_ms", "started_at", "ended_at", "artifacts", "agents_md"),
+        *("model", "effort", "provider", "codex_version", "rerouted_from", "fingerprint", "launch", "tags", "metadata"),
     ]
     assert record["metadata"] == {"ä": 10**30} and record["usage"] == {"total_tokens": 3} and record["attempts"] == 1
     assert record["scores"]["exact"]["passed"] is True and record["artifacts"] == ["diff.patch"]
@@ -579,16 +580,22 @@ def test_what_is_no_database_is_named(tmp_path: Path) -> None:
             opening(tmp_path)
 
 
-def test_an_older_schema_is_brought_up_to_date_and_read_only_after_that(tmp_path: Path) -> None:
+def test_an_older_schema_is_read_as_it_is_and_brought_up_to_date_by_a_run(tmp_path: Path) -> None:
     path = tmp_path / "run.sqlite"
     store_schema.open_for_writing(path).close()
-    newer = (*store_schema.MIGRATIONS, "CREATE TABLE more (x); INSERT INTO more VALUES (7)")
-    now = len(store_schema.MIGRATIONS)
-    with pytest.raises(RunDirectoryError, match=f"schema version {now}, older than version {now + 1}"):
-        store_schema.open_for_reading(path, newer)
+    before = path.read_bytes()
+    newer = (
+        *store_schema.MIGRATIONS,
+        "CREATE TABLE more (x); ALTER TABLE run ADD COLUMN y; ALTER TABLE run ADD COLUMN z INTEGER NOT NULL DEFAULT 7;"
+        "INSERT INTO run VALUES ('k', 'v', NULL, 8)",
+    )
+    with contextlib.closing(store_schema.open_for_reading(path, newer)) as db:
+        assert db.execute("SELECT count(*) FROM more").fetchone() == (0,)
+        assert db.execute("SELECT key, value, y, z FROM run").fetchall() == []
+    assert path.read_bytes() == before
     with contextlib.closing(store_schema.open_for_writing(path, newer)) as db:
-        assert db.execute("PRAGMA user_version").fetchone() == (now + 1,)
-        assert db.execute("SELECT x FROM more").fetchall() == [(7,)]
+        assert db.execute("PRAGMA user_version").fetchone() == (len(newer),)
+        assert db.execute("SELECT * FROM run").fetchall() == [("k", "v", None, 8)]
     store_schema.open_for_reading(path, newer).close()
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -158,11 +158,14 @@ async def aread_configuration(codex: AsyncCodex, cwd: str | None = None) -> Conf
     raise ConfigurationError(_said(problem))
 
 
-async def probe_configuration(config: AppServerConfig) -> Configuration:
-    """Start an app-server only to ask it for its configuration.
+Ask = Callable[[AsyncCodex, Configuration], Awaitable[None]]
+
+
+async def probe_configuration(config: AppServerConfig, ask: Ask | None = None) -> Configuration:
+    """Start an app-server only to ask it for its configuration, and what else `ask` asks.
 
     It runs in the SQLite home of a pool's first slot, so that the work of a first start is not done twice.
-    Raises ConfigurationError, HomeError, BinaryNotFoundError, TransportClosedError.
+    Raises ConfigurationError, HomeError, BinaryNotFoundError, TransportClosedError, and what `ask` raises.
     """
     home = ensure_home(config.environ())
     with contextlib.closing(SqliteHomes(root_of(home), slots=1)) as homes:
@@ -173,7 +176,10 @@ async def probe_configuration(config: AppServerConfig) -> Configuration:
             env={**config.env, "CODEX_SQLITE_HOME": str(path)},
         )
         async with AsyncCodex(probing) as codex:
-            return await aread_configuration(codex)
+            configuration = await aread_configuration(codex)
+            if ask is not None:
+                await ask(codex, configuration)
+            return configuration
 
 
 def _read(cwd: str | None) -> Operation[Configuration]:

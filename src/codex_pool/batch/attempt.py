@@ -35,6 +35,7 @@ CANCEL_AGAIN_S = 2.0
 CLOCK_S = 0.5
 TIMEOUT, WALL = "timeout_s", "wall_s"
 CANCELLED = "cancelled"
+REROUTED = "model/rerouted"
 _METERED = frozenset(
     {
         "pool/turn/assigned",
@@ -43,7 +44,7 @@ _METERED = frozenset(
         "thread/tokenUsage/updated",
         "item/started",
         "item/completed",
-        "model/rerouted",
+        REROUTED,
     }
 )
 
@@ -161,6 +162,8 @@ class Attempt:
         # Of used tokens: one for each answer of the model.
         self._reports = 0
         self.pool_gone: TransportClosedError | None = None
+        self.rerouted: tuple[str, str] | None = None
+        """The model that was asked and the one that the service let answer, if it did so."""
         self._usage: dict[str, int] | None = None
         self._turn_id: str | None = None
         self._turns: list[AsyncTurnHandle] = []
@@ -400,8 +403,10 @@ class Attempt:
             self._reports += 1
             self._usage = tokens_of(params["tokenUsage"]["total"])
             self._bill.used(self._usage, tokens_of(params["tokenUsage"]["last"]))
-        elif method == "model/rerouted":
-            self._bill.rerouted(str(params["toModel"]))
+        elif method == REROUTED:
+            asked = str(params["fromModel"]) if self.rerouted is None else self.rerouted[0]
+            self.rerouted = (asked, str(params["toModel"]))
+            self._bill.rerouted(self.rerouted[1])
         elif method == "pool/turn/assigned":
             self._worker = params.get("worker")
             self._queued_ms = (self._queued_ms or 0) + (params.get("queuedMs") or 0)

@@ -15,6 +15,7 @@ from codex_app_server.async_client import AsyncAppServerClient
 from codex_app_server.operations import Operation
 
 from .bill import Answering
+from .effective import NOBODY, Answered
 
 
 class Environment(msgspec.Struct, rename="camel", frozen=True):
@@ -31,7 +32,13 @@ class Begun(msgspec.Struct, frozen=True, kw_only=True):
     cwd: str = ""
     path: str | None = None
     environments: list[Environment] | None = None
-    answering: Answering = Answering()
+    answered: Answered = NOBODY
+    service_tier: str | None = None
+
+    @property
+    def answering(self) -> Answering:
+        """What its requests are paid as."""
+        return Answering(self.answered.model, self.answered.provider, self.service_tier)
 
     @property
     def directories(self) -> list[str]:
@@ -44,13 +51,15 @@ class _Thread(msgspec.Struct, rename="camel"):
     cwd: str = ""
     path: str | None = None
     environments: list[Environment] | None = None
+    cli_version: Any = None
 
 
 class _Answer(msgspec.Struct, rename="camel"):
     thread: _Thread
-    model: str | None = None
-    model_provider: str | None = None
-    service_tier: str | None = None
+    model: Any = None
+    model_provider: Any = None
+    reasoning_effort: Any = None
+    service_tier: Any = None
 
 
 _decode = msgspec.json.Decoder(_Answer).decode
@@ -67,10 +76,22 @@ def _finish(result: bytes) -> Begun:
         cwd=thread.cwd,
         path=thread.path,
         environments=thread.environments,
-        answering=Answering(answer.model, answer.model_provider, answer.service_tier),
+        answered=Answered(
+            model=text(answer.model),
+            provider=text(answer.model_provider),
+            effort=text(answer.reasoning_effort),
+            codex_version=text(thread.cli_version),
+        ),
+        service_tier=text(answer.service_tier),
     )
 
 
 async def begin(client: AsyncAppServerClient, operation: Operation[Any]) -> Begun:
     """Perform the start or fork of a thread, whose directory is not looked for before. Raises AppServerError."""
     return await client.perform(msgspec.structs.replace(operation, finish=_finish, paths=()))
+
+
+def text(value: Any) -> str | None:
+    """A setting as text, also one of an enumeration; None if it is not that."""
+    value = getattr(value, "value", value)
+    return value if isinstance(value, str) else None

@@ -10,7 +10,7 @@ from typing import Any
 
 from codex_app_server import AppServerConfig, AppServerError, TransportClosedError, _threads
 from codex_app_server._paths import shown
-from codex_pool.configuration import Configuration, ConfigurationError, probe_configuration
+from codex_pool.configuration import Ask, Configuration, ConfigurationError, probe_configuration
 from codex_pool.homes import ConfigCopy
 from codex_pool.pool import Pool, PoolStartError, codex_home
 
@@ -36,8 +36,9 @@ async def probe(
     limit_s: float,
     renew: Callable[[], bool],
     copy: ConfigCopy | None,
+    then: Ask | None = None,
 ) -> Configuration:
-    """The configuration that the pool's app-servers will have.
+    """The configuration that the pool's app-servers will have. `then` asks one of them more.
 
     One that cannot be used is tried once more if `renew` has made another of it; an error about a `copy` names the file
     that it was made of. Gives up when no app-server has answered within `limit_s` seconds. Raises NotStartedError, and
@@ -47,7 +48,7 @@ async def probe(
     _check_disk(config)
 
     async def ask() -> Configuration:
-        return await unless_stopped(stopping, asyncio.wait_for(probe_configuration(config), limit_s))
+        return await unless_stopped(stopping, asyncio.wait_for(probe_configuration(config, then), limit_s))
 
     try:
         try:

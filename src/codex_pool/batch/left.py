@@ -14,7 +14,8 @@ from codex_app_server.async_client import AsyncAppServerClient
 from codex_app_server.results import final_response
 
 from .attempt import turn_key, unless_stopped
-from .begun import Begun, Environment
+from .begun import Begun, Environment, text
+from .effective import Answered
 from .environments import remote
 from .limits import TOOL_CALLS
 from .redaction import NOTHING, Redactor
@@ -104,8 +105,12 @@ async def left_of(
 
 
 def _begun(thread: Any) -> Begun:
+    """A `thread` of the answer to thread/read."""
     named = [Environment(each.environment_id, each.cwd) for each in thread.environments or ()]
-    return Begun(id=thread.id, cwd=thread.cwd, path=thread.path, environments=named)
+    names = ("model", "model_provider", "reasoning_effort", "cli_version")
+    model, provider, effort, version = (text(getattr(thread, name, None)) for name in names)
+    answered = Answered(model=model, provider=provider, effort=effort, codex_version=version)
+    return Begun(id=thread.id, cwd=thread.cwd, path=thread.path, environments=named, answered=answered)
 
 
 def _plain(item: Any) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from codex_app_server import AppServerError, AsyncCodex, HomeError, InvalidInput
 from codex_app_server._files import resolved
 from codex_app_server._paths import lone_surrogate
 from codex_pool import account_notice, log, start
-from codex_pool.configuration import FULL_ACCESS, Configuration
+from codex_pool.configuration import FULL_ACCESS
 from codex_pool.endpoints import EndpointError, is_tcp
 from codex_pool.os_errors import describe
 
@@ -30,6 +30,8 @@ from .bill import Answering, Bill
 from .clock import RunningClock
 from .dataset import STDIN, Dataset, DatasetError, Sample
 from .disk import Disk, disks_of, is_full
+from .effective import differences, said
+from .fingerprints import Fingerprints
 from .hang_up import HangUp
 from .launch import NotStartedError
 from .limits import RunMeter, parse_limits
@@ -299,6 +301,7 @@ class _Batch:
         self._signals = 0
         self._logins: list[int] = []
         self._app_server = ""
+        self._is_configured = self._is_launched = False
         self._runner: Runner | None = None
         self._cancelled: set[tuple[str, int]] = set()
         self._only: frozenset[int] | None = None
@@ -320,18 +323,19 @@ class _Batch:
             asyncio.get_running_loop().add_signal_handler(number, self._on_signal, task)
         code, problem = None, None
         try:
-            self._display.start(self._title())
-            hang_up.tell(self._on_hang_up)
-            if self._is_done:
-                self._emit_launch(None)
-                await self._remove_left()
-            else:
-                control.clear(self._directory.path)
-                # A profile can deny only what is there, so these are before the first agent is.
-                for name in (layout.WORK, layout.EVENTS, layout.ARTIFACTS):
-                    self._directory.file(name).mkdir(exist_ok=True)
-                await _threads.in_thread(self._directory.launch, self._config)
-                problem = await self._on_pool()
+            async with contextlib.AsyncExitStack() as stack:
+                stopping = asyncio.ensure_future(self._stop.wait())
+                stack.callback(stopping.cancel)
+                if self._is_done:
+                    await self._compare_done(stack, stopping)
+                self._display.start(self._title())
+                hang_up.tell(self._on_hang_up)
+                if self._is_done:
+                    self._emit_launch(None)
+                    await self._remove_left()
+                else:
+                    control.clear(self._directory.path)
+                    problem = await self._on_pool(stack, stopping)
         except NotStartedError as error:
             code, problem = CANNOT_START, str(error)
         except UnpricedRunError as error:
@@ -347,14 +351,51 @@ class _Batch:
             await self._notify(code)
         return code
 
-    async def _on_pool(self) -> str | None:
+    async def _compare_done(self, stack: contextlib.AsyncExitStack, stopping: asyncio.Future[Any]) -> None:
+        """All is done: find out whether it is of the configuration that is asked for now."""
+        try:
+            await self._configure(stack, stopping)
+        except (NotStartedError, HomeError, EndpointError, AppServerError, FileExistsError) as error:
+            if self._settings.rerun_changed:
+                raise
+            # Nothing is run, so nothing is mixed.
+            self._display.say(f"the results could not be compared with the configuration of now: {error}")
+
+    async def _configure(self, stack: contextlib.AsyncExitStack, stopping: asyncio.Future[Any]) -> None:
+        """Find out the configuration, and compare it with that of the results that there are.
+
+        Raises RunDirectoryError, and what `RunPool.prepare` raises.
+        """
+        # A profile can deny only what is there, so these are before the first agent is.
+        for name in (layout.WORK, layout.EVENTS, layout.ARTIFACTS):
+            self._directory.file(name).mkdir(exist_ok=True)
+        effective = await self._pool.prepare(stack, stopping)
+        self._config["effective"] = effective.to_json()
+        done = self._directory.configure(
+            Fingerprints(effective),
+            rerun_changed=self._settings.rerun_changed,
+            differences=lambda before: said(differences(before, self._config["effective"])),
+        )
+        self._is_configured = True
+        if done.unknown:
+            self._display.say(
+                f"{plural(done.unknown, 'result')} of an earlier codex-pool in {self._directory.path}: which "
+                "configuration that was is not known, and not compared"
+            )
+        if done.again:
+            self._display.say(f"{plural(done.again, 'sample')} of another configuration: run again")
+            counts = self._directory.store.counts()
+            self._is_done, self._progress.skipped = False, counts["done"]
+
+    async def _on_pool(self, stack: contextlib.AsyncExitStack, stopping: asyncio.Future[Any]) -> str | None:
         """Run what is pending; why that could not go on to the end, if it could not."""
         settings, progress = self._settings, self._progress
-        async with contextlib.AsyncExitStack() as stack:
-            stopping = asyncio.ensure_future(self._stop.wait())
-            stack.callback(stopping.cancel)
-            stack.callback(asyncio.ensure_future(self._refresh()).cancel)
-            pools = await self._pool.open(stack, stopping, say=self._on_pool_news, on_given_up=self._stop.set)
+        async with contextlib.AsyncExitStack() as inner:
+            inner.callback(asyncio.ensure_future(self._refresh()).cancel)
+            if not self._is_configured:
+                await self._configure(stack, stopping)
+            await self._launch()
+            pools = await self._pool.open(inner, stopping, say=self._on_pool_news, on_given_up=self._stop.set)
             codex = pools.codex
             self._app_server = codex.metadata.user_agent
             if self._guarded and self._pool.configuration.sandbox == FULL_ACCESS:
@@ -369,7 +410,7 @@ class _Batch:
             if missing is not None:
                 self._warn("login_missing", f"codex-pool: {missing}", missing)
             await self._check_prices(codex, stopping)
-            stack.callback(asyncio.ensure_future(self._watch(pools)).cancel)
+            inner.callback(asyncio.ensure_future(self._watch(pools)).cancel)
             spent = self._directory.store.spending()
             runner = self._runner = Runner(
                 self._directory,
@@ -395,13 +436,19 @@ class _Batch:
             )
             await self._remove_left()
             clock = RunningClock()
-            stack.callback(asyncio.ensure_future(clock.beat()).cancel)
+            inner.callback(asyncio.ensure_future(clock.beat()).cancel)
             places = Places(PLACES)
-            stack.push_async_callback(places.close)
+            inner.push_async_callback(places.close)
             await runner.run(self._means(pools, runner, clock, places))
             if pools.given_up is None:
                 return runner.ended_early
             return f"the pool is gone: {pools.given_up}; see {self._log}"
+
+    async def _launch(self) -> None:
+        """Note that the run begins, once."""
+        if not self._is_launched:
+            self._is_launched = True
+            await _threads.in_thread(self._directory.launch, self._config)
 
     async def _check_prices(self, codex: AsyncCodex, stopping: asyncio.Future[Any]) -> None:
         """Raises UnpricedRunError, Stopped."""
@@ -440,7 +487,7 @@ class _Batch:
         return Means(
             pools=pools,
             directory=self._directory,
-            thread_options={"approval_policy": _approval_policy(settings.overrides, pool.configuration)},
+            thread_options={"approval_policy": pool.effective.approval_policy},
             limits=settings.limits,
             scorers=self._scorers,
             prices=self._prices,
@@ -460,6 +507,7 @@ class _Batch:
             linked=pool.linked,
             targets=pool.targets,
             configuration=pool.configuration,
+            effective=pool.effective,
             written=runner.written,
             room=runner.room,
             was_full=runner.was_full,
@@ -594,6 +642,7 @@ class _Batch:
                 "samples": self._progress.total,
                 "skipped": self._progress.skipped,
                 "directory": str(self._directory.path),
+                "effective": self._config.get("effective"),
             }
         )
 
@@ -668,8 +717,9 @@ class _Batch:
 
     async def _note_outcome(self, state: str, outcome: dict[str, Any]) -> str | None:
         """Write down how the run ended; why that could not be done."""
-        writing = asyncio.ensure_future(Waking().result(self._directory.outcome(state, outcome)))
         try:
+            await self._launch()
+            writing = asyncio.ensure_future(Waking().result(self._directory.outcome(state, outcome)))
             await asyncio.wait({writing}, timeout=LOCKED_S)
             if not writing.done() and self._directory.locked_s():
                 self._display.say(
@@ -721,10 +771,3 @@ def _state(code: int) -> str:
     if code in NOT_BEGUN:
         return "not started"
     return "interrupted" if code == INTERRUPTED else "finished"
-
-
-def _approval_policy(overrides: tuple[str, ...], configuration: Configuration) -> Any:
-    """Nobody is there to be asked, as in `codex exec`; unless the user has said otherwise for this run."""
-    if any(override.partition("=")[0].strip() == "approval_policy" for override in overrides):
-        return configuration.approval_policy
-    return "never"

@@ -18,11 +18,13 @@ from codex_pool.endpoints import is_tcp
 from codex_pool.pool import aconnect
 
 from . import home
+from .effective import Effective, differences, fingerprint, said
+from .effective_reading import aread_effective
 from .launch import START_LIMIT_S, USER_HOME_START_LIMIT_S, NotStartedError, OwnPool, probe
 from .pool_deaths import PoolDeaths
 from .pools import OtherPoolError, Pools
 from .scoring import Scorers
-from .settings import Settings
+from .settings import Settings, approval_policy
 from .store import RunDirectory, layout
 from .workspace import LinkTargets, Repositories, config_overrides, links_in
 
@@ -62,10 +64,32 @@ class RunPool:
         self.private = private
         self.linked = tuple(self.targets.of(private)) if guarded else ()
         self.configuration = UNKNOWN
+        self.effective = Effective()
+        """The same, as far as it decides how agents answer."""
+        self._client: AsyncCodex | None = None
         self.codex_home: str | None = None
         """The CODEX_HOME of the app-servers; None where it is not on this machine."""
         self.endpoint = ""
         self.workers, self.turns_per_worker = settings.workers, settings.turns_per_worker
+
+    async def prepare(self, stack: contextlib.AsyncExitStack, stopping: asyncio.Future[Any]) -> Effective:
+        """Find out the configuration, of an own pool before it is started; all is ended with `stack`.
+
+        Raises NotStartedError, Stopped, InvalidInputError, HomeError, EndpointError, WorkspaceError.
+        """
+        endpoint = self._settings.endpoint
+        if endpoint is None:
+            self._own = await self._prepare(stack, stopping)
+        else:
+            self._client = await self._connect(endpoint)
+            stack.push_async_callback(self._close_unused)
+            self.configuration = await self._configured(self._client, endpoint)
+            self.effective = await self._effective_of(self._client, self.configuration)
+        return self.effective
+
+    async def _close_unused(self) -> None:
+        if self._client is not None:
+            await self._client.close()
 
     async def open(
         self,
@@ -75,22 +99,21 @@ class RunPool:
         say: Callable[[str, str], None],
         on_given_up: Callable[[], None],
     ) -> Pools:
-        """Start the pool, or find the daemon, and connect; all is ended with `stack`.
+        """Start the pool that was prepared, or use the daemon that was found; all is ended with `stack`.
 
-        Arguments as those of `Pools`. Raises NotStartedError, Stopped, InvalidInputError, HomeError, EndpointError,
-        WorkspaceError.
+        Arguments as those of `Pools`. Raises NotStartedError, Stopped, InvalidInputError, WorkspaceError.
         """
         endpoint = self._settings.endpoint
         if endpoint is None:
-            self._own = await self._prepare(stack, stopping)
+            assert self._own is not None
             stack.push_async_callback(self._own.close)
             await self._own.start(stopping)
             codex = await self._connect_own(self._own)
             self.endpoint = self._own.pool.endpoint
         else:
-            codex = await self._connect(endpoint)
+            assert self._client is not None
+            codex, self._client = self._client, None
             self.endpoint = endpoint
-            self.configuration = await self._configured(codex, endpoint)
             status = await codex.client.request("pool/status")
             self.workers, self.turns_per_worker = len(status["workers"]), status["turnsPerWorker"]
         is_here = endpoint is None or not is_tcp(endpoint)
@@ -128,6 +151,10 @@ class RunPool:
             if await self._configured(codex, endpoint) != self.configuration:
                 what = "another sandbox, permission profile or approval policy"
                 raise OtherPoolError(f"it came back with {what}; run the same command again")
+            other = await self._effective_of(codex, self.configuration)
+            if fingerprint(other) != fingerprint(self.effective):
+                what = said(differences(self.effective.to_json(), other.to_json()))
+                raise OtherPoolError(f"it came back with another configuration ({what}); run the same command again")
         except BaseException:
             await codex.close()
             raise
@@ -162,6 +189,7 @@ class RunPool:
             limit_s=limit_s,
             renew=lambda: home.renew(settings.home, path),
             copy=None if settings.demo else home.copy(settings.home, path),
+            then=self._ask,
         )
         config.config_overrides = (*self._guards(), *settings.overrides)
         return OwnPool(
@@ -172,6 +200,26 @@ class RunPool:
             log=self._log,
             on_slots=self._on_slots,
         )
+
+    async def _ask(self, codex: AsyncCodex, configuration: Configuration) -> None:
+        self.effective = await self._effective_of(codex, configuration)
+
+    async def _effective_of(self, codex: AsyncCodex, configuration: Configuration) -> Effective:
+        settings = self._settings
+        try:
+            return await aread_effective(
+                codex,
+                self._directory.path,
+                configuration,
+                approval_policy=approval_policy(settings.overrides, configuration),
+                guarded=self._guarded,
+                trusting=settings.trust_workspaces,
+                is_here=settings.endpoint is None or not is_tcp(settings.endpoint),
+            )
+        except AppServerError as error:
+            if settings.endpoint is None:
+                raise
+            raise NotStartedError(f"{settings.endpoint}: {error}") from None
 
     async def _configured(self, codex: AsyncCodex, endpoint: str) -> Configuration:
         """Configuration of the daemon's threads that ask for nothing else."""

@@ -28,7 +28,7 @@ from .disk import Disk, is_full
 from .limits import RunMeter
 from .policy import DISK_FULL, INTERRUPTED, RETRY_ON_DEFAULT, Outcome
 from .progress import Progress
-from .sampling import Job, Means, Sampling, Tried
+from .sampling import OTHER_CONFIGURATION, Job, Means, Sampling, Tried
 from .scoring import Scorers
 from .store import Entry, Finished, RecordRow, RunDirectory, SampleRow, Written, layout
 from .store.locked import is_locked
@@ -342,7 +342,7 @@ class Runner:
             outcome = tried.outcome
             tries += 1
             rules = self._rules
-            is_own = outcome.error is None or outcome.error["kind"] != DISK_FULL
+            is_own = outcome.error is None or outcome.error["kind"] not in (DISK_FULL, OTHER_CONFIGURATION)
             is_own = is_own and not policy.waited_in_vain(outcome)
             if is_own and not job.halt.done() and policy.may_retry(outcome, tries, rules.retries, rules.retry_on):
                 self._told.on_retry(job.sample, outcome)
@@ -380,6 +380,9 @@ class Runner:
             tried.facts.full = f"the disk of {self._full.directory} was full meanwhile"
         tried.outcome = validity.judged(tried.outcome, tried.facts)
         ended = tried.outcome
+        if ended.error is not None and ended.error["kind"] == OTHER_CONFIGURATION:
+            # What has been changed stays so, and every further sample would find it.
+            self.ended_early = f"{ended.error['message']}; run the same command again"
         self._progress.turn_ended(ended)
         tokens = (ended.usage or {}).get("total_tokens", 0)
         self._meter.used(tokens, ended.cost, is_paid=ended.is_paid, unpriced=ended.unpriced)

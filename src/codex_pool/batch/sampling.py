@@ -30,6 +30,7 @@ from .begun import Begun, begin
 from .bill import Bill
 from .dataset import Sample
 from .disk import LEAST_BYTES, Disk, is_full
+from .effective import NOBODY, UNKNOWN, Answered, Effective, of_sample, unlike
 from .environments import health, remote
 from .left import Left, left_of
 from .limits import Limits, Meter, parse_limits
@@ -75,6 +76,7 @@ DIFF = "diff.patch"
 WORKSPACE = "workspace"
 # In the directory of a sample: its workspace, made once more to be scored.
 REMADE = "remade"
+OTHER_CONFIGURATION = "otherConfiguration"
 DEFAULT_SANDBOX = "workspace-write"
 # How AGENTS.md of a sample's directory reaches its agent.
 DEVELOPER_INSTRUCTIONS, CODEX = "developer_instructions", "codex"
@@ -112,6 +114,7 @@ class Tried:
     agents_md: str | None = None
     facts: Facts = field(default_factory=Facts)
     """What the validity gate decides by."""
+    answered: Answered = NOBODY
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,6 +142,8 @@ class Means:
     targets: LinkTargets = field(default_factory=LinkTargets)
     configuration: Configuration
     """Configuration of threads; samples without a workspace that name no sandbox ask for the configured one."""
+    effective: Effective = UNKNOWN
+    """The same, as the results of the run are recorded under it."""
     written: Callable[[Callable[[], Written[Any] | asyncio.Future[Any]]], Any]
     """Waits until a change is on the disk, trying again while the disk is full."""
     room: Callable[[], Awaitable[None]]
@@ -222,7 +227,7 @@ class Sampling:
             found.outcome, usage=lost.usage, worker=lost.worker, queued_ms=lost.queued_ms
         )
         found.note = "completed when its pool was lost; taken up"
-        found.agents_md = tried.agents_md
+        found.agents_md, found.answered = tried.agents_md, tried.answered
         return found
 
     async def _taken_up(self, start: Start, left: Left, workspace: Workspace | None) -> Tried:
@@ -253,6 +258,7 @@ class Sampling:
             events=left.events(self._directory.redactor),
             note="completed while no run was there to see it; taken up",
             facts=facts,
+            answered=self._with_effort(NOBODY if left.thread is None else left.thread.answered),
         )
 
     def _last_attempt(self) -> AttemptRow | None:
@@ -299,6 +305,11 @@ class Sampling:
             raise
         except AppServerError as error:
             return await self._nothing(Outcome(*policy.failure(error)), workspace)
+        trusting, own = self._means.trusting, of_sample(self._job.row.spec)
+        other = None if trusting else unlike(self._means.effective, own, begun.answered)
+        if other is not None:
+            problem = {"kind": OTHER_CONFIGURATION, "message": f"the configuration was changed during the run: {other}"}
+            return await self._nothing(Outcome("failed", problem, thread_id=begun.id), workspace)
         key = os.urandom(16).hex() if left is None else left.key
         started_at = time.time()
         thread = AsyncThread(codex.client, begun.id)
@@ -331,6 +342,7 @@ class Sampling:
         responses, events = tuple(attempt.responses), attempt.events.member()
         tried = Tried(start, outcome, workspace, responses, meter.turns, meter.tool_calls, started_at, events)
         tried.pool_gone, tried.codex, tried.agents_md, tried.facts = attempt.pool_gone, codex, how, facts
+        tried.answered = self._with_effort(begun.answered, attempt.rerouted)
         if outcome.status in SCORED:
             if attempt.may_have_called:
                 await self._look_for_hidden(facts, begun.path)
@@ -374,6 +386,8 @@ class Sampling:
         last = self._last_attempt()
         # Turns that have been asked for in other words are of no use.
         if last is None or last.status in (None, "completed", "limit") or last.digest != self._job.row.digest:
+            return None
+        if last.fingerprint != self._job.row.fingerprint:
             return None
         # What turns did without room, or without a sandbox, is not built on.
         if not validity.may_be_built_on(last.error):
@@ -456,13 +470,11 @@ class Sampling:
         return remote(self._environments_of(workspace))
 
     def _environments_of(self, workspace: Workspace | None) -> list[str]:
-        named = () if workspace is None else workspace.thread.get("environments") or ()
+        if workspace is None:
+            return []
+        named = workspace.thread.get("environments") or ()
         ids = [str(each.get("environmentId") or each.get("environment_id")) for each in named]
-        return (
-            ids
-            if workspace is None or workspace.environment is None
-            else [workspace.environment["environmentId"], *ids]
-        )
+        return ids if workspace.environment is None else [workspace.environment["environmentId"], *ids]
 
     async def _thread(self, left: Left | None, options: dict[str, Any]) -> Begun:
         client = self._means.codex.client
@@ -472,6 +484,13 @@ class Sampling:
             fork = operations.thread_fork(left.thread_id, {"last_turn_id": left.turns[-1].id, **kept})
             return await begin(client, fork)
         return await begin(client, operations.thread_start(options))
+
+    def _with_effort(self, answered: Answered, rerouted: tuple[str, str] | None = None) -> Answered:
+        """Who answers in a thread, with what the turns of the sample ask for, and with what the service did."""
+        answered = msgspec.structs.replace(answered, effort=self._sample.effort or answered.effort)
+        if rerouted is None:
+            return answered
+        return msgspec.structs.replace(answered, rerouted_from=rerouted[0], model=rerouted[1])
 
     def _limits(self) -> Limits:
         return parse_limits(self._sample.limits, self._means.limits)[0]
@@ -508,6 +527,11 @@ class Sampling:
             responses=tuple(tried.responses),
             artifacts=tuple(artifacts),
             agents_md=tried.agents_md,
+            model=tried.answered.model,
+            effort=tried.answered.effort,
+            provider=tried.answered.provider,
+            codex_version=tried.answered.codex_version,
+            rerouted_from=tried.answered.rerouted_from,
         )
         to_score = outcome.status in SCORED and bool(self._means.scorers.of(self._sample))
         self._is_untouched = outcome.status == "completed" and tried.start.attempt == 1 and tried.tool_calls == 0

@@ -14,6 +14,7 @@ from typing import Any
 import codex_app_server
 import codex_pool
 from codex_app_server._files import resolved
+from codex_pool.configuration import Configuration
 
 from . import home
 from .dataset import STDIN
@@ -87,6 +88,13 @@ class Settings:
         named = [override.partition("=") for override in self.overrides]
         models = [value.strip().strip("\"'") for name, _, value in named if name.strip() == "model"]
         return models[-1] if models else None
+
+
+def approval_policy(overrides: tuple[str, ...], configuration: Configuration) -> Any:
+    """Nobody is there to be asked, as in `codex exec`; unless the user has said otherwise for this run."""
+    if any(override.partition("=")[0].strip() == "approval_policy" for override in overrides):
+        return configuration.approval_policy
+    return "never"
 
 
 def config(settings: Settings, fingerprint: str, samples: int, scorers: list[dict[str, Any]]) -> dict[str, Any]:

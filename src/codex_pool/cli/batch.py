@@ -55,7 +55,7 @@ from codex_pool.cli.run_options import limits_of, policy_options, run_limits_of,
     type=click.Choice(("refuse", "rerun")),
     default="refuse",
     show_default=True,
-    help="What to do with a sample that was done and asks something else now.",
+    help="What to do with samples that were done and ask something else now, or with another configuration.",
 )
 @click.option(
     "--estimate",

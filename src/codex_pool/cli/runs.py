@@ -83,7 +83,7 @@ def show(run: Path, sample: str | None, as_json: bool) -> None:
     from codex_pool.batch import summary
     from codex_pool.batch.prices import amount
     from codex_pool.batch.store import open_run
-    from codex_pool.batch.store.rows import exported
+    from codex_pool.batch.store.rows import counted, exported
     from codex_pool.batch.summary import cost as spent_in_words
 
     with _reported(), open_run(run) as store:
@@ -92,7 +92,7 @@ def show(run: Path, sample: str | None, as_json: bool) -> None:
             currency = info["config"].get("currency")
             cost = None if currency is None else spent.cost
             value: dict[str, Any] = {**info, "counts": store.counts(), "not_valid": store.not_valid()}
-            value |= {"tokens": spent.tokens, "cost": cost}
+            value |= {"tokens": spent.tokens, "cost": cost, **store.answered()}
             if not as_json:
                 config = value.pop("config")
                 value.pop("judged", None)
@@ -101,6 +101,8 @@ def show(run: Path, sample: str | None, as_json: bool) -> None:
                 value["command"] = " ".join(["codex-pool", *config.get("command", [])])
                 value["dataset"] = (config.get("dataset") or {}).get("name")
                 value["outcome"] = (info["outcome"] or {}).get("problem")
+                for name, values in store.answered().items():
+                    value[name] = counted(values)
                 counts = value["counts"].items()
                 value["counts"] = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in counts if count)
                 value["not_valid"] = next((words for _, words in summary.not_valid(store.not_valid())), None)

@@ -59,6 +59,8 @@ class Text(_Answer, frozen=True, tag="text"):
     """Wait before each delta; 0 sends the whole answer in one write."""
     phase: Literal["final_answer", "commentary"] | None = None
     chars: int | None = None
+    model: str | None = None
+    """Model that the service says has answered: with another than was asked, codex says `model/rerouted`."""
 
     def __post_init__(self) -> None:
         _check_stream(self)

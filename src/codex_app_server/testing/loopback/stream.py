@@ -50,7 +50,7 @@ def plan(answer: Answer, request: ModelRequest, response_id: str) -> Plan:
             kind="http_error",
             resets_at=answer.resets_at,
         )
-    writer = _Writer(response_id, request)
+    writer = _Writer(response_id, request, answer.model if isinstance(answer, Text) else None)
     if isinstance(answer, Text | Json):
         writer.message(answer)
     elif isinstance(answer, Messages):
@@ -128,13 +128,14 @@ _cached_deltas = functools.lru_cache(maxsize=256)(_encoded_deltas)
 class _Writer:
     """Collects the events of one response."""
 
-    def __init__(self, response_id: str, request: ModelRequest) -> None:
+    def __init__(self, response_id: str, request: ModelRequest, model: str | None = None) -> None:
         self.id = response_id
         self.frames: list[Frame] = []
         self._request = request
         self._items = 0
         self._output_chars = 0
-        self.event("response.created", response={"id": response_id})
+        headers = {} if model is None else {"headers": {"openai-model": model}}
+        self.event("response.created", response={"id": response_id, **headers})
 
     def event(self, kind: str, **members: Any) -> None:
         self.frames.append(Frame(_sse(kind, members)))

@@ -81,8 +81,12 @@ def _eval_spec(store: RunStore, info: Mapping[str, Any]) -> dict[str, Any]:
     config = info["config"]
     dataset = config.get("dataset") or {}
     name, git = str(dataset.get("name") or store.path.name), dataset.get("git")
+    effective = config.get("effective") or {}
     models = Counter(_model(row) for row in finished(store))
+    answered = store.answered()
     versions = {name: str(version) for name, version in config.get("versions", {}).items() if version}
+    if answered["codex_version"]:
+        versions["codex"] = next(iter(answered["codex_version"]))
     epochs = max((row.epoch for row in finished(store)), default=1)
     return {
         "run_id": store.path.name,
@@ -92,15 +96,24 @@ def _eval_spec(store: RunStore, info: Mapping[str, Any]) -> dict[str, Any]:
         "task": store.path.name,
         "dataset": {"name": name, "location": name, "samples": len({row.id for row in finished(store)})},
         "revision": git and {"type": "git", "origin": "", "commit": git["commit"], "dirty": git.get("changed")},
-        "model": max(models, key=lambda model: models[model], default=f"{API}/{NO_MODEL}"),
+        "model": max(models, key=lambda model: models[model], default=f"{API}/{effective.get('model') or NO_MODEL}"),
         "config": {"epochs": epochs},
         "packages": versions,
-        "metadata": {"codex_pool": {"directory": str(store.path), "models": dict(models)}},
+        "metadata": {
+            "codex_pool": {
+                "directory": str(store.path),
+                "models": dict(models),
+                "answered": answered,
+                "effective": effective,
+            }
+        },
     }
 
 
 def _model(row: SampleRow) -> str:
-    return f"{API}/{row.spec.get('model') or NO_MODEL}"
+    """Who answered; without a thread, who was to."""
+    answered = None if row.record is None else row.record.model
+    return f"{API}/{answered or row.spec.get('model') or NO_MODEL}"
 
 
 def _sample(store: RunStore, row: SampleRow) -> dict[str, Any]:
@@ -172,6 +185,13 @@ def _own(store: RunStore, row: SampleRow, record: RecordRow) -> dict[str, Any]:
         "tool_calls": record.tool_calls,
         "cost": record.cost,
         "agents_md": record.agents_md,
+        "model": record.model,
+        "effort": record.effort,
+        "provider": record.provider,
+        "codex_version": record.codex_version,
+        "rerouted_from": record.rerouted_from,
+        "fingerprint": record.fingerprint,
+        "launch": record.launch,
         "diff": diff,
         "not_scored": {score.scorer: score.error for score in row.scores if score.error is not None},
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from ..store.rows import AttemptRow, RecordRow, SampleRow, ScoreRow
+from ..store.rows import ANSWERED, AttemptRow, RecordRow, SampleRow, ScoreRow
 from .source import status_of, tokens_of
 from .transcript import TEXT_CHARACTERS, cut, transcript
 
@@ -113,7 +113,7 @@ def detail(row: SampleRow, attempts: Iterable[AttemptRow], events: Events, diff:
         "limit": record.limit,
         "prompts": [cut(str(prompt), TEXT_CHARACTERS) for prompt in row.spec.get("prompts") or ()],
         "target": row.spec.get("target"),
-        "settings": {name: row.spec[name] for name in SETTINGS if row.spec.get(name) is not None},
+        "settings": _settings(row, record),
         "metadata": row.spec.get("metadata"),
         "tags": list(row.tags),
         "response": None if record.final_response is None else cut(record.final_response, TEXT_CHARACTERS),
@@ -134,6 +134,13 @@ def detail(row: SampleRow, attempts: Iterable[AttemptRow], events: Events, diff:
         "attempts": [_attempt(attempt, events) for attempt in attempts],
     }
     return {key: value for key, value in shown.items() if value not in (None, "", [], {})}
+
+
+def _settings(row: SampleRow, record: RecordRow) -> dict[str, Any]:
+    """What the sample asks for, and who answered."""
+    asked = {name: row.spec[name] for name in SETTINGS if row.spec.get(name) is not None}
+    answered = {name: getattr(record, name) for name in (*ANSWERED, "rerouted_from")}
+    return asked | {name.replace("_", " "): value for name, value in answered.items() if value is not None}
 
 
 def error_text(error: Mapping[str, Any] | None) -> str:

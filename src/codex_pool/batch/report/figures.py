@@ -10,7 +10,7 @@ from typing import Any
 
 from ..scoring import metrics
 from ..scoring import summary as scoring_summary
-from ..store.rows import AttemptRow, SampleRow, is_valid
+from ..store.rows import ANSWERED, AttemptRow, SampleRow, counted, is_valid
 from .paired import Difference, difference
 from .plots import Span
 from .source import NOT_RUN, status_of, tokens_of
@@ -47,6 +47,8 @@ class RunFigures:
         self.tokens: list[int] = []
         self.ends: list[tuple[float, bool]] = []
         self.spans: list[Span] = []
+        self.answered: dict[str, Counter[str]] = {name: Counter() for name in ANSWERED}
+        self.rerouted = 0
         self._scores: list[metrics.Row] = []
 
     def add(self, row: SampleRow, attempts: Sequence[AttemptRow]) -> None:
@@ -69,6 +71,10 @@ class RunFigures:
         if record is None:
             return
         self.not_valid += not is_valid(record.status)
+        if record.thread_id is not None:
+            for name, values in self.answered.items():
+                values[getattr(record, name) or ("unknown" if record.model is None else "default")] += 1
+            self.rerouted += record.rerouted_from is not None
         if record.limit:
             self.limits[record.limit] += 1
         if record.error and status not in ("completed", "limit"):
@@ -93,6 +99,15 @@ class RunFigures:
             for row in self._scores
         )
         return metrics.summarise(rows, k=sorted({1, self.epochs}))
+
+    def who_answered(self) -> list[tuple[str, str]]:
+        """Model, effort, provider and version of codex of the records, each with how many have it if they differ."""
+        facts = [
+            (name.replace("_", " "), counted(dict(values.most_common()))) for name, values in self.answered.items()
+        ]
+        if self.rerouted:
+            facts.append(("rerouted", f"{self.rerouted:,} {'sample' if self.rerouted == 1 else 'samples'}"))
+        return [(name, said) for name, said in facts if said is not None]
 
     def ordered_statuses(self) -> list[tuple[str, int]]:
         """Statuses that occur, the known ones first."""

@@ -34,7 +34,7 @@ def run_page(
 ) -> str:
     """The report of one run. `rows` is a packed list, `inline` are packed segments, `segments` tells of others."""
     body = [
-        sections.heading("Report of a run", [facts]),
+        sections.heading("Report of a run", [facts], [figures]),
         sections.totals(figures, facts.currency),
         sections.scores(figures),
         sections.figures_of(figures),
@@ -62,7 +62,7 @@ def comparison_page(
     """The comparison of two runs, A and B."""
     currency = facts[0].currency if facts[0].currency == facts[1].currency else None
     body = [
-        sections.heading("Comparison of two runs", facts, ("A", "B")),
+        sections.heading("Comparison of two runs", facts, runs, ("A", "B")),
         compare_sections.changes(pairs, {name: place for place, name in enumerate(scorers)}),
         compare_sections.costs(pairs, runs[0], runs[1], currency),
     ]

@@ -16,8 +16,8 @@ from .source import RunFacts
 ERRORS_SHOWN = 6
 
 
-def heading(kind: str, runs: Sequence[RunFacts], names: Sequence[str] = ()) -> Html:
-    """The title and what is known of each run."""
+def heading(kind: str, runs: Sequence[RunFacts], figures: Sequence[RunFigures], names: Sequence[str] = ()) -> Html:
+    """The title and what is known of each run, who answered in it included."""
     title = " and ".join(run.name for run in runs)
     top = element(
         "header",
@@ -25,11 +25,14 @@ def heading(kind: str, runs: Sequence[RunFacts], names: Sequence[str] = ()) -> H
         element("button", "Colours", type="button", id="theme", class_="quiet"),
         class_="top",
     )
-    known = [_known(run, name) for run, name in zip(runs, names or [""] * len(runs), strict=True)]
+    known = [
+        _known(run, of_run.who_answered(), name)
+        for run, of_run, name in zip(runs, figures, names or [""] * len(runs), strict=True)
+    ]
     return Html(top + element("div", *known, class_="runs" if names else None))
 
 
-def _known(run: RunFacts, name: str) -> Html:
+def _known(run: RunFacts, answered: Sequence[tuple[str, str]], name: str) -> Html:
     side = element("span", name, class_=f"side side-{name.lower()}") if name else None
     return element(
         "section" if name else "div",
@@ -37,7 +40,7 @@ def _known(run: RunFacts, name: str) -> Html:
         element("p", run.problem, class_="problem") if run.problem else None,
         element(
             "dl",
-            *(element("div", element("dt", key), element("dd", value)) for key, value in run.facts),
+            *(element("div", element("dt", key), element("dd", value)) for key, value in (*answered, *run.facts)),
             class_="facts",
         ),
         element(

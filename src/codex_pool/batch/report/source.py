@@ -17,7 +17,7 @@ NOT_RUN = "not run"
 DIFF = "diff.patch"
 
 # Of a run's configuration: what is shown at once, as far as it is there.
-_FACTS = ("dataset", "commit", "model", "epochs", "workers", "turns_per_worker", "retries", "endpoint")
+_FACTS = ("dataset", "commit", "epochs", "workers", "turns_per_worker", "retries", "endpoint")
 
 
 class Source(Protocol):

@@ -6,6 +6,7 @@ outdated   which scores do not hold any more, and why                 pure
 rows       what is kept and read back, as values                     pure
 segments   event logs: gzip members in files, found by offset
 writer     the one thread that writes: waiting changes share a commit
+configured  configurations that results were made with
 directory  RunDirectory: the run that is under way                    the only writer
 reading    RunStore: what stands there, also while a run writes
 locked     a database that another program has locked is waited for

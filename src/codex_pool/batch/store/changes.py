@@ -226,9 +226,10 @@ def retry(db: sqlite3.Connection, numbers: Iterable[int]) -> int:
 def start_attempt(db: sqlite3.Connection, n: int, key: str, thread_id: str | None, now: float) -> Start:
     attempt = db.execute("SELECT coalesce(max(attempt), 0) + 1 FROM attempts WHERE n = ?", (n,)).fetchone()[0]
     db.execute(
-        "INSERT INTO attempts (n, attempt, key, digest, thread_id, started_at) "
-        "VALUES (?, ?, ?, (SELECT digest FROM samples WHERE n = ?), ?, ?)",
-        (n, attempt, key, n, thread_id, now),
+        "INSERT INTO attempts (n, attempt, key, digest, fingerprint, launch, thread_id, started_at) "
+        "VALUES (?, ?, ?, (SELECT digest FROM samples WHERE n = ?), (SELECT fingerprint FROM samples WHERE n = ?), "
+        "(SELECT max(number) FROM launches), ?, ?)",
+        (n, attempt, key, n, n, thread_id, now),
     )
     db.execute("UPDATE samples SET state = 'running' WHERE n = ? AND state <> 'running'", (n,))
     return Start(n, attempt)
@@ -271,7 +272,8 @@ def record(db: sqlite3.Connection, n: int, row: RecordRow, state: str) -> None:
     db.execute(
         'INSERT OR REPLACE INTO records (n, status, "limit", final_response, error, usage, cost, thread_id, turn_id, '
         "worker, attempts, turns, tool_calls, queued_ms, duration_ms, started_at, ended_at, responses, artifacts, "
-        "agents_md) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "agents_md, model, effort, provider, codex_version, rerouted_from) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             n,
             row.status,
@@ -293,7 +295,18 @@ def record(db: sqlite3.Connection, n: int, row: RecordRow, state: str) -> None:
             plain_json(row.responses) if len(row.responses) > 1 else None,
             plain_json(row.artifacts),
             row.agents_md,
+            text(row.model),
+            text(row.effort),
+            text(row.provider),
+            text(row.codex_version),
+            text(row.rerouted_from),
         ),
+    )
+    # An answer is of the configuration that its attempt was started with.
+    db.execute(
+        "UPDATE records SET (fingerprint, launch) = "
+        "(SELECT fingerprint, launch FROM attempts WHERE n = ? AND attempt = ?) WHERE n = ?",
+        (n, row.attempts, n),
     )
     # Scores are of an answer, and this is another one.
     db.execute("DELETE FROM scores WHERE n = ?", (n,))

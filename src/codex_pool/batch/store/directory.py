@@ -21,6 +21,7 @@ from codex_app_server import StartError, _fork
 from ..redaction import NOTHING, Redactor
 from . import changes, layout, redacting
 from .changes import Start, Unfinished
+from .configured import Configured, configure
 from .export import Results
 from .layout import RunDirectoryError
 from .outdated import News
@@ -176,6 +177,26 @@ class RunDirectory(_fork.ProcessBound):
         self._do(changes.reload)
         self._rewrite_results(only_done=True)
 
+    def configure(
+        self,
+        fingerprint: Callable[[Mapping[str, Any]], str],
+        *,
+        rerun_changed: bool = False,
+        differences: Callable[[Mapping[str, Any]], str] = lambda before: "",
+    ) -> Configured:
+        """Compare the configuration of a run with those that its results were made with; call it after `load`.
+
+        `fingerprint` gives that of a sample, of its JSON; `differences` says what differs from the `effective`
+        configuration of an earlier launch. Raises RunDirectoryError, with nothing changed, when there are results of
+        another one, unless they are to be run again and all are of samples of this run.
+        """
+        done: Configured = self._do(
+            lambda db: configure(db, self.path, fingerprint, rerun_changed=rerun_changed, differences=differences)
+        )
+        if done.again:
+            self._rewrite_results(only_done=True)
+        return done
+
     def retry(self, numbers: Iterable[int]) -> int:
         """Let samples that are done be run again by the next run; how many."""
         count: int = self._do(lambda db: changes.retry(db, numbers))
@@ -309,9 +330,15 @@ class RunDirectory(_fork.ProcessBound):
 
 def _with_records(store: RunStore, only_done: bool) -> Iterator[SampleRow]:
     for row in store.samples(state="done" if only_done else None):
-        # What is still to be scored has no line yet.
-        if row.record is not None and row.state != "scoring":
+        # What is still to be scored has no line yet, and what another configuration has made has none any more.
+        if row.record is not None and row.state != "scoring" and not _is_of_another(row):
             yield row
+
+
+def _is_of_another(row: SampleRow) -> bool:
+    assert row.record is not None
+    made, wanted = row.record.fingerprint, row.fingerprint
+    return row.state != "done" and made is not None and made != wanted
 
 
 def edit_run(path: Path, redactor: Redactor = NOTHING) -> RunDirectory:

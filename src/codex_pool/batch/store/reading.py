@@ -16,6 +16,7 @@ from codex_app_server._files import resolved
 from . import layout, locked
 from .layout import RunDirectoryError
 from .rows import (
+    ANSWERED,
     UNKNOWN_COST,
     VALID,
     AttemptRow,
@@ -34,7 +35,7 @@ PAGE = 200
 ARTIFACT_BYTES = 256 * 2**20
 _SAMPLE = (
     "s.n, s.id, s.epoch, s.digest, s.spec, s.tags, s.position, s.selected, s.state, "
-    "(SELECT count(*) FROM attempts a WHERE a.n = s.n) AS tries"
+    "s.fingerprint AS wanted, (SELECT count(*) FROM attempts a WHERE a.n = s.n) AS tries"
 )
 _BEGUN = "EXISTS (SELECT 1 FROM attempts a WHERE a.n = s.n)"
 
@@ -250,6 +251,22 @@ class RunStore:
         )
         return {row["kind"]: row["count"] for row in found}
 
+    def answered(self) -> dict[str, dict[str, int]]:
+        """Who answered: of each of ANSWERED the values, and how many records have them, most first.
+
+        Records without a thread are left out. An effort that codex leaves to the model is `default`; what was recorded
+        by an earlier codex-pool is `unknown`.
+        """
+        found: dict[str, dict[str, int]] = {name: {} for name in ANSWERED}
+        for name in ANSWERED:
+            value = f"coalesce({name}, CASE WHEN model IS NULL THEN 'unknown' ELSE 'default' END)"
+            for row in self._fetch(
+                f"SELECT {value} AS value, count(*) AS count FROM records WHERE thread_id IS NOT NULL "
+                "GROUP BY 1 ORDER BY 2 DESC, 1"
+            ):
+                found[name][row["value"]] = row["count"]
+        return found
+
     def has_scores(self) -> bool:
         """Whether anything was scored."""
         return bool(self._fetch("SELECT 1 FROM scores LIMIT 1"))
@@ -314,6 +331,7 @@ class RunStore:
                 selected=bool(row["selected"]),
                 position=row["position"],
                 attempts=row["tries"],
+                fingerprint=row["wanted"],
                 record=None if row["status"] is None else record_of(row),
                 scores=tuple(scores.get(row["n"], ())),
             )

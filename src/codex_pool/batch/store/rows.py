@@ -12,6 +12,8 @@ import msgspec
 EXPORT_VERSION = 1
 # Statuses of attempts that can be scored.
 VALID = ("completed", "limit")
+# Of a record, who answered.
+ANSWERED = ("model", "effort", "provider", "codex_version")
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -74,6 +76,17 @@ class RecordRow(msgspec.Struct, frozen=True):
     artifacts: tuple[str, ...] = ()
     agents_md: str | None = None
     """Way in which AGENTS.md reached the agent: `developer_instructions`, `codex`, or None."""
+    model: str | None = None
+    """Who answered, as codex reported it, like `effort` (None: the model's default), `provider` and `codex_version`."""
+    effort: str | None = None
+    provider: str | None = None
+    codex_version: str | None = None
+    rerouted_from: str | None = None
+    """Model that was asked, if the service let `model` answer instead."""
+    fingerprint: str | None = None
+    """Digest of the effective configuration; None in what an earlier codex-pool recorded. Set by the store."""
+    launch: int | None = None
+    """Number of the launch that started the last attempt. Set by the store."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +111,9 @@ class AttemptRow:
     safe_to_retry: bool | None
     note: str | None
     has_events: bool
+    fingerprint: str | None = None
+    """Digest of the effective configuration, and number of the launch, that it was started with."""
+    launch: int | None = None
 
     @property
     def has_unknown_cost(self) -> bool:
@@ -138,6 +154,8 @@ class SampleRow(msgspec.Struct, frozen=True):
     scores: tuple[ScoreRow, ...] = ()
     attempts: int = 0
     """How many there were, those under way included."""
+    fingerprint: str | None = None
+    """Digest of the effective configuration that the sample would be run with now."""
 
 
 _encode = msgspec.json.Encoder().encode
@@ -197,6 +215,13 @@ def record_of(row: Mapping[str, Any]) -> RecordRow:
         responses=tuple(from_json(row["responses"]) or ()),
         artifacts=tuple(from_json(row["artifacts"]) or ()),
         agents_md=row["agents_md"],
+        model=row["model"],
+        effort=row["effort"],
+        provider=row["provider"],
+        codex_version=row["codex_version"],
+        rerouted_from=row["rerouted_from"],
+        fingerprint=row["fingerprint"],
+        launch=row["launch"],
     )
 
 
@@ -221,6 +246,8 @@ def attempt_of(row: Mapping[str, Any]) -> AttemptRow:
         attempt=row["attempt"],
         key=row["key"],
         digest=row["digest"],
+        fingerprint=row["fingerprint"],
+        launch=row["launch"],
         thread_id=row["thread_id"],
         status=row["status"],
         error=from_json(row["error"]),
@@ -272,9 +299,23 @@ def exported(row: SampleRow) -> dict[str, Any]:
         "ended_at": record.ended_at,
         "artifacts": list(record.artifacts),
         "agents_md": record.agents_md,
+        "model": record.model,
+        "effort": record.effort,
+        "provider": record.provider,
+        "codex_version": record.codex_version,
+        "rerouted_from": record.rerouted_from,
+        "fingerprint": record.fingerprint,
+        "launch": record.launch,
         "tags": list(row.tags),
         "metadata": row.spec.get("metadata"),
     }
+
+
+def counted(values: Mapping[str, int]) -> str | None:
+    """Values with the numbers of their records, for people; one alone without."""
+    if len(values) <= 1:
+        return next(iter(values), None)
+    return ", ".join(f"{value} ({count:,})" for value, count in values.items())
 
 
 def _exported_score(score: ScoreRow) -> dict[str, Any]:

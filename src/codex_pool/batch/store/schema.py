@@ -13,7 +13,8 @@ from codex_app_server._files import resolved
 from . import locked
 from .layout import RunDirectoryError, partial
 
-# Each is run once, in order, in one transaction with its number. What has been released is never altered.
+# Each is run once, in order, in one transaction with its number. What has been released is never altered. An older
+# database is read with what it lacks left empty, so columns that are added may be null or have a default.
 MIGRATIONS: tuple[str, ...] = (
     """
     CREATE TABLE run (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -52,6 +53,19 @@ MIGRATIONS: tuple[str, ...] = (
     """,
     "ALTER TABLE records ADD COLUMN agents_md TEXT",
     "ALTER TABLE scores ADD COLUMN basis TEXT",
+    # Who answered, and which configuration that was of; null in what was recorded before.
+    """
+    ALTER TABLE samples ADD COLUMN fingerprint TEXT;
+    ALTER TABLE attempts ADD COLUMN fingerprint TEXT;
+    ALTER TABLE attempts ADD COLUMN launch INTEGER;
+    ALTER TABLE records ADD COLUMN fingerprint TEXT;
+    ALTER TABLE records ADD COLUMN launch INTEGER;
+    ALTER TABLE records ADD COLUMN model TEXT;
+    ALTER TABLE records ADD COLUMN effort TEXT;
+    ALTER TABLE records ADD COLUMN provider TEXT;
+    ALTER TABLE records ADD COLUMN codex_version TEXT;
+    ALTER TABLE records ADD COLUMN rerouted_from TEXT;
+    """,
 )
 
 
@@ -112,11 +126,11 @@ def open_for_reading(
     except sqlite3.DatabaseError as error:
         raise _unreadable(path, error) from None
     if version < len(migrations):
-        connection.close()
-        raise RunDirectoryError(
-            f"{path} is of schema version {version}, older than version {len(migrations)} of this codex-pool; "
-            "run `codex-pool batch` on it once more, which brings it up to date"
-        )
+        try:
+            _show_as_new(connection, migrations)
+        except sqlite3.DatabaseError as error:
+            connection.close()
+            raise _unreadable(path, error) from None
     return connection
 
 
@@ -144,6 +158,27 @@ def _connected(path: Path, migrations: Sequence[str], mode: str) -> tuple[sqlite
     except BaseException:
         connection.close()
         raise
+
+
+def _show_as_new(connection: sqlite3.Connection, migrations: Sequence[str]) -> None:
+    """Let an older database be read as one of now: what it lacks is empty. Nothing in the file is changed.
+
+    Temporary views with the missing columns are in front of its tables. The next run brings it up to date.
+    """
+    with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as new:
+        _migrate(new, 0, migrations)
+        tables = new.execute("SELECT name, sql FROM sqlite_master WHERE type = 'table'").fetchall()
+        for table, sql in tables:
+            there = {row[1] for row in connection.execute(f"PRAGMA main.table_info({table})")}
+            if not there:
+                connection.execute(sql.replace("CREATE TABLE", "CREATE TEMP TABLE", 1))
+                continue
+            columns = new.execute(f"PRAGMA table_info({table})").fetchall()
+            missing = [f"{default or 'NULL'} AS {name}" for _, name, _, _, default, _ in columns if name not in there]
+            if missing:
+                connection.execute(
+                    f"CREATE TEMP VIEW {table} AS SELECT t.*, {', '.join(missing)} FROM main.{table} AS t"
+                )
 
 
 def _version(connection: sqlite3.Connection, path: Path, migrations: Sequence[str]) -> int:

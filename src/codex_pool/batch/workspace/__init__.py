@@ -14,7 +14,7 @@ from .empty import EmptyDirectories
 from .errors import WorkspaceError
 from .prepare import BASE, Workspace, prepare, reopen, sweep
 from .privacy import base_of, config_overrides, cwd_problem, private_of, thread_options
-from .project import agents_md, untrusted
+from .project import agents_md, instructions_of, untrusted
 from .repositories import Repositories
 from .targets import LinkTargets, links_in
 
@@ -29,6 +29,7 @@ __all__ = [
     "base_of",
     "config_overrides",
     "cwd_problem",
+    "instructions_of",
     "links_in",
     "prepare",
     "private_of",

@@ -35,6 +35,14 @@ def agents_md(cwd: str, *, own: bool) -> str | None:
 
     Links that lead out of the project are left out: what they name, the agent's sandbox may deny.
     """
+    joined = instructions_of(cwd, own=own)
+    if joined is None:
+        return None
+    return f"# AGENTS.md instructions for {cwd}\n\n<INSTRUCTIONS>\n{joined}\n</INSTRUCTIONS>"
+
+
+def instructions_of(cwd: str, *, own: bool) -> str | None:
+    """The texts of the AGENTS.md files that count for `cwd`, the outermost first; None if there are none."""
     levels = _levels(Path(os.path.realpath(cwd)), own=own)
     texts, left = [], MAX_BYTES
     for directory in levels:
@@ -46,10 +54,7 @@ def agents_md(cwd: str, *, own: bool) -> str | None:
         text = data.decode("utf-8", "replace")
         if text.strip():
             texts.append(text)
-    if not texts:
-        return None
-    joined = "\n\n".join(texts)
-    return f"# AGENTS.md instructions for {cwd}\n\n<INSTRUCTIONS>\n{joined}\n</INSTRUCTIONS>"
+    return "\n\n".join(texts) if texts else None
 
 
 def _levels(cwd: Path, *, own: bool) -> list[Path]:

@@ -1,0 +1,133 @@
+"""The effective configuration, asked of an app-server or a pool."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from codex_app_server import AppServerError, AsyncCodex, JsonRpcError, operations
+from codex_app_server._files import read_file
+from codex_app_server.operations import Operation, encode_plain
+from codex_pool import trust
+from codex_pool.configuration import LIMIT_S, Configuration
+
+from .begun import text
+from .effective import Effective, keys_of
+
+
+class _Thread(msgspec.Struct, rename="camel"):
+    id: str
+    cli_version: Any = None
+
+
+class _Start(msgspec.Struct, rename="camel"):
+    """What thread/start and thread/fork answer of a thread's settings (codex 0.163.0)."""
+
+    thread: _Thread
+    model: Any = None
+    model_provider: Any = None
+    reasoning_effort: Any = None
+    service_tier: Any = None
+    sandbox: Any = None
+    instruction_sources: Any = None
+
+
+_decode_start = msgspec.json.Decoder(_Start).decode
+
+
+def _start_of(result: bytes) -> _Start:
+    try:
+        return _decode_start(result)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise AppServerError(f"the answer to the start of a thread does not name one: {error}") from None
+
+
+async def aread_effective(
+    codex: AsyncCodex,
+    cwd: Path,
+    configuration: Configuration,
+    *,
+    approval_policy: Any,
+    guarded: bool,
+    trusting: bool,
+    is_here: bool,
+) -> Effective:
+    """Ask an app-server, or a pool, for the effective configuration.
+
+    Defaults of codex are known once a thread is made, so one is, without MCP servers, and deleted again: that frees
+    it, an ephemeral one would stay loaded. `cwd` is an absolute path that it takes nothing from. `is_here`: files that
+    the configuration names lie on this machine. Raises AppServerError; what a pool refuses to a limited key is not
+    known.
+    """
+    config, origins = await _config(codex)
+    start = await _probe(codex, cwd, config or {}, approval_policy)
+    provider = text((config or {}).get("model_provider")) if start is None else text(start.model_provider)
+    effort = text((config or {}).get("model_reasoning_effort"))
+    sandbox = configuration.sandbox or configuration.profile
+    digest = _digest if is_here else _not_here
+    sources = [] if start is None else start.instruction_sources or []
+    return Effective(
+        model=text((config or {}).get("model")) if start is None else text(start.model),
+        provider=provider,
+        effort=effort if start is None else text(start.reasoning_effort),
+        configured_effort=effort,
+        service_tier=text((config or {}).get("service_tier")) if start is None else text(start.service_tier),
+        sandbox=sandbox or (None if start is None else start.sandbox),
+        approval_policy=approval_policy,
+        sources={str(source): digest(str(source)) for source in sources},
+        keys=None if config is None else keys_of(config, origins, provider, digest),
+        guarded=guarded,
+        trusting=trusting,
+        codex_version=None if start is None else text(start.thread.cli_version),
+    )
+
+
+async def _config(codex: AsyncCodex) -> tuple[dict[str, Any] | None, dict[str, Any]]:
+    """`config` and `origins` of config/read; None where they are refused."""
+    operation = Operation("config/read", encode_plain("config/read", {"includeLayers": False}), _decode)
+    try:
+        found = await codex.client.perform(operation, timeout_s=LIMIT_S)
+    except JsonRpcError:
+        return None, {}
+    config, origins = found.get("config"), found.get("origins")
+    return (config if isinstance(config, dict) else None), (origins if isinstance(origins, dict) else {})
+
+
+async def _probe(codex: AsyncCodex, cwd: Path, config: Mapping[str, Any], approval_policy: Any) -> _Start | None:
+    """The settings of a thread that asks for nothing; None where a thread is refused, as its samples will be told."""
+    servers = config.get("mcp_servers") or {}
+    overrides = {**trust.untrusting(str(cwd)), "project_doc_max_bytes": 0}
+    if servers:
+        overrides["mcp_servers"] = {name: {"enabled": False} for name in servers}
+    options = {"cwd": str(cwd), "config": overrides, "approval_policy": approval_policy}
+    start: _Start
+    operation: Operation[Any] = operations.thread_start(options)
+    operation = msgspec.structs.replace(operation, finish=_start_of, paths=())
+    try:
+        start = await codex.client.perform(operation, timeout_s=LIMIT_S)
+    except JsonRpcError:
+        return None
+    with contextlib.suppress(JsonRpcError):
+        await codex.client.request("thread/delete", {"thread_id": start.thread.id})
+    return start
+
+
+def _decode(result: bytes) -> dict[str, Any]:
+    found = msgspec.json.decode(result)
+    return found if isinstance(found, dict) else {}
+
+
+def _digest(path: str) -> str | None:
+    try:
+        return hashlib.sha256(read_file(Path(path))).hexdigest()[:16]
+    except OSError:
+        return None
+
+
+def _not_here(path: str) -> str | None:
+    return None

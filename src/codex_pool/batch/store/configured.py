@@ -1,0 +1,78 @@
+"""The configuration of a run against those that its results were made with: one directory holds one of them."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from .changes import SETTLED
+from .layout import RunDirectoryError, shown_name
+from .rows import from_json
+
+_SHOWN = 5
+_SETTLED = ", ".join(f"'{status}'" for status in SETTLED)
+# Samples with results of another configuration than they would be run with now.
+_OTHERS = (
+    f"FROM samples s JOIN records r USING (n) WHERE s.state IN ('done', 'scoring') AND r.status IN ({_SETTLED}) "
+    "AND r.fingerprint IS NOT NULL AND r.fingerprint <> s.fingerprint"
+)
+
+
+class Configured(msgspec.Struct, frozen=True):
+    """How many samples are to be run again, and of how many results the configuration is not known."""
+
+    again: int
+    unknown: int
+
+
+def configure(
+    db: sqlite3.Connection,
+    path: Path,
+    fingerprint: Callable[[Mapping[str, Any]], str],
+    *,
+    rerun_changed: bool,
+    differences: Callable[[Mapping[str, Any]], str],
+) -> Configured:
+    """See RunDirectory.configure."""
+    known = db.execute("SELECT n, spec, fingerprint FROM samples").fetchall()
+    now = ((fingerprint(from_json(spec)), n, before) for n, spec, before in known)
+    db.executemany(
+        "UPDATE samples SET fingerprint = ? WHERE n = ?", ((new, n) for new, n, before in now if new != before)
+    )
+    count = db.execute(f"SELECT count(*) {_OTHERS}").fetchone()[0]
+    if count:
+        left = db.execute(f"SELECT count(*) {_OTHERS} AND NOT s.selected").fetchone()[0]
+        if not rerun_changed or left:
+            raise RunDirectoryError(_refusal(db, path, count, left if rerun_changed else 0, differences))
+        db.execute(f"UPDATE samples SET state = 'pending' WHERE n IN (SELECT s.n {_OTHERS})")
+    # A turn of another configuration is not taken up.
+    db.execute(
+        "UPDATE attempts SET status = 'lost', note = 'the configuration was changed before it ended' "
+        "WHERE status IS NULL AND fingerprint <> (SELECT s.fingerprint FROM samples s WHERE s.n = attempts.n)"
+    )
+    unknown = db.execute(
+        "SELECT count(*) FROM samples s JOIN records r USING (n) WHERE s.state IN ('done', 'scoring') "
+        f"AND r.status IN ({_SETTLED}) AND r.fingerprint IS NULL"
+    ).fetchone()[0]
+    return Configured(count, unknown)
+
+
+def _refusal(
+    db: sqlite3.Connection, path: Path, count: int, left: int, differences: Callable[[Mapping[str, Any]], str]
+) -> str:
+    found = db.execute(f"SELECT s.id, s.epoch {_OTHERS} ORDER BY s.n LIMIT {_SHOWN}").fetchall()
+    names = ", ".join(repr(shown_name(sample_id, epoch)) for sample_id, epoch in found)
+    more = f" and {count - len(found)} more" if count > len(found) else ""
+    config = db.execute(f"SELECT config FROM launches WHERE number = (SELECT max(r.launch) {_OTHERS})").fetchone()
+    before = from_json(config[0]).get("effective") if config is not None else None
+    said = differences(before) if before else ""
+    held = f"{path} holds results of another configuration" + (f" ({said})" if said else "")
+    if left:
+        remedy = f"{left} of them are not among the samples of this run: name all of them, or use another directory"
+    else:
+        remedy = "use another directory, or --changed rerun to run them again, or --fresh to remove what is there"
+    return f"{held}: {names}{more}; {remedy}"
