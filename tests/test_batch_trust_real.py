@@ -101,7 +101,10 @@ def test_trusted_workspaces_count_as_codex_has_it(tmp_path: Path, home: Path, da
     assert "trust" in (out / "home" / "config.toml").read_text()
     with data.open("a") as file:
         file.write(json.dumps({"id": "more", "prompt": "[[text done]]"}) + "\n")
+    # What trusted workspaces have answered is of another configuration.
     done = codex_pool(*command, home=home)
+    assert done.returncode == 2 and "trusting: true, now false" in done.stderr, done.stderr
+    done = codex_pool(*command, "--changed", "rerun", home=home)
     assert done.returncode == 0, done.stderr
     assert "trust" not in (out / "home" / "config.toml").read_text()
 
