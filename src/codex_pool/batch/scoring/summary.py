@@ -26,7 +26,8 @@ def rows_of(samples: Iterable[ScoredRow]) -> Iterator[Row]:
     for sample in samples:
         for score in sample.scores:
             value = 0.0 if score.value is None else float(score.value)
-            yield Row(sample.id, score.scorer, value, score.passed, sample.tags, failed=score.error is not None)
+            failed = score.error is not None or score.value is None
+            yield Row(sample.id, score.scorer, value, score.passed, sample.tags, failed)
 
 
 def printed(summary: Summary) -> list[tuple[str, str]]:
