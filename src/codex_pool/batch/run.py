@@ -43,7 +43,7 @@ from .scoring import summary as scoring_summary
 from .scoring.ask import Asking
 from .scoring.metrics import summarise
 from .settings import Settings
-from .store import RunDirectory, RunDirectoryError, SampleRow, layout, shown_name
+from .store import RunDirectory, RunDirectoryError, SampleRow, ScoreRow, layout, shown_name
 from .store.rows import exported
 from .tools import Tools, ToolsError, check_shell
 from .workspace import Repositories, WorkspaceError, cwd_problem
@@ -51,6 +51,7 @@ from .workspace import Repositories, WorkspaceError, cwd_problem
 OK, SOME_NOT_COMPLETED, USAGE, CANNOT_START, INTERRUPTED = 0, 1, 2, 3, 130
 STATUS_EVERY_S = 0.25
 REPOSITORIES = "repositories"
+PROBLEMS_SAID = 20
 
 _log = logging.getLogger(__name__)
 
@@ -212,6 +213,7 @@ class _Batch:
         self._config = config
         self._prices = prices
         self._scorers = scorers
+        self._problems_said: set[tuple[str, str | None]] = set()
         self._sources = sources
         self._guarded = _is_guarded(asked)
         self._log = directory.file(layout.LOG)
@@ -450,8 +452,19 @@ class _Batch:
         assert record is not None
         if record.status != "completed" and not self._stop.is_set():
             self._display.say(f"{shown_name(row.id, row.epoch)}: {record.status}, {summary.reason(record.error)}")
+        for score in row.scores:
+            self._on_score(row, score)
         if self._settings.as_json:
             self._emit({"event": "sample", **exported(row)})
+
+    def _on_score(self, row: SampleRow, score: ScoreRow) -> None:
+        """Say once why a scorer fails, however many samples it concerns; the summary counts them."""
+        said = (score.scorer, score.error)
+        if score.error is None or said in self._problems_said or len(self._problems_said) >= PROBLEMS_SAID:
+            return
+        self._problems_said.add(said)
+        message = f"{shown_name(row.id, row.epoch)}: {score.scorer}: not scored: {' '.join(score.error.split())[:500]}"
+        self._warn("not_scored", f"codex-pool: {message}", message)
 
     # What is said at the start and at the end.
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from codex_pool.cli import options, streams
+from codex_pool.cli.run_options import answer_option, with_answer
 
 
 @click.command(short_help="Score a run again, without running it again.")
@@ -21,6 +22,7 @@ from codex_pool.cli import options, streams
     help="TYPE, TYPE:VALUE or a JSON object; may be repeated.  [default: the scorers of the run and its samples]",
 )
 @click.option("--sample-id", "samples", multiple=True, metavar="ID", help="Only this sample; may be repeated.")
+@answer_option
 @click.option("--missing", is_flag=True, help="Only what a scorer has not scored yet, or failed to.")
 @click.option("--pass-at", "k", multiple=True, type=click.IntRange(min=1), metavar="K", help="Say pass@K as well.")
 @click.option("--json", "as_json", is_flag=True, help="JSON lines on stdout: launch, one line a sample, done.")
@@ -39,6 +41,7 @@ def score(
     context: click.Context,
     run: Path,
     scorers: tuple[str, ...],
+    answer: str | None,
     samples: tuple[str, ...],
     missing: bool,
     k: tuple[int, ...],
@@ -83,7 +86,7 @@ def score(
 
     settings = Settings(
         run=Path(os.path.realpath(run)),
-        scorers=scorers,
+        scorers=with_answer(context, scorers, answer),
         samples=samples,
         missing=missing,
         k=tuple(sorted({1, *k})),

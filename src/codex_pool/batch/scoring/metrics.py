@@ -7,10 +7,13 @@ sample, and so are the intervals.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from .intervals import Scale, clustered_stderr, interval
+
+PROBLEMS_KEPT = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +29,8 @@ class Row:
     passed: bool | None = None
     tags: tuple[str, ...] = ()
     failed: bool = False
+    problem: str | None = None
+    """Why it failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +54,8 @@ class Metrics:
     """`wilson` for scores from 0 to 1, `t` for others."""
     accuracy: float | None
     pass_at: dict[int, tuple[float, int]]
+    problem: str | None = None
+    """Why most of `not_scored` failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +80,16 @@ class _Cluster:
 class _Group:
     clusters: dict[str, _Cluster] = field(default_factory=dict)
     not_scored: int = 0
+    problems: Counter[str] = field(default_factory=Counter)
     pass_fail: bool = True
     unit: bool = True
 
     def add(self, row: Row) -> None:
         if row.failed or not math.isfinite(row.value):
             self.not_scored += 1
+            problem = row.problem or "the value is not a finite number"
+            if problem in self.problems or len(self.problems) < PROBLEMS_KEPT:
+                self.problems[problem] += 1
             return
         self.pass_fail = self.pass_fail and row.value in (0.0, 1.0)
         self.unit = self.unit and 0.0 <= row.value <= 1.0
@@ -134,6 +145,7 @@ def _metrics(group: _Group, k: Sequence[int]) -> Metrics:
         interval=None if bounds is None else "t" if group.scale == "open" else "wilson",
         accuracy=sum(c.passed for c in judged) / sum(c.judged for c in judged) if judged else None,
         pass_at=pass_at,
+        problem=next((problem for problem, _ in group.problems.most_common(1)), None),
     )
 
 

@@ -32,6 +32,10 @@ class Normal:
         )
 
     def __call__(self, text: str) -> str:
+        # Of a text that is nothing but punctuation that is what counts.
+        return self._made(text) or unicodedata.normalize("NFC", text)
+
+    def _made(self, text: str) -> str:
         made = text = unicodedata.normalize("NFC", text)
         if self.ignore_case:
             made = unicodedata.normalize("NFC", made.casefold())
