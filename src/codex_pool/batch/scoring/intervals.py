@@ -3,7 +3,7 @@
 A cluster is (count, total) of its scores. Pass/fail scores get a Wilson interval on the effective number of scores,
 `n / deff`. The design effect `deff` is the variance of the mean over clusters, divided by the variance that n
 independent scores would have. Where few clusters hold the rarer outcome that estimate is often much too small, so it is
-averaged with the largest that is possible, with weights k * k and 1 for k such clusters. `bench/intervals.py` measures
+averaged with the largest that is possible, with weights k**3 and 8 for k such clusters. `bench/intervals.py` measures
 how often intervals hold the true mean; docs/guides/scoring.md has its figures.
 """
 
@@ -67,8 +67,9 @@ def _effective(clusters: Clusters, mean: float, error: float, scores: int, fewes
     if most == 1.0:
         return scores
     informative = min(sum(total > 0 for _, total in clusters), sum(total < count for count, total in clusters))
-    weight = informative * informative
-    return scores * (weight + 1) / (weight * max(error**2 / independent, 1.0) + most)
+    weight = informative**3 / 8
+    deff = (weight * max(error**2 / independent, 1.0) + most) / (weight + 1)
+    return scores / deff * (Z / t_quantile(scores - 1)) ** 2
 
 
 def wilson(part: float, scores: float) -> tuple[float, float]:

@@ -87,8 +87,8 @@ class _Group:
     def add(self, row: Row) -> None:
         if row.failed or not math.isfinite(row.value):
             self.not_scored += 1
-            problem = row.problem or "the value is not a finite number"
-            if problem in self.problems or len(self.problems) < PROBLEMS_KEPT:
+            problem = row.problem if row.failed else "the value is not a finite number"
+            if problem and (problem in self.problems or len(self.problems) < PROBLEMS_KEPT):
                 self.problems[problem] += 1
             return
         self.pass_fail = self.pass_fail and row.value in (0.0, 1.0)
