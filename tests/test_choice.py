@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import pytest
@@ -80,6 +81,15 @@ def test_options_come_from_the_scorer_the_metadata_or_the_prompt() -> None:
             assert score(spec, "It is Paris.", target, **more).passed
             found = score(spec, "Rome", target, **more)
             assert (found.passed, found.answer, found.error) == (False, "A", None)
+
+
+@pytest.mark.parametrize(
+    "piece", ["The answer is A or B ", "answer: ", "(A) (B) ", "A) x\n", "\\boxed{", "{", "Answer is (", "**"]
+)
+def test_a_long_response_is_read_in_time(piece: str) -> None:
+    began_at = time.process_time()
+    chosen_in(piece * (200_000 // len(piece)), OPTIONS)
+    assert time.process_time() - began_at < 5
 
 
 def test_without_options_letters_are_read() -> None:

@@ -14,6 +14,9 @@ from .text import NO_RESPONSE, NOT_THE_TARGET, OnResponse, cpu_limit
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 # Where nobody says what the options are.
 UNKNOWN = LETTERS[:10]
+# Of more text, or of more statements of an answer, the last ones are read: the time is linear in the length.
+OPTION_CHARACTERS = 5_000
+STATEMENTS = 50
 _SAME = Normal(ignore_case=True, ignore_punctuation=True, equal_numbers=True)
 _LINE = re.compile(r"^[ \t]{0,8}[(\[]?([A-Z])[).:\]][ \t]{1,8}(\S[^\n]*)$", re.MULTILINE)
 _LATEX = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mathsf)\s?|[\\$]")
@@ -112,11 +115,11 @@ def chosen_in(response: str, options: Mapping[str, str]) -> str | None:
 def _stated(response: str, letters: str, options: Mapping[str, str]) -> str | None:
     """What "the answer is ..." says last; empty if it says several."""
     letter = re.compile(_LETTER.format(letters=letters))
-    for marker in reversed(list(_STATES.finditer(response))):
+    for marker in reversed(list(_STATES.finditer(response))[-STATEMENTS:]):
         match = letter.match(response, marker.end())
         if match is not None and not _is_word(match[1], response[match.end() : match.end() + 40]):
             return "" if _MORE.match(response, match.end()) else match[1]
-        said = response[marker.end() :].lstrip().partition("\n")[0]
+        said = response[marker.end() : marker.end() + OPTION_CHARACTERS].lstrip().partition("\n")[0]
         found = _text(said, options)
         if found is None:
             # A sentence may go on behind it.
@@ -136,6 +139,8 @@ def _is_word(letter: str, after: str) -> bool:
 
 def _whole(text: str, letters: str, options: Mapping[str, str]) -> str | None:
     """The option that the whole text is: "(B)", "B.", "**B**", "B) text", "Option B", or an option's text."""
+    if len(text) > OPTION_CHARACTERS:
+        return None
     text = _LATEX.sub("", text).strip()
     if text.startswith("{") and text.endswith("}"):
         text = text[1:-1].strip()
