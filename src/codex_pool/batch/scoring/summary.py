@@ -8,7 +8,6 @@ from typing import Any, Protocol
 from .metrics import Metrics, Row, Summary
 
 TAGS_SHOWN = 20
-PROBLEM_CHARACTERS = 200
 
 
 class ScoredRow(Protocol):
@@ -37,13 +36,13 @@ def printed(summary: Summary) -> list[tuple[str, str]]:
     for scorer, metrics in summary.scorers.items():
         rows.append((scorer, figures(metrics)))
         by_tag = summary.tags.get(scorer, {})
-        rows += [(f"  {tag}", figures(of_tag, with_problem=False)) for tag, of_tag in list(by_tag.items())[:TAGS_SHOWN]]
+        rows += [(f"  {tag}", figures(of_tag)) for tag, of_tag in list(by_tag.items())[:TAGS_SHOWN]]
         if len(by_tag) > TAGS_SHOWN:
             rows.append((f"  and {len(by_tag) - TAGS_SHOWN:,} more tags", ""))
     return rows
 
 
-def figures(metrics: Metrics, *, with_problem: bool = True) -> str:
+def figures(metrics: Metrics) -> str:
     """One line: the mean with its standard error and interval, pass@k, and how many scores that is."""
     parts = []
     if metrics.mean is not None:
@@ -58,14 +57,7 @@ def figures(metrics: Metrics, *, with_problem: bool = True) -> str:
     parts.append(number if metrics.scores == metrics.samples else f"{metrics.scores:,} scores of {number}")
     if metrics.not_scored:
         parts.append(f"{metrics.not_scored:,} not scored: the scorer failed")
-        if metrics.problem and with_problem:
-            parts[-1] += f" ({_one_line(metrics.problem)})"
     return ", ".join(parts)
-
-
-def _one_line(problem: str) -> str:
-    problem = " ".join(problem.split())
-    return problem if len(problem) <= PROBLEM_CHARACTERS else problem[: PROBLEM_CHARACTERS - 3] + "..."
 
 
 def as_json(summary: Summary) -> dict[str, Any]:
