@@ -76,7 +76,7 @@ def test_an_absolute_cwd_stays_and_a_relative_one_begins_at_the_dataset() -> Non
         ({"prompt": " \n"}, "d.jsonl:1: prompt: is "),
         ({"prompt": None}, "d.jsonl:1: prompt: is null; expected a non-empty string"),
         ({"prompt": 42}, "d.jsonl:1: prompt: is 42, a number; expected a non-empty string"),
-        ({"prompt": "a", "id": 5}, "d.jsonl:1: id: is 5, a number; expected a non-empty string"),
+        ({"prompt": "a", "id": 5.5}, "d.jsonl:1: id: is 5.5, a number; expected a non-empty string, or a whole number"),
         ({"prompt": "a", "id": ""}, 'd.jsonl:1: id: is "", a string; expected a non-empty string'),
         ({"prompt": "a", "effrot": "low"}, "d.jsonl:1: effrot: is not a field of a sample; expected one of id, prompt"),
         (

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import io
 import json
+import lzma
 from pathlib import Path
 from typing import Any
 
@@ -181,13 +184,54 @@ def test_standard_input_is_read(tmp_path: Path) -> None:
 # Templates.
 
 
-def test_a_template_makes_prompts_of_columns_and_only_those_may_be_more(tmp_path: Path) -> None:
+def test_a_template_makes_prompts_of_columns_and_others_do_not_matter(tmp_path: Path) -> None:
     path = lines(tmp_path / "d.jsonl", {"question": "why", "id": "a", "metadata": {"of": "x"}}, {"question": "how"})
     template = Template("{{ id }}: {{ question }}{% if metadata is defined %} {{ metadata.of }}{% endif %}", "t.md")
     assert [sample.prompt for sample in read(path, template=template)] == ["a: why x", "2: how"]
     assert [sample.metadata for sample in read(path, template=template)] == [{"of": "x"}, None]
     unused = Template("{{ id }}", "t.md")
-    assert [problem.split(": ")[1] for problem in refused(path, template=unused)] == ["question", "question"]
+    assert [sample.prompt for sample in read(path, template=unused)] == ["a", "2"]
+    assert [problem.split(": ")[1] for problem in refused(path)] == ["prompt", "question", "prompt", "question"]
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (gzip.compress(b'{"prompt": "x"}\n'), "is compressed with gzip; expected text in UTF-8: use gunzip"),
+        (bz2.compress(b"{}"), "is compressed with bzip2"),
+        (lzma.compress(b"{}"), "is compressed with xz"),
+        ('{"prompt": "x"}'.encode("utf-16"), "is in UTF-16"),
+        (b"PAR1rest", "is a Parquet file; expected text in UTF-8: use --format parquet"),
+        (b'[\n {"prompt": "x"}\n]\n', "1: not JSON lines: a JSON array begins here"),
+        (b'[{"prompt": "x"},\n {"prompt": "y"}]\n', "1: not JSON lines: a JSON array begins here"),
+        (b'[{"prompt": "x"}]\n', "jq -c '.[]' makes them of an array"),
+        (b'{\n "prompt": "x"\n}\n', "1: not JSON: the object takes several lines"),
+    ],
+    ids=(
+        "gzip",
+        "bzip2",
+        "xz",
+        "utf-16",
+        "parquet",
+        "array",
+        "array-from-the-first-line",
+        "array-on-one-line",
+        "object",
+    ),
+)
+def test_files_of_other_kinds_are_called_by_their_name(data: bytes, said: str, tmp_path: Path) -> None:
+    for name in ("d.jsonl", "d.csv"):
+        if name == "d.csv" and data[:1] in b"[{":
+            continue
+        (tmp_path / name).write_bytes(data)
+        (problem,) = refused(tmp_path / name)
+        assert said in problem
+
+
+def test_a_number_is_an_id(tmp_path: Path) -> None:
+    path = lines(tmp_path / "d.jsonl", {"id": 7, "prompt": "x"}, {"id": "8", "prompt": "y"})
+    assert [sample.id for sample in read(path)] == ["7", "8"]
+    assert refused(lines(tmp_path / "e.jsonl", {"id": 7, "prompt": "x"}, {"id": "7", "prompt": "y"}))
 
 
 def test_a_variable_that_does_not_exist_is_named_with_those_there_are(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from codex_pool.batch.report.markup import element, text
 from codex_pool.batch.report.packing import ListPacker, pack, unpack
 from codex_pool.batch.report.source import facts_of
 from codex_pool.batch.report.transcript import cut, transcript
+from codex_pool.batch.scoring.intervals import t_quantile
 from codex_pool.batch.store import Entry, EventLog, RecordRow, RunDirectory, SampleRow, ScoreRow
 from codex_pool.cli.report import report
 
@@ -370,7 +371,7 @@ def test_paired_tests_of_known_cases() -> None:
 
 def test_students_quantile() -> None:
     for df, expected in ((1, 12.706), (10, 2.228), (11, 2.201), (30, 2.042), (1000, 1.962)):
-        assert paired.t_quantile(df) == pytest.approx(expected, abs=2e-3)
+        assert t_quantile(df) == pytest.approx(expected, abs=2e-3)
 
 
 def test_epochs_of_a_sample_are_one_pair() -> None:

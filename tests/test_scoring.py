@@ -9,6 +9,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,6 +25,8 @@ from codex_pool.batch.scoring import (
     parse_scorers,
     score_sample,
 )
+from codex_pool.batch.scoring.base import ScoringFailed
+from codex_pool.batch.scoring.parse import with_answer
 from codex_pool.batch.scoring.text import cpu_limit, numbers
 
 
@@ -65,12 +68,68 @@ def score(spec: Any, response: str | None, target: Any = None, **more: Any) -> S
         ("number", "1,234.5", 1234.5, True),
         ("number", "none", 1, False),
         ("number", "-3e2", "-300", True),
+        ("number", "It costs \u2212\u20ac1,200.", -1200, True),
+        ("number", "so 12\\%", "12%", True),
+        ("number", "0.12", "12%", True),
+        ("number", "12 %", 0.12, True),
+        ("number", "0.12%", "12%", False),
+        ("number", "\\boxed{\\frac{3}{4}}", "3/4", True),
+        ("number", "it is 2", "\\$2{.}00", True),
+        ({"type": "number", "answer": "#### (.*)"}, "1+1\n#### 2\n(3 tries)", "so 1 and 1\n#### 2", True),
+        ({"type": "number", "answer": "#### (.*)"}, "it is 2", 2, False),
+        ({"type": "exact", "answer": "boxed"}, "a \\boxed{1} b \\boxed{\\frac{1}{2}}.", "\\frac{1}{2}", True),
+        ({"type": "exact", "answer": "boxed"}, "\\boxed{x} then \\boxed{unclosed", "x", True),
+        ({"type": "exact", "answer": "stated"}, "**Answer:** Paris.", "Paris", True),
+        ({"type": "exact", "answer": "stated"}, "the answer is 3, no, the final answer is: $4$.", "4", True),
+        ({"type": "exact", "answer": "stated"}, "Answer:\n\nParis\n", "Paris", True),
+        ({"type": "exact", "answer": "auto"}, "Answer: 3, so \\boxed{4}", "4", True),
+        ({"type": "includes", "answer": "^A: .*$"}, "Paris\nA: Rome", "Paris", False),
+        ("exact", "Cafe\u0301", "Caf\u00e9", True),
+        ("includes", "the cafe\u0301s", "caf\u00e9", True),
+        ({"type": "exact", "ignore_punctuation": True}, "\u201cDon't!\u201d  well-known", "Dont well known", True),
+        ({"type": "exact", "ignore_punctuation": True}, "3.5", "35", False),
+        ({"type": "exact", "ignore_punctuation": True}, "-5", "5", False),
+        ({"type": "exact", "ignore_case": True, "ignore_punctuation": True}, "Yes.", "yes", True),
+        ({"type": "exact", "equal_numbers": True}, "$9,500.00", "9500", True),
+        ({"type": "exact", "equal_numbers": True, "ignore_case": True}, "5.0 Apples", "5 apples", True),
+        ({"type": "includes", "equal_numbers": True}, "15 apples", "5", False),
+        ({"type": "includes", "equal_numbers": True}, "I paid 1,200 in all", "1200.0", True),
+        ({"type": "includes", "ignore_punctuation": True}, "anything", "...", False),
     ],
 )
 def test_what_is_right_and_what_is_not(spec: Any, response: str | None, target: Any, passed: bool) -> None:
     found = score(spec, response, target)
     assert (found.error, found.passed, found.value) == (None, passed, float(passed))
     assert passed or found.explanation
+
+
+@pytest.mark.parametrize("answer", ["(", "(a)(b)"])
+def test_a_pattern_for_answers_is_checked_before(answer: str) -> None:
+    for kind in ("exact", "includes", "number", "choice"):
+        with pytest.raises(ScorerError, match="answer: "):
+            parse_scorer({"type": kind, "answer": answer}, "x")
+
+
+def test_answer_of_the_command_line_is_for_scorers_that_take_it() -> None:
+    own = json.dumps({"type": "exact", "answer": "boxed"})
+    made = with_answer(["number:0.5", own, "command:true", "exakt"], "#### (.*)")
+    assert json.loads(made[0]) == {"type": "number", "tolerance": 0.5, "answer": "#### (.*)"}
+    assert json.loads(made[1])["answer"] == "boxed"
+    assert made[2:] == ("command:true", "exakt")
+    with pytest.raises(ScorerError, match="no --scorer takes it; expected one of exact, includes, number, choice"):
+        with_answer(["command:true"], "boxed")
+
+
+def test_a_score_that_no_mean_can_be_made_of_is_no_score() -> None:
+    scorer = parse_scorer("exact", "x")
+    for value in (float("nan"), float("inf"), -1e300):
+        with pytest.raises(ScoringFailed, match="expected a finite number"):
+            scorer.graded(value, None)
+    metadata = scorer.graded(
+        1, None, metadata={"a": [float("nan"), 10**400, "\ud800"], "b": {"c": float("-inf")}}
+    ).metadata
+    assert metadata is not None and metadata["a"][0] is None and metadata["b"] == {"c": None}
+    assert json.loads(msgspec.json.encode(metadata)) == metadata
 
 
 def test_a_response_of_json_is_checked_against_a_schema(tmp_path: Path) -> None:
@@ -138,13 +197,14 @@ def test_everything_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
     with pytest.raises(ScorerError) as caught:
         parse_scorers(specs, "data.jsonl:3: scorers", tmp_path)
     where = "data.jsonl:3: scorers"
-    types = "exact, includes, regex, number, json_schema, command, python, judge"
+    types = "exact, includes, regex, number, choice, json_schema, command, python, judge"
     material = "{criteria}, {choices}, {prompt}, {response}, {target}, {diff}"
     blind = f"{where}[13]: template: has neither {{response}} nor {{diff}}; the judge would see nothing to grade"
     expected = [
         f'{where}[1]: no scorer "exakt"; expected one of {types}',
         f'{where}[2]: type: is "nope"; expected one of {types}',
-        f"{where}[3]: tolerance: is not an option of exact; expected name, target, ignore_case",
+        f"{where}[3]: tolerance: is not an option of exact; expected name, target, ignore_case, "
+        "ignore_punctuation, equal_numbers, answer",
         f'{where}[3]: ignore_case: is "yes"; expected true or false',
         f"{where}[4]: type: is missing; expected one of {types}",
         f"{where}[5]: pattern: is missing; expected a non-empty string",

@@ -226,6 +226,36 @@ def slow(context):
 def nan(context):
     return float("nan")
 
+class Scalar:
+    "As those of numpy and torch."
+    def __init__(self, value):
+        self.value = value
+    def item(self):
+        return self.value
+
+def scalar(context):
+    print("x" * 1_000_000)
+    return {"value": Scalar(0.5), "passed": Scalar(True), "metadata": {"n": Scalar(3)}}
+
+def boolean(context):
+    return Scalar(True)
+
+def index(context):
+    class Whole:
+        def __index__(self):
+            return 1
+    return Whole()
+
+def exact(context):
+    import decimal
+    return decimal.Decimal("0.25")
+
+def long(context):
+    return {"value": 1, "explanation": "x" * 1_000_000, "answer": ["y"] * 500_000, "metadata": {"a": "z" * 1_000_000}}
+
+def holes(context):
+    return {"value": 1, "metadata": {"a": float("nan"), 2: {float("inf")}, "b": b"x", "c": 10 ** 30}}
+
 number = 3
 """
 
@@ -243,6 +273,34 @@ def test_a_function_says_what_it_is_worth(module: Path) -> None:
     assert (rich.value, rich.passed, rich.answer, rich.metadata) == (0.25, True, "7", {"a": 1})
     later = score("python:mine:later", module)
     assert (later.value, later.passed) == (2.0, True)
+
+
+def test_what_functions_return_is_made_plain(module: Path) -> None:
+    scalar = score("python:mine:scalar", module)
+    assert (scalar.value, scalar.passed, scalar.metadata, scalar.error) == (0.5, True, {"n": 3}, None)
+    boolean = score("python:mine:boolean", module)
+    assert (boolean.value, boolean.passed) == (1.0, True)
+    assert score("python:mine:index", module).value == 1.0
+    assert score("python:mine:exact", module).value == 0.25
+    long = score("python:mine:long", module)
+    assert (long.value, long.error) == (1.0, None)
+    assert long.explanation is not None and len(long.explanation) < 2_010
+    assert long.metadata == {"left_out": "metadata of 1,000,009 bytes; at most 200,000 are kept"}
+    holes = score("python:mine:holes", module)
+    assert holes.metadata == {"a": None, "2": [None], "b": "b'x'", "c": str(10**30)}
+
+
+@pytest.mark.parametrize(
+    "command", ["no-such-program -q", "./plain", ["sh", "-c", "no-such-program"], "exec no-such-program"]
+)
+@pytest.mark.parametrize("parse", ["exit", "number", "json"])
+def test_a_program_that_the_shell_cannot_start_has_not_scored(
+    tmp_path: Path, workspace: Path, command: Any, parse: str
+) -> None:
+    (workspace / "plain").write_text("exit 0\n")
+    found = score({"type": "command", "command": command, "parse": parse}, tmp_path)
+    assert found.error is not None and found.error.startswith("cannot be started: exit code 12"), found
+    assert "no-such-program" in found.error or "ermission denied" in found.error
 
 
 def test_private_is_the_module_or_its_package_and_nothing_that_is_installed(
@@ -290,7 +348,7 @@ def test_a_function_finds_what_pythonpath_names_from_here_and_nothing_by_an_empt
         ("broken", "the function failed: KeyError: 'gone'"),
         ("strange", "said [1]; expected true, false, a number, or an object"),
         ("leaves", "the function failed: SystemExit: 3"),
-        ("nan", "the function failed: ValueError: Out of range float"),
+        ("nan", "the function failed: ValueError: the function said nan; expected a finite number"),
     ],
 )
 def test_a_function_that_fails_has_not_scored(module: Path, name: str, problem: str) -> None:

@@ -52,7 +52,7 @@ from .scoring.ask import Asking
 from .scoring.metrics import summarise
 from .secrets import known_secrets
 from .settings import Settings
-from .store import RunDirectory, RunDirectoryError, SampleRow, layout, locked, shown_name
+from .store import RunDirectory, RunDirectoryError, SampleRow, ScoreRow, layout, locked, shown_name
 from .store.rows import exported
 from .stored import begun_samples
 from .tools import Tools, ToolsError, check_shell
@@ -66,6 +66,7 @@ STATUS_EVERY_S = 0.25
 REPOSITORIES = "repositories"
 # How many scorers, and how many set-ups, there may be at once.
 PLACES = max(1, os.cpu_count() or 1)
+PROBLEMS_SAID = 20
 
 _log = logging.getLogger(__name__)
 
@@ -279,6 +280,7 @@ class _Batch:
         self._prices = prices
         self._models = models
         self._scorers = scorers
+        self._problems_said: set[tuple[str, str | None]] = set()
         self._sources = sources
         self._guarded = _is_guarded(asked)
         self._log = directory.file(layout.LOG)
@@ -615,8 +617,19 @@ class _Batch:
         assert record is not None
         if record.status != "completed" and not self._stop.is_set():
             self._display.say(f"{shown_name(row.id, row.epoch)}: {record.status}, {summary.reason(record.error)}")
+        for score in row.scores:
+            self._on_score(row, score)
         if self._settings.as_json:
             self._emit({"event": "sample", **exported(row)})
+
+    def _on_score(self, row: SampleRow, score: ScoreRow) -> None:
+        """Say once why a scorer fails, however many samples it concerns; the summary counts them."""
+        said = (score.scorer, score.error)
+        if score.error is None or said in self._problems_said or len(self._problems_said) >= PROBLEMS_SAID:
+            return
+        self._problems_said.add(said)
+        message = f"{shown_name(row.id, row.epoch)}: {score.scorer}: not scored: {' '.join(score.error.split())[:500]}"
+        self._warn("not_scored", f"codex-pool: {message}", message)
 
     # What is said at the start and at the end.
 

@@ -183,6 +183,7 @@ class _Scoring:
         self._prices = prices
         self._spent = Progress(total, currency=None if prices is None else prices.currency)
         self._done = 0
+        self._said: set[tuple[str, str]] = set()
         self._said_at = time.monotonic()
         self._pools: Pools | None = None
 
@@ -295,7 +296,10 @@ class _Scoring:
     def _on_scored(self, row: SampleRow, scores: Sequence[Score]) -> None:
         self._done += 1
         for score in scores:
-            if score.error is not None:
+            said = score.scorer, score.error or ""
+            if score.error is not None and said not in self._said and len(self._said) < PROBLEMS_SHOWN:
+                # Once, however many samples it concerns; the summary counts them.
+                self._said.add(said)
                 self._say(f"{shown_name(row.id, row.epoch)}: {score.scorer}: not scored: {score.error}")
         now = time.monotonic()
         if now - self._said_at >= SAY_EVERY_S:

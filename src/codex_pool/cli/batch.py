@@ -12,7 +12,7 @@ import click
 from codex_pool.cli import options, streams
 from codex_pool.cli.dataset_options import dataset_options, request_of
 from codex_pool.cli.groups import Grouped, group
-from codex_pool.cli.run_options import limits_of, policy_options, run_limits_of, scoring_options
+from codex_pool.cli.run_options import limits_of, policy_options, run_limits_of, scoring_options, with_answer
 
 
 @click.command(short_help="Run every prompt of a dataset; results on disk.", cls=Grouped)
@@ -116,6 +116,7 @@ def batch(context: click.Context, /, dataset: str | None, **given: Any) -> None:
         # The command of a run once more, for samples that it has: see `runs retry`.
         output = Path(os.path.realpath(stored))
         given.update(detach=False, fresh=False, estimate=None)
+    given["scorers"] = with_answer(context, given["scorers"], given.pop("answer"))
     if given.pop("detach"):
         if dataset == "-":
             raise click.UsageError("--detach cannot read standard input; name a file", context)

@@ -35,8 +35,29 @@ def _apply(function: F, decorators: list[Callable[[F], F]]) -> F:
     return function
 
 
+answer_option = click.option(
+    "--answer",
+    metavar="HOW",
+    help='What of a response the scorers named with --scorer compare: boxed, stated ("Answer: X"), auto (either), or a '
+    "regular expression, as '#### (.*)'; its last match.",
+)
+
+
+def with_answer(context: click.Context, scorers: tuple[str, ...], answer: str | None) -> tuple[str, ...]:
+    """The specs of `--scorer` with `--answer` as their option. Raises UsageError."""
+    if answer is None:
+        return scorers
+    from codex_pool.batch.scoring import ScorerError
+    from codex_pool.batch.scoring.parse import with_answer as answered
+
+    try:
+        return answered(scorers, answer)
+    except ScorerError as error:
+        raise click.UsageError(str(error), context) from None
+
+
 def scoring_options(function: F) -> F:
-    """`--scorer`, `--keep`, `--unguarded`, `--trust-workspaces`, `--workspace-hook`."""
+    """`--scorer`, `--answer`, `--keep`, `--unguarded`, `--trust-workspaces`, `--workspace-hook`."""
     return _apply(
         function,
         [
@@ -46,9 +67,10 @@ def scoring_options(function: F) -> F:
                 multiple=True,
                 metavar="SPEC",
                 callback=options.as_text,
-                help="exact, includes, regex, number, json_schema, command:..., python:MODULE:FUNCTION, judge:...; "
-                "or a JSON object; may be repeated. A sample's own are used instead.",
+                help="exact, includes, regex, number, choice, json_schema, command:..., python:MODULE:FUNCTION, "
+                "judge:...; or a JSON object; may be repeated. A sample's own are used instead.",
             ),
+            answer_option,
             click.option("--keep", is_flag=True, help="Keep workspaces when their samples are done, in DIR/work."),
             click.option(
                 "--unguarded",

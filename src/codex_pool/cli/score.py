@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from codex_pool.cli import options, streams
+from codex_pool.cli.run_options import answer_option, with_answer
 
 
 @click.command(short_help="Score a run again, without running it again.")
@@ -29,6 +30,7 @@ from codex_pool.cli import options, streams
     callback=options.as_text,
     help="Only this sample; may be repeated.",
 )
+@answer_option
 @click.option("--missing", is_flag=True, help="Only what a scorer has not scored yet, or failed to.")
 @click.option("--pass-at", "k", multiple=True, type=click.IntRange(min=1), metavar="K", help="Say pass@K as well.")
 @click.option(
@@ -60,6 +62,7 @@ def score(
     context: click.Context,
     run: Path,
     scorers: tuple[str, ...],
+    answer: str | None,
     samples: tuple[str, ...],
     missing: bool,
     k: tuple[int, ...],
@@ -106,7 +109,7 @@ def score(
 
     settings = Settings(
         run=Path(os.path.realpath(run)),
-        scorers=scorers,
+        scorers=with_answer(context, scorers, answer),
         samples=samples,
         missing=missing,
         k=tuple(sorted({1, *k})),

@@ -114,6 +114,15 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str) and bool(value.strip())
 
 
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 10**100
+
+
+def identity_of(value: Any) -> str | None:
+    """An id as text; None if it is none."""
+    return str(value) if _is_whole(value) else value if isinstance(value, str) else None
+
+
 def _is_path(value: Any) -> bool:
     return _is_text(value) and "\0" not in value
 
@@ -177,7 +186,7 @@ _Expected = tuple[str, Callable[[Any], bool]]
 
 # Field -> what is expected, in words and as a check.
 _EXPECTED: dict[str, _Expected] = {
-    "id": ("a non-empty string", _is_text),
+    "id": ("a non-empty string, or a whole number", lambda value: _is_text(value) or _is_whole(value)),
     "prompt": ("a non-empty string", _is_text),
     "prompts": ("a list of non-empty strings", lambda value: _is_texts(value) and bool(value)),
     "cwd": ("the path of a directory", _is_path),

@@ -218,11 +218,12 @@ class _Reading:
     def _sample(self, row: Row) -> tuple[Sample | None, list[str]]:
         wrong: list[str] = []
         value, ignored = row.value, frozenset[str]()
-        identity = value.get("id")
-        if not isinstance(identity, str):
+        identity = fields.identity_of(value.get("id"))
+        if identity is None:
             identity = row.name
         if self._template is not None:
-            ignored = self._template.columns
+            # Columns of a dataset as it was published; the template says which of them count.
+            ignored = frozenset(value) - fields.FIELDS
             if "prompts" in value:
                 wrong.append(row.says("cannot go with a template, which makes one prompt", "prompts"))
             else:

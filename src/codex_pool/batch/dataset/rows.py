@@ -42,12 +42,17 @@ class Row:
 
 
 def json_lines(lines: Iterable[bytes], source: str) -> Iterator[Row]:
-    for number, line in enumerate(lines, 1):
+    is_first = True
+    for number, line in enumerate(_as_text(lines, source), 1):
         if number == 1:
             line = line.removeprefix(b"\xef\xbb\xbf")
         line = line.rstrip(b"\r\n")
         if not line.strip():
             continue
+        if is_first and (problem := _document(line)):
+            yield Row(f"{source}:{number}", str(number), {}, problem)
+            return
+        is_first = False
         where, name = f"{source}:{number}", str(number)
         try:
             value = decode(line)
@@ -57,7 +62,42 @@ def json_lines(lines: Iterable[bytes], source: str) -> Iterator[Row]:
         if isinstance(value, dict):
             yield Row(where, name, value)
         else:
-            yield Row(where, name, {}, f"the line is {describe(value)}; expected a JSON object")
+            remedy = ": jq -c '.[]' makes them of an array" if isinstance(value, list) else ""
+            yield Row(where, name, {}, f"the line is {describe(value)}; expected a JSON object{remedy}")
+
+
+def _document(line: bytes) -> str | None:
+    """The problem of a file that is one JSON value over several lines, as its first line shows."""
+    line = line.strip()
+    if line == b"{":
+        return "not JSON: the object takes several lines; expected JSON lines, an object a line: jq -c . makes them"
+    if line == b"[" or (line.startswith(b"[") and not line.endswith(b"]")):
+        return "not JSON lines: a JSON array begins here; expected an object a line: jq -c '.[]' makes them"
+    return None
+
+
+_PACKED = {
+    b"\x1f\x8b": ("is compressed with gzip", "gunzip"),
+    b"BZh": ("is compressed with bzip2", "bunzip2"),
+    b"\xfd7zXZ\0": ("is compressed with xz", "unxz"),
+    b"\x28\xb5\x2f\xfd": ("is compressed with zstd", "unzstd"),
+    b"PK\x03\x04": ("is a zip archive, as an Excel file is", "unzip, or save it as CSV"),
+    b"PAR1": ("is a Parquet file", "--format parquet"),
+    b"\xff\xfe": ("is in UTF-16", "iconv -f utf-16 -t utf-8"),
+    b"\xfe\xff": ("is in UTF-16", "iconv -f utf-16 -t utf-8"),
+}
+
+
+def _as_text(lines: Iterable[bytes], source: str) -> Iterator[bytes]:
+    """The lines as they are. Raises DatasetError when the first shows that the file is no text in UTF-8."""
+    is_first = True
+    for line in lines:
+        if is_first:
+            for magic, (problem, remedy) in _PACKED.items():
+                if line.startswith(magic):
+                    raise DatasetError([f"{source}: {problem}; expected text in UTF-8: use {remedy}"])
+            is_first = False
+        yield line
 
 
 def table(lines: Iterable[bytes], source: str, delimiter: str = ",") -> Iterator[Row]:
@@ -135,7 +175,7 @@ _decoder = json.JSONDecoder(parse_constant=_refuse_constant)
 
 
 def _texts(lines: Iterable[bytes], source: str) -> Iterator[str]:
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(_as_text(lines, source), 1):
         try:
             text = line.decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError as error:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from statistics import fmean
 from types import MappingProxyType
 from typing import Any
 
 from ..scoring import metrics
 from ..scoring import summary as scoring_summary
 from ..store.rows import ANSWERED, AttemptRow, SampleRow, counted, is_valid
-from .paired import Difference, difference
+from .paired import Difference, of_epochs
 from .plots import Span
 from .source import NOT_RUN, status_of, tokens_of
 
@@ -178,4 +177,4 @@ def _pair(pairs: Pairs, key: str, a: float, b: float) -> None:
 
 
 def _compare(pairs: Pairs) -> Difference | None:
-    return difference([(fmean(first), fmean(second)) for first, second in pairs.values()])
+    return of_epochs(list(pairs.values()))

@@ -8,7 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-_T_BY_DF = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
+from ..scoring.intervals import Z, t_quantile
+
+Epochs = Sequence[tuple[Sequence[float], Sequence[float]]]
+"""The scores of each sample in A and in B, one for each epoch."""
 FLIPS = 20_000
 FLIPPED_MOST = 200
 EXACT_MOST = 12
@@ -35,34 +38,61 @@ class Difference:
     same: int
 
 
-def t_quantile(df: int) -> float:
-    """Of Student's distribution, two-sided 95 %."""
-    if df <= len(_T_BY_DF):
-        return _T_BY_DF[max(df, 1) - 1]
-    z = 1.959964
-    terms = ((z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96, (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384)
-    return z + sum(term / float(df) ** power for power, term in enumerate(terms, 1))
+def difference(pairs: Sequence[tuple[float, float]], agreement: float | None = None) -> Difference | None:
+    """Of (A, B) a sample; `agreement` as by `agreement_of`, if the scores are pass/fail.
 
-
-def difference(pairs: Sequence[tuple[float, float]]) -> Difference | None:
-    """Of (A, B) a sample. The test flips the signs of the changes: exactly where there are few of them or all are of
-    one size (then it is McNemar's), by a seeded draw of 20,000 otherwise, and by the normal law beyond 200 changes."""
+    The test flips the signs of the changes: exactly where there are few of them or all are of one size (then it is
+    McNemar's), by a seeded draw of 20,000 otherwise, and by the normal law beyond 200 changes.
+    """
     if not pairs:
         return None
     changes = [after - before for before, after in pairs]
     better, worse = sum(change > SAME for change in changes), sum(change < -SAME for change in changes)
-    count, value = len(changes), fmean(changes)
-    if all(score in (0.0, 1.0) for pair in pairs for score in pair):
-        # Agresti and Min: half a sample more in each of the four cells keeps the interval honest when few changed.
-        middle = (better - worse) / (count + 2)
-        half = 1.959964 * math.sqrt(max(better + worse + 1 - (better - worse) ** 2 / (count + 2), 0.0)) / (count + 2)
-        low, high = max(-1.0, min(middle - half, value)), min(1.0, max(middle + half, value))
-    else:
-        half = _half(changes)
-        low, high = value - half, value + half
+    low, high = interval(pairs, agreement)
     p, test = _flip_test([change for change in changes if abs(change) > SAME])
     before, after = (fmean(side) for side in zip(*pairs, strict=True))
-    return Difference(before, after, value, low, high, p, test, count, better, worse, count - better - worse)
+    count = len(changes)
+    return Difference(before, after, fmean(changes), low, high, p, test, count, better, worse, count - better - worse)
+
+
+def of_epochs(epochs: Epochs) -> Difference | None:
+    """The same of samples with several scores; those of one sample count as one, by their mean."""
+    return difference([(fmean(first), fmean(second)) for first, second in epochs], agreement_of(epochs))
+
+
+def agreement_of(epochs: Epochs) -> float | None:
+    """How much the epochs of a sample agree in what changed: from 1 / epochs, independent, to 1. None if not pass/fail.
+
+    It is the variance of a sample's mean change, in parts of the variance of one epoch's.
+    """
+    if any(score not in (0.0, 1.0) for pair in epochs for side in pair for score in side):
+        return None
+    single = [[after - before for before, after in zip(*pair, strict=True)] for pair in epochs]
+    one = math.fsum(fmean(change * change for change in changes) for changes in single)
+    mean = math.fsum(fmean(changes) ** 2 for changes in single)
+    # Half a sample more whose epochs agree: few changes say little of their agreement.
+    return (mean + 0.5) / (one + 0.5)
+
+
+def interval(pairs: Sequence[tuple[float, float]], agreement: float | None = None) -> tuple[float, float]:
+    """Bounds of the mean change; infinite for one pair of scores that are not pass/fail."""
+    changes = [after - before for before, after in pairs]
+    count, value = len(changes), fmean(changes)
+    scores = [score for pair in pairs for score in pair]
+    if agreement is None and (
+        all(score in (0.0, 1.0) for score in scores)
+        or (count > 1 and min(changes) == max(changes) and all(0.0 <= score <= 1.0 for score in scores))
+    ):
+        # Also where every score from 0 to 1 changed alike: no spread says nothing of how much there is.
+        agreement = 1.0
+    if agreement is None:
+        half = _half(changes)
+        return value - half, value + half
+    # Agresti and Min: half a sample more in each of the four cells keeps the interval honest when few changed.
+    middle = math.fsum(changes) / (count + 2)
+    variance = (math.fsum(change * change for change in changes) + agreement) / (count + 2) - middle**2
+    half = Z * math.sqrt(max(variance, 0.0) / (count + 2))
+    return max(-1.0, min(middle - half, value)), min(1.0, max(middle + half, value))
 
 
 def _half(values: Sequence[float]) -> float:

@@ -144,7 +144,7 @@ def scores(figures: RunFigures) -> Html | None:
         for scorer, line in summary.scorers.items()
     ]
     columns = element("tr", *(element("th", name, scope="col", class_=class_ or None) for name, class_ in head))
-    note = "Intervals by bootstrap over samples, above 500 samples by the normal law."
+    note = "Intervals of 95 %: Wilson's on the effective number of scores from 0 to 1, Student's for others."
     if k:
         note += (
             f" Epochs of one sample belong together. pass@{k}: the part of samples of which one of {k} epochs passed."

@@ -5,6 +5,10 @@ parse      specs -> scorers, or all that is wrong with them
 basis      what a score is made of, beside the answer
 chosen     which scorers score which sample
 text       exact, includes, regex, number, json_schema                      pure
+choice     which option of a multiple-choice question is chosen             pure
+numerals   numbers as people and models write them                          pure
+normal     texts made comparable: case, punctuation, equal numbers          pure
+answers    the answer in a response: \\boxed{}, "Answer: X", a pattern       pure
 command    a command in the workspace; its exit code or what it printed
 python     a function of the user, in a process of its own
 judge      a model through the same pool
@@ -13,6 +17,7 @@ guard      what stands between us and a process of the user: it ends all of it
 running    several scorers over one sample
 places     where they run: off the event loop, so many at once
 computing  the process of those that only compute
+intervals  bounds of a mean of clustered scores                             pure
 metrics    scores -> means, standard errors, intervals, pass@k              pure
 summary    metrics -> rows for people and for JSON                          pure
 """

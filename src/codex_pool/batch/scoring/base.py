@@ -14,6 +14,9 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 DEFAULT_TIMEOUT_S = 300.0
 TEXT_CHARACTERS = 2_000
 _QUOTED = 100
+# The squares of values up to it are added up without overflow.
+LARGEST = 1e100
+MOST_NESTED = 100
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 
 
@@ -151,22 +154,51 @@ class Scorer(ABC):
         explanation: str | None = None,
         metadata: dict[str, Any] | None = None,
     ) -> Score:
+        """A score of a value. Raises ScoringFailed for one that no mean can be made of."""
+        if not -LARGEST <= value <= LARGEST:
+            raise ScoringFailed(f"said the value {value!r}; expected a finite number, up to {LARGEST:g}")
         return Score(
             scorer=self.name,
             value=value,
             passed=passed,
             answer=shortened(answer),
             explanation=shortened(explanation),
-            metadata=metadata,
+            metadata=None if metadata is None else writable(metadata),
         )
 
 
 def shortened(text: str | None, characters: int = TEXT_CHARACTERS) -> str | None:
-    """The beginning and the end of a text too long for a record."""
-    if text is None or len(text) <= characters:
-        return text
-    half = characters // 2 - 3
-    return f"{text[:half]} [...] {text[-half:]}"
+    """The beginning and the end of a text too long for a record, as UTF-8 can carry it."""
+    if text is None:
+        return None
+    if len(text) > characters:
+        half = characters // 2 - 3
+        text = f"{text[:half]} [...] {text[-half:]}"
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def writable(value: Any, depth: int = 0) -> Any:
+    """A JSON value as every JSON reader can hold it: numbers that are not finite as null, those too large as text."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value if -(2**63) <= value < 2**64 else _digits(value)
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, dict | list | tuple) and depth >= MOST_NESTED:
+        return "..."
+    if isinstance(value, dict):
+        return {writable(str(key)): writable(part, depth + 1) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [writable(part, depth + 1) for part in value]
+    return value
+
+
+def _digits(value: int) -> str:
+    try:
+        return str(value)
+    except ValueError:
+        return f"{value:#x}"
 
 
 def quote(value: Any) -> str:
@@ -185,7 +217,10 @@ def is_text(value: Any) -> bool:
 
 
 def is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether it is a number that a float can hold."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return abs(value) < 10**300
+    return isinstance(value, float) and math.isfinite(value)
 
 
 def is_flag(value: Any) -> bool:

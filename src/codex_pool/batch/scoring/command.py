@@ -28,11 +28,13 @@ from .base import (
     is_text,
     quote,
 )
-from .text import numbers
+from .numerals import numbers
 
 _PIECE_CHARACTERS = 256 * 1024
 # Where responses and diff are: in a list, in what is told, in a request.
 _LONG_TEXT_DEPTH = 3
+# How shells, env, xargs and others say that a program could not be started (POSIX, 2.8.2).
+NOT_STARTED = {126: "cannot be executed", 127: "no such program"}
 _COMMAND = Option(
     "a shell command, or a list of a program and its arguments",
     lambda value: is_text(value) or (isinstance(value, list) and bool(value) and all(map(is_text, value))),
@@ -108,6 +110,9 @@ class Command(Scorer):
         if finished.timed_out:
             return self.graded(0.0, False, None, f"the command took more than {limit_s:g} s", metadata)
         printed = (stdout + ("\n" + stderr if stderr.strip() else "")).strip()
+        if finished.exit_code in NOT_STARTED:
+            why = printed.splitlines()[-1][-500:] if printed else "the shell says no more"
+            raise ScoringFailed(f"cannot be started: {finished.words} ({NOT_STARTED[finished.exit_code]}): {why}")
         parse = self.options.get("parse", "exit")
         if parse == "exit":
             passed = finished.exit_code == 0

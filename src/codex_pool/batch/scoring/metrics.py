@@ -1,26 +1,27 @@
 """Scores to figures one can defend: means with their standard errors, intervals, pass@k. Pure.
 
 The unit is the sample: epochs of one sample are not independent of each other, so the standard error is clustered by
-sample and the bootstrap draws whole samples.
+sample, and so are the intervals.
 """
 
 from __future__ import annotations
 
 import math
-import random
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-RESAMPLES = 1_000
-LEVEL = 0.95
-# Beyond, drawing says the same as the normal distribution, and takes seconds where there are many tags.
-BOOTSTRAP_UP_TO = 500
-_Z = 1.959963984540054
+from .intervals import Scale, clustered_stderr, interval
+
+PROBLEMS_KEPT = 20
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One score. `failed` is true where the scorer itself failed; `sample` is an id without its epoch."""
+    """One score. `failed` is true where the scorer itself failed; `sample` is an id without its epoch.
+
+    A value that is not finite counts as failed.
+    """
 
     sample: str
     scorer: str
@@ -28,6 +29,8 @@ class Row:
     passed: bool | None = None
     tags: tuple[str, ...] = ()
     failed: bool = False
+    problem: str | None = None
+    """Why it failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +51,11 @@ class Metrics:
     low: float | None
     high: float | None
     interval: str | None
-    """`bootstrap`, or `normal` beyond BOOTSTRAP_UP_TO samples."""
+    """`wilson` for scores from 0 to 1, `t` for others."""
     accuracy: float | None
     pass_at: dict[int, tuple[float, int]]
+    problem: str | None = None
+    """Why most of `not_scored` failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +80,19 @@ class _Cluster:
 class _Group:
     clusters: dict[str, _Cluster] = field(default_factory=dict)
     not_scored: int = 0
+    problems: Counter[str] = field(default_factory=Counter)
+    pass_fail: bool = True
+    unit: bool = True
 
     def add(self, row: Row) -> None:
-        if row.failed:
+        if row.failed or not math.isfinite(row.value):
             self.not_scored += 1
+            problem = row.problem if row.failed else "the value is not a finite number"
+            if problem and (problem in self.problems or len(self.problems) < PROBLEMS_KEPT):
+                self.problems[problem] += 1
             return
+        self.pass_fail = self.pass_fail and row.value in (0.0, 1.0)
+        self.unit = self.unit and 0.0 <= row.value <= 1.0
         cluster = self.clusters.setdefault(row.sample, _Cluster())
         cluster.count += 1
         cluster.total += row.value
@@ -87,9 +100,13 @@ class _Group:
             cluster.judged += 1
             cluster.passed += row.passed
 
+    @property
+    def scale(self) -> Scale:
+        return "pass_fail" if self.pass_fail else "unit" if self.unit else "open"
 
-def summarise(rows: Iterable[Row], *, k: Sequence[int] = (1,), seed: int = 0) -> Summary:
-    """The figures of all scores, read once; the same `seed` gives the same intervals."""
+
+def summarise(rows: Iterable[Row], *, k: Sequence[int] = (1,)) -> Summary:
+    """The figures of all scores, read once."""
     groups: dict[str, _Group] = {}
     tagged: dict[str, dict[str, _Group]] = {}
     for row in rows:
@@ -97,21 +114,21 @@ def summarise(rows: Iterable[Row], *, k: Sequence[int] = (1,), seed: int = 0) ->
         for tag in dict.fromkeys(row.tags):
             tagged.setdefault(row.scorer, {}).setdefault(tag, _Group()).add(row)
     return Summary(
-        {scorer: _metrics(group, k, seed) for scorer, group in groups.items()},
+        {scorer: _metrics(group, k) for scorer, group in groups.items()},
         {
-            scorer: {tag: _metrics(group, k, seed) for tag, group in sorted(by_tag.items())}
+            scorer: {tag: _metrics(group, k) for tag, group in sorted(by_tag.items())}
             for scorer, by_tag in tagged.items()
         },
     )
 
 
-def _metrics(group: _Group, k: Sequence[int], seed: int) -> Metrics:
+def _metrics(group: _Group, k: Sequence[int]) -> Metrics:
     clusters = [(cluster.count, cluster.total) for cluster in group.clusters.values()]
     scores = sum(count for count, _ in clusters)
     judged = [cluster for cluster in group.clusters.values() if cluster.judged]
     mean = math.fsum(total for _, total in clusters) / scores if scores else None
     error = clustered_stderr(clusters)
-    bounds = interval(clusters, seed=seed)
+    bounds = interval(clusters, group.scale)
     pass_at = {}
     for wanted in k:
         values = [pass_at_k(cluster.judged, cluster.passed, wanted) for cluster in judged if cluster.judged >= wanted]
@@ -125,24 +142,11 @@ def _metrics(group: _Group, k: Sequence[int], seed: int) -> Metrics:
         stderr=error,
         low=None if bounds is None else bounds[0],
         high=None if bounds is None else bounds[1],
-        interval=None if bounds is None else "bootstrap" if len(clusters) <= BOOTSTRAP_UP_TO else "normal",
+        interval=None if bounds is None else "t" if group.scale == "open" else "wilson",
         accuracy=sum(c.passed for c in judged) / sum(c.judged for c in judged) if judged else None,
         pass_at=pass_at,
+        problem=next((problem for problem, _ in group.problems.most_common(1)), None),
     )
-
-
-def clustered_stderr(clusters: Sequence[tuple[int, float]]) -> float | None:
-    """The standard error of the mean over all scores, which belong to clusters of (count, total).
-
-    With one score a cluster it is s / sqrt(n). None with fewer than two clusters.
-    """
-    number = len(clusters)
-    if number < 2:
-        return None
-    scores = sum(count for count, _ in clusters)
-    mean = math.fsum(total for _, total in clusters) / scores
-    squares = math.fsum((total - count * mean) ** 2 for count, total in clusters)
-    return math.sqrt(number / (number - 1) * squares) / scores
 
 
 def pass_at_k(scores: int, passed: int, k: int) -> float:
@@ -153,32 +157,3 @@ def pass_at_k(scores: int, passed: int, k: int) -> float:
     if not 1 <= k <= scores or not 0 <= passed <= scores:
         raise ValueError(f"pass@{k} of {scores} scores, {passed} of them passed; expected at least {k}")
     return 1.0 - math.comb(scores - passed, k) / math.comb(scores, k)
-
-
-def interval(
-    clusters: Sequence[tuple[int, float]], *, seed: int = 0, resamples: int = RESAMPLES
-) -> tuple[float, float] | None:
-    """Bounds of the 95 % interval of the mean; None with fewer than two clusters."""
-    number = len(clusters)
-    if number < 2:
-        return None
-    if number > BOOTSTRAP_UP_TO:
-        mean = math.fsum(total for _, total in clusters) / sum(count for count, _ in clusters)
-        error = clustered_stderr(clusters)
-        assert error is not None
-        return mean - _Z * error, mean + _Z * error
-    generator = random.Random(seed)
-    means = []
-    for _ in range(resamples):
-        drawn = generator.choices(clusters, k=number)
-        means.append(sum(total for _, total in drawn) / sum(count for count, _ in drawn))
-    means.sort()
-    return quantile(means, (1 - LEVEL) / 2), quantile(means, (1 + LEVEL) / 2)
-
-
-def quantile(ordered: Sequence[float], part: float) -> float:
-    """The quantile of ordered values, linear between two of them."""
-    place = part * (len(ordered) - 1)
-    below = math.floor(place)
-    above = min(below + 1, len(ordered) - 1)
-    return ordered[below] + (ordered[above] - ordered[below]) * (place - below)

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from .base import NAME, Scored, Scorer, ScorerError, quote
+from .choice import Choice
 from .command import Command
 from .judge import Judge
 from .python import Python
 from .text import Exact, Includes, JsonSchema, Number, Regex
 
 TYPES: dict[str, type[Scorer]] = {
-    scorer.type: scorer for scorer in (Exact, Includes, Regex, Number, JsonSchema, Command, Python, Judge)
+    scorer.type: scorer for scorer in (Exact, Includes, Regex, Number, Choice, JsonSchema, Command, Python, Judge)
 }
 
 
@@ -56,6 +57,26 @@ def parse_scorers(
     if problems:
         raise ScorerError(problems)
     return tuple(_with_own_names(scorers, set(given)))
+
+
+def with_answer(specs: Sequence[str], answer: str) -> tuple[str, ...]:
+    """Specs of the command line with `answer` as the option of those that take it and have none.
+
+    Raises ScorerError when none takes it. What is wrong with a spec is left to parse_scorers.
+    """
+    made, taken = [], False
+    for spec in specs:
+        options, problems = _short(spec, "--scorer")
+        kind = None if problems else TYPES.get(options.get("type", ""))
+        if kind is None or "answer" not in kind.known:
+            made.append(spec)
+            continue
+        taken = True
+        made.append(json.dumps({**options, "answer": options.get("answer") or answer}))
+    if not taken:
+        able = ", ".join(name for name, kind in TYPES.items() if "answer" in kind.known)
+        raise ScorerError([f"--answer: no --scorer takes it; expected one of {able}"])
+    return tuple(made)
 
 
 def check_samples(scorers: Sequence[Scorer], samples: Iterable[Scored]) -> list[str]:

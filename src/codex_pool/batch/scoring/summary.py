@@ -26,7 +26,8 @@ def rows_of(samples: Iterable[ScoredRow]) -> Iterator[Row]:
     for sample in samples:
         for score in sample.scores:
             value = 0.0 if score.value is None else float(score.value)
-            yield Row(sample.id, score.scorer, value, score.passed, sample.tags, failed=score.error is not None)
+            failed = score.error is not None or score.value is None
+            yield Row(sample.id, score.scorer, value, score.passed, sample.tags, failed, score.error)
 
 
 def printed(summary: Summary) -> list[tuple[str, str]]:
@@ -75,6 +76,7 @@ def _json(metrics: Metrics) -> dict[str, Any]:
         "scores": metrics.scores,
         "samples": metrics.samples,
         "not_scored": metrics.not_scored,
+        "problem": metrics.problem,
         "mean": metrics.mean,
         "stderr": metrics.stderr,
         "low": metrics.low,

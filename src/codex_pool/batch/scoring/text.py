@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import re
 import signal
 import threading
+from abc import abstractmethod
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
 from codex_app_server._files import read_file
 
+from .answers import ANSWER, check_answer, extracted, wanted
 from .base import (
     FLAG,
     NOT_NEGATIVE,
@@ -28,60 +29,84 @@ from .base import (
     quote,
     targets,
 )
+from .normal import Normal
+from .numerals import Numeral, numbers, only, read, readable
+
+__all__ = ["CPU_LIMIT_S", "Exact", "Includes", "JsonSchema", "Number", "Regex", "cpu_limit", "numbers"]
 
 NO_RESPONSE = "there is no final response"
 # Records hold no targets: they are passed on, and read by whatever works on the run next.
 NOT_THE_TARGET = "it is not the target"
 # A pattern can take for ever on the text that hits its weak spot.
 CPU_LIMIT_S = 1.0
-_NUMBER = re.compile(r"(?:(?<![\w.)])[-+\u2212])?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)?(?:\.\d+)?(?:[eE][-+]?\d+)?")
 
 
-class Exact(Scorer):
+NORMAL: dict[str, Option] = {
+    "ignore_case": FLAG,
+    "ignore_punctuation": FLAG,
+    "equal_numbers": FLAG,
+}
+
+
+class OnResponse(Scorer):
+    """A scorer that compares the response, or the answer found in it, with targets."""
+
+    def check(self) -> list[str]:
+        return check_answer(self.options)
+
+    def check_sample(self, sample: Scored) -> str | None:
+        return None if targets(self.options, sample) else no_target(sample)
+
+    async def score(self, context: ScoreContext) -> Score:
+        if context.final_response is None:
+            return self.verdict(False, explanation=NO_RESPONSE)
+        answer: str | None = context.final_response
+        found = targets(self.options, context.sample)
+        if self.options.get("answer") is not None:
+            with cpu_limit("the answer's pattern"):
+                answer = extracted(self.options["answer"], context.final_response)
+                found = [wanted(self.options["answer"], target) for target in found]
+        if answer is None:
+            return self.verdict(False, explanation=f"no answer was found by {quote(self.options['answer'])}")
+        return self.compare(answer, found, context)
+
+    @abstractmethod
+    def compare(self, answer: str, targets: list[str], context: ScoreContext) -> Score:
+        """The score of what is to be compared."""
+
+
+class Exact(OnResponse):
     """The whole response is a target, spaces at both ends aside."""
 
     type: ClassVar[str] = "exact"
-    known: ClassVar = {"target": TARGET, "ignore_case": FLAG}
+    known: ClassVar = {"target": TARGET, **NORMAL, "answer": ANSWER}
     main: ClassVar = "target"
 
-    def check_sample(self, sample: Scored) -> str | None:
-        return None if targets(self.options, sample) else no_target(sample)
-
-    async def score(self, context: ScoreContext) -> Score:
-        if context.final_response is None:
-            return self.verdict(False, explanation=NO_RESPONSE)
-        answer = context.final_response.strip()
-        return _compared(self, answer, context)
+    def compare(self, answer: str, targets: list[str], context: ScoreContext) -> Score:
+        return _compared(self, answer.strip(), targets)
 
 
-def _compared(scorer: Scorer, answer: str, context: ScoreContext) -> Score:
+def _compared(scorer: Scorer, answer: str, targets: list[str]) -> Score:
     """Whether the answer is one of the targets, white space around them aside."""
-    wanted = targets(scorer.options, context.sample)
-    fold = str.casefold if scorer.options.get("ignore_case") else str
-    passed = fold(answer) in [fold(target.strip()) for target in wanted]
+    normal = Normal.of(scorer.options)
+    passed = normal(answer.strip()) in [normal(target.strip()) for target in targets]
     return scorer.verdict(passed, answer, None if passed else NOT_THE_TARGET)
 
 
-class Includes(Scorer):
+class Includes(OnResponse):
     """A target stands somewhere in the response; with `all`, every target."""
 
     type: ClassVar[str] = "includes"
-    known: ClassVar = {"target": TARGET, "ignore_case": FLAG, "all": FLAG}
+    known: ClassVar = {"target": TARGET, **NORMAL, "all": FLAG, "answer": ANSWER}
     main: ClassVar = "target"
 
-    def check_sample(self, sample: Scored) -> str | None:
-        return None if targets(self.options, sample) else no_target(sample)
-
-    async def score(self, context: ScoreContext) -> Score:
-        if context.final_response is None:
-            return self.verdict(False, explanation=NO_RESPONSE)
-        wanted = targets(self.options, context.sample)
-        fold = str.casefold if self.options.get("ignore_case") else str
-        text = fold(context.final_response)
-        missing = [target for target in wanted if fold(target) not in text]
-        passed = not missing if self.options.get("all") else len(missing) < len(wanted)
-        answer = next((target for target in wanted if target not in missing), None)
-        return self.verdict(passed, answer, None if passed else f"not found: {len(missing)} of {len(wanted)} targets")
+    def compare(self, answer: str, targets: list[str], context: ScoreContext) -> Score:
+        normal = Normal.of(self.options)
+        text = normal(answer)
+        missing = [target for target in targets if normal(target) not in text]
+        passed = not missing if self.options.get("all") else len(missing) < len(targets)
+        found = next((target for target in targets if target not in missing), None)
+        return self.verdict(passed, found, None if passed else f"not found: {len(missing)} of {len(targets)} targets")
 
 
 class Regex(Scorer):
@@ -137,10 +162,10 @@ class Regex(Scorer):
         if group is None:
             return self.verdict(True, match.group())
         answer = (match.group(group) or "").strip()
-        return _compared(self, answer, context)
+        return _compared(self, answer, targets(self.options, context.sample))
 
 
-class Number(Scorer):
+class Number(OnResponse):
     """The last number in the response - or the first, or the only one - is the target, give or take the tolerance."""
 
     type: ClassVar[str] = "number"
@@ -149,37 +174,51 @@ class Number(Scorer):
         "tolerance": NOT_NEGATIVE,
         "relative": NOT_NEGATIVE,
         "which": Option("last, first or only", ("last", "first", "only").__contains__),
+        "answer": ANSWER,
     }
     main: ClassVar = "tolerance"
 
     def check(self) -> list[str]:
         target = self.options.get("target")
-        if target is not None and not _as_numbers(target if isinstance(target, list) else [str(target)]):
-            return [f"target: {quote(target)} is no number"]
-        return []
+        problems = check_answer(self.options)
+        if target is not None and not problems and not self._wanted(target if isinstance(target, list) else [target]):
+            problems.append(f"target: {quote(target)} is no number")
+        return problems
 
     def check_sample(self, sample: Scored) -> str | None:
-        wanted = targets(self.options, sample)
-        if not wanted:
+        found = targets(self.options, sample)
+        if not found:
             return no_target(sample)
-        return None if _as_numbers(wanted) else f"has the target {quote(sample.target)}, which is no number"
+        return None if self._wanted(found) else f"has the target {quote(sample.target)}, which is no number"
 
-    async def score(self, context: ScoreContext) -> Score:
-        if context.final_response is None:
-            return self.verdict(False, explanation=NO_RESPONSE)
-        found = numbers(context.final_response)
+    def _wanted(self, found: list[Any]) -> list[Numeral]:
+        rule = self.options.get("answer")
+        texts = [str(target) for target in found]
+        return _as_numbers(texts if rule is None else [wanted(rule, text) for text in texts])
+
+    def compare(self, answer: str, targets: list[str], context: ScoreContext) -> Score:
+        found = read(readable(answer))
         which = self.options.get("which", "last")
         if not found or (which == "only" and len(found) > 1):
             return self.verdict(False, explanation=f"{len(found) or 'no'} numbers in the response; expected one")
-        answer = found[0] if which == "first" else found[-1]
-        wanted = _as_numbers(targets(self.options, context.sample))
+        said = found[0] if which == "first" else found[-1]
+        passed = any(self._is(said, target) for target in _as_numbers(targets))
+        shown = f"{said.value:g}%" if said.percent else f"{said.value:g}"
+        return self.verdict(passed, shown, None if passed else NOT_THE_TARGET)
+
+    def _is(self, said: Numeral, target: Numeral) -> bool:
+        """Whether they are one number; where only one of them is a percentage, 12 % is 12 and 0.12."""
+        values = [(said.value, target.value)]
+        if said.percent and not target.percent:
+            values.append((said.value / 100, target.value))
+        elif target.percent and not said.percent:
+            values.append((said.value, target.value / 100))
         absolute, relative = self.options.get("tolerance", 0.0), self.options.get("relative", 0.0)
         # Decimal fractions have no exact floats: 0.1 + 0.2 is meant to be 0.3.
-        passed = any(
-            abs(answer - target) <= max(absolute, relative * abs(target)) * (1 + 1e-9) + 1e-12 * abs(target)
-            for target in wanted
+        return any(
+            abs(one - other) <= max(absolute, relative * abs(other)) * (1 + 1e-9) + 1e-12 * abs(other)
+            for one, other in values
         )
-        return self.verdict(passed, f"{answer:g}", None if passed else NOT_THE_TARGET)
 
 
 class JsonSchema(Scorer):
@@ -249,25 +288,10 @@ class JsonSchema(Scorer):
         return self.verdict(wrong is None, None, None if wrong is None else f"{wrong.json_path}: {wrong.message}")
 
 
-def numbers(text: str) -> list[float]:
-    """The numbers in a text, in their order; a comma may stand between thousands."""
-    found = []
-    for match in _NUMBER.finditer(text):
-        digits = match.group().replace(",", "").replace("\u2212", "-")
-        with contextlib.suppress(ValueError):
-            value = float(digits)
-            if math.isfinite(value):
-                found.append(value)
-    return found
-
-
-def _as_numbers(texts: list[str]) -> list[float]:
+def _as_numbers(texts: list[str]) -> list[Numeral]:
     """All of them as numbers; none if one is not."""
-    try:
-        values = [float(text.strip().replace(",", "")) for text in texts]
-    except ValueError:
-        return []
-    return values if all(map(math.isfinite, values)) else []
+    found = [only(text) for text in texts]
+    return [] if None in found else [one for one in found if one is not None]
 
 
 @contextlib.contextmanager
