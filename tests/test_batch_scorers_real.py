@@ -38,11 +38,11 @@ def test_a_scorer_that_cannot_start_is_said_once_and_answers_are_found_by_one_op
     tmp_path: Path, home: Path
 ) -> None:
     data, out, template = tmp_path / "data.jsonl", tmp_path / "out", tmp_path / "ask.txt"
-    asked = "[[text So 3 and 1.\n#### 4\n(2 steps)]]"
+    asked = '[[text "So 3 and 1. #### 4 (in 2 steps)"]]'
     lines = [{"id": n, "question": asked, "target": "3 + 1\n#### 4", "level": "easy"} for n in range(3)]
     data.write_text("".join(json.dumps(line) + "\n" for line in lines))
     template.write_text("{{ question }}")
-    scorers = ("--scorer", "command:exec no-such-program", "--scorer", "number", "--answer", "#### (.*)")
+    scorers = ("--scorer", "command:exec no-such-program", "--scorer", "number", "--answer", r"#### (\d+)")
     options = ["--workers", "1", "--home", str(home), "--prompt-template", str(template), "-o", str(out)]
     done = codex_pool("batch", str(data), *options, *scorers)
     assert done.returncode == 0, done.stderr
