@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from codex_pool.batch.scoring.numerals import numbers, only
+from codex_pool.batch.scoring.numerals import at_end, numbers, only, read, readable
 
 WRITTEN = {
     "-$5": [-5],
@@ -106,3 +106,37 @@ def test_the_time_is_linear_in_the_length(piece: str) -> None:
 
     # Quadratic time would be 100 times as long, and minutes.
     assert took_s(100_000) < 40 * max(took_s(10_000), 0.01)
+
+
+@pytest.mark.parametrize("last", [True, False])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "no number here",
+        "word " * 40_000,
+        "word " * 40_000 + "7",
+        "7 " + "word " * 40_000,
+        "word " * 30_000 + "1 3/4" + " word" * 30_000,
+        "1" * 100_000 + " x" * 10_000,
+        "x " * 10_000 + "1" * 100_000,
+        "1,234.5 " * 20_000,
+        "3/4/" * 30_000,
+        "\\times " * 30_000 + "5",
+        "5" + "\\frac{1}{2} " * 20_000,
+        "x" * 65_530 + "12345678.25" + "y" * 65_530,
+    ],
+)
+def test_the_number_at_an_end_is_that_of_the_whole_text(text: str, last: bool) -> None:
+    found = read(readable(text))
+    one = at_end(text, last=last)
+    assert (one is None) == (not found)
+    if one is not None:
+        same = found[-1 if last else 0]
+        assert (one.value, one.percent) == (same.value, same.percent)
+
+
+def test_the_last_number_of_a_long_text_is_found_at_once() -> None:
+    began = time.process_time()
+    assert at_end("1 2 3 " * 4_000_000, last=True) is not None
+    assert time.process_time() - began < 2

@@ -67,6 +67,9 @@ _NUMERAL = re.compile(
     """,
     re.VERBOSE,
 )
+_DIGIT = re.compile("[\\d\u00bc-\u00be\u2150-\u215e]")
+# Characters read at once, and how many of them at a cut may belong to a number that is not there as a whole.
+_WINDOW, _CUT = 64 * 1024, 4096
 _GAP = re.compile(r"\s?[/\u2044\u2215]\s?")
 
 
@@ -99,6 +102,22 @@ def _apart(match: re.Match[str], fraction: str) -> str:
 def read(text: str) -> list[Numeral]:
     """The numbers in a readable text, in their order, as far as a float holds them."""
     return [found for found in _joined(text, list(_single(text))) if math.isfinite(found.value)]
+
+
+def at_end(text: str, *, last: bool) -> Numeral | None:
+    """The last number in a text, or the first; of a long text only as much is read as it takes."""
+    if _DIGIT.search(text) is None:
+        return None
+    size = _WINDOW
+    while size < len(text):
+        part = readable(text[-size:] if last else text[:size])
+        # What may have been cut is not believed.
+        whole = [each for each in read(part) if (each.start > _CUT if last else each.end < len(part) - _CUT)]
+        if whole:
+            return whole[-1] if last else whole[0]
+        size *= 4
+    found = read(readable(text))
+    return None if not found else found[-1 if last else 0]
 
 
 def numbers(text: str) -> list[float]:

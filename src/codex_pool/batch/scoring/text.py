@@ -30,7 +30,7 @@ from .base import (
     targets,
 )
 from .normal import Normal
-from .numerals import Numeral, numbers, only, read, readable
+from .numerals import Numeral, at_end, numbers, only, read, readable
 
 __all__ = ["CPU_LIMIT_S", "Exact", "Includes", "JsonSchema", "Number", "Regex", "cpu_limit", "numbers"]
 
@@ -197,11 +197,15 @@ class Number(OnResponse):
         return _as_numbers(texts if rule is None else [wanted(rule, text) for text in texts])
 
     def compare(self, answer: str, targets: list[str], context: ScoreContext) -> Score:
-        found = read(readable(answer))
         which = self.options.get("which", "last")
-        if not found or (which == "only" and len(found) > 1):
+        if which == "only":
+            found = read(readable(answer))
+        else:
+            one = at_end(answer, last=which == "last")
+            found = [] if one is None else [one]
+        if len(found) != 1:
             return self.verdict(False, explanation=f"{len(found) or 'no'} numbers in the response; expected one")
-        said = found[0] if which == "first" else found[-1]
+        said = found[0]
         passed = any(self._is(said, target) for target in _as_numbers(targets))
         shown = f"{said.value:g}%" if said.percent else f"{said.value:g}"
         return self.verdict(passed, shown, None if passed else NOT_THE_TARGET)
