@@ -22,7 +22,8 @@ demo: tools $(VENV)/.installed
 # What is counted in CPU comes first and alone: other tests would take its caches away.
 test: tools $(VENV)/.installed-test
 	$(BIN)/python -m pytest $(COST)
-	$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist worksteal --ignore $(COST) -m "not (generate or browser or chaos or security)"
+	$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist worksteal --ignore $(COST) --durations 60 --durations-min 4 \
+	  -m "not (generate or browser or chaos or security)"
 
 # What keys and projects could reach, walked on the real binary. Under 4 minutes on 2 cores.
 test-security: tools $(VENV)/.installed-test

@@ -104,8 +104,8 @@ def test_the_time_is_linear_in_the_length(piece: str) -> None:
         numbers(text)
         return time.process_time() - began_at
 
-    # Quadratic time would be 100 times as long, and minutes.
-    assert took_s(100_000) < 40 * max(took_s(10_000), 0.01)
+    # Quadratic time would be 100 times as long, and minutes. The least of several: others use the caches too.
+    assert min(took_s(100_000) for _ in range(3)) < 40 * max(min(took_s(10_000) for _ in range(3)), 0.01)
 
 
 @pytest.mark.parametrize("last", [True, False])

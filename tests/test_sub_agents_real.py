@@ -432,15 +432,19 @@ def test_threads_without_sub_agents(config: AppServerConfig, model: LoopbackMode
 
 def kill_all(codex: Codex) -> None:
     """Kill the app-servers of a pool of two, and wait for the next ones."""
-    before = {row["worker"] for row in status(codex)["workers"]}
-    for row in status(codex)["workers"]:
-        os.kill(row["appServerPid"], signal.SIGKILL)
+    before: set[str] = set()
 
-    def are_ready() -> bool:
-        ready = {row["worker"] for row in status(codex)["workers"] if row["state"] == "ready"}
-        return len(ready) == 2 and not ready & before
+    def ready() -> dict[str, int]:
+        rows = status(codex)["workers"]
+        found = {row["worker"]: row["appServerPid"] for row in rows if row["state"] == "ready"}
+        return found if len(found) == 2 and not before & set(found) else {}
 
-    wait_until(are_ready, "all workers are ready again")
+    wait_until(ready, "all workers are ready")
+    there = ready()
+    before.update(there)
+    for pid in there.values():
+        os.kill(pid, signal.SIGKILL)
+    wait_until(ready, "all workers are ready again")
 
 
 def test_threads_without_sub_agents_in_asyncio(config: AppServerConfig, model: LoopbackModel, tmp_path: Path) -> None:
