@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 PROCESSES ?= 3
 COST := tests/test_cost_gate.py
 
-.PHONY: demo test test-security test-tools test-browser test-bare chaos lint bench generate tools clean
+.PHONY: demo test test-slow test-security test-tools test-browser test-bare chaos lint bench generate tools clean
 
 # Two parts: short prompts, then an evaluation of ten coding tasks; the agent is a script, the rest is real.
 demo: tools $(VENV)/.installed
@@ -22,8 +22,13 @@ demo: tools $(VENV)/.installed
 # What is counted in CPU comes first and alone: other tests would take its caches away.
 test: tools $(VENV)/.installed-test
 	$(BIN)/python -m pytest $(COST)
-	$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist worksteal --ignore $(COST) --durations 60 --durations-min 4 \
-	  -m "not (generate or browser or chaos or security)"
+	$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist worksteal --ignore $(COST) \
+	  -m "not (slow or generate or browser or chaos or security)"
+
+# Batches, daemons and commands as users run them, and limits in time: under 15 minutes on 2 cores.
+test-slow: tools $(VENV)/.installed-test
+	$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist worksteal --durations 20 --durations-min 10 \
+	  -m "slow and not (generate or browser or chaos or security)"
 
 # What keys and projects could reach, walked on the real binary. Under 4 minutes on 2 cores.
 test-security: tools $(VENV)/.installed-test

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import threading
 import time
@@ -19,6 +20,20 @@ from codex_app_server.testing.loopback import LoopbackModel, write_loopback_home
 from codex_pool import processes
 
 SETTLE_S = 5.0
+
+
+# Modules whose real tests run batches, daemons and commands as users do, or wait for limits in time: `make test-slow`.
+SLOW = re.compile(
+    r"test_(batch_\w+|any_home|account_tokens|cells|cli_refused|cli_streams|doors|encodings|eval|examples|isolation|login"
+    r"|proxies|signals|silence|staging_wheels|stalled|start_failures|successor|terminals|tree)(_real)?"
+)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("real") and not item.get_closest_marker("smoke") and SLOW.fullmatch(item.path.stem):
+            item.add_marker("slow")
 
 
 @pytest.fixture(scope="session")
