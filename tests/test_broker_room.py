@@ -267,3 +267,20 @@ def test_status_shows_what_is_below_a_worker(bench: Bench) -> None:
     assert shown == {"memoryBytes": 300 << 20, "memoryIs": "rss", "descendants": 4, "leftCommands": 1}
     assert (row["toolCommands"], row["toolMemoryBytes"]) == (5, 50 << 20)
     assert other["memoryBytes"] is None and other["descendants"] == 0
+
+
+def test_threads_that_are_archived_at_once_make_room_at_once() -> None:
+    """A batch of short turns is not held up until what its threads bring is known."""
+    bench = Bench(slots=1, turns_per_worker=8, recycle_descendants=4 * room.UNKNOWN_COST)
+    worker = registered(bench, "w0", 0)
+    bench.hello()
+    for number in range(20):
+        start(bench, 1)
+        assert starts(worker) == 1, f"thread {number} waits for the next look"
+        (call,) = worker.open
+        name = f"t{number}"
+        bench.answer(worker, call, record=wire.ThreadRecord(name, False, turns=1))
+        bench.call("thread/archive", {"threadId": name})
+        (call,) = worker.open
+        bench.answer(worker, call)
+        bench.from_worker(worker, wire.ThreadGone(name))

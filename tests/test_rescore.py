@@ -74,7 +74,7 @@ def test_what_was_not_scored_can_be_scored_alone(tmp_path: Path) -> None:
     checks.write_text("def f(context):\n    raise OSError('later')\n")
     python = json.dumps({"type": "python", "function": "checks:f", "path": str(tmp_path)})
     broken = score(run, "--scorer", python, "--scorer", "exact")
-    assert broken.exit_code == 1 and "a: python: not scored: the function failed: OSError: later" in broken.stderr
+    assert broken.exit_code == 1 and "python: not scored: the function failed: OSError: later" in broken.stderr
     checks.write_text("def f(context):\n    return context['final_response'] == '1'\n")
     done = score(run, "--missing", "--scorer", python, "--scorer", "exact:nothing")
     assert done.exit_code == 0

@@ -116,7 +116,10 @@ class Room:
         return not expected or expected + cost <= self._limit
 
     def _expected(self, worker: Worker, cost: int) -> int:
-        tree, coming = worker.tree, cost * (worker.fresh + len(worker.loading))
+        tree = worker.tree
+        # Threads that are archived or deleted take their servers with them.
+        fresh = min(worker.fresh, max(len(worker.threads), tree.fresh if tree is not None else 0))
+        coming = cost * (fresh + len(worker.loading))
         if tree is None:
             return coming
         return max(tree.servers, tree.settled + cost * tree.young) + tree.left + coming

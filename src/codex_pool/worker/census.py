@@ -132,7 +132,8 @@ class Census:
         self._loads.append((now, look.loads))
         while len(self._loads) > 1 and self._loads[1][0] <= now - SETTLE_S:
             self._loads.popleft()
-        young = look.loads - self._loaded_by(now - SETTLE_S)
+        # Those that were archived or deleted meanwhile have taken their servers with them.
+        young = min(look.loads - self._loaded_by(now - SETTLE_S), look.threads)
         return wire.Tree(
             servers=servers,
             settled=settled,

@@ -148,6 +148,10 @@ class WorkerCore:
         """Threads that the app-server was made to load, and those that it has loaded: for a look at its processes."""
         return self._threads.loads, len(self._threads)
 
+    def _fresh(self, loads: int) -> int:
+        """How many threads are loaded that were not when so many had been."""
+        return min(self._threads.loads - loads, len(self._threads))
+
     @property
     def memory_bytes(self) -> int:
         """What this worker and all below it occupy, without tool commands of turns that run; 0 where not known."""
@@ -297,7 +301,7 @@ class WorkerCore:
         if tree is not None:
             # The broker counts on: threads that it hears of after this are not in the figures.
             self._tree_loads = look.loads
-            self._tree = msgspec.structs.replace(tree, fresh=self._threads.loads - look.loads)
+            self._tree = msgspec.structs.replace(tree, fresh=self._fresh(look.loads))
             self._outbox.broker(wire.encode(self._tree))
         return self._outbox.take()
 
@@ -381,7 +385,7 @@ class WorkerCore:
             return
         changes, tree = self._changes, self._tree
         if tree is not None:
-            tree = msgspec.structs.replace(tree, fresh=self._threads.loads - self._tree_loads)
+            tree = msgspec.structs.replace(tree, fresh=self._fresh(self._tree_loads))
         head = wire.Register(
             self._slot, self._worker, self._pid, self._app_server_pid, changes.as_of, changes.changed_at
         )
