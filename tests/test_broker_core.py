@@ -763,3 +763,17 @@ def test_an_archived_thread_is_brought_back_by_the_worker_that_put_it_away(bench
     bench.lose(holder)
     bench.call("thread/unarchive", {"threadId": "t1"})
     assert len(asked()) == 1
+
+
+def test_the_end_of_a_turn_is_not_told_to_the_next_session_of_the_same_name(bench: Bench) -> None:
+    worker = bench.register("w0")
+    bench.hello()
+    bench.thread("t1")
+    bench.call("turn/start", {"threadId": "t1"})
+    bench.answer(worker, next(iter(worker.open)))
+    turn_id = next(iter(bench.core.books.turns))
+    bench.from_client(wire.Bye())
+    bench.hello(connection="s1/again")
+    before = len(bench.ended)
+    bench.lose(worker)
+    assert bench.ended[before:] == [] and turn_id not in bench.core.books.turns

@@ -276,6 +276,10 @@ class Sessions:
         for thread in list(books.threads.values()):
             if thread.followers.pop(session.id, 0) is None:
                 books.let_go(thread)
+        for turn in books.turns.values():
+            # The next session of this name is another one.
+            if session.id in turn.sessions:
+                turn.sessions.remove(session.id)
         books.logged_in.pop(session.id, None)
         books.choose_holder()
         books.to_all_workers(wire.Gone(session.id, keep))
