@@ -564,7 +564,7 @@ class Connection:
                     self._on_login(_decode_login(line).params.loginId or "", line)
 
     def _heed_turn(self, run: TurnRun) -> None:
-        """What a followed turn says of sub-agents, if it is one's, and that it is over."""
+        """Note what the turn of a sub-agent says of its own sub-agents, and the end of any turn."""
         if run.turn_id in self._agents:
             self._heed(run.lines)
         if run.ended:

@@ -43,7 +43,7 @@ _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?Z")
 
 
 class PageRequest(NamedTuple):
-    """What to ask thread/list for, beside the filters."""
+    """Parameters of a thread/list request, beside the filters."""
 
     sort_key: str
     cursor: str | None

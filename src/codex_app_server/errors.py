@@ -370,7 +370,7 @@ def _says_retry_limit(message: str) -> bool:
 
 
 def names_overload(data: Any) -> bool:
-    """Whether the data of an error names an overload as a codexErrorInfo, at any depth."""
+    """Return True if the data of an error names an overload as a codexErrorInfo, at any depth."""
     if isinstance(data, str):
         return data.replace("_", "").lower() == "serveroverloaded"
     if isinstance(data, dict):

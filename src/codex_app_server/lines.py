@@ -32,7 +32,7 @@ class LineSplitter:
 
     @property
     def held_bytes(self) -> int:
-        """How long the unfinished line is so far."""
+        """Length of the unfinished line so far, in bytes."""
         return self._size
 
     def feed(self, chunk: bytes) -> list[bytes | LongLine]:

@@ -45,7 +45,7 @@ def retry_while(
     max_delay_s: float,
     jitter_ratio: float,
 ) -> T:
-    """As `retry_on_overload`, for the errors that `is_retryable` accepts."""
+    """Retry as `retry_on_overload` does, for the errors that `is_retryable` accepts."""
     delays = _delays_s(max_attempts, initial_delay_s, max_delay_s, jitter_ratio)
     while True:
         try:

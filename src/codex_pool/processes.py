@@ -37,7 +37,7 @@ class TreeProcess(NamedTuple):
 
 
 class Memory(NamedTuple):
-    """What a process occupies. `is_pss`: pages that it shares count in proportion (PSS), not in full (RSS)."""
+    """Memory of a process. `is_pss`: pages that it shares count in proportion (PSS), not in full (RSS)."""
 
     size_bytes: int
     is_pss: bool
@@ -101,7 +101,7 @@ def descendants(root: int, *, spare: frozenset[int] = frozenset()) -> list[Proce
 
 
 def tells_trees() -> bool:
-    """Whether `tree` finds what is below a process here."""
+    """Return True if `tree` finds what is below a process on this platform."""
     return sys.platform.startswith("linux") and identify(os.getpid()) is not None
 
 
@@ -199,7 +199,7 @@ def end_tree(root: ProcessId, timeout_s: float) -> bool:
 
 
 def resident_bytes(process: ProcessId) -> int | None:
-    """What a process occupies in memory, None if it is gone or the platform does not say."""
+    """Return the memory of a process, None if it is gone or the platform does not say."""
     try:
         with open(f"/proc/{process.pid}/statm", "rb") as file:
             pages = int(file.read().split()[1])
@@ -209,7 +209,7 @@ def resident_bytes(process: ProcessId) -> int | None:
 
 
 def memory(process: ProcessId) -> Memory | None:
-    """What a process occupies in memory, None if it is gone or the platform does not say.
+    """Return the memory of a process, None if it is gone or the platform does not say.
 
     PSS, so that the sum over processes counts a shared page once. Where the kernel refuses it - of a process of another
     user, or without smaps_rollup (before Linux 4.14) - RSS, which is more.

@@ -129,7 +129,7 @@ class CallSeen(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Tree(_Head, frozen=True):
-    """What is below a worker: `servers` (MCP servers, with launchers and all below them), commands that are `left` of
+    """Processes below a worker: `servers` (MCP servers, with launchers and all below them), commands that are `left` of
     turns that are over, and `commands` of turns that run.
 
     `memory_bytes` is of all but the latter, the worker included. `is_pss`: all of it is PSS, else some is RSS, which is

@@ -1,4 +1,4 @@
-"""Which model answers on a thread, with which provider and service tier: asked of the app-server, which decides it."""
+"""Model, provider and service tier of a thread, asked of the app-server, which decides them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .bill import Answering
 
 
 async def ask_who_answers(codex: AsyncCodex, model: str | None, directory: Path) -> Answering:
-    """What answers on threads that ask for `model`, or for none: by starting one, in `directory`, that has no turn.
+    """Find out what answers on threads that ask for `model`, or for none, by starting one in `directory`.
 
     Raises AppServerError.
     """

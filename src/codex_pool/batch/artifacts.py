@@ -1,4 +1,4 @@
-"""What lies in a sample's directory of artifacts: its diff, and what its scorers left."""
+"""Files in a sample's directory of artifacts: its diff, and what its scorers left."""
 
 from __future__ import annotations
 

@@ -177,7 +177,7 @@ class Attempt:
         return self._reports != len(self._turns) or bool(self.facts.tools.seen)
 
     async def run(self) -> Outcome:
-        """What it came to, the tokens of its sub-agents included, which have ended then.
+        """Run to the end; return the outcome, with the tokens of its sub-agents, which have ended then.
 
         Raises Stopped if no turn was started before it was to halt.
         """
@@ -198,7 +198,7 @@ class Attempt:
         return own
 
     async def _end_agents(self) -> None:
-        """What works in the background for a turn that has completed ends with the sample: its directory is looked at
+        """End what works in the background for a turn that has completed, with the sample: its directory is looked at
         next."""
         with contextlib.suppress(AppServerError):
             for turn in self._turns:

@@ -37,7 +37,7 @@ class Begun(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def answering(self) -> Answering:
-        """What its requests are paid as."""
+        """Model, provider and service tier by which its requests are priced."""
         return Answering(self.answered.model, self.answered.provider, self.service_tier)
 
     @property

@@ -23,7 +23,7 @@ _NOTHING = dict.fromkeys(TOKENS.values(), 0)
 
 
 class Answering(NamedTuple):
-    """What answers on a thread, as far as it is known: its model, its provider, its service tier."""
+    """Model, provider and service tier of a thread, as far as they are known."""
 
     model: str | None = None
     provider: str | None = None

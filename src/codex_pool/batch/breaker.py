@@ -153,12 +153,12 @@ class Breaker:
             self._trying = False
 
     def database_locked(self, path: str, now: float) -> None:
-        """What has ended cannot be written down."""
+        """Pause: another program has the database locked."""
         if self.pause is None:
             self._met(DATABASE, path, now)
 
     def database_free(self) -> None:
-        """It has been written down."""
+        """Go on: the database is free again."""
         if self.pause is not None and self.pause.trouble is DATABASE:
             self._mended()
             self._trying = False

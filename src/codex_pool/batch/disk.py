@@ -31,7 +31,7 @@ class Disk:
                 there = there.parent
 
     def shortage(self, least_bytes: int = LEAST_BYTES) -> str | None:
-        """What is wrong with it, None if there is room for so many bytes."""
+        """Return what is wrong with it, None if there is room for so many bytes."""
         found = self._look()
         # Some file systems count no files: they say that there is room for none.
         if found.f_files > 0 and found.f_favail == 0:

@@ -139,7 +139,7 @@ def keys_of(
 
 
 class _Given:
-    """What of a configuration is set by any of its layers: config.toml, `-c`, managed ones."""
+    """Keys of a configuration that any of its layers sets: config.toml, `-c`, managed ones."""
 
     def __init__(self, origins: Mapping[str, Any]) -> None:
         self._set: set[str] = set()
@@ -170,7 +170,7 @@ def _with_files(value: Any, key: str, digest: Digest) -> Any:
 
 
 class OfSample(msgspec.Struct, frozen=True):
-    """What a sample asks for itself. `instructions`: a digest of the AGENTS.md of its directory, None without any."""
+    """Settings that a sample names itself. `instructions`: digest of its directory's AGENTS.md, None without one."""
 
     model: str | None = None
     effort: str | None = None
@@ -179,7 +179,7 @@ class OfSample(msgspec.Struct, frozen=True):
 
 
 def of_sample(spec: Mapping[str, Any], instructions: str | None = None) -> OfSample:
-    """What a sample asks for itself, of its JSON; one with a workspace may write there unless it says otherwise."""
+    """Read a sample's own settings from its JSON; one with a workspace may write there unless it says otherwise."""
     sandbox = spec.get("sandbox") or (None if spec.get("workspace") is None else WORKSPACE_WRITE)
     return OfSample(spec.get("model"), spec.get("effort"), sandbox, instructions)
 
@@ -200,13 +200,13 @@ def fingerprint(effective: Effective, own: OfSample | None = None) -> str:
 
 
 def version_class(version: str | None) -> str:
-    """What of a version of codex counts: its first number. Versions of one class share homes and threads."""
+    """Return the class of a codex version: its first number. Versions of one class share homes and threads."""
     found = re.match(r"[0-9]+", version or "")
     return found[0] if found else _UNKNOWN_CLASS
 
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """What differs between two configurations, as `to_json` gives them, for people; "name: before, now after" each."""
+    """List the differences of two configurations, as `to_json` gives them, for people: "name: before, now after"."""
     old, new = (_counted(msgspec.convert(_without_fingerprint(each), Effective)) for each in (before, after))
     first, second = (dict(_flat(each, "")) for each in (old, new))
     names = [*first, *(name for name in second if name not in first)]
@@ -218,7 +218,7 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str
 
 
 def unlike(effective: Effective, own: OfSample, answered: Answered) -> str | None:
-    """How a thread's settings differ from those that the run was begun with; None if they do not.
+    """Say how a thread's settings differ from those that the run was begun with; None if they do not.
 
     A setting that either side does not name is not compared.
     """

@@ -26,7 +26,7 @@ class _Thread(msgspec.Struct, rename="camel"):
 
 
 class _Start(msgspec.Struct, rename="camel"):
-    """What thread/start and thread/fork answer of a thread's settings (codex 0.163.0)."""
+    """Settings of a thread in the answer to thread/start and thread/fork (codex 0.163.0)."""
 
     thread: _Thread
     model: Any = None

@@ -18,7 +18,7 @@ _FIRST_POLL_S, _LAST_POLL_S = 0.02, 0.5
 
 
 def remote(ids: Iterable[str]) -> list[str]:
-    """Those whose health is to be asked for, each once."""
+    """Select the environments whose health is to be asked for, each once."""
     return [each for each in dict.fromkeys(ids) if each != LOCAL]
 
 

@@ -62,7 +62,7 @@ def estimate(
     more_tokens: int = 0,
     more_cost: float | None = 0.0,
 ) -> Estimate:
-    """What `samples` samples will take. Raises ValueError without a canary.
+    """Estimate what `samples` samples will take. Raises ValueError without a canary.
 
     `more_tokens` and `more_cost` are what all canaries took beside their records: attempts before the last, and judges.
     """

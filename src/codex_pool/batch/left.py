@@ -46,7 +46,7 @@ class Left:
         return sum(str(getattr(item, "type", "")) in TOOL_CALLS for turn in self.turns for item in turn.items)
 
     def calls(self) -> ToolCalls:
-        """Whether their tools could be run, as far as the stored items show it."""
+        """Return the tool calls of the turns, as far as the stored items show them."""
         own = [] if self.thread is None else self.thread.directories
         calls = ToolCalls(own)
         calls.has_environment = bool(self.environments)

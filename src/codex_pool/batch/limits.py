@@ -217,7 +217,7 @@ class Meter:
 
 
 class RunMeter:
-    """What a run has used of its limits, what earlier runs of it used included.
+    """Use of a run's limits, that of its earlier launches included.
 
     `cost` is what is known; each of `unknown` attempts and questions, whose cost is not, counts in the limit as much as
     the dearest one that is known. One without a price ends a run with a limit of money.

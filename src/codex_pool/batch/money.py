@@ -1,4 +1,4 @@
-"""What of a run has a price, looked at before it begins: the models that its samples and judges ask for."""
+"""Check before a run begins that the models of its samples and judges have prices."""
 
 from __future__ import annotations
 

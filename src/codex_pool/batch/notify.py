@@ -13,7 +13,7 @@ SAID_BYTES = 8 * 1024
 
 
 def _file() -> IO[bytes]:
-    """Where what it prints goes; nowhere if no file can be made."""
+    """Open a file for what the command prints; /dev/null if none can be made."""
     try:
         return tempfile.TemporaryFile()
     except OSError:

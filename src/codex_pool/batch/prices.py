@@ -132,7 +132,7 @@ class Prices:
         return found.service_tiers[tier]
 
     def knows(self, model: str) -> bool:
-        """Whether the model has a price, with some provider at least."""
+        """Return True if the model has a price, with some provider at least."""
         ending = f"/{model}"
         return model in self.models or ANY_MODEL in self.models or any(each.endswith(ending) for each in self.models)
 

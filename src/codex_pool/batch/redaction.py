@@ -128,7 +128,7 @@ def is_redacted(text: str) -> bool:
 
 
 def _forms(value: str) -> Iterator[str]:
-    """How a secret may be written."""
+    """Yield the forms in which a secret may be written."""
     if len(value) < MIN_CHARACTERS:
         return
     yield from _written(value)

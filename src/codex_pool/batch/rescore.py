@@ -61,7 +61,7 @@ class Plan:
         return self.scorers.of(msgspec.structs.replace(sample, scorers=None) if self.named else sample)
 
     def basis_of(self, sample: Sample) -> dict[str, dict[str, Any]]:
-        """What scores of these scorers are made of. Raises ScorerError."""
+        """Return what scores of these scorers are made of. Raises ScorerError."""
         return self.scorers.basis_of(msgspec.structs.replace(sample, scorers=None) if self.named else sample)
 
     def rows(self, store: RunStore) -> Iterator[SampleRow]:
@@ -185,7 +185,7 @@ async def score_row(
 
 
 def _there(sample: Sample, kept: Path) -> Path | None:
-    """What a sample worked in, if it is still there; `kept` is its own directory in the run."""
+    """Return the directory a sample worked in, if it is still there; `kept` is its own directory in the run."""
     if sample.workspace is not None:
         workspace = reopen(sample, kept)
         return None if workspace is None else workspace.path

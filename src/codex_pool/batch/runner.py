@@ -258,7 +258,7 @@ class Runner:
         return True
 
     def _look_for_lock(self) -> bool:
-        """Whether the run pauses because another program has its database locked."""
+        """Return True while the run pauses because another program has its database locked."""
         if self._directory.locked_s() >= LOCKED_S:
             self._breaker.database_locked(str(self._directory.file(layout.DATABASE)), time.monotonic())
             self._say_pause()

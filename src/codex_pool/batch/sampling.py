@@ -369,7 +369,7 @@ class Sampling:
                 return
 
     async def _look_at_environments(self, tried: Tried, ids: list[str], codex: AsyncCodex) -> None:
-        """Whether they are as they were before its first turn. Raises Stopped: the attempt has no end in the store
+        """Check the environments again after the last turn. Raises Stopped: the attempt has no end in the store
         then, and the next run takes it up."""
         if not ids:
             return
@@ -486,7 +486,7 @@ class Sampling:
         return await begin(client, operations.thread_start(options))
 
     def _with_effort(self, answered: Answered, rerouted: tuple[str, str] | None = None) -> Answered:
-        """Who answers in a thread, with what the turns of the sample ask for, and with what the service did."""
+        """Return who answers in a thread, with the effort of the sample's turns and the model it was rerouted to."""
         answered = msgspec.structs.replace(answered, effort=self._sample.effort or answered.effort)
         if rerouted is None:
             return answered
@@ -649,7 +649,7 @@ class Sampling:
 
 
 def _told_of(workspace: Workspace | None) -> str:
-    """What is known of an environment that cannot be reached: its hook may have begun it as a process of its own."""
+    """Name the processes that were ended with a workspace hook, the environment perhaps among them; empty if none."""
     if workspace is None or not workspace.ended:
         return ""
     return (

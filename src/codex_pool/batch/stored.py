@@ -53,7 +53,7 @@ def begun_samples(
 def _changed(
     sample: Sample, where: str, trees: dict[str, str | ValueError], check_repository: CheckRepository
 ) -> Iterator[str]:
-    """What its workspace would be made of, and is not any more what it was made of."""
+    """Yield a problem for each source of its workspace that has changed since it was made."""
     workspace = sample.workspace or {}
     if "git" in workspace:
         try:

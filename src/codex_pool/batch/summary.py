@@ -66,7 +66,7 @@ def cost(known: float, unknown: int, currency: str | None) -> str:
 
 
 def news(found: News) -> list[str]:
-    """What is new in the dataset and of the scorers since the run had results, and what is done about it."""
+    """List what is new in the dataset and the scorers since the run had results, and what is done about it."""
     lines = []
     if found.added:
         lines.append(f"{plural(found.added, 'new sample')} to be run")

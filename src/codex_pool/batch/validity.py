@@ -65,7 +65,7 @@ class Problem(NamedTuple):
 
 
 class Health(NamedTuple):
-    """What `environment/status` says of an environment; `told` adds what else is known of it."""
+    """Health of an environment by `environment/status`; `told` adds what else is known of it."""
 
     environment: str
     status: str
@@ -115,7 +115,7 @@ class ToolCalls:
 
     @property
     def problem(self) -> Problem | None:
-        """What kept calls from being run, if that makes the attempt invalid."""
+        """Error that kept calls from being run, if that makes the attempt invalid."""
         if self._last is not None:
             return self._last
         for problem in self._servers.values():
@@ -210,7 +210,7 @@ class ToolCalls:
 
 @dataclass(slots=True)
 class Facts:
-    """What the gate decides by. Each part is filled in by who knows it."""
+    """Facts that the gate decides by. Each part is filled in by the code that knows it."""
 
     tools: ToolCalls = field(default_factory=ToolCalls)
     environments: list[Health] = field(default_factory=list)
@@ -241,7 +241,7 @@ class Facts:
 
 
 def judged(outcome: Outcome, facts: Facts) -> Outcome:
-    """What an attempt came to, by the gate: the outcome itself, or why it is not valid.
+    """Judge an attempt: return its outcome, or the one that says why it is not valid.
 
     An attempt that was interrupted stays so. One that failed or was lost is not scored anyway; of these only a full
     disk changes the kind, because the run waits for room.
@@ -261,17 +261,17 @@ def judged(outcome: Outcome, facts: Facts) -> Outcome:
 
 
 def may_be_built_on(error: Mapping[str, str] | None) -> bool:
-    """Whether turns of an attempt that ended with this error can be gone on with."""
+    """Return True if an attempt that ended with this error can be continued."""
     return error is None or error["kind"] not in INVALID
 
 
 def is_of_environment(error: Mapping[str, str] | None) -> bool:
-    """Whether an attempt was lost with its environment, not with its app-server."""
+    """Return True if an attempt was lost with its environment, not with its app-server."""
     return error is not None and error["kind"] == ENVIRONMENT_LOST
 
 
 def _refused(output: str, command: str) -> Problem | None:
-    """What a sandbox's helper said instead of running a command.
+    """Return the message of a sandbox's helper that refused to run a command.
 
     A command that names a helper may have called it by itself. What a command printed besides says that it was run.
     """

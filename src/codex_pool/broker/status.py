@@ -93,7 +93,7 @@ def _worker_row(worker: Worker, now: float, agents: Counter[str]) -> dict[str, A
 
 
 def _tree_fields(worker: Worker) -> dict[str, Any]:
-    """What is below a worker: None where that is not known."""
+    """Rows of status about the processes below a worker: None where that is not known."""
     tree = worker.tree
     if tree is None:
         names = ("memoryBytes", "memoryIs", "descendants", "leftCommands", "toolCommands", "toolMemoryBytes")

@@ -174,7 +174,7 @@ _decode_found = msgspec.json.Decoder(_Found).decode
 
 
 def answer_of(method: str, line: bytes) -> Answer:
-    """What an app-server has answered. Raises MsgspecError for an answer of another shape."""
+    """Take a page that an app-server has answered. Raises MsgspecError for an answer of another shape."""
     result = _decode_result(line).result
     entries = []
     for raw in result.data:

@@ -42,7 +42,7 @@ def summary(status: dict[str, Any]) -> str:
 
 
 def _of_agents(turns: dict[str, int]) -> str:
-    """How many of the running turns are those of sub-agents."""
+    """Say how many of the running turns are those of sub-agents."""
     count = turns.get("subAgents", 0)
     return f" ({count} of sub-agents)" if count else ""
 
@@ -104,7 +104,7 @@ def _waiting(threads: int) -> str:
 
 
 def _memory(worker: dict[str, Any]) -> str:
-    """What a worker and all below it occupy; where the kernel does not tell PSS, it says so."""
+    """Format the memory of a worker and all below it; where the kernel does not tell PSS, it says so."""
     size_bytes = worker.get("memoryBytes")
     if size_bytes is None:
         return "-"

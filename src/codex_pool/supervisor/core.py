@@ -49,7 +49,7 @@ State = Literal["starting", "ready", "draining", "stopping"]
 
 @dataclass(frozen=True, slots=True)
 class Recycle:
-    """When a worker is worn; 0 is never. `turns` finished, `threads` loaded, `memory_bytes` of it and all below it.
+    """Limits at which a worker is worn; 0 is none. `turns` finished, `threads` loaded, `memory_bytes` of its tree.
 
     Of `descendants` the broker takes care, which lets no worker load threads beyond it: it asks for a renewal.
     """
@@ -228,7 +228,7 @@ class SupervisorCore:
         return self._recycle_one(now)
 
     def memory(self, name: str, memory_bytes: int, now: float) -> list[Effect]:
-        """What a worker and all below it occupy, without tool commands of turns that run."""
+        """Note the memory of a worker and all below it, without tool commands of turns that run."""
         _, worker = self._find(name)
         if worker is None:
             return []

@@ -38,7 +38,7 @@ Kind = Literal["app-server", "server", "command"]
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What was below a worker at one moment, parents before children.
+    """Processes below a worker at one moment, parents before children.
 
     `memory` may be older than that, and is of the worker too. `loads` and `threads` are what the worker's core had
     counted before: threads that the app-server was made to load, and those that it had loaded.
@@ -148,7 +148,7 @@ class Census:
         )
 
     def _loaded_by(self, at: float) -> int:
-        """How many threads had been loaded at this time, as far as was seen then."""
+        """Return the number of threads that had been loaded at this time, as far as was seen then."""
         return max((loads for when, loads in self._loads if when <= at), default=0)
 
     def _each(self, servers: int, settled: int, threads: int, settled_threads: int, now: float) -> int | None:

@@ -149,12 +149,12 @@ class WorkerCore:
         return self._threads.loads, len(self._threads)
 
     def _fresh(self, loads: int) -> int:
-        """How many threads are loaded that were not when so many had been."""
+        """Count the threads that are loaded now and came after the first `loads`."""
         return min(self._threads.loads - loads, len(self._threads))
 
     @property
     def memory_bytes(self) -> int:
-        """What this worker and all below it occupy, without tool commands of turns that run; 0 where not known."""
+        """Memory of this worker and all below it, without tool commands of turns that run; 0 where not known."""
         return self._tree.memory_bytes if self._tree is not None else 0
 
     @property
@@ -294,7 +294,7 @@ class WorkerCore:
         return self._outbox.take()
 
     def look(self, look: Look, now: float) -> list[Effect]:
-        """What was below this worker a moment ago. The first one comes before any thread is loaded."""
+        """Take a look at the processes below this worker. The first one comes before any thread is loaded."""
         self._outbox.now = now
         running = self._running
         tree = self._census.take(look, begun=running.begun, oldest=running.oldest, now=now)

@@ -65,7 +65,7 @@ class BrokerLink:
         self.unsent_bytes += sum(map(len, frames))
 
     def flush(self) -> None:
-        """As far as the socket takes it; of what is bulk one message."""
+        """Send as far as the socket takes it; of bulk messages one."""
         while self._queue:
             try:
                 sockets.send(self.socket, self._queue[0])

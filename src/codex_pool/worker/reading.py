@@ -164,7 +164,7 @@ def parent_of(line: bytes) -> tuple[str, str | None]:
 
 
 def goal_goes_on(line: bytes) -> bool:
-    """Whether the goal in a thread/goal/updated line may begin turns by itself; True where that is not known."""
+    """Return True if the goal in a thread/goal/updated line may begin turns by itself, or that is not known."""
     try:
         return _decode_goal(line).params.goal.status not in _RESTING_GOALS
     except _UNREADABLE:

@@ -112,7 +112,7 @@ class Requests:
         return {"sent": len(self._sent), "waiting": waiting}
 
     def concern(self, thread_id: str) -> bool:
-        """Whether any request for this thread has not been answered."""
+        """Return True if any request for this thread has not been answered."""
         later = (request for _, request in self._later)
         requests = (*self._sent.values(), *self._waiting, *self._waiting_control, *later)
         return any(request.thread_id == thread_id for request in requests)

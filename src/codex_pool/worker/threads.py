@@ -139,7 +139,7 @@ class Threads:
             self.idle(head.thread_id)
 
     def forget_session(self, session: wire.SessionId, *, keep: bool) -> None:
-        """It follows nothing any more. With `keep` its turns go on, and somebody may come for what they say."""
+        """Drop what a session follows. With `keep` its turns go on, and a client may come for what they say."""
         for thread_id in (*self._threads, *self._adopting, *self._parents):
             if session in self.followers_of(thread_id):
                 self._router.unfollow_thread(thread_id, session)
@@ -372,7 +372,7 @@ class Threads:
     # Unfollowed.
 
     def idle(self, thread_id: str) -> None:
-        """It may be that nobody needs the thread any more; a later `tick` looks."""
+        """Note that the thread may be needed no more; a later `tick` looks."""
         self._unfollowed.stays(thread_id)
         thread = self._threads.get(thread_id)
         if thread is None or thread.asleep or self.followers_of(thread_id):
@@ -383,7 +383,7 @@ class Threads:
             self._unfollowed.unsubscribe_at(thread_id, self._outbox.now + ABANDON_AFTER_S)
 
     def was_let_go(self, thread_id: str | None) -> bool:
-        """Whether a thread can have no more requests, because it is unsubscribed and cannot be resumed."""
+        """Return True if a thread can have no more requests: it is unsubscribed and cannot be resumed."""
         return self._unfollowed.was_let_go(thread_id)
 
     def tick(self, runs_on: Callable[[str], bool]) -> None:
@@ -489,5 +489,5 @@ class Threads:
 
 
 def _is_stored(thread: Thread) -> bool:
-    """Whether it can be resumed: a thread without a turn is not on disk."""
+    """Return True if it can be resumed: a thread without a turn is not on disk."""
     return not thread.record.ephemeral and thread.record.turns > 0

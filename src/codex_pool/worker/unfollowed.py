@@ -32,7 +32,7 @@ class Unfollowed:
         self._due[thread_id] = at
 
     def stays(self, thread_id: str) -> None:
-        """It is followed again, or is not here any more."""
+        """Keep a thread that is followed again, or forget one that is not here any more."""
         self._due.pop(thread_id, None)
 
     def due(self, now: float) -> list[str]:

@@ -1,4 +1,4 @@
-"""Which module of the published SDK has which names, where they are found here, and which are left out. Data."""
+"""Names of the published SDK by module, where they are found here, and which are left out. Data."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ def to_options(keywords: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def settings_of_thread(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Of the expanded options of a turn those that the runtime keeps for the next turns when this one joins another."""
+    """Select the options of a turn that the runtime keeps for the next turns when this one joins another."""
     return {name: fields[name] for name in _OF_THE_THREAD if fields.get(name) is not None}
 
 

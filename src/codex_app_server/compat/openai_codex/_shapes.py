@@ -43,7 +43,7 @@ class Number(int):
 
 
 class ReasoningEffort(OpenEnum):
-    """How much a model reasons."""
+    """Reasoning effort of a model."""
 
     none = "none"
     minimal = "minimal"
@@ -56,7 +56,7 @@ class ReasoningEffort(OpenEnum):
 
 
 class ThreadSource(OpenEnum):
-    """Who began a thread."""
+    """Source of a thread."""
 
     user = "user"
     subagent = "subagent"

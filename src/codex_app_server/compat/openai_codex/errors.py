@@ -39,7 +39,7 @@ CodexRpcError = AppServerRpcError
 
 
 def is_retryable_error(exc: BaseException) -> bool:
-    """Whether `exc` reports an overload, in the published SDK's sense.
+    """Return True if `exc` reports an overload, in the published SDK's sense.
 
     That is, also RetryLimitExceededError, and any JSON-RPC error whose data names an overload.
     """

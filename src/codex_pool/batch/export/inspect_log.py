@@ -111,7 +111,7 @@ def _eval_spec(store: RunStore, info: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _model(row: SampleRow) -> str:
-    """Who answered; without a thread, who was to."""
+    """Name the model that answered, or, without a thread, the one that was asked for."""
     answered = None if row.record is None else row.record.model
     return f"{API}/{answered or row.spec.get('model') or NO_MODEL}"
 

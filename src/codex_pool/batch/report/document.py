@@ -137,7 +137,7 @@ def detail(row: SampleRow, attempts: Iterable[AttemptRow], events: Events, diff:
 
 
 def _settings(row: SampleRow, record: RecordRow) -> dict[str, Any]:
-    """What the sample asks for, and who answered."""
+    """Settings of the sample, and the model that answered."""
     asked = {name: row.spec[name] for name in SETTINGS if row.spec.get(name) is not None}
     answered = {name: getattr(record, name) for name in (*ANSWERED, "rerouted_from")}
     return asked | {name.replace("_", " "): value for name, value in answered.items() if value is not None}

@@ -39,7 +39,7 @@ class Difference:
 
 
 def difference(pairs: Sequence[tuple[float, float]], agreement: float | None = None) -> Difference | None:
-    """Of (A, B) a sample; `agreement` as by `agreement_of`, if the scores are pass/fail.
+    """Compute the difference from (A, B) of each sample; `agreement` as by `agreement_of`, if scores are pass/fail.
 
     The test flips the signs of the changes: exactly where there are few of them or all are of one size (then it is
     McNemar's), by a seeded draw of 20,000 otherwise, and by the normal law beyond 200 changes.
@@ -61,7 +61,7 @@ def of_epochs(epochs: Epochs) -> Difference | None:
 
 
 def agreement_of(epochs: Epochs) -> float | None:
-    """How much the epochs of a sample agree in what changed: from 1 / epochs, independent, to 1. None if not pass/fail.
+    """Measure how far epochs of a sample agree in what changed: 1 / epochs if independent, to 1. None if not pass/fail.
 
     It is the variance of a sample's mean change, in parts of the variance of one epoch's.
     """

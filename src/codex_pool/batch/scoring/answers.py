@@ -17,7 +17,7 @@ _STATED = re.compile(r"\banswer(?:[ \t]{1,3}is\b(?:[ \t]?:)?|[*_]{0,3}[ \t]?[:=]
 
 
 def check_answer(options: Mapping[str, Any]) -> list[str]:
-    """What is wrong with the option `answer`."""
+    """List what is wrong with the option `answer`."""
     rule = options.get("answer")
     if rule is None or rule in (BOXED, STATED, AUTO):
         return []
@@ -68,7 +68,7 @@ def boxed(text: str) -> str | None:
 
 
 def stated(text: str) -> str | None:
-    """What stands last behind "Answer:" or "the answer is", without the marks around it and the full stop."""
+    """Return the last text behind "Answer:" or "the answer is", without the marks around it and the full stop."""
     last = _last(_STATED, text)
     if last is None:
         return None

@@ -217,7 +217,7 @@ def is_text(value: Any) -> bool:
 
 
 def is_number(value: Any) -> bool:
-    """Whether it is a number that a float can hold."""
+    """Return True for a number that a float can hold."""
     if isinstance(value, int) and not isinstance(value, bool):
         return abs(value) < 10**300
     return isinstance(value, float) and math.isfinite(value)

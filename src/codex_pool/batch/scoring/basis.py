@@ -1,4 +1,4 @@
-"""What a score is made of, beside the answer: the scorer with its files, and what it looks at of the sample.
+"""Basis of a score, beside the answer: the scorer with its files, and the fields of the sample that it looks at.
 
 It is kept with each score, so that a run whose targets or scorers were changed since knows which scores are outdated.
 """
@@ -32,7 +32,7 @@ def basis_of(scorers: Iterable[Scorer]) -> dict[str, dict[str, Any]]:
 
 
 def _digest(scorer: Scorer) -> str:
-    """Of the options and of the contents of files, not of where those are: a run may be moved with its dataset."""
+    """Digest the options and the contents of files, not where those are: a run may be moved with its dataset."""
     spec = {**scorer.spec}
     places = spec.pop("files", {})
     for name in ("name", "path"):

@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def _said(value: Any) -> Any:
-    """What the function said, as JSON and no longer than its reader takes."""
+    """Return the function's result as JSON, no longer than its reader takes."""
     value = _plain(value, top=True)
     if not isinstance(value, dict):
         return value

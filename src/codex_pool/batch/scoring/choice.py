@@ -113,7 +113,7 @@ def chosen_in(response: str, options: Mapping[str, str]) -> str | None:
 
 
 def _stated(response: str, letters: str, options: Mapping[str, str]) -> str | None:
-    """What "the answer is ..." says last; empty if it says several."""
+    """Return the option that "the answer is ..." names last; empty if it names several."""
     letter = re.compile(_LETTER.format(letters=letters))
     for marker in reversed(list(_STATES.finditer(response))[-STATEMENTS:]):
         match = letter.match(response, marker.end())
@@ -130,7 +130,7 @@ def _stated(response: str, letters: str, options: Mapping[str, str]) -> str | No
 
 
 def _is_word(letter: str, after: str) -> bool:
-    """Whether A or I is the word, as in "The answer is A dog"."""
+    """Return True if A or I is the word, as in "The answer is A dog"."""
     if letter not in "AI":
         return False
     following = re.match(r" ([a-z]+)", after)

@@ -43,7 +43,7 @@ class Scorers:
         return self._parsed[key]
 
     def basis_of(self, sample: WithScorers) -> dict[str, dict[str, Any]]:
-        """What the scores of a sample are made of, by scorer; see `basis`. As the files were when it was asked first.
+        """Return the basis of each score of a sample, by scorer, with the files as they were at the first call.
 
         Raises ScorerError.
         """

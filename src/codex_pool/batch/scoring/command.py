@@ -177,7 +177,7 @@ def said_score(scorer: Scorer, said: Any, threshold: float) -> Score:
 
 
 def asked(context: ScoreContext) -> dict[str, Any]:
-    """What a process of the user is told: JSON on its standard input."""
+    """Return the JSON that a process of the user gets on its standard input."""
     sample = context.sample
     return {
         "id": sample.id,

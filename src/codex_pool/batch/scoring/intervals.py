@@ -59,7 +59,7 @@ def interval(clusters: Clusters, scale: Scale) -> tuple[float, float] | None:
 
 
 def _effective(clusters: Clusters, mean: float, error: float, scores: int, fewest: float) -> float:
-    """How many independent pass/fail scores would say as much."""
+    """Compute the effective sample size: the number of independent pass/fail scores that would say as much."""
     independent = mean * (1 - mean) / scores
     if independent <= _NO_SPREAD:
         return fewest
@@ -97,7 +97,7 @@ def _poisson_low(count: float) -> float:
 
 
 def t_quantile(df: int) -> float:
-    """Of Student's distribution, two-sided 95 %; to three decimals."""
+    """Return the two-sided 95 % quantile of Student's distribution, to three decimals."""
     if df <= len(_T_BY_DF):
         return _T_BY_DF[max(df, 1) - 1]
     terms = ((Z**3 + Z) / 4, (5 * Z**5 + 16 * Z**3 + 3 * Z) / 96, (3 * Z**7 + 19 * Z**5 + 17 * Z**3 - 15 * Z) / 384)

@@ -16,7 +16,7 @@ _DROPPED = frozenset("'\u2019\u02bc")
 
 @dataclass(frozen=True, slots=True)
 class Normal:
-    """How texts are compared; call it with each. Characters that Unicode holds for the same are always the same."""
+    """Normalization of texts that are compared; call it with each. What Unicode holds for the same (NFC) always is."""
 
     ignore_case: bool = False
     ignore_punctuation: bool = False

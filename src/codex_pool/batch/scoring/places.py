@@ -1,4 +1,4 @@
-"""Where scorers run: off the event loop that all samples share, so many at once, each bounded.
+"""Processes that scorers run in: off the event loop that all samples share, a bounded number of them, each bounded.
 
 A scorer that starts a process of the user, or asks a model, only waits here. Any other computes - patterns may be the
 user's own, and hold Python's lock for as long as they look - and so runs in a process of ours, see `computing`.

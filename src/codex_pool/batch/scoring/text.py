@@ -211,7 +211,7 @@ class Number(OnResponse):
         return self.verdict(passed, shown, None if passed else NOT_THE_TARGET)
 
     def _is(self, said: Numeral, target: Numeral) -> bool:
-        """Whether they are one number; where only one of them is a percentage, 12 % is 12 and 0.12."""
+        """Return True if they are one number; where only one of them is a percentage, 12 % is 12 and 0.12."""
         values = [(said.value, target.value)]
         if said.percent and not target.percent:
             values.append((said.value / 100, target.value))

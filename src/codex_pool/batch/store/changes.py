@@ -206,7 +206,7 @@ def reload(db: sqlite3.Connection) -> None:
 
 
 def _go_on(db: sqlite3.Connection, ended: str) -> None:
-    """What was under way is to be run again, or to be taken up; what was answered and not scored is only scored.
+    """Reset samples under way to be run again or taken up; those answered and not scored are only scored.
 
     `ended` says of which samples those whose answer does not count are to be run again.
     """

@@ -23,7 +23,7 @@ _OTHERS = (
 
 
 class Configured(msgspec.Struct, frozen=True):
-    """How many samples are to be run again, and of how many results the configuration is not known."""
+    """Numbers of samples to be run again, and of results whose configuration is not known."""
 
     again: int
     unknown: int

@@ -299,7 +299,7 @@ class RunDirectory(_fork.ProcessBound):
         self._do(change)
 
     def judged(self, tokens: int, cost: float | None) -> Written[None]:
-        """What a judge was paid for a question, whatever becomes of its answer; `cost` None where it is not known."""
+        """Add what a judge was paid for a question, whatever becomes of its answer; `cost` None where not known."""
         return self._submit(lambda db: changes.judged(db, tokens, cost))
 
     def note(self, key: str, value: Any) -> Written[None]:

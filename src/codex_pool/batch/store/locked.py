@@ -23,7 +23,7 @@ _BUSY, _PROTOCOL = 5, 15
 
 
 def is_locked(error: BaseException) -> bool:
-    """Whether another program holds a lock, so that the same may be done later."""
+    """Return True if another program holds a lock, so that the same may be done later."""
     if not isinstance(error, sqlite3.OperationalError):
         return False
     code = getattr(error, "sqlite_errorcode", None)
@@ -34,7 +34,7 @@ def is_locked(error: BaseException) -> bool:
 
 
 def problem(path: Path) -> str:
-    """What a program says that waits for the lock, or has waited."""
+    """Return the message of a program that waits for the lock, or has waited."""
     return f"{path} is locked by another program; close what has it open, such as a database browser or a backup"
 
 

@@ -1,4 +1,4 @@
-"""Which scores of a run are outdated by what has been changed in the dataset or of the scorers since. Pure."""
+"""Scores of a run that changes of the dataset or the scorers have outdated. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 @dataclass(slots=True)
 class News:
-    """What is new when samples are taken for a run that has results already."""
+    """News of a dataset and its scorers for a run that has results already."""
 
     added: int = 0
     """Samples that the run did not have."""
@@ -27,7 +27,7 @@ class News:
 
 
 def score_basis(scorer: Mapping[str, Any], spec: Mapping[str, Any]) -> dict[str, str]:
-    """What a score is made of: the digest of its scorer, and of each field of the sample that the scorer looks at."""
+    """Return the digests that a score depends on: of its scorer, and of each field of the sample that it looks at."""
     return {"scorer": scorer["scorer"], **{name: _digest(spec.get(name)) for name in scorer["of"]}}
 
 

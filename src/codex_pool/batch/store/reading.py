@@ -204,7 +204,7 @@ class RunStore:
                 yield json.loads(line)
 
     def artifact(self, n: int, name: str) -> bytes:
-        """What is kept of a sample under a name of `record.artifacts`.
+        """Read an artifact of a sample by its name in `record.artifacts`.
 
         Raises KeyError, also for one of more than ARTIFACT_BYTES, which a scorer may have left.
         """
@@ -241,7 +241,7 @@ class RunStore:
         return found
 
     def not_valid(self) -> dict[str, int]:
-        """How many samples of the run are recorded and cannot be scored, by the kind of their error, else status."""
+        """Count samples of the run that are recorded and cannot be scored, by the kind of their error, else status."""
         marks = ", ".join("?" * len(VALID))
         found = self._fetch(
             "SELECT coalesce(json_extract(r.error, '$.kind'), r.status) AS kind, count(*) AS count "
@@ -252,7 +252,7 @@ class RunStore:
         return {row["kind"]: row["count"] for row in found}
 
     def answered(self) -> dict[str, dict[str, int]]:
-        """Who answered: of each of ANSWERED the values, and how many records have them, most first.
+        """Count the records by each value of the fields in ANSWERED, most first.
 
         Records without a thread are left out. An effort that codex leaves to the model is `default`; what was recorded
         by an earlier codex-pool is `unknown`.
@@ -277,7 +277,7 @@ class RunStore:
         return spent.tokens, spent.cost
 
     def spending(self) -> Spending:
-        """What was spent so far, of all attempts and of what judges were asked about them."""
+        """Return the spending so far, of all attempts and of judges."""
         ((tokens, cost, unknown),) = self._fetch(
             "SELECT coalesce(sum(json_extract(usage, '$.total_tokens')), 0), coalesce(sum(cost), 0.0), "
             f"coalesce(sum({UNKNOWN_COST}), 0) FROM attempts"

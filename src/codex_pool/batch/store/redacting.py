@@ -1,4 +1,4 @@
-"""What is kept of a run, without the secrets that are known. Pure: each function answers what may be written."""
+"""Rows of a run without the secrets that are known. Pure: each function returns what may be written."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def entries(
 
 
 def end(redactor: Redactor, given: Mapping[str, Any]) -> Mapping[str, Any]:
-    """How an attempt ended."""
+    """Redact the end of an attempt."""
     error = given.get("error")
     return given if error is None else {**given, "error": redactor.value(error)}
 
 
 def record(redactor: Redactor, row: RecordRow) -> RecordRow:
-    """How a sample ended."""
+    """Redact the record of a sample."""
     response = None if row.final_response is None else redactor.text(row.final_response)
     if response is row.final_response and row.error is None and len(row.responses) < 2:
         return row

@@ -17,7 +17,7 @@ ANSWERED = ("model", "effort", "provider", "codex_version")
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """What the store is told of a sample: `spec` is all of it as JSON, `digest` of what its answer depends on.
+    """A sample as the store takes it: `spec` is all of it as JSON, `digest` of what its answer depends on.
 
     `scorers`: what its scores are made of now, by scorer, as `scoring.basis` has it.
     """
@@ -126,7 +126,7 @@ UNKNOWN_COST = "cost IS NULL AND (turn_id IS NOT NULL OR status IS 'lost')"
 
 
 class Spending(NamedTuple):
-    """What a run has spent: `known` money, and how many attempts and questions of judges have an unknown cost."""
+    """Spending of a run: `known` money, and the number of attempts and questions of judges of `unknown` cost."""
 
     tokens: int
     known: float
@@ -266,7 +266,7 @@ def attempt_of(row: Mapping[str, Any]) -> AttemptRow:
 
 
 def is_valid(status: str) -> bool:
-    """Whether a sample that was recorded with this status counts: the validity gate has decided on the status."""
+    """Return True if a sample recorded with this status counts: the validity gate has decided on the status."""
     return status in VALID
 
 

@@ -41,7 +41,7 @@ def variables(sample: Sample, workspace: Path) -> dict[str, str]:
 
 
 class Started(NamedTuple):
-    """What a hook's start has said, every member optional; and the names of the processes that it left running, which
+    """Answer of a hook's start, every member optional, and the names of the processes that it left running, which
     were ended with it."""
 
     said: dict[str, Any]

@@ -28,7 +28,7 @@ Signature = tuple[int, int, int, int]
 
 @dataclass(slots=True)
 class Measured:
-    """What a list of files comes to: `large` are those that are not to be kept, with their sizes."""
+    """Sum of a list of files: `large` are those that are not to be kept, with their sizes."""
 
     files: int = 0
     size_bytes: int = 0
@@ -62,7 +62,7 @@ def files_below(directory: Path, skipped: frozenset[str] = frozenset()) -> Itera
 
 
 def signatures(directory: Path, paths: Iterable[str]) -> dict[str, Signature]:
-    """Those of the paths that are large files, as they are now."""
+    """Select the paths that are large files, as they are now."""
     return {path: signature for path in paths if (signature := _signature(directory, path))[0] > FILE_BYTES}
 
 
@@ -128,7 +128,7 @@ def save(path: Path, found: dict[str, Signature]) -> None:
 
 
 def load(path: Path) -> dict[str, Signature]:
-    """What was saved; none if nothing was. Raises OSError."""
+    """Read what was saved; empty if nothing was. Raises OSError."""
     try:
         found = json.loads(path.read_bytes())
     except FileNotFoundError:

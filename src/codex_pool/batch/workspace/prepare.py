@@ -217,7 +217,7 @@ def _remove(directory: Path) -> None:
 
 
 def _run(command: str, options: str, *arguments: str | Path) -> str:
-    """What a command says that goes wrong."""
+    """Run a command; return its message if it fails."""
     words = [command, options, *arguments[:-1], "--", arguments[-1]]
     try:
         done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, timeout=REMOVE_LIMIT_S)
