@@ -16,7 +16,7 @@ from projects import Traces, plant, traces
 from codex_app_server import AppServerConfig
 from codex_app_server.testing.loopback import LoopbackModel
 from codex_pool import Pool, processes
-from codex_pool.batch.workspace import agents_md, untrusted
+from codex_pool.batch.workspace import Project
 
 pytestmark = [pytest.mark.real, pytest.mark.security]
 
@@ -134,18 +134,18 @@ def test_a_sample_whose_worker_dies_goes_on_without_the_project(
 def test_agents_md_is_that_of_codex(tmp_path: Path) -> None:
     root, cwd = tmp_path / "repository", tmp_path / "repository" / "a" / "b"
     cwd.mkdir(parents=True)
-    assert agents_md(str(cwd), own=False) is None
+    assert Project(str(cwd), own=False).agents_md() is None
     (root / ".git").mkdir()
     (tmp_path / "AGENTS.md").write_text("outside")
     (root / "AGENTS.md").write_text("outermost")
     (cwd / "AGENTS.md").write_text("left out")
     (cwd / "AGENTS.override.md").write_text("instead")
-    said = agents_md(str(cwd), own=False)
+    said = Project(str(cwd), own=False).agents_md()
     assert said == f"# AGENTS.md instructions for {cwd}\n\n<INSTRUCTIONS>\noutermost\n\ninstead\n</INSTRUCTIONS>"
-    own = agents_md(str(cwd), own=True)
+    own = Project(str(cwd), own=True).agents_md()
     assert own is not None and "instead" in own and "outermost" not in own
     (root / "AGENTS.md").write_text("#" * 40_000)
-    bounded = agents_md(str(cwd), own=False)
+    bounded = Project(str(cwd), own=False).agents_md()
     assert bounded is not None and "#" * 32 * 1024 + "\n</INS" in bounded and "instead" not in bounded
 
 
@@ -154,19 +154,19 @@ def test_agents_md_that_leads_elsewhere_is_not_read(tmp_path: Path) -> None:
     work.mkdir()
     answers.write_text("secret")
     (work / "AGENTS.md").symlink_to(answers)
-    assert agents_md(str(work), own=True) is None
+    assert Project(str(work), own=True).agents_md() is None
     (work / "AGENTS.md").unlink()
     os.mkfifo(work / "AGENTS.md")
-    assert agents_md(str(work), own=True) is None
+    assert Project(str(work), own=True).agents_md() is None
     (work / "AGENTS.md").unlink()
     (work / "notes.md").write_text("mine")
     (work / "AGENTS.md").symlink_to("notes.md")
-    said = agents_md(str(work), own=True)
+    said = Project(str(work), own=True).agents_md()
     assert said is not None and "mine" in said
 
 
 def test_a_link_and_what_it_leads_to_are_both_untrusted(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
-    projects = untrusted(str(tmp_path / "link"), own=False)["projects"]
+    projects = Project(str(tmp_path / "link"), own=False).untrusted()["projects"]
     assert {str(tmp_path / "link"), str(tmp_path / "real"), str(tmp_path), "/"} <= set(projects)

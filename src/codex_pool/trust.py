@@ -14,7 +14,7 @@ and keeps configuration, MCP servers, roles, rules, hooks and AGENTS.md of the p
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -41,15 +41,22 @@ def untrusting(*directories: str) -> dict[str, Any]:
 
     Each level is named by its whole path: a client must not choose how many there are, see MAX_LEVELS.
     """
-    paths: list[PurePosixPath] = []
-    for directory in directories:
-        path = PurePosixPath(directory)
-        paths += [path, *path.parents]
     return {
-        _KEY: {str(path): _UNTRUSTED for path in paths},
+        _KEY: {path: _UNTRUSTED for directory in dict.fromkeys(directories) for path in _with_parents(directory)},
         "skills.include_instructions": False,
         "features.skill_mcp_dependency_install": False,
     }
+
+
+def _with_parents(directory: str) -> Iterator[str]:
+    path = str(PurePosixPath(directory))
+    yield path
+    # Two slashes at the beginning are a root of their own (POSIX).
+    root = path[: len(path) - len(path.lstrip("/"))]
+    while len(path) > len(root):
+        path = path.rpartition("/")[0]
+        path = path if len(path) > len(root) else root
+        yield path or "."
 
 
 def is_untrusting(config: bytes, cwd: str | None) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .effective import Effective, OfSample, fingerprint, of_sample
-from .workspace import instructions_of
+from .workspace import Project
 
 
 class Fingerprints:
@@ -33,6 +33,6 @@ class Fingerprints:
             return None
         key = (place, template is not None)
         if key not in self._instructions:
-            text = instructions_of(place, own=template is not None)
+            text = Project(place, own=template is not None).instructions()
             self._instructions[key] = None if text is None else hashlib.sha256(text.encode()).hexdigest()[:16]
         return self._instructions[key]

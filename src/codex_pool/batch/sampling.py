@@ -57,17 +57,16 @@ from .workspace import (
     BASE,
     EmptyDirectories,
     LinkTargets,
+    Project,
     Repositories,
     Workspace,
     WorkspaceError,
-    agents_md,
     base_of,
     prepare,
     private_of,
     reopen,
     sweep,
     thread_options,
-    untrusted,
 )
 
 T = TypeVar("T")
@@ -450,11 +449,12 @@ class Sampling:
     def _with_project(self, options: dict[str, Any]) -> tuple[dict[str, Any], str | None]:
         """Options of the thread with what its directory may bring, and how AGENTS.md reaches the agent."""
         own, cwd = self._sample.cwd is None, options["cwd"]
-        text = agents_md(cwd, own=own)
+        project = Project(cwd, own=own)
+        text = project.agents_md()
         if self._means.trusting:
             return options, None if text is None else CODEX
         given = options.get("config") or {}
-        options = {**options, "config": {**given, **untrusted(cwd, own=own)}}
+        options = {**options, "config": {**given, **project.untrusted()}}
         if text is None:
             return options, None
         # What is given here takes the place of what is configured.

@@ -14,7 +14,7 @@ from .empty import EmptyDirectories
 from .errors import WorkspaceError
 from .prepare import BASE, Workspace, prepare, reopen, sweep
 from .privacy import base_of, config_overrides, cwd_problem, private_of, thread_options
-from .project import agents_md, instructions_of, untrusted
+from .project import Project
 from .repositories import Repositories
 from .targets import LinkTargets, links_in
 
@@ -22,19 +22,17 @@ __all__ = [
     "BASE",
     "EmptyDirectories",
     "LinkTargets",
+    "Project",
     "Repositories",
     "Workspace",
     "WorkspaceError",
-    "agents_md",
     "base_of",
     "config_overrides",
     "cwd_problem",
-    "instructions_of",
     "links_in",
     "prepare",
     "private_of",
     "reopen",
     "sweep",
     "thread_options",
-    "untrusted",
 ]

@@ -7,6 +7,7 @@ directory, of each the first of AGENTS.override.md and AGENTS.md.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from collections.abc import Iterator
@@ -22,45 +23,54 @@ _NAMES = ("AGENTS.override.md", "AGENTS.md")
 _SKILLS = (".agents/skills", ".codex/skills")
 
 
-def untrusted(cwd: str, *, own: bool) -> dict[str, Any]:
-    """`config` of a thread that takes nothing from the absolute path `cwd`. `own`: it was made for the sample."""
-    real = os.path.realpath(cwd)
-    config = {**trust.untrusting(cwd, real), "project_doc_max_bytes": 0}
-    skills = [str(path) for directory in _levels(Path(real), own=own) for path in _skills(directory)]
-    return config | (trust.skills_off(skills) if skills else {})
+class Project:
+    """The project around the absolute path `cwd`, as it is now. `own`: `cwd` was made for the sample."""
+
+    def __init__(self, cwd: str, *, own: bool) -> None:
+        self._cwd = cwd
+        self._real = os.path.realpath(cwd)
+        self._levels = _levels(self._real, own=own)
+
+    def untrusted(self) -> dict[str, Any]:
+        """Return the `config` of a thread that takes nothing from the project."""
+        config = {**trust.untrusting(self._cwd, self._real), "project_doc_max_bytes": 0}
+        skills = [str(path) for directory in self._levels for path in _skills(directory)]
+        return config | (trust.skills_off(skills) if skills else {})
+
+    def agents_md(self) -> str | None:
+        """Return the text for the agent of the AGENTS.md files that count; None if there are none.
+
+        Links that lead out of the project are left out: what they name, the agent's sandbox may deny.
+        """
+        joined = self.instructions()
+        if joined is None:
+            return None
+        return f"# AGENTS.md instructions for {self._cwd}\n\n<INSTRUCTIONS>\n{joined}\n</INSTRUCTIONS>"
+
+    def instructions(self) -> str | None:
+        """Return the texts of the AGENTS.md files that count, the outermost first; None if there are none."""
+        texts, left = [], MAX_BYTES
+        for directory in self._levels:
+            found = next((path for name in _NAMES if (path := directory / name).exists()), None)
+            if found is None or left <= 0:
+                continue
+            data = _read(found, self._levels[0], left)
+            left -= len(data)
+            text = data.decode("utf-8", "replace")
+            if text.strip():
+                texts.append(text)
+        return "\n\n".join(texts) if texts else None
 
 
-def agents_md(cwd: str, *, own: bool) -> str | None:
-    """Text for the agent of the AGENTS.md files that count for `cwd`; None if there are none.
-
-    Links that lead out of the project are left out: what they name, the agent's sandbox may deny.
-    """
-    joined = instructions_of(cwd, own=own)
-    if joined is None:
-        return None
-    return f"# AGENTS.md instructions for {cwd}\n\n<INSTRUCTIONS>\n{joined}\n</INSTRUCTIONS>"
-
-
-def instructions_of(cwd: str, *, own: bool) -> str | None:
-    """The texts of the AGENTS.md files that count for `cwd`, the outermost first; None if there are none."""
-    levels = _levels(Path(os.path.realpath(cwd)), own=own)
-    texts, left = [], MAX_BYTES
-    for directory in levels:
-        found = next((path for name in _NAMES if (path := directory / name).exists()), None)
-        if found is None or left <= 0:
-            continue
-        data = _read(found, levels[0], left)
-        left -= len(data)
-        text = data.decode("utf-8", "replace")
-        if text.strip():
-            texts.append(text)
-    return "\n\n".join(texts) if texts else None
-
-
-def _levels(cwd: Path, *, own: bool) -> list[Path]:
-    """The directories that count, the outermost first."""
+def _levels(real: str, *, own: bool) -> list[Path]:
+    """List the directories that count, the outermost first."""
     if own:
-        return [cwd]
+        # Most samples begin in an empty one, in which nothing need be looked for.
+        with contextlib.suppress(OSError):
+            if not os.listdir(real):
+                return []
+        return [Path(real)]
+    cwd = Path(real)
     above = [cwd, *cwd.parents]
     root = next((place for place, directory in enumerate(above) if (directory / ".git").exists()), 0)
     return above[root::-1]
