@@ -64,11 +64,11 @@ def test_an_exec_server_that_cannot_be_reached_is_a_lost_attempt_before_any_turn
     assert found["b"]["valid"] and ended["metrics"]["includes"]["mean"] == 1.0
     assert ended["metrics"]["includes"]["samples"] == 1
     assert ended["not_valid"] == {"environmentLost": 1}
-    assert "not valid" in done.stderr and "1 sample, not scored: 1 environmentLost" in done.stderr
+    assert "not valid" in done.stderr and "1 sample, not scored; by kind of error: environmentLost 1" in done.stderr
     # Nothing was asked of the model for it.
     assert [record.prompt for record in model.requests] == ["[[text done]]"]
     shown = codex_pool("runs", "show", str(out))
-    assert "not valid" in shown.stdout and "1 environmentLost" in shown.stdout
+    assert "not valid" in shown.stdout and "environmentLost 1" in shown.stdout
 
 
 def test_a_container_that_ends_with_its_hook_is_a_lost_attempt_that_says_so(tmp_path: Path, home: Path) -> None:

@@ -169,6 +169,13 @@ def test_that_threads_bring_nothing_is_known_soon() -> None:
         assert found is not None and found.each == each
 
 
+def test_threads_that_were_archived_bring_nothing_any_more() -> None:
+    census = Census(WORKER, APP_SERVER)
+    for now, loads, threads, young in ((50.0, 0, 0, 0), (50.5, 40, 3, 3), (51.0, 80, 0, 0), (53.5, 80, 0, 0)):
+        found = census.take(Look([APP], {}, loads, threads), begun=0, oldest=1, now=now)
+        assert found is not None and found.young == young
+
+
 # In the worker.
 
 
@@ -185,6 +192,11 @@ def test_the_broker_is_told_with_the_threads_that_were_loaded_since() -> None:
     bench.thread("t3")
     holdings = bench.new_broker()
     assert holdings.tree is not None and holdings.tree.fresh == 2
+    for name in ("t1", "t2", "t3"):
+        bench.dispatch("thread/archive", {"threadId": name})
+        bench.answer(bench.request("thread/archive"), {})
+    holdings = bench.new_broker()
+    assert holdings.tree is not None and holdings.tree.fresh == 0, "they have taken their servers with them"
 
 
 def test_a_worker_without_figures_says_so() -> None:

@@ -24,8 +24,8 @@ def not_valid(kinds: Mapping[str, int]) -> list[tuple[str, str]]:
     count = sum(kinds.values())
     if not count:
         return []
-    parts = ", ".join(f"{number:,} {kind}" for kind, number in kinds.items())
-    return [("not valid", f"{plural(count, 'sample')}, not scored: {parts}")]
+    parts = ", ".join(f"{kind} {number:,}" for kind, number in kinds.items())
+    return [("not valid", f"{plural(count, 'sample')}, not scored; by kind of error: {parts}")]
 
 
 def summary(counts: Mapping[str, int], progress: Progress, now: float) -> list[tuple[str, str]]:

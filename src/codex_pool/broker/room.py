@@ -83,7 +83,7 @@ class Room:
         tree, now = worker.tree, self._books.now
         cost = self._learned()
         # By guesses nobody is renewed.
-        young = (cost or 0) * (tree.young + worker.fresh) if tree is not None else 0
+        young = (cost or 0) * (tree.young + _fresh(worker)) if tree is not None else 0
         descendants = tree.settled + young + tree.left if tree is not None else 0
         if not self._limit or tree is None or descendants + (cost or 1) <= self._limit:
             worker.full_since = None
@@ -116,10 +116,7 @@ class Room:
         return not expected or expected + cost <= self._limit
 
     def _expected(self, worker: Worker, cost: int) -> int:
-        tree = worker.tree
-        # Threads that are archived or deleted take their servers with them.
-        fresh = min(worker.fresh, max(len(worker.threads), tree.fresh if tree is not None else 0))
-        coming = cost * (fresh + len(worker.loading))
+        tree, coming = worker.tree, cost * (_fresh(worker) + len(worker.loading))
         if tree is None:
             return coming
         return max(tree.servers, tree.settled + cost * tree.young) + tree.left + coming
@@ -158,3 +155,9 @@ class Room:
     def remove(self, call: Call) -> bool:
         """Take a request out that is not wanted any more; whether it was there."""
         return call.session is not None and self._waiting.remove(call.session, call.thread_id or "", call)
+
+
+def _fresh(worker: Worker) -> int:
+    """Count the threads loaded since the last look; archived and deleted ones took their servers with them."""
+    told = worker.tree.fresh if worker.tree is not None else 0
+    return min(worker.fresh, max(len(worker.threads), told))
