@@ -2,13 +2,26 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# Further ones of pip, such as --no-compile: what is imported is compiled then.
+PIP_OPTIONS ?=
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt $(PIP_OPTIONS)
+
+# Each process that a test starts would compile all modules again otherwise.
+export PYTHONDONTWRITEBYTECODE :=
 
 # Of the tests, because many of them wait for a process or a clock.
 PROCESSES ?= 3
-COST := tests/test_cost_gate.py
+# Of the slow ones, which wait most of the time.
+SLOW_PROCESSES ?= 4
+COST := tests/project/test_cost_gate.py
+# Where the quick tests are.
+QUICK := tests/sdk tests/pool tests/batch tests/cli tests/project
 
-.PHONY: demo test test-slow test-security test-tools test-browser test-bare chaos lint bench generate tools clean
+.PHONY: check demo test test-slow test-security test-tools test-browser test-clients test-versions test-bare chaos lint docs images bench generate options tools clean
+
+# Before each commit: lint, types, layers and the quick tests; under a minute on 2 cores once mypy has its cache.
+check: lint
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m quick $(QUICK)
 
 # Two parts: short prompts, then an evaluation of ten coding tasks; the agent is a script, the rest is real.
 demo: tools $(VENV)/.installed
@@ -23,47 +36,75 @@ demo: tools $(VENV)/.installed
 test: tools $(VENV)/.installed-test
 	$(BIN)/python -m pytest $(COST)
 	$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist worksteal --ignore $(COST) \
-	  -m "not (slow or generate or browser or chaos or security)"
+	  -m "not (slow or generate or parquet or browser or chaos or security or clients or versions)"
 
-# Batches, daemons and commands as users run them, and limits in time: under 15 minutes on 2 cores.
+# Batches, daemons and commands as users run them, limits in time, and all programs of the documentation: under 20
+# minutes on 2 cores.
 test-slow: tools $(VENV)/.installed-test
-	$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist worksteal --durations 20 --durations-min 10 \
-	  -m "slow and not (generate or browser or chaos or security)"
+	$(BIN)/python -m pytest --numprocesses $(SLOW_PROCESSES) --dist worksteal --durations 20 --durations-min 10 \
+	  -m "slow and not (generate or parquet or browser or chaos or security)"
 
 # What keys and projects could reach, walked on the real binary. Under 4 minutes on 2 cores.
 test-security: tools $(VENV)/.installed-test
 	$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist worksteal -m security
 
-# The tests that need the maintainer's tools: generator of the wire types, mypy, inspect_ai (some 300 MB).
+# The tests that need more than a newcomer installs: generator of the wire types, mypy, pyarrow, datasets, inspect_ai (some 650 MB),
+# and promtool, which has to be there (Debian: apt-get install prometheus).
 test-tools: tools $(VENV)/.installed-tools
-	$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist worksteal -m generate
+	$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist worksteal -m "generate or parquet"
 
 # The demo and the quick tests on a Debian with python3, python3-venv and make alone, as root and as a plain user, in
 # containers. Needs root, podman, runc and debootstrap; what is built and downloaded is kept in ~/.cache/codex-pool.
 test-bare: tools $(BIN)/python
 	PYTHON=$(BIN)/python scripts/test_bare.sh
 
+# Other versions of codex than the pinned one, which are fetched into ~/.cache/codex-pool (300 MB each): turns, guarded
+# batches and failover on each, and what `update_sdk_artifacts.py upgrade` makes of them. VERSIONS="0.147.0 0.175.0" names
+# others. Under 4 minutes on 2 cores.
+test-versions: tools $(VENV)/.installed-tools
+	$(if $(VERSIONS),VERSIONS="$(VERSIONS)") $(BIN)/python -m pytest --numprocesses 2 --dist worksteal --durations 5 \
+	  -m versions tests/versions
+
 # Clicks in a headless Chromium, which has to be there (Debian: apt-get install chromium); CHROMIUM names another one.
 test-browser: tools $(VENV)/.installed-browser
-	$(BIN)/python -m pytest -m browser tests/test_report_browser.py
+	$(BIN)/python -m pytest -m browser tests/batch/test_report_browser.py
+
+# Clients of codex, unmodified, from their packages: the TUI in a terminal, the published SDK, codex-acp, JavaScript; on one
+# app-server, and on a pool whose processes are killed meanwhile. Under 10 minutes on 2 cores. Installs what is missing of
+# tmux, node and npm by apt, and 450 MB of npm packages into out/clients. CODEX_NEWEST=1: the newest TUI.
+test-clients: tools $(VENV)/.installed-test
+	tests/clients/packages/install.sh out/clients
+	$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist worksteal --durations 5 -m clients tests/clients
 
 # Every process hurt in every way: all cells of the table, and short runs of what a night is like. Bounded.
 chaos: tools $(VENV)/.installed-test
-	PYTHONPATH=tests $(BIN)/python -m chaos
+	PYTHONPATH=tests:tests/harness $(BIN)/python -m chaos
 	$(BIN)/python bench/neighbour.py --quick --floods ids,dense,methods,waiting,silent,parts,noise
+	$(BIN)/python bench/neighbour.py --quick --through ws --floods pings,empty,fragments,waiting
 
 lint: tools $(VENV)/.installed-lint
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/python scripts/generate_sync.py --check
+
+# The documentation as a site, in out/site; a dead link fails.
+docs: tools $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# The pictures of README: a batch on a terminal, and its report in a headless Chromium.
+images: tools $(VENV)/.installed-browser
+	$(BIN)/python scripts/draw_images.py
 
 # Everything that is measured, under 15 minutes; reports in out/bench, plots in docs/images.
 bench: tools $(VENV)/.installed-bench
 	$(BIN)/python bench/sdk.py --rounds 3
-	$(BIN)/python bench/notifications.py --rounds 3
 	$(BIN)/python bench/paced.py --rounds 3
+	$(BIN)/python bench/side_by_side.py --rounds 3
+	$(BIN)/python bench/notifications.py --rounds 3
 	$(BIN)/python bench/roundtrip.py --rounds 3
 	$(BIN)/python bench/ingress.py --rounds 3
+	$(BIN)/python bench/gateway.py --rounds 3
 	$(BIN)/python bench/throughput.py --turns 200 --rounds 5
 	$(BIN)/python bench/cpu.py --turns 1000
 	$(BIN)/python bench/memory.py
@@ -75,9 +116,14 @@ bench: tools $(VENV)/.installed-bench
 	$(BIN)/python bench/scaling.py --seconds 1
 	$(BIN)/python bench/plots.py
 
-# The wire types, from the schema of the pinned codex binary.
+# The wire types, from the schema of the pinned codex binary; the synchronous twins of the asyncio modules.
 generate: tools $(VENV)/.installed-tools
 	$(BIN)/python scripts/update_sdk_artifacts.py generate-types
+	$(BIN)/python scripts/generate_sync.py
+
+# What is made of the options of a pool: the keywords of Pool, and docs/reference/pool-options.md.
+options: tools $(VENV)/.installed
+	$(BIN)/python scripts/pool_options.py
 
 # What make cannot install by itself, each with how to get it.
 tools:
@@ -103,11 +149,15 @@ $(VENV)/.installed-lint: $(VENV)/.installed-test
 	@touch $@
 
 $(VENV)/.installed-tools: $(VENV)/.installed-test
-	$(PIP) --editable '.[test,lint,generate,inspect]'
+	$(PIP) --editable '.[test,parquet,hf,lint,generate,inspect]'
 	@touch $@
 
 $(VENV)/.installed-browser: $(VENV)/.installed-test
 	$(PIP) --editable '.[browser]'
+	@touch $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(PIP) --editable '.[docs]'
 	@touch $@
 
 $(VENV)/.installed-bench: tools $(VENV)/.installed

@@ -1,10 +1,10 @@
-"""What a batch costs the machine beside its pool: CPU and memory of the batch process over samples that do nothing.
+"""Cost of a batch to the machine beside its pool: CPU and memory of the batch process over samples that do nothing.
 
-    python bench/batch.py [--samples 20000] [--rounds 3] [--workers 2] [--turns-per-worker 16] [--profile]
+    python bench/batch.py [--samples 20000] [--variants 1] [--rounds 3] [--workers 2] [--turns-per-worker 16]
 
-Samples run through the whole pool on the null app-server, which answers at once. Only the batch process is measured:
-its CPU, dataset and start included, and its peak of memory; the pool's processes are its children. Medians of the
-rounds.
+Samples run through the whole pool on the null app-server, which answers at once; with variants each of them is run in
+each, and the figures are those of one sample in one variant. Only the batch process is measured: its CPU, dataset and
+start included, and its peak of memory; the pool's processes are its children. Medians of the rounds.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ WANTED_MS, WANTED_MIB = 1.0, 150.0
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, default=20_000, help="samples per run (default 20000)")
+    parser.add_argument("--variants", type=int, default=1, help="variants of each sample, by model (default 1: none)")
     parser.add_argument("--rounds", type=int, default=3, help="runs (default 3)")
     parser.add_argument("--workers", type=int, default=2, help="app-servers of the pool (default 2)")
     parser.add_argument("--turns-per-worker", type=int, default=16, help="turns at once on each (default 16)")
@@ -40,12 +41,14 @@ def main() -> int:
     figures = {name: [run[name] for run in runs] for name in runs[0]}
     cpu_ms, peak_mib = common.median(figures["cpu_ms_a_sample"]), common.median(figures["peak_mib"])
     what = f"the batch process, {options.samples:,} samples that do nothing"
+    what += f", in {options.variants} variants" if options.variants > 1 else ""
     rows = [
         common.row(f"CPU of {what}", cpu_ms, "ms a sample", at_most=WANTED_MS),
         common.row(f"peak of memory of {what}", peak_mib, "MiB", at_most=WANTED_MIB),
     ]
     settings = {
         "samples": options.samples,
+        "variants": options.variants,
         "rounds": options.rounds,
         "turns": options.workers * options.turns_per_worker,
     }
@@ -83,9 +86,11 @@ def run(root: Path, options: argparse.Namespace) -> int:
     cpu, began = time.process_time(), time.perf_counter()
 
     import codex_app_server.testing
-    from codex_pool.batch.dataset.request import Request
-    from codex_pool.batch.run import run_batch
-    from codex_pool.batch.settings import Settings
+    from codex_batch.configuration.settings import Settings
+    from codex_batch.configuration.variants import variants_of
+    from codex_batch.dataset.request import Request
+    from codex_batch.run.controller import run_batch
+    from codex_pool.options import PoolOptions
 
     null = Path(codex_app_server.testing.__file__).parent / "_null_app_server.py"
     binary = root / "codex"
@@ -94,11 +99,12 @@ def run(root: Path, options: argparse.Namespace) -> int:
     settings = Settings(
         request=Request(source=data),
         output=root / "out",
-        workers=options.workers,
-        turns_per_worker=options.turns_per_worker,
+        pool=PoolOptions(workers=options.workers, turns_per_worker=options.turns_per_worker),
         codex_bin=str(binary),
         home=str(root / "home"),
+        variants=variants_of([f"model-{number}" for number in range(options.variants)], (), None),
     )
+    count = options.samples * options.variants
     if options.profile:
         import cProfile
         import pstats
@@ -111,10 +117,10 @@ def run(root: Path, options: argparse.Namespace) -> int:
         pstats.Stats(profile).sort_stats("tottime").print_stats(40)
         pstats.Stats(profile).sort_stats("cumulative").print_stats("codex_|asyncio/tasks")
     figures = {
-        "samples": options.samples,
-        "cpu_ms_a_sample": round((time.process_time() - cpu) * 1000 / options.samples, 3),
+        "samples": count,
+        "cpu_ms_a_sample": round((time.process_time() - cpu) * 1000 / count, 3),
         "peak_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
-        "samples_per_s": round(options.samples / (time.perf_counter() - began), 1),
+        "samples_per_s": round(count / (time.perf_counter() - began), 1),
     }
     print(json.dumps(figures))
     return code

@@ -1,4 +1,4 @@
-"""What the benches share: the machine's description, alternating runs, medians, a table, a JSON report."""
+"""Helpers that the benches share: the machine's description, alternating runs, medians, a table, a JSON report."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Row(TypedDict):
 
 
 def machine() -> dict[str, object]:
-    """What the figures were measured on."""
+    """Describe what the figures were measured on."""
     return {
         "cpus": os.cpu_count(),
         "system": platform.platform(),

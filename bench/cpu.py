@@ -1,4 +1,4 @@
-"""What a pool costs beside its app-servers: CPU of all its processes, the client included.
+"""Cost of a pool beside its app-servers: CPU of all its processes, the client included.
 
     python bench/cpu.py [--turns 2000] [--concurrency 32] [--workers 2]
 

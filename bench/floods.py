@@ -1,5 +1,7 @@
 """Floods of one hostile client with a read-only key: `python bench/floods.py NAME JSON`. For bench/neighbour.py.
 
+The endpoint is tcp://HOST:PORT, or ws://HOST:PORT of the gateway.
+
 It writes "ready" when it is set up, begins at the first line on stdin, and floods until stdin ends. It ignores
 whatever it is told, connects again when it is put out, and uses every session that its key allows.
 """
@@ -15,77 +17,20 @@ import select
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import zmq
+from flood_sessions import QUEUED_MESSAGES, GatewaySession, Session, TcpSession
+from websocket_client import PING, frame
 
 from codex_app_server.generated.routing import REQUESTS
-from codex_pool import sockets, wire
-from codex_pool.keys import ClientKey, read_client_key
+from codex_pool.auth.keys import read_client_key
+from codex_pool.protocol import wire
 
 MIB = 1024 * 1024
 SESSIONS = 16
 BODY_BYTES = 7 * MIB
-# So much may wait in one socket before its flood goes on with the next.
-QUEUED_MESSAGES = 20
-
-
-class Session:
-    """A raw session; what comes in is thrown away unless it is asked for."""
-
-    def __init__(self, context: zmq.Context[Any], endpoint: str, key: ClientKey, *, hello: bool = True) -> None:
-        self._endpoint, self._key, self._context = endpoint, key, context
-        self.id = secrets.token_hex(8)
-        self._next = itertools.count(1)
-        self._connection = itertools.count(1)
-        self.socket: zmq.Socket[bytes] | None = None
-        self.connect(hello=hello)
-
-    def connect(self, *, hello: bool = True, **fields: Any) -> None:
-        self.close()
-        self.socket = self._context.socket(zmq.DEALER)
-        self.socket.setsockopt(zmq.LINGER, 0)
-        self.socket.setsockopt(zmq.SNDHWM, QUEUED_MESSAGES)
-        self.socket.setsockopt(zmq.IDENTITY, f"{self.id}/{next(self._connection)}".encode())
-        sockets.use_key(self.socket, self._key)
-        self.socket.connect(self._endpoint)
-        if hello:
-            self.send(wire.Hello(self.id, "mallory", **fields))
-
-    def close(self) -> None:
-        if self.socket is not None:
-            self.socket.close(0)
-            self.socket = None
-
-    def send(self, head: wire.Head | bytes, *bodies: bytes) -> bool:
-        """Return True if there was room for it."""
-        assert self.socket is not None
-        frame = head if isinstance(head, bytes) else wire.encode(head)
-        try:
-            self.socket.send_multipart([frame, *bodies], zmq.NOBLOCK)
-        except zmq.Again:
-            return False
-        return True
-
-    def call(self, method: str, params: Any, *, id: Any = None) -> bool:
-        id = next(self._next) if id is None else id
-        return self.send(wire.Call(), json.dumps({"id": id, "method": method, "params": params}).encode())
-
-    def receive(self) -> Iterator[list[bytes]]:
-        assert self.socket is not None
-        with contextlib.suppress(zmq.Again):
-            while True:
-                yield self.socket.recv_multipart(zmq.NOBLOCK)
-
-    def attend(self) -> None:
-        """Read and throw away; connect again when the pool has ended this connection."""
-        for frames in self.receive():
-            with contextlib.suppress(wire.WireError):
-                if isinstance(wire.decode_to_client(frames[0]), wire.Closed | wire.Refused):
-                    self.connect()
-                    return
-        self.send(wire.Beat())
 
 
 class Flood:
@@ -97,29 +42,33 @@ class Flood:
         self.cwd: str = settings["cwd"]
         self.context: zmq.Context[Any] = zmq.Context()
         self.context.max_sockets = 8000
-        self.sessions: list[Session] = []
+        self.sessions: list[Any] = []
         self.strangers: list[socket.socket] = []
         self.turn = itertools.count()
 
-    def open(self, count: int = SESSIONS, **fields: Any) -> None:
-        self.sessions = [Session(self.context, self.endpoint, self.key, **fields) for _ in range(count)]
+    def session(self, *, hello: bool = True) -> Any:
+        """A new session."""
+        if self.endpoint.startswith("ws://"):
+            return GatewaySession(self.endpoint, self.key.token, hello=hello)
+        return TcpSession(self.context, self.endpoint, self.key, hello=hello)
+
+    def open(self, count: int = SESSIONS) -> None:
+        self.sessions = [self.session() for _ in range(count)]
 
     def threads(self) -> dict[Session, list[str]]:
         """Some threads of each session, started and known."""
         found: dict[Session, list[str]] = {}
         for session in self.sessions:
-            assert session.socket is not None
             for _ in range(3):
                 session.call("thread/start", {"cwd": self.cwd, "sandbox": "read-only"})
             found[session] = []
             deadline = time.monotonic() + 20
             while len(found[session]) < 3 and time.monotonic() < deadline:
-                if session.socket.poll(100):
-                    for frames in session.receive():
-                        for line in (part for body in frames[1:] for part in body.split(b"\n") if part):
-                            answer = json.loads(line)
-                            if "result" in answer and "thread" in answer["result"]:
-                                found[session].append(answer["result"]["thread"]["id"])
+                session.wait(0.1)
+                for line in session.lines():
+                    answer = json.loads(line)
+                    if "result" in answer and "thread" in answer["result"]:
+                        found[session].append(answer["result"]["thread"]["id"])
         return found
 
     def each(self, do: Callable[[Session], object]) -> None:
@@ -135,7 +84,7 @@ def positions(flood: Flood) -> Callable[[], None]:
     body = b"\xdd" + count.to_bytes(4, "big") + b"\x92\xa0\x00" * count
 
     def step() -> None:
-        session = Session(flood.context, flood.endpoint, flood.key, hello=False)
+        session = flood.session(hello=False)
         session.send(wire.Hello(session.id, "mallory"), body)
         flood.sessions.append(session)
         if len(flood.sessions) > SESSIONS:
@@ -235,8 +184,8 @@ def vanishing(flood: Flood) -> Callable[[], None]:
     """Sessions that are begun and left, to be waited for."""
 
     def step() -> None:
-        session = Session(flood.context, flood.endpoint, flood.key, hello=False)
-        session.send(wire.Hello(session.id, "mallory", when_gone="keep"))
+        session = flood.session(hello=False)
+        session.begin(when_gone="keep")
         flood.sessions.append(session)
         if len(flood.sessions) > SESSIONS:
             flood.sessions.pop(0).close()
@@ -250,7 +199,7 @@ def silent(flood: Flood) -> Callable[[], None]:
 
     def step() -> None:
         if len(flood.sessions) < 4200:
-            flood.sessions += [Session(flood.context, flood.endpoint, flood.key, hello=False) for _ in range(20)]
+            flood.sessions += [flood.session(hello=False) for _ in range(20)]
         time.sleep(0.05)
 
     return step
@@ -258,9 +207,12 @@ def silent(flood: Flood) -> Callable[[], None]:
 
 def strangers(flood: Flood) -> Callable[[], None]:
     """TCP connections without a key: silent, with garbage, with half a handshake."""
-    host, _, port = flood.endpoint.removeprefix("tcp://").rpartition(":")
+    host, _, port = flood.endpoint.partition("://")[2].rpartition(":")
+    head = b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n"
     greeting = b"\xff" + b"\0" * 8 + b"\x7f\x03\x00CURVE" + b"\0" * 47
     said = itertools.cycle([b"", os.urandom(4096), greeting, greeting + b"\x04\xc8" + os.urandom(200)])
+    if flood.endpoint.startswith("ws://"):
+        said = itertools.cycle([b"", os.urandom(4096), head, head + b"A: b\r\n" * 3000, head + b"X: " + b"y" * 15000])
 
     def step() -> None:
         with contextlib.suppress(OSError):
@@ -308,6 +260,49 @@ def answers(flood: Flood) -> Callable[[], None]:
     return lambda: flood.each(do)
 
 
+def write(flood: Flood, data: bytes) -> Callable[[], None]:
+    """These bytes on the connections of all sessions, over and over."""
+    flood.open()
+    return lambda: flood.each(lambda session: session.write(data))
+
+
+def pings(flood: Flood) -> Callable[[], None]:
+    """The shortest frames that are to be answered."""
+    return write(flood, frame(b"", PING) * 40_000)
+
+
+def empty(flood: Flood) -> Callable[[], None]:
+    """The shortest messages, which are no requests."""
+    return write(flood, frame(b"{}") * 40_000)
+
+
+def fragments(flood: Flood) -> Callable[[], None]:
+    """One message in fragments without any bytes, and without an end."""
+    flood.open()
+    flood.each(lambda session: session.write(frame(b"", final=False)))
+    return lambda: flood.each(lambda session: session.write(frame(b"", 0, final=False) * 40_000))
+
+
+def levels(flood: Flood) -> Callable[[], None]:
+    """Requests of 16 KiB, which are not screened, with as many levels as they hold."""
+    line = b'{"id":1,"method":"thread/start","params":{"dynamicTools":' + b"[" * 8000 + b"]" * 8000 + b"}}"
+    return write(flood, frame(line) * 200)
+
+
+def departing(flood: Flood) -> Callable[[], None]:
+    """Sessions that send as much as is taken at once, and go."""
+    line = json.dumps({"id": 1, "method": "thread/list", "params": {"searchTerm": "x" * 15_000}}).encode()
+    block = b"".join(frame(line.replace(b'"id": 1', b'"id": %d' % number)) for number in range(200))
+
+    def step() -> None:
+        session = flood.session()
+        session.write(block)
+        time.sleep(0.002)
+        session.close()
+
+    return step
+
+
 FLOODS = {
     each.__name__: each
     for each in (
@@ -326,8 +321,22 @@ FLOODS = {
         parts,
         noise,
         answers,
+        pings,
+        empty,
+        fragments,
+        levels,
+        departing,
     )
 }
+# The others are of both.
+TCP_ONLY = frozenset({"positions", "parts"})
+GATEWAY_ONLY = frozenset({"pings", "empty", "fragments", "levels", "departing"})
+
+
+def floods_of(through: str) -> list[str]:
+    """The floods that there are over "tcp", or through "ws"."""
+    left_out = TCP_ONLY if through == "ws" else GATEWAY_ONLY
+    return [name for name in FLOODS if name not in left_out]
 
 
 def main() -> None:

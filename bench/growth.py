@@ -1,4 +1,4 @@
-"""Whether a broker's cost of a notification grows with what it knows: threads, clients, workers.
+"""Check whether a broker's cost of a notification grows with what it knows: threads, clients, workers.
 
     python bench/growth.py [--rounds 5] [--notifications 50000]
 
@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 
 import common
 import zmq
+from measured import cpu_ns
 
 PER_MESSAGE = 16
 BURST = 60
@@ -51,7 +52,7 @@ class Load:
     """The workers and clients of one broker."""
 
     def __init__(self, size: Size, directory: Path, context: Any) -> None:
-        from codex_pool import sockets, wire
+        from codex_pool.protocol import sockets, wire
 
         self._wire = wire
         self._size = size
@@ -65,8 +66,8 @@ class Load:
         for number, worker in enumerate(self.workers):
             mine = range(number, size.threads, size.workers)
             records = [wire.ThreadRecord(self._thread(each), ephemeral=True, turns=1) for each in mine]
-            followers = {self._thread(each): [f"s{each % size.clients}"] for each in mine}
-            holdings = wire.encode_holdings(wire.Holdings(records, followers))
+            followers = {self._thread(each): [self._session(each)] for each in mine}
+            holdings = wire.encode_worker_state(wire.WorkerState(records, followers))
             worker.send_multipart([wire.encode(wire.Register(number, f"w{number}", 10, 11)), b"{}", holdings])
 
     def connect(self) -> None:
@@ -144,8 +145,8 @@ class Load:
     def _thread(self, number: int) -> str:
         return f"t{number:035}"
 
-    def _session(self, thread: int) -> str:
-        return f"s{thread % self._size.clients}"
+    def _session(self, thread: int) -> Any:
+        return self._wire.SessionId("", f"s{thread % self._size.clients}")
 
     def close(self) -> None:
         for each in (*self.workers, *self.clients):
@@ -165,26 +166,28 @@ def broker(size: Size, directory: Path) -> Iterator[subprocess.Popen[bytes]]:
         assert process.stdin is not None and process.stdout is not None
         process.stdin.write(json.dumps(arguments).encode() + b"\n")
         process.stdin.flush()
-        assert json.loads(process.stdout.readline())["event"] == "ready"
+        wait_for("ready", process)
         yield process
         process.stdin.close()
 
 
-def cpu_ns(pid: int) -> int:
-    """Of all its threads, by the scheduler's clock: /proc/PID/stat counts hundredths of a second only."""
-    return sum(int((task / "schedstat").read_text().split()[0]) for task in Path(f"/proc/{pid}/task").iterdir())
+def wait_for(event: str, process: subprocess.Popen[bytes]) -> None:
+    """Wait until the broker reports this event."""
+    assert process.stdout is not None
+    while (line := process.stdout.readline()) and json.loads(line)["event"] != event:
+        pass
+    assert line, f"the broker has ended without {event}"
 
 
 def measured(size: Size, notifications: int) -> float:
     """CPU milliseconds of the broker per 1,000 notifications."""
     bursts = notifications // (BURST * PER_MESSAGE)
     with tempfile.TemporaryDirectory(prefix="cp-bench-") as directory, broker(size, Path(directory)) as process:
-        assert process.stdout is not None
         context = zmq.Context()
         load = Load(size, Path(directory), context)
         try:
             for _ in range(size.workers):
-                assert json.loads(process.stdout.readline())["event"] == "registered"
+                wait_for("registered", process)
             load.connect()
             for _ in range(bursts // 10 + 1):
                 load.burst()

@@ -31,8 +31,8 @@ MOST_MS = 0.3
 
 def one_round(requests: int) -> dict[str, list[float]]:
     from codex_pool import Pool
-    from codex_pool.broker.identity import Identity
-    from codex_pool.keys import KeyStore
+    from codex_pool.auth.keys import KeyStore
+    from codex_pool.auth.principal import Identity
 
     found: dict[str, list[float]] = {}
     with contextlib.ExitStack() as stack:

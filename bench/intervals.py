@@ -1,4 +1,4 @@
-"""How often the intervals of scores hold the true mean: `python bench/intervals.py`; seeded, some 15 minutes.
+"""Count how often the intervals of scores hold the true mean: `python bench/intervals.py`; seeded, some 15 minutes.
 
 Draws runs whose true part of passes is known and counts how often the interval holds it. A sample's own part is drawn
 from a beta distribution with the intraclass correlation `rho`, 0 for epochs that are independent, 1 for epochs that all
@@ -13,8 +13,8 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from statistics import fmean
 
-from codex_pool.batch.report import paired
-from codex_pool.batch.scoring.intervals import interval
+from codex_batch.report import paired
+from codex_batch.scoring.intervals import interval
 
 PARTS = (*(step / 20 for step in range(1, 20)), 0.01, 0.02, 0.035, 0.965, 0.98, 0.99)
 EVEN = 19
@@ -24,7 +24,7 @@ GRADES = {"thirds": (0.0, 1 / 3, 2 / 3, 1.0), "mostly right": (1.0, 1.0, 1.0, 1.
 
 
 def passes(draw: random.Random, part: float, rho: float, epochs: int) -> int:
-    """How many epochs of one sample pass."""
+    """Draw how many epochs of one sample pass."""
     if rho >= 1:
         own = float(draw.random() < part)
     elif rho <= 0:

@@ -1,4 +1,4 @@
-"""What switches of the app-server save: its CPU for a turn with them, against the pool's own profile.
+"""Savings of switches of the app-server: its CPU for a turn with them, against the pool's own profile.
 
     python bench/lean.py [--turns 80] [--rounds 5]
 

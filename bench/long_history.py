@@ -37,7 +37,7 @@ OTHER_WORKER, SAME_APP_SERVER = "model/list", "thread/loaded/list"
 
 
 def resume(codex: Codex, thread_id: str) -> tuple[float, int]:
-    """How long the answer took, and its bytes."""
+    """Return how long the answer took, and its bytes."""
     asked = thread_resume(thread_id, {})
     began = time.perf_counter()
     answer = codex.client.perform(Operation(asked.method, asked.params, bytes, asked.thread_id))

@@ -48,8 +48,11 @@ class Child:
         return line.strip()
 
     def go(self) -> None:
+        self.say("go")
+
+    def say(self, line: str) -> None:
         assert self.process.stdin is not None
-        self.process.stdin.write("go\n")
+        self.process.stdin.write(line + "\n")
         self.process.stdin.flush()
 
     def result(self) -> dict[str, Any]:
@@ -57,7 +60,7 @@ class Child:
         return done
 
     def end(self) -> None:
-        """By itself once its stdin ends, else by force."""
+        """End the process: by itself once its stdin ends, else by force."""
         assert self.process.stdin is not None
         with contextlib.suppress(OSError):
             self.process.stdin.close()
@@ -83,17 +86,24 @@ def cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
 
 
+def cpu_ns(pid: int) -> int:
+    """CPU nanoseconds of a process by the scheduler's clock, where the hundredths of a second of `cpu_s` are coarse."""
+    return sum(int((task / "schedstat").read_text().split()[0]) for task in Path(f"/proc/{pid}/task").iterdir())
+
+
 class PoolProcesses:
-    """Who is who below a pool's supervisor."""
+    """Roles of the processes below a pool's supervisor."""
 
     def __init__(self, supervisor: int) -> None:
         self.supervisor = supervisor
-        self.broker, self.ingress, self.workers, self.app_servers = 0, 0, [], []
+        self.broker, self.ingress, self.gateway, self.workers, self.app_servers = 0, 0, 0, [], []
         for pid in children_of(supervisor):
             if "codex_pool.broker" in _command(pid):
                 self.broker = pid
             elif "codex_pool.ingress" in _command(pid):
                 self.ingress = pid
+            elif "codex_pool.gateway" in _command(pid):
+                self.gateway = pid
             elif "codex_pool.worker" in _command(pid):
                 self.workers.append(pid)
                 self.app_servers += children_of(pid)

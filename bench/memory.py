@@ -1,4 +1,4 @@
-"""What worker and broker occupy, and whether that grows.
+"""Memory that worker and broker occupy, and whether that grows.
 
     python bench/memory.py [--notifications 1000000]
 

@@ -43,19 +43,18 @@ CORES = 2
 
 
 class Run(NamedTuple):
-    """Of one run: notifications/s; CPU us for each, by room; what that CPU would allow on two cores of its own."""
+    """Figures of a run: notifications/s; CPU us each, by room; what that CPU would allow on two cores of its own."""
 
     rate: float
     cpu_us: dict[str, float]
     allowed: float
 
 
-def direct(kind: str, deltas: int, turns: int) -> Run:
-    """A client with an app-server of its own."""
-    argv = null_app_server(deltas=deltas).launch_args_override
-    with children(Child("readers.py", kind, {"argv": argv, "turns": turns, "deltas": deltas, "threads": 1})) as (
-        reader,
-    ):
+def direct(kind: str, deltas: int, turns: int, threads: int = 1) -> Run:
+    """A client with an app-server of its own; the lines of `threads` turns come side by side."""
+    argv = null_app_server(deltas=deltas, side_by_side=threads).launch_args_override
+    settings = {"argv": argv, "turns": turns, "deltas": deltas, "threads": threads}
+    with children(Child("readers.py", kind, settings)) as (reader,):
         reader.line()
         (app_server,) = measured.children_of(reader.pid)
         before = measured.cpu_s(app_server)
@@ -64,10 +63,13 @@ def direct(kind: str, deltas: int, turns: int) -> Run:
         return _run([result], {}, measured.cpu_s(app_server) - before)
 
 
-def through_pool(kind: str, clients: int, threads: int, deltas: int, turns: int) -> Run:
+def through_pool(
+    kind: str, clients: int, threads: int, deltas: int, turns: int, *, workers: int = 2, side_by_side: int = 1
+) -> Run:
     from codex_pool import Pool
 
-    with Pool(workers=2, config=null_app_server(deltas=deltas), log_file=os.devnull) as pool:
+    config = null_app_server(deltas=deltas, side_by_side=side_by_side)
+    with Pool(workers=workers, config=config, log_file=os.devnull) as pool:
         settings = {"endpoint": pool.endpoint, "threads": threads, "turns": turns, "deltas": deltas}
         with children(*(Child("readers.py", kind, settings) for _ in range(clients))) as readers:
             for reader in readers:

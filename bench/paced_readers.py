@@ -26,7 +26,7 @@ DELTA = "item/agentMessage/delta"
 
 
 class Window:
-    """What came while it was open."""
+    """Notifications that came while the window was open."""
 
     def __init__(self, turns: int) -> None:
         self._silent = turns

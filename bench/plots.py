@@ -26,7 +26,7 @@ COLORS = {"full": "#b5472f", "items": "#2a5d9f"}
 
 
 def bounds(reports: dict[str, Any], image: Path) -> None:
-    """How much of each bound is used up: what is left of the line is met."""
+    """Draw how much of each bound is used up: what is left of the line is met."""
     rows = [row for report in reports.values() for row in report.get("rows", ()) if row["wanted"]]
     if not rows:
         return
@@ -47,7 +47,7 @@ def bounds(reports: dict[str, Any], image: Path) -> None:
 
 
 def waits(points: list[dict[str, Any]], image: Path) -> None:
-    """How long a message waits for one broker, by turns at once."""
+    """Draw how long a message waits for one broker, by turns at once."""
     figure, axes = plt.subplots(figsize=(7, 4))
     for profile, color in COLORS.items():
         mine = [each for each in points if each["profile"] == profile and each["shards"] == 1 and each["busy"] < 1.5]
@@ -65,7 +65,7 @@ def waits(points: list[dict[str, Any]], image: Path) -> None:
 
 
 def shards(points: list[dict[str, Any]], image: Path) -> None:
-    """How busy the busiest of several brokers is, at the same load."""
+    """Draw how busy the busiest of several brokers is, at the same load."""
     figure, axes = plt.subplots(figsize=(7, 4))
     for profile, color in COLORS.items():
         highest = max(each["turns"] for each in points if each["profile"] == profile)

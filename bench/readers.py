@@ -4,11 +4,12 @@ Each warms up, writes `ready`, waits for a line on stdin, reads so many turns, a
 notifications came, when it began and ended (seconds of the monotonic clock, which processes share), and its CPU in
 seconds.
 
-    published   openai-codex, one app-server, typed
-    sdk         codex_app_server, one app-server, typed
-    typed       a client of a pool: a Python thread for each of `threads`, typed
-    asyncio     the same, with a task for each
-    raw         a client of a pool that takes the lines as they come, undecoded
+    published     openai-codex, one app-server: a Python thread for each of `threads`, typed
+    sdk           codex_app_server, one app-server: the same
+    sdk-asyncio   the same, with a task for each
+    typed         a client of a pool: a Python thread for each of `threads`, typed
+    asyncio       the same, with a task for each
+    raw           a client of a pool that takes the lines as they come, undecoded
 """
 
 from __future__ import annotations
@@ -46,13 +47,62 @@ def read_typed(turn: Any) -> int:
     return seen
 
 
+def read_in_threads(codex: Any, settings: Settings) -> Read:
+    """A Python thread for each of `threads`."""
+    threads = [codex.thread_start() for _ in range(settings["threads"])]
+
+    def read(turns: int) -> int:
+        counts: queue.SimpleQueue[int] = queue.SimpleQueue()
+
+        def work(thread: Any) -> None:
+            try:
+                counts.put(sum(read_typed(thread.turn("x")) for _ in range(turns)))
+            except BaseException:
+                counts.put(-1)
+                raise
+
+        readers = [threading.Thread(target=work, args=(thread,)) for thread in threads]
+        for reader in readers:
+            reader.start()
+        return sum(counts.get(timeout=120) for _ in readers)
+
+    return read
+
+
+def read_in_tasks(runner: asyncio.Runner, codex: Any, settings: Settings) -> Read:
+    """A task for each of `threads`."""
+
+    async def start() -> list[Any]:
+        return [await codex.thread_start() for _ in range(settings["threads"])]
+
+    threads = runner.run(start())
+
+    async def work(thread: Any, turns: int) -> int:
+        seen = length = 0
+        for _ in range(turns):
+            turn = await thread.turn("x")
+            async for event in turn.stream():
+                payload = event.payload
+                if event.method == DELTA:
+                    length += len(payload.delta)
+                elif event.method != ASSIGNED:
+                    length += len(payload.thread_id)
+                seen += 1
+        assert length > seen
+        return seen
+
+    async def all_of_them(turns: int) -> int:
+        return sum(await asyncio.gather(*(work(thread, turns) for thread in threads)))
+
+    return lambda turns: runner.run(all_of_them(turns))
+
+
 @contextmanager
 def published(settings: Settings) -> Iterator[Read]:
     from openai_codex import Codex, CodexConfig
 
     with Codex(CodexConfig(launch_args_override=tuple(settings["argv"]))) as codex:
-        thread = codex.thread_start()
-        yield lambda turns: sum(read_typed(thread.turn("x")) for _ in range(turns))
+        yield read_in_threads(codex, settings)
 
 
 @contextmanager
@@ -60,8 +110,18 @@ def sdk(settings: Settings) -> Iterator[Read]:
     from codex_app_server import AppServerConfig, Codex
 
     with Codex(AppServerConfig(launch_args_override=tuple(settings["argv"]))) as codex:
-        thread = codex.thread_start()
-        yield lambda turns: sum(read_typed(thread.turn("x")) for _ in range(turns))
+        yield read_in_threads(codex, settings)
+
+
+@contextmanager
+def sdk_asyncio(settings: Settings) -> Iterator[Read]:
+    from codex_app_server import AppServerConfig, AsyncCodex
+
+    with asyncio.Runner() as runner:
+        codex = AsyncCodex(AppServerConfig(launch_args_override=tuple(settings["argv"])))
+        runner.run(codex.__aenter__())
+        yield read_in_tasks(runner, codex, settings)
+        runner.run(codex.close())
 
 
 @contextmanager
@@ -69,24 +129,7 @@ def typed(settings: Settings) -> Iterator[Read]:
     import codex_pool
 
     with codex_pool.connect(settings["endpoint"]) as codex:
-        threads = [codex.thread_start() for _ in range(settings["threads"])]
-
-        def read(turns: int) -> int:
-            counts: queue.SimpleQueue[int] = queue.SimpleQueue()
-
-            def work(thread: Any) -> None:
-                try:
-                    counts.put(sum(read_typed(thread.turn("x")) for _ in range(turns)))
-                except BaseException:
-                    counts.put(-1)
-                    raise
-
-            readers = [threading.Thread(target=work, args=(thread,)) for thread in threads]
-            for reader in readers:
-                reader.start()
-            return sum(counts.get(timeout=120) for _ in readers)
-
-        yield read
+        yield read_in_threads(codex, settings)
 
 
 @contextmanager
@@ -95,30 +138,7 @@ def asyncio_(settings: Settings) -> Iterator[Read]:
 
     with asyncio.Runner() as runner:
         codex = runner.run(codex_pool.aconnect(settings["endpoint"]))
-
-        async def start() -> list[Any]:
-            return [await codex.thread_start() for _ in range(settings["threads"])]
-
-        threads = runner.run(start())
-
-        async def work(thread: Any, turns: int) -> int:
-            seen = length = 0
-            for _ in range(turns):
-                turn = await thread.turn("x")
-                async for event in turn.stream():
-                    payload = event.payload
-                    if event.method == DELTA:
-                        length += len(payload.delta)
-                    elif event.method != ASSIGNED:
-                        length += len(payload.thread_id)
-                    seen += 1
-            assert length > seen
-            return seen
-
-        async def all_of_them(turns: int) -> int:
-            return sum(await asyncio.gather(*(work(thread, turns) for thread in threads)))
-
-        yield lambda turns: runner.run(all_of_them(turns))
+        yield read_in_tasks(runner, codex, settings)
         runner.run(codex.close())
 
 
@@ -136,9 +156,7 @@ class Lines:
                 if entry.startswith(b'{"id":'):
                     self.answers.put(json.loads(entry)["result"])
                 continue
-            for place, lines in enumerate(entry.lines):
-                # Each line by itself, as bytes.
-                self.seen += len(lines.split(b"\n")) if place in (entry.counts or ()) else 1
+            self.seen += len(entry.lines)
             if entry.ended:
                 self.ended.put(self.seen)
 
@@ -174,7 +192,14 @@ def raw(settings: Settings) -> Iterator[Read]:
     transport.close()
 
 
-KINDS = {"published": published, "sdk": sdk, "typed": typed, "asyncio": asyncio_, "raw": raw}
+KINDS = {
+    "published": published,
+    "sdk": sdk,
+    "sdk-asyncio": sdk_asyncio,
+    "typed": typed,
+    "asyncio": asyncio_,
+    "raw": raw,
+}
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Who runs real turns, side by side: the same codex binary, configuration, threads, prompts and turns at once."""
+"""Setups that run real turns side by side: the same codex binary, configuration, threads, prompts and turns at once."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ PLAIN = ("features.shell_snapshot=true",)
 
 
 def overrides() -> tuple[str, ...]:
-    """What the pool adds by itself, for everybody."""
-    from codex_pool.pool import LEAN_OVERRIDES
+    """Return what the pool adds by itself, for everybody."""
+    from codex_pool.lean_profile import LEAN_OVERRIDES
 
     return LEAN_OVERRIDES
 
 
 def environment(home: Path, sqlite: str) -> dict[str, str]:
-    from codex_pool.pool import LEAN_ENVIRON
+    from codex_pool.lean_profile import LEAN_ENVIRON
 
     (home / sqlite).mkdir(exist_ok=True)
     return {"CODEX_HOME": str(home), "CODEX_SQLITE_HOME": str(home / sqlite), **LEAN_ENVIRON}
@@ -179,7 +179,7 @@ def executed(home: Path, concurrency: int, *, plain: bool = False) -> Iterator[R
 
 
 def app_servers_below(pid: int) -> list[int]:
-    from codex_pool import processes
+    from codex_pool.runtime import processes
 
     return [found for found, _ in processes.descendants(pid) if "app-server" in command(found).split()]
 

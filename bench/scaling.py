@@ -34,9 +34,9 @@ from typing import Any, NamedTuple
 
 import common
 
-from codex_pool import wire
 from codex_pool.broker.core import BrokerCore
-from codex_pool.broker.records import ToWorker
+from codex_pool.broker.effects import ToWorker
+from codex_pool.protocol import wire
 
 SEED = 20240
 CLIENTS = 200
@@ -63,7 +63,7 @@ class Costs(NamedTuple):
 
 @dataclass
 class Outcome:
-    """Of one broker: how busy it was, how long what came had to wait, and what was done."""
+    """Outcome of one broker: how busy it was, how long what came had to wait, and what was done."""
 
     busy: float
     waits_s: list[float] = field(repr=False)
@@ -100,13 +100,13 @@ class Shard:
             records = [wire.ThreadRecord(thread, ephemeral=False, turns=1) for thread in mine]
             followers = {thread: [self._session(thread)] for thread in mine}
             register = wire.encode(wire.Register(number, f"w{number}", 10, 11))
-            holdings = wire.encode_holdings(wire.Holdings(records, followers))
+            holdings = wire.encode_worker_state(wire.WorkerState(records, followers))
             self._core.worker_message(f"w{number}".encode(), [register, b"{}", holdings], 0.0)
         for client in range(CLIENTS):
             self._core.client_message(b"c%d" % client, [wire.encode(wire.Hello(f"s{client}", "x"))], 0.0)
 
     def run(self, turns_at_once: int, seconds: float) -> Outcome:
-        """From a state in which so many turns run already, with as many new ones as end."""
+        """Run from a state in which so many turns run already, with as many new ones as end."""
         rng = self._rng
         for client in range(CLIENTS):
             self._at(rng.random() * wire.BEAT_S, "beat", lambda at, c=client: self._beat(at, c))
@@ -173,7 +173,7 @@ class Shard:
         self.outcome.turns += 1
 
     def _begin_running(self, thread: str) -> None:
-        self._new_turn(thread, self._core.books.threads[thread].worker.encode(), 0.0)
+        self._new_turn(thread, self._core.state.threads[thread].worker.encode(), 0.0)
 
     def _new_turn(self, thread: str, worker: bytes, at: float) -> str:
         turn = f"u{next(self._ids):035}"
@@ -211,7 +211,7 @@ class Shard:
 
 
 def client_of(thread: str) -> int:
-    """Whose it is, whatever its shard."""
+    """Return the client whose thread it is, whatever its shard."""
     return zlib.crc32(b"client of " + thread.encode()) % CLIENTS
 
 
@@ -304,7 +304,7 @@ def main() -> int:
 
 
 def point(profile: str, shards: int, turns: int, outcomes: list[Outcome]) -> dict[str, Any]:
-    """Of several brokers the worst."""
+    """Return the worst of several brokers."""
     return {
         "profile": profile,
         "shards": shards,

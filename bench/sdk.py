@@ -119,7 +119,7 @@ def bytecode_directory() -> tempfile.TemporaryDirectory[str]:
 
 
 def environment() -> dict[str, str]:
-    """Of the measured processes: all write their bytecode, and find what an earlier one wrote."""
+    """Environment of the measured processes: all write their bytecode, and find what an earlier one wrote."""
     kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     return {**kept, "PYTHONPYCACHEPREFIX": bytecode_directory().name}
 

@@ -2,6 +2,8 @@
 
     {"endpoint": ..., "key": FILE or null, "cwd": DIR, "per_second": 20, "turns": false}
 
+An endpoint ws://HOST:PORT is that of the gateway.
+
 It writes "ready" and asks at a steady pace: for `model/list`, or with `turns` for a whole turn. For each line on stdin
 it writes one line of JSON: how long each request took since the line before, in seconds from when it was due, and the
 errors.
@@ -9,22 +11,39 @@ errors.
 
 from __future__ import annotations
 
+import itertools
 import json
 import select
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
+
+from websocket_client import WebSocketClient
 
 from codex_app_server import Codex
 from codex_pool import connect
+from codex_pool.auth.keys import read_client_key
+
+
+def through_the_gateway(endpoint: str, key: str) -> Callable[[], object]:
+    """A client over WebSocket; each call of the result is a request."""
+    client = WebSocketClient(endpoint, read_client_key(key).token)
+    numbers = itertools.count(1)
+    info = {"name": "steady", "title": None, "version": "1"}
+    client.call("initialize", {"clientInfo": info}, id=next(numbers))
+    return lambda: client.call("model/list", {}, id=next(numbers))
 
 
 def main() -> None:
     settings: dict[str, Any] = json.loads(sys.argv[1])
+    pause = 1 / settings["per_second"]
+    if settings["endpoint"].startswith("ws://"):
+        measure(through_the_gateway(settings["endpoint"], settings["key"]), pause)
+        return
     codex: Codex = connect(settings["endpoint"], key=settings["key"], name="steady")
     turns = settings["turns"]
     thread = codex.thread_start(cwd=settings["cwd"], sandbox="read-only")
-    pause = 1 / settings["per_second"]
 
     def ask() -> None:
         if turns:
@@ -32,6 +51,11 @@ def main() -> None:
         else:
             codex.client.request("model/list", {})
 
+    measure(ask, pause)
+
+
+def measure(ask: Callable[[], object], pause: float) -> None:
+    """Ask once every `pause` seconds, until stdin ends."""
     ask()
     print("ready", flush=True)
     times: list[float] = []

@@ -18,9 +18,11 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from _history import may_be_null
 from _routing import methods_of_params, result_name
 from _schema import Protocol, Schema, SchemaError, Union, pascal, reference
 
@@ -87,7 +89,7 @@ FIRST_TURN = ({first_turn})
 
 @cache
 def adapter(name: str) -> TypeAdapter[Any]:
-    """What validates and dumps a type by its name; works for unions too, which are no classes. KeyError if unknown."""
+    """Adapter that validates and dumps a type by its name; also for unions. KeyError if unknown."""
     from pydantic import BaseModel, TypeAdapter
 
     kind = getattr(import_module(f"{{__name__}}.{{MODULES[name]}}"), name)
@@ -111,12 +113,12 @@ if not TYPE_CHECKING:  # or a type checker would take any name
     def __dir__() -> list[str]:
         return sorted({{*globals(), *MODULES}})
 '''
-BASE = '''"""What all wire types have in common."""
+BASE = '''"""Base of all wire types."""
 
 from __future__ import annotations
 
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict
 from pydantic.alias_generators import to_camel
@@ -125,8 +127,10 @@ from pydantic.alias_generators import to_camel
 class Wire(BaseModel):
     """An object of the protocol."""
 
-    model_config = ConfigDict(
+    model_config: ClassVar[ConfigDict] = ConfigDict(
         alias_generator=to_camel,
+        # Texts differ, and what is remembered of each is looked for in vain; the names of fields do not.
+        cache_strings="keys",
         defer_build=True,
         extra="allow",
         populate_by_name=True,
@@ -148,8 +152,8 @@ class Wire(BaseModel):
 T_co = TypeVar("T_co", covariant=True)
 
 
-class Asks(Protocol[T_co]):
-    """To type checkers: the params of a request that is answered with a `T_co`."""
+class RequestParams(Protocol[T_co]):
+    """Params, to type checkers, of a request that is answered with a `T_co`."""
 
     def _answered_with(self) -> T_co: ...
 
@@ -177,8 +181,8 @@ class OpenEnum(str, Enum):
         return str.__format__(self, format_spec)
 
 
-def unlisted(tag: str | None, *known: str) -> AfterValidator:
-    """For the fallback branch of a union: refuses what is a known branch, so that a mistake in one stays an error."""
+def unlisted(tag: str | None, *known: str | int) -> AfterValidator:
+    """Check the fallback branch of a union: refuse what is a known branch, so that a mistake in one stays an error."""
 
     def check(value: Any) -> Any:
         if tag is None:
@@ -211,11 +215,14 @@ class {name}(Wire):
 '''
 
 
-def emit_models(protocol: Protocol) -> dict[str, str]:
-    """The files of the package by path. Raises SchemaError when a class comes out under another name."""
+def emit_models(protocol: Protocol, lenient: Mapping[str, Collection[str]]) -> dict[str, str]:
+    """The files of the package by path. Raises SchemaError when a class comes out under another name.
+
+    The fields in `lenient`, by type, are None where the runtime does not send them.
+    """
     aliases = {name: _alias(union) for name, union in protocol.unions.items()}
     aliases |= {name: f"Literal{protocol.definitions[name]['enum']!r}" for name in closed_enums(protocol)}
-    statements = _statements(protocol, _generate(_feed(protocol, aliases)), aliases)
+    statements = _statements(protocol, _generate(_feed(protocol, aliases, lenient)), aliases)
     uses = {name: _names(text) & statements.keys() - {name} for name, text in statements.items()}
     for name, method in methods_of_params(protocol).items():
         result = result_name(protocol, method, protocol.requests[method])
@@ -237,9 +244,13 @@ def emit_models(protocol: Protocol) -> dict[str, str]:
     return {f"models/{path}": text for path, text in files.items()}
 
 
-def plain_strings(protocol: Protocol) -> set[str]:
-    """Definitions that are nothing but a string under another name."""
-    return {n for n, d in protocol.definitions.items() if d.get("type") == "string" and "enum" not in d}
+def plain_values(protocol: Protocol) -> dict[str, str]:
+    """Definitions that are nothing but a string or a number under another name, with which of them."""
+    return {
+        name: schema["type"]
+        for name, schema in protocol.definitions.items()
+        if schema.get("type") in ("integer", "number") or (schema.get("type") == "string" and "enum" not in schema)
+    }
 
 
 def closed_enums(protocol: Protocol) -> set[str]:
@@ -249,20 +260,22 @@ def closed_enums(protocol: Protocol) -> set[str]:
     return {kind for kind in kinds if kind is not None and "enum" in protocol.definitions.get(kind, {})}
 
 
-def _feed(protocol: Protocol, aliases: dict[str, str]) -> Schema:
+def _feed(protocol: Protocol, aliases: dict[str, str], lenient: Mapping[str, Collection[str]]) -> Schema:
     """The schema as datamodel-code-generator gets it. Aliases are there for their names only."""
-    strings = plain_strings(protocol)
+    plain = plain_values(protocol)
 
     def clean(schema: Any, inside: bool = True) -> Any:
         if isinstance(schema, list):
             return [clean(item) for item in schema]
         if not isinstance(schema, dict):
             return schema
-        if schema.get("$ref", "").rsplit("/", 1)[-1] in strings:
-            return {"type": "string"}
+        if (named := schema.get("$ref", "").rsplit("/", 1)[-1]) in plain:
+            return {"type": plain[named]}
         if inside and schema.get("type") == "string" and len(schema.get("enum", ())) == 1:
             return {"const": schema["enum"][0]}
         cleaned = {k: clean(v) for k, v in schema.items() if k not in LIMITS and k != "properties"}
+        if cleaned.get("type") in ("integer", "number", "boolean"):
+            cleaned.pop("enum", None)
         if cleaned.get("allOf") == [{"type": "string"}]:
             cleaned = {**cleaned, "type": "string"}
             del cleaned["allOf"]
@@ -272,12 +285,27 @@ def _feed(protocol: Protocol, aliases: dict[str, str]) -> Schema:
             cleaned["properties"] = {key: clean(value) for key, value in schema["properties"].items()}
         return cleaned
 
-    definitions = {n: clean(d, inside=False) for n, d in protocol.definitions.items() if n not in strings}
+    definitions = {
+        n: clean(_without(d, lenient.get(n, ())), inside=False)
+        for n, d in protocol.definitions.items()
+        if n not in plain
+    }
     for name, union in protocol.unions.items():
         fallback = [{"$ref": f"#/definitions/{union.fallback}"}] if union.fallback else []
         definitions[name] = {"anyOf": clean([*union.branches, *fallback])}
     definitions |= {name: {"type": ["string", "integer"]} for name in aliases.keys() - protocol.unions.keys()}
     return {"$schema": "http://json-schema.org/draft-07/schema#", "definitions": definitions}
+
+
+def _without(schema: Schema, fields: Collection[str]) -> Schema:
+    """The schema of an object with these fields optional, and null when they are missing."""
+    if not fields:
+        return schema
+    properties = dict(schema["properties"])
+    for name in fields:
+        if not may_be_null(properties[name]):
+            properties[name] = {"anyOf": [properties[name], {"type": "null"}]}
+    return {**schema, "properties": properties, "required": [each for each in schema["required"] if each not in fields]}
 
 
 def _generate(feed: Schema) -> str:
@@ -305,7 +333,7 @@ def _statements(protocol: Protocol, source: str, aliases: dict[str, str]) -> dic
             name = node.targets[0].id
             found[name] = f"{name}: TypeAlias = {aliases.get(name)}\n"
     del found[ROOT]
-    expected = protocol.definitions.keys() - plain_strings(protocol) | protocol.unions.keys()
+    expected = protocol.definitions.keys() - plain_values(protocol).keys() | protocol.unions.keys()
     if found.keys() != expected:
         lost, made = sorted(expected - found.keys()), sorted(found.keys() - expected)
         raise SchemaError(
@@ -349,7 +377,7 @@ def _alias(union: Union) -> str:
     if union.tag is not None and len(union.branches) > 1:
         known = f'Annotated[{known}, Field(discriminator="{_field(union.tag)}")]'
     tag = _field(union.tag) if union.tag is not None else None
-    guard = ", ".join(json.dumps(argument) if argument else "None" for argument in (tag, *union.known))
+    guard = ", ".join("None" if argument is None else json.dumps(argument) for argument in (tag, *union.known))
     return f"Annotated[{known} | Annotated[{union.fallback}, unlisted({guard})], {LEFT_TO_RIGHT}]"
 
 
@@ -381,7 +409,7 @@ def _tagged_bases(protocol: Protocol) -> dict[str, str]:
 
 
 def _build_order(names: list[str], statements: dict[str, str], uses: dict[str, set[str]]) -> list[str]:
-    """Of these names the roots and the models that are a part of several others, after their own parts."""
+    """The roots among these names and the models that are a part of several others, after their own parts."""
     models = [n for n in names if re.match(r"class \w+\((?!OpenEnum\))", statements[n])]
     users = Counter(part for name in models for part in _parts(name, set(models), uses))
     return [name for name in models if name in FIRST_TURN_ROOTS or users[name] > 1]

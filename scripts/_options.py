@@ -99,8 +99,9 @@ class _Expression:
 
     def _named(self, name: str) -> list[str]:
         definition = self._protocol.definitions.get(name, {})
-        if definition.get("type") == "string" and "enum" not in definition:
-            return ["str"]
+        kind = definition.get("type")
+        if kind in ("integer", "number") or (kind == "string" and "enum" not in definition):
+            return [self._plain(kind, {})]
         values = self._protocol.definitions.get(f"{name}Value", {}) if name in self._protocol.unions else definition
         self._models.add(name)
         preset = [PRESETS[name]] if name in PRESETS else []

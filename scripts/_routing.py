@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import re
 import sys
 from pathlib import Path
@@ -15,23 +17,11 @@ else:
     import tomli as tomllib
 
 SCOPES = ("owner", "any", "all", "account", "renewing", "reloading", "merged", "session", "refused")
+RESULTS = Path(__file__).resolve().parent / "results.toml"
 THREAD_KEYS = ("threadId", "conversationId")
 TURN_KEYS = ("turnId", "expectedTurnId")
-# The schema does not name results. Most are called like the params or the method; these are not.
-RESULTS = {
-    "account/gatewayOAuth/cancel": "GatewayOAuthCancelResponse",
-    "account/gatewayOAuth/login": "GatewayOAuthLoginResponse",
-    "account/gatewayOAuth/read": "GatewayOAuthReadResponse",
-    "account/logout": "LogoutAccountResponse",
-    "account/workspaceMessages/read": "GetWorkspaceMessagesResponse",
-    "config/batchWrite": "ConfigWriteResponse",
-    "config/mcpServer/reload": "McpServerRefreshResponse",
-    "config/value/write": "ConfigWriteResponse",
-    "externalAgentConfig/import/readHistories": "ExternalAgentConfigImportHistoriesReadResponse",
-}
-
 PRELUDE = '''
-"""Where each method of the protocol goes: its types by name, its scope, and where its thread and turn ids live.
+"""The routing of each method of the protocol: its types by name, its scope, and where its thread and turn ids live.
 
 Imports nothing but `typing`: processes that only route must not load pydantic.
 """
@@ -89,21 +79,35 @@ class ServerRequest(NamedTuple):
 '''
 
 
+@functools.cache
+def read_results(path: Path) -> dict[str, str]:
+    """Reads the hand-kept table of the types of results that are not called like their methods."""
+    table: dict[str, str] = tomllib.loads(path.read_text(encoding="utf-8"))
+    return table
+
+
 def read_scopes(path: Path) -> dict[str, str]:
-    """Reads the hand-kept table, `scope = [methods]`, as method -> scope."""
+    """Reads the hand-kept table, `scope = [methods]` or a table of such lists, as method -> scope."""
     table: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
     scopes: dict[str, str] = {}
-    for scope, methods in table.items():
+    for scope, listed in table.items():
         if scope not in SCOPES:
             raise SchemaError(f"{path.name}: unknown scope {scope!r}; expected one of {', '.join(SCOPES)}")
-        for method in methods:
+        # Those that are refused are listed by the reason.
+        for method in listed if isinstance(listed, list) else itertools.chain(*listed.values()):
             if method in scopes:
                 raise SchemaError(f"{path.name}: {method} is in {scopes[method]} and in {scope}; keep one")
             scopes[method] = scope
     return scopes
 
 
-def emit_routing(protocol: Protocol, scopes: dict[str, str]) -> str:
+def read_reasons(path: Path) -> dict[str, str]:
+    """Reads why each method is refused through a pool."""
+    table: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+    return {method: reason for reason, methods in table.get("refused", {}).items() for method in methods}
+
+
+def emit_routing(protocol: Protocol, scopes: dict[str, str], reasons: dict[str, str] | None = None) -> str:
     """The text of routing.py. Raises SchemaError for a method in `scopes` or a type that is not in the schema."""
     stale = sorted(scopes.keys() - protocol.requests.keys())
     if stale:
@@ -113,9 +117,18 @@ def emit_routing(protocol: Protocol, scopes: dict[str, str]) -> str:
             _table("REQUESTS", "Request", _requests(protocol, scopes)),
             _table("NOTIFICATIONS", "Notification", _notifications(protocol)),
             _table("SERVER_REQUESTS", "ServerRequest", _server_requests(protocol)),
+            _refused(reasons or {}),
             _methods(methods_of_params(protocol)),
         ]
     )
+
+
+def _refused(reasons: dict[str, str]) -> str:
+    by_reason: dict[str, list[str]] = {}
+    for method, reason in sorted(reasons.items()):
+        by_reason.setdefault(reason, []).append(method)
+    rows = "".join(f"    **dict.fromkeys({methods!r}, {reason!r}),\n" for reason, methods in by_reason.items())
+    return f"# Why methods are refused through a pool.\nREFUSED: dict[str, str] = {{\n{rows}}}"
 
 
 def methods_of_params(protocol: Protocol) -> dict[str, str]:
@@ -140,14 +153,16 @@ def _classes(protocol: Protocol, name: str | None) -> list[str]:
 
 def result_name(protocol: Protocol, method: str, params: str | None) -> str:
     """The name of a method's result; raises SchemaError naming the candidates when the schema has none of them."""
-    candidates = [RESULTS[method]] if method in RESULTS else []
+    named = read_results(RESULTS)
+    candidates = [named[method]] if method in named else []
     if params is not None:
         candidates.append(re.sub(r"(Params)?$", "Response", params, count=1))
     candidates.append(f"{pascal(method)}Response")
     for name in candidates:
         if name in protocol:
             return name
-    raise SchemaError(f"{method}: none of {', '.join(candidates)} is in the schema; add its result to RESULTS")
+    tried = ", ".join(candidates)
+    raise SchemaError(f"{method}: none of {tried} is in the schema; add its result to scripts/results.toml")
 
 
 def _requests(protocol: Protocol, scopes: dict[str, str]) -> dict[str, dict[str, Any]]:
@@ -198,7 +213,7 @@ def _server_requests(protocol: Protocol) -> dict[str, dict[str, Any]]:
 
 
 def _path(protocol: Protocol, name: str | None, keys: tuple[str, ...], nested: str) -> str | None:
-    """Where the id is: directly under one of `keys`, or in the `id` of the object called `nested`."""
+    """The place of an id: directly under one of `keys`, or in the `id` of the object called `nested`."""
     properties = protocol.properties(name)
     for key in keys:
         if key in properties:

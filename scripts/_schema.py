@@ -49,7 +49,7 @@ class Union:
 
     branches: list[Schema]
     tag: str | None = None  # wire name of the literal property that tells the branches apart, if they have one
-    known: tuple[str, ...] = ()  # the literals of the tag; without a tag, the key that only this or that branch has
+    known: tuple[str | int, ...] = ()  # the literals of the tag; without one, the key that only this or that branch has
     fallback: str | None = None  # the branch for what a newer runtime may send
 
 
@@ -239,24 +239,27 @@ class _Regular:
         objects = [_with_common(branch, common) for branch in branches if _is_object(branch)]
         values = [value for branch in branches for value in branch.get("enum", ())]
         others = [branch for branch in branches if not _is_object(branch) and "enum" not in branch]
-        known = tuple(_label(branch, tag) for branch in objects)
+        labels = [_label(branch, tag) for branch in objects]
+        known = tuple(labels if tag is None else [_literals(branch)[tag] for branch in objects])
+        objects = [_with_constant(branch, tag) for branch in objects]
         parts: list[Schema] = []
         if values:
             self._add(f"{name}Value", {"type": "string", "enum": values}, f"the plain strings of {name}")
             parts.append(_ref(f"{name}Value"))
-        for label, branch in zip(known, objects, strict=True):
+        for label, branch in zip(labels, objects, strict=True):
             part = BRANCH_NAMES.get((name, label), pascal(label) + name)
             self._add(part, branch, f"branch {label!r} of {name}")
             parts.append(_ref(part))
         if objects:  # the open enum and the fallback take the place of what the schema says about anything else
             others = [branch for branch in others if "$ref" in branch]
         parts += [self._named_parts(name, branch) for branch in others]
-        fallback = self._fallback(name, tag, common) if objects else None
+        kind = "integer" if known and isinstance(known[0], int) else "string"
+        fallback = self._fallback(name, tag, common, kind) if objects else None
         self._protocol.unions[name] = Union(parts, tag, known, fallback)
 
-    def _fallback(self, union: str, tag: str | None, common: Schema) -> str:
+    def _fallback(self, union: str, tag: str | None, common: Schema, kind: str = "string") -> str:
         name = self._claim(f"Unrecognized{union}", f"the fallback of {union}")
-        body = {} if tag is None else {"properties": {tag: {"type": "string"}}, "required": [tag]}
+        body = {} if tag is None else {"properties": {tag: {"type": kind}}, "required": [tag]}
         self._protocol.definitions[name] = {"type": "object", **_with_common(body, common)}
         return name
 
@@ -266,7 +269,7 @@ class _Regular:
         def part(name: str, inner: Schema) -> Schema:
             choices = inner.get("oneOf") or inner.get("anyOf") or ()
             real = [choice for choice in choices if choice.get("type") != "null"]
-            inline = "properties" in inner or len(inner.get("enum", ())) > 1
+            inline = "properties" in inner or (len(inner.get("enum", ())) > 1 and not _is_number(inner))
             if inline or (len(real) > 1 and any(_is_object(choice) for choice in real)):
                 self._add(name, inner, f"inline part of {owner}")
                 return _ref(name)
@@ -300,14 +303,19 @@ def _ref(name: str) -> Schema:
     return {"$ref": f"#/definitions/{name}"}
 
 
+def _is_number(schema: Schema) -> bool:
+    return schema.get("type") in ("integer", "number")
+
+
 def _is_object(schema: Schema) -> bool:
     return "properties" in schema
 
 
 def _label(branch: Schema, tag: str | None) -> str:
-    """What a branch is called after: the literal of its tag, or the first key that it cannot do without."""
+    """The name of a branch: the literal of its tag, or the first key that it cannot do without."""
     if tag is not None:
-        return str(branch["properties"][tag]["enum"][0])
+        value = branch["properties"][tag]["enum"][0]
+        return str(value) if isinstance(value, str) else f"{tag}{value}"
     return str(next(key for key in [*branch.get("required", ()), *branch["properties"]] if key in branch["properties"]))
 
 
@@ -318,19 +326,29 @@ def _flat_enum(branches: list[Schema]) -> list[str] | None:
     return [value for branch in branches for value in branch["enum"]]
 
 
-def _literals(branch: Schema) -> dict[str, str]:
+def _literals(branch: Schema) -> dict[str, str | int]:
     parts = branch.get("properties", {}).items()
-    return {key: part["enum"][0] for key, part in parts if isinstance(part, dict) and len(part.get("enum", ())) == 1}
+    values = {key: part.get("enum", ()) for key, part in parts if isinstance(part, dict)}
+    return {key: found[0] for key, found in values.items() if len(found) == 1 and not isinstance(found[0], bool)}
 
 
 def _tag(branches: list[Schema]) -> str | None:
-    """The property that has another literal in every branch."""
+    """The property that has another literal in every branch: one of strings, or else one of integers."""
     literals = [_literals(branch) for branch in branches]
-    for key in literals[0]:
-        values = [found.get(key) for found in literals]
-        if None not in values and len(set(values)) == len(values):
-            return key
+    for kind in (str, int):
+        for key in literals[0]:
+            values = [found.get(key) for found in literals]
+            if all(isinstance(value, kind) for value in values) and len(set(values)) == len(values):
+                return key
     return None
+
+
+def _with_constant(branch: Schema, tag: str | None) -> Schema:
+    """The branch with an integer that is its tag as a constant; other integers are open to values not yet known."""
+    value = _literals(branch).get(tag or "")
+    if tag is None or not isinstance(value, int):
+        return branch
+    return {**branch, "properties": {**branch["properties"], tag: {"type": "integer", "const": value}}}
 
 
 def _with_common(branch: Schema, common: Schema) -> Schema:

@@ -1,4 +1,4 @@
-"""Writes the access table of clients with a key: `codex_pool/broker/access.py`, and what docs/security.md shows of it.
+"""Writes the access table of clients with a key: `codex_pool/auth/access.py`, and what docs/security.md shows of it.
 
 python scripts/access_table.py            write both from access.toml
 python scripts/access_table.py --check    exit 1 if they are not what it would write
@@ -78,7 +78,7 @@ def main() -> int:
     rules = read(ROOT / "scripts" / "access.toml")
     docs = ROOT / "docs" / "security.md"
     wanted = {
-        ROOT / "src" / "codex_pool" / "broker" / "access.py": emit_module(rules),
+        ROOT / "src" / "codex_pool" / "auth" / "access.py": emit_module(rules),
         docs: emit_docs(docs.read_text(encoding="utf-8"), rules),
     }
     stale = [path for path, text in wanted.items() if not path.exists() or path.read_text(encoding="utf-8") != text]

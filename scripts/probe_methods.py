@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Asks the real app-server every stable method once, and writes which it answers to docs/reference/methods.md.
+"""Call every stable method of the real app-server once, and writes which it answers to docs/reference/methods.md.
 
 It runs in temporary directories on a loopback model, without an account and without a network. `--check` compares
 with what is written instead of writing: exit 1 and the rows that differ.
@@ -26,7 +26,7 @@ from unittest import mock
 
 from codex_app_server import AppServerClient, AppServerConfig, AppServerError, JsonRpcError, Notification
 from codex_app_server.generated import models
-from codex_app_server.generated.routing import REQUESTS, RUNTIME_VERSION
+from codex_app_server.generated.routing import REFUSED, REQUESTS, RUNTIME_VERSION
 from codex_app_server.testing.loopback import LoopbackModel, write_loopback_home
 
 TABLE = Path(__file__).resolve().parent.parent / "docs" / "reference" / "methods.md"
@@ -67,13 +67,22 @@ with no network, plugins and feedback off, and API keys forbidden. The last colu
 Scope is which app-server of a pool answers: `owner` the one that holds the thread; `any` one of them; `all` of them,
 one after the other; `account` one of them, or for logging in and out all, one after the other; `renewing` one of them,
 and the others are renewed; `reloading` one of them, and the others start their MCP servers again; `merged` all, their
-answers put together; `session` the one that the client's session is bound to for this; `refused` none, because it has
-no meaning through a pool.
+answers put together; `session` the one that has what the request names, such as a process of the client's session, with
+which it ends; `refused` none: see [below](#refused-through-a-pool).
 
 Written by `scripts/probe_methods.py`; do not edit.
 
 | method | params | result | scope in a pool | answered by codex {version} |
 |---|---|---|---|---|
+"""
+
+REFUSALS = """
+## Refused through a pool
+
+With error -32601, experimental methods included. Use a `Codex` or `AppServerClient` of its own for them.
+
+| methods | why |
+|---|---|
 """
 
 
@@ -83,14 +92,14 @@ class ProbeError(Exception):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one method: its typed result, or why there is none."""
+    """The outcome of one method: its typed result, or why there is none."""
 
     result: Any
     refusal: str | None
 
 
 class Probe:
-    """Asks the methods and notes what comes back."""
+    """Calls the methods and notes what comes back."""
 
     def __init__(self, client: AppServerClient, directory: Path) -> None:
         self.client = client
@@ -99,6 +108,9 @@ class Probe:
 
     def ask(self, method: str, params: dict[str, Any] | None = None) -> Any:
         """Note what the method answers; None when it refuses."""
+        if method not in REQUESTS:
+            # Of another version of codex.
+            return None
         if method in self.outcomes:
             raise ProbeError(f"{method} is asked twice; ask it once")
         result, refusal = None, None
@@ -115,7 +127,7 @@ class Probe:
         return result
 
     def need(self, method: str, params: dict[str, Any] | None = None) -> Any:
-        """As `ask`, for an answer that later methods build on."""
+        """Do the same as `ask`, for an answer that later methods build on."""
         result = self.ask(method, params)
         refusal = self.outcomes[method].refusal
         if refusal is not None:
@@ -140,14 +152,14 @@ class Probe:
         return text if len(text) <= MESSAGE_CHARS else text[: MESSAGE_CHARS - 3] + "..."
 
 
-def probe() -> dict[str, Outcome]:
-    """What each stable method answers. Raises ProbeError."""
+def probe(codex_bin: Path | None = None, *, is_complete: bool = True) -> dict[str, Outcome]:
+    """The answers of each stable method. Raises ProbeError, for a method that is not asked too if `is_complete`."""
     if sys.platform == "win32":
         raise ProbeError("windowsSandbox/setupStart would change this machine; run the probe on Linux or macOS")
     with tempfile.TemporaryDirectory(prefix="codex-probe-") as made, LoopbackModel() as model:
         directory = Path(made).resolve()
         (work := directory / "work").mkdir()
-        with own_environment(), AppServerClient(configuration(directory, work, model.base_url)) as client:
+        with own_environment(), AppServerClient(configuration(directory, work, model.base_url, codex_bin)) as client:
             probe = Probe(client, directory)
             ask_connection(probe)
             ask_account(probe)
@@ -158,9 +170,9 @@ def probe() -> dict[str, Outcome]:
             ask_threads(probe)
             ask_hosts(probe, work)
     missing = sorted(set(STABLE) - probe.outcomes.keys())
-    if missing:
+    if missing and is_complete:
         raise ProbeError(f"never asked: {', '.join(missing)}; add them to the probe")
-    return probe.outcomes
+    return probe.outcomes | dict.fromkeys(missing, Outcome(None, "not asked"))
 
 
 @contextmanager
@@ -173,7 +185,7 @@ def own_environment() -> Iterator[None]:
         yield
 
 
-def configuration(directory: Path, work: Path, base_url: str) -> AppServerConfig:
+def configuration(directory: Path, work: Path, base_url: str, codex_bin: Path | None = None) -> AppServerConfig:
     """An app-server whose home, user and temporary files are in `directory`, and whose only server is the model's."""
     server = directory / "mcp_server.py"
     server.write_text(MCP_SERVER, encoding="utf-8")
@@ -193,7 +205,7 @@ def configuration(directory: Path, work: Path, base_url: str) -> AppServerConfig
         'cli_auth_credentials_store="file"',
         f"mcp_servers.probe={{command={json.dumps(sys.executable)},args=[{json.dumps(str(server))}]}}",
     )
-    return AppServerConfig(cwd=work, env=env, config_overrides=overrides, experimental_api=False)
+    return AppServerConfig(codex_bin=codex_bin, cwd=work, env=env, config_overrides=overrides, experimental_api=False)
 
 
 def ask_connection(probe: Probe) -> None:
@@ -201,7 +213,7 @@ def ask_connection(probe: Probe) -> None:
     params = {"client_info": info, "capabilities": {"experimental_api": False}}
     agent = probe.need("initialize", params).user_agent
     probe.client.notify("initialized")
-    if f"/{RUNTIME_VERSION} " not in agent:
+    if f"/{RUNTIME_VERSION} " not in str(agent):
         raise ProbeError(f"the SDK is for codex {RUNTIME_VERSION}, this is {agent!r}; run generate-types for it first")
 
 
@@ -366,7 +378,7 @@ def ask_threads(probe: Probe) -> None:
 
 
 def ask_hosts(probe: Probe, work: Path) -> None:
-    """What lies outside: apps, MCP servers, other agents, Windows."""
+    """The methods that need what lies outside: apps, MCP servers, other agents, Windows."""
     probe.ask("app/installed", {})
     probe.ask("app/list", {})
     probe.ask("app/read", {"app_ids": ["none"]})
@@ -408,7 +420,17 @@ def render(outcomes: dict[str, Outcome]) -> str:
         params = f"`{request.params}`" if request.params else "none"
         last = "yes" if outcome.refusal is None else outcome.refusal
         lines.append(f"| `{method}` | {params} | `{request.result}` | {request.scope} | {last} |\n")
-    return PRELUDE.format(total=len(outcomes), answered=answered, version=RUNTIME_VERSION) + "".join(lines)
+    prelude = PRELUDE.format(total=len(outcomes), answered=answered, version=RUNTIME_VERSION)
+    return prelude + "".join(lines) + REFUSALS + "".join(refusals())
+
+
+def refusals() -> Iterator[str]:
+    """The rows of what a pool refuses, experimental methods included, by the reason."""
+    by_reason: dict[str, list[str]] = {}
+    for method, reason in sorted(REFUSED.items()):
+        by_reason.setdefault(reason, []).append(f"`{method}`")
+    for reason, methods in sorted(by_reason.items(), key=lambda item: item[1]):
+        yield f"| {', '.join(methods)} | {reason} |\n"
 
 
 def differences(written: str, found: str) -> list[str]:
@@ -421,9 +443,11 @@ def main() -> int:
     """The command line: 1 when rows differ or the probe cannot go on."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
     parser.add_argument("--check", action="store_true", help="compare with what is written, write nothing")
+    parser.add_argument("--codex-bin", type=Path, help="the codex to ask (default: that of openai-codex-cli-bin)")
+    parser.add_argument("--incomplete", action="store_true", help="list methods that are not asked, instead of failing")
     arguments = parser.parse_args()
     try:
-        found = render(probe())
+        found = render(probe(arguments.codex_bin, is_complete=not arguments.incomplete))
     except (ProbeError, AppServerError, TimeoutError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -1,13 +1,16 @@
-"""What all tests share: the loopback model, a home that points to it, and the check that nothing is left behind."""
+"""Fixtures of all tests: the loopback model, a home that points to it, and the check that nothing is left behind."""
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import any_home
@@ -17,16 +20,36 @@ from samples import Schema, flat_definitions
 
 from codex_app_server import AppServerConfig
 from codex_app_server.testing.loopback import LoopbackModel, write_loopback_home
-from codex_pool import processes
+from codex_pool.runtime import processes
 
 SETTLE_S = 5.0
+# On a runner of GitHub the programs under test would write annotations and a summary of this step.
+for _name in ("GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY"):
+    os.environ.pop(_name, None)
 
+# Nor do the options of this user's own daemon count.
+for _name in [each for each in os.environ if each.startswith("CODEX_POOL_")]:
+    del os.environ[_name]
+os.environ["CODEX_POOL_CONFIG"] = "/dev/null"
+
+# While modules are imported and items are made there is no garbage; to look for it takes a sixth of that time.
+gc.disable()
 
 # Modules whose real tests run batches, daemons and commands as users do, or wait for limits in time: `make test-slow`.
 SLOW = re.compile(
-    r"test_(batch_\w+|any_home|account_tokens|cells|cli_refused|cli_streams|doors|encodings|eval|examples|isolation|login"
+    r"test_(batch_\w+|any_home|account_tokens|cells|cli_refused|cli_streams|policy|encodings|eval|examples|isolation|login"
     r"|proxies|signals|silence|staging_wheels|stalled|start_failures|successor|terminals|tree)(_real)?"
 )
+
+# Modules that take seconds because they start processes or wait for clocks. All other tests are quick (`make check`)
+# that need neither the codex binary nor a tool and do not try many examples.
+NOT_QUICK = re.compile(
+    r"test_(account_process|async_client_behavior|batch_(locked|outdated|real|tools)|cells|cli|client_rpc_methods"
+    r"|connections|constraints|cost_gate|debug_bundle|doctor|doors_tcp|fork|gateway_(listeners|process)|generated|logs|loopback|machine|mistakes"
+    r"|moved|numerals|pool_client|public_api_runtime_behavior|reentrancy|report|rescore|scoring_(places|process)|shows"
+    r"|staging|start_failures|testing|unknown|user_files|worker_process)"
+)
+OTHER_MARKS = {"real", "slow", "git", "generate", "parquet", "browser", "security", "chaos", "clients", "versions"}
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -34,6 +57,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("real") and not item.get_closest_marker("smoke") and SLOW.fullmatch(item.path.stem):
             item.add_marker("slow")
+        if NOT_QUICK.fullmatch(item.path.stem) or any(map(item.get_closest_marker, OTHER_MARKS)):
+            continue
+        if not getattr(getattr(item, "obj", None), "is_hypothesis_test", False):
+            item.add_marker("quick")
+
+
+def pytest_collection_finish() -> None:
+    """Keep the test items out of all later garbage collections: each full one would walk millions of objects."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session")
@@ -120,13 +154,13 @@ def nothing_left(runtime_directory: Path) -> Iterator[None]:
     """After each test no process, thread or descriptor is left that was not there before."""
     processes.become_subreaper()
     threads = set(threading.enumerate())
-    below = set(processes.descendants(os.getpid()))
+    below = _descendants()
     descriptors = _descriptors()
     yield
     deadline = time.monotonic() + SETTLE_S
     while True:
         left = {
-            "processes": [_describe(p) for p in processes.descendants(os.getpid()) if p not in below],
+            "processes": [_describe(p) for p in _descendants() if p not in below],
             "threads": [thread.name for thread in threading.enumerate() if thread not in threads],
             "descriptors": [f"{fd} {target}" for fd, target in _descriptors().items() if fd not in descriptors],
         }
@@ -138,8 +172,21 @@ def nothing_left(runtime_directory: Path) -> Iterator[None]:
         time.sleep(0.02)
 
 
+def _descendants() -> set[processes.ProcessId]:
+    """All processes below this one, which is a subreaper: without a child of its own there are none."""
+    if not sys.platform.startswith("linux"):
+        return set()
+    with suppress(ChildProcessError):
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        # Twice: a child that ends while it is read may hide another one. All of /proc costs many times as much.
+        return {process.id for _ in range(2) for process in processes.tree(os.getpid())}
+    return set()
+
+
 def _descriptors() -> dict[int, str]:
     found: dict[int, str] = {}
+    if not sys.platform.startswith("linux"):
+        return found
     for name in os.listdir("/proc/self/fd"):
         try:
             target = os.readlink(f"/proc/self/fd/{name}")

@@ -1,4 +1,4 @@
-"""What the app-server says of itself, and the models it offers. For asyncio."""
+"""Show what the app-server says of itself, and the models it offers. For asyncio."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""What the app-server says of itself, and the models it offers."""
+"""Show what the app-server says of itself, and the models it offers."""
 
 from codex_app_server import Codex, __version__
 

@@ -1,4 +1,4 @@
-"""What can be done with a thread: name it, fork it, shorten it, put it away, bring it back, delete it. For asyncio."""
+"""Operations on a thread: name it, fork it, shorten it, put it away, bring it back, delete it. For asyncio."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""What can be done with a thread: name it, fork it, shorten it, put it away, bring it back, delete it."""
+"""Operations on a thread: name it, fork it, shorten it, put it away, bring it back, delete it."""
 
 from codex_app_server import Codex
 from codex_app_server.generated import models

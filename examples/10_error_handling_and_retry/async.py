@@ -1,4 +1,4 @@
-"""What can go wrong, and what to do then. For asyncio."""
+"""Errors that can occur, and what to do then. For asyncio."""
 
 import asyncio
 import uuid

@@ -1,4 +1,4 @@
-"""What can go wrong, and what to do then."""
+"""Errors that can occur, and what to do then."""
 
 import uuid
 

@@ -1,4 +1,4 @@
-"""Who is logged in; and a log-in by a code, if nobody is and the model provider wants somebody. For asyncio."""
+"""Show who is logged in; and log in by a code, if nobody is and the model provider wants somebody. For asyncio."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""Who is logged in; and a log-in by a code, if nobody is and the model provider wants somebody."""
+"""Show who is logged in; and log in by a code, if nobody is and the model provider wants somebody."""
 
 from codex_app_server import Codex
 

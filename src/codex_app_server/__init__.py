@@ -11,16 +11,17 @@ Names are loaded when first used, so that importing the package costs next to no
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from .generated.routing import RUNTIME_VERSION as __version__
 
 if TYPE_CHECKING:
-    from .api import Codex, Thread, TurnHandle, TurnStream, TurnText, stream_text, wait_for_turn_completed
-    from .async_api import AsyncCodex, AsyncThread, AsyncTurnHandle, AsyncTurnStream, AsyncTurnText, astream_text
-    from .async_client import AsyncAppServerClient
-    from .client import AppServerClient
+    from ._async.api import AsyncCodex, AsyncThread, AsyncTurnHandle, AsyncTurnStream, AsyncTurnText, astream_text
+    from ._async.client import AsyncAppServerClient
+    from ._sync.api import Codex, Thread, TurnHandle, TurnStream, TurnText, stream_text, wait_for_turn_completed
+    from ._sync.client import AppServerClient
     from .config import AppServerConfig
     from .errors import (
         AppServerError,
@@ -63,12 +64,7 @@ if TYPE_CHECKING:
         SkillInput,
         TextInput,
     )
-    from .login import (
-        AsyncChatgptLoginHandle,
-        AsyncDeviceCodeLoginHandle,
-        ChatgptLoginHandle,
-        DeviceCodeLoginHandle,
-    )
+    from .login import AsyncChatgptLoginHandle, AsyncDeviceCodeLoginHandle, ChatgptLoginHandle, DeviceCodeLoginHandle
     from .notifications import Notification, UnknownNotification
     from .presets import ApprovalMode, Sandbox
     from .results import TurnResult
@@ -77,10 +73,10 @@ if TYPE_CHECKING:
     from .transport import StdioTransport, Transport
 
 _HOMES = {
-    "api": ("Codex", "Thread", "TurnHandle", "TurnStream", "TurnText", "stream_text", "wait_for_turn_completed"),
-    "async_api": ("AsyncCodex", "AsyncThread", "AsyncTurnHandle", "AsyncTurnStream", "AsyncTurnText", "astream_text"),
-    "async_client": ("AsyncAppServerClient",),
-    "client": ("AppServerClient",),
+    "_sync.api": ("Codex", "Thread", "TurnHandle", "TurnStream", "TurnText", "stream_text", "wait_for_turn_completed"),
+    "_async.api": ("AsyncCodex", "AsyncThread", "AsyncTurnHandle", "AsyncTurnStream", "AsyncTurnText", "astream_text"),
+    "_async.client": ("AsyncAppServerClient",),
+    "_sync.client": ("AppServerClient",),
     "config": ("AppServerConfig",),
     "errors": (
         "AppServerError",
@@ -136,6 +132,32 @@ _HOMES = {
     "tracing": ("TracingTransport",),
     "transport": ("StdioTransport", "Transport"),
 }
+_MOVED = {
+    "codex_app_server.api": "codex_app_server._sync.api",
+    "codex_app_server.async_api": "codex_app_server._async.api",
+    "codex_app_server.async_client": "codex_app_server._async.client",
+    "codex_app_server.client": "codex_app_server._sync.client",
+    "codex_app_server.envelope": "codex_app_server._protocol.envelope",
+    "codex_app_server.lines": "codex_app_server._protocol.framing",
+}
+# With the dot: codex_app_server.client is not the begin of every name that starts so.
+_MOVED_NAMES = tuple(f"{name}." for name in _MOVED)
+
+
+class _MovedModules:
+    """Finder of modules by their former names, which stay importable for one release more."""
+
+    @staticmethod
+    def find_spec(name: str, path: object = None, target: object = None) -> object:
+        if not f"{name}.".startswith(_MOVED_NAMES):
+            return None
+        from ._moved import spec_of
+
+        return spec_of(name, _MOVED)
+
+
+sys.meta_path.insert(0, _MovedModules)  # type: ignore[arg-type]
+
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""How an app-server is started and how a client introduces itself."""
+"""AppServerConfig: the start of an app-server, and how a client introduces itself."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from . import home
-from ._paths import check_utf8, shown
-from ._start_failures import directory_problem, file_problem
-from ._tools import with_tools
+from ._runtime.bundled_tools import with_tools
+from ._runtime.client_name import CLIENT_NAME, CLIENT_TITLE
+from ._runtime.paths import check_utf8, shown
+from ._runtime.start_failures import directory_problem, file_problem
 from .errors import BinaryNotFoundError, InvalidInputError, StartError
 from .generated.routing import RUNTIME_VERSION
 
@@ -35,7 +36,7 @@ class AppServerConfig:
     `cwd`: working directory of the process, and so the default one of its threads.
     `env`: environment variables set on top of the current environment. Where that names a proxy, the hosts of loopback
     are exempt from it (see `environ`).
-    `client_name`, `client_title`, `client_version`: what `initialize` says of this client.
+    `client_name`, `client_title`, `client_version`: what `initialize` reports of this client.
     `experimental_api`: whether methods and fields marked experimental may be used.
     """
 
@@ -44,8 +45,8 @@ class AppServerConfig:
     config_overrides: tuple[str, ...] = ()
     cwd: str | os.PathLike[str] | None = None
     env: dict[str, str] = field(default_factory=dict)
-    client_name: str = "codex_app_server_python"
-    client_title: str = "Codex app-server SDK for Python"
+    client_name: str = CLIENT_NAME
+    client_title: str = CLIENT_TITLE
     client_version: str = RUNTIME_VERSION
     experimental_api: bool = True
 

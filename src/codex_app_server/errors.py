@@ -1,4 +1,4 @@
-"""What can go wrong, as types. Every error of the SDK is an `AppServerError`."""
+"""The exceptions. Every error of the SDK is an `AppServerError`."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ StartErrorKind = Literal[
 
 
 class StartError(AppServerError):
-    """A process could not be started: the message says of what, and what to do about it.
+    """A process could not be started: the message gives the cause and the remedy.
 
     `kind` is the reason: `binary_not_found`, `interpreter_not_found` (of a script, or the loader of a program),
     `not_executable`, `not_a_program` (also: for another processor or system), `working_directory` (missing, no
@@ -52,7 +52,7 @@ class StartError(AppServerError):
 
 
 class BinaryNotFoundError(StartError, FileNotFoundError):
-    """The codex binary is not where it was said to be, or no runtime package is installed."""
+    """The codex binary is not at the configured path, or no runtime package is installed."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message, "binary_not_found")
@@ -79,14 +79,14 @@ class TransportClosedError(AppServerError):
     """The app-server, or the pool, is gone: this and every later call fails the same way.
 
     `stderr_lines` holds the last lines the process wrote to stderr, oldest first, as they came; the message ends with
-    the one that says of what it died.
+    the one that names the cause.
     """
 
     def __init__(self, message: str, stderr_lines: Sequence[str] = ()) -> None:
-        self.stderr_lines = tuple(stderr_lines)
+        self.stderr_lines: tuple[str, ...] = tuple(stderr_lines)
         reason = ""
         if self.stderr_lines:
-            from ._stderr import cause
+            from ._runtime.stderr import cause
 
             reason = cause(self.stderr_lines)
         super().__init__(f"{message}\n  stderr: {reason}" if reason and reason not in message else message)
@@ -302,23 +302,30 @@ class ThreadLostError(AppServerRpcError):
 
 
 class TurnLostError(AppServerRpcError):
-    """-32011, from a pool: the worker died before it answered; `safe_to_retry` says whether the request never ran."""
+    """-32011, from a pool: the worker died before it answered; `safe_to_retry` is True if the request never ran."""
 
     @property
     def safe_to_retry(self) -> bool:
         return isinstance(self.data, dict) and self.data.get("safeToRetry") is True
 
 
+# Of JSON-RPC; CANCELLED of the Language Server Protocol; then those of codex, and of a pool.
+PARSE_ERROR = -32700
+INVALID_REQUEST = -32600
+METHOD_NOT_FOUND = -32601
+INVALID_PARAMS = -32602
+INTERNAL_ERROR = -32603
+CANCELLED = -32800
 SERVER_OVERLOADED = -32001
 THREAD_LOST = -32010
 TURN_LOST = -32011
 
 _BY_CODE: dict[int, type[JsonRpcError]] = {
-    -32700: ParseError,
-    -32600: InvalidRequestError,
-    -32601: MethodNotFoundError,
-    -32602: InvalidParamsError,
-    -32603: InternalRpcError,
+    PARSE_ERROR: ParseError,
+    INVALID_REQUEST: InvalidRequestError,
+    METHOD_NOT_FOUND: MethodNotFoundError,
+    INVALID_PARAMS: InvalidParamsError,
+    INTERNAL_ERROR: InternalRpcError,
     SERVER_OVERLOADED: ServerBusyError,
     THREAD_LOST: ThreadLostError,
     TURN_LOST: TurnLostError,
@@ -340,7 +347,7 @@ def map_jsonrpc_error(code: int, message: str, data: Any = None) -> JsonRpcError
     return code_class(code, message, data)
 
 
-# What codex says of a thread's id that no thread has, or that is none.
+# Codex's messages for the id of an unknown thread, or one that is no id.
 _NO_THREAD = (
     "invalid session id",
     "invalid thread id",
@@ -358,7 +365,7 @@ def _remedy_of(message: str) -> str:
 
 
 def is_retryable_error(error: BaseException) -> bool:
-    """Whether the same call may succeed a little later: overload, and nothing else."""
+    """True if the same call may succeed a little later: overload, and nothing else."""
     if isinstance(error, RetryLimitExceededError):
         return False
     return isinstance(error, ServerBusyError)

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from ._files import open_file
+from ._runtime.files import open_file
 from .errors import HomeError
 
 VARIABLE = "CODEX_HOME"

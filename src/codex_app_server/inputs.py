@@ -1,4 +1,4 @@
-"""What a turn is given: text, images, skills, mentions, or a message from outside."""
+"""Input of a turn: text, images, skills, mentions, or a message from outside."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class MentionInput:
 
 @dataclass(frozen=True, slots=True)
 class ExternalMessage:
-    """Something that a tool, another agent or a program says: it has a tool's authority, not the user's.
+    """A message of a tool, another agent or a program: it has a tool's authority, not the user's.
 
     It is the whole input of its turn. `content` is text, or a list of function-output content items.
     """

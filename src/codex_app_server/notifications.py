@@ -1,4 +1,4 @@
-"""Notification: one line of the app-server, decoded when somebody looks."""
+"""Notification: one line of the app-server, decoded when it is first read."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from ._protocol import runtime_version
+from ._protocol.methods import common_method as common_method
+from ._protocol.methods import known_method
 from .generated.routing import NOTIFICATIONS
 
 if TYPE_CHECKING:
     from .generated.payloads import NotificationPayload
 
-log = logging.getLogger("codex_app_server")
+log: logging.Logger = logging.getLogger("codex_app_server")
 
 
 class _Line(msgspec.Struct, gc=False):
@@ -35,7 +38,7 @@ _decode_params = msgspec.json.Decoder(_Params).decode
 class UnknownNotification:
     """The payload of a notification that this SDK has no type for, or that does not fit its type.
 
-    `problem` says in which way it does not fit; None where there is no type.
+    `problem` is the way in which it does not fit; None where there is no type.
     """
 
     params: Any
@@ -51,10 +54,11 @@ def _note_undecoded(method: str, error: Exception) -> str:
     undecoded[method] += 1
     if undecoded[method] == 1:
         log.warning(
-            "a notification %s does not fit its type, so that what it says is missing: %s; "
-            "the runtime may be another version than this SDK was made for (said once for each method)",
+            "a notification %s does not fit its type, so that what it says is missing: %s; %s "
+            "(said once for each method)",
             method,
             problem,
+            runtime_version.both_in_use(),
         )
     return problem
 
@@ -73,7 +77,7 @@ class Notification(msgspec.Struct, eq=False, gc=False, repr_omit_defaults=True):
     def method(self) -> str:
         method = self._method
         if not method:
-            method = self._method = _known_method(self.raw) or _decode_line(self.raw).method
+            method = self._method = known_method(self.raw) or _decode_line(self.raw).method
         return method
 
     @property
@@ -99,7 +103,7 @@ class Notification(msgspec.Struct, eq=False, gc=False, repr_omit_defaults=True):
         try:
             params = bytes(_decode_line(raw).params)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            # Routed by how it begins, which says nothing of the rest.
+            # Routed by its beginning, which proves nothing about the rest.
             problem = _note_undecoded(method, error) if method in NOTIFICATIONS else None
             return UnknownNotification(raw.decode("utf-8", "replace"), problem)
         return decode_payload(method, params)
@@ -126,26 +130,12 @@ def decode_payload(method: str, params: bytes) -> NotificationPayload | UnknownN
     try:
         return UnknownNotification(msgspec.json.decode(params), problem)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        # Routed by its header, which says nothing of the rest.
+        # Routed by its header, which proves nothing about the rest.
         return UnknownNotification(params.decode("utf-8", "replace"), problem)
 
 
 # Behind the params stands the time alone, in milliseconds: 13 digits.
 _END_BYTES = len(b',"emittedAtMs":1700000000000}')
-_START = b'{"method":"'
-_KNOWN = {_START + name.encode(): name for name in NOTIFICATIONS}
-
-
-def _known_method(raw: bytes) -> str | None:
-    """The method that a line begins with, as all lines of the real app-server do; None if it has to be looked for."""
-    return _KNOWN.get(raw[: raw.find(b'"', len(_START))])
-
-
-def common_method(block: bytes, count: int) -> str:
-    """The method of all `count` lines of a block, if they begin with it and it is one; else ""."""
-    head = block[: block.find(b'"', len(_START)) + 1]
-    method = _KNOWN.get(head[:-1], "")
-    return method if block.count(b"\n" + head) == count - 1 else ""
 
 
 # How lines of a method begin, up to their params; how long that is; what validates the params.

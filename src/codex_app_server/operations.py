@@ -1,4 +1,4 @@
-"""Each call as a value: what to send, and what to make of the answer. No I/O.
+"""Calls as values: the request to send, and the result made of its answer. No I/O.
 
 The sync and the async client are thin drivers over the same values, so the two cannot drift apart.
 """
@@ -6,7 +6,6 @@ The sync and the async client are thin drivers over the same values, so the two 
 from __future__ import annotations
 
 import difflib
-import functools
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,13 +13,14 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
 
-from ._paths import lone_surrogate
+from ._core.output_types import parse_output, schema_of
+from ._core.params import adapter, dump, encode_params, encode_plain
+from ._protocol import runtime_version
 from .config import AppServerConfig
 from .errors import (
     AppServerError,
     InvalidInputError,
     JsonRpcError,
-    OutputTypeError,
     RequestTimeoutError,
     TurnFailedError,
 )
@@ -31,13 +31,12 @@ from .presets import PRESETS, expand
 from .transport import DEFAULT_TIMEOUT_S, Interest
 
 if TYPE_CHECKING:
-    from pydantic import TypeAdapter
-
     from .generated import models
-    from .generated.models._base import Asks
-    from .results import TurnResult
+    from .generated.models._base import RequestParams
 
 T = TypeVar("T")
+
+__all__ = ["encode_plain", "parse_output"]
 
 NO_DEADLINE = frozenset({"command/exec", "mcpServer/tool/call", "account/login/start"})
 
@@ -53,7 +52,7 @@ class GivenPath:
     def look(self, base: str | None) -> Operation[Any] | None:
         """The request that asks for it. A relative path means what it does to the app-server in the directory `base`.
 
-        None where nobody can tell.
+        None where it cannot be known.
         """
         path = self.path if base is None else os.path.join(base, self.path)
         if not os.path.isabs(path):
@@ -85,7 +84,7 @@ class Operation(msgspec.Struct, Generic[T], frozen=True):
     thread_id: str | None = None
     interest: Interest = "full"
     paths: tuple[GivenPath, ...] = ()
-    """What must exist where the app-server runs. It would go on without: only commands, or the model, would notice."""
+    """Paths that must exist on its machine. It would go on without: only commands, or the model, would notice."""
 
     @property
     def timeout_s(self) -> float | None:
@@ -100,7 +99,7 @@ def _paths_of(fields: Mapping[str, Any]) -> tuple[GivenPath, ...]:
     return tuple(paths)
 
 
-def request(method: str | Asks[Any], fields: Mapping[str, Any] | None = None) -> Operation[Any]:
+def request(method: str | RequestParams[Any], fields: Mapping[str, Any] | None = None) -> Operation[Any]:
     """A request by method, its fields in snake_case, or by an object of the type of its parameters.
 
     The result is its generated type, or plain JSON for a method without one.
@@ -128,83 +127,7 @@ def _request_of(params: Any, fields: Mapping[str, Any] | None) -> Operation[Any]
         raise InvalidInputError(f"{name} and fields beside it: expected one of them; set the fields in the object")
     method = METHODS[name]
     thread_id = getattr(params, "thread_id", None)
-    return Operation(method, _dump(name, params), _finish_with(method, REQUESTS[method].result), thread_id)
-
-
-def encode_plain(what: str, value: Any) -> bytes:
-    """The JSON of plain values. Raises InvalidInputError."""
-    try:
-        return msgspec.json.encode(value)
-    except (TypeError, ValueError) as error:
-        raise _unsendable(f"parameters of {what}", value, error) from None
-
-
-def encode_params(type_name: str, fields: Mapping[str, Any]) -> bytes:
-    """The JSON of a generated parameters type, without optional fields that are None. Raises InvalidInputError."""
-    required = _required_of(type_name)
-    sent = {
-        name: field if type(field) in _PLAIN else _as_sent(name, field)
-        for name, field in fields.items()
-        if field is not None or name in required
-    }
-    try:
-        value = _adapter(type_name).validator.validate_python(sent)
-    except ValueError as error:
-        raise InvalidInputError(f"{type_name}: {_problems_of(error)}") from None
-    return _dump(type_name, value, sent)
-
-
-# Values that are sent as they are; most are.
-_PLAIN = frozenset({str, int, float, bool, dict, type(None)})
-
-
-def _as_sent(name: str, field: Any) -> Any:
-    """A field with its paths as text. Raises InvalidInputError for an object where its id is expected."""
-    if isinstance(field, os.PathLike):
-        return os.fspath(field)
-    if isinstance(field, list | tuple):
-        return [os.fspath(each) if isinstance(each, os.PathLike) else each for each in field]
-    if name.endswith("_id") and isinstance(getattr(field, "id", None), str):
-        raise InvalidInputError(f"{name} is a {type(field).__name__}; expected its id: give its .id")
-    return field
-
-
-def _problems_of(error: ValueError) -> str:
-    from pydantic import ValidationError
-
-    if not isinstance(error, ValidationError):
-        return str(error)
-    return "; ".join(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors())
-
-
-@functools.cache
-def _adapter(type_name: str) -> TypeAdapter[Any]:
-    """What validates and dumps a type, remembered here: an import in a function costs as much as a small payload."""
-    from .generated import models
-
-    return models.adapter(type_name)
-
-
-@functools.cache
-def _required_of(type_name: str) -> frozenset[str]:
-    from .generated import models
-
-    # A type that is a union has no fields of its own; what its branches require is never null.
-    declared = getattr(getattr(models, type_name), "model_fields", {})
-    return frozenset(name for name, field in declared.items() if field.is_required())
-
-
-def _dump(type_name: str, value: Any, fields: Mapping[str, Any] | None = None) -> bytes:
-    try:
-        return _adapter(type_name).serializer.to_json(value, by_alias=True, exclude_unset=True)
-    except ValueError as error:
-        raise _unsendable(type_name, fields, error) from None
-
-
-def _unsendable(what: str, value: Any, error: Exception) -> InvalidInputError:
-    odd = lone_surrogate(value)
-    reason = str(error) if odd is None else f"{odd!r} has bytes that are not UTF-8; use a name that is"
-    return InvalidInputError(f"{what} cannot be sent as UTF-8 JSON: {reason}")
+    return Operation(method, dump(name, params), _finish_with(method, REQUESTS[method].result), thread_id)
 
 
 def _finish_with(method: str, type_name: str | None) -> Callable[[bytes], Any]:
@@ -212,7 +135,7 @@ def _finish_with(method: str, type_name: str | None) -> Callable[[bytes], Any]:
         if type_name is None:
             return msgspec.json.decode(result)
         try:
-            return _adapter(type_name).validator.validate_json(result)
+            return adapter(type_name).validator.validate_json(result)
         except ValueError as error:
             raise AppServerError(f"the answer to {method} is not a {type_name}: {error}") from None
 
@@ -274,7 +197,7 @@ class Named(msgspec.Struct):
 
 
 class WithThread(msgspec.Struct):
-    """What a handle on a thread needs of the answer that names it: to build all of it takes longer than to send it."""
+    """The part of the answer that a handle on a thread needs: to build all of it takes longer than to send it."""
 
     thread: Named
 
@@ -345,47 +268,6 @@ def turn_start(
     return Operation("turn/start", params, _finish_turn, thread_id, interest, _paths_of(fields))
 
 
-def schema_of(output_type: Any) -> dict[str, Any]:
-    """The JSON schema of a pydantic model, dataclass or other type, as strict as structured output wants it.
-
-    Raises InvalidInputError for what has no schema.
-    """
-    from pydantic import PydanticUserError, TypeAdapter
-
-    try:
-        schema: dict[str, Any] = _closed(TypeAdapter(output_type).json_schema())
-        return schema
-    except (PydanticUserError, TypeError) as error:
-        raise InvalidInputError(f"output_type {output_type!r} has no JSON schema: {error}") from None
-
-
-def _closed(schema: Any) -> Any:
-    """Objects take no other properties than the named ones, and all of those: strict mode accepts nothing else."""
-    if isinstance(schema, list):
-        return [_closed(part) for part in schema]
-    if not isinstance(schema, dict):
-        return schema
-    closed = {key: _closed(value) for key, value in schema.items() if key != "default"}
-    if isinstance(closed.get("properties"), dict) and schema.get("type") == "object":
-        closed["additionalProperties"] = False
-        closed["required"] = list(closed["properties"])
-    return closed
-
-
-def parse_output(output_type: Any, result: TurnResult) -> Any:
-    """The final response as `output_type`. Raises OutputTypeError."""
-    from pydantic import TypeAdapter, ValidationError
-
-    if result.final_response is None:
-        why = f" that can be read (undecoded: {', '.join(result.undecoded)})" if result.undecoded else ""
-        message = f"turn {result.id} ended without a final response{why}; expected {output_type!r}"
-        raise OutputTypeError(message, result)
-    try:
-        return TypeAdapter(output_type).validate_json(result.final_response)
-    except ValidationError as error:
-        raise OutputTypeError(f"the final response of turn {result.id} does not fit: {error}", result) from None
-
-
 def turn_steer(thread_id: str, turn_id: str, input: RunInput) -> Operation[models.TurnSteerResponse]:
     if isinstance(input, ExternalMessage):
         raise InvalidInputError("an ExternalMessage cannot steer a turn; give it as the input of a turn of its own")
@@ -423,7 +305,7 @@ def login_cancel(login_id: str) -> Operation[models.CancelLoginAccountResponse]:
 def ended(turn_id: str, last: models.TurnCompletedNotification | None) -> models.TurnCompletedNotification:
     """`last`, the completion of a turn. Raises TurnFailedError when it never came or cannot be read."""
     if getattr(last, "turn", None) is None:
-        raise TurnFailedError(f"turn {turn_id} ended without a readable turn/completed")
+        raise TurnFailedError(runtime_version.unreadable_end(turn_id))
     assert last is not None
     return last
 
@@ -434,8 +316,8 @@ def is_busy(error: JsonRpcError) -> bool:
 
 
 def is_not_active_yet(error: Exception) -> bool:
-    """Whether an interrupt came before the turn was under way, or while it ends of another: to be told again."""
+    """True if an interrupt came before the turn was under way, or while it ends of another: it is to be repeated."""
     if isinstance(error, RequestTimeoutError):
         return True
-    # Right after another turn of the thread was interrupted, it says that it expected that one.
+    # Right after another turn of the thread was interrupted, its error names that one as expected.
     return "no active turn" in str(error) or "expected active turn id" in str(error)

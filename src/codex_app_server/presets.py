@@ -7,19 +7,14 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from .errors import InvalidInputError
-from .generated.options import (
-    ThreadForkOptions,
-    ThreadResumeOptions,
-    ThreadStartOptions,
-    TurnStartOptions,
-)
+from .generated.options import ThreadForkOptions, ThreadResumeOptions, ThreadStartOptions, TurnStartOptions
 
 if TYPE_CHECKING:
     from typing import Literal
 
 
 class Sandbox(str, Enum):
-    """What commands may do: read only, write below the working directory, or anything."""
+    """The rights of commands: read only, write below the working directory, or anything."""
 
     read_only = "read-only"
     workspace_write = "workspace-write"
@@ -27,7 +22,7 @@ class Sandbox(str, Enum):
 
 
 class ApprovalMode(str, Enum):
-    """Who decides on what the sandbox does not allow: nobody, so it is denied; a reviewing model; or the handler."""
+    """The decision on what the sandbox does not allow: none, so it is denied; a reviewing model; or the handler."""
 
     deny_all = "deny_all"
     auto_review = "auto_review"

@@ -1,4 +1,4 @@
-"""What a turn came to, gathered from its notifications. Of these only what is asked for is decoded."""
+"""The result of a turn, collected from its notifications. Of these only what is asked for is decoded."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from ._last_error import LastError
+from ._core.last_error import LastError
+from ._protocol import runtime_version
 from .errors import AppServerError, TurnEndedError, TurnFailedError
 from .notifications import Notification, UnknownNotification
 
@@ -58,7 +59,7 @@ _decode_item = msgspec.json.Decoder(_ItemLine).decode
 # Without slots: what is decoded later has no place before.
 @dataclass(frozen=True)
 class TurnResult:
-    """What a turn came to.
+    """The result of a turn.
 
     `final_response` is the last agent message marked `final_answer`, else the last one without a phase, else None.
     `usage` is the thread's token usage as last reported; that of sub-agents, whose threads are their own, is not in it:
@@ -97,7 +98,7 @@ class TurnCollector:
         self.turn_id = turn_id
         self._last_error = last_error or LastError()
         self.kind: str | None = None
-        self.safe_to_retry = False
+        self.safe_to_retry: bool = False
         self._is_empty = True
         self._items: list[Notification] = []
         self._usage: list[Notification] = []
@@ -113,9 +114,9 @@ class TurnCollector:
             case "turn/completed":
                 self._end = notification
             case "error":
-                self._last_error.heed(notification)
+                self._last_error.observe(notification)
             case "pool/turn/ended":
-                self._last_error.heed(notification)
+                self._last_error.observe(notification)
                 self.kind = notification.params.get("kind")
                 self.safe_to_retry = notification.params.get("safeToRetry") is True
 
@@ -140,6 +141,11 @@ class TurnCollector:
         return _answer(_message_of(notification) for notification in reversed(self._items))
 
     @property
+    def has_items(self) -> bool:
+        """True if any item has been completed; one is the input, so that a turn without any was not read."""
+        return bool(self._items)
+
+    @property
     def may_lack_answer(self) -> bool:
         """True if a message does not fit its type, or if there is no answer and any other item does not."""
         if any(
@@ -155,7 +161,7 @@ class TurnCollector:
 
     @property
     def duration_ms(self) -> int | None:
-        """How long the turn says that it took, once it has ended."""
+        """The duration that the turn reports, once it has ended."""
         turn = _end_of(self._end) if self._end is not None else None
         return turn.duration_ms if turn is not None else None
 
@@ -171,7 +177,7 @@ class TurnCollector:
                 "read what is stored of it with thread.read(include_turns=True)"
             )
         if turn is None:
-            raise TurnFailedError(f"turn {self.turn_id} ended without a readable turn/completed")
+            raise TurnFailedError(runtime_version.unreadable_end(self.turn_id))
         if turn.status == "failed":
             message = turn.error.message if turn.error is not None else "the turn failed without a reason"
             raise TurnFailedError(
@@ -225,8 +231,7 @@ def delta_of(notification: Notification) -> models.AgentMessageDeltaNotification
     payload: Any = notification.payload
     if isinstance(payload, UnknownNotification):
         raise AppServerError(
-            f"a piece of the text of a turn could not be read: {payload.problem}; "
-            "the runtime may be another version than this SDK was made for"
+            f"a piece of the text of a turn could not be read: {payload.problem}; {runtime_version.both_in_use()}"
         )
     delta: models.AgentMessageDeltaNotification = payload
     return delta
@@ -246,7 +251,7 @@ def final_response(items: list[Any]) -> str | None:
 
 
 def _answer(messages: Iterable[tuple[str, str | None] | None]) -> str | None:
-    """Of texts and phases, the last first: commentary never counts, an empty answer does."""
+    """The final answer among texts and phases, the last first: commentary never counts, an empty answer does."""
     fallback: str | None = None
     for message in messages:
         if message is None:

@@ -11,16 +11,16 @@ import re
 import time
 from typing import IO, TYPE_CHECKING
 
-from ._fork import check_process
-from .envelope import RequestId
+from ._protocol.envelope import RequestId
+from ._protocol.framing import LongLine
+from ._runtime.fork import check_process
 from .errors import TransportClosedError
-from .lines import LongLine
 from .transport import DEFAULT_TIMEOUT_S, Interest, LoopTransport, PromptTransport, Receiver, Transport, TurnLines
 
 if TYPE_CHECKING:
     import asyncio
 
-log = logging.getLogger("codex_app_server")
+log: logging.Logger = logging.getLogger("codex_app_server")
 
 _SECRET = re.compile(
     rb'("(?:apiKey|api_key|accessToken|access_token|refreshToken|refresh_token|idToken|id_token|authToken|token|'

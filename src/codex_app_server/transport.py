@@ -12,62 +12,47 @@ import os
 import subprocess
 import threading
 from collections import deque
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from . import _fork, _process, _threads
-from ._paths import check_environment
-from ._pumps import PollPump, ThreadPump
-from ._waking import Latch
+from ._protocol.envelope import RequestId
+from ._protocol.framing import MAX_LINE_BYTES, LineSplitter, LongLine
+from ._protocol.turn_lines import DEFAULT_TIMEOUT_S as DEFAULT_TIMEOUT_S
+from ._protocol.turn_lines import Interest as Interest
+from ._protocol.turn_lines import TurnLines as TurnLines
+from ._runtime import child_process, fork, threads
+from ._runtime.paths import check_environment
+from ._runtime.pumps import PollPump, ThreadPump
+from ._runtime.wakeup import Latch
 from .config import AppServerConfig
-from .envelope import RequestId
 from .errors import CLOSED, TransportClosedError
 from .home import ensure_home
-from .lines import MAX_LINE_BYTES, LineSplitter, LongLine
 
 if TYPE_CHECKING:
     import asyncio
 
-DEFAULT_TIMEOUT_S = 60.0
 STDERR_LINES = 40
 # To end a process takes 9 s at most; bounded, since a handler of the program's logging may block the I/O thread.
 CLOSE_LIMIT_S = 30.0
 
-log = logging.getLogger("codex_app_server")
-
-Interest = Literal["full", "items", "final"]
-
-
-class TurnLines(NamedTuple):
-    """Notifications known to belong to one turn, in order. `ended` when the last of them ends it.
-
-    `methods` runs parallel to `lines`, where any is known: "" is one that is not. `counts`: by their place in `lines`
-    the stretches, many deltas of one method with the newlines between them, and how many; every other place has one.
-    """
-
-    thread_id: str
-    turn_id: str
-    lines: list[bytes]
-    ended: bool
-    methods: list[str] | None = None
-    counts: dict[int, int] | None = None
+log: logging.Logger = logging.getLogger("codex_app_server")
 
 
 class Receiver(Protocol):
-    """What a transport calls, from its I/O thread or on the loop it was moved to; one after the other."""
+    """The callbacks of a transport, called from its I/O thread or on the loop it was moved to; one after the other."""
 
     def on_batch(self, batch: list[bytes | LongLine | TurnLines]) -> None:
-        """What came in one read: lines not yet looked at, and runs of lines known to belong to a turn."""
+        """Take what came in one read: lines not yet looked at, and runs of lines known to belong to a turn."""
 
     def on_closed(self, error: TransportClosedError) -> None:
-        """Nothing will come any more."""
+        """Note that the connection is closed: nothing more will come."""
 
 
 class Transport(Protocol):
-    """How a client reaches an app-server, or something that looks like one."""
+    """The connection of a client to an app-server, or something that looks like one."""
 
     @property
     def shared(self) -> bool:
-        """Whether other clients run turns there, which `pool/turn/follow` joins."""
+        """True if other clients run turns there, which `pool/turn/follow` joins."""
 
     def start(self, receiver: Receiver) -> None:
         """Connect. Raises AppServerError; nothing is left behind then."""
@@ -75,13 +60,13 @@ class Transport(Protocol):
     def send(self, line: bytes, *, interest: Interest = "full", timeout_s: float | None = DEFAULT_TIMEOUT_S) -> None:
         """Hand over one line without its newline; never blocks on the other side.
 
-        `interest` says which notifications of the turn that this line starts are wanted, `timeout_s` how long an
+        `interest` selects the notifications of the turn that this line starts, `timeout_s` is how long an
         answer is waited for.
         Raises TransportClosedError.
         """
 
     def cancel(self, request_id: RequestId) -> None:
-        """Nobody waits for the answer to this request any more: it need not be begun. Raises nothing."""
+        """Note that the caller no longer waits for the answer to this request: it need not be begun. Raises nothing."""
 
     def close(self) -> None:
         """End the connection and wait until the I/O thread is done. May be called twice."""
@@ -92,7 +77,7 @@ class PromptTransport(Transport, Protocol):
     """A transport that can be closed without waiting."""
 
     def close_soon(self) -> None:
-        """Begin to end the connection, and wait for nothing and nobody. May be called at any point of any thread."""
+        """Begin to end the connection, without waiting for anything. May be called at any point of any thread."""
 
 
 @runtime_checkable
@@ -106,7 +91,7 @@ class LoopTransport(Transport, Protocol):
         """
 
 
-class StdioTransport(_fork.ProcessBound):
+class StdioTransport(fork.ProcessBound):
     """One `codex app-server` child process, over its stdin and stdout.
 
     What cannot be written at once waits in memory: a stopped app-server must not block its callers. The I/O thread
@@ -124,7 +109,7 @@ class StdioTransport(_fork.ProcessBound):
         self._stderr = LineSplitter(64 * 1024)
         self._stderr_lines: deque[str] = deque(maxlen=STDERR_LINES)
         self._closing = False
-        # Taken once, by whoever starts; by whoever ends.
+        # Taken once: by the caller that starts it, and by the thread that ends it.
         self._start_claim = threading.Lock()
         self._end_claim = threading.Lock()
         self._starting_in = 0
@@ -160,11 +145,11 @@ class StdioTransport(_fork.ProcessBound):
         check_environment(environ, config.cwd)
         if config.launch_args_override is None:
             ensure_home(environ)
-        _threads.check_patches(blocks=False)
+        threads.check_patches(blocks=False)
         process = pump = None
         try:
-            with _fork.opening():
-                process = _process.spawn(argv, environ=environ, cwd=config.cwd)
+            with fork.opening():
+                process = child_process.spawn(argv, environ=environ, cwd=config.cwd)
                 self._process = process
                 make = ThreadPump if os.name == "nt" else PollPump
                 pump = self._pump = make(process, self._on_stdout, self._on_stderr, self._on_end, self._stop_process)
@@ -172,14 +157,14 @@ class StdioTransport(_fork.ProcessBound):
         except BaseException as error:
             if process is None:
                 raise
-            # No descriptors or threads left, or interrupted: nobody would ever look after the process.
+            # No descriptors or threads left, or interrupted: nothing would ever look after the process.
             self._end_claim.acquire(blocking=False)
             self._pump = None
             if pump is not None:
                 pump.stop()
                 pump.close()
             self._stop_process()
-            _process.close_pipes(process)
+            child_process.close_pipes(process)
             self._process = None
             if not isinstance(error, (OSError, RuntimeError)):
                 raise
@@ -196,7 +181,7 @@ class StdioTransport(_fork.ProcessBound):
         pump.write(line + b"\n")
 
     def cancel(self, request_id: RequestId) -> None:
-        """Nothing to do: what was sent has begun."""
+        """Do nothing: what was sent has begun."""
 
     def close_soon(self) -> None:
         if self._is_inherited:
@@ -220,25 +205,25 @@ class StdioTransport(_fork.ProcessBound):
     def _let_go(self) -> None:
         process, pump = self._process, self._pump
         if process is not None:
-            _fork.let_go(*map(_fork.descriptor_of, (process.stdin, process.stdout, process.stderr)))
-            # It is no child of this process: nothing is to be waited for or said of it.
+            fork.let_go(*map(fork.descriptor_of, (process.stdin, process.stdout, process.stderr)))
+            # It is no child of this process: there is nothing to wait for or report.
             process.returncode = 0
         if pump is not None:
-            _fork.let_go(*pump.descriptors)
+            fork.let_go(*pump.descriptors)
 
-    def _stop_process(self, after_stdin_s: float = _process.EXIT_AFTER_STDIN_S) -> int | None:
-        """End the process, once: later its pid may be somebody else's."""
+    def _stop_process(self, after_stdin_s: float = child_process.EXIT_AFTER_STDIN_S) -> int | None:
+        """End the process, once: later its pid may be another process's."""
         with self._stop_lock:
             if not self._stopped:
                 assert self._process is not None
-                self._exit_code = _process.stop(self._process, after_stdin_s=after_stdin_s)
+                self._exit_code = child_process.stop(self._process, after_stdin_s=after_stdin_s)
                 self._stopped = True
             return self._exit_code
 
     def _on_stdout(self, chunk: bytes) -> None:
         lines = self._splitter.feed(chunk)
         if lines:
-            self._receiver.on_batch([*lines])
+            self._receiver.on_batch(lines)  # type: ignore[arg-type]
 
     def _on_stderr(self, chunk: bytes) -> None:
         for line in self._stderr.feed(chunk):
@@ -258,15 +243,17 @@ class StdioTransport(_fork.ProcessBound):
             else:
                 code = self._stop_process(after_stdin_s=0.5)
                 pump.drain_stderr()
-                what = f"reading from it failed: {failure!r}" if failure is not None else _process.describe_exit(code)
+                what = (
+                    f"reading from it failed: {failure!r}" if failure is not None else child_process.describe_exit(code)
+                )
                 self._receiver.on_closed(
                     TransportClosedError(f"the app-server (pid {process.pid}) is gone: {what}", self.stderr_lines)
                 )
         except Exception:
-            log.exception("the end of the app-server (pid %s) could not be told", process.pid)
+            log.exception("the end of the app-server (pid %s) could not be reported", process.pid)
             self._stop_process()
         finally:
-            _process.close_pipes(process)
+            child_process.close_pipes(process)
             pump.close()
             self._ended.open()
 

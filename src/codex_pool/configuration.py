@@ -7,126 +7,32 @@ mended. `config/read` fails in each such case, so a pool asks it before anything
 from __future__ import annotations
 
 import contextlib
-import os
-from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass, replace
-from typing import Any
-
-import msgspec
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import TypeVar
 
 from codex_app_server import (
     AppServerConfig,
-    AppServerError,
     AsyncCodex,
     Codex,
     InternalRpcError,
     InvalidRequestError,
     JsonRpcError,
+    TurnLostError,
 )
 from codex_app_server.home import ensure_home
 from codex_app_server.operations import Operation, encode_plain
-from codex_pool.supervisor.homes import SqliteHomes, root_of, sqlite_override
+
+from .protocol.thread_defaults import TRIES, configuration_in, unusable
+from .protocol.thread_defaults import UNKNOWN as UNKNOWN
+from .protocol.thread_defaults import Configuration as Configuration
+from .protocol.thread_defaults import ConfigurationError as ConfigurationError
+from .protocol.thread_defaults import configuration_of as configuration_of
+from .supervisor.sqlite_homes import SqliteHomes, root_of, sqlite_override
 
 LIMIT_S = 30.0
-READ_ONLY, WORKSPACE_WRITE, FULL_ACCESS = "read-only", "workspace-write", "danger-full-access"
-# Built-in permission profiles that give what a sandbox mode gives.
-MODE_OF_PROFILE = {":read-only": READ_ONLY, ":workspace": WORKSPACE_WRITE, ":danger-full-access": FULL_ACCESS}
-_MAX_EXTENDS = 32
-_WRITES = ("write", "full")
 
-
-class ConfigurationError(AppServerError):
-    """The configuration cannot be used; the message says where and why. It may be mended while a pool runs."""
-
-
-@dataclass(frozen=True, slots=True)
-class Configuration:
-    """Settings of threads that ask for nothing else.
-
-    `sandbox`: a sandbox mode; None where a permission profile of the user's own is the default, which is `profile`, or
-    where both are unknown: a pool does not show its configuration to a client with a key, and sends the sandbox of
-    the key with each thread that names none.
-    `writes_workspace`: whether that profile lets commands write in the directory of a thread.
-    `granted`: the absolute paths that it lets commands write to; `~` is expanded, links are not followed.
-    `developer_instructions`: those of the configuration; a thread that is given others has these no more.
-    `names_default`: whether the configuration itself names a sandbox mode or a default profile.
-    `profiles`: the names of all permission profiles of the configuration.
-    """
-
-    sandbox: str | None
-    profile: str | None = None
-    writes_workspace: bool = False
-    names_default: bool = True
-    approval_policy: Any = None
-    granted: tuple[str, ...] = ()
-    profiles: frozenset[str] = frozenset()
-    developer_instructions: str | None = None
-
-    @property
-    def thread_options(self) -> dict[str, Any]:
-        """Options of thread/start that ask for the configured sandbox explicitly."""
-        if self.profile is not None:
-            return {"permissions": self.profile}
-        return {} if self.sandbox is None else {"sandbox": self.sandbox}
-
-
-UNKNOWN = Configuration(None)
-
-
-def configuration_of(config: dict[str, Any]) -> Configuration:
-    """The part of a `config/read` result's `config` that decides on sandboxes.
-
-    A default profile wins over a sandbox mode. Without either, codex takes read-only, or workspace-write where it
-    trusts the directory of the thread (measured on codex 0.163.0); a pool takes read-only.
-    """
-    profile, mode = config.get("default_permissions"), config.get("sandbox_mode")
-    profiles = config.get("permissions") or {}
-    said: dict[str, Any] = {
-        "approval_policy": config.get("approval_policy"),
-        "developer_instructions": config.get("developer_instructions"),
-        "profiles": frozenset(profiles),
-    }
-    if profile is None:
-        return Configuration(mode or READ_ONLY, names_default=mode is not None, **said)
-    if profile in MODE_OF_PROFILE:
-        return Configuration(MODE_OF_PROFILE[profile], **said)
-    writes, granted = _writes_workspace(profile, profiles), _granted(profile, profiles)
-    return Configuration(None, profile, writes, granted=granted, **said)
-
-
-def _extended(profile: str, profiles: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any] | None]]:
-    """(name, file system rules) of a profile and those that it extends; None: the rules of a built-in profile."""
-    name: Any = profile
-    for _ in range(_MAX_EXTENDS):
-        found = profiles.get(name)
-        if not isinstance(found, dict):
-            yield name, None
-            return
-        yield name, found.get("filesystem") or {}
-        name = found.get("extends")
-
-
-def _writes_workspace(profile: str, profiles: dict[str, Any]) -> bool:
-    for name, filesystem in _extended(profile, profiles):
-        if filesystem is None:
-            return MODE_OF_PROFILE.get(name) == WORKSPACE_WRITE
-        roots = filesystem.get(":workspace_roots")
-        granted = roots.get(".") if isinstance(roots, dict) else roots
-        granted = filesystem.get(":root") if granted is None else granted
-        if granted is not None:
-            return granted in _WRITES
-    return False
-
-
-def _granted(profile: str, profiles: dict[str, Any]) -> tuple[str, ...]:
-    access: dict[str, Any] = {}
-    for _, filesystem in _extended(profile, profiles):
-        for path, given in (filesystem or {}).items():
-            below = given if isinstance(given, dict) else {"": given}
-            for name, value in below.items():
-                # The rule of a profile wins over that of one it extends.
-                access.setdefault(os.path.normpath(os.path.join(os.path.expanduser(path), name)), value)
-    return tuple(path for path, value in access.items() if value in _WRITES and os.path.isabs(path))
+T = TypeVar("T")
 
 
 def read_configuration(codex: Codex, cwd: str | None = None) -> Configuration:
@@ -134,28 +40,51 @@ def read_configuration(codex: Codex, cwd: str | None = None) -> Configuration:
 
     Raises ConfigurationError, and what else a request raises.
     """
+    for _ in range(TRIES - 1):
+        with contextlib.suppress(TurnLostError):
+            return _configuration(codex, cwd)
+    return _configuration(codex, cwd)
+
+
+def _configuration(codex: Codex, cwd: str | None) -> Configuration:
     try:
         return codex.client.perform(_read(cwd), timeout_s=LIMIT_S)
     except (InternalRpcError, InvalidRequestError) as error:
         problem: JsonRpcError = error
     try:
         codex.client.perform(_TRY, timeout_s=LIMIT_S)
+    except TurnLostError:
+        raise
     except JsonRpcError as error:
         problem = error
-    raise ConfigurationError(_said(problem))
+    raise unusable(problem)
 
 
 async def aread_configuration(codex: AsyncCodex, cwd: str | None = None) -> Configuration:
     """Ask as `read_configuration` does, with an asyncio client."""
+    return await while_lost(lambda: _aconfiguration(codex, cwd))
+
+
+async def while_lost(ask: Callable[[], Awaitable[T]]) -> T:
+    """Ask a question that changes nothing, again where the worker that was asked has died: its successor answers."""
+    for _ in range(TRIES - 1):
+        with contextlib.suppress(TurnLostError):
+            return await ask()
+    return await ask()
+
+
+async def _aconfiguration(codex: AsyncCodex, cwd: str | None) -> Configuration:
     try:
         return await codex.client.perform(_read(cwd), timeout_s=LIMIT_S)
     except (InternalRpcError, InvalidRequestError) as error:
         problem: JsonRpcError = error
     try:
         await codex.client.perform(_TRY, timeout_s=LIMIT_S)
+    except TurnLostError:
+        raise
     except JsonRpcError as error:
         problem = error
-    raise ConfigurationError(_said(problem))
+    raise unusable(problem)
 
 
 Ask = Callable[[AsyncCodex, Configuration], Awaitable[None]]
@@ -184,21 +113,8 @@ async def probe_configuration(config: AppServerConfig, ask: Ask | None = None) -
 
 def _read(cwd: str | None) -> Operation[Configuration]:
     params = {"includeLayers": False} if cwd is None else {"includeLayers": False, "cwd": cwd}
-    return Operation("config/read", encode_plain("config/read", params), _finish)
-
-
-def _finish(result: bytes) -> Configuration:
-    config = msgspec.json.decode(result, type=dict[str, Any]).get("config")
-    if not isinstance(config, dict):
-        raise ConfigurationError(
-            f"the app-server answered config/read with {result[:200]!r}; expected an object `config`"
-        )
-    return configuration_of(config)
+    return Operation("config/read", encode_plain("config/read", params), configuration_in)
 
 
 # Refused as well where config/read is, with a message that names file, line and column.
 _TRY = Operation("thread/start", b'{"ephemeral":true}', bytes)
-
-
-def _said(error: JsonRpcError) -> str:
-    return f"the configuration cannot be used: {' '.join(error.message.split())}; correct it and try again"

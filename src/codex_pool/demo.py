@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from codex_app_server import _fork
+from codex_app_server._runtime import fork
 from codex_app_server.testing.loopback.home import write_loopback_home
-from codex_pool import log, start
+
+from .runtime import log, startup
 
 STOP_LIMIT_S = 5.0
 
@@ -23,10 +24,10 @@ def demo_home(home: Path, script: str | None = "demo") -> Iterator[Path]:
     A process of its own, so that it does not share the caller's interpreter lock. Raises RuntimeError if it cannot
     serve, and FileExistsError when `home` holds a configuration that is not a demo's.
     """
-    with _fork.opening():
+    with fork.opening():
         # Its own session: Ctrl-C must not end the model while turns are being interrupted.
         child = subprocess.Popen(
-            start.python("codex_pool.demo"),
+            startup.python("codex_pool.demo"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,
@@ -45,7 +46,7 @@ def demo_home(home: Path, script: str | None = "demo") -> Iterator[Path]:
         model.close()
 
 
-class _Model(_fork.ProcessBound):
+class _Model(fork.ProcessBound):
     """The process of the model, of which a forked process holds nothing."""
 
     def __init__(self, child: subprocess.Popen[bytes]) -> None:
@@ -66,7 +67,7 @@ class _Model(_fork.ProcessBound):
         child.stdout.close()
 
     def _let_go(self) -> None:
-        _fork.let_go(_fork.descriptor_of(self._child.stdin), _fork.descriptor_of(self._child.stdout))
+        fork.let_go(fork.descriptor_of(self._child.stdin), fork.descriptor_of(self._child.stdout))
         self._child.returncode = 0
 
 

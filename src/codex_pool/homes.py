@@ -12,7 +12,6 @@ directory outside of any sandbox. In a home of its own a pool neither inherits s
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import re
@@ -25,11 +24,12 @@ import msgspec
 import tomli
 import tomli_w
 
-from codex_app_server._files import open_file, read_file, resolved
+from codex_app_server._runtime.files import open_file, read_file, resolved, write_atomic
 from codex_app_server.errors import HomeError
 from codex_app_server.home import check_file, ensure_home, unreadable
 from codex_app_server.testing.loopback.home import MARK
-from codex_pool import endpoints
+
+from .protocol import endpoints
 
 PRIVATE = "codex-pool"
 _CONFIG, _LOGIN = "config.toml", "auth.json"
@@ -91,9 +91,9 @@ def make_home(own: Path, user: Path, *, follow: bool) -> Path:
         if config is None:
             (own / _CONFIG).unlink(missing_ok=True)
         elif config != current:
-            _write(own / _CONFIG, config)
+            write_atomic(own / _CONFIG, config, mode=0o600)
         _link_login(own / _LOGIN, user / _LOGIN, is_new=made is None)
-        _write(own / PRIVATE / "home.json", msgspec.json.encode(_Made(of)))
+        write_atomic(own / PRIVATE / "home.json", msgspec.json.encode(_Made(of)), mode=0o600)
     except OSError as error:
         raise HomeError(f"{own} cannot be made a CODEX_HOME: {error}") from None
     return own
@@ -126,7 +126,7 @@ def renew_config(own: Path, user: Path) -> bool:
     config = _derived(source, user)
     if _read(own / _CONFIG) == config:
         return False
-    _write(own / _CONFIG, config)
+    write_atomic(own / _CONFIG, config, mode=0o600)
     return True
 
 
@@ -135,10 +135,15 @@ def daemon_home(endpoint: str) -> Path:
 
     It outlives the endpoint's directory, which is usually gone after a restart of the machine.
     """
+    return daemon_home_at(endpoint, endpoints.default_endpoint())
+
+
+def daemon_home_at(endpoint: str, default: str) -> Path:
+    """The same, where `default` is the default endpoint; nothing is made."""
     base = os.environ.get("XDG_STATE_HOME")
     state = Path(base) if base and os.path.isabs(base) else Path.home() / ".local" / "state"
     path = endpoints.ipc_path(endpoint)
-    is_default = path == endpoints.ipc_path(endpoints.default_endpoint())
+    is_default = path == endpoints.ipc_path(default)
     digest = hashlib.sha256(os.fsencode(path)).hexdigest()[:8]
     return state / "codex-pool" / (path.stem if is_default else f"{path.stem}-{digest}")
 
@@ -150,7 +155,7 @@ def demo_home_of(endpoint: str) -> Path:
 
 
 def left_behind(own: Path, user: Path) -> str | None:
-    """A notice for the first start of a daemon on a home of its own, None if there is nothing to say.
+    """A notice for the first start of a daemon on a home of its own, None if there is nothing to report.
 
     It names the threads that stay in the user's home, and how to take them along.
     """
@@ -261,13 +266,3 @@ def _link_login(own: Path, user: Path, *, is_new: bool) -> None:
     if is_new and not (own.exists() or own.is_symlink()):
         # Also to one that is not there yet: a login is then the user's as well.
         own.symlink_to(resolved(user))
-
-
-def _write(path: Path, data: bytes) -> None:
-    partial = path.with_name(f"{path.name}.partial")
-    with contextlib.suppress(FileNotFoundError):
-        partial.unlink()
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with open(descriptor, "wb") as file:
-        file.write(data)
-    partial.replace(path)

@@ -1,6 +1,6 @@
 """OpenItems: the items of a turn that are under way, as far as silence is to be expected of them. Pure.
 
-A tool says nothing while it runs. A message and the model's reasoning come piece by piece, so that an open one explains
+A tool is silent while it runs. A message and the model's reasoning come piece by piece, so that an open one explains
 no silence; and a stream that was cut never completes those that it had begun.
 """
 
@@ -18,7 +18,7 @@ _OWN_TOOLS = frozenset(
         "sleep",
     }
 )
-# What the model or the user says, and what only marks a place.
+# Items that hold text of the model or the user, and those that are mere markers.
 _NO_TOOLS = frozenset(
     {
         "userMessage",
@@ -57,7 +57,7 @@ class OpenItems:
         self._of_the_stream.discard(item_id)
 
     def cut(self) -> None:
-        """The stream from the model was cut: an `error` that will be retried says so."""
+        """Note that the stream from the model was cut, as an `error` that will be retried reports."""
         self._of_the_stream.clear()
 
     def clear(self) -> None:

@@ -1,4 +1,4 @@
-"""All of the chaos suite, in some processes at once, because most of it waits: `PYTHONPATH=tests python -m chaos`.
+"""All of the chaos suite, in some processes at once, because most of it waits: `make chaos`.
 
 It is this directory, and the test files beside it that have tests marked chaos. Prints the table, and writes it with
 what was seen of each cell to out/chaos.md. Bounded: what has not ended after LIMIT_S is ended, and has failed.
@@ -26,7 +26,11 @@ def main() -> int:
     options = parser.parse_args()
     parts = options.out.with_suffix("")
     parts.mkdir(parents=True, exist_ok=True)
-    others = [str(path) for path in HERE.parent.glob("test_*.py") if "mark.chaos" in path.read_text()]
+    others = [
+        str(path)
+        for path in HERE.parent.rglob("test_*.py")
+        if HERE not in path.parents and "mark.chaos" in path.read_text()
+    ]
     shares = range(1, options.processes + 1)
     deadline = time.monotonic() + LIMIT_S
     began = time.monotonic()

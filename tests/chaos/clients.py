@@ -15,14 +15,14 @@ from typing import Any
 
 import zmq
 
-from codex_pool import wire
+from codex_pool.protocol import wire
 
 VICTIM = """
 import sys
 endpoint, phase = sys.argv[1:]
 if phase == "starting":
     import zmq
-    from codex_pool import wire
+    from codex_pool.protocol import wire
     dealer = zmq.Context().socket(zmq.DEALER)
     dealer.connect(endpoint)
     dealer.send(wire.encode(wire.Hello("victim", "victim")))

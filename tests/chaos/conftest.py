@@ -1,4 +1,4 @@
-"""What `python -m chaos` needs: a share of the tests for each of its processes, and what was seen of each cell."""
+"""Hooks for `python -m chaos`: a share of the tests for each of its processes, and what was seen of each cell."""
 
 from __future__ import annotations
 

@@ -16,6 +16,7 @@ import os
 import re
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -27,9 +28,12 @@ from typing import Any
 from codex_app_server import AppServerConfig, Codex, Thread, TurnFailedError, TurnHandle
 from codex_app_server.testing import null_app_server
 from codex_app_server.testing.loopback import LoopbackModel, write_loopback_home
-from codex_pool import Pool, processes, wire
+from codex_pool import Pool
+from codex_pool.protocol import wire
+from codex_pool.runtime import processes
 
 from .clients import RawClient, half_a_frame, victim
+from .gateway import Caller, drive_gateway
 from .table import Cell, Run, Todo
 
 INJECT = Path(__file__).parent / "inject"
@@ -85,7 +89,7 @@ def wait_until(condition: Callable[[], Any], what: str, limit_s: float = LIMIT_S
 
 
 def seen(function: Callable[..., Any], *arguments: Any, **options: Any) -> str:
-    """What a caller sees of a call."""
+    """Return what a caller sees of a call."""
     try:
         result = function(*arguments, **options)
     except TurnFailedError as error:
@@ -110,6 +114,9 @@ class World:
         self.executor = ThreadPoolExecutor(8)
         self.report: dict[str, str] = {}
         self.starts.touch()
+        # Of the gateway; paths of sockets have 107 characters at most.
+        self._directory = tempfile.TemporaryDirectory(prefix="cg-") if cell.target == "gateway" else None
+        self.socket = Path(self._directory.name) / "g.sock" if self._directory is not None else None
 
         self.environ = {
             "PYTHONPATH": os.pathsep.join(filter(None, [str(INJECT), os.environ.get("PYTHONPATH")])),
@@ -134,6 +141,8 @@ class World:
         options = dict(self.run.pool)
         if self.cell.phase == "draining":
             options["recycle_turns"] = RECYCLE_TURNS
+        if self.socket is not None:
+            options["listen_unix"] = self.socket
         pool = Pool(1 if self.starting else 2, config, log_file=self.log, **options)
         try:
             yield pool
@@ -143,11 +152,14 @@ class World:
             pool.close()
             took_s = time.monotonic() - began
             self.executor.shutdown(wait=True)
+            if self._directory is not None:
+                self._directory.cleanup()
             assert took_s < CLOSE_LIMIT_S, f"closing the pool took {took_s:.1f} s"
 
     def _scenario(self) -> dict[str, Any]:
         fault, target = self.cell.fault, self.cell.target
         scenario: dict[str, Any] = {
+            **({"deltas": 10, "pace_ms": 10, "text": "$NOW "} if target == "gateway" else {}),
             "hold": str(self.gate),
             "when": "wait",
             "generations": str(self.starts),
@@ -169,7 +181,7 @@ class World:
         return {**scenario, "scenarios": [first, {}], **self.run.scenario}
 
     def _steps(self) -> list[dict[str, Any]]:
-        """What a null app-server does to be at fault."""
+        """Return what a null app-server does to be at fault."""
         steps = APP_SERVER_STEPS.get(self.cell.fault, [])
         if self.cell.fault == "half a line" and self.cell.phase != "idle":
             return [*steps, {"exit": 0}]
@@ -183,8 +195,8 @@ class World:
         match self.cell.target:
             case "supervisor":
                 return pool.supervisor_pid
-            case "broker":
-                return self._below(pool, b"codex_pool.broker")
+            case "broker" | "gateway":
+                return self._below(pool, f"codex_pool.{self.cell.target}".encode())
             case "worker":
                 return int(row["pid"]) if row is not None else self._below(pool, b"codex_pool.worker")
             case "app-server":
@@ -223,6 +235,11 @@ class World:
         else:
             self._tell(pid, [*OWN_STEPS[fault], ["touch", str(self.armed)]])
             self._wait_done(pid)
+
+    @staticmethod
+    def wait(condition: Callable[[], Any], what: str) -> None:
+        """Ask again until it is true."""
+        wait_until(condition, what)
 
     def _wait_done(self, pid: int) -> None:
         wait_until(lambda: self.armed.exists() or processes.identify(pid) is None, "the fault, or the end of it")
@@ -311,6 +328,9 @@ def drive(cell: Cell, root: Path) -> dict[str, str]:
                 _with_a_client(world, pool)
             elif world.starting:
                 _starting(world, pool)
+            elif world.socket is not None:
+                pool.start()
+                drive_gateway(world, pool, world.socket, seen)
             else:
                 _running(world, pool)
             _check(world, pool)
@@ -333,6 +353,8 @@ def _starting(world: World, pool: Pool) -> None:
         with pool.connect() as codex:
             world.report["then"] = seen(codex.thread_start().run, "after")
             world.report["restarts"] = str(sum(row["restarts"] for row in rows(codex)))
+        if world.socket is not None:
+            world.report["then"] = Caller(world.socket).run("after")
 
 
 def _running(world: World, pool: Pool) -> None:
@@ -411,7 +433,7 @@ def _with_a_client(world: World, pool: Pool) -> None:
 
 
 def _raw_client(world: World, pool: Pool, bystander: Codex) -> None:
-    """What no client of ours would write."""
+    """Send what no client of ours would write."""
     cell, report = world.cell, world.report
     if cell.phase == "starting":
         if cell.fault == "half a line":

@@ -33,7 +33,8 @@ import zmq
 
 from codex_app_server import AppServerError, Codex, Thread
 from codex_app_server.testing import null_app_server
-from codex_pool import connect, processes
+from codex_pool import connect
+from codex_pool.runtime import processes
 
 from .driver import INJECT, LIMIT_S, RECYCLE_TURNS, draining, rows, seen, status, wait_until
 
@@ -48,7 +49,7 @@ JUNK_MESSAGES = 150
 
 @dataclass(frozen=True)
 class Expected:
-    """What is seen of a fault beside what all of them have in common."""
+    """Effects that are seen of a fault beside those that all faults have in common."""
 
     # Words of the daemon's log, where it can be read.
     log: str | None = None
@@ -116,7 +117,9 @@ class Daemon:
         """The daemon from its start to its end, which leaves nothing."""
         with self._small_disk():
             stderr = self._stderr()
-            command = [sys.executable, "-m", "codex_pool.cli", "serve", "--endpoint", self.endpoint, "--workers", "2"]
+            command = [sys.executable, "-m", "codex_pool_cli", "serve", "--endpoint", self.endpoint, "--workers", "2"]
+            # What does not answer reports no turns either.
+            command += ["--drain-timeout", "5"]
             command += ["--codex-bin", str(self.codex)]
             if self.phase == "draining" or self.fault == "successor that cannot start":
                 command += ["--recycle-turns", str(RECYCLE_TURNS)]

@@ -1,4 +1,4 @@
-"""What the run of the suite came to: a small table to print, and all cells in Markdown."""
+"""Results of a run of the suite: a small table to print, and all cells in Markdown."""
 
 from __future__ import annotations
 

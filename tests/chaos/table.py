@@ -24,13 +24,13 @@ FAULTS = (
     "turn never completed",
     "requests never answered",
 )
-TARGETS = ("app-server", "worker", "broker", "supervisor", "client")
+TARGETS = ("app-server", "worker", "broker", "supervisor", "gateway", "client")
 PHASES = ("starting", "idle", "mid-turn", "draining")
 
 
 @dataclass(frozen=True)
 class Run:
-    """This cell is run; patterns of what must be seen."""
+    """Patterns of what must be seen of a cell, which is run."""
 
     # Of the start of the pool ("answered" when it is ready), only in the phase starting.
     start: str = "answered"
@@ -58,6 +58,8 @@ class Run:
     open_gate_first: bool = False
     # In the phase draining: whether the worker drains, or dies, in the end.
     drains: bool = True
+    # Clients of the gateway lose their connection.
+    reconnects: bool = False
     # In the quick part, which `make test` runs.
     quick: bool = False
     scenario: dict[str, Any] = field(default_factory=dict)
@@ -71,7 +73,7 @@ class NotApplicable:
 
 @dataclass(frozen=True)
 class Todo:
-    """What is missing before it can be run, and how it will be."""
+    """Parts that are missing before a cell can be run, and how it will be."""
 
     what: str
     run: Run | None = None
@@ -385,6 +387,34 @@ for _fault in ("stderr flood", "100 MB line", "half a line", "bad UTF-8"):
     _put(_fault, "supervisor", starting=QUIET, idle=_idle, mid_turn=UNMOVED, draining=UNMOVED)
 for _fault in ("duplicate response id", "-32001 storm", "turn never completed"):
     _row(_fault, "supervisor", NotApplicable("a supervisor answers no requests and runs no turns"))
+
+# gateway: its clients come back to their turns, and nobody else notices.
+
+DRAINS = NotApplicable("a gateway knows no workers: what drains is behind the broker, see mid-turn")
+for _fault, _words in {
+    "SIGKILL": "killed by SIGKILL",
+    "SIGTERM": "killed by SIGTERM",
+    "exit 0": "exit code 0",
+    # Its sentinel says that it has ended, so it is ended.
+    "stdout closed": "killed by SIGKILL",
+    # It does not answer the supervisor's pings, and is ended.
+    "SIGSTOP": "killed by SIGKILL",
+    "requests never answered": "killed by SIGKILL",
+}.items():
+    _run = Run(restarts=1, reconnects=True, log=(f"the gateway has ended.*{_words}",))
+    _put(
+        _fault,
+        "gateway",
+        starting=replace(_run, restarts=None),
+        idle=_run,
+        mid_turn=replace(_run, turn="completed", quick=_fault == "SIGKILL"),
+        draining=DRAINS,
+    )
+for _fault in ("stderr flood", "100 MB line", "half a line", "bad UTF-8"):
+    # Its stderr is the pool's log, its stdout the supervisor's to read: nobody else notices.
+    _put(_fault, "gateway", starting=QUIET, idle=QUIET, mid_turn=Run(turn="completed", restarts=0), draining=DRAINS)
+for _fault in ("duplicate response id", "-32001 storm", "turn never completed"):
+    _row(_fault, "gateway", NotApplicable("a gateway passes answers and ends on: see app-server and client"))
 
 # client: what a bystander sees, and what the pool makes of it.
 

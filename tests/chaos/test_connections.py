@@ -17,8 +17,8 @@ import pytest
 from codex_app_server import Codex, TransportClosedError, TurnHandle
 from codex_app_server.testing import null_app_server
 from codex_pool import Pool, connect
-from codex_pool.broker.identity import Identity
-from codex_pool.keys import KeyStore
+from codex_pool.auth.keys import KeyStore
+from codex_pool.auth.principal import Identity
 
 from .clients import GREETING, RawClient
 from .driver import rows, seen, status, wait_until
@@ -43,7 +43,7 @@ class House:
 
 @pytest.fixture(params=["unix", "tcp"])
 def house(request: pytest.FixtureRequest, tmp_path: Path, work: Path) -> Iterator[House]:
-    config = null_app_server(deltas=DELTAS, pace_ms=10)
+    config = null_app_server(deltas=DELTAS, pace_ms=5)
     config.env = {"CODEX_HOME": str(tmp_path / "home")}
     listen, keys = None, KeyStore(tmp_path / "keys")
     if request.param == "tcp":
@@ -110,7 +110,7 @@ def test_a_turn_through_a_bad_connection_is_whole(house: House, name: str) -> No
 
 
 def test_every_connection_cut_again_and_again(house: House) -> None:
-    """By hand, while it streams: on TCP and on UNIX sockets it comes back, and nothing is missing."""
+    """Connection cut by hand while it streams: on TCP and on UNIX sockets it comes back, and nothing is missing."""
     with Proxy(house.address) as proxy, house.through(proxy) as codex:
         turn = codex.thread_start().turn("anything")
         methods = []
@@ -152,7 +152,7 @@ def sockets_of(house: House) -> dict[str, Any]:
 
 
 def junk(seed: int) -> Iterator[bytes]:
-    """What is no ZMTP, what almost is, and what ends in the middle."""
+    """Yield what is no ZMTP, what almost is, and what ends in the middle."""
     generator = random.Random(seed)
     ready = b"\x05READY\x0bSocket-Type\x00\x00\x00\x06DEALER"
     hello = GREETING + b"\x04" + bytes([len(ready)]) + ready
@@ -203,7 +203,7 @@ def test_raw_bytes_at_every_socket_disturb_nobody(house: House) -> None:
 @pytest.mark.chaos
 @pytest.mark.parametrize("house", ["unix"], indirect=True)
 def test_random_frames_of_a_session_disturb_nobody(house: House) -> None:
-    """Of one that is welcome, and then writes what nobody expects."""
+    """Frames of a session that is welcome, and then writes what nobody expects."""
     generator = random.Random(7)
     with house.pool.connect() as codex:
         turn = codex.thread_start().turn("meanwhile")

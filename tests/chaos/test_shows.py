@@ -1,4 +1,4 @@
-"""What a night is like, in short: the shows in their small sizes. The full ones are run by hand, see shows/."""
+"""A night in short: the shows in their small sizes. The full ones are run by hand, see shows/."""
 
 from __future__ import annotations
 

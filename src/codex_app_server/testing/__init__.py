@@ -1,4 +1,4 @@
-"""For tests of programs that use the SDK: real turns without an account, and an app-server that does as it is told.
+"""Tools for tests of programs that use the SDK: real turns without an account, and a scripted app-server.
 
 `LoopbackModel` is a scripted model server: the real codex binary completes real turns against it, on loopback. The null
 app-server is a script in place of the binary, for what the real one will not do on demand. `LoopbackIssuer` issues
@@ -28,7 +28,7 @@ _NULL_APP_SERVER = Path(__file__).with_name("_null_app_server.py")
 def null_app_server(**scenario: Any) -> AppServerConfig:
     """The configuration of a null app-server; the scenario's members stand at the top of `_null_app_server.py`.
 
-    `Codex(null_app_server(on={"thread/list": {"error": {"code": -32001, "message": "busy"}}}))` is overloaded for ever.
+    `Codex(null_app_server(on={"thread/list": {"error": {"code": -32001, "message": "busy"}}}))` is always overloaded.
     """
     from .. import AppServerConfig
 

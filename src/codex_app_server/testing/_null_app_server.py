@@ -1,8 +1,8 @@
-"""A null app-server: speaks the protocol, does no work. Answers at once, or as a scenario says.
+"""A null app-server: speaks the protocol, does no work. Answers at once, or as a scenario defines.
 
     python _null_app_server.py '{"deltas": 20}'
 
-Stands by itself, stdlib only, so that it starts in milliseconds: run it by path. For what the real one will not do on
+Standalone, stdlib only, so that it starts in milliseconds: run it by path. For what the real one will not do on
 demand - answers that never come, errors, lines that are no lines - and as a load generator: a turn's notifications,
 with the sizes of real ones, are written in one go.
 
@@ -13,6 +13,8 @@ The scenario, a JSON object; everything is optional:
     text          the turn's answer; in a paced turn each $NOW in it is the time of writing, in seconds of the Unix
                   epoch                                                                   (default "null ")
     order         "normal", or "early": the whole turn comes before the answer that names it
+    side_by_side  N: a turn waits until N have been started; then the lines of all N are written at once, alternating,
+                  each piece of a turn with a text of its own, and a millisecond for each round of the N
     on            method -> what happens instead of the usual answer, one of
                     {"result": ...}   {"error": {"code": ..., "message": ..., "data": ...}}
                     {"silent": true}              no answer
@@ -26,8 +28,11 @@ The scenario, a JSON object; everything is optional:
                   becomes the turn's text. With "when": TEXT only in turns whose input has that text
     hold          path: each turn waits before its end until this file exists, or it is interrupted
     end           "completed", "interrupted": turns end only by an interrupt, or "never"      (default "completed")
-    open_item     true: the turn's message is not completed before the turn waits             (default false)
+    open_item     true: a command of the turn runs while the turn waits                       (default false)
     when          text: the three members above are for turns whose input has it              (default all turns)
+    rewrite       [[PATTERN, REPLACEMENT], ...]: regular expressions that are replaced in each line that is written, for
+                  what another version of the protocol would send
+    version       the version in the userAgent                                            (default "0.0.0")
     start         steps before anything is read
     signal        steps when SIGUSR1 comes, whatever is going on
     ignore        what does not end the process, of "stdin" (its end) and "SIGTERM"           (default none)
@@ -51,10 +56,12 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 THREAD: dict[str, Any] = {
@@ -92,6 +99,7 @@ SETTINGS: dict[str, Any] = {
 THREAD_MARK = "T" * 36
 TURN_MARK = "U" * 36
 POLL_S = 0.01
+WORDS = (b"the", b"a", b"router", b"notification", b"of", b"side", b"-", b"\\n", b"interpreter", b"each", b"`x`")
 USAGE = {
     "totalTokens": 27,
     "inputTokens": 6,
@@ -118,7 +126,11 @@ class NullAppServer:
         self._write_lock = threading.Lock()
         self._interrupted: set[str] = set()
         self._latest = ("", "")
+        # Threads with a turn that has not ended.
+        self._active: set[str] = set()
         self._waiting: dict[str, tuple[str, str]] = {}
+        self._side_by_side = int(scenario.get("side_by_side", 1))
+        self._beside: list[tuple[str, str]] = []
         self._turn_lines = [self._encode(message) for message in self._turn(self._text)]
         # Equal lines once, so that making a long turn costs its reader no time.
         self._turn_runs = [(line, len(list(run))) for line, run in itertools.groupby(self._turn_lines)]
@@ -224,7 +236,7 @@ class NullAppServer:
     def _result(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
         if method == "initialize":
             return {
-                "userAgent": "null_app_server/0.0.0",
+                "userAgent": f"null_app_server/{self._scenario.get('version', '0.0.0')}",
                 "codexHome": "/",
                 "platformFamily": "unix",
                 "platformOs": "linux",
@@ -235,6 +247,10 @@ class NullAppServer:
             return {**SETTINGS, "thread": thread}
         if method == "turn/interrupt":
             self._interrupted.add(str(params.get("turnId")))
+        if method == "thread/read":
+            thread_id = str(params.get("threadId"))
+            status = {"type": "active", "activeFlags": []} if thread_id in self._active else {"type": "idle"}
+            return {"thread": {**THREAD, "id": thread_id, "sessionId": thread_id, "status": status}}
         if method == "config/read":
             return {"config": {}, "origins": {}}
         return {}
@@ -257,6 +273,7 @@ class NullAppServer:
             answer *= 2
         self._latest = (thread_id, turn_id)
         said = json.dumps(params.get("input", ""))
+        self._active.add(thread_id)
         waits = {key: self._scenario[key] for key in ("hold", "end", "open_item") if key in self._scenario}
         if self._scenario.get("when", "") not in said:
             waits = {}
@@ -268,25 +285,42 @@ class NullAppServer:
         elif self._pace_s or waits:
             self._write(answer)
             threading.Thread(target=self._slowly, args=(thread_id, turn_id, waits), daemon=True).start()
+        elif self._side_by_side > 1:
+            self._write(answer)
+            self._beside.append(self._latest)
+            if len(self._beside) == self._side_by_side:
+                beside, self._beside = self._beside, []
+                self._write(b"".join(self._alternating(beside)))
         else:
             early = self._scenario.get("order") == "early"
             events = [self._with_ids(line, thread_id, turn_id) * count for line, count in self._turn_runs]
             self._write(b"".join([*events, answer] if early else [answer, *events]))
+            self._active.discard(thread_id)
+
+    def _alternating(self, turns: list[tuple[str, str]]) -> Iterator[bytes]:
+        """The lines of these turns, one of each in turn."""
+        for place, line in enumerate(self._turn_lines):
+            line = line.replace(b"1700000000000", b"%d" % (1700000000000 + place))
+            line = line.replace(b'"delta":"', b'"delta":"%s %d ' % (WORDS[place % len(WORDS)], place))
+            for thread_id, turn_id in turns:
+                yield self._with_ids(line, thread_id, turn_id)
 
     def _on_answer(self, message: dict[str, Any]) -> None:
         waiting = self._waiting.pop(str(message.get("id")), None)
         if waiting is not None:
             outcome = json.dumps(message.get("result", message.get("error")))
             self._write(self._with_ids(b"".join(map(self._encode, self._turn(outcome))), *waiting))
+            self._active.discard(waiting[0])
 
     def _slowly(self, thread_id: str, turn_id: str, waits: dict[str, Any]) -> None:
         open_item, hold, wanted_end = waits.get("open_item"), waits.get("hold"), waits.get("end", "completed")
-        first, rest = self._turn_lines[: -3 if open_item else -1], self._turn_lines[-3 if open_item else -1 : -1]
-        for line in first:
+        for line in self._turn_lines[:-1]:
             if turn_id in self._interrupted:
                 break
             self._write(self._with_ids(line, thread_id, turn_id).replace(b"$NOW", b"%.6f" % time.time()))
             time.sleep(self._pace_s)
+        if open_item:
+            self._write(self._with_ids(self._encode(self._command("started")), thread_id, turn_id))
         while wanted_end != "completed" or (hold is not None and not os.path.exists(hold)):
             if wanted_end == "never":
                 return
@@ -295,8 +329,24 @@ class NullAppServer:
             time.sleep(POLL_S)
         end = self._turn_lines[-1]
         if turn_id in self._interrupted:
-            end, rest = end.replace(b'"status":"completed"', b'"status":"interrupted"'), []
-        self._write(self._with_ids(b"".join([*rest, end]), thread_id, turn_id))
+            end = end.replace(b'"status":"completed"', b'"status":"interrupted"')
+        ended = self._encode(self._command("completed")) if open_item else b""
+        self._active.discard(thread_id)
+        self._write(self._with_ids(ended + end, thread_id, turn_id))
+
+    def _command(self, what: str) -> dict[str, Any]:
+        """The notification that a command of a turn was started or completed, with placeholders for its ids."""
+        item = {
+            "type": "commandExecution",
+            "id": "cmd_null",
+            "command": "sleep",
+            "commandActions": [],
+            "cwd": "/",
+            "status": "inProgress" if what == "started" else "completed",
+        }
+        at = {f"{what}AtMs": 3}
+        params = {"item": item, "threadId": THREAD_MARK, "turnId": TURN_MARK, **at}
+        return {"method": f"item/{what}", "params": params, "emittedAtMs": 1700000000000}
 
     def _turn(self, text: str) -> list[dict[str, Any]]:
         """The notifications of one turn, with placeholders for its ids."""
@@ -343,6 +393,8 @@ class NullAppServer:
         return json.dumps(message, separators=(",", ":")).encode() + b"\n"
 
     def _write(self, data: bytes) -> None:
+        for pattern, replacement in self._scenario.get("rewrite", ()):
+            data = re.sub(pattern.encode(), replacement.encode(), data)
         with self._write_lock:
             sys.stdout.buffer.write(data)
             sys.stdout.buffer.flush()

@@ -21,8 +21,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar
 
-from .._fork import ProcessBound, descriptor_of, let_go, opening
-from .._threads import start
+from .._runtime.files import write_atomic
+from .._runtime.fork import ProcessBound, descriptor_of, let_go, opening
+from .._runtime.threads import start
 
 BODY_LIMIT_BYTES = 64 * 1024
 _CONNECTION_TIMEOUT_S = 5.0
@@ -60,7 +61,7 @@ class LoopbackIssuer(ProcessBound):
         self.accepted_for_s = accepted_for_s
         self.answer_after_s = answer_after_s
         self.counts: Counter[str] = Counter()
-        self.asked = 0
+        self.asked: int = 0
         self._email, self._account_id, self._plan = email, account_id, plan
         self._lock = threading.Lock()
         self._valid_refresh_tokens: set[str] = set()
@@ -138,10 +139,7 @@ class LoopbackIssuer(ProcessBound):
         path = Path(home) / "auth.json"
         last_refresh = datetime.now(timezone.utc).isoformat().replace("+00:00", "Z")
         text = json.dumps({"OPENAI_API_KEY": None, "tokens": self.tokens(), "last_refresh": last_refresh}, indent=2)
-        partial = path.with_name("auth.json.partial")
-        with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
-            file.write(text)
-        partial.replace(path)
+        write_atomic(path, text.encode(), mode=0o600)
         return path
 
     def accepts(self, access_token: str) -> bool:
@@ -257,7 +255,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Nothing: tests print what they want."""
+        """Log nothing: tests print what they want."""
 
 
 def _error(code: str, message: str) -> dict[str, Any]:

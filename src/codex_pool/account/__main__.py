@@ -2,6 +2,6 @@
 
 import sys
 
-from codex_pool.account.loop import main
+from .loop import main
 
 sys.exit(main())

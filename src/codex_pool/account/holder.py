@@ -22,10 +22,12 @@ app-servers that keep their login elsewhere than in the file do not use a token 
 from __future__ import annotations
 
 import json
-from collections import OrderedDict
 from dataclasses import dataclass
 
-from codex_pool.account.login import Login, digest
+from codex_app_server._runtime.backoff import backoff_s
+from codex_app_server._runtime.bounded import BoundedDict
+
+from .auth_content import Login, digest
 
 # Ahead of the time at which app-servers refresh: this share of the time until then, within these bounds.
 AHEAD_SHARE = 0.1
@@ -102,7 +104,7 @@ class Holder:
 
     def __init__(self) -> None:
         # Digest of the token asked with -> when the issuer answered, its answer, and the login with its tokens.
-        self._flights: OrderedDict[str, tuple[float, Answer, Login | None]] = OrderedDict()
+        self._flights: BoundedDict[str, tuple[float, Answer, Login | None]] = BoundedDict(FLIGHTS_KEPT)
         # The refresh token that was issued last because an app-server had asked, and when.
         self._on_demand = ("", 0.0)
         self._failures = 0
@@ -152,18 +154,16 @@ class Holder:
         if renewed is not None and on_demand:
             self._on_demand = (renewed.refresh_token, at)
         self._flights[digest(ask.refresh_token)] = (at, answer, renewed)
-        while len(self._flights) > FLIGHTS_KEPT:
-            self._flights.popitem(last=False)
         if not ask.write:
             return
         if answer.status == 200:
             self._failures = 0
         else:
-            self._not_before = at + min(RETRY_MAX_S, RETRY_FIRST_S * 2**self._failures)
-            self._failures = min(self._failures + 1, 10)
+            self._not_before = at + backoff_s(self._failures, RETRY_FIRST_S, RETRY_MAX_S)
+            self._failures += 1
 
     def due_in_s(self, login: Login, *, at: float, now: float, jitter: float) -> float | None:
-        """In how many seconds the tokens are to be refreshed ahead of time; None if not at all, as after a refusal.
+        """Time in seconds until the tokens are to be refreshed ahead of time; None if not at all, as after a refusal.
 
         `jitter` in [0, 1), the same for the life of a holder: of several one comes first, the others find its tokens.
         """

@@ -13,8 +13,8 @@ import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from codex_pool.account.holder import Answer
-from codex_pool.account.login import tokens_in
+from .auth_content import tokens_in
+from .holder import Answer
 
 if TYPE_CHECKING:
     import ssl
@@ -40,7 +40,7 @@ def ask(url: str, body: bytes, headers: Mapping[str, str], limit_s: float = LIMI
     """POST to the issuer, for at most `limit_s`.
 
     A refusal is passed on as it is, without following redirects. An answer with tokens has status 200. If the issuer
-    cannot be reached, says too much, takes too long or grants without an access token, the answer is 502 or 504, which
+    cannot be reached, sends too much, takes too long or grants without an access token, the answer is 502 or 504, which
     codex takes for something that may pass.
     """
     # The timeout of a socket starts again with each byte that comes.

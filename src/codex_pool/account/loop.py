@@ -5,7 +5,7 @@
                                       stderr: log, without any token
 
 It finishes what it has begun to ask the issuer for before it ends, for up to STOP_LIMIT_S: a refresh token that has
-been used and whose successor nobody has written down is a login lost.
+been used and whose successor was not stored is a lost login.
 """
 
 from __future__ import annotations
@@ -26,20 +26,14 @@ from typing import Any
 
 import msgspec
 
-from codex_pool import log, start
-from codex_pool.account import issuer
-from codex_pool.account.arguments import HolderArguments
-from codex_pool.account.auth_file import (
-    AuthFile,
-    ChangedError,
-    LockedFile,
-    LockTimeoutError,
-    Successor,
-    UnreadableError,
-)
-from codex_pool.account.connection import RefreshRequest, RequestError, read_request, send_answer
-from codex_pool.account.holder import Answer, Ask, Holder, Lineage
-from codex_pool.account.login import Login, digest, parse_login, with_tokens
+from ..runtime import log, startup
+from . import issuer
+from .arguments import HolderArguments
+from .auth_content import Login, digest, parse_login, with_tokens
+from .auth_file import AuthFile, LockedFile, LockTimeoutError, UnreadableError
+from .file_replacement import ChangedError, Replacement
+from .holder import Answer, Ask, Holder, Lineage
+from .http import RefreshRequest, RequestError, read_request, send_answer
 
 # The file is looked at so often, and again after a refusal: codex itself may just be writing the tokens that it got.
 LOOK_EVERY_S = 2.0
@@ -85,7 +79,7 @@ class Account:
 
     @contextlib.contextmanager
     def _lock(self, arrived_at: float) -> Iterator[LockedFile]:
-        """The lock of the file; who was waiting while another one waited for it in vain does not wait again."""
+        """The lock of the file; a request that was waiting while another one timed out on it does not wait again."""
         if self._not_locked is not None and self._not_locked[0] >= arrived_at:
             raise LockTimeoutError(self._not_locked[1])
         try:
@@ -146,7 +140,7 @@ class Account:
             login, lineage = self._read(locked)
         except UnreadableError as error:
             if digest(posted) in locked.lineage().seen:
-                # Its successor could not be put into this file.
+                # Its successor could not be stored in this file.
                 _log.warning(f"no tokens are refreshed: {error}")
                 return issuer.failure(503, f"no tokens are refreshed: {error}"), True
             login, lineage = None, Lineage()
@@ -159,8 +153,8 @@ class Account:
             self._holder.answered(decided, answer, None, at=time.monotonic())
             return answer, ours
         try:
-            with self._file.successor() as successor:
-                answer = self._exchange(login, decided, request, lineage, locked, successor)
+            with self._file.replacement() as replacement:
+                answer = self._exchange(login, decided, request, lineage, locked, replacement)
         except (OSError, UnreadableError) as error:
             answer = issuer.failure(503, f"the issuer is not asked, because new tokens could not be stored: {error}")
             _log.warning(f"the issuer is not asked, because new tokens could not be stored: {error}")
@@ -176,7 +170,7 @@ class Account:
         request: dict[str, Any] | None,
         lineage: Lineage,
         locked: LockedFile,
-        successor: Successor,
+        replacement: Replacement,
     ) -> Answer:
         """Ask the issuer, and write its tokens. Raises UnreadableError before it is asked."""
         content, _ = self._file.read()
@@ -186,14 +180,14 @@ class Account:
         renewed = login.renewed(answer.body, now) if answer.status == 200 else None
         if renewed is not None:
             # First of all: should this process be killed, the next one finds them.
-            self._try(lambda: successor.write(with_tokens(content, renewed.tokens, now)), put=False)
+            self._try(lambda: replacement.write(with_tokens(content, renewed.tokens, now)), put=False)
         self._holder.answered(ask, answer, renewed, at=time.monotonic(), on_demand=request is not None)
         if renewed is None:
             _log.warning(f"the issuer has refused to refresh: HTTP status {answer.status}")
             return answer
         self._login = renewed
         locked.keep(lineage.with_login(renewed))
-        self._try(lambda: successor.put(lambda: self._file.read()[1] == login))
+        self._try(lambda: replacement.put(lambda: self._file.read()[1] == login))
         # The issuer may leave out what has not changed.
         return Answer(200, json.dumps(renewed.tokens).encode())
 
@@ -221,7 +215,7 @@ class Account:
         return login, lineage
 
     def _try(self, write: Callable[[], None], *, put: bool = True) -> None:
-        """Write to the file, unless somebody has logged out, or in again, meanwhile. `put`: it is changed by this."""
+        """Write to the file, unless the user has logged out, or in again, meanwhile. `put`: it is changed by this."""
         try:
             write()
             self._stamp = self._file.stamp() if put else self._stamp
@@ -258,7 +252,7 @@ def serve(account: Account, listener: socket.socket, path: str, signals: int) ->
         full = threading.active_count() - others >= MAX_CONNECTIONS
         sources: list[Any] = [0, signals] if full else [0, signals, listener]
         readable, _, _ = select.select(sources, [], [], 0.05 if full else None)
-        if signals in readable and start.asks_to_end(signals):
+        if signals in readable and startup.asks_to_end(signals):
             break
         if 0 in readable:
             if not os.read(0, 4096):
@@ -287,7 +281,7 @@ def _keep_looking(account: Account) -> None:
         try:
             wait_s = account.look()
         except Exception as error:
-            # A disk or an issuer that does what nobody thought of: app-servers still ask by themselves.
+            # Any unforeseen error of a disk or an issuer: app-servers still ask on their own.
             _log.warning(f"cannot look after the tokens: {type(error).__name__}: {error}")
             wait_s = LOOK_EVERY_S
         time.sleep(wait_s)
@@ -313,9 +307,9 @@ def main() -> int:
     """Entry of the holder's process."""
     log.begin("account", *sys.argv[1:2])
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signals = start.signal_descriptor(signal.SIGTERM)
-    start.survive_hang_up()
-    arguments = msgspec.json.decode(start.read_line(0), type=HolderArguments)
+    signals = startup.signal_descriptor(signal.SIGTERM)
+    startup.survive_hang_up()
+    arguments = msgspec.json.decode(startup.read_line(0), type=HolderArguments)
     listener = socket.socket(fileno=arguments.listen_fd)
     account = Account(AuthFile(arguments.auth_json), arguments.issuer_url)
     serve(account, listener, arguments.path, signals)

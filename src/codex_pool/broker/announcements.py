@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from codex_pool.broker.books import LINES, Books
-from codex_pool.wire import SessionId
+from ..protocol.wire import SessionId
+from .state import LINES, BrokerState
 
 # How long it waits for turns that are about to begin on stale workers, and for sessions that are away.
 LIMIT_S = 30.0
@@ -13,7 +13,7 @@ LIMIT_S = 30.0
 
 @dataclass(slots=True)
 class _Announcement:
-    """Lines for these sessions; for all of the pool's own user when there are none. `starts` are calls to wait for."""
+    """Lines for these sessions; for all of the pool's owner when there are none. `starts` are calls to wait for."""
 
     sessions: list[SessionId]
     lines: list[bytes]
@@ -26,38 +26,38 @@ class _Announcement:
 class Announcements:
     """See the module's docstring."""
 
-    def __init__(self, books: Books) -> None:
-        self._books = books
+    def __init__(self, state: BrokerState) -> None:
+        self._state = state
         self._waiting: list[_Announcement] = []
 
     @property
     def held(self) -> int:
         return len(self._waiting)
 
-    def say(self, sessions: list[SessionId], lines: list[bytes], *, patient: bool = False) -> None:
-        """Tell these sessions, or all of the pool's own user, as soon as no turn begins with the state before."""
+    def publish(self, sessions: list[SessionId], lines: list[bytes], *, patient: bool = False) -> None:
+        """Tell these sessions, or all of the pool's owner, as soon as no turn begins with the state before."""
         if lines:
-            workers = self._books.workers.values()
+            workers = self._state.workers.values()
             starts = {number for worker in workers if worker.stale for number in worker.starting}
-            until = self._books.now + LIMIT_S
+            until = self._state.now + LIMIT_S
             self._waiting.append(_Announcement(sessions, lines, starts, until, patient))
             self.settle()
 
     def holds(self, line: bytes) -> bool:
-        """Return True while this line has yet to be told."""
+        """Return True while this line has yet to be sent."""
         return any(line in each.lines for each in self._waiting)
 
     def settle(self) -> None:
-        """Tell what can be told now."""
+        """Send what can be sent now."""
         waiting, self._waiting = self._waiting, []
         for each in waiting:
             if self._must_wait(each):
                 self._waiting.append(each)
             else:
-                self._books.pass_on(each.sessions or self._books.own_sessions(), [LINES, b"\n".join(each.lines)])
+                self._state.forward(each.sessions or self._state.unlimited_sessions(), [LINES, b"\n".join(each.lines)])
 
     def _must_wait(self, announcement: _Announcement) -> bool:
-        books = self._books
-        sessions = [books.sessions[each] for each in announcement.sessions if each in books.sessions]
-        away = announcement.patient and any(session.away_since is not None for session in sessions)
-        return books.now < announcement.until and (away or not announcement.starts.isdisjoint(books.calls))
+        state = self._state
+        sessions = [state.sessions[each] for each in announcement.sessions if each in state.sessions]
+        away = announcement.patient and any(session.is_away for session in sessions)
+        return state.now < announcement.until and (away or not announcement.starts.isdisjoint(state.requests.by_number))

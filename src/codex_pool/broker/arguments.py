@@ -7,21 +7,31 @@ from typing import Any
 import msgspec
 
 
+class BrokerLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Limits of a broker that runs, as of BrokerArguments."""
+
+    turns_per_worker: int
+    waiting_turns_per_worker: int
+    recycle_descendants: int
+
+
 class BrokerArguments(msgspec.Struct, forbid_unknown_fields=True):
-    """What a broker is started with."""
+    """Start arguments of a broker."""
 
     clients_endpoint: str
     workers_endpoint: str
     slots: int
     turns_per_worker: int
+    # How many turns of a worker may wait for an approval beside those that run.
+    waiting_turns_per_worker: int = 32
     # Above how many processes of its threads a worker is replaced, and loads no further thread; 0 is no limit.
     recycle_descendants: int = 0
     # Where threads work that name no directory; None is the broker's own.
     cwd: str | None = None
-    # ipc:///PATH of the socket for processes that let clients with a key in, and what they are known by; where the
-    # keys are.
+    # ipc:///PATH of the socket for processes that let clients in, and the secret of each kind of them; where the keys
+    # are, None if no client with a key is let in.
     link: str | None = None
-    secret: str = ""
+    secrets: dict[str, str] = {}
     keys: str | None = None
     # The CODEX_HOME of the app-servers, where the ownership of threads is kept; None keeps it in memory only.
     codex_home: str | None = None
@@ -38,3 +48,5 @@ class BrokerArguments(msgspec.Struct, forbid_unknown_fields=True):
     must_bind: bool = True
     # Threads whose records an earlier broker could not write down, by their ids; None for one that is no more.
     unsaved: dict[str, Any] = {}
+    # What earlier brokers have counted (`SaveCounts.kept`), None if that is not complete.
+    counted: dict[str, Any] | None = {}

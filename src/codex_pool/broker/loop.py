@@ -1,15 +1,17 @@
 """The broker process: one thread, its sockets, the supervisor's pipe, in named phases around `core`.
 
     python -m codex_pool.broker       start arguments: one JSON line on stdin; then JSON lines of the supervisor
-                                      (lost, slots, drain, ping, holds); its end is the supervisor's death
+                                      (lost, slots, gateway, drain, mode, command_result,
+                                      ping, holds); its end is the supervisor's death
                                       stdout: JSON lines for the supervisor - ready, failed, registered, suspect,
-                                      drained, renew, account, pong, reachable, unsaved, saved
+                                      drained, renew, account, command, draining, pong,
+                                      reachable, unsaved, saved, counts
                                       stderr: log
 
 The core knows a connection of a client by a name that no two can share: NUL and its identity on the socket over ipc;
-what `ingress_link` makes of its number for those that another process has let in.
+what `ingress_connection` makes of its number for those that another process has let in.
 
-What a peer cannot take now waits in its outbox, bounded in bytes; a client beyond the bound has to connect anew.
+What a peer cannot take now waits in its outbox, bounded in bytes; a client beyond the bound has to connect again.
 """
 
 from __future__ import annotations
@@ -20,43 +22,49 @@ import os
 import signal
 import sys
 import time
-from collections import deque
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import zmq
 
-from codex_app_server.lines import LineSplitter, LongLine
-from codex_pool import endpoints, link, log, sockets, start
-from codex_pool.allowed import AllowedKeys
-from codex_pool.broker.arguments import BrokerArguments
-from codex_pool.broker.checkpoint import Checkpoint, with_unsaved
-from codex_pool.broker.core import BrokerCore
-from codex_pool.broker.doors import Doors
-from codex_pool.broker.ingress_link import IngressLinks, Over
-from codex_pool.broker.keeper import Keeper
-from codex_pool.broker.legacy import Legacy
-from codex_pool.broker.owned import Owned
-from codex_pool.broker.places import Place, Places
-from codex_pool.broker.records import (
+from codex_app_server._protocol.framing import LineSplitter, LongLine
+
+from ..auth.allow_list import AllowedKeys
+from ..auth.keys import KeyStore
+from ..auth.ownership import path_in
+from ..auth.policy import AccessPolicy
+from ..protocol import endpoints, ingress_frames, pool_report, sockets
+from ..protocol.wire import ThreadRecord
+from ..runtime import log, startup
+from ..runtime.problems import Problems
+from .arguments import BrokerArguments, BrokerLimits
+from .checkpoint import CheckpointFile
+from .checkpoint_writer import CheckpointWriter, with_unsaved
+from .core import BrokerCore
+from .effects import (
     AccountChanged,
+    Command,
     Drained,
+    DrainProgress,
+    DropConnection,
     Effect,
-    Forget,
-    Keep,
-    Note,
-    Own,
+    LogLine,
     Registered,
     Renew,
+    SaveCounts,
+    SaveOwners,
+    SaveThreads,
     Suspect,
     ToClient,
     ToWorker,
 )
-from codex_pool.keys import KeyStore
-from codex_pool.ownership import path_in
-from codex_pool.problems import Problems
-from codex_pool.wire import ThreadRecord
+from .ingress_connection import ConnectionEnded, GatewayJoined, IngressLinks, ReportAsked
+from .listeners import Listener, Listeners
+from .mode import Mode
+from .outbox import Outbox
+from .ownership_writer import OwnershipWriter
+from .thread_owners import ThreadOwners
 
 MESSAGES_PER_PHASE = 500
 MAX_OUTBOX_BYTES = 64 * 1024 * 1024
@@ -81,43 +89,55 @@ class Broker:
         self._its_problems: list[dict[str, Any]] = []
         self._look_at = 0.0
         self._is_reachable = True
-        self._doors = Doors(default_cwd=arguments.cwd or os.getcwd())
-        self._keeper, owned = self._open_ownership()
-        self._legacy = Legacy(arguments.clients_endpoint)
-        legacy = with_unsaved(self._legacy.read(), arguments.unsaved)
+        self._policy = AccessPolicy(default_cwd=arguments.cwd or os.getcwd())
+        self._ownership, owners = self._open_ownership()
+        self._checkpoint_file = CheckpointFile(arguments.clients_endpoint)
+        checkpoint = with_unsaved(self._checkpoint_file.read(), arguments.unsaved)
         self._core = BrokerCore(
             slots=arguments.slots,
             turns_per_worker=arguments.turns_per_worker,
+            waiting_turns_per_worker=arguments.waiting_turns_per_worker,
             now=time.monotonic(),
             expect=arguments.expect,
-            legacy=legacy,
-            doors=self._doors,
-            owned=owned,
-            secret=self._keeper.secret if self._keeper is not None else os.urandom(16),
+            checkpoint=checkpoint,
+            policy=self._policy,
+            owners=owners,
+            secret=self._ownership.secret if self._ownership is not None else os.urandom(16),
             unix_offset=arguments.unix_offset,
             changed_at=arguments.changed_at,
             recycle_descendants=arguments.recycle_descendants,
+            counted=arguments.counted,
         )
-        self._checkpoint = Checkpoint(self._legacy, self._records, self._problems, report)
+        self._core.state.log_file = log.path()
+        self._checkpoint_writer = CheckpointWriter(self._checkpoint_file, self._records, self._problems, report)
         self._commands = LineSplitter()
-        self._outboxes: dict[tuple[bool, bytes], deque[list[bytes]]] = {}
-        self._outbox_bytes: dict[tuple[bool, bytes], int] = {}
+        # A worker's death is the supervisor's to report, so nothing follows when one cannot be reached.
+        self._worker_outbox = Outbox(self._workers)
+        self._client_outbox = Outbox(
+            self._clients,
+            skip=1,
+            max_bytes=MAX_OUTBOX_BYTES,
+            overflow=self._client_overflow,
+            unreachable=self._client_unreachable,
+        )
         self._poller = zmq.Poller()
         for source in (self._workers, self._clients, 0):
             self._poller.register(source, zmq.POLLIN)
-        if self._keeper is not None:
-            self._poller.register(self._keeper.descriptor, zmq.POLLIN)
+        if self._ownership is not None:
+            self._poller.register(self._ownership.descriptor, zmq.POLLIN)
         self._links: IngressLinks | None = None
+        self._keys: AllowedKeys | None = None
         if arguments.link is not None:
             warn = _log.warning
-            self._keys = AllowedKeys(KeyStore(arguments.keys), warn)
+            if arguments.keys is not None:
+                self._keys = AllowedKeys(KeyStore(arguments.keys), warn)
             self._look_at_keys_at = time.monotonic() + LOOK_AT_KEYS_EVERY_S
             self._look_at_keys(time.monotonic())
-            self._links = IngressLinks(endpoints.ipc_path(arguments.link), arguments.secret, self._poller, warn)
-        self._places = Places(self._sockets(arguments), self._problems, _log.warning)
-        self._places.holds = arguments.holds
+            self._links = IngressLinks(endpoints.ipc_path(arguments.link), arguments.secrets, self._poller, warn)
+        self._listeners = Listeners(self._sockets(arguments), self._problems, _log.warning)
+        self._listeners.holds = arguments.holds
         if arguments.must_bind:
-            self._places.bind()
+            self._listeners.bind()
         self._look(time.monotonic())
 
     def run(self) -> None:
@@ -131,35 +151,42 @@ class Broker:
                 if 0 in ready and not self._phase_supervisor():
                     self._apply(self._core.shut_down())
                     return
-                if self._keeper is not None:
-                    heard = ready.keys() - {self._workers, 0, self._keeper.descriptor}
-                    self._phase_ownership(self._keeper, clients_speak=bool(heard))
+                if self._ownership is not None:
+                    spoke = ready.keys() - {self._workers, 0, self._ownership.descriptor}
+                    self._phase_ownership(self._ownership, clients_speak=bool(spoke))
                 if self._clients in ready:
                     self._phase_receive(self._clients, self._own_message)
                 if self._links is not None:
                     self._phase_links(self._links, ready)
-                if self._outboxes:
-                    self._phase_outboxes()
+                self._worker_outbox.flush()
+                self._client_outbox.flush()
                 now = time.monotonic()
                 if now >= self._look_at:
                     self._look(now)
                 self._apply(self._core.tick(now))
+                if self._links is not None:
+                    self._links.flush()
+        except Exception:
+            _log.error("the broker fails; its last events:")
+            for line in self._core.recent_events:
+                _log.error(line)
+            raise
         finally:
             self._close()
 
     def _close(self) -> None:
-        self._places.remove()
+        self._listeners.remove()
         if self._links is not None:
             self._links.close()
-        if self._keeper is not None:
-            self._keeper.close()
+        if self._ownership is not None:
+            self._ownership.close()
         self._clients.close(linger=200)
         self._workers.close(linger=0)
         self._context.term()
-        self._legacy.remove()
+        self._checkpoint_file.remove()
 
     def _wait_ms(self) -> int:
-        if self._outboxes:
+        if self._worker_outbox or self._client_outbox:
             return OUTBOX_RETRY_MS
         if self._links is not None and self._links.has_more:
             return 0
@@ -177,23 +204,31 @@ class Broker:
             elif "drain" in command:
                 self._apply(self._core.drain(command["drain"], now))
             elif "slots" in command:
-                self._apply(self._core.slots(command["slots"]))
+                self._apply(self._core.slots(command["slots"], command["workers"]))
+                self._core.replaced(command["replaced"])
+            elif "mode" in command:
+                self._apply(self._core.set_mode(msgspec.convert(command["mode"], Mode), now))
+            elif "gateway" in command:
+                self._core.gateway(command["gateway"])
+            elif "limits" in command:
+                self._apply(self._core.set_limits(msgspec.convert(command["limits"], BrokerLimits), now))
+            elif "configuration" in command:
+                self._core.configuration(command["configuration"])
+            elif "command_result" in command:
+                done = command["command_result"]
+                self._apply(self._core.command_done(done["id"], done.get("result"), done.get("error"), now))
             elif "holds" in command:
-                self._places.holds, self._its_problems = command["holds"], command["problems"]
+                self._listeners.holds, self._its_problems = command["holds"], command["problems"]
                 self._look(now)
             elif "ping" in command:
-                self._core.books.lost_lines = command.get("lost_lines", 0) + log.lost()
+                self._core.state.lost_lines = command.get("lost_lines", 0) + log.lost()
                 registered, drained = self._core.registered, self._core.drained
                 report({"event": "pong", "registered": registered, "drained": drained, "lost_lines": log.lost()})
         return True
 
     def _phase_receive(self, socket: zmq.Socket[bytes], handle: Any) -> None:
         now = time.monotonic()
-        for _ in range(MESSAGES_PER_PHASE):
-            message = sockets.receive(socket)
-            if message is None:
-                return
-            identity, *frames = message
+        for identity, *frames in sockets.messages(socket, MESSAGES_PER_PHASE):
             self._apply(handle(identity, frames or [b""], now))
 
     def _own_message(self, routing_id: bytes, frames: list[bytes], now: float) -> list[Effect]:
@@ -201,29 +236,29 @@ class Broker:
 
     # Ownership.
 
-    def _open_ownership(self) -> tuple[Keeper | None, Owned]:
+    def _open_ownership(self) -> tuple[OwnershipWriter | None, ThreadOwners]:
         """The store of the home, for a pool that lets keys in, or that shares it with one."""
-        home, listens = self._arguments.codex_home, self._arguments.link is not None
+        home, listens = self._arguments.codex_home, self._arguments.keys is not None
         if home is None or not (listens or path_in(Path(home)).exists()):
-            return None, Owned()
+            return None, ThreadOwners()
         keys = KeyStore(self._arguments.keys).directory if listens else None
-        keeper, owned = Keeper(Path(home), keys, _log.error), Owned(durable=True)
-        owned.replace(keeper.open() or [])
-        self._doors.close(keeper.problem)
-        return keeper, owned
+        ownership, owners = OwnershipWriter(Path(home), keys, _log.error), ThreadOwners(durable=True)
+        owners.replace(ownership.open() or [])
+        self._policy.close(ownership.problem)
+        return ownership, owners
 
-    def _phase_ownership(self, keeper: Keeper, *, clients_speak: bool) -> None:
+    def _phase_ownership(self, ownership: OwnershipWriter, *, clients_speak: bool) -> None:
         """Take in what was written, and, before clients are read, what other pools have written."""
         now = time.monotonic()
-        for done in keeper.done():
+        for done in ownership.done():
             self._apply(self._core.ownership_kept(*done, now))
-        opened = keeper.look(now)
+        opened = ownership.look(now)
         if opened is not None:
             _log.info("clients with a key are let in again: the ownership store can be read")
             self._apply(self._core.ownership_opened(opened, now))
-        elif clients_speak and (news := keeper.news()):
+        elif clients_speak and (news := ownership.news()):
             self._apply(self._core.ownership_read(news, now))
-        self._doors.close(keeper.problem)
+        self._policy.close(ownership.problem)
 
     # Clients that another process has let in.
 
@@ -233,26 +268,34 @@ class Broker:
         if events.keys_changed or now >= self._look_at_keys_at:
             self._look_at_keys_at = now + LOOK_AT_KEYS_EVERY_S
             self._look_at_keys(now)
-        self._core.books.refused.update(events.refused)
+        self._core.state.refused.update(events.refused)
         for event in events.messages:
-            if isinstance(event, Over):
+            if isinstance(event, ConnectionEnded):
                 if event.revoked:
                     self._look_at_keys(now)
                 self._apply(self._core.client_unreachable(event.peer, now))
-            elif not self._keys.is_allowed(event.who, event.key):
-                self._send(True, event.peer, [link.REVOKED])
+            elif isinstance(event, GatewayJoined):
+                self._apply(self._core.gateway_joined(event.instance, now))
+            elif isinstance(event, ReportAsked):
+                found, effects = self._core.report(now)
+                # Before anyone sees the counts.
+                self._apply(effects)
+                links.report(event, pool_report.encode(found))
+            elif not (event.is_owner or (self._keys and self._keys.is_allowed(event.principal, event.key))):
+                self._send(True, event.peer, [ingress_frames.REVOKED])
                 links.end(event.peer)
             else:
                 self._apply(
                     self._core.client_message(
-                        event.peer, event.frames, now, event.who, event.key, screened=event.screened
+                        event.peer, event.frames, now, event.principal, event.key, screened=event.screened
                     )
                 )
+        links.tick(now)
 
     def _look_at_keys(self, now: float) -> None:
         """Read the allow-list if it has changed; sessions of those who are not on it any more end."""
-        if self._keys.read():
-            self._doors.replace(self._keys.clients.values())
+        if self._keys is not None and self._keys.read():
+            self._policy.replace(self._keys.clients.values())
             self._apply(self._core.end_sessions(self._keys.is_revoked, now))
 
     # Effects.
@@ -264,8 +307,8 @@ class Broker:
                     self._send(True, effect.peer, effect.frames)
                 case ToWorker():
                     self._send(False, effect.peer, effect.frames)
-                case Forget():
-                    self._drop_outbox((True, effect.peer))
+                case DropConnection():
+                    self._client_outbox.drop(effect.peer)
                 case Registered():
                     report({"event": "registered", "worker": effect.worker})
                 case Suspect():
@@ -276,109 +319,90 @@ class Broker:
                     report({"event": "renew", "worker": effect.worker, "reason": effect.reason})
                 case AccountChanged():
                     report({"event": "account", "changed_at": effect.changed_at, "under_way": effect.under_way})
-                case Keep():
-                    self._checkpoint.keep(effect.threads, time.monotonic())
-                case Own():
-                    if self._keeper is not None:
-                        self._keeper.write(effect.number, effect.rows)
-                case Note():
+                case Command():
+                    report(
+                        {
+                            "event": "command",
+                            "id": effect.number,
+                            "command": effect.command,
+                            "params": effect.params,
+                        }
+                    )
+                case DrainProgress():
+                    report(
+                        {
+                            "event": "draining",
+                            "stopping": effect.stopping,
+                            "turns": effect.turns,
+                            "clients": effect.clients,
+                            "waiting": effect.waiting,
+                        }
+                    )
+                case SaveThreads():
+                    self._checkpoint_writer.keep(effect.threads, time.monotonic())
+                case SaveOwners():
+                    if self._ownership is not None:
+                        self._ownership.write(effect.number, effect.rows)
+                case SaveCounts():
+                    report({"event": "counts", "kept": effect.kept, "lost": effect.lost})
+                case LogLine():
                     _log.warning(effect.message)
 
     # What is kept on disk, and the files of sockets.
 
-    def _sockets(self, arguments: BrokerArguments) -> list[Place]:
+    def _sockets(self, arguments: BrokerArguments) -> list[Listener]:
         """Workers first: once clients can see their socket, the pool is there."""
         found = [
-            Place(what, endpoints.ipc_path(endpoint), functools.partial(sockets.bind, socket, endpoint))
+            Listener(what, endpoints.ipc_path(endpoint), functools.partial(sockets.bind, socket, endpoint))
             for what, socket, endpoint in (
                 (WORKERS, self._workers, arguments.workers_endpoint),
                 ("clients' socket", self._clients, arguments.clients_endpoint),
             )
         ]
         if self._links is not None and arguments.link is not None:
-            found.append(Place("ingress's socket", endpoints.ipc_path(arguments.link), self._links.bind))
+            found.append(Listener("the link's socket", endpoints.ipc_path(arguments.link), self._links.bind))
         return found
 
     def _records(self) -> list[ThreadRecord]:
-        return [thread.record for thread in self._core.books.threads.values()]
+        return [thread.record for thread in self._core.state.threads.values()]
 
     def _look(self, now: float) -> None:
-        """What was removed is bound or written again, as is what could not be before."""
+        """Bind and write again what was removed, or could not be bound or written before."""
         self._look_at = now + LOOK_AT_FILES_EVERY_S
-        self._places.look(now)
-        is_reachable = self._places.is_bound(WORKERS)
+        self._listeners.look(now)
+        is_reachable = self._listeners.is_bound(WORKERS)
         if not is_reachable:
             self._core.unreachable(now)
         if is_reachable != self._is_reachable:
             self._is_reachable = is_reachable
             report({"event": "reachable", "workers": is_reachable})
-        if self._places.holds:
-            self._checkpoint.look(now)
+        if self._listeners.holds:
+            self._checkpoint_writer.look(now)
         rows = [*self._its_problems, *self._problems.rows()]
-        if self._keeper is not None:
-            rows += self._keeper.problems.rows()
+        if self._ownership is not None:
+            rows += self._ownership.problems.rows()
         self._core.problems(rows)
-
-    def _send_now(self, is_client: bool, peer: bytes, frames: list[bytes]) -> None:
-        """Raises Again, and ZMQError for one who is gone."""
-        if not is_client:
-            sockets.send(self._workers, [peer, *frames])
-        else:
-            sockets.send(self._clients, [peer[1:], *frames])
 
     def _send(self, is_client: bool, peer: bytes, frames: list[bytes]) -> None:
         if is_client and not peer.startswith(b"\0"):
-            # What such a client does not take is the business of the process that has let it in.
+            # What such a client does not take is up to the process that has let it in.
             if self._links is not None and not self._links.send(peer, frames):
                 self._apply(self._core.client_unreachable(peer, time.monotonic()))
-            return
-        key = (is_client, peer)
-        outbox = self._outboxes.get(key)
-        if outbox is None:
-            try:
-                self._send_now(is_client, peer, frames)
-                return
-            except zmq.Again:
-                outbox = self._outboxes[key] = deque()
-                self._outbox_bytes[key] = 0
-            except zmq.ZMQError as error:
-                self._unreachable(key, error)
-                return
-        outbox.append(frames)
-        self._outbox_bytes[key] += sum(map(len, frames))
-        if key[0] and self._outbox_bytes[key] > MAX_OUTBOX_BYTES:
-            self._drop_outbox(key)
-            _log.warning(f"client {peer!r} has more than {MAX_OUTBOX_BYTES} bytes waiting: its connection is over")
-            self._apply(self._core.client_overflow(peer, time.monotonic()))
+        elif is_client:
+            self._client_outbox.send(peer, frames)
+        else:
+            self._worker_outbox.send(peer, frames)
 
-    def _phase_outboxes(self) -> None:
-        for key, outbox in list(self._outboxes.items()):
-            try:
-                while outbox:
-                    self._send_now(*key, outbox[0])
-                    self._outbox_bytes[key] -= sum(map(len, outbox.popleft()))
-            except zmq.Again:
-                continue
-            except zmq.ZMQError as error:
-                self._drop_outbox(key)
-                self._unreachable(key, error)
-                continue
-            self._drop_outbox(key)
+    def _client_overflow(self, peer: bytes) -> None:
+        _log.warning(f"client {peer!r} has more than {MAX_OUTBOX_BYTES} bytes waiting: its connection is over")
+        self._apply(self._core.client_overflow(peer, time.monotonic()))
 
-    def _drop_outbox(self, key: tuple[bool, bytes]) -> None:
-        self._outboxes.pop(key, None)
-        self._outbox_bytes.pop(key, None)
-
-    def _unreachable(self, key: tuple[bool, bytes], error: zmq.ZMQError) -> None:
-        if error.errno != zmq.EHOSTUNREACH:
-            raise error
-        # A worker's death is the supervisor's to tell.
-        if key[0]:
-            self._apply(self._core.client_unreachable(key[1], time.monotonic()))
+    def _client_unreachable(self, peer: bytes) -> None:
+        self._apply(self._core.client_unreachable(peer, time.monotonic()))
 
 
 def report(record: dict[str, Any]) -> None:
-    """One JSON line for the supervisor."""
+    """Write one JSON line for the supervisor."""
     os.write(1, msgspec.json.encode(record) + b"\n")
 
 
@@ -386,13 +410,13 @@ def main() -> None:
     """Entry of the broker process."""
     log.begin("broker", *sys.argv[1:2])
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    start.survive_hang_up()
-    arguments = start.decode_arguments(start.read_line(0), BrokerArguments)
+    startup.survive_hang_up()
+    arguments = startup.decode_arguments(startup.read_line(0), BrokerArguments)
     try:
         broker = Broker(arguments)
     except endpoints.EndpointError as error:
         report({"event": "failed", "reason": str(error)})
         sys.exit(1)
     report({"event": "ready"})
-    start.collect_rarely()
+    startup.collect_rarely()
     broker.run()

@@ -1,74 +1,90 @@
-"""What pool/status says: plain JSON values, times in milliseconds."""
+"""The result of pool/status: plain JSON values, times in milliseconds."""
 
 from __future__ import annotations
 
+import heapq
 from collections import Counter
 from typing import Any
 
-from codex_pool.broker.books import Books
-from codex_pool.broker.pace import Pace
-from codex_pool.broker.records import Worker
-from codex_pool.broker.workers import state_of
-from codex_pool.problems import shown
-from codex_pool.wire import TURN_ENDS
+from ..protocol.wire import TURN_ENDS
+from ..runtime.problems import shown
+from .entities import Worker
+from .listings import turns_by_session
+from .rate_limiter import RateLimiter
+from .state import BrokerState
+from .workers import state_of
+
+MAX_WAITING_ROWS = 100
 
 
 def status_of(
-    books: Books,
-    pace: Pace,
+    state: BrokerState,
+    rate_limiter: RateLimiter,
     slot_states: list[dict[str, Any]],
     problems: list[dict[str, Any]],
     started_at: float,
     *,
-    roomless: int = 0,
+    awaiting_capacity: int = 0,
 ) -> dict[str, Any]:
-    """The whole pool. `roomless` is how many requests wait until a worker may load their thread."""
-    agents = books.agents()
+    """The status of the whole pool. `awaiting_capacity`: how many requests wait to load their thread."""
+    agents = state.turns.of_sub_agents()
     by_worker = Counter(turn.worker for turn in agents)
     return {
-        "uptimeMs": _ms(books.now - started_at),
-        "turnsPerWorker": books.turns_per_worker,
-        "workers": _slot_rows(books, slot_states, by_worker),
-        "draining": [_worker_row(worker, books.now, by_worker) for worker in books.workers.values() if worker.draining],
-        "clients": [session.client for session in books.sessions.values()],
-        "sessions": _session_rows(books),
-        "threads": len(books.threads),
-        "threadsWaiting": roomless,
-        "turns": {"running": len(books.turns), "subAgents": len(agents), "queued": _queued(books), **books.ended},
-        "refused": dict(books.refused),
-        "pace": pace.status(books.now),
-        "log": {"lostLines": books.lost_lines},
-        "problems": shown(problems, books.now),
+        "uptimeMs": _ms(state.now - started_at),
+        "mode": state.mode.name,
+        "turnsPerWorker": state.turns_per_worker,
+        "workers": _slot_rows(state, slot_states, by_worker),
+        "draining": [_worker_row(worker, state.now, by_worker) for worker in state.workers.values() if worker.draining],
+        "clients": [session.client for session in state.sessions.values()],
+        "sessions": _session_rows(state),
+        "threads": len(state.threads),
+        "threadsWaiting": awaiting_capacity,
+        "turns": {
+            "running": len(state.turns),
+            "subAgents": len(agents),
+            "waiting": state.turns.waiting,
+            "queued": _queued(state),
+            **state.turns.ended,
+        },
+        "turnsWaiting": _waiting_rows(state),
+        "refused": dict(state.refused),
+        "rateLimiter": rate_limiter.status(state.now),
+        # The name that it had before; deprecated.
+        "pace": rate_limiter.status(state.now),
+        "log": {"lostLines": state.lost_lines, "file": state.log_file},
+        "problems": shown(problems, state.now),
     }
 
 
-def seen_by(status: dict[str, Any], who: str, threads: int) -> dict[str, Any]:
+def limited_status(status: dict[str, Any], principal: str, threads: int) -> dict[str, Any]:
     """Reduce the status to what a limited key may see: slots; of clients, turns and threads its own."""
-    sessions = [row for row in status["sessions"] if row["principal"] == who]
+    sessions = [row for row in status["sessions"] if row["principal"] == principal]
     shown = ("slot", "state", "restarts")
-    running, agents, queued = (sum(row[name] for row in sessions) for name in ("turns", "subAgents", "queued"))
+    names = ("turns", "subAgents", "waiting", "queued")
+    running, agents, waiting, queued = (sum(row[name] for row in sessions) for name in names)
     ended = dict.fromkeys(TURN_ENDS, 0)
     return {
-        **{name: status[name] for name in ("uptimeMs", "turnsPerWorker")},
+        **{name: status[name] for name in ("uptimeMs", "mode", "turnsPerWorker")},
         "workers": [{name: row[name] for name in shown} for row in status["workers"]],
-        "turns": {"running": running, "subAgents": agents, "queued": queued, **ended},
+        "turns": {"running": running, "subAgents": agents, "waiting": waiting, "queued": queued, **ended},
         "clients": [row["client"] for row in sessions],
         "sessions": sessions,
         "threads": threads,
     }
 
 
-def _slot_rows(books: Books, states: list[dict[str, Any]], agents: Counter[str]) -> list[dict[str, Any]]:
-    """One row per slot: what the supervisor says of it (`states`), and of its worker if it has one that stays."""
-    by_slot = {worker.slot: worker for worker in sorted(books.workers.values(), key=lambda worker: not worker.draining)}
+def _slot_rows(state: BrokerState, states: list[dict[str, Any]], agents: Counter[str]) -> list[dict[str, Any]]:
+    """List a row per slot: what the supervisor reports of it (`states`), and of its worker if it has one that stays."""
+    by_slot = {worker.slot: worker for worker in sorted(state.workers.values(), key=lambda worker: not worker.draining)}
     rows = []
-    for slot in range(books.slots):
+    # A slot that is being removed is beyond them until its worker has ended.
+    for slot in sorted({*range(state.slots), *(each["slot"] for each in states)}):
         known = next((state for state in states if state["slot"] == slot), {})
         row: dict[str, Any] = {"state": "starting", "restarts": 0, **known, "slot": slot}
         retry_at = row.pop("retryAt", None)
-        row["retryInMs"] = None if retry_at is None else _ms(max(0.0, retry_at - books.now))
+        row["retryInMs"] = None if retry_at is None else _ms(max(0.0, retry_at - state.now))
         worker = by_slot.get(slot)
-        rows.append({**row, **_worker_row(worker, books.now, agents)} if worker is not None else row)
+        rows.append({**row, **_worker_row(worker, state.now, agents)} if worker is not None else row)
     return rows
 
 
@@ -80,10 +96,14 @@ def _worker_row(worker: Worker, now: float, agents: Counter[str]) -> dict[str, A
         "worker": worker.name,
         "pid": worker.pid,
         "appServerPid": worker.app_server_pid,
+        "codexVersion": worker.codex_version,
+        "ageMs": _ms(now - worker.started_at),
         # Those of sub-agents among them.
         "turns": len(worker.turns),
         "subAgents": agents[worker.name],
-        "queued": len(worker.waiting),
+        # Of the turns, those that wait for an approval or another answer of a person.
+        "waiting": len(worker.waiting),
+        "queued": len(worker.queue),
         "threads": len(worker.threads),
         "inFlight": progress.in_flight if progress is not None else 0,
         "lines": progress.lines if progress is not None else 0,
@@ -109,27 +129,45 @@ def _tree_fields(worker: Worker) -> dict[str, Any]:
     }
 
 
-def _session_rows(books: Books) -> list[dict[str, Any]]:
-    turns = Counter(session for turn in books.turns.values() for session in turn.sessions)
-    agents = Counter(session for turn in books.agents() for session in turn.sessions)
+def _session_rows(state: BrokerState) -> list[dict[str, Any]]:
+    turns, waiting = turns_by_session(state)
+    agents = Counter(session for turn in state.turns.of_sub_agents() for session in turn.sessions)
     return [
         {
             "client": session.client,
-            "identity": books.name_of(session.who),
-            "principal": session.who,
-            "state": "connected" if session.away_since is None else "away",
-            "awayMs": _ms(books.now - session.away_since) if session.away_since is not None else 0,
+            "identity": state.name_of(session.principal),
+            "principal": session.principal,
+            "state": "away" if session.is_away else "connected",
+            "awayMs": _ms(state.now - session.away_since) if session.away_since is not None else 0,
             "priority": session.priority,
             "turns": turns[session.id],
             "subAgents": agents[session.id],
-            "queued": len(session.waiting),
+            "waiting": waiting[session.id],
+            "queued": len(session.held),
         }
-        for session in books.sessions.values()
+        for session in state.sessions.values()
     ]
 
 
-def _queued(books: Books) -> int:
-    return sum(len(worker.waiting) for worker in books.workers.values()) + len(books.homeless)
+def _waiting_rows(state: BrokerState) -> list[dict[str, Any]]:
+    """List the turns that wait for a person, those that have waited longest first."""
+    waiting = [
+        (since, turn_id, worker) for worker in state.workers.values() for turn_id, since in worker.waiting.items()
+    ]
+    return [
+        {
+            "turnId": turn_id,
+            "threadId": state.turns[turn_id].thread_id if turn_id in state.turns else None,
+            "worker": worker.name,
+            "waitedMs": _ms(max(0.0, state.now - since)),
+            "holdsPermit": turn_id not in worker.without_permit,
+        }
+        for since, turn_id, worker in heapq.nsmallest(MAX_WAITING_ROWS, waiting, key=lambda each: each[0])
+    ]
+
+
+def _queued(state: BrokerState) -> int:
+    return sum(len(worker.queue) for worker in state.workers.values()) + len(state.requests.unassigned)
 
 
 def _ms(seconds: float) -> int:

@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from codex_pool import rpc
+from ..protocol import jsonrpc
+from .client_line import ClientMessage
 
 PREFIX = "pool:"
 DEFAULT_LIMIT = 25
@@ -27,11 +28,11 @@ _SORT_KEYS = {"created_at": "createdAt", "updated_at": "updatedAt", "recency_at"
 # With these the answer comes from the app-server's database: each worker knows of others' threads by chance only.
 _FROM_DATABASE = ("searchTerm", "useStateDbOnly", "parentThreadId", "ancestorThreadId", "projectId", "sectionId")
 
-Place = tuple[float, str]
+Position = tuple[float, str]
 
 
 class CursorError(ValueError):
-    """A cursor that is not of this list; the message says which remedy there is."""
+    """A cursor that is not of this list; the message has the remedy."""
 
 
 class Cursor(msgspec.Struct, array_like=True, frozen=True):
@@ -42,18 +43,22 @@ class Cursor(msgspec.Struct, array_like=True, frozen=True):
 
     query: str
     index: str = ""
-    after: Place | None = None
+    after: Position | None = None
     given: list[str] = []
 
     def encode(self) -> str:
-        return PREFIX + base64.urlsafe_b64encode(rpc.encode(self)).decode()
+        return PREFIX + base64.urlsafe_b64encode(jsonrpc.encode(self)).decode()
 
 
 class Query(NamedTuple):
-    """A request for a list: `filters` are its parameters but for cursor, limit and order; `name` stands for all."""
+    """A request for a list: `filters` are its parameters but for cursor, limit and order; `name` stands for all.
+
+    `reverse` is the name of the same list in the opposite direction.
+    """
 
     method: str
     name: str
+    reverse: str
     filters: dict[str, msgspec.Raw]
     sort_key: str
     direction: str
@@ -73,7 +78,7 @@ class Query(NamedTuple):
         return self.sort_key != "created_at"
 
     def open(self) -> Cursor | None:
-        """Its cursor; None if it has none, or one of the app-server's. Raises CursorError."""
+        """Decode the cursor of the query; None if it has none, or one of the app-server's. Raises CursorError."""
         if self.cursor is None or not self.cursor.startswith(PREFIX):
             return None
         try:
@@ -86,44 +91,35 @@ class Query(NamedTuple):
         return cursor
 
 
-class _Order(msgspec.Struct, rename="camel"):
-    cursor: str | None = None
-    limit: int | None = None
-    sort_key: str | None = None
-    sort_direction: str | None = None
+_decode_text = msgspec.json.Decoder(str | None).decode
+_decode_number = msgspec.json.Decoder(int | None).decode
+_NULL = msgspec.Raw(b"null")
 
 
-class _OrderLine(msgspec.Struct):
-    params: _Order | None = None
-
-
-_decode_order = msgspec.json.Decoder(_OrderLine).decode
-
-
-def query_of(method: str, line: bytes) -> Query | None:
-    """The query in a request; None if it cannot be read, which is the app-server's to say."""
+def query_of(method: str, message: ClientMessage) -> Query | None:
+    """The query in a request; None if it cannot be read, which the app-server reports."""
+    filters = dict(message.params or {})
     try:
-        order = _decode_order(line).params or _Order()
-        filters = rpc.decode_request(line).params or {}
+        cursor = _decode_text(filters.pop("cursor", _NULL))
+        limit = _decode_number(filters.pop("limit", _NULL))
+        sort_key = _decode_text(filters.pop("sortKey", _NULL)) or "created_at"
+        direction = _decode_text(filters.pop("sortDirection", _NULL)) or "desc"
     except msgspec.MsgspecError:
         return None
-    sort_key, direction = order.sort_key or "created_at", order.sort_direction or "desc"
     if direction not in ("asc", "desc"):
         return None
-    for name in ("cursor", "limit", "sortKey", "sortDirection"):
-        filters.pop(name, None)
     given = {name: value for name, value in filters.items() if bytes(value) not in (b"null", b"false", b'""', b"[]")}
-    about = rpc.encode(
-        [method, sorted((name, bytes(value).decode()) for name, value in given.items()), sort_key, direction]
-    )
+    about = [method, sorted((name, bytes(value).decode()) for name, value in given.items()), sort_key]
+    names = {each: hashlib.sha256(jsonrpc.encode([*about, each])).hexdigest()[:16] for each in ("asc", "desc")}
     return Query(
         method,
-        hashlib.sha256(about).hexdigest()[:16],
+        names[direction],
+        names["asc" if direction == "desc" else "desc"],
         filters,
         sort_key,
         direction,
-        DEFAULT_LIMIT if order.limit is None else min(max(order.limit, 1), MAX_LIMIT),
-        order.cursor,
+        DEFAULT_LIMIT if limit is None else min(max(limit, 1), MAX_LIMIT),
+        cursor,
         method == "thread/list" and (sort_key == "recency_at" or any(name in given for name in _FROM_DATABASE)),
         "useStateDbOnly" in given,
     )
@@ -165,7 +161,7 @@ class Answer(NamedTuple):
 
     entries: list[Listed]
     next_cursor: str | None
-    read_states: dict[str, msgspec.Raw]
+    read_states: dict[str, msgspec.Raw] | None
 
 
 _decode_result = msgspec.json.Decoder(_ResultLine).decode
@@ -181,7 +177,7 @@ def answer_of(method: str, line: bytes) -> Answer:
         thread = _decode_thread(raw) if method == "thread/list" else _decode_found(raw).thread
         times = thread.created_at, thread.updated_at, thread.recency_at or thread.updated_at
         entries.append(Listed(thread.id, thread.name, times, bytes(raw)))
-    return Answer(entries, result.next_cursor, result.read_states or {})
+    return Answer(entries, result.next_cursor, result.read_states)
 
 
 def first_page(query: Query, line: bytes) -> bytes:
@@ -196,29 +192,30 @@ def first_page(query: Query, line: bytes) -> bytes:
     if answer.next_cursor is None:
         return line
     whole["result"]["nextCursor"] = Cursor(query.name, given=[entry.id for entry in answer.entries]).encode()
-    return rpc.encode(whole)
+    return jsonrpc.encode(whole)
 
 
 class Index:
-    """All threads of a query that `who` may see, as the workers list them. `id` names it in cursors."""
+    """Index of a query's threads that the principal may see, as the workers list them. `id` names it in cursors."""
 
-    def __init__(self, query: Query, id: str, who: str) -> None:
+    def __init__(self, query: Query, id: str, principal: str) -> None:
         self.query = query
         self.id = id
-        self.who = who
+        self.principal = principal
         self.size_bytes = 0
         self._listed: dict[str, Listed] = {}
         self._names: dict[str, str] = {}
-        self._read_states: dict[str, msgspec.Raw] = {}
-        self._places: list[Place] = []
+        # None unless the workers answer with any.
+        self._read_states: dict[str, msgspec.Raw] | None = None
+        self._positions: list[Position] = []
 
     def __len__(self) -> int:
         return len(self._listed)
 
     def add(
-        self, entries: Iterable[Listed], read_states: dict[str, msgspec.Raw], is_holder: Callable[[str], bool]
+        self, entries: Iterable[Listed], read_states: dict[str, msgspec.Raw] | None, is_holder: Callable[[str], bool]
     ) -> None:
-        """Take what a worker lists. What `is_holder` says of a thread that this worker has it, it knows best."""
+        """Take what a worker lists. Of a thread that it has (`is_holder`) it knows best."""
         for each in entries:
             if each.name:
                 self._names.setdefault(each.id, each.name)
@@ -227,37 +224,50 @@ class Index:
                 continue
             self.size_bytes += len(each.entry) - (len(known.entry) if known is not None else 0)
             self._listed[each.id] = each
-        self._read_states |= read_states
+        if read_states is not None:
+            known_states = self._read_states = self._read_states or {}
+            for thread_id, state in read_states.items():
+                if thread_id not in known_states or is_holder(thread_id):
+                    known_states[thread_id] = state
 
     def close(self) -> None:
-        """All workers have said what they list."""
+        """Sort the entries: all workers have reported what they list."""
         which = [*_SORT_KEYS].index(self.query.sort_key)
-        self._places = sorted((each.times[which], each.id) for each in self._listed.values())
+        self._positions = sorted((each.times[which], each.id) for each in self._listed.values())
 
     def page(self, cursor: Cursor | None, limit: int, name_of: Callable[[str], str | None]) -> dict[str, Any]:
         """The result for a page."""
         cursor = cursor or Cursor(self.query.name)
         given = set(cursor.given)
-        rest = [place for place in self._after(cursor.after) if place[1] not in given]
+        rest = [position for position in self._after(cursor.after) if position[1] not in given]
         found = rest[:limit]
         next_cursor = None
         if len(rest) > limit:
             ahead = [thread_id for _, thread_id in self._after(found[-1]) if thread_id in given]
             next_cursor = Cursor(self.query.name, self.id, found[-1], ahead).encode()
         data = [self._entry(thread_id, name_of) for _, thread_id in found]
-        result: dict[str, Any] = {"data": data, "nextCursor": next_cursor, "backwardsCursor": None}
+        result: dict[str, Any] = {"data": data, "nextCursor": next_cursor, "backwardsCursor": self._backwards(found)}
         if self.query.method == "thread/list":
-            states = {
-                thread_id: self._read_states[thread_id] for _, thread_id in found if thread_id in self._read_states
-            }
-            result["readStates"] = states or None
+            states = self._read_states
+            result["readStates"] = states and {each: states[each] for _, each in found if each in states}
         return result
 
-    def _after(self, after: Place | None) -> list[Place]:
-        places = self._places
+    def _backwards(self, found: list[Position]) -> str | None:
+        """The cursor with which the same list in the opposite direction begins with the first of these entries.
+
+        It names no index: what has changed meanwhile is to be in that list.
+        """
+        if not found:
+            return None
+        at, _ = found[0]
+        # No id is before "" or behind "~".
+        return Cursor(self.query.reverse, after=(at, "" if self.query.direction == "desc" else "~")).encode()
+
+    def _after(self, after: Position | None) -> list[Position]:
+        positions = self._positions
         if self.query.direction == "asc":
-            return places[bisect_right(places, after) if after is not None else 0 :]
-        return places[: bisect_left(places, after) if after is not None else len(places)][::-1]
+            return positions[bisect_right(positions, after) if after is not None else 0 :]
+        return positions[: bisect_left(positions, after) if after is not None else len(positions)][::-1]
 
     def _entry(self, thread_id: str, name_of: Callable[[str], str | None]) -> Any:
         listed = self._listed[thread_id]

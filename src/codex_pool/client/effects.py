@@ -1,49 +1,44 @@
-"""What a session wants done by the loop around it."""
+"""Effects of a session: what its loop has to do."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
-from codex_app_server.lines import LongLine
-from codex_app_server.transport import TurnLines
+from codex_app_server._protocol.framing import LongLine
+from codex_app_server._protocol.turn_lines import TurnLines
 
 
-@dataclass(frozen=True, slots=True)
-class Connect:
+class Connect(msgspec.Struct, frozen=True):
     """Make a new connection under this identity."""
 
     identity: str
 
 
-@dataclass(frozen=True, slots=True)
-class Disconnect:
+class Disconnect(msgspec.Struct, frozen=True):
     """Close the connection; what was not sent yet is of no use."""
 
 
-@dataclass(frozen=True, slots=True)
-class Send:
+class Send(msgspec.Struct, frozen=True):
     """Send these frames on the connection."""
 
     frames: list[bytes]
 
 
-@dataclass(frozen=True, slots=True)
-class Deliver:
-    """For the client."""
+class Deliver(msgspec.Struct, frozen=True):
+    """Deliver this batch to the client."""
 
     batch: list[bytes | LongLine | TurnLines]
 
 
-@dataclass(frozen=True, slots=True)
-class Welcomed:
+class Welcomed(msgspec.Struct, frozen=True):
     """The session has begun."""
 
 
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """The session is over; nothing follows."""
+class Failed(msgspec.Struct, frozen=True):
+    """The session is over; nothing follows. With `again` the pool may come back, and take another session."""
 
     message: str
+    again: bool = False
 
 
 Effect = Connect | Disconnect | Send | Deliver | Welcomed | Failed

@@ -8,17 +8,17 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from codex_app_server import _fork
-from codex_app_server._alarm import Alarm
+from codex_app_server._runtime import fork
+from codex_app_server._runtime.timer import LoopTimer
 
 if TYPE_CHECKING:
     import asyncio
 
 
 class OnLoop:
-    """Calls `work` on `loop`: soon after `soon`, and when it is time; and what is said to be called for a descriptor.
+    """Calls `work` on `loop`, soon after `soon` and at the time of `wake_at`, and the readers of watched descriptors.
 
-    All but `soon` is called on the loop, or when that is closed.
+    All methods but `soon` must be called on the loop, or when that is closed.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, work: Callable[[], None]) -> None:
@@ -29,10 +29,10 @@ class OnLoop:
         self._closed = False
         self._watched: object = None
         self._descriptors: list[int] = []
-        self._alarm = Alarm(self._call)
+        self._timer = LoopTimer(self._call)
 
     def soon(self) -> bool:
-        """From any thread. False when the loop is closed."""
+        """Call `work` on the loop soon. May be called from any thread. False when the loop is closed."""
         if self._scheduled:
             # It has not looked since, and when it does it sees all there is.
             return not self._loop.is_closed()
@@ -53,7 +53,7 @@ class OnLoop:
         self.unwatch()
         self._watched = what
         for descriptor, reader in readers.items():
-            # Another thread may close its own, which must not become somebody else's while it is watched here.
+            # Another thread may close its own, whose number must not be reused while it is watched here.
             duplicate = os.dup(descriptor)
             self._descriptors.append(duplicate)
             self._loop.add_reader(duplicate, self._on_readable, reader)
@@ -67,21 +67,21 @@ class OnLoop:
 
     def wake_at(self, when: float) -> None:
         """Call `work` at this time of the monotonic clock, or earlier."""
-        self._alarm.set(self._loop, when)
+        self._timer.set(self._loop, when)
 
     def close(self) -> None:
         """`work` is not called any more."""
         self._closed = True
         self.unwatch()
-        self._alarm.stop()
+        self._timer.stop()
 
     def let_go(self) -> None:
-        """In a forked child: let go of the descriptors, without a word to the loop."""
+        """Release the descriptors in a forked child, without touching the loop."""
         self._closed = True
-        _fork.let_go(*self._descriptors)
+        fork.let_go(*self._descriptors)
 
     def _on_readable(self, reader: Callable[[], None]) -> None:
-        # The loop may have found it readable before it was closed, or let go of in a child that was forked then.
+        # The loop may have found it readable before it was closed, or released in a child that was forked then.
         if not self._closed:
             reader()
 

@@ -14,7 +14,7 @@ import sys
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from codex_app_server.client import ApprovalHandler
+from codex_app_server._sync.client import ApprovalHandler
 from codex_app_server.compat import openai_codex as _sdk
 from codex_app_server.compat.openai_codex import *  # noqa: F403
 from codex_app_server.compat.openai_codex import CodexConfig
@@ -22,11 +22,12 @@ from codex_app_server.compat.openai_codex import __version__ as __version__
 from codex_app_server.compat.openai_codex.async_api import AsyncCodex as _AsyncCodex
 from codex_app_server.compat.openai_codex.sync_api import Codex as _Codex
 from codex_app_server.errors import InvalidInputError
-from codex_pool.client.transport import PoolTransport
-from codex_pool.endpoints import default_endpoint
+
+from ..client.transport import PoolTransport
+from ..protocol.endpoints import default_endpoint
 
 if TYPE_CHECKING:
-    from codex_app_server.async_client import AsyncApprovalHandler
+    from codex_app_server._async.client import AsyncApprovalHandler
     from codex_app_server.transport import Transport
 
 __all__ = _sdk.__all__

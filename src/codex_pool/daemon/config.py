@@ -8,55 +8,63 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
+
 from codex_app_server import AppServerConfig, InvalidInputError
 from codex_app_server.errors import HomeError
 from codex_app_server.home import codex_home
-from codex_pool import defaults, endpoint_name, endpoints, homes
-from codex_pool.demo import demo_home
-from codex_pool.pool import Pool, PoolStartError
+
+from .. import homes
+from ..demo import demo_home
+from ..errors import PoolStartError
+from ..option_sources import ConfigSource
+from ..options import PoolOptions
+from ..pool import Pool
+from ..protocol import endpoints
+from ..runtime import endpoint_name
 
 OWN, USER = "own", "user"
+COMPARED_FEATURES = (
+    "features.api_key_model_discovery",
+    "features.auth_elicitation",
+    "features.code_mode_host",
+    "features.mcp_oauth_refresh_coordination",
+)
 
 
 @dataclass(frozen=True, slots=True)
 class DaemonConfig:
-    """Configuration of one daemon. `endpoint` None is the user's default one.
+    """Configuration of one daemon. Without an endpoint in `options` it has the user's default one.
 
-    `home`: "user", "own", or an existing CODEX_HOME; None is "own" with `listen`, else "user", so that threads are
-    shared with `codex`. The own one is made of the user's, without the directories that it trusts.
+    `home`: "user", "own", or an existing CODEX_HOME; None is "own" where keys let others in, else "user", so that
+    threads are shared with `codex`. The own one is made of the user's, without the directories that it trusts.
+    `source`: where the options are read again while the daemon runs.
     """
 
-    endpoint: str | None = None
-    workers: int = defaults.WORKERS
-    turns_per_worker: int = defaults.TURNS_PER_WORKER
+    options: PoolOptions = field(default_factory=PoolOptions)
     overrides: tuple[str, ...] = ()
     codex_bin: str | None = None
     demo: bool = False
     env: dict[str, str] = field(default_factory=dict)
-    listen: str | None = None
-    keys: str | None = None
     home: str | None = None
-    # As the parameters of Pool.
-    recycle_turns: int | None = None
-    recycle_threads: int | None = None
-    recycle_age_s: float | None = None
-    recycle_memory_bytes: int | None = defaults.RECYCLE_MEMORY_BYTES
-    recycle_descendants: int | None = defaults.RECYCLE_DESCENDANTS
-    turn_idle_limit_s: float | None = defaults.TURN_IDLE_LIMIT_S
-    turn_wall_limit_s: float | None = None
+    source: ConfigSource | None = None
+
+    @property
+    def endpoint(self) -> str:
+        """The address for its clients."""
+        return self.options.endpoint or endpoints.default_endpoint()
 
     def notice(self) -> str | None:
-        """Something to be said before the first start with a home of its own: the threads that stay in the user's."""
+        """Return a notice for the first start with a home of its own: the threads that stay in the user's home."""
         if self._choice != OWN:
             return None
-        endpoint = self.endpoint or endpoints.default_endpoint()
-        return homes.left_behind(homes.daemon_home(endpoint), codex_home({**os.environ, **self.env}))
+        return homes.left_behind(homes.daemon_home(self.endpoint), codex_home({**os.environ, **self.env}))
 
     @property
     def _choice(self) -> str:
         if self.demo:
             return USER
-        return self.home or (OWN if self.listen is not None else USER)
+        return self.home or (OWN if self.options.lets_keys_in else USER)
 
     def _home(self, endpoint: str) -> Path:
         choice = self._choice
@@ -74,7 +82,7 @@ class DaemonConfig:
         """A message about the configuration of a home of the daemon's own, as one about the user's it is made of."""
         if self._choice != OWN:
             return message
-        own = homes.daemon_home(self.endpoint or endpoints.default_endpoint())
+        own = homes.daemon_home(self.endpoint)
         return homes.ConfigCopy(own, codex_home({**os.environ, **self.env})).named(message)
 
     @contextmanager
@@ -83,7 +91,9 @@ class DaemonConfig:
 
         Raises EndpointError, HomeError, InvalidInputError, and PoolStartError while another pool holds the endpoint.
         """
-        endpoint = self.endpoint or endpoints.default_endpoint()
+        if self.options.control_socket:
+            self._check_control_socket()
+        endpoint = self.endpoint
         path = endpoints.ipc_path(endpoint)
         endpoints.check_private(path.parent)
         # Before the home, which the other one may use, is changed. The lock decides what this does not see.
@@ -107,6 +117,22 @@ class DaemonConfig:
         with demo_home(home):
             yield self._pool(endpoint, {"CODEX_HOME": str(home)})
 
+    def _check_control_socket(self) -> None:
+        """Check that a plain `codex` would use the pool behind the control socket. Raises InvalidInputError."""
+        if self._choice == OWN:
+            raise InvalidInputError(
+                "--control-socket is where codex looks in your home, and this daemon has one of its own; "
+                "add --home user, or leave out --control-socket"
+            )
+        # codex compares these with its own before it uses a daemon (measured with 0.163).
+        for override in self.overrides:
+            name, _, _ = override.partition("=")
+            if name.strip() in COMPARED_FEATURES:
+                raise InvalidInputError(
+                    f"-c {override}: codex does not use a daemon whose {name.strip()} differs from its own; set it in "
+                    "config.toml, where both read it, or leave out --control-socket"
+                )
+
     def _pool(self, endpoint: str, env: dict[str, str]) -> Pool:
         config = AppServerConfig(
             codex_bin=self.codex_bin or None,
@@ -115,18 +141,6 @@ class DaemonConfig:
             client_name="codex_pool",
             client_title="codex-pool",
         )
-        return Pool(
-            self.workers,
-            config,
-            turns_per_worker=self.turns_per_worker,
-            endpoint=endpoint,
-            listen=self.listen,
-            keys=self.keys,
-            recycle_turns=self.recycle_turns,
-            recycle_threads=self.recycle_threads,
-            recycle_age_s=self.recycle_age_s,
-            recycle_memory_bytes=self.recycle_memory_bytes,
-            recycle_descendants=self.recycle_descendants,
-            turn_idle_limit_s=self.turn_idle_limit_s,
-            turn_wall_limit_s=self.turn_wall_limit_s,
-        )
+        pool = Pool.of(msgspec.structs.replace(self.options, endpoint=endpoint), config)
+        pool.source = self.source
+        return pool

@@ -1,3 +1,3 @@
-from codex_pool.ingress.loop import main
+from .loop import main
 
 main()

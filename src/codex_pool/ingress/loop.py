@@ -6,7 +6,7 @@
                                       stderr: log
 
 It may be killed at any time: the supervisor has the listening socket and starts another one, clients connect again. It
-limits its own memory (RLIMIT_DATA), and dies at the limit. Without a link nobody is accepted: who comes waits in the
+limits its own memory (RLIMIT_DATA), and dies at the limit. Without a link no client is accepted: new ones wait in the
 backlog of the listening socket until there is a broker.
 """
 
@@ -26,21 +26,20 @@ from typing import Any
 
 import msgspec
 
-from codex_app_server.lines import LineSplitter, LongLine
-from codex_pool import link, log, start
-from codex_pool.allowed import AllowedKeys
-from codex_pool.broker.identity import Identity
-from codex_pool.endpoints import EndpointError
-from codex_pool.ingress import z85
-from codex_pool.ingress.arguments import IngressArguments
-from codex_pool.ingress.core import FREE_BYTES, TICK_S, IngressCore, ServerKeys
-from codex_pool.keys import KeyStore
+from codex_app_server._protocol.framing import LineSplitter, LongLine
 
-KIND = "tcp"
-LINK_RETRY_S = 0.05
-LINK_READ_BYTES = 256 * 1024
-# Small, so that what waits in the link does not delay the key that is next.
-LINK_BUFFER_BYTES = 32 * 1024
+from ..auth import z85
+from ..auth.allow_list import AllowedKeys
+from ..auth.keys import KeyStore
+from ..auth.principal import Identity
+from ..protocol import ingress_frames
+from ..protocol.endpoints import EndpointError
+from ..runtime import log, startup
+from .arguments import IngressArguments
+from .broker_link import BrokerLink
+from .core import IngressCore, ServerKeys
+from .limits import FREE_BYTES, TICK_S
+
 # What is read at once is decrypted at once: of short messages little, so that others come in between.
 READ_BYTES = 4 * 1024
 MIDDLE_READ_BYTES = 64 * 1024
@@ -75,23 +74,22 @@ class Ingress:
         self._keys = AllowedKeys(store, lambda line: None)
         self._core = IngressCore(
             ServerKeys(z85.decode(pair.public_key), z85.decode(pair.secret_key)),
-            max_connections=min(arguments.max_connections, start.descriptors() - SPARE_DESCRIPTORS),
-            look=self._look_at_keys,
+            max_connections=min(arguments.max_connections, startup.descriptors() - SPARE_DESCRIPTORS),
+            refresh_keys=self._look_at_keys,
         )
         self._epoll = select.epoll()
         self._epoll.register(0, _READ)
+        # Connections without a key, apart: however many of them are ready, those with one are served first.
+        self._strangers = select.epoll()
+        self._epoll.register(self._strangers.fileno(), _READ)
         self._sockets: dict[int, socket.socket] = {}
         self._number_of: dict[int, int] = {}
         self._interest: dict[int, int] = {}
+        self._watched_by: dict[int, select.epoll] = {}
         self._commands = LineSplitter()
-        self._link: socket.socket | None = None
-        self._joined = False
-        self._link_due = time.monotonic()
-        self._link_decoder = link.Decoder(link.FromBroker)
-        self._link_unsent = bytearray()
-        self._link_writes = False
-        # Messages that the broker has not taken.
-        self._on_the_way = 0
+        self._link = BrokerLink(
+            self._epoll, self._core, arguments.link, arguments.secret, joined=self._on_joined, lost=self._on_lost
+        )
         self._listens = False
         self._was_ready = False
         self._tick_at = self._looked_at = 0.0
@@ -100,38 +98,30 @@ class Ingress:
     def run(self) -> None:
         """Work until the supervisor is gone."""
         while True:
-            if self._link is None and time.monotonic() >= self._link_due:
-                self._connect_link()
-            strangers = 0
+            self._link.connect()
             ready = self._epoll.poll(self._wait_s(), EVENTS_PER_TURN)
             now = time.monotonic()
             for fd, events in ready:
                 number = self._number_of.get(fd)
                 if number is not None:
-                    connection = self._core.connections.get(number)
-                    if connection is None:
-                        continue
-                    if connection.principal is None:
-                        strangers += 1
-                        if strangers > STRANGERS_PER_TURN:
-                            continue
-                    if time.monotonic() - now > TURN_LIMIT_S:
-                        continue
-                    self._on_client(fd, number, events, now)
+                    if time.monotonic() - now <= TURN_LIMIT_S:
+                        self._on_client(fd, number, events, now)
                 elif fd == 0:
                     if not self._on_supervisor():
                         return
-                elif self._link is not None and fd == self._link.fileno():
-                    self._on_link(events, now)
+                elif fd == self._link.descriptor:
+                    self._link.receive(events, now)
                 elif fd == self._listener.fileno():
                     self._accept(now)
+            for fd, events in self._strangers.poll(0, STRANGERS_PER_TURN):
+                self._on_stranger(fd, events, now)
             if now >= self._tick_at:
                 self._tick(now)
-            self._pump(now)
+            self._link.pump(now)
             self._settle(now)
 
     def _wait_s(self) -> float:
-        until = self._tick_at if self._link is not None else min(self._tick_at, self._link_due)
+        until = min(self._tick_at, self._link.due_at)
         return max(0.0, until - time.monotonic())
 
     def _on_supervisor(self) -> bool:
@@ -168,10 +158,22 @@ class Ingress:
             self._sockets[number] = accepted
             self._number_of[fd] = number
             self._interest[number] = _READ
-            self._epoll.register(fd, _READ)
+            self._watched_by[number] = self._strangers
+            self._strangers.register(fd, _READ)
+
+    def _on_stranger(self, fd: int, events: int, now: float) -> None:
+        number = self._number_of[fd]
+        self._on_client(fd, number, events, now)
+        connection = self._core.connections.get(number)
+        if connection is not None and connection.usage is not None:
+            self._strangers.unregister(fd)
+            self._watched_by[number] = self._epoll
+            self._epoll.register(fd, self._interest[number])
 
     def _on_client(self, fd: int, number: int, events: int, now: float) -> None:
-        connection = self._core.connections[number]
+        connection = self._core.connections.get(number)
+        if connection is None:
+            return
         if events & _WRITE:
             self._core.dirty.add(number)
         if events & _READ and self._core.may_read(connection):
@@ -197,7 +199,7 @@ class Ingress:
         while connection.outgoing:
             first = connection.outgoing[0]
             if len(first) < 4096 and len(connection.outgoing) > 1:
-                # Short pieces leave together.
+                # Short parts leave together.
                 pieces: list[bytes | memoryview] = []
                 size = 0
                 for piece in connection.outgoing:
@@ -237,7 +239,7 @@ class Ingress:
         wanted = (_READ if self._core.may_read(connection) else 0) | (_WRITE if connection.outgoing else 0)
         if wanted != self._interest[number]:
             self._interest[number] = wanted
-            self._epoll.modify(self._sockets[number].fileno(), wanted)
+            self._watched_by[number].modify(self._sockets[number].fileno(), wanted)
 
     def _close_over(self) -> None:
         over, self._core.over = self._core.over, []
@@ -245,106 +247,20 @@ class Ingress:
             gone = self._sockets.pop(number, None)
             if gone is None:
                 continue
-            del self._number_of[gone.fileno()], self._interest[number]
+            del self._number_of[gone.fileno()], self._interest[number], self._watched_by[number]
             gone.close()
-        if over and self._joined and not self._listens:
+        if over and self._link.is_joined and not self._listens:
             self._listen(True)
 
-    # The link.
+    def _on_joined(self) -> None:
+        self._listen(True)
+        if not self._was_ready:
+            self._was_ready = True
+            report({"event": "ready"})
 
-    def _connect_link(self) -> None:
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, LINK_BUFFER_BYTES)
-        connection.setblocking(False)
-        try:
-            connection.connect(os.fsencode(self._arguments.link))
-        except OSError:
-            connection.close()
-            self._link_due = time.monotonic() + LINK_RETRY_S
-            return
-        self._link = connection
-        self._link_decoder = link.Decoder(link.FromBroker)
-        self._link_unsent = bytearray(link.encode(link.Join(self._arguments.secret, KIND)))
-        self._link_writes = False
-        self._on_the_way = 0
-        self._epoll.register(connection.fileno(), _READ)
-        self._write_link()
-
-    def _lose_link(self) -> None:
-        if self._link is None:
-            return
-        self._epoll.unregister(self._link.fileno())
-        self._link.close()
-        self._link, self._joined = None, False
-        self._link_due = time.monotonic() + LINK_RETRY_S
+    def _on_lost(self) -> None:
         self._listen(False)
-        self._core.disconnect_all()
         self._close_over()
-
-    def _on_link(self, events: int, now: float) -> None:
-        assert self._link is not None
-        if events & (_READ | _BROKEN):
-            try:
-                data = self._link.recv(LINK_READ_BYTES)
-            except BlockingIOError:
-                data = None
-            except OSError:
-                data = b""
-            if data == b"":
-                self._lose_link()
-                return
-            if data:
-                self._link_decoder.feed(data)
-                while (frame := self._link_decoder.next()) is not None:
-                    self._on_frame(frame, now)
-        if events & _WRITE:
-            self._write_link()
-
-    def _on_frame(self, frame: Any, now: float) -> None:
-        match frame:
-            case link.Send():
-                self._core.send(frame.connection, frame.frames, now)
-            case link.End():
-                self._core.end(frame.connection, now)
-            case link.Took():
-                self._on_the_way -= frame.messages
-            case link.Joined():
-                self._joined = True
-                self._listen(True)
-                if not self._was_ready:
-                    self._was_ready = True
-                    report({"event": "ready"})
-
-    def _pump(self, now: float) -> None:
-        """Pass on what waits for the broker, as long as the link takes it."""
-        more = True
-        while more and self._joined and not self._link_writes:
-            while more and len(self._link_unsent) < LINK_BUFFER_BYTES:
-                frame = self._core.next_for_broker(now) if self._on_the_way < link.WINDOW else None
-                if frame is None:
-                    more = False
-                else:
-                    self._on_the_way += isinstance(frame, link.Message)
-                    self._link_unsent += link.encode(frame)
-            if self._link_unsent:
-                self._write_link()
-
-    def _write_link(self) -> None:
-        if self._link is None:
-            return
-        try:
-            while self._link_unsent:
-                with memoryview(self._link_unsent) as view:
-                    sent = self._link.send(view[:WRITE_BYTES])
-                del self._link_unsent[:sent]
-        except BlockingIOError:
-            pass
-        except OSError:
-            self._lose_link()
-            return
-        if bool(self._link_unsent) != self._link_writes:
-            self._link_writes = bool(self._link_unsent)
-            self._epoll.modify(self._link.fileno(), _READ | (_WRITE if self._link_writes else 0))
 
     def _listen(self, on: bool) -> None:
         if on != self._listens:
@@ -379,15 +295,15 @@ class Ingress:
         self._core.tick(now)
         for line in self._core.refusals.news(now):
             _log.warning(line)
-        if self._joined:
+        if self._link.is_joined:
             if counts := self._core.refusals.unreported():
-                self._core.news.append(link.Refused(counts))
+                self._core.notices.append(ingress_frames.Refused(counts))
             # Descriptors may be there again.
             self._listen(True)
 
 
 def report(record: dict[str, Any]) -> None:
-    """One JSON line for the supervisor."""
+    """Write one JSON line for the supervisor."""
     os.write(1, msgspec.json.encode(record) + b"\n")
 
 
@@ -395,15 +311,15 @@ def main() -> None:
     """Entry of the ingress process."""
     log.begin("ingress", *sys.argv[1:2])
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    start.survive_hang_up()
-    arguments = start.decode_arguments(start.read_line(0), IngressArguments)
+    startup.survive_hang_up()
+    arguments = startup.decode_arguments(startup.read_line(0), IngressArguments)
     resource.setrlimit(resource.RLIMIT_DATA, (arguments.memory_bytes, arguments.memory_bytes))
     try:
         ingress = Ingress(arguments)
     except (EndpointError, OSError, ValueError) as error:
         report({"event": "failed", "reason": f"the ingress cannot start: {error}"})
         sys.exit(1)
-    start.collect_rarely()
+    startup.collect_rarely()
     try:
         ingress.run()
     except MemoryError:

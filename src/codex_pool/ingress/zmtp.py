@@ -1,7 +1,7 @@
 """The server's side of one ZMTP connection with CURVE. Pure: bytes in, messages and bytes out.
 
 The protocol: ZeroMQ RFC 23 and 37 (ZMTP 3.0 and 3.1: greeting, frames) and 26 (CurveZMQ: handshake, MESSAGE commands).
-The peers are DEALER sockets of libzmq; this side says that it is a ROUTER. Metadata of the peer, its routing id among
+The peers are DEALER sockets of libzmq; this side acts as a ROUTER. Metadata of the peer, its routing id among
 it, is passed over.
 
     C -> S   greeting                S -> C   greeting
@@ -11,7 +11,7 @@ it, is passed over.
 
 Nothing is kept beyond its bound: the size of a frame is compared with what may come at that point before any of it is
 kept, so that at most one incomplete frame and the parts before it are held. A message has at most MAX_PARTS parts, and
-as many bytes as `allow` has said. All that a peer does wrong is a ZmtpError, after which nothing more is read.
+as many bytes as `allow` has granted. All that a peer does wrong is a ZmtpError, after which nothing more is read.
 """
 
 from __future__ import annotations
@@ -102,14 +102,14 @@ class ServerConnection:
         return messages
 
     def send(self, frames: list[bytes]) -> list[bytes]:
-        """Encode a message for the peer, once the handshake is done; in pieces, to be sent one after the other."""
+        """Encode a message for the peer, once the handshake is done; in parts, to be sent one after the other."""
         last = len(frames) - 1
         pieces: list[bytes] = []
         for number, frame in enumerate(frames):
             pieces += self._message(_INNER_MORE if number < last else 0, frame)
         return pieces
 
-    # Steps: each reads one thing from the buffer, and says whether it could.
+    # Steps: each reads one thing from the buffer, and returns whether it could.
 
     def _greeting(self) -> bool:
         buffer = self._buffer
@@ -224,7 +224,7 @@ class ServerConnection:
                 return None
             flags = buffer[0]
             if flags & ~(_MORE | _LONG | _COMMAND) or flags & _MORE or (command and not flags & _COMMAND):
-                # Each part is a frame by itself; that more follow is said inside, encrypted.
+                # Each part is a frame of its own; that more follow is encoded inside, encrypted.
                 raise ZmtpError("bad handshake" if command else "bad message", f"frame with flags {flags:#x}")
             header = 9 if flags & _LONG else 2
             if len(buffer) < header:
@@ -257,7 +257,7 @@ class ServerConnection:
         self.output += bytes([_COMMAND, len(body)]) + body
 
     def _message(self, flags: int, data: bytes) -> list[bytes]:
-        """One part as the bytes of its frame. libzmq does not mark MESSAGE as a command, and neither does this."""
+        """Encode one part as its frame. libzmq does not mark MESSAGE as a command, and neither does this."""
         nonce = self._take_nonce()
         box = crypto_box_easy_afternm(bytes([flags]) + data, b"CurveZMQMESSAGES" + nonce, self._shared)
         size = 16 + len(box)

@@ -8,10 +8,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from codex_pool.endpoints import EndpointError
-from codex_pool.problems import Problems
-from codex_pool.supervisor.lock import EndpointLock, EndpointTakenError
-from codex_pool.supervisor.recheck import STEPS, Step, steps
+from ..protocol.endpoints import EndpointError
+from ..runtime.problems import Problems
+from .lock import EndpointLock, EndpointTakenError
+from .recheck import STEPS, Step, steps
 
 LOOK_EVERY_S = 1.0
 
@@ -27,10 +27,10 @@ class Bookkeeping:
         self.holds = True
 
     def remember(self, started: list[tuple[int, str]], now: float) -> None:
-        """These (pid, what) are the processes of this pool now."""
+        """Write down the processes of this pool, each as (pid, what)."""
         self._started = started
-        seen = self._lock.look()
-        self._round(steps(seen._replace(list=False)), now)
+        found = self._lock.look()
+        self._round(steps(found._replace(list=False)), now)
 
     def look(self, now: float) -> None:
         """Make again what was removed, and write what could not be written."""

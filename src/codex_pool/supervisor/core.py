@@ -8,10 +8,12 @@ finished a turn, or was ready for STABLE_S, it starts afresh. When workers keep 
 any turn has finished, and no other worker serves, the pool gives up with the reason: a binary that cannot work must not
 spin. While a worker serves, starts that fail are tried again with a delay and shown in `states`, without end.
 
-A worker that is worn (`Recycle`) is replaced without a gap; one successor starts at a time:
+A worker that is worn (options `recycle_...`) is replaced without a gap; one successor starts at a time:
 
     its successor starting beside it --ready--> it drains, the successor has the slot --drained--> it stops --exited
       `--exited, or not ready in time--> the worker goes on; another successor after a delay
+
+    ready --the operator drains or removes its slot--> draining --drained--> it stops --exited--> the slot stays empty
 
 It drains for as long as its turns run. A slot has one worker that drains: until that has ended, its next recycling
 waits. None of this is counted as a failure of the slot's worker. A worker whose app-server has what is out of date in
@@ -20,182 +22,73 @@ memory (`renew`) is replaced in the same way, and before those that are worn.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Literal
 
-# Longer than a worker waits for an app-server that is overloaded: it is to say so itself.
-START_LIMIT_S = 40.0
-STABLE_S = 30.0
-BACKOFF_FIRST_S = 0.1
-BACKOFF_MAX_S = 10.0
-# Of a successor, while the worker that it is to replace goes on.
-SUCCESSOR_BACKOFF_MAX_S = 60.0
+from codex_app_server._runtime.backoff import backoff_s
+
+from ..options import PoolOptions
+from .effects import Changed, Drain, Effect, GiveUp, Kill, PoolReady, ReportLost, Spawn, Stop
+from .reasons import RECYCLE_REASONS, RESTART_REASONS, reason_of_recycling, reason_of_restart
+from .slots import (
+    BACKOFF_FIRST_S,
+    BACKOFF_MAX_S,
+    STABLE_S,
+    START_LIMIT_S,
+    STOP_LIMIT_S,
+    SUCCESSOR_BACKOFF_MAX_S,
+    Held,
+    Slot,
+    Worker,
+    deadline_of,
+)
+
 # Deaths before ready after which a pool gives up that has never been ready.
 FAILED_STARTS_AT_FIRST = 2
 # Deaths before ready or before any finished turn, while no worker serves, after which it gives up later.
 FRUITLESS_WINDOW_S = 300.0
 FRUITLESS_DEATHS = 8
 FRUITLESS_DEATHS_PER_SLOT = 3
-# A worker waits up to 25 s for its clients to acknowledge what they got of it, before it stops. While it still runs a
-# turn that time has not begun.
-STOP_LIMIT_S = 40.0
 # A bound below what a fresh app-server takes must not spin.
 MEMORY_MIN_AGE_S = 10.0
 
-State = Literal["starting", "ready", "draining", "stopping"]
-
-
-@dataclass(frozen=True, slots=True)
-class Recycle:
-    """Limits at which a worker is worn; 0 is none. `turns` finished, `threads` loaded, `memory_bytes` of its tree.
-
-    Of `descendants` the broker takes care, which lets no worker load threads beyond it: it asks for a renewal.
-    """
-
-    turns: int = 0
-    threads: int = 0
-    age_s: float = 0.0
-    memory_bytes: int = 0
-    descendants: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Spawn:
-    """Start a worker for this slot. Another one of the slot may be running."""
-
-    slot: int
-    worker: str
-
-
-@dataclass(frozen=True, slots=True)
-class Kill:
-    """End this worker by the ladder; its exit comes as an event."""
-
-    worker: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Drain:
-    """The broker is to give this worker nothing new, and to say when it is idle. `reason`: of the recycling."""
-
-    worker: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Stop:
-    """Ask this worker to end once its turns are over and its clients have got all that it has for them.
-
-    Its exit comes as an event.
-    """
-
-    worker: str
-
-
-@dataclass(frozen=True, slots=True)
-class TellLost:
-    """The broker is to know that this worker, and all below it, is dead."""
-
-    worker: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Changed:
-    """The states of the slots are others than before."""
-
-
-@dataclass(frozen=True, slots=True)
-class PoolReady:
-    """Every slot has been ready once: the pool may be used."""
-
-
-@dataclass(frozen=True, slots=True)
-class GiveUp:
-    """The pool cannot work; `stderr` holds the last lines of the app-server that says why."""
-
-    reason: str
-    stderr: tuple[str, ...]
-    # As of StartError.
-    kind: str | None = None
-
-
-Effect = Spawn | Kill | Drain | Stop | TellLost | Changed | PoolReady | GiveUp
-
-
-@dataclass(slots=True)
-class Worker:
-    """One process that fills a slot, or is about to, or did. `since` is when it came into its state."""
-
-    name: str
-    since: float
-    state: State = "starting"
-    ready_at: float = 0.0
-    turns: int = 0
-    running: int = 0
-    threads: int = 0
-    memory_bytes: int = 0
-    # Why it is being killed, "" if it is not.
-    killing: str = ""
-
-
-@dataclass(slots=True)
-class Slot:
-    """One place of the pool. `due`: while it has no worker, when it gets one; else the earliest recycling.
-
-    `failed_starts` in a row, the last one for the reason `problem`; 0 and "" once a worker of the slot is ready.
-    """
-
-    number: int
-    worker: Worker | None = None
-    successor: Worker | None = None
-    retired: Worker | None = None
-    due: float = 0.0
-    failures: int = 0
-    failed_starts: int = 0
-    problem: str = ""
-    restarts: int = 0
-    recycles: int = 0
-    # Why its worker must be replaced whatever it has done, "" if it need not be.
-    renewal: str = ""
-    generation: int = 0
-    was_ready: bool = False
-    last_reason: str = ""
-    recycling: str = ""
-
-    @property
-    def workers(self) -> list[Worker]:
-        return [worker for worker in (self.worker, self.successor, self.retired) if worker is not None]
-
 
 class SupervisorCore:
-    """See the module's docstring. `nonce` makes the names of workers unique across restarts of the pool."""
+    """See the module's docstring. `nonce` makes the names of workers unique across restarts of the pool.
 
-    def __init__(self, *, slots: int, nonce: str, recycle: Recycle | None = None) -> None:
+    `one_first`: the other workers start once the first one is ready (see `system_skills`).
+    """
+
+    def __init__(self, options: PoolOptions, *, nonce: str, one_first: bool = False) -> None:
         self._nonce = nonce
-        self._slots = [Slot(number) for number in range(slots)]
-        self._recycle = recycle or Recycle()
+        self._slots = [Slot(number) for number in range(options.workers)]
+        # How many workers each slot has had, also after it was removed: no two have one name.
+        self._generations: Counter[int] = Counter()
+        # Those that get no worker yet.
+        self._later = self._slots[1:] if one_first else []
+        self._options = options
         # When workers died that had done nothing, since a turn finished last.
         self._fruitless: deque[float] = deque()
         self._pool_ready = False
         self._gave_up = False
+        # How many workers were replaced after a death, and because they were worn, by reason.
+        self._restarts = Counter(dict.fromkeys(RESTART_REASONS, 0))
+        self._recycles = Counter(dict.fromkeys(RECYCLE_REASONS, 0))
 
     def start(self, now: float) -> list[Effect]:
-        """Fill all slots."""
+        """Fill all slots, or the first one."""
         out: list[Effect] = []
         for slot in self._slots:
-            slot.worker = self._spawn(slot, now, out)
+            if slot not in self._later:
+                slot.worker = self._spawn(slot, now, out)
         return out
 
     def ready(self, name: str, now: float) -> list[Effect]:
         """A worker's app-server has answered, and the broker knows it."""
         slot, worker = self._find(name)
         if slot is not None and worker is not None and worker.state in ("draining", "stopping"):
-            # A new broker has just heard of it.
-            return [Drain(name, slot.recycling)]
+            # It has just registered with a new broker.
+            return [Drain(name, slot.recycling, not slot.held)]
         if slot is None or worker is None or worker.state != "starting":
             return []
         worker.state, worker.since, worker.ready_at = "ready", now, now
@@ -203,10 +96,14 @@ class SupervisorCore:
         out: list[Effect] = []
         if worker is slot.successor:
             slot.retired, slot.worker, slot.successor, slot.renewal = slot.worker, worker, None, ""
-            if slot.retired is not None:
-                slot.retired.state, slot.retired.since = "draining", now
-                out.append(Drain(slot.retired.name, slot.recycling))
+            if slot.retired is not None and slot.retired.state == "ready":
+                _drain(slot, slot.retired, now, out)
+        if slot.held:
+            _drain(slot, worker, now, out)
         out.append(Changed())
+        later, self._later = self._later, []
+        for each in later:
+            each.worker = self._spawn(each, now, out)
         if not self._pool_ready:
             self._fruitless.clear()
             if all(slot.was_ready for slot in self._slots):
@@ -215,7 +112,7 @@ class SupervisorCore:
         return out
 
     def load(self, name: str, *, turns: int, threads: int, now: float, running: int = 0) -> list[Effect]:
-        """A worker says how many turns have finished and are running on it, and how many threads it has loaded."""
+        """A worker reports how many turns have finished and are running on it, and how many threads it has loaded."""
         _, worker = self._find(name)
         if worker is None:
             return []
@@ -236,7 +133,7 @@ class SupervisorCore:
         return self._recycle_one(now)
 
     def renew(self, name: str, reason: str, now: float) -> list[Effect]:
-        """The broker says that a worker must be replaced; it gets no turn until then. May come again."""
+        """The broker reports that a worker must be replaced; it gets no turn until then. May come again."""
         slot, worker = self._find(name)
         if slot is None or worker is None or worker is not slot.worker or slot.successor is not None:
             return []
@@ -244,7 +141,7 @@ class SupervisorCore:
         return self._recycle_one(now)
 
     def suspect(self, name: str, reason: str) -> list[Effect]:
-        """The broker says that a worker does not answer."""
+        """The broker reports that a worker does not answer."""
         _, worker = self._find(name)
         if worker is None or worker.killing:
             return []
@@ -252,7 +149,7 @@ class SupervisorCore:
         return [Kill(name, reason)]
 
     def drained(self, name: str, now: float) -> list[Effect]:
-        """The broker says that a draining worker has nothing to do any more. May come again."""
+        """The broker reports that a draining worker has nothing to do any more. May come again."""
         _, worker = self._find(name)
         if worker is None or worker.state != "draining":
             return []
@@ -280,28 +177,39 @@ class SupervisorCore:
             return []
         if worker.killing:
             reason = f"{worker.killing}; {reason}"
+        recycling = slot.recycling
         if worker is slot.retired:
             reason = f"recycled: {slot.recycling}" if worker.state == "stopping" else reason
-            slot.retired, slot.recycling = None, ""
+            slot.retired, slot.recycling = None, "" if not slot.held else slot.recycling
             slot.recycles += 1
-            return [TellLost(name, reason), Changed(), *self._recycle_one(now)]
-        out: list[Effect] = [TellLost(name, reason), Changed()]
+            self._recycles[reason_of_recycling(recycling)] += 1
+            self._remove_empty()
+            return [ReportLost(name, reason), Changed(), *self._recycle_one(now)]
+        out: list[Effect] = [ReportLost(name, reason), Changed()]
         if worker.state == "starting":
             slot.failed_starts += 1
             slot.problem = reason
         if worker is slot.successor:
             slot.successor = None
-            slot.due = now + _backoff_s(slot.failed_starts, SUCCESSOR_BACKOFF_MAX_S, jitter)
-            if slot.retired is None:
+            slot.due = now + backoff_s(slot.failed_starts - 1, BACKOFF_FIRST_S, SUCCESSOR_BACKOFF_MAX_S, jitter)
+            if slot.retired is None and not slot.held:
                 slot.recycling = ""
+            return out
+        if slot.held or worker.state in ("draining", "stopping"):
+            # Its end was asked for.
+            slot.worker, slot.successor, slot.renewal, slot.due = slot.successor, None, "", now
+            if slot.retired is None and slot.worker is None:
+                slot.recycling = ""
+            self._remove_empty()
             return out
         if worker.turns or (worker.state == "ready" and now - worker.ready_at >= STABLE_S):
             # It works; what ended it came from outside.
             slot.failures = 0
         slot.failures += 1
         slot.restarts += 1
+        self._restarts[reason_of_restart(worker)] += 1
         slot.last_reason = reason
-        slot.due = now + _backoff_s(slot.failures, BACKOFF_MAX_S, jitter)
+        slot.due = now + backoff_s(slot.failures - 1, BACKOFF_FIRST_S, BACKOFF_MAX_S, jitter)
         # A successor that is on its way need not wait.
         slot.worker, slot.successor, slot.renewal = slot.successor, None, ""
         if slot.retired is None:
@@ -318,15 +226,15 @@ class SupervisorCore:
                     worker.since = now
 
     def tick(self, now: float) -> list[Effect]:
-        """Whose time has come. Call it at `next_deadline`."""
+        """Start workers, and kill those that are late. Call it at `next_deadline`."""
         out: list[Effect] = []
         if self._gave_up:
             return out
         for slot in self._slots:
-            if slot.worker is None and now >= slot.due:
+            if slot.worker is None and not slot.held and now >= slot.due and slot not in self._later:
                 slot.worker = self._spawn(slot, now, out)
             for worker in slot.workers:
-                deadline = _deadline(worker)
+                deadline = deadline_of(worker)
                 if deadline is None or now < deadline or worker.killing:
                     continue
                 verb, limit_s = ("ready", START_LIMIT_S) if worker.state == "starting" else ("gone", STOP_LIMIT_S)
@@ -338,10 +246,11 @@ class SupervisorCore:
     def next_deadline(self) -> float | None:
         if self._gave_up:
             return None
-        deadlines = [slot.due for slot in self._slots if slot.worker is None]
+        empty = (slot for slot in self._slots if slot.worker is None and not slot.held)
+        deadlines = [slot.due for slot in empty if slot not in self._later]
         for slot in self._slots:
             for worker in slot.workers:
-                deadline = None if worker.killing else _deadline(worker)
+                deadline = None if worker.killing else deadline_of(worker)
                 if deadline is not None:
                     deadlines.append(deadline)
         deadlines += [at for at, _, _ in (*self._renewals(), *self._worn())]
@@ -355,23 +264,73 @@ class SupervisorCore:
 
     def states(self) -> list[dict[str, object]]:
         """The slots as status shows them."""
-        return [
-            {
-                "slot": slot.number,
-                "state": slot.worker.state if slot.worker is not None else "waiting",
-                "restarts": slot.restarts,
-                "lastReason": slot.last_reason,
-                "recycles": slot.recycles,
-                # Why its worker is being replaced, "" if it is not.
-                "recycling": slot.recycling,
-                # Starts of a worker, or of a successor beside one, that have failed in a row; why the last one has.
-                "failedStarts": slot.failed_starts,
-                "problem": slot.problem,
-                # When the next one is due (CLOCK_MONOTONIC, seconds), None if none has failed.
-                "retryAt": slot.due if slot.failed_starts else None,
-            }
-            for slot in self._slots
-        ]
+        return [slot.row() for slot in self._slots]
+
+    @property
+    def replaced(self) -> dict[str, dict[str, int]]:
+        """Numbers of workers that were restarted and recycled, by reason, for metrics."""
+        return {"restarts": dict(self._restarts), "recycles": dict(self._recycles)}
+
+    # The operator.
+
+    def set_options(self, options: PoolOptions, now: float) -> list[Effect]:
+        """Have other limits of recycling from now on; `scale` changes the number of workers."""
+        self._options = options
+        return self._recycle_one(now)
+
+    @property
+    def is_ready(self) -> bool:
+        """True once every slot has been ready."""
+        return self._pool_ready
+
+    @property
+    def slots(self) -> list[Slot]:
+        """The slots, also those that are removed once their workers have ended."""
+        return self._slots
+
+    @property
+    def wanted(self) -> int:
+        """Number of slots that there are to be."""
+        return sum(slot.held != "removed" for slot in self._slots)
+
+    def scale(self, workers: int, now: float) -> list[Effect]:
+        """Have so many slots: further ones start at once, the last ones drain, and are removed once they are empty."""
+        out: list[Effect] = []
+        known = {slot.number: slot for slot in self._slots}
+        for number, slot in known.items():
+            if number >= workers and slot.held != "removed":
+                out += self.hold(slot, "removed", f"scaled down to {workers}", now)
+        for number in range(workers):
+            if number not in known:
+                slot = Slot(number)
+                self._slots.append(slot)
+                slot.worker = self._spawn(slot, now, out)
+            elif known[number].held == "removed":
+                out += self.refill(known[number], now)
+        self._slots.sort(key=lambda slot: slot.number)
+        self._remove_empty()
+        return [*out, Changed()]
+
+    def hold(self, slot: Slot, held: Held, why: str, now: float) -> list[Effect]:
+        """Let the workers of a slot finish what they run, and end; the slot gets no further one."""
+        out: list[Effect] = []
+        slot.held, slot.recycling, slot.renewal = held, why, ""
+        if slot.worker is not None and slot.worker.state == "ready":
+            _drain(slot, slot.worker, now, out)
+        return [*out, Changed()]
+
+    def refill(self, slot: Slot, now: float) -> list[Effect]:
+        """Give a slot a worker again that was held. One that drains goes on doing so beside it."""
+        out: list[Effect] = []
+        slot.held, slot.renewal = "", ""
+        if slot.worker is not None and slot.worker.state in ("draining", "stopping") and slot.retired is None:
+            slot.retired, slot.worker = slot.worker, None
+        if slot.worker is None:
+            slot.worker = self._spawn(slot, now, out)
+        return [*out, Changed()]
+
+    def _remove_empty(self) -> None:
+        self._slots = [slot for slot in self._slots if slot.held != "removed" or slot.workers]
 
     # Recycling.
 
@@ -385,13 +344,16 @@ class SupervisorCore:
         ]
         if due:
             *_, number, why = min(due)
-            slot = self._slots[number]
+            slot = next(slot for slot in self._slots if slot.number == number)
             slot.recycling = why
             slot.successor = self._spawn(slot, now, out)
         return out
 
     def _renewals(self) -> Iterator[tuple[float, Slot, str]]:
-        """From when on a slot is to be renewed, and why. One successor starts at a time; the old one may take long."""
+        """Yield from when on a slot is to be renewed, and why.
+
+        One successor starts at a time; the old worker may take long.
+        """
         if self._gave_up or any(slot.successor for slot in self._slots):
             return
         for slot in self._slots:
@@ -400,24 +362,24 @@ class SupervisorCore:
                 yield slot.due, slot, slot.renewal
 
     def _worn(self) -> Iterator[tuple[float, Slot, str]]:
-        """From when on a slot is to be recycled, and why. None while a successor, or the pool, starts."""
+        """Yield from when on a slot is to be recycled, and why; nothing while a successor, or the pool, starts."""
         if self._gave_up or not self._pool_ready or any(slot.successor for slot in self._slots):
             return
-        recycle = self._recycle
+        options = self._options
         for slot in self._slots:
             worker = slot.worker
             if worker is None or worker.state != "ready" or worker.killing or slot.retired is not None:
                 continue
-            if recycle.turns and worker.turns >= recycle.turns:
-                yield slot.due, slot, f"{worker.turns} turns, the limit is {recycle.turns}"
-            elif recycle.threads and worker.threads >= recycle.threads:
-                yield slot.due, slot, f"{worker.threads} threads, the limit is {recycle.threads}"
-            elif recycle.memory_bytes and worker.memory_bytes >= recycle.memory_bytes:
-                why = f"{worker.memory_bytes} bytes of memory, the limit is {recycle.memory_bytes}"
+            if options.recycle_turns and worker.turns >= options.recycle_turns:
+                yield slot.due, slot, f"{worker.turns} turns, the limit is {options.recycle_turns}"
+            elif options.recycle_threads and worker.threads >= options.recycle_threads:
+                yield slot.due, slot, f"{worker.threads} threads, the limit is {options.recycle_threads}"
+            elif options.recycle_memory_bytes and worker.memory_bytes >= options.recycle_memory_bytes:
+                why = f"{worker.memory_bytes} bytes of memory, the limit is {options.recycle_memory_bytes}"
                 yield max(slot.due, worker.ready_at + MEMORY_MIN_AGE_S), slot, why
-            elif recycle.age_s:
-                at = worker.ready_at + recycle.age_s
-                yield max(slot.due, at), slot, f"it has run for {recycle.age_s:g} s, the limit"
+            elif options.recycle_age_s:
+                at = worker.ready_at + options.recycle_age_s
+                yield max(slot.due, at), slot, f"it has run for {options.recycle_age_s:g} s, the limit"
 
     # The rest.
 
@@ -437,15 +399,15 @@ class SupervisorCore:
             seconds = now - deaths[0]
             what = f"{len(deaths)} workers died within {seconds:.0f} s, before they were ready or had finished a turn"
         if last.kind is not None and not self._pool_ready:
-            # It says all that there is to know.
+            # Its reason is complete.
             out.append(last)
             return
         out.append(GiveUp(f"{what}: {last.reason}", last.stderr, last.kind))
 
     def _serves(self) -> bool:
-        """Whether a worker is of use to somebody: nothing that happens to the others ends it.
+        """Return True if a worker is of use to a client: nothing that happens to the others ends it.
 
-        Before the pool is ready only one that has run a turn is: else nobody has been given the pool yet, and its start
+        Before the pool is ready only one that has run a turn is: else no client has the pool yet, and its start
         fails.
         """
         workers = [worker for slot in self._slots for worker in slot.workers]
@@ -455,8 +417,8 @@ class SupervisorCore:
         )
 
     def _spawn(self, slot: Slot, now: float, out: list[Effect]) -> Worker:
-        slot.generation += 1
-        worker = Worker(f"w{slot.number}.{slot.generation}-{self._nonce}", now)
+        self._generations[slot.number] += 1
+        worker = Worker(f"w{slot.number}.{self._generations[slot.number]}-{self._nonce}", now)
         out += [Spawn(slot.number, worker.name), Changed()]
         return worker
 
@@ -468,16 +430,6 @@ class SupervisorCore:
         return None, None
 
 
-def _backoff_s(failures: int, limit_s: float, jitter: float) -> float:
-    """The delay after so many failures in a row, in seconds."""
-    delay_s: float = min(limit_s, BACKOFF_FIRST_S * 2 ** min(failures - 1, 30))
-    return delay_s * (0.5 + jitter / 2)
-
-
-def _deadline(worker: Worker) -> float | None:
-    """When a worker has been in its state for too long; None while it may be for any time."""
-    if worker.state == "starting":
-        return worker.since + START_LIMIT_S
-    if worker.state == "stopping" and not worker.running:
-        return worker.since + STOP_LIMIT_S
-    return None
+def _drain(slot: Slot, worker: Worker, now: float, out: list[Effect]) -> None:
+    worker.state, worker.since = "draining", now
+    out.append(Drain(worker.name, slot.recycling, not slot.held))

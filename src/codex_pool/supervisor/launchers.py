@@ -1,4 +1,4 @@
-"""Where the pool's processes run. There is one place so far: this machine."""
+"""Launchers: they start the pool's processes, so far on this machine only."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import Protocol
 
 import msgspec
 
-from codex_pool import start
-from codex_pool.supervisor.process import Child
+from ..runtime import startup
+from .child_process import Child
 
 
 class Launcher(Protocol):
@@ -30,4 +30,4 @@ class LocalLauncher:
         self._arguments = () if log_file is None else (log_file,)
 
     def launch(self, module: str, arguments: msgspec.Struct, *, inherit: tuple[int, ...] = ()) -> Child:
-        return Child(start.python(module, *self._arguments), arguments, inherit)
+        return Child(startup.python(module, *self._arguments), arguments, inherit)

@@ -1,4 +1,4 @@
-"""One pool an endpoint: its lock, and the list of processes that a pool has started there.
+"""The lock of an endpoint, which one pool holds, and the list of processes that a pool has started there.
 
 Both lie beside the socket. The list lets the next pool on the endpoint end what a killed one could not: a worker that
 is stopped does not see its death pipe.
@@ -8,7 +8,7 @@ is stopped does not see its death pipe.
                      renewed with each start of a process and removed at an orderly end
 
 Files can be removed while a pool runs. So the lock has two more proofs: a name that lies in no directory
-(`endpoint_name`), and somebody who listens on the socket. And it is looked at (`look`) and made again (`lock_again`).
+(`endpoint_name`), and a process that listens on the socket. And it is looked at (`look`) and made again (`lock_again`).
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ from pathlib import Path
 
 import msgspec
 
-from codex_pool import endpoint_name, endpoints, processes
-from codex_pool.endpoint_name import NameTakenError
-from codex_pool.processes import ProcessId
-from codex_pool.supervisor.recheck import Seen, Step
+from ..protocol import endpoints
+from ..runtime import endpoint_name, processes
+from ..runtime.endpoint_name import NameTakenError
+from ..runtime.processes import ProcessId
+from .recheck import EndpointFiles, Step
 
 LOCK_LIMIT_S = 3.0
 SWEEP_LIMIT_S = 5.0
@@ -55,7 +56,7 @@ class EndpointLock:
 
     What a killed pool has left on the endpoint is swept first; `swept` names it. Its broker holds the lock too, until
     it has removed its sockets: that is waited for. That the pid or the list cannot be written is not an error here;
-    `look` tells.
+    `look` reports.
     """
 
     def __init__(self, path: Path, limit_s: float = LOCK_LIMIT_S) -> None:
@@ -78,7 +79,7 @@ class EndpointLock:
         except BaseException:
             self._close_name()
             raise
-        # Before the sweep, which takes a while: who looks at the lock meanwhile is to find who has it.
+        # Before the sweep, which takes a while: another process that reads the lock meanwhile finds its holder.
         with contextlib.suppress(OSError):
             self.write_pid()
         self._sweep()
@@ -116,7 +117,7 @@ class EndpointLock:
             time.sleep(0.05)
 
     def _await_silence(self, deadline: float) -> None:
-        """Nobody listens on the socket any more: the lock of one who does was removed."""
+        """Wait until no process listens on the socket: the lock of one that does was removed."""
         swept = False
         while True:
             try:
@@ -140,11 +141,11 @@ class EndpointLock:
             "stop it or use another endpoint"
         )
 
-    def look(self) -> Seen:
-        """What of the endpoint is as this process has left it."""
+    def look(self) -> EndpointFiles:
+        """Compare the files of the endpoint with how this process has left them."""
         if self._name is not None:
             endpoint_name.let_go(self._name)
-        return Seen(
+        return EndpointFiles(
             directory=self._path.parent.is_dir(),
             lock=_names(self._lock, self.fd),
             pid=self._has_pid,
@@ -178,15 +179,15 @@ class EndpointLock:
             raise FileNotFoundError(f"{self._lock} was removed at once")
 
     def write_pid(self) -> None:
-        """Write into the lock who holds it. Raises OSError."""
-        # Never empty: who looks at it meanwhile is to find a pid.
+        """Write the holder's pid into the lock. Raises OSError."""
+        # Never empty: another process that reads it meanwhile finds a pid.
         pid = b"%d\n" % os.getpid()
         os.pwrite(self.fd, pid, 0)
         os.ftruncate(self.fd, len(pid))
         self._has_pid = True
 
     def remember(self, started: Iterable[tuple[int, str]]) -> None:
-        """These (pid, what) are the processes of this pool now. Raises OSError; then the list is as it was."""
+        """Write the list of this pool's processes, each as (pid, what). Raises OSError; then the list is as it was."""
         self._listed = None
         own = [(os.getpid(), "supervisor"), *started]
         lines = [
@@ -194,7 +195,7 @@ class EndpointLock:
             for pid, what in own
             if (process := processes.identify(pid)) is not None
         ]
-        # Renewed as a whole, and never seen by halves.
+        # Renewed as a whole, and never read by halves.
         partial = self._list.with_suffix(".processes.new")
         with contextlib.suppress(FileNotFoundError):
             partial.unlink()
@@ -210,7 +211,7 @@ class EndpointLock:
         self._listed = _signature(self._list)
 
     def release(self) -> None:
-        """Nothing is left of this pool."""
+        """Release the lock: nothing is left of this pool."""
         if _names(self._lock, self.fd):
             with contextlib.suppress(OSError):
                 self._list.unlink(missing_ok=True)
@@ -230,7 +231,7 @@ class EndpointLock:
             return
         started = []
         for line in lines:
-            # Whatever else stands there is nobody's.
+            # Any other line belongs to no process.
             with contextlib.suppress(msgspec.MsgspecError, ValueError):
                 started.append(msgspec.json.decode(line, type=Started))
         if not started or processes.identify(started[0].pid) == started[0].id:

@@ -1,4 +1,4 @@
-"""What of an endpoint a supervisor has to make again. Pure.
+"""Files of an endpoint that a supervisor has to make again. Pure.
 
 Files in a runtime directory are removed while they are in use: by cleaners of temporary files, at the end of a login,
 by hand. Each step needs those before it: there is no lock without a directory, and without the lock the rest of the
@@ -12,9 +12,12 @@ from typing import Literal, NamedTuple
 Step = Literal["runtime directory", "lock", "pid in the lock", "list of processes"]
 
 
-class Seen(NamedTuple):
-    """What is as the supervisor has left it: the directory is there, the lock at its path is the one that it holds and
-    names it, the list of processes is the one that it wrote last."""
+class EndpointFiles(NamedTuple):
+    """The files that are as the supervisor has left them.
+
+    The directory is there; the lock at its path is the one that it holds, and has its pid; the list of processes is
+    the one that it wrote last.
+    """
 
     directory: bool
     lock: bool
@@ -25,10 +28,10 @@ class Seen(NamedTuple):
 STEPS: tuple[Step, ...] = ("runtime directory", "lock", "pid in the lock", "list of processes")
 
 
-def steps(seen: Seen) -> list[Step]:
+def steps(found: EndpointFiles) -> list[Step]:
     """The steps to be done, in their order; one that fails ends the round, unless it is `pid in the lock`."""
-    if not seen.directory:
+    if not found.directory:
         return list(STEPS)
-    if not seen.lock:
+    if not found.lock:
         return list(STEPS[1:])
-    return [step for step, done in zip(STEPS[2:], (seen.pid, seen.list), strict=True) if not done]
+    return [step for step, done in zip(STEPS[2:], (found.pid, found.list), strict=True) if not done]

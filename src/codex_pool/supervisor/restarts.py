@@ -1,8 +1,10 @@
-"""Whether and when a broker that died is replaced. Pure."""
+"""Restarts of the broker: whether and when one that died is replaced. Pure."""
 
 from __future__ import annotations
 
 from collections import deque
+
+from codex_app_server._runtime.backoff import backoff_s
 
 WINDOW_S = 10.0
 MAX_DEATHS = 5
@@ -25,11 +27,11 @@ class BrokerRestarts:
         self._useless = 0
 
     def useful(self) -> None:
-        """A worker has registered with the broker."""
+        """Note that a worker has registered with the broker."""
         self._has_worked, self._useless = True, 0
 
     def died(self, now: float) -> float | None:
-        """The broker has died: in how many seconds it is to be replaced, None if it is not."""
+        """Return in how many seconds a broker that has died is to be replaced, None if it is not."""
         self._useless += 1
         self._deaths.append(now)
         while self._deaths[0] < now - WINDOW_S:
@@ -38,5 +40,5 @@ class BrokerRestarts:
         if too_often and not self._has_worked:
             return None
         if self._useless > MAX_DEATHS:
-            return min(MAX_DELAY_S, SLOW_DELAY_S * 2.0 ** min(self._useless - MAX_DEATHS - 1, 30))
+            return backoff_s(self._useless - MAX_DEATHS - 1, SLOW_DELAY_S, MAX_DELAY_S)
         return SLOW_DELAY_S if too_often else 0.0

@@ -1,25 +1,24 @@
-"""What an app-server must answer to thread/resume for a thread to be adopted. Pure.
+"""Checks of the answer to thread/resume, without which a thread is not adopted. Pure.
 
 `thread/resume` alone brings a thread back with the configured sandbox (measured on codex 0.163.0). So the sandbox or
-the permission profile that the thread had is asked for, and the answer must name it: an absent field says nothing.
+the permission profile that the thread had is asked for, and the answer must name it: an absent field proves nothing.
 """
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
-from codex_pool import rpc, wire
+from codex_app_server._protocol import runtime_version
 
-Version = tuple[int, int, int]
+from ..protocol import thread_records, wire
 
 
 @dataclass(frozen=True, slots=True)
 class Fields:
-    """Where an answer to thread/resume names the sandbox policy and the permission profile that are in force."""
+    """Names of the fields of an answer to thread/resume with the sandbox policy and permission profile in force."""
 
     sandbox: str
     profile: str
@@ -28,11 +27,10 @@ class Fields:
 # By the first version of codex that answers so, oldest first. From the schemas of 0.133.0, 0.144.4 and 0.163.0, which
 # have the profile with the capability experimentalApi only. A version before the first one, or that cannot be read,
 # must answer as the last one does.
-FIELDS: tuple[tuple[Version, Fields], ...] = (
+FIELDS: tuple[tuple[runtime_version.Number, Fields], ...] = (
     ((0, 133, 0), Fields(sandbox="sandbox", profile="activePermissionProfile")),
 )
 
-_VERSION = re.compile(r"[^/]*/(\d+)\.(\d+)\.(\d+)")
 _ABSENT = object()
 _NULL = msgspec.Raw(b"null")
 
@@ -46,17 +44,16 @@ _decode_thread = msgspec.json.Decoder(_Thread | None).decode
 
 def fields_of(user_agent: str) -> Fields:
     """The fields that an app-server with this userAgent, as in its answer to `initialize`, has to answer."""
-    found = _VERSION.match(user_agent)
-    if found is not None:
-        major, minor, patch = (int(part) for part in found.groups())
+    number = runtime_version.number_of(runtime_version.version_of(user_agent))
+    if number is not None:
         for since, fields in reversed(FIELDS):
-            if (major, minor, patch) >= since:
+            if number >= since:
                 return fields
     return FIELDS[-1][1]
 
 
 def problem_of(wanted: wire.ThreadRecord, result: bytes, user_agent: str) -> str | None:
-    """Why a thread that was resumed with this result, as JSON, is not the thread that was wanted; None if it is."""
+    """Difference between the thread resumed with this result (JSON) and the one wanted; None if there is none."""
     try:
         members = msgspec.json.decode(result, type=dict[str, msgspec.Raw])
         thread = _decode_thread(members.pop("thread", _NULL))
@@ -66,17 +63,17 @@ def problem_of(wanted: wire.ThreadRecord, result: bytes, user_agent: str) -> str
         return "the answer to thread/resume cannot be read"
     if thread is None or thread.id != wanted.thread_id:
         return "the answer to thread/resume does not name the thread"
-    fields, sandbox = fields_of(user_agent), rpc.sandbox_type(wanted.sandbox)
+    fields, sandbox = fields_of(user_agent), thread_records.sandbox_type(wanted.sandbox)
     if not wanted.profile and not sandbox:
         return "its sandbox is not known"
     if sandbox and (said := _named(answer, fields.sandbox, "type")) != sandbox:
-        return _unlike("sandbox", fields.sandbox, sandbox, said)
+        return _mismatch("sandbox", fields.sandbox, sandbox, said)
     said = _named(answer, fields.profile, "id")
     if wanted.profile:
-        return None if said == wanted.profile else _unlike("permission profile", fields.profile, wanted.profile, said)
-    # One of codex's own says what the sandbox says.
+        return None if said == wanted.profile else _mismatch("permission profile", fields.profile, wanted.profile, said)
+    # A profile of codex's own is equivalent to the sandbox.
     if isinstance(said, str) and not said.startswith(":"):
-        return _unlike("permission profile", fields.profile, "none", said)
+        return _mismatch("permission profile", fields.profile, "none", said)
     return None
 
 
@@ -85,6 +82,6 @@ def _named(answer: dict[str, Any], field: str, name: str) -> object:
     return value.get(name, _ABSENT) if isinstance(value, dict) else value
 
 
-def _unlike(what: str, field: str, wanted: str, said: object) -> str:
+def _mismatch(what: str, field: str, wanted: str, said: object) -> str:
     came = "is missing" if said is _ABSENT else f"is {said!r}"
     return f"its {what} was not restored: `{field}` in the answer to thread/resume {came}, expected {wanted!r}"

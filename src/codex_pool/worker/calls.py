@@ -1,7 +1,7 @@
-"""Calls of sessions: each is done once, however often it is sent, and answered under its latest number. Pure.
+"""Requests of sessions: each is executed once, however often it is sent, and answered under its latest number. Pure.
 
-A call whose thread is being adopted waits for it. A turn/start that was sent before, to a worker that may have died, is
-looked for in its thread's history by its key, and started only if it is not there.
+A request whose thread is being loaded waits for it. A turn/start that was sent before, to a worker that may have died,
+is searched for in its thread's history by its message id, and started only if it is not there.
 """
 
 from __future__ import annotations
@@ -9,23 +9,31 @@ from __future__ import annotations
 import msgspec
 
 from codex_app_server import errors
-from codex_app_server._deliveries import Reply
-from codex_app_server.envelope import LONG_BYTES
-from codex_pool import rpc, wire
-from codex_pool.worker import reading
-from codex_pool.worker.effects import LINES, Outbox
-from codex_pool.worker.pieces import pieces_of
-from codex_pool.worker.requests import Request, Requests
-from codex_pool.worker.running import RunningTurns
-from codex_pool.worker.seen import Answer, Seen, digest_of
-from codex_pool.worker.threads import Threads
+from codex_app_server._core.deliveries import Reply
+from codex_app_server._protocol.envelope import LONG_BYTES
+
+from ..protocol import jsonrpc, thread_records, wire
+from ..protocol.answer_parts import parts_of
+from ..protocol.bound_methods import KIND_OF_METHOD
+from . import message_marks, peek
+from .bound_objects import BoundObjects
+from .dedupe import Answer, AnswerCache, digest_of
+from .effects import LINES, FillHistory, Outbox
+from .request import Request
+from .request_table import RequestTable
+from .running_turns import RunningTurns
+from .server_requests import ServerRequests
+from .session_options import SessionOptions
+from .threads import Threads
 
 INVALID_REQUEST = -32600
 INTERNAL_ERROR = -32603
 
 FOLLOW_TURN = "pool/turn/follow"
+UNSUBSCRIBE = "thread/unsubscribe"
 
 _RELEASES_THREAD = frozenset({"thread/archive", "thread/delete"})
+_PARTS = _RELEASES_THREAD | {"thread/unarchive"}
 _MAKES_THREAD = frozenset({"thread/start", "thread/fork"})
 _LOST = {"kind": "lost", "safeToRetry": False}
 
@@ -33,39 +41,54 @@ _LOST = {"kind": "lost", "safeToRetry": False}
 class Calls:
     """See the module's docstring."""
 
-    def __init__(self, *, requests: Requests, threads: Threads, running: RunningTurns, outbox: Outbox) -> None:
+    def __init__(
+        self,
+        *,
+        requests: RequestTable,
+        threads: Threads,
+        running: RunningTurns,
+        options: SessionOptions,
+        server_requests: ServerRequests,
+        bound: BoundObjects,
+        outbox: Outbox,
+    ) -> None:
         self._requests = requests
         self._threads = threads
         self._running = running
+        self._options = options
+        self._server_requests = server_requests
+        self._bound = bound
         self._outbox = outbox
-        self._seen = Seen()
-        # Log-ins under way, and who began them.
+        self._answers = AnswerCache()
+        # Log-ins under way, and the sessions that began them.
         self._logins: dict[str, wire.SessionId] = {}
 
     @property
-    def held(self) -> dict[str, int]:
-        return self._seen.held
-
-    @property
-    def seen(self) -> list[wire.CallSeen]:
-        """What may be sent again."""
-        return self._seen.calls
+    def known(self) -> list[wire.KnownCall]:
+        """Requests that were taken and may be sent again: answered ones, then open ones."""
+        still_open = [(request.session, bytes(request.line.id)) for request in self._requests.of_sessions()]
+        return self._answers.calls + [wire.KnownCall(session, id.decode()) for session, id in still_open if session]
 
     @property
     def logins(self) -> dict[str, wire.SessionId]:
-        """Log-ins under way, and who began them."""
+        """Log-ins under way, and the sessions that began them."""
         return self._logins
 
     def take(self, head: wire.Dispatch, line: bytes) -> None:
-        """A call comes from the broker."""
-        parsed = rpc.decode_request(line)
-        known, digest = self._seen.find(head.session, bytes(parsed.id)), digest_of(parsed)
-        if known is not None and (head.again or isinstance(known, Request)):
+        """Take a request from the broker."""
+        parsed = jsonrpc.decode_request(line)
+        if b"\\" in bytes(parsed.id):
+            # As the broker writes it: the same id may be written in several ways.
+            parsed.id = msgspec.Raw(jsonrpc.encode(msgspec.json.decode(parsed.id)))
+        request_id, digest = bytes(parsed.id), digest_of(parsed)
+        still_open = self._requests.find(head.session, request_id)
+        known = still_open or (self._answers.find(head.session, request_id) if head.again else None)
+        if known is not None:
             if not head.again or known.digest != digest:
                 self._refuse_id(head.call, parsed)
             elif isinstance(known, Request):
-                known.call, known.pieces = head.call, head.pieces
-            else:
+                known.call, known.accepts_parts = head.call, head.accepts_parts
+            elif known.line or not self._bound.is_answering(head.session, request_id, head.call):
                 self._answer_again(known, head.call)
             return
         request = Request(
@@ -79,84 +102,114 @@ class Calls:
             again=head.again,
             timeout_s=head.timeout_s,
             digest=digest,
-            pieces=head.pieces,
-            others=rpc.others_of(line),
+            accepts_parts=head.accepts_parts,
+            others=jsonrpc.others_of(line),
         )
-        self._seen.take(request)
-        if self._threads.was_let_go(request.thread_id):
-            # It has crossed the news of that: the broker sends no more.
+        self._requests.add(request)
+        if parsed.method == UNSUBSCRIBE:
+            self._unsubscribe(request)
+        elif self._threads.was_let_go(request.thread_id):
+            # It was sent before the broker was informed of that.
             message = f"thread {request.thread_id} was let go because nobody followed it any more; start a new one"
             self.refuse(request, errors.THREAD_LOST, message, {"safeToRetry": not head.again})
         elif parsed.method == FOLLOW_TURN:
             self._follow_turn(request)
+        elif parsed.method in KIND_OF_METHOD:
+            problem = self._bound.take(request, line)
+            if problem is None:
+                self._requests.submit(request)
+            else:
+                error = {"code": INVALID_REQUEST, "message": problem}
+                self._answer(request, False, jsonrpc.encode({"id": parsed.id, "error": error}))
         elif not self._threads.wait(request, head, self):
             self.go_on(request)
 
     def new_broker(self) -> None:
-        """Nobody waits for an answer until the call is sent again."""
-        for request in self._seen.under_way():
+        """The next broker waits for no answer until the request is sent again."""
+        for request in self._requests.of_sessions():
             request.call = None
 
     def forget_session(self, session: wire.SessionId, *, keep: bool) -> None:
-        """What was not sent yet of this session is refused, unless its turns are kept."""
-        for request in self._seen.under_way(session):
+        """Refuse the requests of this session that were not sent yet, unless they are of turns that are kept."""
+        for request in self._requests.of_sessions(session):
             request.gone, request.kept = True, keep
-        if not keep:
-            for request in (*self._requests.withdraw(session), *self._threads.withdraw(session)):
-                # Nobody reads it, but the broker counts by answers.
+        for request in self._requests.withdrawable(session):
+            if not keep or request.wire_id:
+                # No client reads it, but the broker counts answers.
                 self.refuse(request, errors.TURN_LOST, "its session is over", {"safeToRetry": True})
-        self._seen.forget(session)
+        self._answers.forget(session)
         self._logins = {login: owner for login, owner in self._logins.items() if owner != session}
 
-    def who_began(self, login_id: str | None) -> wire.SessionId | None:
-        """The session that began this log-in, which is over."""
+    def take_deprecated(self) -> Request | None:
+        """The oldest request under way that the app-server may have sent a deprecationNotice about; each once."""
+        for request in self._requests.under_way():
+            if request.is_deprecated and not request.is_noticed:
+                request.is_noticed = True
+                return request
+        return None
+
+    def take_login(self, login_id: str | None) -> wire.SessionId | None:
+        """Take out the session that began this log-in, which is over."""
         return self._logins.pop(login_id or "", None)
 
     def go_on(self, request: Request) -> None:
-        """Its thread, if it has one, is here."""
+        """Continue with a request whose thread, if it has one, is loaded here."""
         if request.method != "turn/start":
+            if _reads_history(request):
+                self._fill_history(request.thread_id or "")
             self._requests.submit(request)
             return
         params = request.line.params = request.line.params or {}
-        params.setdefault("clientUserMessageId", msgspec.Raw(rpc.encode(_key_of(request))))
+        if bytes(params.get("clientUserMessageId", b"null")) == b"null":
+            params["clientUserMessageId"] = msgspec.Raw(jsonrpc.encode(message_marks.mark_of(request)))
+            request.is_marked = True
         thread = self._threads.get(request.thread_id)
         given = bytes(params.get("sandboxPolicy", b"null")) != b"null"
         if thread is not None and thread.restore_sandbox and thread.record.sandbox and not given:
             params["sandboxPolicy"] = msgspec.Raw(thread.record.sandbox.encode())
         if request.again and thread is not None and thread.record.turns and not thread.record.ephemeral:
-            self._look_through(request, required=thread.adopted)
+            self._search_history(request, required=thread.adopted)
         else:
             self.submit(request)
 
-    def submit(self, request: Request) -> None:
-        """Send it; a turn not while its thread runs one that a goal, say, has begun: it would join that.
+    def _fill_history(self, thread_id: str) -> None:
+        """Have the history of a thread that is not loaded here filled from where it was written.
 
-        The broker holds turns of busy threads, but may not have heard of this one yet.
+        Not while another request for it is open, which may be about to load it.
         """
-        request.waits_for_thread = False
+        if self._threads.is_elsewhere(thread_id) and self._requests.count_of(thread_id) == 1:
+            self._outbox.put(FillHistory(thread_id))
+
+    def submit(self, request: Request) -> None:
+        """Send it; a turn not while its thread runs one, begun for example by a goal: it would join that turn.
+
+        The broker holds turns of busy threads, but may not have been informed of this one yet.
+        """
+        request.waits_for_turn = False
         if request.method == "turn/start" and self._running.runs_own_on(request.thread_id):
-            if not self._requests.wait_for_thread(request):
+            if not self._requests.wait_for_turn(request):
                 message = f"thread {request.thread_id} runs a turn: ActiveTurnNotSteerable {{ turn_kind: Other }}"
                 self.refuse(request, INTERNAL_ERROR, message, {"safeToRetry": True})
             return
         self._requests.submit(request)
 
     def due(self, *, turn_ended: bool = False) -> None:
-        """Send again what has waited long enough, for its thread or for a busy app-server."""
+        """Send again the requests whose time has come: the thread or the app-server was busy."""
         for request in self._requests.due(turn_ended=turn_ended):
             self.submit(request)
 
-    def _look_through(self, request: Request, *, required: bool) -> None:
-        """It may have begun elsewhere, or before this worker forgot it: then its thread's history has its key."""
+    def _search_history(self, request: Request, *, required: bool) -> None:
+        """Search the thread's history for its message id: it may have begun elsewhere, or before it was forgotten."""
+        self._requests.move(request, "history")
         key = _text_of(request.line, "clientUserMessageId") or ""
 
         def then(line: bytes, is_error: bool) -> None:
-            readable, turn_id = reading.turn_with_key(line, key)
+            readable, turn_id = peek.turn_with_key(line, key)
             if turn_id is not None:
                 message = f"turn {turn_id} had begun when its worker was lost; it was not started again"
                 self.refuse(request, errors.TURN_LOST, message, {**_LOST, "turnId": turn_id})
             elif required and not readable:
-                why = rpc.error_of(line) if is_error else "it is not readable"
+                why = jsonrpc.error_of(line) if is_error else "it is not readable"
                 message = f"whether this turn had begun when its worker was lost cannot be told from its thread: {why}"
                 self.refuse(request, errors.TURN_LOST, message, _LOST)
             elif request.gone and not request.kept:
@@ -165,29 +218,34 @@ class Calls:
                 self.submit(request)
 
         params: dict[str, object] = {"threadId": request.thread_id, "includeTurns": True}
-        self._requests.ask("thread/read", params, then, thread_id=request.thread_id)
+        self._requests.submit_own("thread/read", params, then, thread_id=request.thread_id)
 
     def on_reply(self, reply: Reply, jitter: float) -> None:
         request = reply.token
         assert isinstance(request, Request)
-        self._requests.answered(request)
         if reply.forgotten:
             if reply.turn_id is not None and request.thread_id is not None:
-                # Who asked for it was told that it failed.
+                # Its client was informed that it failed.
                 self._running.interrupt(reply.turn_id, request.thread_id)
+            if not reply.is_error:
+                self._bound.answered_late(request)
             return
         line, ok = reply.line, not reply.is_error
-        if not ok and reading.error_code_of(line) == errors.SERVER_OVERLOADED:
-            retry_after_ms = self._requests.try_again(request, jitter)
+        if not ok and peek.error_code_of(line) == errors.SERVER_OVERLOADED:
+            retry_after_ms = self._requests.retry(request, jitter)
             if not retry_after_ms:
                 return
             message = f"{request.method}: the app-server was overloaded all the time"
-            line = rpc.error_line(b"0", errors.SERVER_OVERLOADED, message, {"retryAfterMs": retry_after_ms})
+            line = jsonrpc.error_line(b"0", errors.SERVER_OVERLOADED, message, {"retryAfterMs": retry_after_ms})
         if request.then is not None:
+            self._requests.finish(request)
             request.then(line, not ok)
             return
-        is_held_up = not ok and request.method == "turn/start" and reading.is_busy(line)
-        if is_held_up and self._requests.wait_for_thread(request):
+        if request.wire_id:
+            self._answer_bound(request, line, ok=ok)
+            return
+        is_held_up = not ok and request.method == "turn/start" and peek.is_busy(line)
+        if is_held_up and self._requests.wait_for_turn(request):
             return
         if reply.turn_id is not None and self._running.is_stalled(reply.turn_id):
             message = (
@@ -196,26 +254,49 @@ class Calls:
             self.refuse(request, INTERNAL_ERROR, message, {"safeToRetry": False})
             return
         record = self._after(request, line) if ok else None
+        line = message_marks.without(line)
         started = None
         if reply.turn_id is not None and request.thread_id is not None:
             started = self._running.started(reply.turn_id, request.thread_id, request)
-        if len(line) > LONG_BYTES and self._is_sent_in_pieces(request, started):
-            self._answer_in_pieces(request, ok, line, record)
-            return
-        self._answer(request, ok, rpc.with_id(line, bytes(request.line.id)), record, started)
+        if len(line) > LONG_BYTES and self._is_sent_in_parts(request, started):
+            self._answer_in_parts(request, ok, line, record)
+        else:
+            self._answer(request, ok, jsonrpc.replace_id(line, bytes(request.line.id)), record, started)
+        if ok and request.method == "thread/resume" and request.session is not None and not request.gone:
+            self._server_requests.ask_too(request.session, self._threads.family(request.thread_id or ""))
         if reply.turn_id is not None:
             self._running.announce(reply.turn_id, request.queued_ms)
 
+    def _answer_bound(self, request: Request, line: bytes, *, ok: bool) -> None:
+        """Answer a request for an object of its session; that of a command is in the stream of the command."""
+        answer = self._bound.answered(request, line, ok=ok)
+        if answer is None:
+            self._finish(request, Answer(ok, b"", None, request.digest))
+        elif len(answer) > LONG_BYTES and self._is_sent_in_parts(request, None):
+            self._answer_in_parts(request, ok, answer, None)
+        else:
+            self._answer(request, ok, answer)
+
     def _after(self, request: Request, line: bytes) -> wire.ThreadRecord | None:
-        """What the success of this request means for the books; the record of a thread that it brought here."""
-        if request.method in rpc.LOADS_THREAD:
-            return self._threads.hold(line, request)
+        """Update the state after the success of this request; the record of a thread that it loaded here."""
+        if request.method in thread_records.LOADS_THREAD:
+            record = self._threads.hold(line, request)
+            if record is not None and request.session is not None and not request.gone:
+                self._running.subscribe(record.thread_id, request.session)
+            return record
+        if request.method in _PARTS and request.thread_id is not None:
+            owner = self._threads.owner_of(request.thread_id)
+            owner = request.principal if owner is None else owner
+            concerned = {*self._threads.followers_of(request.thread_id), request.session}
+            everyone = self._options.all_turns
+            parted = [each for each in everyone if each in concerned or each.principal == owner]
+            self._threads.parted.add(request.thread_id, parted)
         if request.method in _RELEASES_THREAD and request.thread_id is not None:
             self._threads.release(request.thread_id, keep=False)
         elif request.method == "thread/name/set":
             self._threads.named(request.thread_id, _text_of(request.line, "name"))
         elif request.method == "account/login/start":
-            login_id = rpc.login_id_of(line)
+            login_id = jsonrpc.login_id_of(line)
             if login_id is not None and request.session is not None and not request.gone:
                 self._logins[login_id] = request.session
         return None
@@ -223,12 +304,15 @@ class Calls:
     def on_expired(self, request: Request) -> None:
         message = f"the app-server has not answered {request.method} within {request.limit_s:.0f} s"
         if request.then is not None:
-            request.then(rpc.error_line(b"0", INTERNAL_ERROR, message), True)
+            self._requests.finish(request)
+            request.then(jsonrpc.error_line(b"0", INTERNAL_ERROR, message), True)
         else:
             self.refuse(request, INTERNAL_ERROR, message, None)
 
     def refuse(self, request: Request, code: int, message: str, data: dict[str, object] | None) -> None:
-        self._answer(request, False, rpc.error_line(bytes(request.line.id), code, message, data))
+        """Answer a request with an error of the worker's own."""
+        self._bound.refused(request)
+        self._answer(request, False, jsonrpc.error_line(bytes(request.line.id), code, message, data))
 
     def _answer(
         self,
@@ -236,47 +320,60 @@ class Calls:
         ok: bool,
         line: bytes,
         record: wire.ThreadRecord | None = None,
-        started: wire.TurnHeld | None = None,
+        started: wire.RunningTurn | None = None,
     ) -> None:
         thread_id = record.thread_id if record is not None else None
-        self._seen.answered(request, Answer(ok, line, thread_id, request.digest))
+        self._finish(request, Answer(ok, line, thread_id, request.digest))
         if request.call is not None:
             self._outbox.broker(wire.encode(wire.Answered(request.call, ok, record, started)), LINES, line)
         elif started is not None:
             self._outbox.broker(wire.encode(wire.TurnStarted(started.thread_id, started.turn_id, started.sessions)))
 
-    def _is_sent_in_pieces(self, request: Request, started: wire.TurnHeld | None) -> bool:
-        # Whose a new thread is must be on the disk before its client hears of it.
-        return request.pieces and request.call is not None and started is None and request.method not in _MAKES_THREAD
+    def _finish(self, request: Request, answer: Answer) -> None:
+        self._requests.finish(request)
+        if request.session is not None and not request.gone:
+            self._answers.put(request.session, bytes(request.line.id), answer)
 
-    def _answer_in_pieces(self, request: Request, ok: bool, line: bytes, record: wire.ThreadRecord | None) -> None:
-        """Send a long answer piece by piece; the last one answers the call. What it brings here is said at once."""
-        assert request.call is not None and request.session is not None, "only calls of sessions are sent in pieces"
-        self._seen.answered(request, Answer(ok, line, None, request.digest))
+    def _is_sent_in_parts(self, request: Request, started: wire.RunningTurn | None) -> bool:
+        # The owner of a new thread must be on the disk before its client gets the answer. What runs on a thread comes
+        # after the answer that has its history.
+        if request.session in self._options.all_turns and self._running.runs_on(request.thread_id or ""):
+            return False
+        return (
+            request.accepts_parts
+            and request.call is not None
+            and started is None
+            and request.method not in _MAKES_THREAD
+        )
+
+    def _answer_in_parts(self, request: Request, ok: bool, line: bytes, record: wire.ThreadRecord | None) -> None:
+        """Send a long answer in parts; the last one answers the call. A thread that it loads is reported at once."""
+        assert request.call is not None and request.session is not None, "only answers to sessions are sent in parts"
+        self._finish(request, Answer(ok, line, None, request.digest))
         if record is not None:
-            self._outbox.broker(wire.encode(wire.Held(request.call, record)))
+            self._outbox.broker(wire.encode(wire.ThreadLoaded(request.call, record)))
         request_id = bytes(request.line.id)
         to_session = wire.encode(wire.ToSessions([request.session]))
-        for piece, body in pieces_of(line, request_id):
-            route = wire.encode(wire.Answered(request.call, ok)) if piece.last else to_session
-            self._outbox.bulk(route, wire.encode(piece), body)
+        for part, body in parts_of(line, request_id):
+            route = wire.encode(wire.Answered(request.call, ok)) if part.last else to_session
+            self._outbox.bulk(route, wire.encode(part), body)
 
     def _answer_again(self, answer: Answer, call: int) -> None:
         thread = self._threads.get(answer.thread_id)
         record = thread.record if thread is not None else None
-        answered = wire.Answered(call, answer.ok, record)
-        self._outbox.broker(wire.encode(answered), LINES, answer.line)
+        frames = (LINES, answer.line) if answer.line else ()
+        self._outbox.broker(wire.encode(wire.Answered(call, answer.ok, record)), *frames)
 
-    def _refuse_id(self, call: int, line: rpc.RequestLine) -> None:
-        """Another request has this id: it is under way, or this one says that it is that one, and is not."""
+    def _refuse_id(self, call: int, line: jsonrpc.RequestLine) -> None:
+        """Refuse a request with the id of another that is open, or whose answer it claims with other content."""
         message = (
             f"{line.method}: request id {bytes(line.id).decode()} is that of another request; give it an id of its own"
         )
-        refusal = rpc.error_line(bytes(line.id), INVALID_REQUEST, message)
+        refusal = jsonrpc.error_line(bytes(line.id), INVALID_REQUEST, message)
         self._outbox.broker(wire.encode(wire.Answered(call, False)), LINES, refusal)
 
     def _follow_turn(self, request: Request) -> None:
-        """Another session joins a running turn, from here on."""
+        """Subscribe the session to a running turn, from here on."""
         turn = self._running.get(_text_of(request.line, "turnId"))
         if turn is None or turn.thread_id != request.thread_id:
             named = _text_of(request.line, "turnId")
@@ -288,14 +385,35 @@ class Calls:
         interests: dict[str | None, wire.Interest] = {"full": "full", "items": "items", "final": "final"}
         self._running.follow(turn, request.session, interests.get(wanted, request.interest))
         self._answer(request, True, b'{"id":%s,"result":{}}' % bytes(request.line.id))
+        self._server_requests.ask_too(request.session, self._threads.family(turn.thread_id))
+
+    def _unsubscribe(self, request: Request) -> None:
+        """Unsubscribe the session here: passed on, it would silence the thread for all sessions of this app-server.
+
+        The app-server gets one once no session follows the thread any more (`threads`).
+        """
+        session, thread_id = request.session, request.thread_id or ""
+        assert session is not None, "only sessions are subscribed to threads"
+        gets_all = session in self._options.all_turns
+        status = self._threads.unsubscribe(thread_id, session, keep=gets_all)
+        if status == "notLoaded":
+            # The app-server reports what is wrong with the id, if it is none.
+            self._requests.submit(request)
+            return
+        if gets_all:
+            self._running.leave(thread_id, session)
+            self._server_requests.leave(thread_id, session)
+        result = jsonrpc.encode({"status": status})
+        self._answer(request, True, b'{"id":%s,"result":%s}' % (bytes(request.line.id), result))
 
 
-def _key_of(request: Request) -> str:
-    """Key of a call among all calls, the same when it is sent again: principal, session, id and digest as JSON."""
-    return rpc.encode([*(request.session or ()), request.line.id, request.digest.hex()]).decode()
+def _reads_history(request: Request) -> bool:
+    if request.method == "thread/read":
+        return bytes((request.line.params or {}).get("includeTurns", b"")) == b"true"
+    return request.method in thread_records.READS_HISTORY
 
 
-def _text_of(line: rpc.RequestLine, name: str) -> str | None:
+def _text_of(line: jsonrpc.RequestLine, name: str) -> str | None:
     raw = (line.params or {}).get(name)
     value = msgspec.json.decode(raw) if raw is not None else None
     return value if isinstance(value, str) else None

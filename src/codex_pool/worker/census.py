@@ -12,11 +12,12 @@ do login shells for snapshots, and `command/exec`. So what a codex process has s
 server, and all below a process is what that is. A process whose parent has ended is a child of the worker; unless it
 was known as a server before, it is a command.
 
-Which turn a command belongs to no process says. Turns are numbered as they begin: a command has outlived its turn once
-all those are over that had begun within SETTLE_S of its first being seen.
+No process tells which turn a command belongs to. Turns are numbered as they begin: a command has outlived its turn once
+all those are over that had begun within SETTLE_S of its first being seen. What clients run without a turn counts as a
+turn of its own (`bound_objects`).
 
 A launcher starts its server later, and git runs for a moment when a thread is loaded. So processes and threads settle
-for SETTLE_S before it is told from them how many servers a thread brings.
+for SETTLE_S before the number of servers that a thread brings is derived from them.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from codex_pool import wire
-from codex_pool.processes import Memory, ProcessId, TreeProcess
+from ..protocol import wire
+from ..runtime.processes import Memory, ProcessId, TreeProcess
 
 SETTLE_S = 2.0
 # A server, or its launcher, is there before the app-server answers, or soon after where the machine is short of time.
@@ -37,7 +38,7 @@ Kind = Literal["app-server", "server", "command"]
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class ProcessSnapshot:
     """Processes below a worker at one moment, parents before children.
 
     `memory` may be older than that, and is of the worker too. `loads` and `threads` are what the worker's core had
@@ -73,7 +74,7 @@ class Census:
         # When how many threads had been loaded, back to SETTLE_S ago.
         self._loads: deque[tuple[float, int]] = deque()
 
-    def take(self, look: Look, *, begun: int, oldest: int, now: float) -> wire.Tree | None:
+    def take(self, look: ProcessSnapshot, *, begun: int, oldest: int, now: float) -> wire.ProcessTree | None:
         """Count a look; None if the app-server is not in it, which then tells nothing.
 
         `begun` is the number of the last turn that has begun, `oldest` that of the oldest that runs; where none runs,
@@ -109,7 +110,7 @@ class Census:
             return "app-server"
         return "server" if process.session == session else "command"
 
-    def _tree(self, look: Look, oldest: int, now: float) -> wire.Tree:
+    def _tree(self, look: ProcessSnapshot, oldest: int, now: float) -> wire.ProcessTree:
         servers = settled = left = commands = 0
         commanding: set[ProcessId] = set()
         for process, known in self._known.items():
@@ -134,7 +135,7 @@ class Census:
             self._loads.popleft()
         # Those that were archived or deleted meanwhile have taken their servers with them.
         young = min(look.loads - self._loaded_by(now - SETTLE_S), look.threads)
-        return wire.Tree(
+        return wire.ProcessTree(
             servers=servers,
             settled=settled,
             left=left,

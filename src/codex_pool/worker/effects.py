@@ -1,54 +1,57 @@
-"""What the worker's core asks the loop to do, and the outbox in which its rooms gather that. Pure."""
+"""Effects of the worker's core, and the outbox in which its modules collect them. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
-from codex_pool import wire
+import msgspec
+
+from ..protocol import packs, wire
 
 
-@dataclass(frozen=True, slots=True)
-class ToAppServer:
+class ToAppServer(msgspec.Struct, frozen=True, gc=False):
     """Write this line to the app-server's stdin."""
 
     line: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class ToBroker:
+class ToBroker(msgspec.Struct, frozen=True, gc=False):
     """Send these frames."""
 
     frames: list[bytes]
 
 
-@dataclass(frozen=True, slots=True)
-class BulkToBroker:
+class BulkToBroker(msgspec.Struct, frozen=True, gc=False):
     """Send these frames after all that is not bulk, in their order."""
 
     frames: list[bytes | memoryview]
 
 
-@dataclass(frozen=True, slots=True)
-class Ready:
-    """The app-server has answered `initialize`: the worker may register."""
+class Ready(msgspec.Struct, frozen=True, gc=False):
+    """The app-server has answered `initialize`, and is of this version if that is known: the worker may register."""
+
+    codex_version: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Fail:
+class Fail(msgspec.Struct, frozen=True, gc=False):
     """The worker cannot go on; it ends with this reason."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Note:
-    """Something for the log."""
+class Note(msgspec.Struct, frozen=True, gc=False):
+    """A message for the log."""
 
     message: str
 
 
-Effect = ToAppServer | ToBroker | BulkToBroker | Ready | Fail | Note
+class FillHistory(msgspec.Struct, frozen=True, gc=False):
+    """Add to the app-server's database what others have of this thread, before it is sent what follows."""
+
+    thread_id: str
+
+
+Effect = ToAppServer | ToBroker | BulkToBroker | Ready | Fail | Note | FillHistory
 
 LINES = wire.encode(wire.Lines())
 
@@ -61,8 +64,21 @@ class Outbox:
         self._effects: list[Effect] = []
 
     def take(self) -> list[Effect]:
+        """Take the effects; small messages of notifications that stand together are put together (see `packs`)."""
         effects, self._effects = self._effects, []
-        return effects
+        if len(effects) < 2:
+            return effects
+        taken: list[Effect] = []
+        messages: list[list[bytes]] = []
+        for effect in effects:
+            if isinstance(effect, ToBroker):
+                messages.append(effect.frames)
+                continue
+            taken += map(ToBroker, packs.packed(messages))
+            messages = []
+            taken.append(effect)
+        taken += map(ToBroker, packs.packed(messages))
+        return taken
 
     def put(self, effect: Effect) -> None:
         self._effects.append(effect)

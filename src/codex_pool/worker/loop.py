@@ -1,12 +1,12 @@
 """The worker process: one poll loop over broker, app-server and death pipe, around `core`.
 
-    stdin     the death pipe; it says in lines {"broker": "new"} when there is another broker, {"stop": "acknowledged"}
-              when it is to end after its turns
+    stdin     the death pipe; it carries lines {"broker": "new"} when there is another broker, {"stop": "acknowledged"}
+              when it is to end after its turns, {"limits": {...}} for other limits of turns
     stdout    JSON lines for the supervisor - ready, load, memory, exit
     stderr    log
 
 The loop drains the app-server's stdout whatever else is down, because a reader that stops stalls the whole
-app-server. It turns at least once a second, so that a beat that says it did not is a sign of being wedged.
+app-server. It turns at least once a second, so that a beat that reports no turn is a sign of being wedged.
 """
 
 from __future__ import annotations
@@ -21,32 +21,43 @@ import subprocess
 import sys
 import time
 from collections import deque
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import msgspec
 import zmq
 
-from codex_app_server import _process
-from codex_app_server._stderr import cause
-from codex_app_server.lines import LineSplitter, LongLine
-from codex_pool import log, processes, start, wire
-from codex_pool.sockets import READABLE, WRITABLE
-from codex_pool.worker.arguments import WorkerArguments
-from codex_pool.worker.core import WorkerCore
-from codex_pool.worker.effects import BulkToBroker, Effect, Fail, Note, Ready, ToAppServer, ToBroker
-from codex_pool.worker.link import BrokerLink
-from codex_pool.worker.sampler import Sampler
+from codex_app_server._protocol.framing import LineSplitter, LongLine
+from codex_app_server._runtime import child_process
+from codex_app_server._runtime.stderr import cause
+
+from ..protocol import wire
+from ..protocol.sockets import READABLE, WRITABLE
+from ..runtime import log, processes, startup
+from .arguments import TurnLimits, WorkerArguments
+from .broker_connection import BrokerConnection
+from .core import WorkerCore
+from .effects import BulkToBroker, Effect, Fail, FillHistory, Note, Ready, ToAppServer, ToBroker
+from .sampler import Sampler
+from .stderr_log import StderrLog
 
 READ_BYTES = 256 * 1024
 # Of a long line, and what the pipe may hold: where the machine is busy each read waits for the writer to have its turn.
 LONG_READ_BYTES = 1024 * 1024
-# While nobody reads along, what comes is gathered for so long after a read of little: app-servers write line by line.
-REST_S = 0.02
-LITTLE_BYTES = 64 * 1024
+# Idle batching: while no session reads a turn in full, the next read waits so long after a short one: app-servers write
+# line by line.
+IDLE_BATCH_S = 0.02
+SMALL_READ_BYTES = 64 * 1024
+# While so many turns run, and the read before was so short a time ago, a read waits before it begins: it then has lines
+# of several turns, which go out as one message (see `packs`). A worker with little to do never waits.
+GATHER_TURNS = 8
+DENSE_S = 0.003
+GATHER_S = 0.001
 STDERR_LINES = 40
 REAP_EVERY_S = 10.0
 TICK_S = 1.0
 QUICK_TICK_S = 0.1
+# The sampler looks rarely once nothing has happened for so long.
+REST_AFTER_S = 10.0
 MAX_LINE_BYTES = 64 * 1024 * 1024
 # Beyond this much unsent towards the broker the worker stops reading commands, never reading its app-server.
 MAX_UNSENT_BYTES = 256 * 1024 * 1024
@@ -78,23 +89,28 @@ class Worker:
         self._splitter = LineSplitter(MAX_LINE_BYTES)
         self._stderr = LineSplitter(64 * 1024)
         self._stderr_lines: deque[str] = deque(maxlen=STDERR_LINES)
+        self._stderr_log = StderrLog()
         self._to_app_server: deque[memoryview] = deque()
         self._from_supervisor = LineSplitter(64 * 1024)
         self._load = (0, 0, 0, 0)
         self._load_at = 0.0
         self._memory_mib = 0
         self._counts = processes.tells_trees()
-        self._has_looked = False
+        self._has_snapshot = False
         # For which numbers of threads the sampler was asked to look last.
-        self._looked_at = 0, 0
-        self._rest_until = 0.0
+        self._sampled_counts = 0, 0
+        # When it last did something, and how many turns had ended then.
+        self._busy_at, self._rested_turns = 0.0, 0
+        self._batch_until = 0.0
+        self._read_at = 0.0
         self._loops = 0
         self._leaving = False
         self._leaves_by = 0.0
+        self._recent_events: list[str] = []
         self._signals = signals
 
     def run(self) -> str:
-        """Work until there is a reason to stop; returns it. Nothing of the app-server is left then."""
+        """Work until there is a reason to stop, and return it. Nothing of the app-server is left then."""
         arguments = self._arguments
         self._core = WorkerCore(
             worker=arguments.worker,
@@ -104,17 +120,23 @@ class Worker:
             initialize=arguments.initialize,
             turn_idle_limit_s=arguments.turn_idle_limit_s,
             turn_wall_limit_s=arguments.turn_wall_limit_s,
+            approval_timeout_s=arguments.approval_timeout_s,
             started_at=self._started_at,
             counts=self._counts,
         )
-        self._broker = BrokerLink(self._context, arguments.endpoint, arguments.worker, self._progress)
+        self._broker = BrokerConnection(self._context, arguments.endpoint, arguments.worker, self._progress)
         self._sampler = Sampler(os.getpid())
         try:
             self._loop()
         except Stop as stop:
             return str(stop)
+        except Exception as error:
+            # Reported by the exit report, with what led to it: the supervisor replaces this worker.
+            _log.exception("the worker has failed")
+            self._recent_events = self._core.recent_events
+            return f"the worker has failed: {type(error).__name__}: {error}"
         finally:
-            code = _process.stop(self._process)
+            code = child_process.stop(self._process)
             self._drain_stderr()
             processes.sweep(os.getpid())
             self._sampler.close()
@@ -124,10 +146,13 @@ class Worker:
         raise AssertionError("unreachable")
 
     def exit_report(self, reason: str) -> dict[str, Any]:
-        what = f"{reason} ({_process.describe_exit(self._exit_code)})"
+        """The last line for the supervisor. After an error `events` has the last events of the core."""
+        what = f"{reason} ({child_process.describe_exit(self._exit_code)})"
         if reason == APP_SERVER_ENDED and (why := cause(self._stderr_lines)):
             what = f"{what}: {why}"
-        return {"event": "exit", "reason": what, "stderr": list(self._stderr_lines), "lost_lines": log.lost()}
+        return {"event": "exit", "reason": what, "stderr": list(self._stderr_lines), "lost_lines": log.lost()} | (
+            {"events": self._recent_events} if self._recent_events else {}
+        )
 
     def _loop(self) -> NoReturn:
         process = self._process
@@ -136,33 +161,38 @@ class Worker:
         stdout, stderr = process.stdout.fileno(), process.stderr.fileno()
         for fd in (self._stdin, stdout, stderr):
             os.set_blocking(fd, False)
-        _process.widen(stdout, LONG_READ_BYTES)
+        child_process.widen(stdout, LONG_READ_BYTES)
         self._poller = poller = zmq.Poller()
         for fd in (0, stdout, stderr, self._signals, self._sampler.fileno()):
             poller.register(fd, READABLE)
         self._apply(self._core.start(time.monotonic()))
-        reaped_at = ticked_at = time.monotonic()
+        reaped_at = time.monotonic()
+        # With the beat, for one wake-up of the process.
+        tick_at = wire.next_beat(reaped_at)
         while True:
             if self._to_app_server:
                 poller.register(self._stdin, WRITABLE)
             elif self._stdin in poller:
                 poller.unregister(self._stdin)
-            tick_s = wait_s = QUICK_TICK_S if self._core.wants_tick else TICK_S
-            rest_s = self._rest_until - time.monotonic() if self._rest_until else 0.0
-            if rest_s > 0 and self._core.unhurried:
-                wait_s = min(wait_s, rest_s)
+            now = time.monotonic()
+            if self._core.wants_tick:
+                tick_at = min(tick_at, now + QUICK_TICK_S)
+            wait_s = max(0.0, tick_at - now)
+            batch_s = self._batch_until - now if self._batch_until else 0.0
+            if batch_s > 0 and self._core.has_no_readers:
+                wait_s = min(wait_s, batch_s)
                 if stdout in poller:
                     poller.unregister(stdout)
             else:
-                rest_s = 0.0
+                batch_s = 0.0
                 if stdout not in poller:
                     poller.register(stdout, READABLE)
             broker = self._broker.socket
-            listens = not rest_s and self._broker.unsent_bytes < MAX_UNSENT_BYTES
+            listens = not batch_s and self._broker.unsent_bytes < MAX_UNSENT_BYTES
             poller.register(broker, (READABLE if listens else 0) | (WRITABLE if self._broker.has_unsent else 0))
             ready = dict(poller.poll(math.ceil(wait_s * 1000)))
             self._loops += 1
-            if self._signals in ready and start.asks_to_end(self._signals):
+            if self._signals in ready and startup.asks_to_end(self._signals):
                 raise Stop("the supervisor asked this worker to stop by SIGTERM")
             if stderr in ready and not self._read_stderr(stderr):
                 poller.unregister(stderr)
@@ -172,25 +202,26 @@ class Worker:
                 self._read_broker()
             if 0 in ready:
                 self._read_supervisor()
-            if self._sampler.fileno() in ready and (look := self._sampler.take()) is not None:
-                self._apply(self._core.look(look, time.monotonic()))
-            if self._core.thread_counts != self._looked_at:
-                self._looked_at = self._core.thread_counts
-                self._sampler.ask(*self._looked_at)
+            if self._sampler.fileno() in ready and (snapshot := self._sampler.take()) is not None:
+                self._apply(self._core.process_snapshot(snapshot, time.monotonic()))
+            if (counts := self._core.thread_counts) != self._sampled_counts:
+                self._sampled_counts = counts
+                self._sampler.ask(*counts)
             now = time.monotonic()
             if self._leaving:
                 self._leave(now)
-            if now - ticked_at >= tick_s:
-                ticked_at = now
+            if now >= tick_at:
+                tick_at = wire.next_beat(now)
                 self._apply(self._core.tick(now))
                 self._report_load()
-                if self._has_looked and not self._sampler.is_running:
-                    self._look_now()
+                if self._has_snapshot and not self._sampler.is_running:
+                    self._snapshot_now()
                 self._report_memory()
+                self._note_rest(now)
             self._flush_app_server()
             self._broker.flush()
             if now - reaped_at > REAP_EVERY_S:
-                # Background commands of tools end as orphans, and so as children of this process.
+                # Background commands of tools become children of this process when their parent ends.
                 reaped_at = now
                 processes.reap_orphans(frozenset({process.pid}))
 
@@ -206,6 +237,8 @@ class Worker:
 
     def _read_stdout(self, stdout: int) -> None:
         within = self._splitter.held_bytes >= READ_BYTES
+        if self._core.running_turns >= GATHER_TURNS and time.monotonic() - self._read_at < DENSE_S:
+            time.sleep(GATHER_S)
         try:
             chunk = os.read(stdout, LONG_READ_BYTES if within else READ_BYTES)
         except BlockingIOError:
@@ -213,11 +246,11 @@ class Worker:
         if not chunk:
             self._broker.flush()
             raise Stop(APP_SERVER_ENDED)
-        now = time.monotonic()
-        lines = self._splitter.blocks(chunk)
-        # The rest of a long line is there at once.
-        is_little = len(chunk) <= LITTLE_BYTES and self._splitter.held_bytes <= LITTLE_BYTES
-        self._rest_until = now + REST_S if is_little else 0.0
+        now = self._read_at = time.monotonic()
+        lines = self._splitter.feed(chunk)
+        # The rest of a long line follows at once.
+        is_little = len(chunk) <= SMALL_READ_BYTES and self._splitter.held_bytes <= SMALL_READ_BYTES
+        self._batch_until = now + IDLE_BATCH_S if is_little else 0.0
         if lines:
             self._apply(self._core.lines(lines, now, random.random()))
 
@@ -228,13 +261,17 @@ class Worker:
         for line in self._from_supervisor.feed(chunk):
             if isinstance(line, bytes) and b'"stop"' in line:
                 self._leaving, self._leaves_by = True, time.monotonic() + LEAVE_LIMIT_S
-            elif isinstance(line, bytes) and _told(line) == "new":
-                # While it rests it does not listen, and a socket that is not there cannot be taken out.
+            elif isinstance(line, bytes) and (limits := _limits_in(line)) is not None:
+                self._core.set_limits(limits)
+            elif isinstance(line, bytes) and _broker_in(line) == "new":
+                # The poller has no socket while reads are batched, and cannot unregister one that it does not have.
                 self._poller.register(self._broker.socket, 0)
                 self._broker.renew()
-                self._apply(self._core.new_broker())
+                self._apply(self._core.new_broker(time.monotonic()))
             else:
-                _log.warning(f'ignored a line of the supervisor: {line!r}; expected {{"broker": "new"}} or a stop')
+                _log.warning(
+                    f'ignored a line of the supervisor: {line!r}; expected {{"broker": "new"}}, limits or a stop'
+                )
 
     def _read_stderr(self, stderr: int) -> bool:
         try:
@@ -243,7 +280,10 @@ class Worker:
             return True
         for line in self._stderr.feed(chunk):
             raw = line.head if isinstance(line, LongLine) else line
-            self._stderr_lines.append(raw.decode("utf-8", "replace"))
+            text = raw.decode("utf-8", "replace")
+            self._stderr_lines.append(text)
+            for problem in self._stderr_log.take(text, time.monotonic()):
+                _log.warning("%s", problem)
         return bool(chunk)
 
     def _drain_stderr(self) -> None:
@@ -264,38 +304,10 @@ class Worker:
             if frames is None:
                 return
             try:
-                self._apply(self._on_broker(frames))
+                head = wire.decode_to_worker(frames[0])
+                self._apply(self._core.broker_message(head, frames[1:], time.monotonic()))
             except (wire.WireError, msgspec.MsgspecError) as error:
                 _log.warning(f"ignored a message of the broker: {error}")
-
-    def _on_broker(self, frames: list[bytes]) -> list[Effect]:
-        head = wire.decode_to_worker(frames[0])
-        match head:
-            case wire.Dispatch():
-                return self._core.dispatch(head, frames[1], time.monotonic())
-            case wire.Tell():
-                return self._core.tell(head, frames[1])
-            case wire.Apply():
-                return self._core.apply(head, frames[1], time.monotonic())
-            case wire.Current():
-                return self._core.current(head, frames[1:])
-            case wire.Follow():
-                return self._core.follow(head)
-            case wire.Acked():
-                return self._core.acked(head, time.monotonic())
-            case wire.Back():
-                return self._core.back(head, time.monotonic())
-            case wire.Release():
-                return self._core.release(head, time.monotonic())
-            case wire.Interrupt():
-                return self._core.interrupt(head, time.monotonic())
-            case wire.Gone():
-                return self._core.gone(head, time.monotonic())
-            case wire.Holder():
-                return self._core.holder(head)
-            case wire.WhoAreYou():
-                return self._core.who_are_you()
-        raise AssertionError(head)
 
     # Writing.
 
@@ -310,11 +322,22 @@ class Worker:
                     self._to_app_server.append(memoryview(effect.line + b"\n"))
                 case Ready():
                     self._begin_sampling()
-                    report({"event": "ready", "app_server_pid": self._process.pid})
+                    pid, version = self._process.pid, effect.codex_version
+                    report({"event": "ready", "app_server_pid": pid, "codex_version": version})
                 case Note():
                     _log.warning(effect.message)
+                case FillHistory():
+                    self._fill_history(effect.thread_id)
                 case Fail():
                     raise Stop(effect.reason)
+
+    def _fill_history(self, thread_id: str) -> None:
+        # Loads SQLite, which few workers need.
+        from . import thread_history
+
+        home = self._arguments.environ.get("CODEX_SQLITE_HOME", "")
+        if home and (problem := thread_history.try_fill(home, thread_id)):
+            _log.warning(f"the history of thread {thread_id} may be incomplete: {problem}")
 
     def _flush_app_server(self) -> None:
         while self._to_app_server:
@@ -324,7 +347,7 @@ class Worker:
             except BlockingIOError:
                 return
             except OSError:
-                # The app-server has closed its stdin; the end of its stdout says the rest.
+                # The app-server has closed its stdin; the end of its stdout tells the rest.
                 self._to_app_server.clear()
                 return
             if written < len(data):
@@ -342,15 +365,23 @@ class Worker:
     def _begin_sampling(self) -> None:
         if not self._counts:
             return
-        self._look_now()
-        self._has_looked = True
+        self._snapshot_now()
+        self._has_snapshot = True
         try:
             self._sampler.start()
         except RuntimeError as error:
             _log.warning(f"the memory of this worker is not read: no thread for it could be started: {error}")
 
-    def _look_now(self) -> None:
-        self._apply(self._core.look(self._sampler.look_now(*self._core.thread_counts), time.monotonic()))
+    def _snapshot_now(self) -> None:
+        snapshot = self._sampler.snapshot_now(*self._core.thread_counts)
+        self._apply(self._core.process_snapshot(snapshot, time.monotonic()))
+
+    def _note_rest(self, now: float) -> None:
+        """Have the sampler look rarely once this worker has rested for REST_AFTER_S."""
+        turns = self._core.finished_turns
+        if not self._core.rests or turns != self._rested_turns:
+            self._busy_at, self._rested_turns = now, turns
+        self._sampler.rest(now - self._busy_at >= REST_AFTER_S)
 
     def _report_memory(self) -> None:
         memory_mib = self._core.memory_bytes >> 20
@@ -359,16 +390,25 @@ class Worker:
             report({"event": "memory", "memory_bytes": self._core.memory_bytes})
 
     def _progress(self) -> wire.Progress:
-        return wire.Progress(self._arguments.worker, self._loops, self._core.lines_read, self._core.in_flight)
+        core = self._core
+        return wire.Progress(self._arguments.worker, self._loops, core.lines_read, core.in_flight, core.dropped)
 
 
-def _told(line: bytes) -> str | None:
-    """What a line of the supervisor says of the broker."""
+def _broker_in(line: bytes) -> str | None:
+    """The value of `broker` in a line of the supervisor."""
     try:
-        told: str | None = msgspec.json.decode(line, type=dict[str, str]).get("broker")
+        value: str | None = msgspec.json.decode(line, type=dict[str, str]).get("broker")
     except msgspec.MsgspecError:
         return None
-    return told
+    return value
+
+
+def _limits_in(line: bytes) -> TurnLimits | None:
+    """The value of `limits` in a line of the supervisor."""
+    try:
+        return msgspec.json.decode(line, type=dict[Literal["limits"], TurnLimits]).get("limits")
+    except msgspec.MsgspecError:
+        return None
 
 
 def _readable(fd: int) -> bool:
@@ -384,16 +424,16 @@ def _writable(fd: int) -> bool:
 
 
 def report(record: dict[str, Any]) -> None:
-    """One JSON line for the supervisor."""
+    """Write one JSON line for the supervisor."""
     with contextlib.suppress(OSError):
         os.write(1, msgspec.json.encode(record) + b"\n")
 
 
 def work(arguments: bytes, process: subprocess.Popen[bytes], signals: int, started_at: float) -> int:
-    """Be the worker with these start arguments, as JSON, around this app-server; the exit code."""
+    """Run the worker with these start arguments, as JSON, around this app-server; the exit code."""
     log.begin("worker", *sys.argv[1:2])
-    start.collect_rarely()
-    worker = Worker(start.decode_arguments(arguments, WorkerArguments), process, signals, started_at)
+    startup.collect_rarely()
+    worker = Worker(startup.decode_arguments(arguments, WorkerArguments), process, signals, started_at)
     reason = worker.run()
     report(worker.exit_report(reason))
     return 0 if reason.startswith("the supervisor") else 1

@@ -6,21 +6,23 @@ import os
 import threading
 import time
 
-from codex_pool import processes
-from codex_pool.processes import Memory, ProcessId
-from codex_pool.worker.census import Look
+from ..runtime import processes
+from ..runtime.processes import Memory, ProcessId
+from .census import ProcessSnapshot
 
 # Reading PSS takes about 1 ms for an app-server and 0.1 ms for a small server; a look without it 1 ms for all.
 MEMORY_EVERY_S = 2.0
 # At most this share of a core goes into memory, however large the tree.
 MEMORY_SHARE = 0.02
-LOOK_AT_MOST_EVERY_S = 0.25
+LOOK_AT_MOST_EVERY_S = 0.5
+# While the worker rests.
+REST_EVERY_S = 20.0
 # After threads were loaded it looks every so often, until their processes have settled.
-BUSY_S, BUSY_EVERY_S = 3.0, 0.5
+BUSY_S, BUSY_EVERY_S = 3.0, 0.75
 
 
 class Sampler:
-    """Looks every MEMORY_EVERY_S, soon after `ask`, and often for BUSY_S after that.
+    """Looks every MEMORY_EVERY_S, soon after `ask`, and often for BUSY_S after that; while the worker rests, rarely.
 
     Readable (`fileno`) when there is a look to take.
     """
@@ -28,13 +30,14 @@ class Sampler:
     def __init__(self, root: int) -> None:
         self._root = root
         self._counts = 0, 0
-        self._look: Look | None = None
+        self._look: ProcessSnapshot | None = None
         self._memory: dict[ProcessId, Memory] = {}
         self._memory_due = 0.0
         self._asked, self._closing = threading.Event(), threading.Event()
         self._readable, self._writable = os.pipe()
         for fd in (self._readable, self._writable):
             os.set_blocking(fd, False)
+        self._rests = False
         self._thread = threading.Thread(target=self._run, name="tree", daemon=True)
 
     def start(self) -> None:
@@ -48,16 +51,22 @@ class Sampler:
     def fileno(self) -> int:
         return self._readable
 
-    def look_now(self, loads: int, threads: int) -> Look:
-        """Look on the caller's thread, without memory: before `start`, and where there is no thread."""
-        return Look(processes.tree(self._root), {}, loads, threads)
+    def snapshot_now(self, loads: int, threads: int) -> ProcessSnapshot:
+        """ProcessSnapshot on the caller's thread, without memory: before `start`, and where there is no thread."""
+        return ProcessSnapshot(processes.tree(self._root), {}, loads, threads)
 
     def ask(self, loads: int, threads: int) -> None:
         """Ask for a look soon; it will bear these counts."""
         self._counts = loads, threads
         self._asked.set()
 
-    def take(self) -> Look | None:
+    def rest(self, rests: bool) -> None:
+        """Look every REST_EVERY_S only, because nothing happens below the worker; with False go on as before."""
+        if self._rests and not rests:
+            self._asked.set()
+        self._rests = rests
+
+    def take(self) -> ProcessSnapshot | None:
         """The last look that has not been taken."""
         try:
             os.read(self._readable, 4096)
@@ -90,13 +99,14 @@ class Sampler:
                     self._memory = self._sizes([processes.identify(self._root), *(each.id for each in found)])
                     took_s = time.monotonic() - began
                     self._memory_due = began + max(MEMORY_EVERY_S, took_s / MEMORY_SHARE)
-                self._look = Look(found, self._memory, loads, threads)
+                self._look = ProcessSnapshot(found, self._memory, loads, threads)
                 os.write(self._writable, b"l")
             except OSError:
                 # No descriptor is free, or the pipe is full of looks that were not taken: there is a next time.
                 pass
             self._closing.wait(LOOK_AT_MOST_EVERY_S)
-            every_s = BUSY_EVERY_S if time.monotonic() < busy_until else MEMORY_EVERY_S
+            is_busy = time.monotonic() < busy_until
+            every_s = BUSY_EVERY_S if is_busy else REST_EVERY_S if self._rests else MEMORY_EVERY_S
             self._asked.wait(every_s - LOOK_AT_MOST_EVERY_S)
 
     def _sizes(self, found: list[ProcessId | None]) -> dict[ProcessId, Memory]:

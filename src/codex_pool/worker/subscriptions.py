@@ -1,10 +1,10 @@
-"""Subscriptions: what each session has not acknowledged yet of each turn, and what waits for its credit. Pure.
+"""Subscriptions: the unacknowledged messages of each session and turn, and those that wait for credit. Pure.
 
-A subscription is (turn, session). What is published to it becomes *pieces*, one for each read of the app-server, each
-of which covers the numbers (after, last]. A piece waits, is sent once there is credit, and is kept until the session
+A subscription is (turn, session). What is published to it becomes *messages*, one for each read of the app-server, each
+of which covers the numbers (after, last]. A message waits, is sent once there is credit, and is kept until the session
 has acknowledged its last number. A session that comes back gets again what it has not got. Rules:
  - Pieces go out in order, and cover each number once: by a line or by a run of class `dropped`.
- - Credit: `window` bytes of a subscription and `session_window` of a session are on the way unacknowledged; one piece
+ - Credit: `window` bytes of a subscription and `session_window` of a session are on the way unacknowledged; one message
    always is let through.
  - Beyond `waiting` bytes that wait, droppable runs give way to runs of class `dropped`; kept lines do not. Beyond
    `overflow` the subscription ends, with an end of its own; its turn and its other subscribers know nothing of it.
@@ -15,17 +15,19 @@ Bytes are shared between the sessions of one interest, and counted for each.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from codex_pool import rpc, wire
-from codex_pool.worker.turns import NO_COUNTS, Turn, split_runs
+import msgspec
+
+from ..protocol import turn_ends, wire
+from .turn_stream import Turn, split_runs
 
 MIB = 1024 * 1024
 
-# What a piece costs beside its frames.
-PIECE_BYTES = 512
+# What a message costs beside its frames.
+MESSAGE_OVERHEAD_BYTES = 512
 
 KEEP_ENDED_S = 60.0
 MAX_ENDED = 4096
@@ -44,8 +46,7 @@ class Limits(NamedTuple):
 LIMITS = Limits()
 
 
-@dataclass(slots=True, frozen=True, eq=False)
-class _Piece:
+class _Message(msgspec.Struct, frozen=True, eq=False, gc=False):
     """An Events message. `frames` are its head and bodies."""
 
     after: int
@@ -66,14 +67,14 @@ class Subscription:
     interest: wire.Interest
     start: int
     covered: int
-    sent: deque[_Piece] = field(default_factory=deque)
-    waiting: deque[_Piece] = field(default_factory=deque)
+    sent: deque[_Message] = field(default_factory=deque)
+    waiting: deque[_Message] = field(default_factory=deque)
     sent_bytes: int = 0
     waiting_bytes: int = 0
     # Nothing is published to it any more: the turn is over, or it is for this session.
     ended: bool = False
     overflowed: bool = False
-    # Its end was sent and is not kept any more, for want of room.
+    # Its end was sent and is no longer kept, for lack of room.
     given_up: bool = False
 
     @property
@@ -83,13 +84,24 @@ class Subscription:
 
 @dataclass(slots=True, eq=False)
 class _Session:
-    """`full` says that a piece could not be sent for want of the session's credit, and not of its subscription's."""
+    """`full`: a message could not be sent for lack of the session's credit, not of its subscription's."""
 
     id: wire.SessionId
     route: bytes
     subscriptions: dict[str, Subscription] = field(default_factory=dict)
     sent_bytes: int = 0
     full: bool = False
+
+
+def _alike(subscriptions: list[Subscription], only: Collection[wire.SessionId] | None) -> Iterable[list[Subscription]]:
+    """The subscriptions, of these sessions only, by the messages that they get; alike ones share theirs."""
+    if len(subscriptions) == 1 and only is None:
+        return (subscriptions,)
+    alike: dict[tuple[wire.Interest, int, int], list[Subscription]] = {}
+    for each in subscriptions:
+        if only is None or each.session.id in only:
+            alike.setdefault((each.interest, each.covered, each.start), []).append(each)
+    return alike.values()
 
 
 def _route(sessions: list[wire.SessionId]) -> bytes:
@@ -106,6 +118,8 @@ class Subscriptions:
         # Subscriptions that have ended and are not acknowledged, and when they last moved; the oldest come first.
         self._ended: OrderedDict[Subscription, float] = OrderedDict()
         self._kept_bytes = 0
+        # Notifications that were left out, of each session for itself.
+        self.dropped = 0
 
     @property
     def ended_turns(self) -> list[str]:
@@ -114,25 +128,25 @@ class Subscriptions:
 
     @property
     def waits(self) -> bool:
-        """Whether anything is kept that the time may end."""
+        """Return True if subscriptions have ended that may expire."""
         return bool(self._ended)
 
     @property
     def held(self) -> dict[str, int]:
-        """What is kept (leak checks)."""
+        """Numbers of subscriptions and bytes held (leak checks)."""
         return {
             "subscriptions": sum(len(session.subscriptions) for session in self._sessions.values()),
             "kept_bytes": self._kept_bytes,
         }
 
     def join(self, turn: Turn, session_id: wire.SessionId, interest: wire.Interest) -> None:
-        """From now on this session gets the turn's notifications; it may have joined before."""
+        """Subscribe a session to a turn; it may be subscribed already."""
         if session_id in turn.subscribers:
             return
         session = self._sessions.setdefault(session_id, _Session(session_id, _route([session_id])))
         before = session.subscriptions.get(turn.id)
         if before is not None:
-            # It overflowed, and begins anew.
+            # It overflowed, and begins again.
             self._clear(before)
             del self._ended[before]
         subscription = Subscription(turn, session, interest, turn.last, turn.last)
@@ -146,48 +160,46 @@ class Subscriptions:
         *,
         now: float,
         ended: str | None = None,
-        counts: Mapping[int, int] = NO_COUNTS,
+        only: Collection[wire.SessionId] | None = None,
     ) -> list[list[bytes]]:
         """Number a run of the turn's notifications; the messages that may go out at once.
 
-        `ended` is the turn's status if these are its last ones: then one message tells the broker so. `counts` says
-        where more than one line stands in a place of `lines`, and how many.
+        `ended` is the turn's status if these are its last ones: then one message tells the broker so. `only`: the
+        sessions that get them; the next message of the others covers their numbers.
         """
-        turn.last += len(lines) + sum(counts.values()) - len(counts)
-        alike: dict[tuple[wire.Interest, int], list[Subscription]] = {}
-        for subscription in turn.subscribers.values():
-            alike.setdefault((subscription.interest, subscription.covered), []).append(subscription)
+        turn.last += len(lines)
         messages: list[list[bytes]] = []
         is_over = ended is not None
         last: list[wire.SessionId] = []
-        for (interest, after), subscriptions in alike.items():
-            runs, bodies = split_runs(lines, methods, interest, counts)
+        for subscriptions in _alike([*turn.subscribers.values()], only):
+            first = subscriptions[0]
+            runs, bodies = split_runs(lines, methods, first.interest)
             if not runs and not is_over:
                 continue
-            piece = self._piece(turn, after, turn.last, runs, bodies, is_over)
+            message = self._message(turn, first.covered, turn.last, runs, bodies, is_over, first.start)
             at_once: list[wire.SessionId] = []
             for subscription in subscriptions:
                 subscription.covered = turn.last
                 if is_over:
                     self._end(subscription, now)
-                if not subscription.waiting and self._has_credit(subscription, piece):
-                    self._sent(subscription, piece)
+                if not subscription.waiting and self._has_credit(subscription, message):
+                    self._sent(subscription, message)
                     at_once.append(subscription.session.id)
                 else:
-                    self._wait(subscription, piece, now)
+                    self._wait(subscription, message, now)
             if at_once:
                 route = subscriptions[0].session.route if len(subscriptions) == 1 else _route(at_once)
-                messages.append([route, *piece.frames])
+                messages.append([route, *message.frames])
                 last = at_once
         if ended is not None:
             frames = messages.pop()[1:] if messages else []
-            messages.append([wire.encode(wire.TurnEnded(turn.thread_id, turn.id, ended, last)), *frames])
+            messages += self._end_messages(turn, ended, last, frames)
         while self._kept_bytes > self._limits.total and self._overflow_largest(now, messages):
             pass
         return messages
 
     def acked(self, session_id: wire.SessionId, positions: Iterable[wire.Position], now: float) -> list[list[bytes]]:
-        """The session has got so much of these turns; what may go out now."""
+        """Handle an acknowledgement; the messages that may be sent now."""
         session = self._sessions.get(session_id)
         if session is None:
             return []
@@ -204,16 +216,16 @@ class Subscriptions:
         return self._send_waiting(session, session.subscriptions.values() if session.full else moved, now)
 
     def back(self, session_id: wire.SessionId, positions: Iterable[wire.Position], now: float) -> list[list[bytes]]:
-        """The session has come back: nothing is on the way to it any more, and it is sent what it has not got."""
+        """Handle a reconnect: messages on the way are lost, and what was not received is sent again."""
         session = self._sessions.get(session_id)
         if session is None:
             return []
         got = {position.turn_id: position.last for position in positions}
         for turn_id, subscription in list(session.subscriptions.items()):
             while subscription.sent:
-                piece = subscription.sent.pop()
-                self._forget_sent(subscription, piece)
-                self._put(subscription, piece, first=True)
+                message = subscription.sent.pop()
+                self._forget_sent(subscription, message)
+                self._put(subscription, message, first=True)
             last = max(got.get(turn_id, 0), subscription.start)
             waiting = subscription.waiting
             while waiting and waiting[0].last <= last:
@@ -224,15 +236,24 @@ class Subscriptions:
                 self._overflow(subscription, "and what it has not got is not kept any more", now, after=last)
             elif last < kept_after and not (subscription.ended and not waiting):
                 runs = [wire.Run(kept_after - last, "dropped")]
-                self._put(
-                    subscription, self._piece(subscription.turn, last, kept_after, runs, [b""], False), first=True
-                )
+                self.dropped += kept_after - last
+                gap = self._message(subscription.turn, last, kept_after, runs, [b""], False, subscription.start)
+                self._put(subscription, gap, first=True)
             if subscription.ended:
                 self._touch(subscription, now)
         return self._send_waiting(session, session.subscriptions.values(), now)
 
+    def leave(self, turn: Turn, session_id: wire.SessionId) -> None:
+        """Remove a session from the subscribers of a running turn, with what is kept for it."""
+        subscription = turn.subscribers.pop(session_id)
+        self._clear(subscription)
+        session = subscription.session
+        del session.subscriptions[turn.id]
+        if not session.subscriptions:
+            del self._sessions[session_id]
+
     def forget(self, session_id: wire.SessionId) -> list[Turn]:
-        """The session is over; the turns that it was a subscriber of until now."""
+        """Remove a session that is over; the turns that it was subscribed to."""
         session = self._sessions.pop(session_id, None)
         turns: list[Turn] = []
         for subscription in session.subscriptions.values() if session is not None else ():
@@ -243,7 +264,7 @@ class Subscriptions:
         return turns
 
     def expire(self, now: float) -> list[list[bytes]]:
-        """Forget what ended and nobody came for; what may go out instead."""
+        """Remove ended subscriptions whose session has not reconnected; the messages that may be sent instead."""
         messages: list[list[bytes]] = []
         while self._ended:
             subscription, moved_at = next(iter(self._ended.items()))
@@ -255,66 +276,89 @@ class Subscriptions:
             messages += self._send_waiting(session, session.subscriptions.values(), now)
         return messages
 
+    # Ends.
+
+    def _end_messages(
+        self, turn: Turn, status: str, sessions: list[wire.SessionId], frames: list[bytes]
+    ) -> list[list[bytes]]:
+        """The message that reports the end of a turn; `frames` are its last ones, for these sessions."""
+        head = wire.TurnEnded(turn.thread_id, turn.id, status, sessions, turn.tokens, turn.counts)
+        return [[wire.encode(head), *frames]]
+
+    def _overflow_lines(self, turn: Turn, why: str) -> list[bytes]:
+        """The end of a turn for a subscriber that does not read it."""
+        message = f"this client no longer follows turn {turn.id}: it reads too slowly: {why}"
+        return turn_ends.ended_lines(turn.thread_id, turn.id, "overflow", message, safe_to_retry=False)
+
     # Inside.
 
-    def _piece(
-        self, turn: Turn, after: int, last: int, runs: list[wire.Run], bodies: list[bytes], ended: bool
-    ) -> _Piece:
-        head = wire.encode(wire.Events(turn.thread_id, turn.id, after, last, runs, ended, self._worker))
+    def _message(
+        self, turn: Turn, after: int, last: int, runs: list[wire.Run], bodies: list[bytes], ended: bool, start: int
+    ) -> _Message:
+        head = wire.encode(wire.Events(turn.thread_id, turn.id, after, last, runs, ended, self._worker, start))
         frames = [head, *bodies]
-        return _Piece(after, last, runs, frames, ended, PIECE_BYTES + sum(map(len, frames)))
+        return _Message(after, last, runs, frames, ended, MESSAGE_OVERHEAD_BYTES + sum(map(len, frames)))
 
-    def _has_credit(self, subscription: Subscription, piece: _Piece) -> bool:
+    def _has_credit(self, subscription: Subscription, message: _Message) -> bool:
         session, limits = subscription.session, self._limits
-        if session.sent_bytes and session.sent_bytes + piece.size_bytes > limits.session_window:
+        if session.sent_bytes and session.sent_bytes + message.size_bytes > limits.session_window:
             session.full = True
             return False
-        return not subscription.sent_bytes or subscription.sent_bytes + piece.size_bytes <= limits.window
+        return not subscription.sent_bytes or subscription.sent_bytes + message.size_bytes <= limits.window
 
     def _send_waiting(self, session: _Session, candidates: Iterable[Subscription], now: float) -> list[list[bytes]]:
-        """As far as there is credit, a piece of each in turn."""
+        """The messages that there is credit for, one of each subscription in turn."""
         messages: list[list[bytes]] = []
         session.full = False
         rest = deque(subscription for subscription in candidates if subscription.waiting)
         while rest:
             subscription = rest.popleft()
-            piece = subscription.waiting[0]
-            if not self._has_credit(subscription, piece):
+            message = subscription.waiting[0]
+            if not self._has_credit(subscription, message):
                 if session.full:
                     break
                 continue
             self._forget_waiting(subscription, subscription.waiting.popleft())
-            self._sent(subscription, piece)
+            self._sent(subscription, message)
             # Next time the others come first.
             session.subscriptions[subscription.turn.id] = session.subscriptions.pop(subscription.turn.id)
             if subscription.ended:
                 self._touch(subscription, now)
-            messages.append([session.route, *piece.frames])
+            messages.append([session.route, *message.frames])
             if subscription.waiting:
                 rest.append(subscription)
         return messages
 
-    def _wait(self, subscription: Subscription, piece: _Piece, now: float) -> None:
+    def _wait(self, subscription: Subscription, message: _Message, now: float) -> None:
         if subscription.waiting_bytes > self._limits.waiting:
-            piece = self._without_droppable(subscription.turn, piece)
+            message = self._without_droppable(subscription, message)
             before = subscription.waiting[-1]
-            if [run.cls for run in piece.runs] == ["dropped"] and before.runs[-1].cls == "dropped" and not piece.ended:
+            if (
+                [run.cls for run in message.runs] == ["dropped"]
+                and before.runs[-1].cls == "dropped"
+                and not message.ended
+            ):
                 self._forget_waiting(subscription, subscription.waiting.pop())
-                runs = [*before.runs[:-1], wire.Run(before.runs[-1].count + piece.runs[0].count, "dropped")]
-                piece = self._piece(subscription.turn, before.after, piece.last, runs, before.frames[1:], False)
-        self._put(subscription, piece)
+                runs = [*before.runs[:-1], wire.Run(before.runs[-1].count + message.runs[0].count, "dropped")]
+                message = self._message(
+                    subscription.turn, before.after, message.last, runs, before.frames[1:], False, subscription.start
+                )
+        self._put(subscription, message)
         if subscription.waiting_bytes > self._limits.overflow:
             self._overflow(subscription, f"{subscription.waiting_bytes} bytes of it wait for this client", now)
 
-    def _without_droppable(self, turn: Turn, piece: _Piece) -> _Piece:
-        if all(run.cls == "kept" for run in piece.runs):
-            return piece
-        runs = [wire.Run(run.count, "dropped" if run.cls == "droppable" else run.cls) for run in piece.runs]
-        bodies = [b"" if run.cls == "dropped" else body for run, body in zip(runs, piece.frames[1:], strict=True)]
-        return self._piece(turn, piece.after, piece.last, runs, bodies, piece.ended)
+    def _without_droppable(self, subscription: Subscription, message: _Message) -> _Message:
+        if all(run.cls == "kept" for run in message.runs):
+            return message
+        self.dropped += sum(run.count for run in message.runs if run.cls == "droppable")
+        runs = [wire.Run(run.count, "dropped" if run.cls == "droppable" else run.cls) for run in message.runs]
+        bodies = [b"" if run.cls == "dropped" else body for run, body in zip(runs, message.frames[1:], strict=True)]
+        return self._message(
+            subscription.turn, message.after, message.last, runs, bodies, message.ended, subscription.start
+        )
 
     def _overflow_largest(self, now: float, messages: list[list[bytes]]) -> bool:
-        """What is on the way is given up too: only so does it make room. Whether there was anything to give up."""
+        """End the largest subscription, with what is on the way, to make room. Return True if there was one."""
         everything = (each for session in self._sessions.values() for each in session.subscriptions.values())
         largest = max(
             (each for each in everything if not each.overflowed), key=lambda each: each.kept_bytes, default=None
@@ -332,21 +376,23 @@ class Subscriptions:
         return True
 
     def _overflow(self, subscription: Subscription, why: str, now: float, *, after: int | None = None) -> None:
-        """End this subscription: instead of all that waits it gets an end of its own."""
+        """End this subscription: an end of its own replaces all that waits."""
         turn, waiting = subscription.turn, subscription.waiting
         if after is None:
             after = waiting[0].after if waiting else subscription.covered
-        count = sum(run.count for piece in waiting for run in piece.runs) or subscription.covered - after
+        count = sum(run.count for message in waiting for run in message.runs) or subscription.covered - after
+        already = sum(run.count for message in waiting for run in message.runs if run.cls == "dropped")
         while waiting:
             self._forget_waiting(subscription, waiting.popleft())
-        message = f"this client no longer follows turn {turn.id}: it reads too slowly: {why}"
-        lines = rpc.ended_lines(turn.thread_id, turn.id, "overflow", message, safe_to_retry=False)
+        lines = self._overflow_lines(turn, why)
+        self.dropped += count - already
         dropped = [(wire.Run(count, "dropped"), b"")] if count else []
         runs, bodies = zip(*dropped, (wire.Run(len(lines), "kept"), b"\n".join(lines)), strict=True)
         subscription.covered += len(lines)
         subscription.overflowed = True
         self._end(subscription, now)
-        self._put(subscription, self._piece(turn, after, subscription.covered, [*runs], [*bodies], True))
+        end = self._message(turn, after, subscription.covered, [*runs], [*bodies], True, subscription.start)
+        self._put(subscription, end)
 
     def _end(self, subscription: Subscription, now: float) -> None:
         subscription.ended = True
@@ -354,7 +400,7 @@ class Subscriptions:
         subscription.turn.subscribers.pop(subscription.session.id, None)
 
     def _touch(self, subscription: Subscription, now: float) -> None:
-        """A subscription that has ended has moved; with all of it acknowledged it costs nothing any more."""
+        """Note that an ended subscription has moved, and remove it once all of it is acknowledged."""
         if subscription.sent or subscription.waiting:
             self._ended[subscription] = now
             self._ended.move_to_end(subscription)
@@ -365,28 +411,30 @@ class Subscriptions:
         if not session.subscriptions:
             self._sessions.pop(session.id, None)
 
-    def _sent(self, subscription: Subscription, piece: _Piece) -> None:
-        subscription.sent.append(piece)
-        for each in (subscription, subscription.session):
-            each.sent_bytes += piece.size_bytes
-        self._kept_bytes += piece.size_bytes
+    def _sent(self, subscription: Subscription, message: _Message) -> None:
+        size = message.size_bytes
+        subscription.sent.append(message)
+        subscription.sent_bytes += size
+        subscription.session.sent_bytes += size
+        self._kept_bytes += size
 
-    def _put(self, subscription: Subscription, piece: _Piece, *, first: bool = False) -> None:
+    def _put(self, subscription: Subscription, message: _Message, *, first: bool = False) -> None:
         if first:
-            subscription.waiting.appendleft(piece)
+            subscription.waiting.appendleft(message)
         else:
-            subscription.waiting.append(piece)
-        subscription.waiting_bytes += piece.size_bytes
-        self._kept_bytes += piece.size_bytes
+            subscription.waiting.append(message)
+        subscription.waiting_bytes += message.size_bytes
+        self._kept_bytes += message.size_bytes
 
-    def _forget_sent(self, subscription: Subscription, piece: _Piece) -> None:
-        for each in (subscription, subscription.session):
-            each.sent_bytes -= piece.size_bytes
-        self._kept_bytes -= piece.size_bytes
+    def _forget_sent(self, subscription: Subscription, message: _Message) -> None:
+        size = message.size_bytes
+        subscription.sent_bytes -= size
+        subscription.session.sent_bytes -= size
+        self._kept_bytes -= size
 
-    def _forget_waiting(self, subscription: Subscription, piece: _Piece) -> None:
-        subscription.waiting_bytes -= piece.size_bytes
-        self._kept_bytes -= piece.size_bytes
+    def _forget_waiting(self, subscription: Subscription, message: _Message) -> None:
+        subscription.waiting_bytes -= message.size_bytes
+        self._kept_bytes -= message.size_bytes
 
     def _clear(self, subscription: Subscription) -> None:
         while subscription.sent:

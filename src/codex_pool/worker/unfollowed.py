@@ -1,18 +1,20 @@
 """Threads that no session follows: when they are unsubscribed, and those that cannot be resumed after that. Pure.
 
-codex (0.163, measured) tells a connection nothing more of a thread that it has unsubscribed, not even the end of a
+codex (0.163, measured) sends a connection nothing more of a thread that it has unsubscribed, not even the end of a
 turn, and unloads the thread, with its MCP servers, once it was idle for 30 minutes. A stored thread can be resumed; one
 that is ephemeral, or has no turn yet, cannot, though it is still loaded: it is let go.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from codex_app_server._runtime.bounded import BoundedDict
 
 # A goal begins its next turn within this time of the last one's end.
 UNSUBSCRIBE_AFTER_S = 5.0
-# Of a thread that cannot be resumed and whose last session has ended without letting it go: somebody may come for it.
+# Of a thread that cannot be resumed and whose last session has ended without unsubscribing: another may follow it.
 ABANDON_AFTER_S = 60.0
+# The same, if that session has wanted its turns to go on: as long as the app-server keeps a thread that is idle.
+KEEP_S = 30 * 60.0
 UNLOADED_AFTER_S = 30 * 60.0 + 60.0
 MAX_LET_GO = 10_000
 
@@ -23,7 +25,7 @@ class Unfollowed:
     def __init__(self) -> None:
         self._due: dict[str, float] = {}
         # When they were let go.
-        self._let_go: OrderedDict[str, float] = OrderedDict()
+        self._let_go: BoundedDict[str, float] = BoundedDict(MAX_LET_GO)
 
     def __len__(self) -> int:
         return len(self._let_go)
@@ -46,8 +48,6 @@ class Unfollowed:
 
     def let_go(self, thread_id: str, now: float) -> None:
         self._let_go[thread_id] = now
-        if len(self._let_go) > MAX_LET_GO:
-            self._let_go.popitem(last=False)
 
     def was_let_go(self, thread_id: str | None) -> bool:
         return thread_id in self._let_go

@@ -6,27 +6,35 @@ from collections.abc import Container
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from codex_pool.open_items import OpenItems
-from codex_pool.worker import reading
+from codex_app_server.generated.routing import NOTIFICATIONS
+
+from ..open_items import OpenItems
+from . import peek
 
 IDLE_LIMIT_S = 600.0
 # How long a turn may take to end once it is interrupted.
 STALL_LIMIT_S = 10.0
+# How long after its thread is idle the end of a turn may come. codex writes both at once.
+END_LIMIT_S = 30.0
 
 SILENT_S = 10.0
 PROBE_LIMIT_S = 20.0
-# A clock that jumps by more than this says that it was this process that stood still.
+# A clock that jumps by more than this shows that this process was suspended.
 JUMP_S = 5.0
 
-_HEEDED = frozenset({"item/started", "item/completed", "error"})
+_OBSERVED = frozenset({"item/started", "item/completed", "error"})
 
 
 class Expired(NamedTuple):
-    """A turn's time is over: interrupt it, or, with `stalled`, do not wait for its end any longer."""
+    """A turn's time is over: interrupt it, or, with `stalled`, do not wait for its end any longer.
+
+    With `unreadable` the app-server reports that it runs nothing, so that its end was sent in an unknown form.
+    """
 
     turn_id: str
     reason: str
     stalled: bool
+    unreadable: bool = False
 
 
 @dataclass(slots=True)
@@ -35,6 +43,8 @@ class _Watched:
     heard_at: float
     items: OpenItems = field(default_factory=OpenItems)
     expired_at: float | None = None
+    # Since when its thread has been idle, without a line of the turn.
+    idle_at: float | None = None
     reason: str = ""
     error: bytes = b""
 
@@ -50,26 +60,37 @@ class TurnWatchdog:
         self._wall_limit_s = wall_limit_s
         self._turns: dict[str, _Watched] = {}
 
+    def set_limits(self, idle_limit_s: float | None, wall_limit_s: float | None) -> None:
+        """Have other limits from now on, for turns that run too; one that has expired stays so."""
+        self._idle_limit_s, self._wall_limit_s = idle_limit_s, wall_limit_s
+
     def started(self, turn_id: str, now: float) -> None:
         self._turns[turn_id] = _Watched(now, now)
 
-    def heard(self, turn_id: str, lines: list[bytes], methods: list[str], now: float) -> None:
-        """What a turn said at once."""
+    def observe(self, turn_id: str, lines: list[bytes], methods: list[str], now: float) -> None:
+        """Notifications of a turn, of one read."""
         watched = self._turns[turn_id]
-        if _HEEDED.isdisjoint(methods):
+        # A notification that is not known may be the end.
+        if watched.idle_at is not None and not NOTIFICATIONS.keys().isdisjoint(methods):
+            watched.idle_at = None
+        if _OBSERVED.isdisjoint(methods):
             watched.heard_at = now
             return
         for line, method in zip(lines, methods, strict=True):
             if method == "error":
                 watched.error = line
-                if reading.is_retried(line):
+                if peek.is_retried(line):
                     watched.items.cut()
                     continue
             elif method == "item/started":
-                watched.items.started(*reading.item_of(line))
+                watched.items.started(*peek.item_of(line))
             elif method == "item/completed":
-                watched.items.completed(reading.item_of(line)[0])
+                watched.items.completed(peek.item_of(line)[0])
             watched.heard_at = now
+
+    def thread_is_idle(self, turn_id: str, now: float) -> None:
+        """Note that the app-server reports that the thread of this turn runs nothing."""
+        self._turns[turn_id].idle_at = now
 
     def ended(self, turn_id: str) -> None:
         self._turns.pop(turn_id, None)
@@ -84,15 +105,19 @@ class TurnWatchdog:
         watched = self._turns.get(turn_id)
         return watched.error if watched is not None else b""
 
-    def due(self, now: float, asking: Container[str]) -> list[Expired]:
-        """The turns whose time is over, each once as expired and once as stalled; `asking` have an open question."""
+    def due(self, now: float, waiting: Container[str]) -> list[Expired]:
+        """The turns whose time is over, each once as expired and once as stalled; `waiting` have an open request."""
         found: list[Expired] = []
         for turn_id, watched in self._turns.items():
+            if watched.idle_at is not None and now - watched.idle_at >= END_LIMIT_S:
+                words = f"its thread has been idle for {END_LIMIT_S:g} s, and its end did not come in a known form"
+                found.append(Expired(turn_id, words, stalled=True, unreadable=True))
+                continue
             if watched.expired_at is not None:
                 if now - watched.expired_at >= STALL_LIMIT_S:
                     found.append(Expired(turn_id, watched.reason, stalled=True))
                 continue
-            if watched.items or turn_id in asking:
+            if watched.items or turn_id in waiting:
                 watched.heard_at = now
             reason = self._reason(watched, now)
             if reason is not None:
@@ -109,7 +134,7 @@ class TurnWatchdog:
 
 
 class Probe:
-    """Asks an app-server that says nothing whether it is there."""
+    """Probes an app-server that writes nothing."""
 
     def __init__(self) -> None:
         self._heard_at: float | None = None
@@ -117,18 +142,18 @@ class Probe:
         self._looked_at: float | None = None
 
     def heard(self, now: float) -> None:
-        """It has said something, whatever it was."""
+        """Note that anything was read from it."""
         self._heard_at = now
         self._asked_at = None
 
     def look(self, now: float) -> bool:
-        """Whether to ask now. Nothing happens before it was heard for the first time."""
+        """Return True if a probe is to be sent now; never before anything was read."""
         jumped = self._looked_at is not None and now - self._looked_at > JUMP_S
         self._looked_at = now
         if self._heard_at is None:
             return False
         if jumped:
-            # What it said meanwhile may not have been read yet.
+            # Lines that it wrote meanwhile may not have been read yet.
             self._heard_at = now
             self._asked_at = None if self._asked_at is None else now
         if self._asked_at is None and now - self._heard_at >= SILENT_S:

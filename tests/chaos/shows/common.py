@@ -1,4 +1,4 @@
-"""What the shows share: bounded waits, the processes of a pool, a table, a JSON report."""
+"""Helpers that the shows share: bounded waits, the processes of a pool, a table, a JSON report."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from codex_app_server import Codex
-from codex_pool import processes
+from codex_pool.runtime import processes
 
 LIMIT_S = 60.0
 
@@ -52,6 +52,12 @@ def rss_bytes(pid: int) -> int:
         return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:
         return 0
+
+
+def variants(count: int) -> tuple[list[str], list[str]]:
+    """Options that have each sample run in so many variants, and their names; `""` alone for none, of one or fewer."""
+    names = [f"model-{number}" for number in range(count)] if count > 1 else []
+    return [word for name in names for word in ("--model", name)], names or [""]
 
 
 def arguments(description: str | None, name: str, **sizes: tuple[int, int, str]) -> argparse.Namespace:

@@ -1,6 +1,6 @@
 """A batch while something of its pool is killed every second: all completed, each recorded once.
 
-    python tests/chaos/shows/kills.py [--quick]
+    python tests/chaos/shows/kills.py [--quick] [--variants 2]
 
 Prompts of 2 to 4 s on the real binary; app-servers, workers alone, the broker and the supervisor are killed in an order
 that a seed decides, and between them the runtime directory, or the socket of the endpoint, is removed. Every repeated
@@ -24,9 +24,9 @@ from pathlib import Path
 
 import common
 
-from codex_pool import processes
-from codex_pool.batch.store import AttemptRow, open_run
+from codex_batch.store import AttemptRow, open_run, shown_name
 from codex_pool.demo import demo_home
+from codex_pool.runtime import processes
 
 LIMIT_S = 900.0
 KINDS = {
@@ -44,12 +44,14 @@ def main() -> int:
         __doc__,
         "kills",
         prompts=(300, 40, "prompts of the batch"),
+        variants=(1, 1, "variants that the prompts are divided among"),
         kills=(60, 12, "processes to kill at least"),
         broker_kills=(20, 4, "brokers among them"),
         supervisor_kills=(4, 1, "supervisors among them"),
         removals=(4, 1, "times that the directory is removed, and the socket"),
         seed=(1, 1, "of the order"),
     )
+    of_variants, variants = common.variants(options.variants)
     generator = random.Random(options.seed)
     problems: list[str] = []
     killed: Counter[str] = Counter()
@@ -61,11 +63,11 @@ def main() -> int:
         data = root / "data.jsonl"
         samples = [
             {"id": str(n), "prompt": f"[[text deltas=20 pace_ms={generator.randrange(100, 201)}]] question {n}"}
-            for n in range(options.prompts)
+            for n in range(options.prompts // len(variants))
         ]
         data.write_text("".join(json.dumps(sample) + "\n" for sample in samples))
-        command = [sys.executable, "-m", "codex_pool.cli", "batch", str(data), "--home", str(home), "-o", str(out)]
-        command += ["--workers", "4", "--turns-per-worker", "4", "--retries", "50", "--json"]
+        command = [sys.executable, "-m", "codex_pool_cli", "batch", str(data), "--home", str(home), "-o", str(out)]
+        command += ["--workers", "4", "--turns-per-worker", "4", "--retries", "50", "--json", *of_variants]
         environ = {**os.environ, "XDG_RUNTIME_DIR": name}
         began = time.monotonic()
         with (root / "stdout").open("wb") as stdout, (root / "stderr").open("wb") as stderr:
@@ -80,16 +82,17 @@ def main() -> int:
         took_s = time.monotonic() - began
         records = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
         with open_run(out) as store:
-            attempts = [(store.sample_at(row.n).id, row) for row in store.all_attempts()]
+            attempts = [(store.sample_at(row.n).shown_name, row) for row in store.all_attempts()]
         if code != 0:
             problems.append(f"exit code {code}: {(root / 'stderr').read_text()[-2000:]}")
             problems.append((out / "pool.log").read_text(errors="replace")[-3000:])
-    ids = Counter(record["id"] for record in records)
+    ids = Counter(shown_name(record["id"], 1, record.get("variant", "")) for record in records)
+    wanted = {shown_name(str(sample["id"]), 1, variant) for sample in samples for variant in variants}
     completed = sum(record["status"] == "completed" for record in records)
-    if set(ids) != {sample["id"] for sample in samples} or any(count != 1 for count in ids.values()):
+    if set(ids) != wanted or any(count != 1 for count in ids.values()):
         problems.append(f"{len(ids)} samples are recorded, {sum(ids.values())} times")
-    if completed != options.prompts:
-        problems.append(f"{completed} of {options.prompts} completed")
+    if completed != len(wanted):
+        problems.append(f"{completed} of {len(wanted)} completed")
     repeats, unjustified = justify(attempts)
     problems += [f"attempt {attempt} at {sample} is not justified: {why}" for sample, attempt, why in unjustified]
     short = killed["broker"] < options.broker_kills or killed["supervisor"] < options.supervisor_kills
@@ -102,7 +105,8 @@ def main() -> int:
         if row.status not in ("completed", "lost"):
             print(f"{sample}: {row.status}: {row.error}", file=sys.stderr)
     figures = {
-        "prompts": options.prompts,
+        "prompts": len(wanted),
+        "variants": len(variants),
         "completed": completed,
         "recorded once": sum(count == 1 for count in ids.values()),
         **{f"killed: {kind}": killed[kind] for kind in KINDS},
@@ -115,7 +119,7 @@ def main() -> int:
 
 
 def plan_of(options: argparse.Namespace, generator: random.Random) -> list[str]:
-    """What is killed or removed, one after the other. The supervisor not first: a pool that never ran is no fault."""
+    """List what is killed or removed, in order. The supervisor is not first: a pool that never ran is no fault."""
     others = options.kills - options.broker_kills - options.supervisor_kills
     plan = ["broker"] * options.broker_kills + ["app-server"] * (others // 2) + ["worker"] * (others - others // 2)
     plan += ["supervisor"] * options.supervisor_kills + [*REMOVED] * options.removals
@@ -159,7 +163,7 @@ def remove(root: Path, pattern: str) -> bool:
 
 
 def justify(attempts: list[tuple[str, AttemptRow]]) -> tuple[int, list[tuple[str, int, str]]]:
-    """How many attempts were repeats, and those that nothing justifies: the attempt before must have ended, and not
+    """Count repeated attempts, and list those that nothing justifies: the attempt before must have ended, and not
     completed, before this one began."""
     before: dict[str, AttemptRow] = {}
     repeats = 0

@@ -1,7 +1,7 @@
 """A batch of which everything is killed at five moments, and run again each time: each sample recorded once, and none
 asked again that was answered before.
 
-    python tests/chaos/shows/resume.py [--quick]
+    python tests/chaos/shows/resume.py [--quick] [--variants 2]
 
 Every fifth sample has a workspace with a set-up and a command as scorer. Killed are the batch and all processes below
 it: while a workspace is set up, while turns run, while samples are scored, while results.jsonl is written, and at a
@@ -26,17 +26,26 @@ from pathlib import Path
 import common
 
 from codex_app_server.testing.loopback import LoopbackModel, write_loopback_home
-from codex_pool import processes
-from codex_pool.batch.store import RunDirectoryError, open_run
+from codex_batch.store import RunDirectoryError, open_run
+from codex_pool.runtime import processes
 
 MOMENTS = ("set-up", "turns", "random", "scoring", "export")
 LIMIT_S = 1800.0
 
+Key = tuple[str, str]
+"""Id and variant of a sample."""
+
 
 def main() -> int:
     options = common.arguments(
-        __doc__, "resume", samples=(1000, 60, "samples of the batch"), seed=(1, 1, "of prompts and moments")
+        __doc__,
+        "resume",
+        samples=(1000, 60, "samples of the batch"),
+        variants=(1, 1, "variants that each sample is run in"),
+        seed=(1, 1, "of prompts and moments"),
     )
+    of_variants, variants = common.variants(options.variants)
+    wanted = options.samples * len(variants)
     generator = random.Random(options.seed)
     problems: list[str] = []
     with tempfile.TemporaryDirectory(prefix="chaos-resume-") as name, LoopbackModel() as model:
@@ -44,29 +53,39 @@ def main() -> int:
         write_loopback_home(root / "home", model.base_url)
         data = root / "data.jsonl"
         data.write_text("".join(json.dumps(sample(n, generator)) + "\n" for n in range(options.samples)))
-        command = [sys.executable, "-m", "codex_pool.cli", "batch", str(data), "--home", str(root / "home")]
-        command += ["-o", str(out), "--workers", "2", "--retries", "3", "--retry-on", "lost,stalled,overload"]
+        command = [sys.executable, "-m", "codex_pool_cli", "batch", str(data), "--home", str(root / "home")]
+        command += [
+            "-o",
+            str(out),
+            "--workers",
+            "2",
+            "--retries",
+            "3",
+            "--retry-on",
+            "lost,stalled,overload",
+            *of_variants,
+        ]
         environ = {**os.environ, "XDG_RUNTIME_DIR": name}
         began = time.monotonic()
         killed: list[str] = []
-        answered: list[tuple[str, set[str], Counter[str]]] = []
+        answered: list[tuple[str, set[Key], Counter[Key]]] = []
         for moment in MOMENTS:
             with (root / "stderr").open("ab") as stderr:
                 batch = subprocess.Popen(command, stdout=stderr, stderr=stderr, stdin=subprocess.DEVNULL, env=environ)
                 try:
-                    reached = wait_for(moment_of(moment, out, model, options.samples, generator), batch)
+                    reached = wait_for(moment_of(moment, out, model, wanted, generator), batch)
                 finally:
                     kill_all(batch)
             if reached:
                 killed.append(moment)
-            answered.append((moment, answered_in(out), asked(model)))
+            answered.append((moment, answered_in(out), asked(model, variants)))
         with (root / "stderr").open("ab") as stderr:
             code = subprocess.run(
                 command, stdout=stderr, stderr=stderr, stdin=subprocess.DEVNULL, env=environ, timeout=LIMIT_S
             ).returncode
         took_s = time.monotonic() - began
         records = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
-        final = asked(model)
+        final = asked(model, variants)
         if code != 0:
             problems.append(f"exit code {code}: {(root / 'stderr').read_text(errors='replace')[-2000:]}")
         left = [path.name for path in (out / "work").iterdir() if (path / "workspace.json").exists()]
@@ -79,13 +98,13 @@ def main() -> int:
         scored = sum(
             bool(record["scores"]) and all(s["passed"] for s in record["scores"].values()) for record in records
         )
-    ids = Counter(record["id"] for record in records)
-    if len(ids) != options.samples or any(count != 1 for count in ids.values()):
+    ids = Counter((record["id"], record.get("variant", "")) for record in records)
+    if len(ids) != wanted or any(count != 1 for count in ids.values()):
         problems.append(f"{len(ids)} samples are recorded, {sum(ids.values())} times")
-    if scored != options.samples:
-        problems.append(f"{scored} of {options.samples} have the score that they should have")
+    if scored != wanted:
+        problems.append(f"{scored} of {wanted} have the score that they should have")
     for moment, before, count in answered:
-        again = [sample_id for sample_id in before if final[sample_id] != count[sample_id]]
+        again = [key for key in before if final[key] != count[key]]
         if again:
             problems.append(f"asked again after the kill ({moment}) though answered before: {again[:5]}")
     if doubled:
@@ -94,6 +113,7 @@ def main() -> int:
         problems.append(f"killed at {killed} only")
     figures = {
         "samples": options.samples,
+        "variants": len(variants),
         "recorded once": sum(count == 1 for count in ids.values()),
         "scored as intended": scored,
         "killed at": ", ".join(killed),
@@ -115,21 +135,28 @@ def sample(number: int, generator: random.Random) -> dict[str, object]:
     return {**made, "workspace": workspace, "scorers": [scorer]}
 
 
-def asked(model: LoopbackModel) -> Counter[str]:
-    """How often the model was asked, by sample."""
-    return Counter(record.prompt.rpartition("sample ")[2].rstrip(".") for record in list(model.requests))
+def asked(model: LoopbackModel, variants: list[str]) -> Counter[Key]:
+    """Count how often the model was asked, by sample and variant."""
+    return Counter(
+        (record.prompt.rpartition("sample ")[2].rstrip("."), record.model if record.model in variants else "")
+        for record in list(model.requests)
+    )
 
 
-def answered_in(out: Path) -> set[str]:
+def answered_in(out: Path) -> set[Key]:
     """The samples whose answers are on the disk."""
     with open_run(out) as store:
-        return {row.id for row in store.samples() if row.record is not None and row.record.status == "completed"}
+        return {
+            (row.id, row.variant)
+            for row in store.samples()
+            if row.record is not None and row.record.status == "completed"
+        }
 
 
 def moment_of(
     moment: str, out: Path, model: LoopbackModel, samples: int, generator: random.Random
 ) -> Callable[[], bool]:
-    """Whether it is the moment to kill. Each lets some samples be done first, but the first."""
+    """Return a check for the moment to kill. All moments but the first let some samples be done before."""
     before = len(model.requests)
 
     def counts() -> Counter[str]:
@@ -164,7 +191,7 @@ def moment_of(
 
 
 def wait_for(is_moment: Callable[[], bool], batch: subprocess.Popen[bytes]) -> bool:
-    """Whether the moment came before the batch ended."""
+    """Wait for the moment, and return whether it came before the batch ended."""
     deadline = time.monotonic() + LIMIT_S
     while batch.poll() is None and time.monotonic() < deadline:
         if is_moment():

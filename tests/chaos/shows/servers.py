@@ -22,7 +22,7 @@ from codex_app_server import AppServerConfig
 from codex_pool import Pool
 from codex_pool.demo import demo_home
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
+sys.path.insert(0, str(Path(__file__).parents[2] / "harness"))
 from mcp_servers import mcp_config, server_pids
 
 WORKERS = 2

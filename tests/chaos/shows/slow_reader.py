@@ -24,7 +24,8 @@ import zmq
 
 from codex_app_server import Codex, TurnHandle
 from codex_app_server.testing import null_app_server
-from codex_pool import Pool, wire
+from codex_pool import Pool
+from codex_pool.protocol import wire
 
 PACE_MS = 50
 TEXT = "$NOW " + "x" * 1500 + " "

@@ -25,7 +25,8 @@ import common
 
 from codex_app_server import AppServerConfig, AppServerError, Codex, JsonRpcError, TurnFailedError, TurnHandle
 from codex_app_server.testing.loopback import LoopbackModel, Rule, Script, Text, ToolCall, write_loopback_home
-from codex_pool import Pool, processes
+from codex_pool import Pool
+from codex_pool.runtime import processes
 
 QUIET_S = 5.0
 TURNS = 4
@@ -45,7 +46,7 @@ SCRIPT = Script(
 
 
 class Seen:
-    """How often each turn has begun and ended, among what belongs to no handle: the turns of children."""
+    """Counts of how often each turn has begun and ended, among what belongs to no handle: the turns of children."""
 
     def __init__(self, codex: Codex) -> None:
         self.begun: Counter[str] = Counter()

@@ -4,7 +4,7 @@
     from codex_app_server.compat.openai_codex import Codex          # from openai_codex import Codex
     from codex_app_server.compat.openai_codex.types import Turn     # from openai_codex.types import Turn
 
-What behaves differently, and why, is in docs/compatibility.md. A name that is left out raises ImportError, which says
+What behaves differently, and why, is in docs/compatibility.md. A name that is left out raises ImportError, which names
 what to use instead. Names are loaded when first used.
 """
 
@@ -12,16 +12,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from codex_app_server.compat.openai_codex._names import lazy_module
 from codex_app_server.generated.routing import RUNTIME_VERSION as __version__
 
+from ._names import lazy_module
+
 if TYPE_CHECKING:
-    from codex_app_server.compat.openai_codex._options import ApprovalMode, Sandbox
-    from codex_app_server.compat.openai_codex.async_api import AsyncCodex, AsyncThread, AsyncTurnHandle
-    from codex_app_server.compat.openai_codex.client import CodexConfig
-    from codex_app_server.compat.openai_codex.errors import CodexError, CodexRpcError, is_retryable_error
-    from codex_app_server.compat.openai_codex.retry import retry_on_overload
-    from codex_app_server.compat.openai_codex.sync_api import Codex, Thread, TurnHandle
     from codex_app_server.errors import (
         InternalRpcError,
         InvalidParamsError,
@@ -51,6 +46,13 @@ if TYPE_CHECKING:
         DeviceCodeLoginHandle,
     )
     from codex_app_server.results import TurnResult
+
+    from ._options import ApprovalMode, Sandbox
+    from .async_api import AsyncCodex, AsyncThread, AsyncTurnHandle
+    from .client import CodexConfig
+    from .errors import CodexError, CodexRpcError, is_retryable_error
+    from .retry import retry_on_overload
+    from .sync_api import Codex, Thread, TurnHandle
 
 __all__ = [
     "ApprovalMode",

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from codex_app_server.compat.openai_codex._names import left_out_error
+from ._names import left_out_error
 
 # Strings in a class of their own.
 _ALIASES = frozenset({"AbsolutePathBuf", "AgentPath", "LegacyAppPathString", "PathUri", "ThreadId"})
@@ -32,8 +32,9 @@ def lazy_models(
 
 
 def _find(module: str, name: str) -> Any:
-    from codex_app_server.compat.openai_codex import _shapes
     from codex_app_server.generated import models
+
+    from . import _shapes
 
     if name in ("ReasoningEffort", "ThreadSource"):
         return getattr(_shapes, name)

@@ -74,7 +74,7 @@ _MODULES = ("api", "async_client", "client", "errors", "generated", "models", "r
 _LEFT_OUT: dict[str, dict[str, str]] = {
     "client": {
         "CodexClient": _LOW_LEVEL.format("AppServerClient"),
-        "ApprovalHandler": "codex_app_server.client.ApprovalHandler is the type of Codex(approval_handler=...)",
+        "ApprovalHandler": "codex_app_server._sync.client.ApprovalHandler is the type of Codex(approval_handler=...)",
         "CodexBinResolverOps": "codex_app_server.config.find_codex finds the binary",
         "resolve_codex_bin": "codex_app_server.config.find_codex finds the binary",
     },

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
-from codex_app_server.compat.openai_codex._shapes import shaped
 from codex_app_server.notifications import Notification as SdkNotification
+
+from ._shapes import shaped
 
 if TYPE_CHECKING:
     from codex_app_server.generated import models
@@ -32,7 +33,7 @@ class ServerInfo(BaseModel):
 class InitializeResponse(BaseModel):
     """The answer of the handshake."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="allow")
 
     serverInfo: ServerInfo | None = None
     userAgent: str | None = None

@@ -1,31 +1,28 @@
-"""AsyncCodex, AsyncThread and AsyncTurnHandle: the asyncio twins of `sync_api`."""
+"""AsyncCodex, AsyncThread and AsyncTurnHandle with the signatures of the published SDK, over those of this one."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
-from codex_app_server import async_api, operations
-from codex_app_server.async_client import AsyncApprovalHandler
-from codex_app_server.compat.openai_codex._options import ApprovalMode, Sandbox, joining, settings_of_thread, to_options
-from codex_app_server.compat.openai_codex._received import (
-    InitializeResponse,
-    Notification,
-    of_metadata,
-    of_notification,
-)
-from codex_app_server.compat.openai_codex._shapes import ReasoningEffort, ThreadSource, shaped
-from codex_app_server.compat.openai_codex.client import CodexConfig
+from codex_app_server import operations
+from codex_app_server._async import api
+from codex_app_server._async.client import AsyncApprovalHandler
 from codex_app_server.errors import InvalidRequestError, ThreadBusyError
 from codex_app_server.inputs import ExternalMessage, Input, RunInput
 from codex_app_server.results import TurnResult
 from codex_app_server.transport import Interest, Transport
 
+from ._options import ApprovalMode, Sandbox, joining, settings_of_thread, to_options
+from ._received import InitializeResponse, Notification, of_metadata, of_notification
+from ._shapes import ReasoningEffort, ThreadSource, shaped
+from .client import CodexConfig
+
 if TYPE_CHECKING:
     from codex_app_server.generated import models as m
 
 
-class AsyncCodex(async_api.AsyncCodex):
+class AsyncCodex(api.AsyncCodex):
     """An app-server, as the published SDK's `Codex`. `transport` replaces the child process, e.g. by a pool.
 
     Without an `approval_handler` what the app-server asks is declined; the published SDK accepts it.
@@ -68,7 +65,8 @@ class AsyncCodex(async_api.AsyncCodex):
         thread_source: ThreadSource | None = None,
     ) -> AsyncThread:
         """Begin a conversation; by default a reviewing model decides on what the sandbox does not allow."""
-        return AsyncThread(self._client, (await super().thread_start(**to_options(locals()))).id)
+        thread = await super().thread_start(**to_options(locals()))
+        return AsyncThread(self._client, thread.id)
 
     async def thread_list(  # type: ignore[override]
         self,
@@ -105,7 +103,8 @@ class AsyncCodex(async_api.AsyncCodex):
         service_tier: str | None = None,
     ) -> AsyncThread:
         """Resume a stored conversation."""
-        return AsyncThread(self._client, (await super().thread_resume(thread_id, **to_options(locals()))).id)
+        thread = await super().thread_resume(thread_id, **to_options(locals()))
+        return AsyncThread(self._client, thread.id)
 
     async def thread_fork(  # type: ignore[override]
         self,
@@ -125,18 +124,19 @@ class AsyncCodex(async_api.AsyncCodex):
         thread_source: ThreadSource | None = None,
     ) -> AsyncThread:
         """Begin a new conversation with the history of another."""
-        return AsyncThread(self._client, (await super().thread_fork(thread_id, **to_options(locals()))).id)
+        thread = await super().thread_fork(thread_id, **to_options(locals()))
+        return AsyncThread(self._client, thread.id)
 
     async def thread_archive(self, thread_id: str) -> m.ThreadArchiveResponse:  # type: ignore[override]
         """Archive a stored conversation."""
-        response: m.ThreadArchiveResponse = await self._perform(
-            operations.request("thread/archive", {"thread_id": thread_id})
-        )
+        operation = operations.request("thread/archive", {"thread_id": thread_id})
+        response: m.ThreadArchiveResponse = await self._perform(operation)
         return response
 
     async def thread_unarchive(self, thread_id: str) -> AsyncThread:
         """Bring an archived conversation back."""
-        return AsyncThread(self._client, (await super().thread_unarchive(thread_id)).id)
+        thread = await super().thread_unarchive(thread_id)
+        return AsyncThread(self._client, thread.id)
 
     async def models(self, *, include_hidden: bool = False) -> m.ModelListResponse:
         """List the models on offer."""
@@ -147,7 +147,7 @@ class AsyncCodex(async_api.AsyncCodex):
         return shaped(await super().account(refresh_token=refresh_token))
 
 
-class AsyncThread(async_api.AsyncThread):
+class AsyncThread(api.AsyncThread):
     """A conversation, by its id. A turn that is started while another runs joins that one."""
 
     async def run(  # type: ignore[override]
@@ -226,8 +226,8 @@ class AsyncThread(async_api.AsyncThread):
         return response
 
 
-class AsyncTurnHandle(async_api.AsyncTurnHandle):
-    """A turn under way. It goes on when nobody waits for it or reads it any more, until it is interrupted."""
+class AsyncTurnHandle(api.AsyncTurnHandle):
+    """A turn under way. It goes on when it is no longer waited for or read, until it is interrupted."""
 
     async def stream(self) -> AsyncIterator[Notification]:  # type: ignore[override]
         """Yield the notifications of this turn, and only of this one, to its end. Closing it leaves the turn alone."""

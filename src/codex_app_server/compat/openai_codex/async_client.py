@@ -1,5 +1,5 @@
-"""The low-level AsyncCodexClient of `openai_codex.async_client` is left out; its name says what to use instead."""
+"""The low-level AsyncCodexClient of `openai_codex.async_client` is left out; its error names the replacement."""
 
-from codex_app_server.compat.openai_codex._names import lazy_module
+from ._names import lazy_module
 
 __getattr__, __dir__ = lazy_module(__name__, "async_client")

@@ -6,10 +6,11 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from codex_app_server.compat.openai_codex._names import lazy_module
 from codex_app_server.config import AppServerConfig
 from codex_app_server.generated.routing import RUNTIME_VERSION
 from codex_app_server.home import codex_home
+
+from ._names import lazy_module
 
 __all__ = ["CodexConfig", "default_codex_home"]
 

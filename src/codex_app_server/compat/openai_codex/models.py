@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from codex_app_server.compat.openai_codex._models import lazy_models
-from codex_app_server.compat.openai_codex._received import InitializeResponse, Notification, ServerInfo
 from codex_app_server.notifications import UnknownNotification
+
+from ._models import lazy_models
+from ._received import InitializeResponse, Notification, ServerInfo
 
 JsonScalar = str | int | float | bool | None
 JsonValue = Any

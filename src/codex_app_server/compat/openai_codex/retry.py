@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from codex_app_server.compat.openai_codex.errors import is_retryable_error
 from codex_app_server.retry import retry_while
+
+from .errors import is_retryable_error
 
 T = TypeVar("T")
 

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from codex_app_server.compat.openai_codex._models import lazy_models
-from codex_app_server.compat.openai_codex.models import InitializeResponse, JsonObject, Notification
+from ._models import lazy_models
+from .models import InitializeResponse, JsonObject, Notification
 
 if TYPE_CHECKING:
-    from codex_app_server.compat.openai_codex._shapes import ReasoningEffort, ThreadSource
     from codex_app_server.generated.models import (
         Account,
         AccountLoginCompletedNotification,
@@ -46,6 +45,8 @@ if TYPE_CHECKING:
         TurnStatus,
         TurnSteerResponse,
     )
+
+    from ._shapes import ReasoningEffort, ThreadSource
 
     ThreadListCwdFilter = str | list[str]
 

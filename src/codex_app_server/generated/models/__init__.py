@@ -1257,7 +1257,7 @@ FIRST_TURN = (
 
 @cache
 def adapter(name: str) -> TypeAdapter[Any]:
-    """What validates and dumps a type by its name; works for unions too, which are no classes. KeyError if unknown."""
+    """Adapter that validates and dumps a type by its name; also for unions. KeyError if unknown."""
     from pydantic import BaseModel, TypeAdapter
 
     kind = getattr(import_module(f"{__name__}.{MODULES[name]}"), name)

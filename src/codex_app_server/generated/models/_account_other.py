@@ -152,7 +152,7 @@ class WorkspaceRouting(Wire):
 
 
 class ChatgptAccount(TypeTagged):
-    email: str | None
+    email: str | None = None
     plan_type: PlanType
     type: Literal["chatgpt"] = "chatgpt"
 

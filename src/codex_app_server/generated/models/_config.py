@@ -205,7 +205,7 @@ class ConfigEdit(Wire):
 
 
 class ConfigLayer(Wire):
-    config: Any
+    config: Any | None = None
     disabled_reason: str | None = None
     name: ConfigLayerSource
     version: str
@@ -229,7 +229,7 @@ class ConfigValueWriteParams(Wire):
 
 
 class OverriddenMetadata(Wire):
-    effective_value: Any
+    effective_value: Any | None = None
     message: str
     overriding_layer: ConfigLayerMetadata
 

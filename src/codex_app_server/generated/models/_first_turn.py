@@ -255,7 +255,7 @@ class InputTextFunctionCallOutputContentItem(TypeTagged):
 
 
 class InputAudioFunctionCallOutputContentItem(TypeTagged):
-    audio_url: str = Field(..., alias="audio_url")
+    audio_url: str | None = Field(default=None, alias="audio_url")
     type: Literal["input_audio"] = "input_audio"
 
 
@@ -297,10 +297,10 @@ class UnrecognizedImageGenerationFailure(Wire):
 
 
 class InitializeResponse(Wire):
-    codex_home: str
-    platform_family: str
-    platform_os: str
-    user_agent: str
+    codex_home: str | None = None
+    platform_family: str | None = None
+    platform_os: str | None = None
+    user_agent: str | None = None
 
 
 class McpAppDisplayMode(OpenEnum):
@@ -552,7 +552,7 @@ class ReasoningThreadItem(TypeTagged):
 
 class McpToolCallThreadItem(TypeTagged):
     app_context: McpToolCallAppContext | None = None
-    arguments: Any
+    arguments: Any | None = None
     duration_ms: int | None = None
     error: McpToolCallError | None = None
     id: str
@@ -690,7 +690,7 @@ class LocalImageUserInput(TypeTagged):
 
 class AudioUserInput(TypeTagged):
     type: Literal["audio"] = "audio"
-    url: str
+    url: str | None = None
 
 
 class LocalAudioUserInput(TypeTagged):
@@ -969,7 +969,7 @@ class FileChangeThreadItem(TypeTagged):
 
 
 class DynamicToolCallThreadItem(TypeTagged):
-    arguments: Any
+    arguments: Any | None = None
     content_items: list[DynamicToolCallOutputContentItem] | None = None
     duration_ms: int | None = None
     id: str
@@ -1004,7 +1004,7 @@ class WebSearchThreadItem(TypeTagged):
 class ImageGenerationThreadItem(TypeTagged):
     failure: ImageGenerationFailure | None = None
     id: str
-    result: str
+    result: str | None = None
     revised_prompt: str | None = None
     saved_path: str | None = None
     status: str
@@ -1279,7 +1279,7 @@ class Thread(Wire):
     parent_thread_id: str | None = None
     path: str | None = None
     preview: str
-    project_id: str | None
+    project_id: str | None = None
     reasoning_effort: str | None = None
     recency_at: int | None = None
     section: ThreadSection | None = None

@@ -13,7 +13,7 @@ class McpResourceReadTarget(Wire):
 
 class McpServerEventNotification(Wire):
     method: str
-    params: Any
+    params: Any | None = None
 
 
 class McpServerEventStreamNotification(Wire):

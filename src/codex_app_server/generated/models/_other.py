@@ -530,7 +530,7 @@ class Tool(Wire):
     annotations: Any | None = None
     description: str | None = None
     icons: list[Any] | None = None
-    input_schema: Any
+    input_schema: Any | None = None
     name: str
     output_schema: Any | None = None
     title: str | None = None

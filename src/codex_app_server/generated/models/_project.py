@@ -74,7 +74,7 @@ class Project(Wire):
     id: str
     metadata: dict[str, str]
     name: str
-    position: int
+    position: int | None = None
     recency_at: int | None = None
     roots: list[ProjectRoot]
     updated_at: int

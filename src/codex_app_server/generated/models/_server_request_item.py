@@ -39,7 +39,7 @@ class CommandExecutionApprovalKind(OpenEnum):
 
 
 class DynamicToolCallParams(Wire):
-    arguments: Any
+    arguments: Any | None = None
     call_id: str
     namespace: str | None = None
     thread_id: str

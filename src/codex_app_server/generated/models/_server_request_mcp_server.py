@@ -102,7 +102,7 @@ class OpenaiFormMcpServerElicitationRequestParams(ModeTagged):
     meta: Any | None = Field(default=None, validation_alias="_meta", serialization_alias="_meta")
     message: str
     mode: Literal["openai/form"] = "openai/form"
-    requested_schema: Any
+    requested_schema: Any | None = None
 
 
 class OpenaiFormCamelMcpServerElicitationRequestParams(ModeTagged):
@@ -112,7 +112,7 @@ class OpenaiFormCamelMcpServerElicitationRequestParams(ModeTagged):
     meta: Any | None = Field(default=None, validation_alias="_meta", serialization_alias="_meta")
     message: str
     mode: Literal["openaiForm"] = "openaiForm"
-    requested_schema: Any
+    requested_schema: Any | None = None
 
 
 class UrlMcpServerElicitationRequestParams(ModeTagged):

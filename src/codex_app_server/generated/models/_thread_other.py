@@ -70,7 +70,7 @@ class ThreadAttachment(Wire):
     created_at: int
     id: str
     identity_key: str
-    payload: Any
+    payload: Any | None = None
 
 
 class ThreadAttachmentAddOutcome(OpenEnum):
@@ -409,7 +409,7 @@ class UnrecognizedThreadPredictionResult(Wire):
 
 
 class ThreadProjectUpdatedNotification(Wire):
-    project_id: str | None
+    project_id: str | None = None
     thread_id: str
 
 

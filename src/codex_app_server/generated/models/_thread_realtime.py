@@ -131,7 +131,7 @@ class ThreadRealtimeInitialItem(Wire):
 
 
 class ThreadRealtimeItemAddedNotification(Wire):
-    item: Any
+    item: Any | None = None
     thread_id: str
 
 

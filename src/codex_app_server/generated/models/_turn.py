@@ -25,7 +25,7 @@ class TurnInterruptResponse(Wire):
 
 
 class TurnModerationMetadataNotification(Wire):
-    metadata: Any
+    metadata: Any | None = None
     thread_id: str
     turn_id: str
 

@@ -200,7 +200,7 @@ _FLAKY_PROMPT = "Explain in two sentences why a client should retry after a lost
 
 
 def _samples() -> list[tuple[dict[str, Any], Answer]]:
-    """Each sample with its answer; deltas and pace vary, so that a live display has something to show."""
+    """Yield each sample with its answer; deltas and pace vary, so that a live display has something to show."""
     samples: list[tuple[dict[str, Any], Answer]] = []
     for number, (name, topic, prompt, expected, answer) in enumerate(_QUESTIONS):
         metadata = {"topic": topic} if expected is None else {"topic": topic, "expected": expected}
@@ -233,7 +233,6 @@ def _samples() -> list[tuple[dict[str, Any], Answer]]:
             {
                 "id": "review-json",
                 "prompt": _JSON_PROMPT,
-                "effort": "low",
                 "output_schema": _REVIEW_SCHEMA,
                 "metadata": {"topic": "classification", "expected": "neutral"},
             },

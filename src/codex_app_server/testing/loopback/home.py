@@ -32,7 +32,7 @@ def loopback_config_toml(
 ) -> str:
     """Text of a config.toml that makes `base_url` (LoopbackModel.base_url) codex's only model provider.
 
-    Like the one of a user who has only logged in, it says nothing of sandboxes and approvals, unless told. The retries
+    Like the one of a user who has only logged in, it sets no sandbox and no approvals unless asked to. The retries
     are codex's own; 0 makes every HTTP error and every cut stream end the turn. `requires_openai_auth`: codex sends the
     credentials of its auth.json, and a 401 makes it refresh ChatGPT tokens, see LoopbackIssuer.
     """

@@ -1,4 +1,4 @@
-"""What the loopback model remembers of its requests, and how a test waits for it."""
+"""Records of the requests that the loopback model got, and waiting for them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from ..._runtime.bounded import BoundedDict
 from .request import ModelRequest
 
 RUNNING = ("streaming", "hanging")
@@ -28,11 +29,12 @@ class RequestRecord(msgspec.Struct, kw_only=True):
     tool_outputs: tuple[str, ...]
     """Outputs of the tool calls made since the last user text."""
     attempt: int
-    """How many requests opened this prompt so far, on any thread."""
+    """The number of requests that opened this prompt so far, of this model and effort, on any thread."""
     thread_id: str | None
     session_id: str | None
     turn_id: str | None
     model: str
+    effort: str
     tools: tuple[str, ...]
     instructions: str
     output_schema: dict[str, Any] | None
@@ -57,27 +59,25 @@ class Journal:
         self._records: deque[RequestRecord] = deque(maxlen=limit)
         self._running: dict[int, RequestRecord] = {}
         self._attempts: _Counts = _Counts(limit)
-        self._openings: dict[str, int] = {}
-        self._limit = limit
+        self._openings: BoundedDict[str, int] = BoundedDict(limit)
         self._number = 0
 
     def open(
         self, request: ModelRequest, *, body_bytes: int, ids: tuple[str | None, str | None, str | None]
     ) -> tuple[RequestRecord, int]:
-        """Record a request (ids: thread, session, turn); count those for that prompt with as many tool outputs."""
+        """Record a request (ids: thread, session, turn); count those like it: of its model and effort, for its prompt,
+        with as many tool outputs."""
         thread_id, session_id, turn_id = ids
         stage = len(request.tool_outputs)
         with self._changed:
             self._number += 1
-            repeat = self._attempts.add((request.prompt, stage))
+            repeat = self._attempts.add((request.model, request.effort, request.prompt, stage))
             attempt = repeat
             if thread_id is not None:
                 # What follows a tool call belongs to the attempt that made the call.
                 if stage == 0:
                     self._openings.pop(thread_id, None)
                     self._openings[thread_id] = attempt
-                    if len(self._openings) > self._limit:
-                        del self._openings[next(iter(self._openings))]
                 else:
                     attempt = self._openings.get(thread_id, repeat)
             record = RequestRecord(
@@ -92,6 +92,7 @@ class Journal:
                 session_id=session_id,
                 turn_id=turn_id,
                 model=request.model,
+                effort=request.effort,
                 tools=request.tools,
                 instructions=sys.intern(request.instructions),
                 output_schema=request.output_schema,
@@ -153,16 +154,13 @@ class Journal:
 
 
 class _Counts:
-    """How often each key came; the oldest keys are forgotten past `limit`."""
+    """The count of each key; the oldest keys are forgotten past `limit`."""
 
     def __init__(self, limit: int) -> None:
-        self._counts: dict[int, int] = {}
-        self._limit = limit
+        self._counts: BoundedDict[int, int] = BoundedDict(limit)
 
-    def add(self, key: tuple[str, int]) -> int:
+    def add(self, key: tuple[str, str, str, int]) -> int:
         known = hash(key)
         count = self._counts.pop(known, 0) + 1
         self._counts[known] = count
-        if len(self._counts) > self._limit:
-            del self._counts[next(iter(self._counts))]
         return count

@@ -1,4 +1,4 @@
-"""What codex asks the model: the few parts of a Responses API request that a script looks at. Pure."""
+"""Requests of codex to the model: the few parts of a Responses API request that a script looks at. Pure."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _NOT_THE_USER = (
 
 
 class RequestError(ValueError):
-    """The body is not a Responses API request; the text says what came and what was expected."""
+    """The body is not a Responses API request; the text names what came and what was expected."""
 
 
 class ModelRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,6 +35,8 @@ class ModelRequest(msgspec.Struct, frozen=True, kw_only=True):
     tool_outputs: tuple[str, ...] = ()
     """Outputs of the tool calls made since the last user message; an image in them is its URL."""
     model: str = ""
+    effort: str = ""
+    """Reasoning effort; empty if the request names none."""
     tools: tuple[str, ...] = ()
     instructions: str = ""
     """Developer and system messages, joined by blank lines."""
@@ -62,9 +64,14 @@ class _TextOptions(msgspec.Struct):
     format: _Format | None = None
 
 
+class _Reasoning(msgspec.Struct):
+    effort: str | None = None
+
+
 class _Body(msgspec.Struct):
     input: str | list[_Item]
     model: str = ""
+    reasoning: _Reasoning | None = None
     instructions: str | None = None
     tools: list[_Tool] | None = None
     text: _TextOptions | None = None
@@ -103,6 +110,7 @@ def read_request(body: bytes) -> ModelRequest:
         user_texts=tuple(user_texts),
         tool_outputs=tuple(tool_outputs),
         model=decoded.model,
+        effort=(decoded.reasoning and decoded.reasoning.effort) or "",
         tools=tuple(tool.name or tool.type for tool in decoded.tools or ()),
         instructions="\n\n".join(instructions),
         output_schema=decoded.text.format.schema if decoded.text and decoded.text.format else None,

@@ -8,7 +8,7 @@ _DEPTH_LIMIT = 32
 
 
 def minimal_instance(schema: Any) -> Any:
-    """The smallest simple value that fits `schema` (the subset structured outputs allow); None where it says nothing.
+    """The smallest simple value that fits `schema` (the subset structured outputs allow); None without a constraint.
 
     References are followed inside the document; what nests deeper than 32 levels becomes None.
     """
@@ -28,7 +28,7 @@ def _instance(schema: Any, root: Any, depth: int) -> Any:
         return _instance(_resolve(schema["$ref"], root), root, depth + 1)
     for word in ("anyOf", "oneOf"):
         if schema.get(word):
-            # A recursive schema ends in the branch that is null: a linked list would go on for ever otherwise.
+            # A recursive schema ends in the branch that is null: a linked list would never end otherwise.
             branches = schema[word]
             plain = [branch for branch in branches if isinstance(branch, dict) and branch.get("type") == "null"]
             return _instance((plain or branches)[0], root, depth + 1)

@@ -1,4 +1,4 @@
-"""Which answer a request gets: an ordered list of rules, a default, and their JSON form. Pure.
+"""Scripts, which choose the answer to a request: an ordered list of rules, a default, and their JSON form. Pure.
 
 A script file is one JSON object, or the same as TOML (FILE.toml); `rules` are tried in order, and the first that
 matches answers:
@@ -14,10 +14,11 @@ matches answers:
     }
 
 A rule looks at the last user text (`"any_text": true`: at all of them) for the substring `contains` or the `regex`;
-with neither it matches everything. `attempt` restricts it to the n-th request for that prompt, whatever the thread. The
-answers are the classes below: `type` is their tag, the other members their fields. When no rule matches, directives in
-the prompt apply (directives.py), then `default`, then a minimal instance of the request's output schema, then a short
-text made of the prompt.
+with neither it matches everything. `model` and `effort` restrict it to requests with them, `instructions` to those with
+that substring in their instructions, `attempt` to the n-th request for that prompt of one model and effort, on any
+thread. The answers are the classes below: `type` is their tag, the other members their fields. When no rule matches,
+directives in the prompt apply (directives.py), then `default`, then a minimal instance of the request's output schema,
+then a short text made of the prompt.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 
-from ..._files import read_file
+from ..._runtime.files import read_file
 from .directives import DirectiveError, find_directives
 from .request import ModelRequest
 from .schema import minimal_instance
@@ -52,7 +53,7 @@ class Text(_Answer, frozen=True, tag="text"):
 
     text: str | None = None
     deltas: int | None = None
-    """How many deltas carry it; 20 (or fewer for a very short text) when neither this nor `chunk_chars` is given."""
+    """Number of deltas; 20 (or fewer for a very short text) when neither this nor `chunk_chars` is given."""
     chunk_chars: int | None = None
     """Characters of one delta, instead of `deltas`."""
     pace_ms: float = 0
@@ -61,6 +62,8 @@ class Text(_Answer, frozen=True, tag="text"):
     chars: int | None = None
     model: str | None = None
     """Model that the service says has answered: with another than was asked, codex says `model/rerouted`."""
+    stamped: bool = False
+    """Each delta is the time when it is written, in seconds of the Unix epoch, instead of a piece of the text."""
 
     def __post_init__(self) -> None:
         _check_stream(self)
@@ -198,6 +201,10 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
     regex: str | None = None
     any_text: bool = False
     attempt: int | None = None
+    model: str | None = None
+    effort: str | None = None
+    instructions: str | None = None
+    """A substring of the developer and system messages; a run passes AGENTS.md in them."""
 
     def __post_init__(self) -> None:
         if self.contains is not None and self.regex is not None:
@@ -212,6 +219,10 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
 
     def matches(self, request: ModelRequest, attempt: int) -> bool:
         if self.attempt is not None and self.attempt != attempt:
+            return False
+        if self.model not in (None, request.model) or self.effort not in (None, request.effort):
+            return False
+        if self.instructions is not None and self.instructions not in request.instructions:
             return False
         texts = request.user_texts if self.any_text else (request.prompt,)
         if self.contains is not None:
@@ -299,7 +310,7 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def answer_of_directives(prompt: str) -> Answer | None:
-    """The answer a prompt asks for by itself, None without directives.
+    """The answer that the directives in a prompt ask for, None without directives.
 
     Several directives are successive attempts; a tool_call takes the directive after it as its `then`.
     """

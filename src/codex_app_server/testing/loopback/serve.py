@@ -61,7 +61,7 @@ def serve_forever(
 
 
 def run_child(stdin: IO[bytes], stdout: IO[bytes]) -> int:
-    """Read a ChildConfig from `stdin`, say ready or failed on `stdout`, serve until `stdin` ends; the exit code."""
+    """Read a ChildConfig from `stdin`, report on `stdout`, serve until `stdin` ends; return the exit code."""
 
     def say(**message: Any) -> None:
         stdout.write(msgspec.json.encode(message) + b"\n")

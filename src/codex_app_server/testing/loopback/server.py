@@ -9,27 +9,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import http
 import ipaddress
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
-import msgspec
-
-from ..._fork import ProcessBound, descriptor_of, keep, let_go, opening
-from ..._threads import start
-from ..._waking import Latch
+from ..._runtime.fork import ProcessBound, descriptor_of, keep, let_go, opening
+from ..._runtime.threads import start
+from ..._runtime.wakeup import Latch
 from .directives import DirectiveError
+from .http_messages import Head, chunked, head_bytes
 from .records import Journal, RequestRecord
 from .request import RequestError, read_request
 from .script import Script
 from .stream import Plan, plan, plan_error
 
-BODY_LIMIT_BYTES = 64 * 1024 * 1024
 HEAD_LIMIT_BYTES = 64 * 1024
 RECORDS_KEPT = 20_000
 _CLOSE_TIMEOUT_S = 10.0
@@ -60,7 +58,7 @@ class LoopbackModel(ProcessBound):
         records_kept: int = RECORDS_KEPT,
         authorize: Callable[[str], bool] | None = None,
     ) -> None:
-        self.script = Script() if script is None else script
+        self.script: Script = Script() if script is None else script
         self.unauthorized = 0
         self._authorize = authorize
         self._host, self._port = check_loopback(host), port
@@ -134,7 +132,7 @@ class LoopbackModel(ProcessBound):
 
     @property
     def base_url(self) -> str:
-        """What `base_url` of the provider in codex's config.toml shall be."""
+        """The `base_url` for the provider in codex's config.toml."""
         host = f"[{self._host}]" if ":" in self._host else self._host
         return f"http://{host}:{self._port}/v1"
 
@@ -193,7 +191,7 @@ class _Connection(asyncio.Protocol):
         self._journal = model._journal
         self._loop = loop
         self._buffer = bytearray()
-        self._head: _Head | None = None
+        self._head: Head | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._record: RequestRecord | None = None
         self._answering = False
@@ -218,7 +216,7 @@ class _Connection(asyncio.Protocol):
 
     @property
     def socket(self) -> Any:
-        """Its socket, as asyncio shows it."""
+        """The socket of the connection, as asyncio shows it."""
         return self._transport.get_extra_info("socket")
 
     # Reading.
@@ -235,7 +233,7 @@ class _Connection(asyncio.Protocol):
                     if len(self._buffer) > HEAD_LIMIT_BYTES:
                         self._refuse(431, f"the request's head is over {HEAD_LIMIT_BYTES} bytes")
                     return
-                head = self._head = _Head(bytes(self._buffer[:end]))
+                head = self._head = Head(bytes(self._buffer[:end]))
                 del self._buffer[: end + 4]
                 if refusal := head.refusal():
                     return self._refuse(*refusal)
@@ -254,7 +252,7 @@ class _Connection(asyncio.Protocol):
 
     # Answering.
 
-    def _answer(self, head: _Head, body: bytes) -> None:
+    def _answer(self, head: Head, body: bytes) -> None:
         path, _, query = head.path.partition("?")
         path = path.rstrip("/")
         authorize = self._model._authorize
@@ -276,7 +274,7 @@ class _Connection(asyncio.Protocol):
             )
             self._write_plain(plan_error(404, message), keep=head.keep)
 
-    def _answer_prompt(self, head: _Head, body: bytes) -> None:
+    def _answer_prompt(self, head: Head, body: bytes) -> None:
         try:
             request = read_request(body)
         except RequestError as error:
@@ -297,11 +295,11 @@ class _Connection(asyncio.Protocol):
         self._record, self._answering = record, True
         if not any(frame.wait_ms for frame in planned.frames):
             return self._write_at_once(planned, head.keep)
-        self._transport.write(_head_bytes(200, "text/event-stream", None, head.keep))
+        self._transport.write(head_bytes(200, "text/event-stream", None, head.keep))
         self._write_from(planned, 0, head.keep)
 
     def _write_at_once(self, planned: Plan, keep: bool) -> None:
-        body = b"".join([frame.data for frame in planned.frames])
+        body = b"".join([frame.with_time(time.time()) for frame in planned.frames])
         deltas = sum(frame.deltas for frame in planned.frames)
         whole = planned.end in ("completed", "failed")
         if whole:
@@ -309,7 +307,7 @@ class _Connection(asyncio.Protocol):
             self._write(200, "text/event-stream", body, keep)
             return
         if not planned.silent:
-            self._transport.write(_head_bytes(200, "text/event-stream", None, keep) + _chunk(body))
+            self._transport.write(head_bytes(200, "text/event-stream", None, keep) + chunked(body))
         self._cut(planned, deltas)
 
     def _write_from(self, planned: Plan, position: int, keep: bool) -> None:
@@ -318,13 +316,13 @@ class _Connection(asyncio.Protocol):
         frames = planned.frames
         data, deltas = [], 0
         while True:
-            data.append(frames[position].data)
+            data.append(frames[position].with_time(time.time()))
             deltas += frames[position].deltas
             position += 1
             if position == len(frames) or frames[position].wait_ms:
                 break
         done = position == len(frames)
-        chunk = _chunk(b"".join(data))
+        chunk = chunked(b"".join(data))
         if not done:
             self._transport.write(chunk)
             self._update(deltas)
@@ -348,7 +346,7 @@ class _Connection(asyncio.Protocol):
             self._transport.close()
 
     def _write(self, status: int, kind: str, body: bytes, keep: bool, extra: bytes = b"") -> None:
-        self._transport.write(_head_bytes(status, kind, len(body), keep, extra) + body)
+        self._transport.write(head_bytes(status, kind, len(body), keep, extra) + body)
         self._finish(keep)
 
     def _write_plain(self, planned: Plan, *, keep: bool) -> None:
@@ -374,52 +372,6 @@ class _Connection(asyncio.Protocol):
         self._update(deltas, outcome)
 
 
-class _Head:
-    """Request line and headers."""
-
-    def __init__(self, data: bytes) -> None:
-        lines = data.decode("latin-1").lstrip("\r\n").split("\r\n")
-        words = lines[0].split(" ")
-        self.method, self.path, self.version = words if len(words) == 3 else ("", "", lines[0])
-        pairs = (line.partition(":") for line in lines[1:])
-        self.headers = {name.strip().lower(): value.strip() for name, _, value in pairs}
-        self.length = int(length) if (length := self.headers.get("content-length", "0")).isdecimal() else -1
-        asked = self.headers.get("connection", "").lower()
-        self.keep = asked != "close" and (self.version != "HTTP/1.0" or asked == "keep-alive")
-
-    def refusal(self) -> tuple[int, str] | None:
-        """Status and text when the request cannot be read."""
-        if not self.version.startswith("HTTP/1."):
-            return 400, f"{self.version[:80]!r} is not an HTTP/1.1 request line"
-        if "transfer-encoding" in self.headers:
-            return 411, "chunked request bodies are not read here; send Content-Length"
-        if self.headers.get("content-encoding", "identity") != "identity":
-            return 415, f"a body in {self.headers['content-encoding']!r} is not read here; send it uncompressed"
-        if self.length < 0:
-            return 400, f"Content-Length is {self.headers['content-length'][:40]!r}, expected a number"
-        if self.length > BODY_LIMIT_BYTES:
-            return 413, f"a body of {self.length} bytes came, the limit is {BODY_LIMIT_BYTES}"
-        return None
-
-    def bearer_token(self) -> str:
-        scheme, _, token = self.headers.get("authorization", "").partition(" ")
-        return token.strip() if scheme.lower() == "bearer" else ""
-
-    def ids(self) -> tuple[str | None, str | None, str | None]:
-        """Thread, session and turn as codex names them in its headers."""
-        turn = None
-        if metadata := self.headers.get("x-codex-turn-metadata"):
-            try:
-                turn = msgspec.json.decode(metadata, type=_TurnMetadata).turn_id
-            except msgspec.DecodeError:
-                turn = None
-        return self.headers.get("thread-id"), self.headers.get("session-id"), turn
-
-
-class _TurnMetadata(msgspec.Struct):
-    turn_id: str | None = None
-
-
 def check_loopback(host: str) -> str:
     """The address of `host`. Raises ValueError unless it is a loopback one: this server has no authentication."""
     try:
@@ -429,16 +381,3 @@ def check_loopback(host: str) -> str:
     if not address.is_loopback:
         raise ValueError(f"host is {host!r}, expected a loopback address: the loopback model has no authentication")
     return str(address)
-
-
-def _head_bytes(status: int, kind: str, length: int | None, keep: bool, extra: bytes = b"") -> bytes:
-    size = b"Transfer-Encoding: chunked" if length is None else b"Content-Length: %d" % length
-    connection = b"keep-alive" if keep else b"close"
-    phrase = http.HTTPStatus(status).phrase.encode() if status in http.HTTPStatus._value2member_map_ else b"Error"
-    return b"HTTP/1.1 %d %s\r\nContent-Type: %s\r\n%s\r\nConnection: %s\r\n%s\r\n" % (
-        status, phrase, kind.encode(), size, connection, extra,
-    )  # fmt: skip
-
-
-def _chunk(data: bytes) -> bytes:
-    return b"%x\r\n%s\r\n" % (len(data), data) if data else b""

@@ -15,19 +15,26 @@ from .script import Answer, Drop, Failed, Hang, HttpError, Json, Messages, Text,
 DEFAULT_DELTAS = 20
 _CACHE_CHARS = 10_000
 _USAGE_LIMIT_TOKENS = 10_000
+# Stands for the time of writing, in a delta that is stamped.
+_STAMP = b"$NOW"
 _FILLER = "Loopback text goes round and comes back the way it went. "
 
 
 class Frame(NamedTuple):
-    """Bytes to write, after waiting `wait_ms`, that carry `deltas` deltas."""
+    """Bytes to write, after waiting `wait_ms`, that carry `deltas` deltas. `stamped`: see `with_time`."""
 
     data: bytes
     wait_ms: float = 0
     deltas: int = 0
+    stamped: bool = False
+
+    def with_time(self, now: float) -> bytes:
+        """Return the bytes with the time of writing, in seconds of the Unix epoch, where it belongs."""
+        return self.data.replace(_STAMP, b"%.6f" % now) if self.stamped else self.data
 
 
 class Plan(NamedTuple):
-    """What the server does: status line and headers unless `silent`, the frames, then `end`."""
+    """The actions of the server: status line and headers unless `silent`, the frames, then `end`."""
 
     kind: str
     """Tag of the answer: text, json, tool_call, ..."""
@@ -40,7 +47,7 @@ class Plan(NamedTuple):
 
 
 def plan(answer: Answer, request: ModelRequest, response_id: str) -> Plan:
-    """What to send for `answer`; the ids of its items are made of `response_id`."""
+    """The events to send for `answer`; the ids of its items are made of `response_id`."""
     if isinstance(answer, HttpError):
         return plan_error(
             answer.status,
@@ -100,13 +107,13 @@ def words_of(prompt: str) -> str:
 
 
 def printed(tool_output: str) -> str:
-    """What the command itself printed, without the head that codex puts before it."""
+    """The output of the command itself, without the head that codex puts before it."""
     head, found, rest = tool_output.partition("\nOutput:\n")
     return rest.rstrip("\n") if found and head.startswith("Chunk ID:") else tool_output
 
 
 def filler(chars: int) -> str:
-    """So many characters of plain text."""
+    """Return `chars` characters of plain text."""
     return (_FILLER * (chars // len(_FILLER) + 1))[:chars]
 
 
@@ -141,13 +148,14 @@ class _Writer:
         self.frames.append(Frame(_sse(kind, members)))
 
     def message(self, answer: Text | Json) -> None:
-        """Opened, its deltas, and done; what the text says depends on prompt and tool outputs."""
+        """Yield the start of a message, its deltas, and its end; the text depends on prompt and tool outputs."""
         text = self._text_of(answer)
         phase = {"phase": answer.phase} if isinstance(answer, Text) and answer.phase else {}
         item = {"type": "message", "role": "assistant", "id": f"msg_{self.id}_{self._items}", **phase}
         chunk_chars = answer.chunk_chars if isinstance(answer, Text) else None
         self._open(item)
-        self._deltas(text, answer.deltas, chunk_chars, answer.pace_ms)
+        stamped = isinstance(answer, Text) and answer.stamped
+        self._deltas(text, answer.deltas, chunk_chars, answer.pace_ms, stamped=stamped)
         self.event(
             "response.output_item.done",
             output_index=self._items,
@@ -176,7 +184,7 @@ class _Writer:
         self._output_chars += len(answer.commands[0])
 
     def completed(self) -> None:
-        # Bounded: counts past the model's context window would make codex compact the conversation by itself.
+        # Bounded: counts past the model's context window would make codex compact the conversation unasked.
         given = min(sum(map(len, self._request.user_texts)) // 4 + 1, _USAGE_LIMIT_TOKENS)
         made = min(self._output_chars // 4 + 1, _USAGE_LIMIT_TOKENS)
         usage = {
@@ -191,13 +199,18 @@ class _Writer:
     def _open(self, item: dict[str, Any]) -> None:
         self.event("response.output_item.added", output_index=self._items, item={**item, "content": []})
 
-    def _deltas(self, text: str, deltas: int | None, chunk_chars: int | None, pace_ms: float) -> None:
+    def _deltas(
+        self, text: str, deltas: int | None, chunk_chars: int | None, pace_ms: float, *, stamped: bool = False
+    ) -> None:
         encode = _cached_deltas if len(text) <= _CACHE_CHARS else _encoded_deltas
         head = (
             b'event: response.output_text.delta\ndata: {"type":"response.output_text.delta","item_id":"msg_%s_%d",'
             b'"output_index":%d,"content_index":0,"delta":' % (self.id.encode(), self._items, self._items)
         )
-        self.frames += [Frame(head + delta + b"}\n\n", pace_ms, 1) for delta in encode(text, deltas, chunk_chars)]
+        pieces = encode(text, deltas, chunk_chars)
+        if stamped:
+            pieces = (b'"%s"' % _STAMP,) * len(pieces)
+        self.frames += [Frame(head + piece + b"}\n\n", pace_ms, 1, stamped) for piece in pieces]
         self._output_chars += len(text)
 
     def _text_of(self, answer: Text | Json) -> str:

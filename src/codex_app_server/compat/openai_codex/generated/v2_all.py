@@ -1,5 +1,5 @@
 """All wire types by name, as `openai_codex.generated.v2_all` has them."""
 
-from codex_app_server.compat.openai_codex._models import lazy_models
+from .._models import lazy_models
 
 __getattr__, __dir__ = lazy_models(__name__)

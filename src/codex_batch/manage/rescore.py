@@ -1,0 +1,248 @@
+"""Scoring a run again without running it again: what `codex-pool score` calls.
+
+Answers come from the record, and so does what the agent changed: a workspace that was not kept is prepared again, from
+the sample's template or commit, and the diff that was kept is applied to it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from codex_app_server._runtime import threads
+from codex_app_server._runtime.files import resolved
+
+from ..dataset import Sample
+from ..rules.validity import SCORED
+from ..run.artifacts import redacted_names
+from ..scoring import ProcessPool, Score, ScoreContext, Scorer, Scorers, score_sample
+from ..scoring.scorer import Ask
+from ..store import RecordRow, RunDirectory, RunStore, SampleRow, directory_name, layout
+from ..workspace import Repositories, WorkspaceError, prepare, reopen
+from ..workspace import git as workspace_git
+from ..workspace.large_files import is_whole
+
+
+@dataclass(slots=True)
+class Counts:
+    """Counts of one rescoring: samples scored, scores by scorers that failed, and samples with nothing to score."""
+
+    scored: int = 0
+    scorer_failures: int = 0
+    skipped: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Scorers and the samples that they are to score. `only` are the names of samples, all if empty.
+
+    `named`: scorers named on the command line, instead of those of the run and of its samples; the scores of others
+    stay. `missing`: only samples that one of their scorers has not scored.
+    """
+
+    scorers: Scorers
+    named: bool
+    only: frozenset[str] = frozenset()
+    missing: bool = False
+
+    def scorers_of(self, sample: Sample) -> tuple[Scorer, ...]:
+        """Raises ScorerError."""
+        return self.scorers.of(msgspec.structs.replace(sample, scorers=None) if self.named else sample)
+
+    def dependencies_of(self, sample: Sample) -> dict[str, dict[str, Any]]:
+        """Return what scores of these scorers are made of. Raises ScorerError."""
+        return self.scorers.dependencies_of(msgspec.structs.replace(sample, scorers=None) if self.named else sample)
+
+    def rows(self, store: RunStore) -> Iterator[SampleRow]:
+        """The samples to be scored, in the order of the dataset."""
+        for row in store.samples(state="done"):
+            if self.only and row.id not in self.only and row.shown_name not in self.only:
+                continue
+            if row.record is not None and row.record.status in SCORED:
+                yield row
+
+    def problems(self, store: RunStore) -> Iterator[str]:
+        """List all problems of their scorers."""
+        for row in self.rows(store):
+            sample = Sample.from_json(row.spec)
+            yield from self.scorers.problems([msgspec.structs.replace(sample, scorers=None) if self.named else sample])
+
+    def workspaces(self, store: RunStore, run: Path) -> int:
+        """Count the workspaces that have to be made once more for their scorers, because they were not kept."""
+        count = 0
+        for row in self.rows(store):
+            sample, scorers = self.wanted(row)
+            if sample.workspace is not None and any(scorer.needs_workspace for scorer in scorers):
+                count += reopen(sample, run / layout.WORK / directory_name(*sample.key)) is None
+        return count
+
+    def wanted(self, row: SampleRow) -> tuple[Sample, tuple[Scorer, ...]]:
+        """A sample and the scorers that are to score it now."""
+        sample = Sample.from_json(row.spec)
+        scorers = self.scorers_of(sample)
+        if self.missing:
+            there = {score.scorer for score in row.scores if score.error is None}
+            scorers = tuple(scorer for scorer in scorers if scorer.name not in there)
+        return sample, scorers
+
+
+async def rescore(
+    directory: RunDirectory,
+    plan: Plan,
+    *,
+    ask: Ask | None,
+    at_once: int,
+    on_scored: Callable[[SampleRow, Sequence[Score]], None],
+) -> Counts:
+    """Score what the plan selects, `at_once` samples at a time.
+
+    The scores of a sample are on the disk before `on_scored` is called with them.
+    """
+    counts = Counts()
+    rows = plan.rows(directory.store)
+    process_pool = ProcessPool(max(1, os.cpu_count() or 1))
+
+    async def lane() -> None:
+        for row in rows:
+            sample, scorers = plan.wanted(row)
+            if not scorers:
+                counts.skipped += 1
+                continue
+            remade = directory.path / layout.RESCORING / directory_name(*sample.key)
+            scores = await score_row(directory, row, sample, scorers, ask=ask, process_pool=process_pool, remade=remade)
+            kept = _merged(row, scores, keep_others=plan.named or plan.missing)
+            where = directory.store.artifacts_of(row.n)
+            artifacts = await threads.in_thread(redacted_names, where, directory.redactor)
+            dependencies = plan.dependencies_of(sample)
+            await threads.in_thread(directory.replace_scores, row.n, kept, artifacts, dependencies)
+            counts.scored += 1
+            counts.scorer_failures += sum(score.error is not None for score in scores)
+            on_scored(row, scores)
+
+    lanes = [asyncio.ensure_future(lane()) for _ in range(at_once)]
+    try:
+        await asyncio.gather(*lanes)
+    finally:
+        for task in lanes:
+            task.cancel()
+        await asyncio.gather(*lanes, return_exceptions=True)
+        await process_pool.close()
+        await threads.in_thread(shutil.rmtree, directory.path / layout.RESCORING, True)
+    return counts
+
+
+async def score_row(
+    directory: RunDirectory,
+    row: SampleRow,
+    sample: Sample,
+    scorers: Sequence[Scorer],
+    *,
+    ask: Ask | None,
+    process_pool: ProcessPool,
+    remade: Path,
+    sources: Repositories | None = None,
+) -> list[Score]:
+    """Score what is recorded of a sample, in what it worked in: as it is there, or made once more in `remade`."""
+    record = row.record
+    assert record is not None
+    artifacts = directory.store.artifacts_of(row.n)
+    kept = directory.path / layout.WORK / directory_name(*sample.key)
+    diff: bytes | None = None
+    with contextlib.suppress(KeyError):
+        diff = directory.store.artifact(row.n, layout.DIFF)
+    async with contextlib.AsyncExitStack() as stack:
+        workspace, problem = _there(sample, kept), ""
+        # A function may look into a workspace, and may do without.
+        if workspace is None and any(scorer.needs_workspace or scorer.type == "python" for scorer in scorers):
+            try:
+                if sample.workspace is None:
+                    workspace = await _emptied(sample, record, kept, remade, stack)
+                else:
+                    agents_md = directory.store.agents_md(sample.variant)
+                    patch = artifacts / layout.DIFF
+                    workspace = await _remade(sample, patch, diff, remade, sources, agents_md, stack)
+            except WorkspaceError as error:
+                problem = str(error)
+        context = ScoreContext(
+            sample=sample,
+            final_response=record.final_response,
+            responses=record.responses or (record.final_response,),
+            workspace=workspace,
+            diff=diff,
+            artifacts=artifacts,
+            ask=ask,
+        )
+        able = [scorer for scorer in scorers if workspace is not None or not scorer.needs_workspace]
+        found = {score.scorer: score for score in await score_sample(able, context, process_pool=process_pool)}
+    unable = {scorer.name: Score(scorer=scorer.name, value=0.0, error=problem) for scorer in scorers}
+    return [found.get(scorer.name, unable[scorer.name]) for scorer in scorers]
+
+
+def _there(sample: Sample, kept: Path) -> Path | None:
+    """Return the directory a sample worked in, if it is still there; `kept` is its own directory in the run."""
+    if sample.workspace is not None:
+        workspace = reopen(sample, kept)
+        return None if workspace is None else workspace.path
+    path = kept if sample.cwd is None else Path(sample.cwd)
+    return path if path.is_dir() else None
+
+
+async def _emptied(
+    sample: Sample, record: RecordRow, kept: Path, remade: Path, stack: contextlib.AsyncExitStack
+) -> Path:
+    """The directory of a sample, for as long as `stack` lasts, if it was left empty and so not kept.
+
+    Raises WorkspaceError.
+    """
+    if sample.cwd is not None or record.tool_calls != 0:
+        path = kept if sample.cwd is None else Path(sample.cwd)
+        raise WorkspaceError(f"the directory {path} that the sample worked in is not there any more")
+    await threads.in_thread(lambda: remade.mkdir(parents=True, exist_ok=True))
+    stack.push_async_callback(threads.in_thread, shutil.rmtree, remade, True)
+    return remade
+
+
+async def _remade(
+    sample: Sample,
+    patch: Path,
+    diff: bytes | None,
+    remade: Path,
+    sources: Repositories | None,
+    agents_md: str | None,
+    stack: contextlib.AsyncExitStack,
+) -> Path:
+    """The workspace of a sample, with what its agent changed, for as long as `stack` lasts. `agents_md`: the text that
+    its variant has for AGENTS.md. Raises WorkspaceError."""
+    if diff is None:
+        raise WorkspaceError("the workspace was not kept, and neither was its diff: run the sample again")
+    if not is_whole(diff):
+        raise WorkspaceError(
+            "the workspace was not kept, and some of what had changed was too large to be kept: run the sample again, "
+            "with --keep to score its workspace later"
+        )
+    # Where a hook would put it is where codex worked; scorers work on the files, here.
+    made = await prepare(sample, remade, sources=sources, agents_md=agents_md)
+    stack.push_async_callback(made.remove)
+    if diff:
+        await workspace_git.run(
+            "apply",
+            "--whitespace=nowarn",
+            str(resolved(patch)),
+            git_dir=made.directory / layout.BASE,
+            work_tree=made.path,
+        )
+    return made.path
+
+
+def _merged(row: SampleRow, scores: Sequence[Score], *, keep_others: bool) -> list[Any]:
+    new = {score.scorer for score in scores}
+    others = [score for score in row.scores if score.scorer not in new] if keep_others else []
+    return [*others, *scores]

@@ -1,0 +1,15 @@
+"""run: a run from its dataset to its exit code.
+
+controller      run_batch: dataset and directory, Batch, and the end            the sequence
+batch           one run on its event loop: configuration, launch, pool, samples
+scheduler       which sample may be worked at, and when
+sample_task     the life of one sample                                          writes to the store
+executor        where attempts are run: the protocol
+local_executor  attempts on the pool of this run
+attempt         the turns of one attempt, followed and limited
+recovery        attempts whose end no run saw
+storage         writes that wait for room and for the database
+output          what a run reports                                              display and --json
+monitor         requests from outside, progress, logs
+run_pool, pool_clients, launch  the pool of a run, and the one that takes its place
+"""

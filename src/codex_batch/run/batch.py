@@ -1,0 +1,424 @@
+"""Batch: one run on its event loop, from the configuration to the exit code."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+from codex_app_server import AppServerError, HomeError
+from codex_app_server._protocol import runtime_version
+from codex_app_server._runtime import threads
+from codex_app_server._runtime.text import plural
+from codex_pool import EndpointError, account_notice
+from codex_pool.runtime import log
+from codex_pool.sandbox_modes import FULL_ACCESS
+
+from ..configuration.answering import ask_who_answers
+from ..configuration.defaults import stored
+from ..configuration.effective import differences, in_words
+from ..configuration.fingerprints import Fingerprints
+from ..configuration.settings import Settings, variants_config
+from ..display import by_variant, summary
+from ..exit_codes import CANNOT_START, INTERRUPTED, OK, SOME_FAILED, USAGE
+from ..gates.judge import Gates
+from ..manage import control
+from ..rules import estimate
+from ..rules.bill import Answering
+from ..rules.limits import RunMeter
+from ..rules.prices import Prices
+from ..rules.progress import Progress
+from ..scoring import ProcessPool, Scorers
+from ..scoring import metric_rows as scoring_summary
+from ..scoring.metrics import summarise
+from ..store import RunDirectory, SampleKey, layout
+from ..store.reader import VARIANTS
+from ..workspace import Repositories, WorkspaceError
+from .context import RunCallbacks, RunnerConfig
+from .dataset_checks import is_guarded
+from .disks import disks_of
+from .ending import note_outcome, notify_user
+from .hangup import HangUp
+from .launch import NotStartedError
+from .leftovers import sweep_finished
+from .local_context import PERMITS, local_context
+from .local_executor import LocalExecutor
+from .loop_clock import RunningClock
+from .monitor import RunMonitor
+from .output import RunOutput
+from .pool_clients import POOL_LOST
+from .price_check import Models, UnpricedRunError, check
+from .run_pools import RunClients, RunPools
+from .scheduler import Scheduler
+from .stopping import Stopped, unless_stopped
+
+_log = logging.getLogger(__name__)
+
+
+class Batch:
+    """Runs the samples that a run directory has been loaded with. `config` is what is written down of the launch."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        directory: RunDirectory,
+        config: dict[str, Any],
+        prices: Prices | None,
+        models: Models,
+        scorers: Scorers,
+        sources: Repositories,
+        private: tuple[Path, ...],
+        gates: Gates,
+    ) -> None:
+        self._settings = settings
+        self._directory = directory
+        self._config = config
+        self._prices = prices
+        self._models = models
+        self._scorers = scorers
+        self._sources = sources
+        self._gates = gates
+        self._guarded = is_guarded(settings)
+        self._log = directory.file(layout.LOG)
+        counts = directory.store.counts()
+        self._progress = Progress(total=counts["total"], skipped=counts["done"])
+        self._is_done = counts["total"] == counts["done"]
+        self._progress.turns_per_worker = settings.turns_per_worker
+        self._progress.currency = None if prices is None else prices.currency
+        self._output = RunOutput(settings, directory, self._progress)
+        self._monitor = RunMonitor(
+            settings, directory, self._progress, self._output, title=self._title, on_request=self._on_request
+        )
+        self._pools = RunPools(
+            settings,
+            directory,
+            guarded=self._guarded,
+            private=private,
+            scorers=scorers,
+            sources=sources,
+            say=self._output.say,
+            on_slots=self._on_slots,
+        )
+        self._output.workers = tuple(binary.workers for binary in self._pools.binaries)
+        self._signals = 0
+        self._app_server = ""
+        self._is_configured = self._is_launched = False
+        self._scheduler: Scheduler | None = None
+        self._cancelled: set[SampleKey] = set()
+        self._only: frozenset[int] | None = None
+        if settings.estimate is not None:
+            self._only = frozenset(estimate.choose(directory.store.to_do_of_samples(), settings.estimate))
+        elif settings.stored:
+            self._only = directory.store.begun_positions()
+
+    async def run(self, hang_up: HangUp) -> int:
+        """Run to the end; return the exit code."""
+        with log.to_file("batch", self._log, self._directory.redactor.text):
+            return await self._run(hang_up)
+
+    async def _run(self, hang_up: HangUp) -> int:
+        self._stop = asyncio.Event()
+        task = asyncio.current_task()
+        assert task is not None
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, self._on_signal, task)
+        code, problem = None, None
+        display = self._output.display
+        try:
+            async with contextlib.AsyncExitStack() as stack:
+                stopping = asyncio.ensure_future(self._stop.wait())
+                stack.callback(stopping.cancel)
+                if self._is_done:
+                    await self._compare_done(stack, stopping)
+                display.start(self._title())
+                hang_up.on_hang_up(self._on_hang_up)
+                if self._is_done:
+                    self._output.launched(None, 0, self._config)
+                    await self._sweep()
+                else:
+                    control.clear(self._directory.path)
+                    problem = await self._on_pool(stack, stopping)
+        except NotStartedError as error:
+            code, problem = CANNOT_START, str(error)
+        except UnpricedRunError as error:
+            code, problem = USAGE, f"{error}; nothing was run"
+        except (asyncio.CancelledError, Stopped):
+            # The second Ctrl-C, or one before samples were run: what there is stands in the files.
+            pass
+        finally:
+            display.stop()
+        code = await self._finish(code, problem)
+        # A Ctrl-C more ends the wait, not what is done for the user.
+        with contextlib.suppress(asyncio.CancelledError):
+            if self._settings.notify is not None:
+                await notify_user(self._settings.notify, self._directory, code, self._output.say)
+        return code
+
+    # Configuration and launch.
+
+    async def _compare_done(self, stack: contextlib.AsyncExitStack, stopping: asyncio.Future[Any]) -> None:
+        """Compare the configuration of a run that is done with the one that is asked for now."""
+        try:
+            await self._configure(stack, stopping)
+        except (NotStartedError, HomeError, EndpointError, AppServerError, FileExistsError) as error:
+            if self._settings.rerun_changed:
+                raise
+            # Nothing is run, so nothing is mixed.
+            self._output.say(f"the results could not be compared with the configuration of now: {error}")
+
+    async def _configure(self, stack: contextlib.AsyncExitStack, stopping: asyncio.Future[Any]) -> None:
+        """Find out the configuration, and compare it with that of the results that there are.
+
+        Raises RunDirectoryError, and what `RunPool.prepare` raises.
+        """
+        # A profile can deny only what is there, so these are before the first agent is.
+        for name in (layout.WORK, layout.EVENTS, layout.ARTIFACTS):
+            self._directory.file(name).mkdir(exist_ok=True)
+        defaults, store = self._settings.defaults, self._directory.store
+        prepared = await self._pools.prepare(stack, stopping)
+        effective = {name: each.to_json() for name, each in prepared.items()}
+        done = self._directory.configure(
+            Fingerprints(prepared, defaults.sandbox),
+            rerun_changed=self._settings.rerun_changed,
+            differences=lambda before, variant: in_words(differences(before, effective[variant])),
+        )
+        if defaults.variants:
+            self._config["variants"] = variants_config(defaults, effective)
+            now = {each.name: stored(each, effective[each.name]) for each in defaults.each()}
+            known = [each for each in store.variants() if each["name"] in store.variant_names()]
+            kept = {each["name"]: each for each in known}
+            # Those that this command does not name come last, unless it runs samples of the run as they are stored.
+            found = list(({**kept, **now} if self._settings.stored else {**now, **kept, **now}).values())
+            await threads.in_thread(lambda: self._directory.note(VARIANTS, found).result())
+        else:
+            self._config["effective"] = effective[""]
+        self._is_configured = True
+        if done.unknown:
+            self._output.say(
+                f"{plural(done.unknown, 'result')} of an earlier codex-pool in {self._directory.path}: which "
+                "configuration that was is not known, and not compared"
+            )
+        if done.again:
+            self._output.say(f"{plural(done.again, 'sample')} of another configuration: run again")
+            counts = self._directory.store.counts()
+            self._is_done, self._progress.skipped = False, counts["done"]
+
+    async def _launch(self) -> None:
+        """Note that the run starts, once."""
+        if not self._is_launched:
+            self._is_launched = True
+            await threads.in_thread(self._directory.launch, self._config)
+
+    async def _check_prices(self, clients: RunClients, stopping: asyncio.Future[Any]) -> None:
+        """Raises UnpricedRunError, Stopped."""
+        if self._prices is None:
+            return
+        directory = self._directory.file(layout.JUDGE)
+        directory.mkdir(exist_ok=True)
+
+        defaults = self._settings.defaults
+
+        async def ask(model: str | None, variant: str) -> Answering:
+            return await unless_stopped(
+                stopping, ask_who_answers(clients.of(variant).codex, model, directory, defaults.of(variant).config)
+            )
+
+        limited = self._settings.run_limits.cost is not None
+        warn = self._output.warn
+        await check(self._prices, self._models, ask, limited=limited, warn=lambda text: warn("no_price", text))
+
+    # Samples.
+
+    async def _on_pool(self, stack: contextlib.AsyncExitStack, stopping: asyncio.Future[Any]) -> str | None:
+        """Run what is pending; the reason why that could not go on to the end, if it could not."""
+        settings, progress = self._settings, self._progress
+        async with contextlib.AsyncExitStack() as inner:
+            inner.callback(asyncio.ensure_future(self._monitor.refresh()).cancel)
+            if not self._is_configured:
+                await self._configure(stack, stopping)
+            await self._launch()
+            clients = await self._pools.open(inner, stopping, say=self._on_pool_news, on_given_up=self._stop.set)
+            codex = clients.main.codex
+            self._app_server = clients.user_agents
+            sandboxes = [settings.sandbox or each.sandbox for each in self._pools.configurations]
+            if self._guarded and FULL_ACCESS in sandboxes:
+                self._output.say(
+                    f"the configured sandbox is {FULL_ACCESS}: agents of samples that name no other can read the "
+                    "dataset and the run"
+                )
+            workers, progress.turns_per_worker = self._pools.workers, self._pools.main.turns_per_worker
+            self._output.launched(self._pools.main.endpoint, workers, self._config, codex.client.runtime_version)
+            for differs in filter(None, map(runtime_version.warning, clients.versions)):
+                self._output.warn("codex_version", differs)
+            login = account_notice.remedy(settings.endpoint, settings.home)
+            missing = None if settings.demo else await account_notice.anotice(codex, login)
+            if missing is not None:
+                self._output.warn("login_missing", missing)
+            await self._check_prices(clients, stopping)
+            inner.callback(asyncio.ensure_future(self._monitor.watch(clients)).cancel)
+            scheduler = self._scheduler = self._make_scheduler(workers * progress.turns_per_worker)
+            await self._sweep()
+            clock = RunningClock()
+            inner.callback(asyncio.ensure_future(clock.beat()).cancel)
+            process_pool = ProcessPool(PERMITS)
+            inner.push_async_callback(process_pool.close)
+            executor = LocalExecutor(
+                local_context(
+                    settings,
+                    self._directory,
+                    self._pools,
+                    clients,
+                    scheduler,
+                    scorers=self._scorers,
+                    prices=self._prices,
+                    sources=self._sources,
+                    guarded=self._guarded,
+                    process_pool=process_pool,
+                    clock=clock,
+                )
+            )
+            inner.callback(executor.close)
+            await scheduler.run(executor, self._scorers)
+            if clients.given_up is None:
+                return scheduler.ended_early
+            return f"the pool is gone: {clients.given_up}; see {self._log}"
+
+    def _make_scheduler(self, concurrency: int) -> Scheduler:
+        settings, output = self._settings, self._output
+        spent = self._directory.store.spending()
+        meter = RunMeter(
+            settings.run_limits, time.monotonic(), tokens=spent.tokens, cost=spent.known, unknown=spent.unknown
+        )
+        return Scheduler(
+            self._directory,
+            self._progress,
+            self._stop,
+            config=RunnerConfig(
+                concurrency=concurrency,
+                retries=settings.retries,
+                retry_on=settings.retry_on,
+                max_failures=settings.max_failures,
+                only=self._only,
+                defaults=settings.defaults,
+            ),
+            callbacks=RunCallbacks(on_retry=output.on_retry, on_record=self._on_record, on_problem=output.say),
+            cancelled=self._cancelled,
+            disks=disks_of(self._directory.path, self._pools.main.codex_home),
+            meter=meter,
+        )
+
+    async def _sweep(self) -> None:
+        """Remove the workspaces of finished samples that a run which died had no time to remove."""
+        if self._settings.keep:
+            return
+        try:
+            await sweep_finished(self._directory)
+        except WorkspaceError as error:
+            self._output.say(str(error))
+
+    # Meanwhile.
+
+    def _title(self) -> str:
+        return self._output.title(self._is_done)
+
+    def _on_record(self, row: Any) -> None:
+        self._output.is_stopping = self._stop.is_set()
+        self._output.on_record(row)
+
+    def _on_signal(self, task: asyncio.Task[Any]) -> None:
+        self._signals += 1
+        if self._signals == 1:
+            self._stop.set()
+            self._directory.hurry()
+            if self._scheduler is None:
+                # Whatever the start waits for: for example a daemon that does not answer.
+                task.cancel()
+            self._output.say("interrupted: what runs is being stopped; once more ends at once")
+        elif self._signals == 2:
+            task.cancel()
+        else:
+            # Whatever hangs: the pool's processes see their death pipe close.
+            os._exit(INTERRUPTED)
+
+    def _on_hang_up(self) -> None:
+        """Handle the loss of the terminal."""
+        where = self._directory.path
+        _log.warning(
+            "SIGHUP: the terminal is gone; the run goes on without its display, and says here what it has to say; "
+            f"codex-pool attach {where} shows it, and codex-pool runs cancel {where} stops it"
+        )
+        self._output.display.leave()
+
+    def _on_request(self, request: dict[str, Any]) -> None:
+        """Handle a request to this run from another process."""
+        if request.get("cancel") == "run":
+            self._signals += 1
+            self._stop.set()
+            self._output.say("cancelled: what runs is being stopped")
+        elif isinstance(request.get("cancel"), list):
+            sample_id, epoch, *variant = request["cancel"]
+            key = (sample_id, epoch, *(variant or ("",)))
+            self._cancelled.add(key)
+            if self._scheduler is not None:
+                self._scheduler.cancel(key)
+
+    def _on_slots(self, slots: list[dict[str, Any]]) -> None:
+        # Once the run goes on, the monitor knows more.
+        if self._progress.started_at is None:
+            self._progress.slots = slots
+
+    def _on_pool_news(self, kind: str, message: str) -> None:
+        """Handle the loss or replacement of the pool."""
+        self._progress.paused = message if kind == POOL_LOST else None
+        self._output.warn(kind, message)
+
+    # The end.
+
+    async def _finish(self, code: int | None, problem: str | None) -> int:
+        progress, now, store = self._progress, time.monotonic(), self._directory.store
+        counts = summary.count(store.counts())
+        if code is None:
+            wanted = progress.total if self._only is None else progress.skipped + len(self._only)
+            code = OK if counts["completed"] + counts["limit"] >= wanted else SOME_FAILED
+            code = INTERRUPTED if self._signals else code
+        judgement = self._gates.judge(store, code, problem, self._directory.redactor.text)
+        code = judgement.code
+        variants, k = list(self._settings.defaults.variants), sorted({1, self._settings.request.epochs})
+        if self._settings.stored:
+            variants = store.variant_names()
+        # Scores of several variants have no mean.
+        samples = store.samples(selected=True) if store.has_scores() and not variants else ()
+        scored = summarise(scoring_summary.rows_of(samples), k=k)
+        figures = by_variant.by_variant(store, variants, k=k)
+        outcome: dict[str, Any] = {
+            "problem": problem,
+            "exit_code": code,
+            "counts": counts,
+            "not_valid": store.not_valid(),
+            "metrics": scoring_summary.as_json(scored),
+            "app_server": self._app_server,
+            "gates": [verdict.to_json() for verdict in judgement.verdicts],
+        }
+        if variants:
+            outcome["variants"] = by_variant.as_json(figures, progress.currency)
+        if not self._is_done:
+            # Only how it ended is not written down then; that of its samples is.
+            unwritten = await note_outcome(self._directory, outcome, self._launch, self._output.say)
+            outcome["problem"] = problem or unwritten
+        scores = [*scoring_summary.printed(scored), *by_variant.table(figures, progress.currency)]
+        self._output.ended(
+            outcome,
+            scores,
+            judgement.rows,
+            now,
+            was_run=not self._is_done,
+            log=self._log,
+            config=self._config,
+        )
+        judgement.annotate()
+        return code

@@ -1,0 +1,237 @@
+"""Preparation of the directory that a sample works in: copied, set up, its base recorded; and what comes after.
+
+DIRECTORY/workspace        what the agent sees
+DIRECTORY/base.git         the base that it is compared with
+DIRECTORY/workspace.json   written last: with it the workspace can be resumed
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import shutil
+import subprocess
+import uuid
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from codex_app_server._runtime import threads
+from codex_app_server._runtime.files import resolved, write_atomic
+
+from ..dataset import Sample
+from ..dataset.trees import LEFT_OUT
+from ..store import layout
+from . import difference, project, repositories
+from . import hook as hooks
+from .errors import WorkspaceError
+from .repositories import Repositories
+
+SETUP_LIMIT_S = 600.0
+REMOVE_LIMIT_S = 600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workspace:
+    """A workspace that is ready. `cwd` is where codex works, `path` the files on this machine, for scorers."""
+
+    sample: Sample
+    directory: Path
+    cwd: Path
+    base: str
+    hook: str | None = None
+    thread: dict[str, Any] = field(default_factory=dict)
+    """Options for thread/start that the hook asks for."""
+    environment: dict[str, Any] | None = None
+    """Params of environment/add, to be sent before thread/start, if an exec-server runs the agent's commands."""
+    ended: tuple[str, ...] = ()
+    """Names of the processes that the hook's start left running, and that were ended with it."""
+
+    @property
+    def path(self) -> Path:
+        return self.directory / layout.WORKSPACE
+
+    async def diff(self) -> bytes:
+        """Return the changes since it was set up, new files included, as a unified diff. Raises WorkspaceError."""
+        try:
+            return await difference.compare(self.directory / layout.BASE, self.path, self.base)
+        except OSError as error:
+            raise WorkspaceError(f"the workspace {self.directory} could not be compared: {error}") from None
+
+    async def stop(self) -> None:
+        """Let the hook end what it began; the files stay. Raises WorkspaceError."""
+        if self.hook is not None:
+            await hooks.stop(self.hook, self.sample, self.path)
+
+    async def remove(self) -> None:
+        """Stop, and remove everything, whatever the agent left. Raises WorkspaceError."""
+        try:
+            await self.stop()
+        finally:
+            await threads.in_thread(_remove, self.directory)
+
+
+async def prepare(
+    sample: Sample,
+    directory: Path,
+    *,
+    hook: str | None = None,
+    sources: Repositories | None = None,
+    agents_md: str | None = None,
+) -> Workspace:
+    """Make the sample's workspace in `directory`, in place of what may be there; if that fails, nothing is left.
+
+    `sources` is what its commit was checked with. `agents_md`: the text of its AGENTS.md, which belongs to the base, in
+    place of the one that it brings. Raises WorkspaceError.
+    """
+    try:
+        return await _prepare(sample, directory, hook, sources, agents_md)
+    except BaseException:
+        await asyncio.shield(threads.in_thread(_remove, directory))
+        raise
+
+
+async def _prepare(
+    sample: Sample, directory: Path, hook: str | None, sources: Repositories | None, agents_md: str | None
+) -> Workspace:
+    spec = sample.workspace or {}
+    workspace, base_git = directory / layout.WORKSPACE, directory / layout.BASE
+    if hook is not None and workspace.exists():
+        await hooks.stop(hook, sample, workspace)
+    try:
+        await threads.in_thread(_clear, directory, workspace)
+        await difference.create(base_git)
+        if "template" in spec:
+            await threads.in_thread(_copy, Path(spec["template"]), workspace)
+        elif "git" in spec:
+            source = (sources or Repositories(directory)).source(spec["git"])
+            await repositories.copy_commit(source, spec["commit"], base_git, workspace)
+        await threads.in_thread(_write, workspace, spec.get("files", {}))
+        if agents_md is not None:
+            await threads.in_thread(project.write_agents_md, workspace, agents_md)
+        if "git" in spec:
+            await repositories.begin_history(workspace)
+        for command in _commands(spec.get("setup")):
+            await hooks.run_command(
+                "setup", command, sample, workspace, workspace, timeout_s=spec.get("setup_timeout_s", SETUP_LIMIT_S)
+            )
+        if agents_md is not None:
+            # A setup may have brought another one.
+            await threads.in_thread(project.write_agents_md, workspace, agents_md)
+        base = await difference.remember(base_git, workspace)
+        started = hooks.HookResult({}) if hook is None else await _start(hook, sample, workspace)
+        # Of each attempt its own: app-servers keep what they have been told of the last one.
+        state = {
+            "base": base,
+            "hook": hook,
+            "said": started.said,
+            "ended": started.ended,
+            "environment": f"codex-pool-{uuid.uuid4().hex}",
+        }
+        await threads.in_thread(_save, directory / layout.WORKSPACE_STATE, state)
+    except (OSError, shutil.Error) as error:
+        raise WorkspaceError(f"the workspace {directory} could not be made: {error}") from None
+    return _workspace(sample, directory, state)
+
+
+def reopen(sample: Sample, directory: Path) -> Workspace | None:
+    """The workspace that a run that died had made, None if it was not ready."""
+    try:
+        state = json.loads((directory / layout.WORKSPACE_STATE).read_bytes())
+    except (OSError, ValueError):
+        return None
+    return _workspace(sample, directory, state) if (directory / layout.WORKSPACE).is_dir() else None
+
+
+async def sweep(sample: Sample, directory: Path) -> None:
+    """Remove what a run that died left of a workspace: all, or what it had begun to remove. Raises WorkspaceError."""
+    workspace = reopen(sample, directory)
+    if workspace is not None:
+        await workspace.remove()
+    else:
+        await threads.in_thread(_remove, directory)
+
+
+def _workspace(sample: Sample, directory: Path, state: dict[str, Any]) -> Workspace:
+    said, path, environment = state["said"], directory / layout.WORKSPACE, None
+    cwd, thread = said.get("cwd", str(path)), said.get("thread", {})
+    if "exec_server" in said:
+        environment = {"environmentId": state["environment"], "execServerUrl": said["exec_server"]}
+        thread = {"environments": [{"environmentId": state["environment"], "cwd": cwd}], **thread}
+        cwd = str(path)
+    return Workspace(
+        sample=sample,
+        directory=directory,
+        cwd=Path(cwd),
+        base=state["base"],
+        hook=state["hook"],
+        thread=thread,
+        environment=environment,
+        ended=tuple(state.get("ended", ())),
+    )
+
+
+async def _start(hook: str, sample: Sample, workspace: Path) -> hooks.HookResult:
+    try:
+        return await hooks.start(hook, sample, workspace)
+    except BaseException:
+        # What it had begun is its own to end; why it failed is the news.
+        with contextlib.suppress(WorkspaceError):
+            await asyncio.shield(hooks.stop(hook, sample, workspace))
+        raise
+
+
+def _commands(setup: Any) -> list[str]:
+    if setup is None:
+        return []
+    return [setup] if isinstance(setup, str) else list(setup)
+
+
+def _clear(directory: Path, workspace: Path) -> None:
+    _remove(directory)
+    workspace.mkdir(parents=True)
+
+
+def _copy(template: Path, workspace: Path) -> None:
+    if not template.is_dir():
+        raise WorkspaceError(f"the template {template} is not there any more")
+    shutil.copytree(template, workspace, symlinks=True, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*LEFT_OUT))
+
+
+def _write(workspace: Path, files: dict[str, str]) -> None:
+    for name, text in files.items():
+        path = workspace / name
+        # A link in the template must not lead out of the workspace.
+        if not resolved(path.parent).is_relative_to(resolved(workspace)) or path.is_symlink():
+            raise WorkspaceError(f"files: {name} leads out of the workspace, through a link")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+
+
+def _save(path: Path, state: dict[str, Any]) -> None:
+    write_atomic(path, json.dumps(state).encode())
+
+
+def _remove(directory: Path) -> None:
+    if not directory.exists():
+        return
+    # Without this a killed removal would look like a workspace.
+    (directory / layout.WORKSPACE_STATE).unlink(missing_ok=True)
+    try:
+        shutil.rmtree(directory)
+    except (OSError, RecursionError):
+        # An agent may have taken its own rights away, or have made directories deeper than Python's stack is.
+        said = "; ".join(filter(None, (_run("chmod", "-R", "u+rwx", directory), _run("rm", "-rf", directory))))
+        if directory.exists():
+            raise WorkspaceError(f"the workspace {directory} could not be removed: {said}") from None
+
+
+def _run(command: str, options: str, *arguments: str | Path) -> str:
+    """Run a command; return its message if it fails."""
+    words = [command, options, *arguments[:-1], "--", arguments[-1]]
+    try:
+        done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, timeout=REMOVE_LIMIT_S)
+    except (OSError, subprocess.SubprocessError) as error:
+        return str(error)
+    return done.stderr.decode("utf-8", "replace").strip()[:500]

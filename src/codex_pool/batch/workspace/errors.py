@@ -1,7 +1,0 @@
-"""What can go wrong with a workspace."""
-
-from __future__ import annotations
-
-
-class WorkspaceError(Exception):
-    """A workspace that could not be made, compared or removed; the message says what and why."""

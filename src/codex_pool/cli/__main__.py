@@ -1,3 +1,0 @@
-from codex_pool.cli import main
-
-main()

@@ -1,0 +1,1 @@
+"""The gateway: lets clients of the app-server protocol in, over Unix sockets and WebSocket."""

@@ -1,0 +1,1 @@
+"""The listeners of the gateway: WebSocket over Unix sockets and TCP, for clients of the app-server protocol."""

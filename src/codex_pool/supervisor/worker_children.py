@@ -1,0 +1,120 @@
+"""The workers as children of the supervisor (see codex_pool.worker), each with a SQLite home.
+
+to a worker      {"limits": {...}}: other limits of turns, as of TurnLimits
+                 {"broker": "new"}: the broker that it is registered with has died and been replaced
+                 {"stop": "acknowledged"}: it is to end once its turns are over, and its clients have all that it
+                 has for them
+from a worker    {"event": "ready", "app_server_pid", "codex_version"}  {"event": "memory", "memory_bytes"}
+                 {"event": "load", "turns", "threads", "running", "lost_lines"}
+                 {"event": "exit", "reason", "stderr", "kind", "lost_lines", "events"}
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+from codex_app_server.errors import StartError
+
+from ..runtime import processes
+from ..runtime.processes import ProcessId
+from ..worker.arguments import WorkerArguments
+from .arguments import SupervisorArguments
+from .child_process import Child
+from .launchers import Launcher
+from .sqlite_homes import SqliteHomes, with_sqlite_home
+
+_log = logging.getLogger(__name__)
+
+
+class Ended(NamedTuple):
+    """The end of a worker; `stderr` and `kind` are those of its app-server, as it has reported."""
+
+    reason: str
+    stderr: tuple[str, ...]
+    kind: str | None
+
+
+class WorkerProcesses:
+    """Starts workers. `children`: those that run, by name; `endpoint`: where they connect to the broker."""
+
+    def __init__(self, arguments: SupervisorArguments, endpoint: str, launcher: Launcher) -> None:
+        self._arguments = arguments
+        self._endpoint = endpoint
+        self._launcher = launcher
+        self._homes = SqliteHomes(Path(arguments.sqlite_root), arguments.options.workers)
+        self._used_homes: dict[str, Path] = {}
+        self._app_servers: dict[str, ProcessId] = {}
+        self.children: dict[str, Child] = {}
+
+    def take_home(self, slot: int) -> Path:
+        """A directory for the databases of a worker of this slot. Raises OSError."""
+        return self._homes.take(slot)
+
+    def start(self, slot: int, name: str, home: Path, environ: dict[str, str]) -> Child:
+        """Start a worker on a home. `environ` goes on top of the supervisor's environment. Raises StartError."""
+        arguments, options = self._arguments, self._arguments.options
+        argv = with_sqlite_home(arguments.argv, home) if arguments.configurable else arguments.argv
+        started = WorkerArguments(
+            slot=slot,
+            worker=name,
+            endpoint=self._endpoint,
+            argv=argv,
+            cwd=arguments.cwd,
+            environ={**environ, "CODEX_SQLITE_HOME": str(home)},
+            initialize=arguments.initialize,
+            turn_idle_limit_s=options.turn_idle_limit_s,
+            turn_wall_limit_s=options.turn_wall_limit_s,
+            approval_timeout_s=options.approval_timeout_s,
+        )
+        try:
+            # Should the supervisor be killed, no other pool takes the home before the worker is gone.
+            child = self._launcher.launch("codex_pool.worker", started, inherit=(self._homes.lock_of(home),))
+        except StartError:
+            self._homes.give_back(home)
+            raise
+        self._used_homes[name] = home
+        self.children[name] = child
+        return child
+
+    def app_server_started(self, name: str, pid: int) -> bool:
+        """Keep which process is the app-server of a worker; return True if it still exists."""
+        process = processes.identify(pid)
+        if process is not None:
+            self._app_servers[name] = process
+        return process is not None
+
+    def started(self) -> list[tuple[int, str]]:
+        """The processes that a supervisor after this one has to end, should this one be killed."""
+        workers = [(child.pid, f"worker {name}") for name, child in self.children.items()]
+        return workers + [(process.pid, f"app-server of {name}") for name, process in self._app_servers.items()]
+
+    def remove(self, name: str) -> Child:
+        """Take a worker that has ended off `children`."""
+        self._app_servers.pop(name, None)
+        return self.children.pop(name)
+
+    def ended(self, name: str, child: Child, how: str, living: frozenset[int]) -> Ended:
+        """Fence a worker that was removed, before its death is reported: what it could not end itself is ended.
+
+        `living`: the pids of the supervisor's other children.
+        """
+        reported = child.last_report if child.last_report.get("event") == "exit" else {}
+        reason = str(reported.get("reason", how))
+        swept = processes.sweep(os.getpid(), spare=living)
+        processes.reap_orphans(living)
+        _log.warning(f"{name} has ended, noticed by its sentinel: {reason}; {len(swept)} processes swept")
+        stderr = tuple(str(line) for line in reported.get("stderr", ()))
+        for line in stderr[-5:]:
+            _log.warning(f"{name} stderr: {line}")
+        for event in reported.get("events", ()):
+            _log.warning(f"{name} event: {event}")
+        self._homes.give_back(self._used_homes.pop(name))
+        kind = reported.get("kind")
+        return Ended(reason, stderr, None if kind is None else str(kind))
+
+    def close(self) -> None:
+        """Release the homes."""
+        self._homes.close()

@@ -1,0 +1,1 @@
+"""Checks of `codex-pool doctor`: probes collect facts, `findings` judges them. They change nothing."""
