@@ -32,6 +32,27 @@ def test_every_form_of_a_secret_is_found(secret: str, before: str, after: str) -
         assert form not in redactor.data(b"<" + form + b">") or form in b"[redacted NAME]"
 
 
+# The alphabet of CURVE keys in text form.
+Z85 = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#"
+
+
+@given(st.text(Z85, min_size=40, max_size=40), st.integers(0, 40))
+def test_a_key_file_is_known_whatever_characters_its_key_has(
+    tmp_path_factory: pytest.TempPathFactory, key: str, place: int
+) -> None:
+    key = f"{key[:place]}={key[place:]}"
+    path = tmp_path_factory.mktemp("keys") / "client.key"
+    value = {"a": 1, "secret_key": key}
+    for content in (json.dumps(value, indent=2), json.dumps(value), f"secret = {key}\n", key):
+        path.write_text(content)
+        assert key in known_secrets({}, (), key=str(path)).values(), content
+
+
+def test_passwords_in_urls_of_a_dotenv_file_are_known(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("export DATABASE='postgres://me:pass-word-1@host/x'\nPLAIN=nothing-of-worth\n")
+    assert list(known_secrets({}, [tmp_path]).values()) == ["pass-word-1"]
+
+
 @pytest.mark.parametrize("before", [b"", b"u", b"u:", b"user:"])
 def test_base64_of_a_secret_amid_other_data_is_found(before: bytes) -> None:
     secret = "correct-horse-battery"

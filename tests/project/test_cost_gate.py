@@ -34,7 +34,10 @@ RECORDED = {
 ALLOWED = 1.15
 
 TURNS, LINES_PER_READ, READS = 4, 8, 240
-PAIRS, ATTEMPTS = 9, 4
+PAIRS = 9
+# A neighbour that takes the caches away makes large programs dearer than small ones, mostly for some seconds; work that
+# was added stays.
+PATIENCE_S = 45.0
 COUNT = READS * LINES_PER_READ
 
 
@@ -151,12 +154,10 @@ def measured(name: str, pairs: int = PAIRS) -> float:
 @pytest.mark.parametrize("name", SUBJECTS)
 def test_a_notification_costs_what_it_did(name: str) -> None:
     limit = RECORDED[sys.version_info[:2]][name] * ALLOWED
-    seen = []
-    for _ in range(ATTEMPTS):
+    deadline, seen = time.monotonic() + PATIENCE_S, [measured(name)]
+    while seen[-1] > limit and time.monotonic() < deadline:
         seen.append(measured(name))
-        if seen[-1] <= limit:
-            return
-    raise AssertionError(f"{name}: {min(seen):.2f} x the plain loop, the limit is {limit:.2f}")
+    assert min(seen) <= limit, f"{name}: {min(seen):.2f} x the plain loop in {len(seen)} attempts"
 
 
 def test_the_gate_closes() -> None:
@@ -172,7 +173,7 @@ def test_the_gate_closes() -> None:
 
     SUBJECTS["dearer"] = lambda: dearer
     try:
-        assert measured("dearer", PAIRS * ATTEMPTS) > ALLOWED
+        assert measured("dearer", PAIRS * 4) > ALLOWED
     finally:
         del SUBJECTS["dearer"]
 

@@ -2,7 +2,8 @@
 
 environment   values of variables whose names look secret, and passwords in the URLs of others
 homes         strings of auth.json and .credentials.json; of config.toml and its like what is given to MCP servers and
-              commands as environment, headers, tokens, keys, and the variables that it names for them; .env
+              commands as environment, headers, tokens, keys, and the variables that it names for them; of .env
+              as of the environment
 options       the same of `-c` overrides; the key of `--connect`
 
 Values that are paths which exist are none.
@@ -36,7 +37,9 @@ _LOGINS = ("auth.json", ".credentials.json")
 _PLAIN = frozenset({"auth_mode", "last_refresh"})
 _SCHEME = re.compile(r"(?:bearer|basic|token)\s+(\S.*)", re.IGNORECASE)
 _USERINFO = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s:@]*:([^/\s@]+)@", re.IGNORECASE)
-_KEY = re.compile(r"[^\s\"'=]{32,}")
+# Of a key file that is not JSON: what stands between quotes or spaces, or behind the first equals sign of a line.
+_QUOTED = re.compile(r"\"([^\"]+)\"|'([^']+)'")
+_MIN_KEY_CHARACTERS = 32
 _LIMIT_BYTES = 4 << 20
 
 Found = Iterator[tuple[str, str]]
@@ -71,7 +74,7 @@ def known_secrets(
     for override in overrides:
         take(_of_override(override, environ))
     if key is not None:
-        take(("key", each) for each in _KEY.findall(_text(Path(key))))
+        take(_of_key_file(Path(key)))
     return found
 
 
@@ -131,8 +134,20 @@ def _of_override(override: str, environ: Mapping[str, str]) -> Found:
 def _of_dotenv(path: Path) -> Found:
     for line in _text(path).splitlines():
         name, equals, value = line.strip().removeprefix("export ").partition("=")
+        value = value.strip().strip("\"'")
         if equals and _SECRET.search(name):
-            yield name.strip(), value.strip().strip("\"'")
+            yield name.strip(), value
+        yield from _in_urls(value, name.strip())
+
+
+def _of_key_file(path: Path) -> Found:
+    """Keys and tokens of a key file, as JSON or in another form. A key may hold any character but quotes and spaces."""
+    for line in _text(path).splitlines():
+        quoted = [one or other for one, other in _QUOTED.findall(line)]
+        for text in (*quoted, *line.split(), line.partition("=")[2]):
+            text = text.strip().strip("\"'")
+            if len(text) >= _MIN_KEY_CHARACTERS:
+                yield "key", text
 
 
 def _with_parts(text: str, name: str) -> Found:
