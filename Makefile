@@ -67,7 +67,7 @@ test-versions: tools $(VENV)/.installed-tools
 
 # Clicks in a headless Chromium, which has to be there (Debian: apt-get install chromium); CHROMIUM names another one.
 test-browser: tools $(VENV)/.installed-browser
-	$(BIN)/python -m pytest -m browser tests/batch/test_report_browser.py
+	$(BIN)/python -m pytest -m browser tests/batch/test_report_browser.py tests/batch/test_view_browser.py
 
 # Clients of codex, unmodified, from their packages: the TUI in a terminal, the published SDK, codex-acp, JavaScript; on one
 # app-server, and on a pool whose processes are killed meanwhile. Under 10 minutes on 2 cores. Installs what is missing of

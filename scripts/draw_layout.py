@@ -62,6 +62,7 @@ LAYERS: dict[str, tuple[Layer, ...]] = {
         Layer("rules", ("rules",)),
         Layer("run", ("configuration", "display", "workspace", "scoring", "gates", "run", "manage")),
         Layer("output", ("report", "export"), apart=True),
+        Layer("view", ("view",)),
         Layer("public", ("__init__",)),
     ),
     "codex_pool_cli": (Layer("verbs", ("*",)),),

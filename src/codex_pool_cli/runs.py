@@ -16,6 +16,7 @@ from . import options, streams
 from .errors import fail
 from .runs_check import check
 from .runs_list import list_
+from .runs_view import view
 
 _RUN = click.Path(exists=True, file_okay=False, path_type=Path, resolve_path=True)
 _STATUSES = ("completed", "failed", "interrupted", "lost", "stalled", "limit")
@@ -33,9 +34,9 @@ def _reported() -> Iterator[None]:
         fail(error.args[0], options.USAGE)
 
 
-@click.group(short_help="List, show, check, tail, cancel, retry, export and remove runs.")
+@click.group(short_help="List, view, show, check, tail, cancel, retry, export and remove runs.")
 def runs() -> None:
-    """List, show, check, tail, cancel, retry, export and remove runs.
+    """List, view, show, check, tail, cancel, retry, export and remove runs.
 
     RUN is a run directory; SAMPLE an id, ID#EPOCH, or ID@VARIANT, ID@VARIANT#EPOCH in a run with variants.
     """
@@ -43,6 +44,7 @@ def runs() -> None:
 
 runs.add_command(check)
 runs.add_command(list_)
+runs.add_command(view)
 
 
 @runs.command()

@@ -54,6 +54,7 @@ READS = {
     "codex_batch/run/sample_task.py": "records",
     "codex_batch/scoring/dependencies.py": "a large file is another one when it has another time, whatever it is",
     "codex_batch/store/directory.py": "records",
+    "codex_batch/view/live_result.py": "a run is read again when its files have other times, whatever they are",
     "codex_batch/workspace/large_files.py": "a file is another one when it has another time, whatever it is",
     "codex_pool_cli/account.py": "display",
     "codex_pool_cli/keys.py": "display",

@@ -26,6 +26,10 @@ from .source import RunFacts
 
 SCRIPTS = ("base.js", "table.js", "detail.js", "main.js")
 LEADERBOARD_SCRIPTS = ("base.js", "leaderboard.js")
+LIVE_SCRIPTS = ("base.js", "table.js", "detail.js", "live.js", "main.js")
+RUNS_SCRIPTS = ("base.js", "runs.js")
+# Directive of the policy for pages that ask their server for changes.
+CONNECT = "connect-src 'self'; "
 
 
 def run_page(
@@ -37,25 +41,47 @@ def run_page(
     inline: Sequence[str],
 ) -> str:
     """Return the report of one run: `rows` is a packed list, `inline` are packed segments, `segments` names others."""
-    data = {
+    data = {**_run_data(facts, figures, scorers), "segments": segments}
+    return _page("run.html", f"{facts.name}: report", data, rows, inline, **_run_values(facts, figures))
+
+
+def live_page(
+    facts: RunFacts, figures: RunFigures, scorers: Sequence[str], rows: str, live: Mapping[str, Any], state: str
+) -> str:
+    """Return the page of a run that asks its server for changes: `live` has their `version` and `every_ms`."""
+    data = {**_run_data(facts, figures, scorers), "segments": {"live": True}, "live": live}
+    packed = {"data": pack(data), "rows": rows}
+    values = {**_run_values(facts, figures), "state": state}
+    return _filled("live_run.html", facts.name, packed, LIVE_SCRIPTS, values, connect=CONNECT)
+
+
+def live_figures(facts: RunFacts, figures: RunFigures) -> str:
+    """Return the figures of a run as they stand on its page, as markup."""
+    return render("run_body.html", **_run_values(facts, figures))
+
+
+def runs_page() -> str:
+    """Return the page of the list of runs, which asks its server for them."""
+    return _filled("live_runs.html", "Runs", {}, RUNS_SCRIPTS, {}, connect=CONNECT)
+
+
+def _run_data(facts: RunFacts, figures: RunFigures, scorers: Sequence[str]) -> dict[str, Any]:
+    return {
         "kind": "run",
         "columns": COLUMNS,
         "scorers": list(scorers),
         "epochs": figures.epochs,
         "currency": facts.currency,
-        "segments": segments,
     }
-    return _page(
-        "run.html",
-        f"{facts.name}: report",
-        data,
-        rows,
-        inline,
-        runs=[run_view.known_of(facts, figures)],
-        totals=run_view.totals(figures, facts.currency),
-        scores=run_view.scores(figures),
-        plots=run_view.plots_of(figures),
-    )
+
+
+def _run_values(facts: RunFacts, figures: RunFigures) -> dict[str, Any]:
+    return {
+        "runs": [run_view.known_of(facts, figures)],
+        "totals": run_view.totals(figures, facts.currency),
+        "scores": run_view.scores(figures),
+        "plots": run_view.plots_of(figures),
+    }
 
 
 def comparison_page(
@@ -96,7 +122,7 @@ def comparison_page(
 
 def leaderboard_page(page: LeaderboardPage) -> str:
     """Return the page of a leaderboard, which holds no samples."""
-    return _filled("leaderboard.html", page.title, {}, LEADERBOARD_SCRIPTS, page=page)
+    return _filled("leaderboard.html", page.title, {}, LEADERBOARD_SCRIPTS, {"page": page})
 
 
 def _page(
@@ -104,13 +130,21 @@ def _page(
 ) -> str:
     packed = {"data": pack(data), "rows": rows}
     packed |= {f"segment-{number}": segment for number, segment in enumerate(inline)}
-    return _filled(template, title, packed, SCRIPTS, **values)
+    return _filled(template, title, packed, SCRIPTS, values)
 
 
-def _filled(template: str, title: str, packed: Mapping[str, str], scripts: Sequence[str], **values: object) -> str:
+def _filled(
+    template: str,
+    title: str,
+    packed: Mapping[str, str],
+    scripts: Sequence[str],
+    values: Mapping[str, object],
+    *,
+    connect: str = "",
+) -> str:
     script, style = "\n".join(static(name) for name in scripts), static("report.css")
     policy = (
-        f"default-src 'none'; script-src '{_digest(script)}' 'self' file:; style-src '{_digest(style)}'; "
+        f"default-src 'none'; script-src '{_digest(script)}' 'self' file:; style-src '{_digest(style)}'; {connect}"
         "base-uri 'none'; form-action 'none'"
     )
     return render(

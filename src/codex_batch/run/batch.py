@@ -94,6 +94,7 @@ class Batch:
         self._monitor = RunMonitor(
             settings, directory, self._progress, self._output, title=self._title, on_request=self._on_request
         )
+        self._live = self._monitor.live
         self._pools = RunPools(
             settings,
             directory,
@@ -142,6 +143,8 @@ class Batch:
                     await self._sweep()
                 else:
                     control.clear(self._directory.path)
+                    self._live.clear()
+                    stack.callback(self._live.clear)
                     problem = await self._on_pool(stack, stopping)
         except NotStartedError as error:
             code, problem = CANNOT_START, str(error)
@@ -280,6 +283,7 @@ class Batch:
                     guarded=self._guarded,
                     process_pool=process_pool,
                     clock=clock,
+                    live=self._live,
                 )
             )
             inner.callback(executor.close)
@@ -366,6 +370,8 @@ class Batch:
             self._cancelled.add(key)
             if self._scheduler is not None:
                 self._scheduler.cancel(key)
+        elif isinstance(request.get("follow"), int):
+            self._live.follow(request["follow"])
 
     def _on_slots(self, slots: list[dict[str, Any]]) -> None:
         # Once the run goes on, the monitor knows more.

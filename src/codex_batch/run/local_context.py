@@ -19,6 +19,7 @@ from ..scoring.ask import Asking
 from ..scoring.scorer import Ask
 from ..store import RunDirectory, layout
 from ..workspace import EmptyDirectories, Repositories
+from .live_transcripts import LiveTranscripts
 from .run_pool import RunPool
 from .run_pools import RunClients, RunPools
 from .scheduler import Scheduler
@@ -54,6 +55,7 @@ class LocalContext:
     """True if codex may trust the directories of samples, and take everything from them."""
     empty: EmptyDirectories = field(default_factory=EmptyDirectories)
     process_pool: ProcessPool
+    live: LiveTranscripts
     setup_permits: asyncio.Semaphore
     clock: Callable[[], float] = time.monotonic
     """The clock of limits in time of samples."""
@@ -72,6 +74,7 @@ def local_context(
     guarded: bool,
     process_pool: ProcessPool,
     clock: Callable[[], float],
+    live: LiveTranscripts,
 ) -> LocalContext:
     """Return the context of a run on its pools, which are open."""
 
@@ -111,6 +114,7 @@ def local_context(
         keep=settings.keep,
         trusting=settings.trust_workspaces,
         process_pool=process_pool,
+        live=live,
         setup_permits=asyncio.Semaphore(PERMITS),
         clock=clock,
     )

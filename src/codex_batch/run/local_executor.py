@@ -161,7 +161,8 @@ class LocalExecutor:
             clock=context.clock,
         )
         try:
-            outcome = await attempt.run()
+            with context.live.attempt(job.row.n, start.attempt, attempt.events):
+                outcome = await attempt.run()
         except Stopped:
             await listener.not_dispatched(start, thread.id)
             raise

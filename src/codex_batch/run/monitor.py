@@ -18,6 +18,7 @@ from ..redaction.known_secrets import known_secrets
 from ..rules.progress import Progress, rate_limit_of
 from ..store import RunDirectory, layout
 from . import home
+from .live_transcripts import LiveTranscripts
 from .output import RunOutput
 from .run_pools import RunClients, Slots, joined_slots
 
@@ -46,6 +47,7 @@ class RunMonitor:
         self._output = output
         self._title = title
         self._on_request = on_request
+        self.live = LiveTranscripts(directory.path)
 
     async def refresh(self) -> None:
         """Take requests, draw the display and publish the progress, without end."""
@@ -54,6 +56,8 @@ class RunMonitor:
             for request in control.requests(self._directory.path):
                 self._on_request(request)
             self._output.display.refresh()
+            with contextlib.suppress(OSError):
+                self.live.refresh()
             now = time.monotonic()
             if now - published_at >= snapshot_file.EVERY_S:
                 published_at = now

@@ -10,6 +10,7 @@ pool.log        what the pool's processes logged
 batch.log       what a run in the background printed
 progress.json   what the run shows, for `attach`
 control/        requests to the run, one file each
+live/           events so far of attempts that run and that somebody looks at
 home/, work/    the run's CODEX_HOME; a directory for each sample that names none
 rescoring/      directories of samples that are scored again; removed at the end of it
 repositories/   commits of the git repositories that samples name: a cache, which `--fresh` keeps
@@ -29,7 +30,7 @@ from codex_app_server._runtime import fork
 from codex_app_server._runtime.files import PARTIAL
 
 DATABASE, RESULTS, CONFIG, LOCK, LOG = "run.sqlite", "results.jsonl", "config.json", "lock", "pool.log"
-OUTPUT, PROGRESS, CONTROL = "batch.log", "progress.json", "control"
+OUTPUT, PROGRESS, CONTROL, LIVE = "batch.log", "progress.json", "control", "live"
 EVENTS, ARTIFACTS, HOME, WORK = "events", "artifacts", "home", "work"
 RESCORING, REPOSITORIES = "rescoring", "repositories"
 # The directory that judges work in: during a run, and while it is scored again.
@@ -134,7 +135,7 @@ def clear(path: Path) -> None:
     """
     # Without a database, names that are not a run's alone may belong to another program.
     is_run = (path / DATABASE).exists()
-    directories = (*_OWN, CONTROL, RESCORING) if is_run else _OWN
+    directories = (*_OWN, CONTROL, LIVE, RESCORING) if is_run else _OWN
     for name in directories:
         # A symbolic link is the user's decision; what it points to is not ours.
         if (path / name).is_symlink():

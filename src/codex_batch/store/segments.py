@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,6 +46,7 @@ class EventLog:
         self._waiting_bytes = 0
         self._compressor: zlib._Compress | None = None
         self._compressed: list[bytes] = []
+        self._lock = threading.Lock()
 
     def add(self, line: bytes) -> bool:
         """`line` is JSON without a newline in it. True: much is to be compressed, for which there is `compress`."""
@@ -66,8 +68,25 @@ class EventLog:
         assert self._compressor is not None
         return b"".join((*self._compressed, self._compressor.flush()))
 
+    def snapshot(self) -> bytes | None:
+        """Return the lines so far as one gzip member; None if there are none, or `compress` runs just now."""
+        if not self._lock.acquire(blocking=False):
+            return None
+        try:
+            if self._compressor is None and not self._lines:
+                return None
+            self._compress()
+            assert self._compressor is not None
+            return b"".join((*self._compressed, self._compressor.copy().flush()))
+        finally:
+            self._lock.release()
+
     def compress(self) -> None:
         """Compress what waits. May be called from any thread, with nothing added meanwhile."""
+        with self._lock:
+            self._compress()
+
+    def _compress(self) -> None:
         if self._compressor is None:
             small = self._waiting_bytes <= _SMALL_BYTES
             self._compressor = zlib.compressobj(

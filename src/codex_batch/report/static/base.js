@@ -22,6 +22,14 @@ async function unpack(packed) {
   return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).json();
 }
 
+// From the server of a live page: packed as what stands in a page; null: nothing has changed.
+async function fetchPacked(path) {
+  const response = await fetch(path, { cache: "no-store" });
+  if (response.status === 204) return null;
+  if (!response.ok) throw new Error((await response.text()).trim() || `the server answered ${response.status}`);
+  return unpack(await response.text());
+}
+
 const packed = (name) => byId(`packed-${name}`);
 const unpackElement = (name) => unpack(packed(name).textContent);
 
@@ -45,6 +53,7 @@ const Segments = {
   },
 
   load(number) {
+    if (this.about.live) return fetchPacked(`sample/${number}`).then((detail) => [detail]);
     const name = `${this.about.directory}/${String(number).padStart(6, "0")}.js`;
     return new Promise((resolve, reject) => {
       const script = make("script", { src: name.split("/").map(encodeURIComponent).join("/") });

@@ -190,13 +190,18 @@ class SampleDialog {
     this.node.scrollTop = 0;
     if (location.hash !== `#sample-${row.n}`) history.replaceState(null, "", `#sample-${row.n}`);
     let content;
+    this.detail = null;
     try {
-      const detail = (await Segments.get(row.segment))[row.item];
-      content = this.names ? showPair(detail, this.names) : showDetail(detail, true);
+      this.detail = (await Segments.get(row.segment))[row.item];
+      content = this.content();
     } catch (error) {
       content = [make("p", { class: "problem", role: "alert" }, String(error.message || error))];
     }
     if (this.row === row) this.draw(content);
+  }
+
+  content() {
+    return this.names ? showPair(this.detail, this.names) : showDetail(this.detail, true);
   }
 
   draw(content) {

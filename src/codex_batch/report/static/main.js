@@ -149,22 +149,24 @@ async function start() {
   const table = (data.kind === "run" ? runTable : comparisonTable)(data, rows, open);
   dialog = new SampleDialog(table, data.names || null);
   table.fill(rows);
-  for (const button of document.querySelectorAll("button[data-filter]")) {
-    button.addEventListener("click", () => {
-      table.reset();
-      const found = table.setFilter(button.dataset.filter, button.dataset.value);
-      if (button.dataset.tag) table.setFilter("tag", button.dataset.tag);
-      if (found) byId("samples").scrollIntoView({ behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth" });
-      byId("samples").focus({ preventScroll: true });
-    });
-  }
-  for (const mark of document.querySelectorAll("[data-n]")) mark.addEventListener("click", () => open(rows[Number(mark.dataset.n)]));
+  byId("figures").addEventListener("click", (event) => {
+    const button = event.target.closest("button[data-filter]");
+    const mark = event.target.closest("[data-n]");
+    if (mark) open(table.all[Number(mark.dataset.n)]);
+    if (!button) return;
+    table.reset();
+    const found = table.setFilter(button.dataset.filter, button.dataset.value);
+    if (button.dataset.tag) table.setFilter("tag", button.dataset.tag);
+    if (found) byId("samples").scrollIntoView({ behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth" });
+    byId("samples").focus({ preventScroll: true });
+  });
   const openLinked = () => {
     const linked = /^#sample-(\d+)$/.exec(location.hash);
-    if (linked) open(rows[Number(linked[1])]);
+    if (linked) open(table.all[Number(linked[1])]);
   };
   addEventListener("hashchange", openLinked);
   openLinked();
+  if (data.live) new LivePage(data, table, dialog).start();
   document.documentElement.dataset.ready = "";
 }
 

@@ -23,6 +23,24 @@ class SampleTable {
     this.refresh();
   }
 
+  // Other rows with their columns and filters; what is searched, chosen, sorted and shown stays.
+  become(columns, filters, rows) {
+    const sorted = this.sort.column && this.sort.column.title;
+    const chosen = [...this.values];
+    this.columns = columns;
+    this.sort.column = columns.find((column) => column.title === sorted) || null;
+    this.all = rows;
+    for (const row of rows) row.text = this.searched(row).join("\n").toLowerCase();
+    if (!(document.activeElement instanceof HTMLSelectElement)) {
+      this.filters = filters;
+      this.values.clear();
+      this.drawChoices();
+      for (const [key, value] of chosen) this.choose(key, value);
+    }
+    this.drawHead();
+    this.refresh(this.page);
+  }
+
   drawFilters() {
     const form = byId("filters");
     form.addEventListener("submit", (event) => event.preventDefault());
@@ -34,27 +52,37 @@ class SampleTable {
         waiting = setTimeout(() => { this.search = search.value.trim().toLowerCase(); this.refresh(); }, 120);
       },
     });
-    form.append(make("label", {}, make("span", {}, "Search"), search));
+    this.clear = make("button", { type: "button", class: "quiet", hidden: true,
+      onclick: () => { this.reset(); search.focus(); } }, "Show all");
+    form.append(make("label", {}, make("span", {}, "Search"), search), this.clear);
+    this.drawChoices();
+  }
+
+  drawChoices() {
+    const form = byId("filters");
+    for (const label of [...form.querySelectorAll("label")].slice(1)) label.remove();
     for (const filter of this.filters) {
       const options = filter.options(this.all);
       if (options.length < 2 && !filter.always) continue;
       filter.select = make("select", { id: `filter-${filter.key}`, onchange: () => this.setFilter(filter.key, filter.select.value) },
         make("option", { value: "" }, filter.any || "all"),
         options.map(([value, label]) => make("option", { value }, label)));
-      form.append(make("label", {}, make("span", {}, filter.title), filter.select));
+      this.clear.before(make("label", {}, make("span", {}, filter.title), filter.select));
     }
-    this.clear = make("button", { type: "button", class: "quiet", hidden: true,
-      onclick: () => { this.reset(); search.focus(); } }, "Show all");
-    form.append(this.clear);
   }
 
   setFilter(key, value) {
+    const found = this.choose(key, value);
+    if (found) this.refresh();
+    return found;
+  }
+
+  choose(key, value) {
     const filter = this.filters.find((candidate) => candidate.key === key);
     if (!filter || !filter.select) return false;
     filter.select.value = value;
     if (filter.select.value !== value) return false;
     this.values.set(key, value);
-    this.refresh();
     return true;
   }
 
@@ -85,7 +113,7 @@ class SampleTable {
     this.refresh();
   }
 
-  refresh() {
+  refresh(page = 0) {
     const active = this.filters.filter((filter) => this.values.get(filter.key));
     const words = this.search.split(/\s+/).filter(Boolean);
     this.shown = this.all.filter((row) => words.every((word) => row.text.includes(word))
@@ -110,7 +138,7 @@ class SampleTable {
       heading.querySelector(".arrow").textContent = one === column ? (descending ? " ▼" : " ▲") : "";
     });
     this.clear.hidden = !active.length && !words.length;
-    this.page = 0;
+    this.page = Math.min(page, Math.max(0, Math.ceil(this.shown.length / this.pageLines) - 1));
     this.drawPage();
   }
 
