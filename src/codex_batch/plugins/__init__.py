@@ -9,7 +9,9 @@ This is version 1 of the contract, CONTRACT. Within it keys are added to diction
 removed. A contract that breaks it would have groups of its own, so a distribution can serve both, and one whose group
 is not known is reported. A plug-in needs nothing of codex_batch but for its type checker.
 
-discovery  what is installed, and how it is loaded
+discovery     what is installed, and how it is loaded
+hooks         on-record hooks by name
+hook_process  the process that one runs in
 """
 
 from __future__ import annotations
@@ -24,12 +26,12 @@ CONTRACT = 1
 class Scorer(Protocol):
     """Scores an answer; called in a process of its own, as the function of the `python` scorer is.
 
-    `sample` is the sample with its outcome; `options` are the further members of the scorer's object in a dataset, or
-    in --scorer. Returns a bool, a number, or a dictionary with `value`, `passed`, `answer`, `explanation` and
+    `sample` is the sample with its outcome; `arguments` are those of the scorer's object in a dataset, or in --scorer.
+    Returns a bool, a number, or a dictionary with `value`, `passed`, `answer`, `explanation` and
     `metadata`. What it raises is the error of that score.
     """
 
-    def __call__(self, sample: dict[str, Any], /, **options: Any) -> bool | float | Mapping[str, Any]: ...
+    def __call__(self, sample: dict[str, Any], /, **arguments: Any) -> bool | float | Mapping[str, Any]: ...
 
 
 class DatasetFormat(Protocol):
