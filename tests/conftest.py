@@ -46,7 +46,7 @@ SLOW = re.compile(
 NOT_QUICK = re.compile(
     r"test_(account_process|async_client_behavior|batch_(locked|outdated|real|tools)|cells|cli|client_rpc_methods"
     r"|connections|constraints|cost_gate|debug_bundle|doctor|doors_tcp|fork|gateway_(listeners|process)|generated|logs|loopback|machine|mistakes"
-    r"|moved|numerals|pool_client|public_api_runtime_behavior|reentrancy|report|rescore|scoring_(places|process)|shows"
+    r"|moved|numerals|pool_client|public_api_runtime_behavior|reentrancy|record_hooks|report|rescore|scoring_(places|process)|shows"
     r"|staging|start_failures|testing|unknown|user_files|worker_process)"
 )
 OTHER_MARKS = {"real", "slow", "git", "generate", "parquet", "browser", "security", "chaos", "clients", "versions"}

@@ -77,6 +77,14 @@ from .variant_options import variant_options, variants_of
 )
 @click.option("--detach", is_flag=True, help="Go on in the background once it runs; see codex-pool attach.")
 @click.option("--notify", metavar="COMMAND", help="A shell command at the end; $CODEX_POOL_RUN, _STATE, _EXIT_CODE.")
+@click.option(
+    "--on-record",
+    multiple=True,
+    metavar="NAME",
+    callback=options.as_text,
+    help="Give each record to this hook, in a process of its own: opentelemetry, or one of a plug-in (codex-pool "
+    "plugins); may be repeated.",
+)
 @click.option("--json", "as_json", is_flag=True, help="JSON lines on stdout: launch, one line a sample, done.")
 @click.option("--stored", hidden=True, type=click.Path(file_okay=False, path_type=Path))
 @click.pass_context

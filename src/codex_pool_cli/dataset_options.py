@@ -14,13 +14,14 @@ if TYPE_CHECKING:
     from codex_batch.dataset import Request
 
 F = TypeVar("F", bound=Callable[..., Any])
-FORMATS = ("jsonl", "json", "csv", "tsv", "parquet", "folders")
 _NAMES = ("format", "columns", "prompt_template", "filters", "sample_ids", "limit", "shuffle", "seed", "epochs")
 _OPTIONS = (
     click.option(
         "--format",
-        type=click.Choice(FORMATS),
-        help="Of DATASET, if its name does not say it; JSON lines for a file without a known ending.",
+        metavar="NAME",
+        callback=options.as_text,
+        help="Of DATASET, if its name does not say it: jsonl, json, csv, tsv, parquet, folders, or that of a plug-in "
+        "(codex-pool plugins); JSON lines for a file without a known ending.",
     ),
     click.option(
         "--field",

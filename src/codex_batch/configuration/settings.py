@@ -64,6 +64,8 @@ class Settings:
     rerun_changed: bool = False
     stored: bool = False
     notify: str | None = None
+    on_record: tuple[str, ...] = ()
+    """Names of hooks that get each record of the run."""
     gates: GateOptions = field(default_factory=GateOptions)
     home: str = home.RUN
     fresh: bool = False

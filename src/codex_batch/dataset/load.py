@@ -43,6 +43,7 @@ _EMPTY = {
     "parquet": "expected rows with at least a prompt",
     "hub": "expected rows with at least a prompt",
     "folders": "expected folders with a prompt.md or a task.toml",
+    "plug-in": "expected rows with at least a prompt",
 }
 
 

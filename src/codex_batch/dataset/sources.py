@@ -10,13 +10,14 @@ from typing import IO
 
 from codex_app_server._runtime.files import open_file, resolved
 
-from . import arrow, folders, hub, readers
+from . import arrow, folders, hub, plugin, readers
 from .row import DatasetRow
 from .sample import DatasetError
 from .unpacked import ByteReader, unpacked
 
 STDIN = "-"
 FORMATS = ("jsonl", "json", "csv", "tsv", "parquet", "folders")
+_OF_STREAMS = ("jsonl", "json", "csv", "tsv")
 _FORMAT_OF = {".json": "json", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet", ".pq": "parquet"}
 
 
@@ -48,11 +49,12 @@ class Opened:
 
 def opened(source: Path | str, format: str | None, stdin: IO[bytes] | None, stack: ExitStack) -> Opened:
     """Open a source; what is to be closed goes on `stack`. Raises DatasetError."""
+    reader = None if format is None or format in FORMATS else plugin.reader_of(format, FORMATS)
     if str(source) == STDIN:
         if stdin is None:
             raise DatasetError(["<stdin>: there is no standard input; name a dataset"])
         kind = format or "jsonl"
-        if kind in ("parquet", "folders"):
+        if kind not in _OF_STREAMS:
             raise DatasetError([f"<stdin>: {kind} cannot be read from standard input; expected jsonl, csv or tsv"])
         return Opened("<stdin>", kind, _rows(kind, unpacked(stdin), "<stdin>"), Path.cwd())
     if hub.is_hub(source):
@@ -62,6 +64,8 @@ def opened(source: Path | str, format: str | None, stdin: IO[bytes] | None, stac
         loaded = hub.load(asked, stack)
         return Opened(str(source), "hub", loaded.rows, asked.directory or Path.cwd(), loaded.commit)
     path = Path(source)
+    if reader is not None:
+        return Opened(str(path), "plug-in", reader(path), path.absolute() if path.is_dir() else path.parent.absolute())
     try:
         is_directory = path.is_dir()
     except OSError as error:

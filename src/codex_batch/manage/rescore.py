@@ -24,6 +24,7 @@ from ..dataset import Sample
 from ..rules.validity import SCORED
 from ..run.artifacts import redacted_names
 from ..scoring import ProcessPool, Score, ScoreContext, Scorer, Scorers, score_sample
+from ..scoring.python import Python
 from ..scoring.scorer import Ask
 from ..store import RecordRow, RunDirectory, RunStore, SampleRow, directory_name, layout
 from ..workspace import Repositories, WorkspaceError, prepare, reopen
@@ -161,7 +162,7 @@ async def score_row(
     async with contextlib.AsyncExitStack() as stack:
         workspace, problem = _there(sample, kept), ""
         # A function may look into a workspace, and may do without.
-        if workspace is None and any(scorer.needs_workspace or scorer.type == "python" for scorer in scorers):
+        if workspace is None and any(scorer.needs_workspace or isinstance(scorer, Python) for scorer in scorers):
             try:
                 if sample.workspace is None:
                     workspace = await _emptied(sample, record, kept, remade, stack)

@@ -9,6 +9,7 @@ local_executor  attempts on the pool of this run
 attempt         the turns of one attempt, followed and limited
 recovery        attempts whose end no run saw
 storage         writes that wait for room and for the database
+record_hooks    hooks that get each record, in processes of their own
 output          what a run reports                                              display and --json
 monitor         requests from outside, progress, logs
 run_pool, pool_clients, launch  the pool of a run, and the one that takes its place

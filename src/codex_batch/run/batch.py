@@ -28,6 +28,7 @@ from ..display import by_variant, summary
 from ..exit_codes import CANNOT_START, INTERRUPTED, OK, SOME_FAILED, USAGE
 from ..gates.judge import Gates
 from ..manage import control
+from ..plugins.discovery import Plugin
 from ..rules import estimate
 from ..rules.bill import Answering
 from ..rules.limits import RunMeter
@@ -37,6 +38,7 @@ from ..scoring import ProcessPool, Scorers
 from ..scoring import metric_rows as scoring_summary
 from ..scoring.metrics import summarise
 from ..store import RunDirectory, SampleKey, layout
+from ..store.export import line_of
 from ..store.reader import VARIANTS
 from ..workspace import Repositories, WorkspaceError
 from .context import RunCallbacks, RunnerConfig
@@ -53,6 +55,8 @@ from .monitor import RunMonitor
 from .output import RunOutput
 from .pool_clients import POOL_LOST
 from .price_check import Models, UnpricedRunError, check
+from .record_hooks import RecordHooks
+from .record_hooks import rows as rows_of_hooks
 from .run_pools import RunClients, RunPools
 from .scheduler import Scheduler
 from .stopping import Stopped, unless_stopped
@@ -74,6 +78,7 @@ class Batch:
         sources: Repositories,
         private: tuple[Path, ...],
         gates: Gates,
+        hooks: tuple[Plugin, ...] = (),
     ) -> None:
         self._settings = settings
         self._directory = directory
@@ -83,6 +88,8 @@ class Batch:
         self._scorers = scorers
         self._sources = sources
         self._gates = gates
+        self._hook_plugins = hooks
+        self._hooks: RecordHooks | None = None
         self._guarded = is_guarded(settings)
         self._log = directory.file(layout.LOG)
         counts = directory.store.counts()
@@ -266,6 +273,8 @@ class Batch:
             inner.callback(asyncio.ensure_future(self._monitor.watch(clients)).cancel)
             scheduler = self._scheduler = self._make_scheduler(workers * progress.turns_per_worker)
             await self._sweep()
+            self._hooks = RecordHooks(self._hook_plugins, self._run_of_hooks(), self._log, self._warn_of_hook)
+            inner.push_async_callback(self._hooks.close)
             clock = RunningClock()
             inner.callback(asyncio.ensure_future(clock.beat()).cancel)
             process_pool = ProcessPool(PERMITS)
@@ -333,6 +342,21 @@ class Batch:
     def _on_record(self, row: Any) -> None:
         self._output.is_stopping = self._stop.is_set()
         self._output.on_record(row)
+        if self._hooks:
+            self._hooks.offer(line_of(row))
+
+    def _run_of_hooks(self) -> dict[str, Any]:
+        """Return what on-record hooks are told of the run."""
+        launch = self._directory.store.info()["launches"][-1]
+        return {
+            "path": str(self._directory.path),
+            "launch": launch["number"],
+            "started_at": launch["started_at"],
+            "command": self._config.get("command", []),
+        }
+
+    def _warn_of_hook(self, message: str) -> None:
+        self._output.warn("on_record", message)
 
     def _on_signal(self, task: asyncio.Task[Any]) -> None:
         self._signals += 1
@@ -410,6 +434,8 @@ class Batch:
             "app_server": self._app_server,
             "gates": [verdict.to_json() for verdict in judgement.verdicts],
         }
+        if self._hooks:
+            outcome["hooks"] = self._hooks.counts()
         if variants:
             outcome["variants"] = by_variant.as_json(figures, progress.currency)
         if not self._is_done:
@@ -417,6 +443,7 @@ class Batch:
             unwritten = await note_outcome(self._directory, outcome, self._launch, self._output.say)
             outcome["problem"] = problem or unwritten
         scores = [*scoring_summary.printed(scored), *by_variant.table(figures, progress.currency)]
+        scores += rows_of_hooks(outcome.get("hooks", {}))
         self._output.ended(
             outcome,
             scores,

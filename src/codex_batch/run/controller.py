@@ -33,6 +33,8 @@ from ..gates.columns import Plan
 from ..gates.judge import Gates
 from ..gates.options import GateError
 from ..gates.prepare import plan_of_samples, plan_of_store, prepare
+from ..plugins.discovery import Plugin, PluginError
+from ..plugins.hooks import hooks_of
 from ..redaction import scrub
 from ..redaction.known_secrets import known_secrets
 from ..redaction.redactor import Redactor, is_redacted
@@ -64,6 +66,7 @@ def run_batch(settings: Settings) -> int:
             settings = replace(settings, variants=_stored_variants(settings.output))
         if settings.endpoint is not None:
             check_daemon(settings.variants)
+        hooks = hooks_of(settings.on_record)
         models = Models(settings.configured_model, settings.defaults)
         scorers = Scorers(settings.scorers)
         sources = Repositories(settings.output / layout.REPOSITORIES)
@@ -71,6 +74,8 @@ def run_batch(settings: Settings) -> int:
         samples = open_dataset(settings, scorers, sources, tools, models)
     except HomeError as error:
         return _refuse(error, CANNOT_START)
+    except PluginError as error:
+        return _refuse(PluginError(f"--on-record: {error}; nothing was run"))
     except (EndpointError, RunDirectoryError) as error:
         return _refuse(error)
     except (DatasetError, PricesError, ScorerError, VariantsError) as error:
@@ -102,7 +107,7 @@ def run_batch(settings: Settings) -> int:
         # A hook may bring them.
         for program in tools.not_found(samples) if settings.hook is None else ():
             print(f"codex-pool: {program}", file=sys.stderr)
-        return _with_directory(settings, samples, prices, models, scorers, sources, gates, hang_up)
+        return _with_directory(settings, samples, prices, models, scorers, sources, gates, hooks, hang_up)
 
 
 def _gates(settings: Settings, samples: Dataset, scorers: Scorers) -> Gates:
@@ -125,6 +130,7 @@ def _with_directory(
     scorers: Scorers,
     sources: Repositories,
     gates: Gates,
+    hooks: tuple[Plugin, ...],
     hang_up: HangUp,
 ) -> int:
     """Run in the run directory, which is held meanwhile."""
@@ -150,7 +156,7 @@ def _with_directory(
         config = _config(settings, directory, samples, scorers, prices)
         private = [path for scorer in scorers.run for path in scorer.private]
         private += [*([] if samples.path is None else [samples.path]), *settings.request.caches]
-        batch = Batch(settings, directory, config, prices, models, scorers, sources, tuple(private), gates)
+        batch = Batch(settings, directory, config, prices, models, scorers, sources, tuple(private), gates, hooks)
         try:
             return asyncio.run(batch.run(hang_up))
         finally:

@@ -168,6 +168,7 @@ class RunOutput:
                 "unknown_costs": progress.unknown_costs,
                 "metrics": outcome["metrics"],
                 **({"variants": outcome["variants"]} if "variants" in outcome else {}),
+                **({"hooks": outcome["hooks"]} if "hooks" in outcome else {}),
                 "results": results,
                 "log": str(log),
                 "problem": problem,

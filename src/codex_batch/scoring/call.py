@@ -1,6 +1,6 @@
 """Calls a function of the user, in a process of its own: JSON in, JSON out. Needs nothing but the standard library.
 
-In: {"path": "...", "function": "module:function", "arguments": {...}, "check": bool, "context": {...}} on stdin.
+In: {"path": text or null, "function": "module:function", "arguments": {...}, "check": bool, "context": {...}} on stdin.
 Out: one line on stdout; whatever the function prints goes to standard error. What the function returns is made plain
 JSON first: scalars of numpy and of others as numbers, texts of a score and its metadata no longer than is kept.
 """
@@ -28,7 +28,8 @@ def main() -> None:
     request = json.loads(sys.stdin.buffer.read())
     # In place of the directory of this file, whose modules are none of the user's business. With PYTHONSAFEPATH it is
     # not there.
-    sys.path[: 0 if getattr(sys.flags, "safe_path", False) else 1] = [request["path"]]
+    first = [] if request["path"] is None else [request["path"]]
+    sys.path[: 0 if getattr(sys.flags, "safe_path", False) else 1] = first
     try:
         text = json.dumps({"said": _as_json(_call(request))}, allow_nan=False)
     except BaseException as error:

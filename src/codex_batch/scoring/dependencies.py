@@ -37,6 +37,8 @@ def _digest(scorer: Scorer) -> str:
     files = spec.pop("files", {})
     for name in ("name", "path"):
         spec.pop(name, None)
+    if scorer.version:
+        spec["version"] = scorer.version
     digest = hashlib.sha256(json.dumps(spec, sort_keys=True).encode())
     for to, source in sorted(files.items()):
         digest.update(json.dumps(to).encode())

@@ -11,6 +11,7 @@ from typing import Any
 from .choice import Choice
 from .command import Command
 from .judge import Judge
+from .plugin import kinds
 from .python import Python
 from .scorer import NAME, Scored, Scorer, ScorerError, quote
 from .text import Exact, Includes, JsonSchema, Number, Regex
@@ -18,6 +19,18 @@ from .text import Exact, Includes, JsonSchema, Number, Regex
 TYPES: dict[str, type[Scorer]] = {
     scorer.type: scorer for scorer in (Exact, Includes, Regex, Number, Choice, JsonSchema, Command, Python, Judge)
 }
+
+
+def _kind(name: Any) -> type[Scorer] | None:
+    """The scorer of a type, built in or of a plug-in."""
+    if not isinstance(name, str):
+        return None
+    return TYPES.get(name) or kinds(tuple(TYPES)).get(name)
+
+
+def _known() -> str:
+    """The types of scorers that there are, in words."""
+    return ", ".join((*TYPES, *kinds(tuple(TYPES))))
 
 
 def parse_scorer(spec: str | Mapping[str, Any], where: str, directory: Path | None = None) -> Scorer:
@@ -28,7 +41,7 @@ def parse_scorer(spec: str | Mapping[str, Any], where: str, directory: Path | No
     """
     directory = Path.cwd() if directory is None else directory
     options, problems = _options(spec, where)
-    kind = TYPES.get(options.get("type", ""))
+    kind = _kind(options.get("type"))
     if problems or kind is None:
         raise ScorerError(problems)
     name = options.pop("name", None) or kind.type
@@ -64,7 +77,7 @@ def unchecked(specs: Iterable[str | Mapping[str, Any]]) -> tuple[Scorer, ...]:
     specs, scorers = list(specs), []
     for spec in specs:
         options, problems = _options(spec, "scorers")
-        kind = TYPES.get(options.get("type", ""))
+        kind = _kind(options.get("type"))
         if problems or kind is None:
             raise ScorerError(problems)
         name = options.pop("name", None) or kind.type
@@ -81,7 +94,7 @@ def with_answer(specs: Sequence[str], answer: str) -> tuple[str, ...]:
     made, taken = [], False
     for spec in specs:
         options, problems = _short(spec, "--scorer")
-        kind = None if problems else TYPES.get(options.get("type", ""))
+        kind = None if problems else _kind(options.get("type"))
         if kind is None or "answer" not in kind.known:
             made.append(spec)
             continue
@@ -126,10 +139,10 @@ def _options(spec: Any, where: str) -> tuple[dict[str, Any], list[str]]:
     if not isinstance(spec, Mapping):
         return {}, [f"{where}: is {quote(spec)}; expected an object with a type, or TYPE or TYPE:VALUE"]
     options = dict(spec)
-    kind = TYPES.get(options["type"]) if isinstance(options.get("type"), str) else None
+    kind = _kind(options.get("type"))
     if kind is None:
         what = f"is {quote(options['type'])}" if "type" in options else "is missing"
-        return options, [f"{where}: type: {what}; expected one of {', '.join(TYPES)}"]
+        return options, [f"{where}: type: {what}; expected one of {_known()}"]
     problems = []
     known = {"name": NAME, **kind.known}
     for field, value in options.items():
@@ -153,9 +166,9 @@ def _short(spec: str, where: str) -> tuple[dict[str, Any], list[str]]:
         except ValueError as error:
             return {}, [f"{where}: {quote(spec)} is not JSON: {error}"]
     name, colon, value = spec.partition(":")
-    kind = TYPES.get(name)
+    kind = _kind(name)
     if kind is None:
-        return {}, [f"{where}: no scorer {quote(name)}; expected one of {', '.join(TYPES)}"]
+        return {}, [f"{where}: no scorer {quote(name)}; expected one of {_known()}"]
     options: dict[str, Any] = {"type": name}
     if colon and kind.main is not None:
         try:

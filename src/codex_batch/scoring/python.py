@@ -52,8 +52,8 @@ class Python(Scorer):
         "timeout_s": POSITIVE,
         "threshold": NUMBER,
     }
-    required: ClassVar = ("function",)
-    main: ClassVar = "function"
+    required: ClassVar[tuple[str, ...]] = ("function",)
+    main: ClassVar[str | None] = "function"
     starts_process: ClassVar = True
 
     @property
@@ -72,7 +72,7 @@ class Python(Scorer):
     def private(self) -> list[Path]:
         """The function's module, or the package that it is in, compiled or not; nothing of one that is installed."""
         places = [self._path, *_pythonpath()]
-        modules = self.options["function"].partition(":")[0].split(".")
+        modules = self._function.partition(":")[0].split(".")
         for number, module in enumerate(modules):
             spec = PathFinder.find_spec(module, places)
             if spec is None:
@@ -83,10 +83,15 @@ class Python(Scorer):
                 places = [spec.origin, os.path.dirname(cache_from_source(spec.origin))]
         return [Path(place) for place in places if os.path.exists(place)]
 
+    @property
+    def _function(self) -> str:
+        """`module:function`."""
+        return str(self.options["function"])
+
     def _request(self, context: Any) -> dict[str, Any]:
         return {
             "path": self._path,
-            "function": self.options["function"],
+            "function": self._function,
             "arguments": self.options.get("arguments", {}),
             "check": context is None,
             "context": context,
@@ -99,7 +104,12 @@ class Python(Scorer):
         """Check that the function exists and takes these arguments. Runs its module, in a process of its own."""
         if not Path(self._path).is_dir():
             return [f"path: {self._path} is not a directory; expected the one that holds the module"]
-        function = self.options["function"]
+        function = self._function
+        problem = self._import_problem()
+        return [] if problem is None else [f"function: {function}: {problem} (looked in {self._path} first)"]
+
+    def _import_problem(self) -> str | None:
+        """Return why the function cannot be called with these arguments. Runs its module, in a process of its own."""
         try:
             done = subprocess.run(
                 _COMMAND,
@@ -110,9 +120,8 @@ class Python(Scorer):
                 env=self._environment(),
             )
         except subprocess.TimeoutExpired:
-            return [f"function: importing {function} took more than {CHECK_LIMIT_S:.0f} s"]
-        failed = _answer(done.stdout, done.stderr).get("failed")
-        return [] if failed is None else [f"function: {function}: {failed} (looked in {self._path} first)"]
+            return f"importing it took more than {CHECK_LIMIT_S:.0f} s"
+        return _answer(done.stdout, done.stderr).get("failed")
 
     async def score(self, context: ScoreContext) -> Score:
         limit_s = self.options.get("timeout_s", DEFAULT_TIMEOUT_S)

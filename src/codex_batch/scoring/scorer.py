@@ -130,6 +130,11 @@ class Scorer(ABC):
         return {"type": self.type, "name": self.name, **self.options}
 
     @property
+    def version(self) -> str:
+        """The version of a scorer that comes with another distribution, on which its scores depend; else empty."""
+        return ""
+
+    @property
     def bounds(self) -> tuple[float, float] | None:
         """The lowest and the highest value that it gives; None where the user's code decides on that."""
         return 0.0, 1.0
