@@ -202,8 +202,9 @@ def retry(run: Path, samples: tuple[str, ...], statuses: tuple[str, ...], mark: 
 @click.argument("run", type=_RUN)
 @click.option(
     "--format",
-    type=click.Choice(("jsonl", "csv", "parquet", "inspect")),
-    help="As the ending of FILE says it; jsonl on stdout.",
+    type=click.Choice(("jsonl", "csv", "parquet", "inspect", "atif", "atif-1.8", "chat", "swebench")),
+    help="As the ending of FILE says it; jsonl on stdout. To be named: atif, trajectories; chat, for fine-tuning; "
+    "swebench, predictions; each as JSON lines.",
 )
 @click.option("--variant", metavar="NAME", callback=options.as_text, help="Only this variant of the run.")
 @click.option(

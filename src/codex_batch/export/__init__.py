@@ -1,8 +1,13 @@
-"""A run as files that other programs read: JSON lines, CSV, Parquet, and a log of Inspect AI.
+"""A run as files that other programs read: tables, a log of Inspect AI, trajectories, chats, and predictions.
 
 table         one row a sample: jsonl, csv, parquet
 inspect_log   an .eval file for `inspect view` and inspect_ai.log
-transcript    notifications of an attempt -> messages        pure
+messages      notifications of an attempt -> messages          pure
+conversation  session files of codex -> steps                  pure
+recorded      the session files that a run has kept of a sample
+atif          trajectories in ATIF
+chat          chats for fine-tuning
+swebench      predictions of SWE-bench
 """
 
 from __future__ import annotations
@@ -14,8 +19,11 @@ from typing import IO, Any
 from codex_app_server._runtime.files import replacing
 
 from ..store import RunStore
+from .atif import write_atif, write_atif_1_8
+from .chat import write_chat
 from .errors import ExportError
 from .inspect_log import write_inspect
+from .swebench import write_swebench
 from .table import write_csv, write_jsonl, write_parquet
 
 __all__ = ["FORMATS", "ExportError", "check_variant", "export", "export_to"]
@@ -25,15 +33,22 @@ FORMATS: dict[str, Callable[[RunStore, IO[bytes], str | None], None]] = {
     "csv": write_csv,
     "parquet": write_parquet,
     "inspect": write_inspect,
+    "atif": write_atif,
+    "atif-1.8": write_atif_1_8,
+    "chat": write_chat,
+    "swebench": write_swebench,
 }
 ENDINGS = {".jsonl": "jsonl", ".csv": "csv", ".parquet": "parquet", ".eval": "inspect"}
+# Of a run with variants each has a file of its own.
+OF_ONE_VARIANT = ("inspect", "swebench")
 
 
 def export(store: RunStore, path: Path, format: str | None = None, variant: str | None = None) -> list[Path]:
     """Write the finished samples of a run, or of one variant, to a file; return the files that were written.
 
-    The format is the one that is named or that the name of the file ends with. An Inspect log is of one configuration:
-    of a run with variants each has a file of its own, whose name has that of the variant before its ending.
+    The format is the one that is named or that the name of the file ends with. An Inspect log is of one configuration,
+    and so are predictions: of a run with variants each has a file of its own, whose name has that of the variant before
+    its ending.
 
     A file is there whole or as it was. Nothing holds the whole run in memory. Raises ExportError.
     """
@@ -45,7 +60,7 @@ def export(store: RunStore, path: Path, format: str | None = None, variant: str 
         )
     names = check_variant(store, variant)
     files = {path: variant}
-    if chosen == "inspect" and names and variant is None:
+    if chosen in OF_ONE_VARIANT and names and variant is None:
         files = {path.with_name(f"{path.stem}-{name}{path.suffix}"): name for name in names}
     for name, of_variant in files.items():
         try:
