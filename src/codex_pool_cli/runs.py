@@ -202,22 +202,23 @@ def retry(run: Path, samples: tuple[str, ...], statuses: tuple[str, ...], mark: 
 @click.argument("run", type=_RUN)
 @click.option(
     "--format",
-    type=click.Choice(("jsonl", "csv", "parquet", "inspect", "atif", "atif-1.8", "chat", "swebench")),
-    help="As the ending of FILE says it; jsonl on stdout. To be named: atif, trajectories; chat, for fine-tuning; "
-    "swebench, predictions; each as JSON lines.",
+    metavar="NAME",
+    callback=options.as_text,
+    help="jsonl, csv, parquet, inspect; trajectories: atif, atif-1.8; for fine-tuning: chat; predictions: swebench; or "
+    "that of a plug-in (codex-pool plugins).  [default: as FILE ends; jsonl on stdout]",
 )
 @click.option("--variant", metavar="NAME", callback=options.as_text, help="Only this variant of the run.")
 @click.option(
     "-o",
     "--output",
     metavar="FILE",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=click.Path(path_type=Path),
     help="FILE.jsonl, .csv, .parquet, or .eval, a log for `inspect view`: FILE-VARIANT.eval for each variant.  "
     "[default: stdout]",
 )
 def export(run: Path, format: str | None, variant: str | None, output: Path | None) -> None:
-    """The finished samples of a run, with their scores; in the format of Inspect AI with all that was said, too."""
-    from codex_batch.export import ExportError, check_variant, export_to
+    """The finished samples of a run, with their scores; for Inspect AI and as trajectories with all that was said."""
+    from codex_batch.export import ExportError, check_variant, export_to, format_of
     from codex_batch.export import export as export_file
     from codex_batch.store import open_run
 
@@ -226,11 +227,11 @@ def export(run: Path, format: str | None, variant: str | None, output: Path | No
             if output is not None:
                 for path in export_file(store, output, format, variant):
                     click.echo(f"{run}: exported to {path}", err=True)
-            elif format in ("parquet", "inspect"):
+            elif not format_of(format, None).for_stdout:
                 fail(f"{format} is not for stdout; name a file with -o", options.USAGE)
             else:
                 check_variant(store, variant)
-                export_to(store, streams.binary_output(), format or "jsonl", variant)
+                export_to(store, streams.binary_output(), format, variant)
         except ExportError as error:
             fail(str(error), options.USAGE)
 

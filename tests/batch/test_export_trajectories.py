@@ -26,10 +26,10 @@ pytestmark = pytest.mark.quick
 def run_of(path: Path, names: Sequence[str], *, without: Sequence[str] = (), **of_record: Any) -> Path:
     """A run with a sample of each recorded file, named as it is, and samples without a file."""
     samples = [(Sample(name, ("say",), target="x", tags=("t",)), "said") for name in (*names, *without)]
-    scores = {
-        name: [Score(scorer="exact", value=1.0, passed=True), Score(scorer="j", value=0.0, error="no")]
-        for name in names
-    }
+    scores = {name: [Score(scorer="exact", value=1.0, passed=True)] for name in names}
+    if names:
+        # One that is not scored by all.
+        scores[names[-1]].append(Score(scorer="judge", value=0.0, error="no model"))
     notification = {"method": "item/completed", "params": {"item": {"type": "agentMessage", "text": "by events"}}}
     events = {name: [notification] for name in without[:1]}
     run = make_run(path, samples, scores=scores, events=events, **of_record)
@@ -170,6 +170,7 @@ def test_costs_are_in_dollars_or_beside(tmp_path: Path) -> None:
 def check_chat(messages: Sequence[Mapping[str, Any]]) -> None:
     """What the API for fine-tuning asks of the order and the form of messages."""
     waiting: list[str] = []
+    assert messages[-1]["role"] == "assistant"
     for message in messages:
         if message["role"] == "tool":
             assert message["tool_call_id"] == waiting.pop(0) and isinstance(message["content"], str)
@@ -181,7 +182,6 @@ def check_chat(messages: Sequence[Mapping[str, Any]]) -> None:
             assert call["function"]["name"].replace("_", "").replace("-", "").isalnum()
             waiting.append(call["id"])
         assert message["content"] is not None or waiting
-    assert not waiting and any(message["role"] == "assistant" for message in messages)
 
 
 def test_chats_have_messages_with_tool_calls(tmp_path: Path) -> None:
@@ -204,6 +204,7 @@ def test_chats_have_messages_with_tool_calls(tmp_path: Path) -> None:
     ]
     patch = messages[-3]["tool_calls"][0]["function"]
     assert json.loads(patch["arguments"])["input"].startswith("*** Begin Patch")
+    assert [each["metadata"]["passed"] for each in found] == [True, True, None]
     assert found[0]["metadata"] == {
         "sample": "commands",
         "epoch": 1,

@@ -1,71 +1,53 @@
 """A run as files that other programs read: tables, a log of Inspect AI, trajectories, chats, and predictions.
 
+formats       the formats by name: those below, and the exporters of plug-ins
 table         one row a sample: jsonl, csv, parquet
 inspect_log   an .eval file for `inspect view` and inspect_ai.log
-messages      notifications of an attempt -> messages          pure
-conversation  session files of codex -> steps                  pure
+messages      notifications of an attempt -> messages        pure
+conversation  session files of codex -> steps                pure
 recorded      the session files that a run has kept of a sample
 atif          trajectories in ATIF
 chat          chats for fine-tuning
 swebench      predictions of SWE-bench
+plugin        a run as the exporter of a plug-in reads it
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import shutil
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
-from codex_app_server._runtime.files import replacing
+from codex_app_server._runtime.files import PARTIAL, replacing
 
 from ..store import RunStore
-from .atif import write_atif, write_atif_1_8
-from .chat import write_chat
 from .errors import ExportError
-from .inspect_log import write_inspect
-from .swebench import write_swebench
-from .table import write_csv, write_jsonl, write_parquet
+from .formats import FORMATS, Format, format_of
 
-__all__ = ["FORMATS", "ExportError", "check_variant", "export", "export_to"]
-
-FORMATS: dict[str, Callable[[RunStore, IO[bytes], str | None], None]] = {
-    "jsonl": write_jsonl,
-    "csv": write_csv,
-    "parquet": write_parquet,
-    "inspect": write_inspect,
-    "atif": write_atif,
-    "atif-1.8": write_atif_1_8,
-    "chat": write_chat,
-    "swebench": write_swebench,
-}
-ENDINGS = {".jsonl": "jsonl", ".csv": "csv", ".parquet": "parquet", ".eval": "inspect"}
-# Of a run with variants each has a file of its own.
-OF_ONE_VARIANT = ("inspect", "swebench")
+__all__ = ["FORMATS", "ExportError", "Format", "check_variant", "export", "export_to", "format_of"]
 
 
 def export(store: RunStore, path: Path, format: str | None = None, variant: str | None = None) -> list[Path]:
-    """Write the finished samples of a run, or of one variant, to a file; return the files that were written.
+    """Write the finished samples of a run, or of one variant, to a file or directory; return what was written.
 
-    The format is the one that is named or that the name of the file ends with. An Inspect log is of one configuration,
-    and so are predictions: of a run with variants each has a file of its own, whose name has that of the variant before
-    its ending.
-
-    A file is there whole or as it was. Nothing holds the whole run in memory. Raises ExportError.
+    The format is the one that is named or that the name of the file ends with. Some, as an Inspect log, are of one
+    configuration: of a run with variants each has a file of its own, whose name has that of the variant before its
+    ending. A file is there whole or as it was; a directory must be new or empty. Nothing holds the whole run in memory.
+    Raises ExportError.
     """
-    chosen = format or ENDINGS.get(path.suffix.lower())
-    if chosen is None:
-        raise ExportError(
-            f"{path}: no known ending; name a format of {', '.join(FORMATS)}, or end it with one of "
-            f"{', '.join(ENDINGS)}"
-        )
+    chosen = format_of(format, path)
     names = check_variant(store, variant)
     files = {path: variant}
-    if chosen in OF_ONE_VARIANT and names and variant is None:
+    if chosen.each_variant and names and variant is None:
         files = {path.with_name(f"{path.stem}-{name}{path.suffix}"): name for name in names}
     for name, of_variant in files.items():
         try:
+            if chosen.write_directory is not None:
+                _write_directory(store, name, chosen, of_variant)
+                continue
             with replacing(name) as file:
-                export_to(store, file, chosen, of_variant)
+                _write(store, file, chosen, of_variant)
         except OSError as error:
             raise ExportError(f"{name}: cannot be written: {error.strerror or error}; name another file") from None
     return list(files)
@@ -80,9 +62,32 @@ def check_variant(store: RunStore, variant: str | None) -> list[str]:
     return names
 
 
-def export_to(store: RunStore, file: IO[bytes], format: str, variant: str | None = None) -> None:
-    """Write the finished samples of a run, or of one variant, to an open file. Raises ExportError."""
-    writer: Any = FORMATS.get(format)
-    if writer is None:
-        raise ExportError(f"no format {format!r}; expected one of {', '.join(FORMATS)}")
-    writer(store, file, variant)
+def export_to(store: RunStore, file: IO[bytes], format: str | None = None, variant: str | None = None) -> None:
+    """Write the finished samples of a run, or of one variant, to an open file, as JSON lines unless a format is named.
+
+    Raises ExportError.
+    """
+    _write(store, file, format_of(format, None), variant)
+
+
+def _write(store: RunStore, file: IO[bytes], format: Format, variant: str | None) -> None:
+    if format.write is None:
+        raise ExportError(f"{format.name} is a directory; name one with -o")
+    format.write(store, file, variant)
+
+
+def _write_directory(store: RunStore, path: Path, format: Format, variant: str | None) -> None:
+    """Write beside the path, then rename: the directory is there whole or not at all."""
+    assert format.write_directory is not None
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise ExportError(f"{path}: is there, and is no empty directory; name another one for {format.name}")
+    partial = path.with_name(path.name + PARTIAL)
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        format.write_directory(store, partial, variant)
+        partial.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            shutil.rmtree(partial)
+        raise

@@ -1,7 +1,8 @@
 """A run as chats for fine-tuning: JSON lines with `messages` as OpenAI's API has them, tool calls included.
 
-A line is one context that a model was shown: a thread whose context was compacted has several, and each sub-agent's
-thread has its own. Only what is whole is written; `metadata` says which sample it is of, and how that was scored.
+A line is one context that a model was shown, up to its last answer: a thread whose context was compacted has several,
+and each sub-agent's thread has its own. Only what is whole is written; `metadata` says which sample it is of, and how
+that was scored.
 """
 
 from __future__ import annotations
@@ -48,27 +49,35 @@ def chats(thread: Conversation) -> Iterator[tuple[int, list[Message]]]:
     """Yield the number and the messages of each context of a thread in which the model has answered."""
     first = [] if thread.instructions is None else [{"role": "system", "content": thread.instructions}]
     for number, window in enumerate(thread.windows, 1):
-        said = [step for step in window.steps if not step.is_compaction]
-        if any(step.role == "assistant" for step in said) and window.is_readable:
-            yield number, [*first, *_messages(window, said)]
+        if not any(step.role == "assistant" and not step.is_compaction for step in window.steps):
+            continue
+        messages = [*first, *_messages(window)]
+        # There is nothing to be learned of what follows the last answer.
+        while messages and messages[-1]["role"] != "assistant":
+            messages.pop()
+        if messages and window.is_readable:
+            yield number, messages
 
 
 def _about(row: SampleRow) -> dict[str, Any]:
     record = row.record
     assert record is not None
-    passed = [score.passed for score in row.scores if score.error is None and score.passed is not None]
+    is_known = bool(row.scores) and all(score.error is None and score.passed is not None for score in row.scores)
     return {
         "sample": row.id,
         "epoch": row.epoch,
         "variant": row.variant or None,
         "status": record.status,
-        "passed": all(passed) if passed else None,
+        "passed": all(score.passed for score in row.scores) if is_known else None,
         "model": record.model,
     }
 
 
-def _messages(window: Window, said: Sequence[Step]) -> Iterator[Message]:
-    for step in [*window.initial, *said]:
+def _messages(window: Window) -> Iterator[Message]:
+    for step in [*window.initial, *window.steps]:
+        if step.is_compaction:
+            # What it answers was never shown to the model as a message of this conversation.
+            continue
         if step.role == "assistant":
             yield from _answer(step)
         else:
