@@ -39,7 +39,7 @@ SAMPLES: list[dict[str, Any]] = [
     {"id": "commands", "prompts": ["run commands", "thank you"], "workspace": {"files": {"a.txt": "a\n"}}},
     {"id": "agents", "prompt": "delegate this"},
     {"id": "secret", "prompt": "say the secret"},
-    *({"id": f"s{number}", "prompt": f"sample {number}"} for number in range(12)),
+    *({"id": f"s{number}", "prompt": f"sample {number}"} for number in range(6)),
 ]
 
 
@@ -99,6 +99,7 @@ def test_secrets_are_not_in_what_is_kept(run: Path) -> None:
     assert SECRET.encode() not in text and b"[redacted SOME_API_TOKEN]" in text
 
 
+@pytest.mark.slow
 def test_a_run_without_rollouts_has_none_and_the_export_says_so(
     tmp_path: Path, home: Path, model: LoopbackModel
 ) -> None:
