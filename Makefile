@@ -49,8 +49,9 @@ test-security: tools $(VENV)/.installed-test
 	$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist worksteal -m security
 
 # The tests that need more than a newcomer installs: generator of the wire types, mypy, pyarrow, datasets, inspect_ai (some 650 MB),
-# and promtool, which has to be there (Debian: apt-get install prometheus).
-test-tools: tools $(VENV)/.installed-tools
+# promtool, which has to be there (Debian: apt-get install prometheus), and the readers of what is exported, harbor and swebench,
+# in out/formats (13 MB).
+test-tools: tools $(VENV)/.installed-tools out/formats/.installed
 	$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist worksteal -m "generate or parquet"
 
 # The demo and the quick tests on a Debian with python3, python3-venv and make alone, as root and as a plain user, in
@@ -150,6 +151,12 @@ $(VENV)/.installed-lint: $(VENV)/.installed-test
 
 $(VENV)/.installed-tools: $(VENV)/.installed-test
 	$(PIP) --editable '.[test,parquet,hf,lint,generate,inspect]'
+	@touch $@
+
+# Only what reads files is used of them: neither all else that they need, nor the Python that harbor runs tasks with.
+out/formats/.installed: $(VENV)/.installed-tools constraints.txt
+	rm -rf out/formats
+	$(PIP) --no-deps --ignore-requires-python --target out/formats harbor swebench python-dotenv tqdm
 	@touch $@
 
 $(VENV)/.installed-browser: $(VENV)/.installed-test

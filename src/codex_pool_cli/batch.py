@@ -75,6 +75,14 @@ from .variant_options import variant_options, variants_of
     default=True,
     help="Keep secrets in DIR as they come: values of variables that look secret, of config.toml and of a login.",
 )
+@click.option(
+    "--no-rollouts",
+    "rollouts",
+    is_flag=True,
+    flag_value=False,
+    default=True,
+    help="Keep no session files of codex in DIR, some 13 KB a sample: exports of trajectories are made of them.",
+)
 @click.option("--detach", is_flag=True, help="Go on in the background once it runs; see codex-pool attach.")
 @click.option("--notify", metavar="COMMAND", help="A shell command at the end; $CODEX_POOL_RUN, _STATE, _EXIT_CODE.")
 @click.option(

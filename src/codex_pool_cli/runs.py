@@ -206,8 +206,8 @@ def retry(run: Path, samples: tuple[str, ...], statuses: tuple[str, ...], mark: 
     "--format",
     metavar="NAME",
     callback=options.as_text,
-    help="jsonl, csv, parquet, inspect, or that of a plug-in (codex-pool plugins).  [default: as FILE ends; jsonl on "
-    "stdout]",
+    help="jsonl, csv, parquet, inspect; trajectories: atif, atif-1.8; for fine-tuning: chat; predictions: swebench; or "
+    "that of a plug-in (codex-pool plugins).  [default: as FILE ends; jsonl on stdout]",
 )
 @click.option("--variant", metavar="NAME", callback=options.as_text, help="Only this variant of the run.")
 @click.option(
@@ -219,7 +219,7 @@ def retry(run: Path, samples: tuple[str, ...], statuses: tuple[str, ...], mark: 
     "[default: stdout]",
 )
 def export(run: Path, format: str | None, variant: str | None, output: Path | None) -> None:
-    """The finished samples of a run, with their scores; in the format of Inspect AI with all that was said, too."""
+    """The finished samples of a run, with their scores; for Inspect AI and as trajectories with all that was said."""
     from codex_batch.export import ExportError, check_variant, export_to, format_of
     from codex_batch.export import export as export_file
     from codex_batch.store import open_run

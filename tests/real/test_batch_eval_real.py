@@ -15,6 +15,7 @@ import pytest
 from programs import codex_pool, running
 
 from codex_app_server.testing.loopback import LoopbackModel
+from codex_batch.export.recorded import recorded
 from codex_batch.store import open_run
 from codex_pool.runtime import processes
 
@@ -87,6 +88,10 @@ def test_turns_that_were_had_on_a_thread_are_not_had_again_after_a_kill(
     assert len(record["responses"]) == 3 and "say one" in record["responses"][0] and record["attempts"] == 2
     assert record["turns"] == 3 and record["scores"]["includes"]["value"] == 1.0
     with open_run(out) as store:
+        # The attempt went on with a fork of the thread, whose session file has only what came then.
+        thread = recorded(store, store.sample("s")).own
+        assert thread is not None
+        assert [step.text for step in thread.steps if step.role == "user" and not step.is_of_codex] == prompts
         # It went on in the same workspace.
         assert b"+changed" in store.artifact(store.sample("s").n, "diff.patch")
 

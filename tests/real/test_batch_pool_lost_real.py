@@ -18,6 +18,7 @@ from test_batch_real import attempts, dataset, prompts, results, until
 
 from codex_app_server.testing.loopback import LoopbackModel, write_loopback_home
 from codex_batch.rules.pool_deaths import DEATHS_LIMIT
+from codex_batch.store import open_run
 from codex_pool.runtime import processes
 
 pytestmark = pytest.mark.real
@@ -118,6 +119,13 @@ def test_turns_that_were_completed_before_their_pool_was_lost_are_not_had_again(
     assert record["status"] == "completed" and len(record["responses"]) == 2
     # The first turn was not had again: the second goes on with it.
     assert prompts(model)["say alpha"] == 1
+    # The session file of the attempt that was lost is kept as well.
+    with open_run(out) as store:
+        n = store.sample("a").n
+        lost, last = store.rollouts(n, 1), store.rollouts(n, 2)
+        assert [each.relation for each in (*lost, *last)] == ["own", "own", "origin"]
+        assert last[1].thread_id == lost[0].thread_id
+        assert any(b"say alpha" in line for line in store.rollout_lines(lost[0]))
 
 
 def test_a_turn_that_ended_unseen_before_its_pool_was_lost_is_taken_up(

@@ -59,6 +59,8 @@ class Settings:
     unguarded: bool = False
     redact: bool = True
     """True if secrets that are known are kept out of the run directory."""
+    rollouts: bool = True
+    """True if the session files of codex are kept in the run directory."""
     trust_workspaces: bool = False
     estimate: int | None = None
     rerun_changed: bool = False

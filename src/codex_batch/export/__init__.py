@@ -1,9 +1,14 @@
-"""A run as files that other programs read: JSON lines, CSV, Parquet, and a log of Inspect AI.
+"""A run as files that other programs read: tables, a log of Inspect AI, trajectories, chats, and predictions.
 
 formats       the formats by name: those below, and the exporters of plug-ins
 table         one row a sample: jsonl, csv, parquet
 inspect_log   an .eval file for `inspect view` and inspect_ai.log
-transcript    notifications of an attempt -> messages        pure
+messages      notifications of an attempt -> messages        pure
+conversation  session files of codex -> steps                pure
+recorded      the session files that a run has kept of a sample
+atif          trajectories in ATIF
+chat          chats for fine-tuning
+swebench      predictions of SWE-bench
 plugin        a run as the exporter of a plug-in reads it
 """
 

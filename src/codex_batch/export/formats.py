@@ -9,9 +9,12 @@ from typing import IO
 
 from ..plugins import discovery
 from ..store import RunStore
+from .atif import write_atif, write_atif_1_8
+from .chat import write_chat
 from .errors import ExportError
 from .inspect_log import write_inspect
 from .plugin import writer_of
+from .swebench import write_swebench
 from .table import write_csv, write_jsonl, write_parquet
 
 
@@ -38,6 +41,10 @@ FORMATS: dict[str, Format] = {
         Format("csv", write_csv, ending=".csv", for_stdout=True),
         Format("parquet", write_parquet, ending=".parquet"),
         Format("inspect", write_inspect, ending=".eval", each_variant=True),
+        Format("atif", write_atif, for_stdout=True),
+        Format("atif-1.8", write_atif_1_8, for_stdout=True),
+        Format("chat", write_chat, for_stdout=True),
+        Format("swebench", write_swebench, for_stdout=True, each_variant=True),
     )
 }
 

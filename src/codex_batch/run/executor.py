@@ -20,7 +20,7 @@ from ..dataset import Sample
 from ..rules.retry import Outcome
 from ..rules.validity import Facts
 from ..scoring import Score, Scorer
-from ..store import AttemptRow, SampleRow, Start
+from ..store import AttemptRow, Rollout, SampleRow, Start
 from ..workspace import Workspace
 
 
@@ -48,6 +48,8 @@ class AttemptResult:
     tool_calls: int = 0
     started_at: float = field(default_factory=time.time)
     events: bytes | None = None
+    rollouts: Sequence[Rollout] = ()
+    """Session files of the attempt's threads, without secrets."""
     note: str | None = None
     agents_md: str | None = None
     answered: Answered = NOBODY

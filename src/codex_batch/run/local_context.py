@@ -51,6 +51,8 @@ class LocalContext:
     sources: Repositories | None = None
     hook: str | None = None
     keep: bool = False
+    rollouts: bool = True
+    """True if session files of codex are archived."""
     trusting: bool = False
     """True if codex may trust the directories of samples, and take everything from them."""
     empty: EmptyDirectories = field(default_factory=EmptyDirectories)
@@ -111,6 +113,7 @@ def local_context(
         ask=Asking(clients.main.codex, judge, on_usage=on_usage, prices=prices, replaced=clients.main.replaced),
         sources=sources,
         hook=settings.hook,
+        rollouts=settings.rollouts,
         keep=settings.keep,
         trusting=settings.trust_workspaces,
         process_pool=process_pool,

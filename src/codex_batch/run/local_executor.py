@@ -34,6 +34,7 @@ from .executor import AttemptListener, AttemptResult, SampleJob
 from .local_context import LocalContext
 from .pool_clients import Pools
 from .recovery import RecoveredTurns, Recovery, with_effort
+from .rollout_archive import RolloutArchive
 from .stopping import Stopped, unless_stopped
 
 T = TypeVar("T")
@@ -48,7 +49,8 @@ class LocalExecutor:
     def __init__(self, context: LocalContext) -> None:
         self._context = context
         self._directory = context.directory
-        self._recovery = Recovery(context.clients, context.directory)
+        self._rollouts = RolloutArchive(context.directory.redactor, is_on=context.rollouts)
+        self._recovery = Recovery(context.clients, context.directory, self._rollouts)
         self._work = f"{context.directory.path}/{layout.WORK}"
 
     def _pools(self, job: SampleJob) -> Pools:
@@ -170,6 +172,7 @@ class LocalExecutor:
         result = AttemptResult(start, outcome, workspace, responses, meter.turns, meter.tool_calls, started_at, events)
         result.pool_gone, result.codex, result.agents_md, result.facts = attempt.pool_gone, codex, agents_md, facts
         result.answered = with_effort(sample, started.answered, attempt.rerouted)
+        result.rollouts = await self._rollouts.of(started.id, started.path)
         if outcome.status in SCORED:
             if attempt.may_have_called:
                 await find_hidden_calls(facts, started.path)

@@ -30,6 +30,7 @@ from .attempt import turn_key
 from .attempt_facts import find_hidden_calls
 from .environments import environments_of, health, remote
 from .executor import AttemptListener, AttemptResult, SampleJob
+from .rollout_archive import RolloutArchive
 from .run_pools import RunClients
 from .stopping import unless_stopped
 
@@ -47,6 +48,11 @@ class RecoveredTurns:
     turns: Sequence[Any]
     whole: bool
     thread: StartedThread | None = None
+
+    @property
+    def path(self) -> str | None:
+        """The session file of the thread."""
+        return None if self.thread is None else self.thread.path
 
     @property
     def responses(self) -> list[str | None]:
@@ -120,9 +126,10 @@ async def recover_turns(
 class Recovery:
     """Recovers attempts of one run on its present pools."""
 
-    def __init__(self, clients: RunClients, directory: RunDirectory) -> None:
+    def __init__(self, clients: RunClients, directory: RunDirectory, rollouts: RolloutArchive) -> None:
         self._clients = clients
         self._directory = directory
+        self._rollouts = rollouts
 
     async def unfinished(self, job: SampleJob, attempt: AttemptRow, path: Path) -> AttemptResult:
         """Return an attempt that a run which died had started, judged: `completed` if all its turns were, else `lost`.
@@ -135,7 +142,10 @@ class Recovery:
         how = f"it had {had} turns before" if had else "its turn was never completed"
         problem = {"kind": "lost", "message": f"the run died before the attempt ended; {how}"}
         lost = AttemptResult(start, Outcome("lost", problem, thread_id=attempt.thread_id))
-        if recovered is None or not recovered.whole:
+        if recovered is None:
+            return lost
+        lost.rollouts = await self._rollouts.of(recovered.thread_id, recovered.path)
+        if not recovered.whole:
             return lost
         workspace = reopen(job.sample, path) if job.sample.workspace is not None else None
         if workspace is None and job.sample.workspace is not None:
@@ -191,7 +201,7 @@ class Recovery:
     ) -> AttemptResult:
         """The result of an attempt all of whose turns are stored as completed. Raises Stopped, TransportClosedError."""
         facts, client = Facts(recovered.calls()), self._clients.of(job.sample.variant).codex.client
-        await find_hidden_calls(facts, None if recovered.thread is None else recovered.thread.path)
+        await find_hidden_calls(facts, recovered.path)
         if workspace is not None and workspace.environment is not None:
             # This pool does not know it yet.
             await unless_stopped(job.halt, client.request("environment/add", workspace.environment))
@@ -214,6 +224,7 @@ class Recovery:
             recovered.tool_calls,
             started_at=recovered.turns[0].started_at or time.time(),
             events=recovered.events(self._directory.redactor),
+            rollouts=await self._rollouts.of(recovered.thread_id, recovered.path),
             note="completed after its run had died; recovered from its thread",
             facts=facts,
             answered=with_effort(job.sample, NOBODY if recovered.thread is None else recovered.thread.answered),

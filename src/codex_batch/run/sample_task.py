@@ -116,7 +116,7 @@ class SampleTask:
         if outcome.status == "completed":
             return result
         end = {"status": outcome.status, "error": outcome.error, "thread_id": outcome.thread_id}
-        await self._written(lambda: self._directory.end_attempt(result.start, end))
+        await self._written(lambda: self._directory.end_attempt(result.start, end, rollouts=result.rollouts))
         return None
 
     async def _attempts(self) -> AttemptResult | None:
@@ -149,7 +149,9 @@ class SampleTask:
         """The end of an attempt that another one follows."""
         end = _end_of(result.outcome)
         await self._written(
-            lambda: self._directory.end_attempt(result.start, end, note=result.note, events=result.events)
+            lambda: self._directory.end_attempt(
+                result.start, end, note=result.note, events=result.events, rollouts=result.rollouts
+            )
         )
 
     def _decide(self, outcome: Outcome, tries: int) -> Decision:
@@ -248,7 +250,13 @@ class SampleTask:
         self._is_untouched = outcome.status == "completed" and result.start.attempt == 1 and result.tool_calls == 0
         finished: Finished | None = await self._written(
             lambda: self._directory.finish(
-                result.start, record, _end_of(outcome), to_score=to_score, note=result.note, events=result.events
+                result.start,
+                record,
+                _end_of(outcome),
+                to_score=to_score,
+                note=result.note,
+                events=result.events,
+                rollouts=result.rollouts,
             )
         )
         return finished

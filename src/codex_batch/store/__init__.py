@@ -5,6 +5,7 @@ schema          the tables of run.sqlite, their version and its migrations
 rows            what is stored and read back, as values                   pure
 outdated        scores that do not hold any more, and the reasons         pure
 segments        event logs: gzip members in files, found by offset
+rollouts        session files of codex, by attempt, kept as event logs are
 statements      the changes of the tables, one function each
 writer          the one thread that writes: waiting changes share a commit
 redacting       known secrets taken out of what is written
@@ -22,6 +23,7 @@ from .directory import Finished, RunDirectory, Start, Written, edit_run
 from .layout import RunDirectoryError, SampleKey, directory_name, safe_name, shown_name
 from .outdated import DatasetChanges
 from .reader import RunStore, open_run
+from .rollouts import Rollout, RolloutRow
 from .rows import AttemptRow, Entry, RecordRow, SampleRow, ScoreRow
 from .segments import EventLog
 
@@ -32,6 +34,8 @@ __all__ = [
     "EventLog",
     "Finished",
     "RecordRow",
+    "Rollout",
+    "RolloutRow",
     "RunDirectory",
     "RunDirectoryError",
     "RunStore",

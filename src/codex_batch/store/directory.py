@@ -27,6 +27,7 @@ from .export import Results
 from .layout import RunDirectoryError, SampleKey
 from .outdated import DatasetChanges
 from .reader import RunStore, open_run
+from .rollouts import Rollout, insert_rollouts
 from .rows import Entry, RecordRow, SampleRow, to_json
 from .schema import open_for_reading, open_for_writing
 from .segments import Segments
@@ -81,10 +82,11 @@ class RunDirectory(fork.ProcessBound):
             # What a change has made of a sample is read where it was made, within its transaction.
             self._rows = RunStore(path, self._connection)
             self._segments = Segments(path / layout.EVENTS, statements.last_offset(self._connection))
+            self._rollouts = Segments(path / layout.ROLLOUTS, statements.last_offset(self._connection, "rollouts"))
             self._results = Results(path)
             try:
                 self._writer = Writer(
-                    self._connection, database, before_commit=self._segments.sync, after_commit=self._after_commit
+                    self._connection, database, before_commit=self._sync, after_commit=self._after_commit
                 )
             except StartError as error:
                 raise RunDirectoryError(f"{path} cannot be written: {error}") from None
@@ -104,6 +106,7 @@ class RunDirectory(fork.ProcessBound):
         finally:
             self._results.close()
             self._segments.close()
+            self._rollouts.close()
             self._closing.close()
 
     def _let_go(self) -> None:
@@ -214,13 +217,20 @@ class RunDirectory(fork.ProcessBound):
         return self._submit(lambda db: statements.start_attempt(db, n, key, thread_id, time.time()))
 
     def end_attempt(
-        self, start: Start, end: Mapping[str, Any], *, note: str | None = None, events: bytes | None = None
+        self,
+        start: Start,
+        end: Mapping[str, Any],
+        *,
+        note: str | None = None,
+        events: bytes | None = None,
+        rollouts: Sequence[Rollout] = (),
     ) -> Written[None]:
         """Note an attempt that another one follows, or that is not counted."""
         end, note = redacting.end(self.redactor, end), None if note is None else self.redactor.text(note)
 
         def change(db: sqlite3.Connection) -> None:
             statements.end_attempt(db, start, end, note, time.time(), self._append(events))
+            insert_rollouts(db, start, rollouts, self._rollouts.append)
 
         return self._submit(change)
 
@@ -233,12 +243,14 @@ class RunDirectory(fork.ProcessBound):
         to_score: bool = False,
         note: str | None = None,
         events: bytes | None = None,
+        rollouts: Sequence[Rollout] = (),
     ) -> Written[Finished | None]:
         """The last attempt has ended, and with it the sample; unless it is still to be scored."""
         end, record = redacting.end(self.redactor, end), redacting.record(self.redactor, record)
 
         def change(db: sqlite3.Connection) -> Finished | None:
             statements.end_attempt(db, start, end, note, time.time(), self._append(events))
+            insert_rollouts(db, start, rollouts, self._rollouts.append)
             statements.record(db, start.n, record, "scoring" if to_score else "done")
             return None if to_score else self._finished(start.n, scored=False)
 
@@ -316,6 +328,10 @@ class RunDirectory(fork.ProcessBound):
 
     def _append(self, events: bytes | None) -> tuple[int, int, int] | None:
         return None if events is None else self._segments.append(events)
+
+    def _sync(self) -> None:
+        self._segments.sync()
+        self._rollouts.sync()
 
     def _after_commit(self, results: list[Any]) -> None:
         finished = [result for result in results if isinstance(result, Finished)]

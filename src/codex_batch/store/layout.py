@@ -3,6 +3,7 @@
 run.sqlite      the truth: samples, attempts, records, scores
 results.jsonl   made of it: one line a finished sample
 events/         compressed event logs
+rollouts/       compressed session files of codex, of each attempt
 artifacts/      a directory for each sample: its diff, and what its scorers left
 config.json     what was run: configuration, versions, state of the dataset
 lock            held by the process that writes; its pid
@@ -32,6 +33,7 @@ from codex_app_server._runtime.files import PARTIAL
 DATABASE, RESULTS, CONFIG, LOCK, LOG = "run.sqlite", "results.jsonl", "config.json", "lock", "pool.log"
 OUTPUT, PROGRESS, CONTROL, LIVE = "batch.log", "progress.json", "control", "live"
 EVENTS, ARTIFACTS, HOME, WORK = "events", "artifacts", "home", "work"
+ROLLOUTS = "rollouts"
 RESCORING, REPOSITORIES = "rescoring", "repositories"
 # The directory that judges work in: during a run, and while it is scored again.
 JUDGE, RESCORING_JUDGE = f"{WORK}/.judge", f"{RESCORING}/judge"
@@ -41,7 +43,7 @@ WORKSPACE, BASE, WORKSPACE_STATE, REMADE = "workspace", "base.git", "workspace.j
 # Among the artifacts of a sample: what its agent changed in the workspace.
 DIFF = "diff.patch"
 _OF_SQLITE = (DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm", f"{DATABASE}-journal")
-_LASTING = (*_OF_SQLITE[:3], RESULTS, CONFIG, LOG, EVENTS, ARTIFACTS, HOME, REPOSITORIES)
+_LASTING = (*_OF_SQLITE[:3], RESULTS, CONFIG, LOG, EVENTS, ROLLOUTS, ARTIFACTS, HOME, REPOSITORIES)
 # A directory that has one of these and no database is not a run's.
 _OWN = (HOME, WORK, EVENTS, ARTIFACTS)
 _EARLIER = ("journal.jsonl", "run.json")
@@ -135,7 +137,7 @@ def clear(path: Path) -> None:
     """
     # Without a database, names that are not a run's alone may belong to another program.
     is_run = (path / DATABASE).exists()
-    directories = (*_OWN, CONTROL, LIVE, RESCORING) if is_run else _OWN
+    directories = (*_OWN, ROLLOUTS, CONTROL, LIVE, RESCORING) if is_run else _OWN
     for name in directories:
         # A symbolic link is the user's decision; what it points to is not ours.
         if (path / name).is_symlink():

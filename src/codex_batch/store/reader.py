@@ -15,6 +15,7 @@ from codex_app_server._runtime.files import resolved
 
 from . import layout, locked
 from .layout import RunDirectoryError
+from .rollouts import RolloutRow, rollout_of
 from .rows import (
     ANSWERED,
     UNKNOWN_COST,
@@ -219,6 +220,18 @@ class RunStore:
         for line in self.event_lines(n, attempt):
             if line.strip():
                 yield json.loads(line)
+
+    def rollouts(self, n: int, attempt: int) -> list[RolloutRow]:
+        """Return the session files that are kept of an attempt, its own thread first; those that are missing have a
+        note. None are of runs without them."""
+        found = self._fetch("SELECT * FROM rollouts WHERE n = ? AND attempt = ? ORDER BY place", (n, attempt))
+        return [rollout_of(row) for row in found]
+
+    def rollout_lines(self, rollout: RolloutRow) -> Iterator[bytes]:
+        """Iterate over the lines of a session file; none if it is missing."""
+        if rollout.at is not None:
+            segment, offset, length = rollout.at
+            yield from read_lines(path_of(self.path / layout.ROLLOUTS, segment), offset, length)
 
     def artifact(self, n: int, name: str) -> bytes:
         """Read an artifact of a sample by its name in `record.artifacts`.

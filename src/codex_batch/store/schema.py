@@ -82,6 +82,15 @@ MIGRATIONS: tuple[str, ...] = (
     CREATE INDEX samples_in_order ON samples (position, n);
     CREATE INDEX samples_to_do ON samples (position, n) WHERE selected AND state <> 'done';
     """,
+    # Session files of codex, one a thread of an attempt.
+    """
+    CREATE TABLE rollouts (
+        n INTEGER NOT NULL REFERENCES samples, attempt INTEGER NOT NULL, place INTEGER NOT NULL,
+        thread_id TEXT NOT NULL, relation TEXT NOT NULL, parent_id TEXT, bytes INTEGER NOT NULL DEFAULT 0,
+        cut_bytes INTEGER NOT NULL DEFAULT 0, note TEXT, segment INTEGER, offset INTEGER, length INTEGER,
+        PRIMARY KEY (n, attempt, place)
+    ) WITHOUT ROWID;
+    """,
 )
 
 

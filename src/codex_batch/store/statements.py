@@ -29,10 +29,10 @@ class Start(msgspec.Struct, frozen=True):
     attempt: int
 
 
-def last_offset(db: sqlite3.Connection) -> tuple[int, int]:
-    """Return the end of the last event log: segment and offset."""
+def last_offset(db: sqlite3.Connection, table: str = "attempts") -> tuple[int, int]:
+    """Return the end of the last member that rows of `table` name: segment and offset."""
     found = db.execute(
-        "SELECT segment, max(offset + length) FROM attempts WHERE segment = (SELECT max(segment) FROM attempts)"
+        f"SELECT segment, max(offset + length) FROM {table} WHERE segment = (SELECT max(segment) FROM {table})"
     ).fetchone()
     return (1, 0) if found is None or found[0] is None else (found[0], found[1])
 
