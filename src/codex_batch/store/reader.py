@@ -34,6 +34,8 @@ from .segments import path_of, read_lines
 PAGE = 200
 # Key of the table `run` that holds the variants.
 VARIANTS = "variants"
+# Keys of the shard, as I/N, and of what the run was merged of.
+SHARD, MERGED = "shard", "merged"
 ARTIFACT_BYTES = 256 * 2**20
 _SAMPLE = (
     "s.n, s.id, s.epoch, s.variant, s.digest, s.spec, s.tags, s.position, s.selected, s.state, "
