@@ -28,7 +28,8 @@ def _shard(context: click.Context, parameter: click.Parameter, value: str | None
 
 
 FORMATS = ("jsonl", "json", "csv", "tsv", "parquet", "folders")
-_NAMES = ("format", "columns", "prompt_template", "filters", "sample_ids", "limit", "shuffle", "seed", "epochs", "shard")
+_SELECTION = ("filters", "sample_ids", "limit", "shuffle", "seed", "epochs", "shard")
+_NAMES = ("format", "columns", "prompt_template", *_SELECTION)
 _OPTIONS = (
     click.option(
         "--format",
@@ -76,8 +77,8 @@ _OPTIONS = (
         "--shard",
         metavar="I/N",
         callback=_shard,
-        help="Only the I-th of N parts of the samples, counted from 1, on one of several machines; each in a DIR of its "
-        "own. `codex-pool runs merge` joins them.",
+        help="Only the I-th of N parts of the samples, counted from 1: for several machines, each with its own DIR. "
+        "`codex-pool runs merge` joins them.",
     ),
 )
 

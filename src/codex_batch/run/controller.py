@@ -108,7 +108,10 @@ def run_batch(settings: Settings) -> int:
 
 
 def _gates(settings: Settings, samples: Dataset, scorers: Scorers) -> Gates:
-    """The gates of a run, checked; a shard without samples has none. Raises GateError, ScorerError, RunDirectoryError."""
+    """The gates of a run, checked; a shard without samples has none.
+
+    Raises GateError, ScorerError, RunDirectoryError.
+    """
     options, plan = settings.gates, Plan()
     if settings.shard is not None and not len(samples):
         return Gates()

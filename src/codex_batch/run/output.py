@@ -148,8 +148,8 @@ class RunOutput:
             self.say(f"codex-pool: {problem}")
         results = str(self._directory.file(layout.RESULTS))
         if code not in NOT_STARTED and was_run:
-            shard = self._settings.shard
-            rows = [] if shard is None else [("shard", f"{shard}: figures are of its {plural(progress.total, 'sample')}")]
+            of_shard = f"{self._settings.shard}: figures are of its {plural(progress.total, 'sample')}"
+            rows = [] if self._settings.shard is None else [("shard", of_shard)]
             rows += [*summary.summary(outcome["counts"], progress, now), *summary.not_valid(outcome["not_valid"])]
             rows += scores
             if self._settings.estimate is not None:
