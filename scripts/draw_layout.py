@@ -61,7 +61,7 @@ LAYERS: dict[str, tuple[Layer, ...]] = {
         Layer("data", ("dataset", "redaction", "exit_codes"), apart=True),
         Layer("store", ("store",)),
         Layer("rules", ("rules",)),
-        Layer("run", ("configuration", "display", "workspace", "scoring", "gates", "run", "manage")),
+        Layer("run", ("configuration", "display", "workspace", "scoring", "gates", "run", "manage", "merge")),
         Layer("output", ("report", "export"), apart=True),
         Layer("view", ("view",)),
         Layer("public", ("__init__",)),

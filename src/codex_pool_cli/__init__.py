@@ -20,7 +20,7 @@ VERBS = {
     "score": "Score a run again, without running it again.",
     "report": "Write a run, two compared, or any number side by side, as one HTML page.",
     "attach": "Show a run that goes on in the background.",
-    "runs": "List, show, check, tail, cancel, retry, export and remove runs.",
+    "runs": "List, view, show, check, tail, cancel, retry, merge, export and remove runs.",
     "plugins": "List the plug-ins of batches that are installed.",
     "serve": "Run a pool as a daemon that programs connect to.",
     "bridge": "Be a codex app-server on stdin and stdout, with a pool behind it.",

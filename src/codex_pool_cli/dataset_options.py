@@ -11,10 +11,24 @@ import click
 from . import options
 
 if TYPE_CHECKING:
-    from codex_batch.dataset import Request
+    from codex_batch.dataset import Request, Shard
 
 F = TypeVar("F", bound=Callable[..., Any])
-_NAMES = ("format", "columns", "prompt_template", "filters", "sample_ids", "limit", "shuffle", "seed", "epochs")
+
+
+def _shard(context: click.Context, parameter: click.Parameter, value: str | None) -> Shard | None:
+    if value is None:
+        return None
+    from codex_batch.dataset import Shard
+
+    try:
+        return Shard.parse(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+_SELECTION = ("filters", "sample_ids", "limit", "shuffle", "seed", "epochs", "shard")
+_NAMES = ("format", "columns", "prompt_template", *_SELECTION)
 _OPTIONS = (
     click.option(
         "--format",
@@ -59,6 +73,13 @@ _OPTIONS = (
     click.option("--seed", type=int, metavar="N", help="For --shuffle; 0 unless given."),
     click.option(
         "--epochs", type=click.IntRange(min=1), default=1, show_default=True, metavar="N", help="Each sample N times."
+    ),
+    click.option(
+        "--shard",
+        metavar="I/N",
+        callback=_shard,
+        help="Only the I-th of N parts of the samples, counted from 1: for several machines, each with its own DIR. "
+        "`codex-pool runs merge` joins them.",
     ),
 )
 

@@ -16,6 +16,7 @@ from . import options, streams
 from .errors import fail
 from .runs_check import check
 from .runs_list import list_
+from .runs_merge import merge
 from .runs_view import view
 
 _RUN = click.Path(exists=True, file_okay=False, path_type=Path, resolve_path=True)
@@ -34,9 +35,9 @@ def _reported() -> Iterator[None]:
         fail(error.args[0], options.USAGE)
 
 
-@click.group(short_help="List, view, show, check, tail, cancel, retry, export and remove runs.")
+@click.group(short_help="List, view, show, check, tail, cancel, retry, merge, export and remove runs.")
 def runs() -> None:
-    """List, view, show, check, tail, cancel, retry, export and remove runs.
+    """List, view, show, check, tail, cancel, retry, merge, export and remove runs.
 
     RUN is a run directory; SAMPLE an id, ID#EPOCH, or ID@VARIANT, ID@VARIANT#EPOCH in a run with variants.
     """
@@ -45,6 +46,7 @@ def runs() -> None:
 runs.add_command(check)
 runs.add_command(list_)
 runs.add_command(view)
+runs.add_command(merge)
 
 
 @runs.command()
@@ -79,6 +81,8 @@ def show(run: Path, sample: str | None, as_json: bool) -> None:
                 config = value.pop("config")
                 for name in ("judged", "variants"):
                     value.pop(name, None)
+                merged = value.pop("merged", None)
+                value["merged"] = merged and f"{len(merged['shards'])} of {merged['of']} shards"
                 value["cost"] = spent_in_words(spent.known, spent.unknown, currency)
                 value["launches"] = len(info["launches"])
                 value["command"] = " ".join(["codex-pool", *config.get("command", [])])

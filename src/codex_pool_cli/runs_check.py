@@ -44,13 +44,17 @@ def check(context: click.Context, /, run: Path, as_json: bool, **given: Any) -> 
     from codex_batch.gates.prepare import plan_of_store, prepare
     from codex_batch.scoring import ScorerError
     from codex_batch.store import RunDirectoryError, open_run
+    from codex_batch.store.reader import SHARD
 
     try:
         with open_run(run) as store:
             gates = judge.Gates(asked, prepare(asked, plan_of_store(store), run))
             found = gates.judge(store, options.OK, None)
+            shard = store.info().get(SHARD)
     except (RunDirectoryError, ScorerError, GateError) as error:
         fail(str(error), options.USAGE)
+    if shard is not None:
+        click.echo(f"{run} is shard {shard}: gates are decided for its samples alone", err=True)
     if as_json:
         gates_json = [verdict.to_json() for verdict in found.verdicts]
         click.echo(streams.json_text(json.dumps({"gates": gates_json, "exit_code": found.code}, indent=2)))

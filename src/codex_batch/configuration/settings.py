@@ -98,6 +98,11 @@ class Settings:
         return "the demo dataset" if self.demo_dataset else str(self.request.source)
 
     @property
+    def shard(self) -> str | None:
+        """The shard of the dataset that is run, as I/N; None for all of it."""
+        return None if self.request.shard is None else str(self.request.shard)
+
+    @property
     def is_partly(self) -> bool:
         """True if only some of the dataset's samples were asked for."""
         request = self.request
@@ -129,6 +134,8 @@ def config(settings: Settings, fingerprint: str, samples: int, scorers: list[dic
     # The variants stand in full beside the arguments, once their configurations are known.
     del arguments["pool"], arguments["variants"]
     arguments |= {each.name: getattr(settings.pool, each.name) for each in fields(groups=OF_RUNS)}
+    # It stands beside them.
+    arguments["request"].pop("shard")
     return {
         "arguments": _plain({**arguments, "overrides": list(map(_shown, settings.overrides))}),
         "command": _command(sys.argv[1:]),
@@ -145,6 +152,7 @@ def config(settings: Settings, fingerprint: str, samples: int, scorers: list[dic
             "fingerprint": fingerprint,
             "git": _git_state(settings.request),
         },
+        **({} if settings.shard is None else {"shard": settings.shard}),
         "scorers": scorers,
     }
 

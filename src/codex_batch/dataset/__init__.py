@@ -15,6 +15,7 @@ cells       fields out of text                                        pure
 columns     fields out of columns of other names                      pure
 template    texts made by a Jinja template
 selection   which samples, in which order, how often                  pure
+shards      parts of a dataset for several machines                   pure
 load        all of it together
 request     all that can be asked of a dataset, as text
 """
@@ -25,6 +26,7 @@ from .load import Dataset, load, parse, read
 from .request import Request
 from .sample import DatasetError, Sample
 from .selection import Filter, Selection
+from .shards import Shard
 from .sources import FORMATS, STDIN
 from .template import Template
 
@@ -39,6 +41,7 @@ __all__ = [
     "Request",
     "Sample",
     "Selection",
+    "Shard",
     "Template",
     "load",
     "parse",

@@ -22,6 +22,7 @@ from .columns import Columns
 from .row import DatasetRow
 from .sample import DatasetError, Sample
 from .selection import Selection, is_id
+from .shards import Shard
 from .sources import opened, path_of
 from .template import Template
 from .trees import tree_digest
@@ -48,7 +49,10 @@ _EMPTY = {
 
 
 class Dataset:
-    """The selected samples of a dataset, in order; may be iterated any number of times. Close it in the end."""
+    """The selected samples of a dataset, in order; may be iterated any number of times. Close it in the end.
+
+    Of one that is sharded, these are those of one shard. `places` has their places in `order`; None stands for all.
+    """
 
     def __init__(
         self,
@@ -61,6 +65,7 @@ class Dataset:
         found: int,
         left_out: IO[bytes] | None = None,
         commit: str | None = None,
+        places: array[int] | None = None,
     ) -> None:
         self.name = name
         self.path = path
@@ -74,24 +79,45 @@ class Dataset:
         self._offsets = offsets
         self._order = order
         self._left_out = left_out
+        self._places = range(len(order)) if places is None else places
 
     def __len__(self) -> int:
-        return len(self._order) * self.epochs
+        return len(self._places) * self.epochs
 
     def __iter__(self) -> Iterator[Sample]:
+        for _, sample in self.placed():
+            yield sample
+
+    def placed(self) -> Iterator[tuple[int, Sample]]:
+        """Yield each sample with its place among the selected samples of all shards, epochs included."""
         for epoch in range(1, self.epochs + 1):
-            for position in self._order:
-                sample = _read_at(self._spool, self._offsets[position])
-                yield sample if epoch == 1 else msgspec.structs.replace(sample, epoch=epoch)
+            for place in self._places:
+                sample = _read_at(self._spool, self._offsets[self._order[place]])
+                sample = sample if epoch == 1 else msgspec.structs.replace(sample, epoch=epoch)
+                yield (epoch - 1) * len(self._order) + place, sample
 
     @property
     def fingerprint(self) -> str:
-        """Return a digest of the ids and digests of the selected samples, in order."""
+        """Return a digest of the ids and digests of the selected samples of all shards, in order."""
         digest = hashlib.sha256()
-        for position in self._order:
-            sample = _read_at(self._spool, self._offsets[position])
+        for sample in self._selected():
             digest.update(f"{sample.id}\0{sample.digest}\n".encode())
         return digest.hexdigest()[:16]
+
+    @property
+    def content(self) -> str:
+        """Return a digest of all that the selected samples of all shards ask and are scored by, but for directories."""
+        digest = hashlib.sha256()
+        for sample in self._selected():
+            spec = sample.to_json()
+            for name in ("directory", "cwd", "workspace"):
+                spec.pop(name, None)
+            digest.update(f"{sample.digest}\0{json.dumps(spec, sort_keys=True)}\n".encode())
+        return digest.hexdigest()[:16]
+
+    def _selected(self) -> Iterator[Sample]:
+        for position in self._order:
+            yield _read_at(self._spool, self._offsets[position])
 
     @property
     def digests(self) -> Iterator[tuple[str, str]]:
@@ -120,6 +146,7 @@ def load(
     source: Path | str,
     *,
     selection: Selection = ALL,
+    shard: Shard | None = None,
     columns: Columns | None = None,
     template: Template | None = None,
     format: str | None = None,
@@ -128,6 +155,8 @@ def load(
     check_repository: CheckRepository | None = None,
 ) -> Dataset:
     """The samples of a file, a directory of task folders, a dataset of the hub (`hf://`), or (`-`) of `stdin`.
+
+    Of the selected samples those of `shard` are left; that may be none.
 
     `format` is one of FORMATS, by default that of the file's suffix, else JSON lines; a file may be compressed with
     gzip. Raises DatasetError.
@@ -141,20 +170,23 @@ def load(
             reading = _Reading(
                 found.directory, Path.is_dir, columns, template, check_sample, check_repository or _refuse_repository
             )
-            offsets, end = array("Q"), 0
+            offsets, end, in_shard = array("Q"), 0, bytearray()
             for sample in reading.samples(found.rows):
                 if selection.takes(sample):
                     offsets.append(end)
+                    in_shard.append(shard is None or shard.takes(sample.id))
                     end += spool.write(line_of(sample))
                 else:
                     left_out.write(json.dumps((sample.id, sample.digest)).encode() + b"\n")
         reading.finish(f"{name}: the dataset is empty; {_EMPTY[found.kind]}")
         _check_selection(selection, name, reading.names, len(offsets))
         order = selection.order(len(offsets))
+        places = None if shard is None else array("L", (n for n, position in enumerate(order) if in_shard[position]))
         path = path_of(source)
         # From here on the dataset closes them.
         closing.pop_all()
-        return Dataset(name, path, spool, offsets, order, selection.epochs, len(reading.names), left_out, found.commit)
+        count, commit = len(reading.names), found.commit
+        return Dataset(name, path, spool, offsets, order, selection.epochs, count, left_out, commit, places)
 
 
 def parse(data: bytes, name: str, directory: Path, *, is_directory: fields.IsDirectory = Path.is_dir) -> list[Sample]:

@@ -11,6 +11,7 @@ from .columns import Columns
 from .load import CheckRepository, CheckSample, Dataset, load
 from .sample import DatasetError
 from .selection import Filter, Selection
+from .shards import Shard
 from .sources import path_of
 from .template import Template
 
@@ -31,6 +32,8 @@ class Request:
     shuffle: bool = False
     seed: int = 0
     epochs: int = 1
+    shard: Shard | None = None
+    """Part of the selected samples; None for all of them."""
 
     @property
     def path(self) -> Path | None:
@@ -84,6 +87,7 @@ class Request:
             dataset = load(
                 self.source,
                 selection=selection,
+                shard=self.shard,
                 columns=columns,
                 template=template,
                 format=self.format,

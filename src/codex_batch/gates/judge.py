@@ -17,6 +17,7 @@ from codex_pool.runtime.os_errors import describe
 
 from ..exit_codes import GATE_FAILED, NOT_STARTED, OK, SOME_FAILED
 from ..store import RunStore
+from ..store.reader import SHARD
 from . import github, junit
 from .cases import Case, Overview, case_of
 from .columns import columns_of
@@ -124,6 +125,7 @@ def publish(
     for row in store.samples(selected=True):
         overview.add(row, case_of(row, names(row), redact))
     name, problems = redact(_name_of(info)), list[str]()
+    title = name if info.get(SHARD) is None else f"{name}, shard {info[SHARD]}"
 
     def cases(variant: str) -> Iterator[Case]:
         for row in store.samples(selected=True, variant=variant):
@@ -133,7 +135,7 @@ def publish(
     if options.junit is not None:
         try:
             with replacing(options.junit) as file:
-                for text in _junit(name, info["created_at"], cases, overview, verdicts):
+                for text in _junit(name, title, info["created_at"], cases, overview, verdicts):
                     file.write(text.encode())
             written = options.junit
         except OSError as error:
@@ -143,7 +145,7 @@ def publish(
     target = environ.get(SUMMARY_VARIABLE)
     if target:
         try:
-            _append(Path(target), github.summary(name, overview, verdicts, redact))
+            _append(Path(target), github.summary(title, overview, verdicts, redact))
         except OSError as error:
             problems.append(f"{SUMMARY_VARIABLE}: {describe(error)}")
     annotations = github.workflow_commands(overview, verdicts, redact)
@@ -152,16 +154,18 @@ def publish(
 
 def _junit(
     name: str,
+    title: str,
     began_at: float | None,
     cases: Callable[[str], Iterable[Case]],
     overview: Overview,
     verdicts: list[Verdict],
 ) -> Iterator[str]:
+    """The file's parts: cases are of the dataset `name`, whatever part of it `title` names."""
     columns = overview.columns
     time_s = sum(column.time_s for column in columns.values())
-    yield from junit.head(name, [column.kinds for column in columns.values()], verdicts, time_s)
+    yield from junit.head(title, [column.kinds for column in columns.values()], verdicts, time_s)
     for variant, column in columns.items():
-        suite = f"{name}@{variant}" if variant else name
+        suite = f"{title}@{variant}" if variant else title
         # A dot divides packages from classes.
         classname = ".".join(part.replace(".", "_") for part in (Path(name).stem, variant) if part)
         yield from junit.suite(suite, column.kinds, column.time_s, began_at, cases(variant), classname)

@@ -17,7 +17,7 @@ from . import units
 NOT_RUN = "not run"
 
 # Of a run's configuration: what is shown at once, as far as it is there.
-_FACTS = ("dataset", "commit", "epochs", "workers", "turns_per_worker", "retries", "endpoint")
+_FACTS = ("dataset", "shard", "merged", "commit", "epochs", "workers", "turns_per_worker", "retries", "endpoint")
 
 
 class Source(Protocol):

@@ -438,8 +438,9 @@ class Batch:
             outcome["hooks"] = self._hooks.counts()
         if variants:
             outcome["variants"] = by_variant.as_json(figures, progress.currency)
-        if not self._is_done:
-            # Only how it ended is not written down then; that of its samples is.
+        if not self._is_done or not store.info()["launches"]:
+            # Of a shard without samples, too: it was run. Only how it ended is not written down then; that of its
+            # samples is.
             unwritten = await note_outcome(self._directory, outcome, self._launch, self._output.say)
             outcome["problem"] = problem or unwritten
         scores = [*scoring_summary.printed(scored), *by_variant.table(figures, progress.currency)]

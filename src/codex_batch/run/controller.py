@@ -10,6 +10,7 @@ import json
 import os
 import sqlite3
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ from ..redaction.redactor import Redactor, is_redacted
 from ..rules.litellm_prices import find_prices
 from ..rules.prices import Prices, PricesError
 from ..scoring import ScorerError, Scorers
-from ..store import RunDirectory, RunDirectoryError, layout, locked, open_run
+from ..store import Entry, RunDirectory, RunDirectoryError, layout, locked, open_run
 from ..workspace import Repositories
 from . import home
 from .batch import Batch
@@ -50,6 +51,7 @@ from .disks import Disk, is_full
 from .hangup import HangUp
 from .price_check import Models, UnpricedRunError
 from .scheduler import entry_of
+from .shard_check import claim_shard
 from .tools import Tools, ToolsError, check_shell
 
 
@@ -111,8 +113,13 @@ def run_batch(settings: Settings) -> int:
 
 
 def _gates(settings: Settings, samples: Dataset, scorers: Scorers) -> Gates:
-    """The gates of a run, checked. Raises GateError, ScorerError, RunDirectoryError."""
+    """The gates of a run, checked; a shard without samples has none.
+
+    Raises GateError, ScorerError, RunDirectoryError.
+    """
     options, plan = settings.gates, Plan()
+    if settings.shard is not None and not len(samples):
+        return Gates()
     if options.any_gate and settings.stored:
         # The dataset is only what is to be run again.
         with open_run(settings.output) as store:
@@ -192,11 +199,12 @@ def _stored_variants(run: Path) -> tuple[Variant, ...]:
 
 def _load(settings: Settings, directory: RunDirectory, samples: Dataset, scorers: Scorers) -> None:
     """Take the samples of the dataset into the run, or those that it has; what is new is reported."""
+    claim_shard(settings, directory)
     if settings.stored:
         directory.reload()
         return
     changes = directory.load(
-        (entry_of(sample, scorers) for sample in settings.defaults.products(samples)),
+        _entries(settings, samples, scorers),
         settings.dataset_name,
         rerun_changed=settings.rerun_changed,
         whole=samples.digests if settings.is_partly else None,
@@ -205,12 +213,22 @@ def _load(settings: Settings, directory: RunDirectory, samples: Dataset, scorers
         print(f"codex-pool: {line}", file=sys.stderr)
 
 
+def _entries(settings: Settings, samples: Dataset, scorers: Scorers) -> Iterator[Entry]:
+    """Yield the samples as the store takes them, at their places among those of all shards."""
+    defaults = settings.defaults
+    for place, sample in samples.placed():
+        for number, product in enumerate(defaults.products([sample])):
+            yield entry_of(product, scorers, place * len(defaults.names) + number)
+
+
 def _config(
     settings: Settings, directory: RunDirectory, samples: Dataset, scorers: Scorers, prices: Prices | None
 ) -> dict[str, Any]:
     """Return the configuration that is written down of the launch."""
     specs = [scorer.spec for scorer in scorers.run]
     config = run_settings.config(settings, samples.fingerprint, len(samples), specs)
+    if settings.shard is not None:
+        config["dataset"]["content"] = samples.content
     if samples.commit is not None:
         config["dataset"]["commit"] = samples.commit
     if settings.stored:

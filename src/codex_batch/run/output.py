@@ -92,6 +92,10 @@ class RunOutput:
         """Return the first line of the display."""
         settings, progress = self._settings, self._progress
         title = f"batch: {plural(progress.total, 'sample')} of {settings.dataset_name}"
+        if settings.shard is not None:
+            title += f", shard {settings.shard}"
+        if not progress.total:
+            return f"{title}: nothing to do"
         if is_done:
             return f"{title}, all completed before: nothing to do; results in {self._directory.path}"
         before = f", {progress.skipped:,} of them completed before" if progress.skipped else ""
@@ -113,6 +117,7 @@ class RunOutput:
                 "workers": workers,
                 "turns_per_worker": self._progress.turns_per_worker,
                 "dataset": self._settings.dataset_name,
+                "shard": self._settings.shard,
                 "samples": self._progress.total,
                 "skipped": self._progress.skipped,
                 "directory": str(self._directory.path),
@@ -143,7 +148,9 @@ class RunOutput:
             self.say(f"codex-pool: {problem}")
         results = str(self._directory.file(layout.RESULTS))
         if code not in NOT_STARTED and was_run:
-            rows = [*summary.summary(outcome["counts"], progress, now), *summary.not_valid(outcome["not_valid"])]
+            of_shard = f"{self._settings.shard}: figures are of its {plural(progress.total, 'sample')}"
+            rows = [] if self._settings.shard is None else [("shard", of_shard)]
+            rows += [*summary.summary(outcome["counts"], progress, now), *summary.not_valid(outcome["not_valid"])]
             rows += scores
             if self._settings.estimate is not None:
                 rows += self._estimated()
@@ -157,6 +164,7 @@ class RunOutput:
         self.emit(
             {
                 "event": "done",
+                "shard": self._settings.shard,
                 "counts": outcome["counts"],
                 "not_valid": outcome["not_valid"],
                 "skipped": progress.skipped,

@@ -186,7 +186,8 @@ class Scheduler:
                 job.halt.set_result(INTERRUPTED)
 
 
-def entry_of(sample: Sample, scorers: Scorers | None = None) -> Entry:
+def entry_of(sample: Sample, scorers: Scorers | None = None, position: int | None = None) -> Entry:
     """A sample as the store keeps it, with what its scores are made of by `scorers`."""
     made_of = None if scorers is None else scorers.dependencies_of(sample)
-    return Entry(sample.id, sample.epoch, sample.digest, sample.to_json(), sample.tags, made_of, sample.variant)
+    spec = sample.to_json()
+    return Entry(sample.id, sample.epoch, sample.digest, spec, sample.tags, made_of, sample.variant, position)

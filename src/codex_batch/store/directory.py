@@ -37,6 +37,10 @@ from .writer import Writer, Written
 __all__ = ["Finished", "RunDirectory", "Start", "Written", "edit_run"]
 
 
+Append = Callable[[bytes], tuple[int, int, int]]
+"""Writes an event log; answers its segment, offset and length."""
+
+
 @dataclass(slots=True)
 class Finished:
     """A sample that is done, as it stands in results.jsonl."""
@@ -307,6 +311,13 @@ class RunDirectory(fork.ProcessBound):
                 db.execute("UPDATE records SET artifacts = ? WHERE n = ?", (to_json(list(artifacts)), n))
 
         self._do(change)
+
+    def merge(self, change: Callable[[sqlite3.Connection, RunStore, Append], None]) -> None:
+        """Let `change` write rows and event logs of other runs, in one transaction; results.jsonl follows at `close`.
+
+        The store that `change` is given reads what it has written so far.
+        """
+        self._do(lambda db: change(db, self._rows, self._segments.append))
 
     def judged(self, tokens: int, cost: float | None) -> Written[None]:
         """Add what a judge was paid for a question, whatever becomes of its answer; `cost` None where not known."""

@@ -35,6 +35,8 @@ from .segments import path_of, read_lines
 PAGE = 200
 # Key of the table `run` that holds the variants.
 VARIANTS = "variants"
+# Keys of the shard, as I/N, and of what the run was merged of.
+SHARD, MERGED = "shard", "merged"
 ARTIFACT_BYTES = 256 * 2**20
 _SAMPLE = (
     "s.n, s.id, s.epoch, s.variant, s.digest, s.spec, s.tags, s.position, s.selected, s.state, "
@@ -395,9 +397,14 @@ def of_run(variant: str | None) -> tuple[str, tuple[str, ...]]:
 def open_run(path: Path, *, limit_s: float = locked.LIMIT_S) -> RunStore:
     """The run in a directory, to be read. While another program has its database locked it is waited for, `limit_s`
     seconds at most. Raises RunDirectoryError when there is none, or it cannot be read."""
+    refuse_other(path)
+    return RunStore(path, open_for_reading(path / layout.DATABASE, limit_s=limit_s))
+
+
+def refuse_other(path: Path) -> None:
+    """Raises RunDirectoryError for a path that is not the directory of a batch."""
     if not (path / layout.DATABASE).exists():
         if not path.is_dir():
             raise RunDirectoryError(f"{path}: no such directory; expected the run directory of a batch")
         layout.refuse_foreign(path, fresh=False)
         raise RunDirectoryError(f"{path} has no {layout.DATABASE}: it is not the directory of a batch; name another")
-    return RunStore(path, open_for_reading(path / layout.DATABASE, limit_s=limit_s))

@@ -31,6 +31,8 @@ class Entry(msgspec.Struct, frozen=True):
     tags: tuple[str, ...] = ()
     scorers: Mapping[str, Any] | None = None
     variant: str = ""
+    position: int | None = None
+    """Place in the order of the dataset; None for one that follows the entry before it."""
 
 
 @dataclass(frozen=True, slots=True)

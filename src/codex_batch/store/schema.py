@@ -140,14 +140,17 @@ def _migrate(connection: sqlite3.Connection, version: int, migrations: Sequence[
 
 
 def open_for_reading(
-    path: Path, migrations: Sequence[str] = MIGRATIONS, *, limit_s: float = locked.LIMIT_S
+    path: Path, migrations: Sequence[str] = MIGRATIONS, *, limit_s: float = locked.LIMIT_S, at_rest: bool = False
 ) -> sqlite3.Connection:
     """The database, also while a run writes. One that is locked is waited for, `limit_s` seconds at most.
 
+    `at_rest`: nothing writes to it until it is closed, so no file is made beside it, unless it has a log to be read.
     Raises RunDirectoryError for one that cannot be read.
     """
     try:
-        connection, version = locked.retry_while_locked(path, lambda: _open_for_reading(path, migrations), limit_s)
+        connection, version = locked.retry_while_locked(
+            path, lambda: _open_for_reading(path, migrations, at_rest), limit_s
+        )
     except sqlite3.DatabaseError as error:
         raise _unreadable(path, error) from None
     if version < len(migrations):
@@ -159,8 +162,11 @@ def open_for_reading(
     return connection
 
 
-def _open_for_reading(path: Path, migrations: Sequence[str]) -> tuple[sqlite3.Connection, int]:
+def _open_for_reading(path: Path, migrations: Sequence[str], at_rest: bool) -> tuple[sqlite3.Connection, int]:
     """The connection, and the version of its schema."""
+    wal = path.with_name(f"{path.name}-wal")
+    if at_rest and not (wal.exists() and wal.stat().st_size):
+        return _connected(path, migrations, "immutable=1")
     try:
         return _connected(path, migrations, "mode=ro")
     except sqlite3.OperationalError as error:

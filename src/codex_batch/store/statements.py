@@ -90,7 +90,7 @@ def load(
         "INSERT INTO coming VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
         (
             (
-                position,
+                position if e.position is None else e.position,
                 text(e.id),
                 e.epoch,
                 text(e.variant),
