@@ -44,6 +44,7 @@ READS = {
     "codex_pool/account/auth_file.py": "a file is read again when it has another time, whatever it is",
     "codex_pool/account/auth_content.py": "a time in a file is read, or written",
     "codex_pool/account/loop.py": "the expiry of tokens, see the tests here",
+    "codex_batch/export/atif.py": "display",
     "codex_batch/export/inspect_log.py": "display",
     "codex_batch/gates/junit.py": "display",
     "codex_batch/report/units.py": "display",
