@@ -197,7 +197,7 @@ class KeyStore:
         return entry
 
     def revoke(self, name: str) -> None:
-        """Take a key off the allow-list, with former ones; its entry is kept for `renew`. Raises KeysError if there is none."""
+        """Take a key off the allow-list, with former ones; its entry is kept for `renew`. Raises KeysError."""
         self._check_directories()
         path = self._path(check_name(name))
         if not path.exists():
