@@ -48,7 +48,7 @@ LAYERS: dict[str, tuple[Layer, ...]] = {
         Layer("public", ("__init__", "compat", "testing")),
     ),
     "codex_pool": (
-        Layer("system", ("runtime", "open_items", "sandbox_modes", "errors")),
+        Layer("system", ("runtime", "open_items", "sandbox_modes", "errors", "prices", "litellm_prices")),
         Layer("messages", ("protocol", "auth", "options", "option_sources", "lean_profile")),
         Layer("processes", ("account", "broker", "client", "ingress", "worker"), apart=True),
         Layer("gateway", ("gateway",)),

@@ -310,6 +310,38 @@ class TurnLostError(AppServerRpcError):
 
 
 # Of JSON-RPC; CANCELLED of the Language Server Protocol; then those of codex, and of a pool.
+class KeyLimitError(AppServerRpcError):
+    """-32013, from a pool: a limit of tokens or spend of the client's key is reached, or cannot be checked.
+
+    `what` names the limit: `tokens_per_day`, `tokens`, `spend_per_day`, `spend`; `usage` or `prices` where what was
+    used, or its price, is not known. `limit` and `used` are tokens, or an amount of `data["currency"]`.
+    """
+
+    @property
+    def what(self) -> str:
+        return str(self._field("what") or "")
+
+    @property
+    def limit(self) -> float | None:
+        return self._number("limit")
+
+    @property
+    def used(self) -> float | None:
+        return self._number("used")
+
+    @property
+    def free_at(self) -> float | None:
+        """The Unix second from which the limit allows more; None if it does not by itself."""
+        return self._number("freeAt")
+
+    def _field(self, name: str) -> Any:
+        return self.data.get(name) if isinstance(self.data, dict) else None
+
+    def _number(self, name: str) -> float | None:
+        value = self._field(name)
+        return value if isinstance(value, int | float) else None
+
+
 PARSE_ERROR = -32700
 INVALID_REQUEST = -32600
 METHOD_NOT_FOUND = -32601
@@ -319,6 +351,7 @@ CANCELLED = -32800
 SERVER_OVERLOADED = -32001
 THREAD_LOST = -32010
 TURN_LOST = -32011
+KEY_LIMIT = -32013
 
 _BY_CODE: dict[int, type[JsonRpcError]] = {
     PARSE_ERROR: ParseError,
@@ -329,6 +362,7 @@ _BY_CODE: dict[int, type[JsonRpcError]] = {
     SERVER_OVERLOADED: ServerBusyError,
     THREAD_LOST: ThreadLostError,
     TURN_LOST: TurnLostError,
+    KEY_LIMIT: KeyLimitError,
 }
 
 

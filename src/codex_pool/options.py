@@ -20,8 +20,8 @@ from typing import Annotated, Any, Literal, NamedTuple
 import msgspec
 
 # Titles of the groups that help and docs list options in.
-Group = Literal["Workers", "Connections", "Recycling", "Limits of turns", "Stopping"]
-GROUPS: tuple[Group, ...] = ("Workers", "Connections", "Recycling", "Limits of turns", "Stopping")
+Group = Literal["Workers", "Connections", "Users", "Recycling", "Limits of turns", "Stopping"]
+GROUPS: tuple[Group, ...] = ("Workers", "Connections", "Users", "Recycling", "Limits of turns", "Stopping")
 # Values of `Option.takes` that may be given as a path.
 TAKES_PATHS = ("address", "path")
 # Groups of options of which a daemon that runs takes new values.
@@ -178,6 +178,17 @@ class PoolOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             metavar="FILE",
             default="stderr",
             takes="path",
+        ),
+    ] = None
+    prices: Annotated[
+        str | None,
+        Option(
+            "Users",
+            "Prices of tokens by model, for limits of spend and `codex-pool usage`; `litellm` is the table of an "
+            "installed litellm.",
+            metavar="FILE|litellm[:FILE]",
+            default="none",
+            takes="name",
         ),
     ] = None
     recycle_turns: Annotated[int | None, Option("Recycling", "Replace a worker that has finished so many turns.")] = (

@@ -82,6 +82,7 @@ class Pool(fork.ProcessBound):
         control_socket: bool = False,
         keys: str | os.PathLike[str] | None = None,
         log_file: str | os.PathLike[str] | None = None,
+        prices: str | None = None,
         recycle_turns: int | None = None,
         recycle_threads: int | None = None,
         recycle_age_s: float | None = None,
@@ -115,6 +116,8 @@ class Pool(fork.ProcessBound):
         `control_socket`: Listen where a plain `codex` looks for its daemon, so that it uses this pool.
         `keys`: Directory of the keys.
         `log_file`: Log of the pool's processes, opened again after it was removed or rotated.
+        `prices`: Prices of tokens by model, for limits of spend and `codex-pool usage`; `litellm` is the table of
+            an installed litellm.
         `recycle_turns`: Replace a worker that has finished so many turns.
         `recycle_threads`: Replace a worker that has loaded so many threads.
         `recycle_age_s`: Replace a worker that has run for so many seconds.
@@ -150,6 +153,7 @@ class Pool(fork.ProcessBound):
                 "control_socket": control_socket,
                 "keys": keys,
                 "log_file": log_file,
+                "prices": prices,
                 "recycle_turns": recycle_turns,
                 "recycle_threads": recycle_threads,
                 "recycle_age_s": recycle_age_s,

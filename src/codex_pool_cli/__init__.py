@@ -39,6 +39,7 @@ VERBS = {
     "sessions": "List the sessions of a daemon: clients, and how they came in.",
     "threads": "List the threads that a daemon knows, and their workers.",
     "workers": "List the workers of a daemon: state, load, memory.",
+    "usage": "Show what principals have used: turns, tokens, spend.",
     "reload": "Have a daemon read its configuration again.",
     "config": "Show and check the options of a daemon: show, check.",
     "doctor": "Check this machine, the log-in, the keys and the daemon.",
@@ -47,7 +48,7 @@ VERBS = {
     "login": "Log in to the account that codex uses.",
     "logout": "Forget the account that codex uses.",
     "account": "Show who is logged in.",
-    "keys": "Say who may connect: new, renew, list, revoke, token, reset-ownership, show-server.",
+    "keys": "Say who may connect, and how much they may use: new, set, rotate, list, ...",
     "loopback-model": "Run the built-in scripted model server on loopback.",
 }
 HELP = f"""\

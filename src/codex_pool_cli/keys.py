@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import click
 
 from codex_pool.sandbox_modes import READ_ONLY, SANDBOX_MODES
 
 from .errors import reported
+from .key_limits import limit_options, taken, words
 
 _expires = click.option(
     "--expires",
@@ -27,7 +29,7 @@ _directory = click.option(
 )
 
 
-@click.group(short_help="Say who may connect: new, renew, list, revoke, token, reset-ownership, show-server.")
+@click.group(short_help="Say who may connect, and how much they may use: new, set, rotate, list, ...")
 def keys() -> None:
     """Say who else may connect to `codex-pool serve`, with --listen, --listen-ws or --listen-group.
 
@@ -70,12 +72,7 @@ def keys() -> None:
     help="User of this machine, by name or number, who connects as NAME over `serve --listen-unix PATH "
     "--listen-group GROUP`.",
 )
-@click.option("--max-message-bytes", type=click.IntRange(min=1), default=8 * 1024 * 1024, show_default=True)
-@click.option("--max-sessions", type=click.IntRange(min=1), default=16, show_default=True)
-@click.option("--max-threads", type=click.IntRange(min=1), default=10_000, show_default=True)
-@click.option(
-    "--max-turns", type=click.IntRange(min=1), default=256, show_default=True, help="Running and waiting ones together."
-)
+@limit_options
 @_expires
 @_directory
 def new(
@@ -86,12 +83,9 @@ def new(
     sandbox: str,
     cwd_roots: tuple[str, ...],
     unix_user: str | None,
-    max_message_bytes: int,
-    max_sessions: int,
-    max_threads: int,
-    max_turns: int,
     expires: str | None,
     directory: Path | None,
+    **limits: Any,
 ) -> None:
     """Make a key for NAME, allow it, and write the file to hand over.
 
@@ -112,10 +106,7 @@ def new(
             methods=methods,
             sandbox=sandbox,  # type: ignore[arg-type]
             cwd_roots=roots,
-            max_message_bytes=max_message_bytes,
-            max_sessions=max_sessions,
-            max_threads=max_threads,
-            max_turns=max_turns,
+            **taken(limits),
         )
         store = KeyStore(directory)
         store.new(identity, file, unix_uid=uid, expires=expires or "never")
@@ -142,21 +133,78 @@ def new(
 @click.option(
     "--principal", metavar="ID", help="Which one, where several that were revoked had this name; see `keys list`."
 )
+@limit_options
 @_expires
 @_directory
-def renew(name: str, output: Path | None, principal: str | None, expires: str | None, directory: Path | None) -> None:
+def renew(
+    name: str,
+    output: Path | None,
+    principal: str | None,
+    expires: str | None,
+    directory: Path | None,
+    **limits: Any,
+) -> None:
     """Make another key for the principal NAME, with the same grants and threads, and write the file to hand over.
 
     The key before it ends, and its sessions within a second. NAME may have been revoked, and its key expired; of one
-    that expires, --expires must be given.
+    that expires, --expires must be given. To have the key before it go on for a while, see `codex-pool keys rotate`.
     """
     with reported():
         from codex_pool.auth.keys import KeyStore
 
         file = output or Path(f"{name}.key")
-        KeyStore(directory).renew(name, file, principal=principal, expires=expires)
+        KeyStore(directory).renew(name, file, principal=principal, expires=expires, limits=taken(limits))
     click.echo(f"codex-pool: {name} may connect with a new key, and no more with the one before", err=True)
     _say_how(name, file)
+
+
+@keys.command(short_help="Make another key for the same principal; the one before goes on for a while.")
+@click.argument("name")
+@click.option(
+    "-o", "--output", metavar="FILE", type=click.Path(dir_okay=False, path_type=Path), help="[default: NAME.key]"
+)
+@click.option(
+    "--grace",
+    metavar="TIME",
+    default="24h",
+    show_default=True,
+    help="How long the key before it stays valid, such as 30d, 12h or 45m.",
+)
+@_expires
+@_directory
+def rotate(name: str, output: Path | None, grace: str, expires: str | None, directory: Path | None) -> None:
+    """Make another key and token for the principal NAME, and write the file to hand over.
+
+    The key and the token before it stay valid for the time of --grace, over every listener, so that each client changes
+    over when it suits; then their sessions end. At once: `codex-pool keys renew NAME`.
+    """
+    with reported():
+        from codex_pool.auth.key_entries import duration_s
+        from codex_pool.auth.keys import KeyStore
+
+        file = output or Path(f"{name}.key")
+        KeyStore(directory).renew(name, file, expires=expires, grace_s=duration_s(grace))
+    click.echo(f"codex-pool: {name} may connect with a new key, and for {grace} with the one before", err=True)
+    _say_how(name, file)
+
+
+@keys.command("set", short_help="Change the limits of a key.")
+@click.argument("name")
+@limit_options
+@_directory
+def set_(name: str, directory: Path | None, **limits: Any) -> None:
+    """Change the limits of the key of NAME; others stay as they are. A running daemon has them within a second.
+
+    Turns that run are not cut. A turn that waits begins, or is refused, as the limits say then.
+    """
+    changes = taken(limits)
+    if not changes:
+        raise click.UsageError("name a limit to change, such as --max-tokens-per-day 1000000")
+    with reported():
+        from codex_pool.auth.keys import KeyStore
+
+        entry = KeyStore(directory).change(name, changes)
+    click.echo(f"codex-pool: {name}: {words(entry) or 'no limits of its own'}", err=True)
 
 
 def _say_how(name: str, file: Path) -> None:
@@ -193,7 +241,9 @@ def list_(as_json: bool, directory: Path | None) -> None:
         if as_json:
             fields = {name: getattr(entry, name) for name in entry.__struct_fields__}
             has_token = bool(fields.pop("token_sha256"))
-            click.echo(json.dumps({**fields, "token": has_token, "revoked": bool(entry.revoked_at)}))
+            former = [{"public_key": key.public_key, "until": key.until} for key in fields.pop("former")]
+            row = {**fields, "former": former, "token": has_token, "revoked": bool(entry.revoked_at)}
+            click.echo(json.dumps(row))
             continue
         if entry.admin:
             may = "admin"
@@ -206,7 +256,10 @@ def list_(as_json: bool, directory: Path | None) -> None:
         user = f", user {entry.unix_uid}" if entry.unix_uid >= 0 else ""
         token = "" if entry.token_sha256 else ", no token"
         who = f"principal {entry.principal}{user} since {_day(entry.since)}{renewed}{token}"
-        click.echo(f"{entry.name}  {may}  {who}{expires}{revoked}")
+        limits = f"  [{found}]" if (found := words(entry)) else ""
+        ends = [_expiry(key.until, now) for key in entry.former if key.until > now]
+        before = f"  key before it {', '.join(ends)}" if ends else ""
+        click.echo(f"{entry.name}  {may}{limits}  {who}{expires}{before}{revoked}")
     for problem in known.problems:
         click.echo(f"codex-pool: not allowed: {problem}", err=True)
     if not known.allowed:
@@ -260,6 +313,28 @@ def reset_ownership(home: Path, directory: Path | None) -> None:
         except (OSError, sqlite3.Error, ownership.OwnershipError) as error:
             raise KeysError(f"the ownership store of {home} cannot be made: {error}") from None
     click.echo(f"codex-pool: {kept} threads of {home} keep their owner, all others are the owner's", err=True)
+    if aside is not None:
+        click.echo(f"  the store as it was  {aside}", err=True)
+
+
+@keys.command("reset-usage", short_help="Accept the loss of a home's record of what keys have used.")
+@click.argument("home", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@_directory
+def reset_usage(home: Path, directory: Path | None) -> None:
+    """Accept the loss of the usage store of HOME, the CODEX_HOME of a pool that refuses keys with limits of usage.
+
+    A store that can be read is taken as it is. Else counting begins with what the workers of a running daemon have
+    counted, which lets these keys in again within a second.
+    """
+    with reported():
+        from codex_pool.auth import usage_store
+        from codex_pool.auth.keys import KeysError, KeyStore
+
+        try:
+            aside = usage_store.reset(home, KeyStore(directory).make_directory())
+        except OSError as error:
+            raise KeysError(f"the usage store of {home} cannot be reset: {error}") from None
+    click.echo(f"codex-pool: keys with limits of usage may use {home} again", err=True)
     if aside is not None:
         click.echo(f"  the store as it was  {aside}", err=True)
 

@@ -29,6 +29,7 @@ _OF_DAEMON = (
 _TITLES: dict[Group, str] = {
     "Workers": "The pool",
     "Connections": "Where clients connect",
+    "Users": "Users of a pool",
     "Recycling": "When workers are replaced",
     "Limits of turns": "When turns are ended",
     "Stopping": "When it is stopped",

@@ -19,9 +19,9 @@ from codex_batch.rules import estimate as estimates
 from codex_batch.rules import retry
 from codex_batch.rules.breaker import Breaker
 from codex_batch.rules.limits import Limits, Meter, Reached, RunLimits, RunMeter, parse_limits
-from codex_batch.rules.prices import Price, Prices, PricesError, parse_prices, read_prices
 from codex_batch.rules.retry import Outcome
 from codex_batch.run.disks import Disk, is_full
+from codex_pool.prices import Price, Prices, PricesError, parse_prices, read_prices
 
 # Limits of a sample.
 

@@ -14,12 +14,12 @@ from codex_batch.dataset import Sample
 from codex_batch.display import summary
 from codex_batch.rules.bill import Answering, Bill, tokens_of
 from codex_batch.rules.limits import Reached, RunLimits, RunMeter
-from codex_batch.rules.litellm_prices import find_prices, parse_table, read_table
-from codex_batch.rules.prices import Price, Prices, PricesError, UnpricedError, amount, parse_prices
 from codex_batch.rules.progress import Progress, figures
 from codex_batch.rules.retry import Outcome
 from codex_batch.run.price_check import Models
 from codex_batch.scoring import Scorers
+from codex_pool.litellm_prices import find_prices, parse_table, read_table
+from codex_pool.prices import Price, Prices, PricesError, UnpricedError, amount, parse_prices
 
 TOML = """
 [models.m]
@@ -192,7 +192,7 @@ def test_an_installed_litellm_is_found_and_not_imported(tmp_path: Path, ending: 
     (metadata / "RECORD").write_text("litellm/__init__.py,,\n")
     script = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
-        "from codex_batch.rules.litellm_prices import find_prices\n"
+        "from codex_pool.litellm_prices import find_prices\n"
         "found = find_prices('litellm')\n"
         "print(found.source, 'coder' in found.models, 'litellm' in sys.modules)\n"
     )

@@ -28,7 +28,6 @@ from codex_batch.display import by_variant, snapshot_file
 from codex_batch.export import ExportError, export, export_to
 from codex_batch.manage.runs import named
 from codex_batch.rules import estimate
-from codex_batch.rules.prices import Price, Prices
 from codex_batch.rules.progress import Progress
 from codex_batch.run.dataset_checks import open_dataset
 from codex_batch.run.price_check import Models
@@ -40,6 +39,7 @@ from codex_batch.store import RecordRow, RunDirectory, RunDirectoryError, direct
 from codex_batch.store.reader import VARIANTS
 from codex_batch.store.rows import Spending
 from codex_batch.workspace import Repositories
+from codex_pool.prices import Price, Prices
 
 LOW, HIGH = Variant(name="low", effort="low"), Variant(name="high", effort="high")
 A, B = Sample(id="a", prompts=("p",)), Sample(id="b", prompts=("q",))

@@ -39,7 +39,12 @@ from codex_pool_cli.serve import serve
 ROOT = Path(__file__).parents[2]
 # Values that no option has by default, each of the type of its field.
 VALUES: dict[type, Any] = {int: 77, float: 7.5, str: "/given", bool: True}
-GIVEN = {field.name: VALUES[field.kind] for field in fields()} | {"endpoint": "ipc:///given/s.sock"}
+PRICES = Path(__file__).parents[1] / "data" / "prices.toml"
+GIVEN = {field.name: VALUES[field.kind] for field in fields()} | {
+    "endpoint": "ipc:///given/s.sock",
+    # It is read before anything starts.
+    "prices": str(PRICES),
+}
 
 
 def arguments(of_run: bool) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from typing import Any
 
@@ -157,4 +158,60 @@ def test_when_nothing_waits_nothing_is_kept(sessions: list[str]) -> None:
     for number, session in enumerate(sessions):
         queue.put(session, 1, "t", number)
     serve(queue, len(sessions))
-    assert queue._lanes == {} and len(queue) == 0
+    assert queue._shares == queue._principals == {} and len(queue) == 0
+
+
+priorities = st.dictionaries(st.sampled_from(["ann", "ben", "cy"]), st.integers(1, 100), min_size=2)
+
+
+@settings(max_examples=60, deadline=None)
+@given(priorities, st.dictionaries(st.sampled_from(["ann", "ben", "cy"]), st.integers(1, 5), min_size=3))
+def test_principals_are_served_as_their_priorities_however_many_sessions_they_have(
+    priorities: dict[str, int], sessions: dict[str, int]
+) -> None:
+    queue: FairQueue[str] = FairQueue()
+    for name, priority in priorities.items():
+        for number in range(400):
+            session = f"{name}-{number % sessions[name]}"
+            queue.put(session, 1, f"{name}{number}", name, principal=name, priority=priority)
+    stated = list(queue.in_order())[:400]
+    served = serve(queue, 400)
+    assert served == stated
+    total = sum(priorities.values())
+    for name, priority in priorities.items():
+        assert abs(served.count(name) - 400 * priority / total) <= 2
+    # Nobody starves: between two of one's own no more of another come than both priorities say.
+    for name, priority in priorities.items():
+        places = [place for place, who in enumerate(served) if who == name]
+        for before, after in itertools.pairwise(places):
+            between = Counter(served[before + 1 : after])
+            assert all(count <= priorities[who] / priority + 1 for who, count in between.items())
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["ann", "ben"]), st.integers(0, 2), st.sampled_from("xyz"), st.sampled_from("ptr")),
+        max_size=60,
+    )
+)
+def test_the_stated_order_is_that_of_serving_whatever_has_happened(
+    script: list[tuple[str, int, str, str]],
+) -> None:
+    queue: FairQueue[int] = FairQueue()
+    there: dict[int, tuple[str, str]] = {}
+    for number, (name, session, thread, what) in enumerate(script):
+        if what == "p":
+            there[number] = f"{name}-{session}", thread
+            priority = 10 if name == "ann" else 30
+            queue.put(f"{name}-{session}", 1 + 3 * (session == 0), thread, number, principal=name, priority=priority)
+        elif what == "t":
+            item = queue.take(any_thread)
+            assert (item is None) == (not there)
+            there.pop(item, None)
+        elif there:
+            item = next(iter(there))
+            assert queue.remove(*there.pop(item), item)
+    assert len(queue) == len(there)
+    stated = list(queue.in_order())
+    assert stated == serve(queue, len(there)) and sorted(stated) == sorted(there)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from broker_bench import Bench, FakeWorker
 
-from codex_pool.broker.queue_notices import WARN_AFTER_S
+from codex_pool.broker.queue_notices import WARN_AFTER_S, WARN_AGAIN_S
 
 
 @pytest.fixture
@@ -98,12 +98,62 @@ def test_a_client_that_knows_the_queue_gets_its_own_notices(bench: Bench) -> Non
     worker, running = bench.turn("t5", session="s2")
     first, second = start(bench, "t1"), start(bench, "t6", session="s2")
     bench.beat(3, "s1", "s2")
-    assert notices(bench, "s2") == [("pool/queued", {"requestId": second[1], "threadId": "t6", "ahead": 1})]
+    assert notices(bench, "s2") == [
+        ("pool/queued", {"requestId": second[1], "threadId": "t6", "ahead": 1, "waiting": 2})
+    ]
     bench.end(worker, running)
     bench.answer_all(worker)
     bench.end(worker, next(iter(worker.running)))
     assert notices(bench, "s2")[-1] == ("pool/dequeued", {"requestId": second[1], "threadId": "t6"})
     assert bench.answers[first]
+
+
+def test_a_place_is_sent_again_when_it_has_changed_once_a_beat_at_most(bench: Bench) -> None:
+    worker, running = bench.turn("t5", session="s2")
+    for number in range(4):
+        bench.thread(f"x{number}", session="s2")
+        start(bench, f"x{number}", session="s2")
+    start(bench, "t6", session="s2")
+
+    def places() -> list[tuple[int, int]]:
+        found = [params for method, params in notices(bench, "s2") if method == "pool/queued"]
+        return [(each["ahead"], each["waiting"]) for each in found if each["threadId"] == "t6"]
+
+    assert places() == [(4, 5)]
+    for _ in range(2):
+        bench.end(worker, running)
+        bench.answer_all(worker)
+        (running,) = worker.running
+    assert places() == [(4, 5)]
+    bench.beat(1, "s1", "s2")
+    bench.beat(1, "s1", "s2")
+    assert places() == [(4, 5), (2, 3)]
+
+
+def test_a_warning_is_repeated_when_the_place_has_changed_and_not_at_each_step(bench: Bench) -> None:
+    worker, running = bench.turn("t5", session="s2")
+    for number in range(2):
+        bench.thread(f"x{number}", session="s2")
+        start(bench, f"x{number}", session="s2")
+    bench.hello("s3", knows_queue=False)
+    bench.thread("t7", session="s3")
+    for number in range(4):
+        bench.thread(f"y{number}", session="s3")
+        start(bench, f"y{number}", session="s3")
+    start(bench, "t7", session="s3")
+    bench.beat(2, "s1", "s2", "s3")
+
+    def warnings() -> list[str]:
+        return [params["message"] for _, params in notices(bench, "s3") if params["threadId"] == "t7"]
+
+    assert len(warnings()) == 1
+    bench.end(worker, running)
+    bench.answer_all(worker)
+    bench.beat(5, "s1", "s2", "s3")
+    assert len(warnings()) == 1
+    bench.beat(WARN_AGAIN_S, "s1", "s2", "s3")
+    bench.beat(WARN_AGAIN_S, "s1", "s2", "s3")
+    assert len(warnings()) == 2 and "5 others wait" in warnings()[1]
 
 
 @pytest.mark.parametrize("opt_outs", [None, []])

@@ -241,7 +241,7 @@ def test_turns_of_a_batch_wait_while_the_pool_drains(bench: Bench) -> None:
         "batch",
         {
             "method": "pool/queued",
-            "params": {"requestId": waiting[1], "threadId": "t1", "ahead": 0, "paused": True},
+            "params": {"requestId": waiting[1], "threadId": "t1", "ahead": 0, "waiting": 1, "paused": True},
         },
     )
     mode(bench, draining=True, paused=True)

@@ -31,9 +31,11 @@ SURFACE: dict[str, dict[str, set[str]]] = {
         },
         "codex_pool.demo": {"demo_home"},
         "codex_pool.homes": {"ConfigCopy", "daemon_home", "make_home", "renew_config"},
+        "codex_pool.litellm_prices": {"NAME", "find_prices"},
         "codex_pool.open_items": {"OpenItems"},
         "codex_pool.options": {"OF_RUNS", "PoolOptions", "fields"},
         "codex_pool.pool": {"codex_home"},
+        "codex_pool.prices": {"Prices", "PricesError", "UNKNOWN", "UnpricedError", "amount"},
         "codex_pool.protocol.endpoints": {"is_tcp"},
         "codex_pool.runtime.log": {"to_file"},
         "codex_pool.runtime.os_errors": {"describe"},
@@ -72,6 +74,7 @@ SURFACE: dict[str, dict[str, set[str]]] = {
         "codex_pool.daemon.status_text": {"HEADER", "problems", "rows", "summary", "trace", "waiting_text"},
         "codex_pool.demo": {"demo_home"},
         "codex_pool.homes": {"daemon_home_at", "demo_home_of"},
+        "codex_pool.litellm_prices": {"NAME", "find_prices"},
         "codex_pool.open_items": {"OpenItems"},
         "codex_pool.options": {
             "Field",
@@ -84,6 +87,7 @@ SURFACE: dict[str, dict[str, set[str]]] = {
         },
         "codex_pool.option_sources": {"Given", "Problem", "Value", "read_given", "read_options"},
         "codex_pool.pool": {"Pool", "codex_home"},
+        "codex_pool.prices": {"amount"},
         "codex_pool.protocol.endpoints": {
             "EndpointError",
             "check_client",

@@ -13,8 +13,8 @@ from codex_app_server._runtime.files import open_file, read_text_file, resolved
 from codex_app_server.home import ensure_home
 from codex_batch.dataset import DatasetError, load
 from codex_batch.dataset.template import Template
-from codex_batch.rules.prices import PricesError, read_prices
 from codex_pool.homes import make_home
+from codex_pool.prices import PricesError, read_prices
 
 LIMIT_S = 15.0
 

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..rules.prices import UNKNOWN, amount
+from codex_pool.prices import UNKNOWN, amount
+
 from ..scoring import metric_rows
 from ..scoring.metrics import Summary, summarise
 from ..store import RunStore

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from codex_app_server._runtime.text import duration, one_line, plural
+from codex_pool.prices import UNKNOWN, amount
 
-from ..rules.prices import UNKNOWN, amount
 from ..rules.progress import Progress
 from ..rules.retry import STATUSES
 from ..store import DatasetChanges, SampleRow

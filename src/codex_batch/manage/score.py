@@ -19,7 +19,10 @@ from codex_app_server._runtime import threads
 from codex_app_server._runtime.text import plural
 from codex_pool import EndpointError, account_notice, aconnect
 from codex_pool.demo import demo_home
+from codex_pool.litellm_prices import NAME as LITELLM
+from codex_pool.litellm_prices import find_prices
 from codex_pool.options import PoolOptions
+from codex_pool.prices import Prices, PricesError
 from codex_pool.runtime import startup, workflow_commands
 
 from ..display import by_variant, summary
@@ -29,10 +32,7 @@ from ..redaction import scrub
 from ..redaction.known_secrets import known_secrets
 from ..redaction.redactor import Redactor
 from ..rules.bill import Bill
-from ..rules.litellm_prices import NAME as LITELLM
-from ..rules.litellm_prices import find_prices
 from ..rules.pool_deaths import PoolDeaths
-from ..rules.prices import Prices, PricesError
 from ..rules.progress import Progress
 from ..run import home
 from ..run.launch import NotStartedError, OwnPool, own_pool

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from datetime import datetime, timezone
 
-from ..rules.prices import amount
+from codex_pool.prices import amount
 
 NOTHING, MINUS = "\u2013", "\u2212"
 """Signs for a missing figure and for a minus."""

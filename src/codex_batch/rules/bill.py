@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from .prices import Prices, UnpricedError
+from codex_pool.prices import Prices, UnpricedError
 
 TOKENS = {
     "inputTokens": "input_tokens",

@@ -10,8 +10,7 @@ from itertools import accumulate
 from typing import Any
 
 from codex_app_server._runtime.text import duration, plural
-
-from .prices import UNKNOWN, amount
+from codex_pool.prices import UNKNOWN, amount
 
 _Z = 1.96
 

@@ -13,8 +13,7 @@ from typing import Any
 
 from codex_app_server._runtime.text import plural
 from codex_pool.open_items import OpenItems
-
-from .prices import UNKNOWN, amount
+from codex_pool.prices import UNKNOWN, amount
 
 # With a limit of money, a run ends after so many attempts if the cost of none is known.
 UNKNOWN_LIMIT = 3

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from codex_app_server._runtime.text import duration, plural
+from codex_pool.prices import UNKNOWN, amount
 
 from ..store import SampleKey, SampleRow
-from .prices import UNKNOWN, amount
 from .retry import Outcome
 
 ETA_FROM = 5

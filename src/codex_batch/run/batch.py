@@ -16,6 +16,7 @@ from codex_app_server._protocol import runtime_version
 from codex_app_server._runtime import threads
 from codex_app_server._runtime.text import plural
 from codex_pool import EndpointError, account_notice
+from codex_pool.prices import Prices
 from codex_pool.runtime import log
 from codex_pool.sandbox_modes import FULL_ACCESS
 
@@ -32,7 +33,6 @@ from ..plugins.discovery import Plugin
 from ..rules import estimate
 from ..rules.bill import Answering
 from ..rules.limits import RunMeter
-from ..rules.prices import Prices
 from ..rules.progress import Progress
 from ..scoring import ProcessPool, Scorers
 from ..scoring import metric_rows as scoring_summary

@@ -20,6 +20,8 @@ from codex_app_server._runtime.files import resolved
 from codex_app_server._runtime.paths import lone_surrogate
 from codex_app_server._runtime.text import plural
 from codex_pool import EndpointError
+from codex_pool.litellm_prices import find_prices
+from codex_pool.prices import Prices, PricesError
 from codex_pool.runtime import startup
 from codex_pool.runtime.os_errors import describe
 
@@ -39,8 +41,6 @@ from ..plugins.hooks import hooks_of
 from ..redaction import scrub
 from ..redaction.known_secrets import known_secrets
 from ..redaction.redactor import Redactor, is_redacted
-from ..rules.litellm_prices import find_prices
-from ..rules.prices import Prices, PricesError
 from ..scoring import ScorerError, Scorers
 from ..store import Entry, RunDirectory, RunDirectoryError, layout, locked, open_run
 from ..workspace import Repositories

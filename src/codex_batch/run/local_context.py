@@ -8,12 +8,13 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from codex_pool.prices import Prices
+
 from ..configuration.effective import Effective
 from ..configuration.settings import Settings
 from ..configuration.variants import Variant
 from ..rules.bill import Bill
 from ..rules.limits import Limits
-from ..rules.prices import Prices
 from ..scoring import ProcessPool, Scorers
 from ..scoring.ask import Asking
 from ..scoring.scorer import Ask

@@ -6,11 +6,11 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, Protocol
 
 from codex_app_server import AppServerError
+from codex_pool.prices import Prices, UnpricedError
 
 from ..configuration.defaults import Defaults
 from ..dataset import Sample
 from ..rules.bill import Answering
-from ..rules.prices import Prices, UnpricedError
 from ..scoring import Scorers
 from ..store import shown_name
 

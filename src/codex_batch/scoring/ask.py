@@ -12,12 +12,12 @@ from codex_app_server import AppServerError, AsyncCodex, TransportClosedError, o
 from codex_app_server._async.api import AsyncThread
 from codex_app_server.results import TurnResult
 from codex_pool.auth import trust
+from codex_pool.prices import Prices
 from codex_pool.sandbox_modes import READ_ONLY
 
 from ..configuration.started_thread import start_thread
 from ..rules import retry
 from ..rules.bill import Bill, tokens_of
-from ..rules.prices import Prices
 from ..rules.retry import Outcome
 from .scorer import ScoringFailed
 

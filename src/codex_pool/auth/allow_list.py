@@ -22,7 +22,8 @@ class AllowedKeys:
         self.clients: Mapping[str, Identity] = {}
         self._tokens: Mapping[str, str] = {}
         self._users: Mapping[int, str] = {}
-        self._key_of: dict[str, str] = {}
+        # The keys of each principal: the present one, and former ones in their time of grace.
+        self._keys_of: dict[str, set[str]] = {}
         # Principals whose former key has ended with the last `read`.
         self._changed: set[str] = set()
 
@@ -45,7 +46,9 @@ class AllowedKeys:
         self._changed = {self.clients[key].principal for key in self.clients.keys() - allowed.clients.keys()}
         self.clients = allowed.clients
         self._tokens, self._users = allowed.tokens, allowed.users
-        self._key_of = {identity.principal: key for key, identity in allowed.clients.items()}
+        self._keys_of = {}
+        for key, identity in allowed.clients.items():
+            self._keys_of.setdefault(identity.principal, set()).add(key)
         return True
 
     def key_of_token(self, token: str) -> str | None:
@@ -57,13 +60,13 @@ class AllowedKeys:
         return self._users.get(uid)
 
     def is_allowed(self, principal: str, key: str) -> bool:
-        """Return True if this is the present public key of this principal."""
-        return bool(key) and self._key_of.get(principal) == key
+        """Return True if this is a public key of this principal, the present one or one in its time of grace."""
+        return key in self._keys_of.get(principal, ())
 
     def is_revoked(self, principal: str, key: str) -> bool:
         """Return True if a session of this principal must end; `key` is what it came in with, "" if not known."""
         if not principal:
             return False
-        if principal not in self._key_of:
+        if principal not in self._keys_of:
             return True
-        return key != self._key_of[principal] if key else principal in self._changed
+        return key not in self._keys_of[principal] if key else principal in self._changed

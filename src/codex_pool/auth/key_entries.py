@@ -1,21 +1,37 @@
-"""Entries of the allow-list: an identity, with what it connects with, and what can be meant. Pure."""
+"""Entries of the allow-list: an identity, with what it connects with, and what can be meant."""
 
 from __future__ import annotations
 
 import datetime as dt
 import re
+import secrets
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+import msgspec
 
 from . import tokens
 from .client_keys import is_key
 from .key_files import KeysError
-from .principal import MAX_MESSAGE_BYTES, Identity, known_pattern
+from .principal import MAX_MESSAGE_BYTES, MAX_PRIORITY, Identity, known_pattern
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _DAY = re.compile("[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _DURATION = re.compile(r"([1-9][0-9]{0,5})([dhm])")
 _UNITS_S = {"d": 86400, "h": 3600, "m": 60}
+_MOST = 10**15
+# Keys of a principal that are valid for a time of grace.
+MAX_FORMER = 4
 _PRINCIPAL = re.compile(r"[0-9a-f]{32}")
+
+
+class FormerKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A key that was rotated, and its token; valid until a Unix second."""
+
+    public_key: str
+    token_sha256: str
+    until: int
 
 
 class AllowedClient(Identity, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -23,7 +39,8 @@ class AllowedClient(Identity, frozen=True, forbid_unknown_fields=True, kw_only=T
 
     `token_sha256` is empty for a key without a token, `unix_uid` -1 where no user of this machine may connect as this
     identity over a Unix socket. In Unix seconds: `since` is when its principal was made, `key_since` its present key,
-    `expires_at` when that ends by itself, `revoked_at` when it was revoked; 0 is not known, or not.
+    `expires_at` when that ends by itself, `revoked_at` when it was revoked; 0 is not known, or not. `former`: keys
+    before it that are still valid.
     """
 
     public_key: str
@@ -33,6 +50,7 @@ class AllowedClient(Identity, frozen=True, forbid_unknown_fields=True, kw_only=T
     key_since: int = 0
     expires_at: int = 0
     revoked_at: int = 0
+    former: tuple[FormerKey, ...] = ()
 
     @property
     def identity(self) -> Identity:
@@ -71,6 +89,31 @@ def _midnight(day: str) -> float:
     return dt.datetime.fromisoformat(day).timestamp()
 
 
+def uid_of(user: str) -> int:
+    """The id of a user of this machine, by its name or number. Raises KeysError."""
+    if user.isascii() and user.isdigit():
+        return int(user)
+    import pwd
+
+    try:
+        return pwd.getpwnam(user).pw_uid
+    except (KeyError, ValueError):
+        raise KeysError(f"this machine has no user {user!r}; give a name or a number of `getent passwd`") from None
+
+
+def duration_s(text: str) -> int:
+    """Seconds of a duration such as `30d`, `12h` or `45m`. Raises KeysError."""
+    found = _DURATION.fullmatch(text.strip())
+    if found is None:
+        raise KeysError(f"{text!r} is no duration; expected one such as 30d, 12h or 45m")
+    return int(found[1]) * _UNITS_S[found[2]]
+
+
+def new_principal() -> str:
+    """The id of a new principal: 128 random bits."""
+    return secrets.token_hex(16)
+
+
 def check_name(name: str) -> str:
     """The name of an identity. Raises KeysError."""
     if not _NAME.fullmatch(name):
@@ -94,6 +137,18 @@ def check_limits(identity: Identity) -> None:
         most = MAX_MESSAGE_BYTES if name == "max_message_bytes" else 1_000_000
         if not 1 <= value <= most:
             raise KeysError(f"{name} is {value}; expected 1 to {most}")
+    for name in ("max_running_turns", "max_waiting_turns", "max_tokens_per_day", "max_tokens"):
+        value = getattr(identity, name)
+        if value is not None and not 0 <= value <= _MOST:
+            raise KeysError(f"{name} is {value}; expected 0 to {_MOST}, or none")
+    for name in ("max_spend_per_day", "max_spend"):
+        value = getattr(identity, name)
+        if value is not None and not 0 <= value <= _MOST:
+            raise KeysError(f"{name} is {value}; expected an amount of 0 to {_MOST}, or none")
+    if identity.max_running_turns == 0:
+        raise KeysError("max_running_turns is 0, so that no turn would begin; expected at least 1, or revoke the key")
+    if not 1 <= identity.priority <= MAX_PRIORITY:
+        raise KeysError(f"priority is {identity.priority}; expected 1 to {MAX_PRIORITY}")
 
 
 def check_entry(entry: AllowedClient, path: Path) -> None:
@@ -104,9 +159,36 @@ def check_entry(entry: AllowedClient, path: Path) -> None:
         raise KeysError(
             f"{path}: public_key is not a CURVE key of 40 characters; revoke {entry.name} and make a new one"
         )
+    for key in entry.former:
+        if not is_key(key.public_key) or (key.token_sha256 and not tokens.is_digest(key.token_sha256)):
+            raise KeysError(f"{path}: former has no CURVE key and SHA-256 of a token; renew the key of {entry.name}")
     if entry.expires_at < 0:
         raise KeysError(f"{path}: expires_at is {entry.expires_at}; expected a Unix time, or 0; renew the key")
     if entry.token_sha256 and not tokens.is_digest(entry.token_sha256):
         raise KeysError(f"{path}: token_sha256 is not 64 hexadecimal digits; renew the key of {entry.name}")
     if entry.principal and not _PRINCIPAL.fullmatch(entry.principal):
         raise KeysError(f"{path}: principal {entry.principal!r} is not 32 hexadecimal digits; revoke {entry.name}")
+
+
+def changed(entry: AllowedClient, limits: Mapping[str, Any]) -> AllowedClient:
+    """The entry with other limits. Raises KeysError for limits that cannot be meant."""
+    entry = msgspec.structs.replace(entry, **limits)
+    check_limits(entry)
+    return entry
+
+
+def former_keys(entry: AllowedClient, now: int, grace_s: int) -> tuple[FormerKey, ...]:
+    """The keys that end after a time of grace when an entry gets another one."""
+    if not grace_s:
+        return ()
+    until = now + grace_s
+    if entry.expires_at:
+        until = min(until, entry.expires_at)
+    former = (*entry.former, FormerKey(entry.public_key, entry.token_sha256, until))
+    left = [key for key in former if key.until > now]
+    if len(left) > MAX_FORMER:
+        raise KeysError(
+            f"{entry.name} has {len(entry.former)} former keys that are still valid; wait until one ends, or end all "
+            f"of them: codex-pool keys renew {entry.name}"
+        )
+    return tuple(left)

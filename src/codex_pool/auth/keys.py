@@ -22,7 +22,6 @@ import errno
 import fcntl
 import math
 import os
-import secrets
 import stat
 import time
 from collections.abc import Iterator, Mapping
@@ -40,8 +39,9 @@ from .client_keys import new_pair as new_pair
 from .client_keys import read_client_key as read_client_key
 from .client_keys import read_token as read_token
 from .key_entries import AllowedClient as AllowedClient
-from .key_entries import check_entry, check_limits, expiry_of
+from .key_entries import changed, check_entry, check_limits, expiry_of, former_keys, new_principal
 from .key_entries import check_name as check_name
+from .key_entries import uid_of as uid_of
 from .key_files import KeysError as KeysError
 from .principal import Identity
 
@@ -49,18 +49,6 @@ ENVIRONMENT = "CODEX_POOL_KEYS"
 # Who changes the list holds its lock for as long as it takes to write two files.
 LOCK_LIMIT_S = 1.0
 LOCK_RETRY_S = 0.02
-
-
-def uid_of(user: str) -> int:
-    """The id of a user of this machine, by its name or number. Raises KeysError."""
-    if user.isascii() and user.isdigit():
-        return int(user)
-    import pwd
-
-    try:
-        return pwd.getpwnam(user).pw_uid
-    except (KeyError, ValueError):
-        raise KeysError(f"this machine has no user {user!r}; give a name or a number of `getent passwd`") from None
 
 
 class KeyList(NamedTuple):
@@ -150,17 +138,30 @@ class KeyStore:
                 ) from None
         return key
 
-    def renew(self, name: str, file: Path, *, principal: str | None = None, expires: str | None = None) -> ClientKey:
+    def renew(
+        self,
+        name: str,
+        file: Path,
+        *,
+        principal: str | None = None,
+        expires: str | None = None,
+        grace_s: int = 0,
+        limits: Mapping[str, Any] | None = None,
+    ) -> ClientKey:
         """Another key for the same principal, with what it may do, also where its key was revoked. Raises KeysError.
 
-        The key before it ends. `principal` names which, where several that were revoked had this name. `file` is not
-        there yet, or holds the key that ends. `expires`, as of `expiry_of`, must be given for a key that expires.
+        The key before it ends, with its token, after `grace_s` seconds, or when it expires before; so do those before
+        it that have not ended yet, and with 0 all at once. `principal` names which, where several that were revoked had
+        this name. `file` is not there yet, or holds the key that ends. `expires`, as of `expiry_of`, must be given for
+        a key that expires. `limits`: fields of Identity to change.
         """
         check_name(name)
         expires_at = 0 if expires is None else expiry_of(expires, time.time())
         server = self.server()
         with self._locked():
-            entry = self._to_renew(name, principal)
+            entry = changed(self._to_renew(name, principal), limits or {})
+            if grace_s and entry.revoked_at:
+                raise KeysError(f"the key of {name} was revoked; make another with: codex-pool keys renew {name}")
             if entry.expires_at and expires is None:
                 raise KeysError(
                     f"the key of {name} expires; say when the new one does, such as --expires 30d, or --expires never"
@@ -175,14 +176,28 @@ class KeyStore:
                 key_since=now,
                 expires_at=expires_at,
                 revoked_at=0,
+                former=former_keys(entry, now, grace_s),
             )
             with handed_over(file, key, instead_of=name):
                 key_files.replace(self._path(name), entry)
             self._revoked_path(entry.principal).unlink(missing_ok=True)
         return key
 
+    def change(self, name: str, limits: Mapping[str, Any]) -> AllowedClient:
+        """Change what the key of a principal on the list allows: fields of Identity. Raises KeysError."""
+        path = self._path(check_name(name))
+        self._check_directories()
+        with self._locked():
+            try:
+                entry = changed(self._give_principal(name), limits)
+            except FileNotFoundError:
+                names = ", ".join(sorted(self._names())) or "none"
+                raise KeysError(f"there is no key for {name}; there are: {names}") from None
+            key_files.replace(path, entry)
+        return entry
+
     def revoke(self, name: str) -> None:
-        """Take a key off the allow-list; its entry is kept for `renew`. Raises KeysError if it is not on it."""
+        """Take a key off the allow-list, with former ones; its entry is kept for `renew`. Raises KeysError."""
         self._check_directories()
         path = self._path(check_name(name))
         if not path.exists():
@@ -196,7 +211,7 @@ class KeyStore:
                 entry = None
             if entry is not None:
                 self._make_directories(self._revoked)
-                gone = msgspec.structs.replace(entry, revoked_at=int(time.time()))
+                gone = msgspec.structs.replace(entry, revoked_at=int(time.time()), former=())
                 key_files.replace(self._revoked_path(entry.principal), gone)
             path.unlink(missing_ok=True)
 
@@ -209,12 +224,16 @@ class KeyStore:
         entries, problems = self._entries()
         now = self.now()
         entries = [entry for entry in entries if not entry.expires_at or entry.expires_at > now]
+        former = [(entry, key) for entry in entries for key in entry.former if key.until > now]
+        clients = {key.public_key: entry.identity for entry, key in former}
+        digests = {key.token_sha256: key.public_key for _, key in former if key.token_sha256}
+        ends = [entry.expires_at for entry in entries if entry.expires_at] + [key.until for _, key in former]
         return AllowList(
-            {entry.public_key: entry.identity for entry in entries},
+            clients | {entry.public_key: entry.identity for entry in entries},
             tuple(problems),
-            {entry.token_sha256: entry.public_key for entry in entries if entry.token_sha256},
+            digests | {entry.token_sha256: entry.public_key for entry in entries if entry.token_sha256},
             {entry.unix_uid: entry.public_key for entry in reversed(entries) if entry.unix_uid >= 0},
-            min((entry.expires_at for entry in entries if entry.expires_at), default=math.inf),
+            min(ends, default=math.inf),
         )
 
     @staticmethod
@@ -265,12 +284,13 @@ class KeyStore:
             except KeysError as error:
                 problems.append(str(error))
                 continue
-            twin = taken.get(entry.public_key) or taken.get(entry.principal)
+            keys = [entry.public_key, *(key.public_key for key in entry.former)]
+            twin = next((taken[each] for each in (*keys, entry.principal) if each in taken), None)
             if twin is not None:
-                what = "public key" if entry.public_key in taken else "principal"
+                what = "principal" if taken.get(entry.principal) == twin else "public key"
                 problems.append(f"{self._path(name)} has the {what} of {twin} too")
                 continue
-            taken[entry.public_key] = taken[entry.principal] = name
+            taken |= dict.fromkeys((*keys, entry.principal), name)
             entries.append(entry)
         return entries, problems
 
@@ -383,8 +403,3 @@ class KeyStore:
         for path in (self.directory, self._clients, self._revoked):
             with contextlib.suppress(FileNotFoundError):
                 key_files.check_owner(path, path.lstat(), key_files.DIRECTORY_MODE)
-
-
-def new_principal() -> str:
-    """The id of a new principal: 128 random bits."""
-    return secrets.token_hex(16)

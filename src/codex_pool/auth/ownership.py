@@ -86,12 +86,12 @@ class _Mark(msgspec.Struct):
 
 
 class Mark:
-    """Read the mark of one home's store. Raises OwnershipError for one that cannot be read."""
+    """The mark of one home's store, in a folder of the keys. `read` raises OwnershipError for one that is no mark."""
 
-    def __init__(self, keys: Path, home: Path) -> None:
+    def __init__(self, keys: Path, home: Path, folder: str = "homes") -> None:
         self.home = _named(home)
         digest = hashlib.sha256(os.fsencode(os.path.realpath(home))).hexdigest()[:32]
-        self.path = keys / "homes" / f"{digest}.json"
+        self.path = keys / folder / f"{digest}.json"
 
     def read(self) -> _Mark | None:
         try:

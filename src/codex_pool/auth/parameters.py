@@ -34,7 +34,7 @@ _HARMLESS_WORDS = """
     interest itemIds itemsView lastTurnId limit mockExperimentalField model modelProvider modelProviders
     multiAgentMode name objective operation origin originators outputSchema parentThreadId parentTurnId payload
     personality processId queuedSubmissionId queuedSubmissionIds requestId responsesapiClientMetadata rootTurnId
-    searchTerm sectionId serviceName serviceTier serviceTierForTurn sessionStartSource sortDirection sortKey
+    searchTerm sectionId serviceName since serviceTier serviceTierForTurn sessionStartSource sortDirection sortKey
     sourceKinds sourceTurnId status summary target threadId threadSource tokenBudget toolOutput turnId turnTrigger
     useStateDbOnly
 """

@@ -81,6 +81,8 @@ class AccessPolicy:
         self._identities: Mapping[str, Identity] = {}
         self._closed = False
         self._in_use = False
+        self.bounds_running = False
+        """True if a key has a limit of turns that run."""
         if identities:
             self.replace(identities)
 
@@ -88,6 +90,11 @@ class AccessPolicy:
         """Replace the allow-list. An entry without the id of its principal is ignored."""
         self._in_use = True
         self._identities = {identity.principal: identity for identity in identities if identity.principal}
+        self.bounds_running = any(each.max_running_turns is not None for each in self._identities.values())
+
+    def identity(self, principal: str) -> Identity | None:
+        """Return what is known of a principal with a key on the allow-list."""
+        return self._identities.get(principal)
 
     def name_of(self, principal: str) -> str:
         """Return the name of a principal, for people; its id if it is no longer on the list."""

@@ -17,6 +17,9 @@ MAX_MESSAGE_BYTES = 32 * 1024 * 1024
 MAX_VALUES = 50_000
 # Of the id of a request: the pool remembers thousands of them. (An app-server has no bound.)
 MAX_ID_CHARS = 1024
+# Of a share of turns: a principal of 20 has two turns begin for one of a principal of 10.
+DEFAULT_PRIORITY = 10
+MAX_PRIORITY = 100
 FULL = FULL_ACCESS
 LEVEL: dict[str, int] = {mode: level for level, mode in enumerate(SANDBOX_MODES)}
 
@@ -29,6 +32,9 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     An `admin` may do what the pool's owner may over ipc, with all threads; of the rest only the bounds count then.
     `methods` are granted beside DEFAULT_METHODS; `fs/*` is all that begin so. `sandbox` is the widest that its threads
     may have, `cwd_roots` the directories that they may work in or below.
+    `max_turns` bounds turns that run and wait together, and `max_running_turns` and `max_waiting_turns` each of them.
+    Tokens are input and output together, spend is in the currency of the pool's prices, and a day is of UTC; None is no
+    limit. `priority` is its share of turns beside other principals, of which the pool's owner has DEFAULT_PRIORITY.
     """
 
     name: str
@@ -41,6 +47,23 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     max_sessions: int = 16
     max_threads: int = 10_000
     max_turns: int = 256
+    max_running_turns: int | None = None
+    max_waiting_turns: int | None = None
+    max_tokens_per_day: int | None = None
+    max_tokens: int | None = None
+    max_spend_per_day: float | None = None
+    max_spend: float | None = None
+    priority: int = DEFAULT_PRIORITY
+
+    @property
+    def counts_usage(self) -> bool:
+        """True if it has a limit of tokens or spend."""
+        return any(limit is not None for limit in (self.max_tokens_per_day, self.max_tokens)) or self.counts_spend
+
+    @property
+    def counts_spend(self) -> bool:
+        """True if it has a limit of spend."""
+        return self.max_spend_per_day is not None or self.max_spend is not None
 
 
 POOL_METHODS = frozenset(
@@ -51,6 +74,7 @@ POOL_METHODS = frozenset(
         "pool/threads/list",
         "pool/turn/follow",
         "pool/turns/list",
+        "pool/usage",
         "pool/workers/list",
     }
 )

@@ -50,3 +50,6 @@ class BrokerArguments(msgspec.Struct, forbid_unknown_fields=True):
     unsaved: dict[str, Any] = {}
     # What earlier brokers have counted (`SaveCounts.kept`), None if that is not complete.
     counted: dict[str, Any] | None = {}
+    # Whether what turns have used is written down in the home; the table of prices, as `--prices` names it.
+    keeps_usage: bool = False
+    prices: str | None = None

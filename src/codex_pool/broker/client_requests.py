@@ -24,6 +24,7 @@ from .request import FOLLOW, Request
 from .state import BrokerState
 from .status import limited_status
 from .steering import Steering
+from .usage_questions import UsageQuestions
 
 MAX_OPT_OUTS = 256
 MAX_METHOD_CHARS = 256
@@ -54,6 +55,7 @@ class ClientRequests:
         tokens: Tokens,
         lists: OwnedListRequests,
         steering: Steering,
+        usage: UsageQuestions,
         status: StatusReport,
     ) -> None:
         self._state = state
@@ -61,6 +63,7 @@ class ClientRequests:
         self._tokens = tokens
         self._lists = lists
         self._steering = steering
+        self._usage = usage
         self._status = status
 
     def line(self, session: Session, head: wire.Call, line: bytes, *, screened: bool = False) -> None:
@@ -134,7 +137,8 @@ class ClientRequests:
         if request.method in NEW_THREAD:
             threads += state.turns.threads_to_be(session.principal)
         counts = Counts(threads, turns)
-        if request.again and (request.key in state.requests.sent_to or request.id_json in session.held):
+        is_counted = request.again and (request.key in state.requests.sent_to or request.id_json in session.held)
+        if is_counted:
             # What it asks for has been counted already.
             counts = Counts()
         own = request.thread_id if state.owners.owner_of(request.thread_id) == session.principal else None
@@ -146,6 +150,8 @@ class ClientRequests:
                 wire.ThreadRecord(own, ephemeral=False, cwd=row.cwd or None, owner=request.principal) if row else None
             )
         verdict = state.policy.check(session.principal, request.method, request.line, record, counts, own=own)
+        if not isinstance(verdict, Refusal) and not is_counted:
+            verdict = state.limits.request_refusal(request) or verdict
         if isinstance(verdict, Refusal):
             self._refuse(session, request.id_json.encode(), verdict)
             return False
@@ -160,10 +166,8 @@ class ClientRequests:
         return True
 
     def _refuse(self, session: Session, id_json: bytes, refusal: Refusal) -> None:
-        state, what = self._state, refusal.data["what"]
-        state.refused[what] += 1
-        if state.refused[what] == 1:
-            state.log(f"the first refusal of its kind, of {state.name_of(session.principal)}: {refusal.message}")
+        state = self._state
+        state.count_refusal(session.principal, refusal)
         state.send_line(session.id, jsonrpc.error_line(id_json, refusal.code, refusal.message, refusal.data))
 
     def _request(self, session: Session, request: Request) -> None:
@@ -176,6 +180,8 @@ class ClientRequests:
             if is_limited:
                 status = limited_status(status, session.principal, state.threads.count_of(session.principal))
             state.send_line(session.id, jsonrpc.encode({"id": request.request_id, "result": status}))
+        elif request.method == "pool/usage":
+            self._usage.request(session, request)
         elif request.method in steering.METHODS:
             self._steering.request(session, request)
         elif request.method in listings.METHODS:

@@ -33,6 +33,7 @@ from typing import Any
 
 from ..auth.ownership import Row
 from ..auth.policy import AccessPolicy
+from ..auth.usage_store import Counted, Rows
 from ..protocol import wire
 from ..protocol.pool_report import PoolReport
 from .arguments import BrokerLimits
@@ -53,6 +54,8 @@ from .status import status_of
 from .steering import Steering
 from .thread_lists import ThreadLists
 from .thread_owners import ThreadOwners
+from .usage_ledger import UsageLedger
+from .usage_questions import UsageQuestions
 from .worker_messages import WorkerMessages
 from .workers import Workers
 
@@ -86,6 +89,7 @@ class BrokerCore:
         recycle_descendants: int = 0,
         waiting_turns_per_worker: int = MAX_WAITING_TURNS,
         counted: dict[str, Any] | None = NOTHING_COUNTED,
+        usage: UsageLedger | None = None,
     ) -> None:
         self._started_at = now
         self._next_beat = wire.next_beat(now)
@@ -106,6 +110,7 @@ class BrokerCore:
             owners=owners,
             unix_offset=unix_offset,
             counts=Counts(kept_of(counted), expect),
+            usage=usage,
         )
         self._rate_limiter = RateLimiter(slots * turns_per_worker)
         self._dispatcher = Dispatcher(
@@ -126,8 +131,9 @@ class BrokerCore:
         )
         self._commands = Commands(self.state)
         self._steering = Steering(self.state, self._dispatcher, self._sessions, self._commands)
+        self._usage = UsageQuestions(self.state)
         self._requests = ClientRequests(
-            self.state, self._dispatcher, self._tokens, self._lists, self._steering, self._status
+            self.state, self._dispatcher, self._tokens, self._lists, self._steering, self._usage, self._status
         )
         for record in checkpoint or ():
             self.state.threads.restore(record)
@@ -176,6 +182,7 @@ class BrokerCore:
             "logins": len(state.account.logins),
             "bound": len(self._dispatcher.bound),
             "commands": len(self._commands),
+            "usage": len(self._usage),
         }
 
     # Clients.
@@ -359,6 +366,32 @@ class BrokerCore:
         self.state.threads.owners_changed(list(self.state.threads))
         return self.state.take_effects()
 
+    # Limits of keys, and the usage store.
+
+    def keys_changed(self, now: float) -> list[Effect]:
+        """Begin turns that other limits of keys allow now."""
+        self.state.now = now
+        self._dispatcher.start_all_queued()
+        return self.state.take_effects()
+
+    def usage_opened(self, totals: Rows, today: Rows, workers: dict[str, Counted], now: float) -> list[Effect]:
+        """Take over what the usage store has: it can be relied upon."""
+        self.state.now = now
+        self.state.usage.opened(totals, today, workers, now)
+        return self.state.take_effects()
+
+    def usage_closed(self, problem: str) -> None:
+        """Note that the usage store cannot be relied upon, and why."""
+        self.state.usage.closed(problem)
+
+    def usage_found(
+        self, number: int, rows: Rows, names: dict[str, str], problem: str | None, now: float
+    ) -> list[Effect]:
+        """Handle the answer to a `ReadUsage`; `problem` is the reason why there is none."""
+        self.state.now = now
+        self._usage.found(number, rows, names, problem)
+        return self.state.take_effects()
+
     # The clock.
 
     def tick(self, now: float) -> list[Effect]:
@@ -372,6 +405,7 @@ class BrokerCore:
         self._worker_messages.tick()
         self._workers.tick()
         self._commands.tick()
+        self._usage.tick()
         self._steering.tick()
         self._faults.tick()
         return self.state.take_effects()

@@ -88,6 +88,11 @@ class Counts:
         self._lost.append(worker)
         self._has_news = True
 
+    def tokens_of(self, worker: str) -> dict[str, wire.Tokens] | None:
+        """The tokens that a worker has counted, by principal; None for one that has not registered."""
+        tally = self._workers.get(worker)
+        return None if tally is None else tally.tokens
+
     def total(self) -> Tally:
         """All counts; `tokens` are by name."""
         total = Tally()

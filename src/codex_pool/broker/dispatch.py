@@ -222,7 +222,8 @@ class Dispatcher:
             if worker.stale and thread.worker == worker.name:
                 # It leaves once its open requests are answered: no turn begins with a former account.
                 return False
-            if thread.record.owner and not self._may_start_key_turn(worker):
+            owner = thread.record.owner
+            if owner and not (self._may_start_key_turn(worker) and self._state.limits.may_run(owner)):
                 return False
             if thread.worker is None and not self.capacity.has_capacity(worker):
                 self.capacity.note_denied()
@@ -231,6 +232,11 @@ class Dispatcher:
 
     def _start(self, request: Request, worker: Worker) -> None:
         thread = self._state.threads.get(request.thread_id or "")
+        was_sent = request.again or request.tries
+        refusal = None if was_sent else self._state.limits.request_refusal(request)
+        if refusal is not None:
+            self._state.refuse(request, refusal)
+            return
         elsewhere = thread is not None and thread.worker not in (None, worker.name)
         if elsewhere or (not worker.takes_work and (thread is None or thread.worker is None)):
             # While it waited here, another worker loaded the thread, or this one takes no more work.
@@ -255,7 +261,7 @@ class Dispatcher:
             self.load_waiting()
         self._use_permits(worker)
         self.start_queued(worker)
-        if self._rate_limiter.limit is not None:
+        if self._rate_limiter.limit is not None or self._state.limits.bound_running:
             self.start_all_queued()
 
     def vacate(self, worker: Worker) -> None:

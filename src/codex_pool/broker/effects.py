@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from ..auth.ownership import Row
+from ..auth.usage_store import Change
 from ..protocol import wire
 
 
@@ -86,6 +87,20 @@ class SaveOwners(msgspec.Struct, frozen=True, gc=False):
     rows: list[Row]
 
 
+class SaveUsage(msgspec.Struct, frozen=True, gc=False):
+    """Write this to the usage store, now or once that is possible."""
+
+    change: Change
+
+
+class ReadUsage(msgspec.Struct, frozen=True, gc=False):
+    """Read the usage store from a day on, of one principal or of all, and give the core what was found."""
+
+    number: int
+    since: int
+    principal: str | None
+
+
 class SaveCounts(msgspec.Struct, frozen=True, gc=False):
     """Have the supervisor keep what was counted, for the next broker; `lost`: workers whose loss it covers."""
 
@@ -131,6 +146,8 @@ Effect = (
     | SaveThreads
     | SaveOwners
     | SaveCounts
+    | SaveUsage
+    | ReadUsage
     | Command
     | DrainProgress
     | LogLine

@@ -88,6 +88,10 @@ class InFlight:
                 request.queue.discard(request)
         else:
             # One that was sent to a worker which died was counted before.
+            refusal = None if request.tries else self._state.limits.waiting_refusal(request)
+            if refusal is not None:
+                self._state.refuse(request, refusal)
+                return False
             problem = None if request.tries else self._why_full(request, session)
             if problem is not None:
                 self._state.overloaded(request, problem)
@@ -95,6 +99,7 @@ class InFlight:
             session.held[request.id_json] = request
             self._count(session, request, 1)
         request.queue = queue
+        request.priority = self._state.limits.priority(request.principal)
         queue.add(request, session.weight)
         self._move(request, "held")
         return True

@@ -50,11 +50,13 @@ from .effects import (
     DropConnection,
     Effect,
     LogLine,
+    ReadUsage,
     Registered,
     Renew,
     SaveCounts,
     SaveOwners,
     SaveThreads,
+    SaveUsage,
     Suspect,
     ToClient,
     ToWorker,
@@ -65,6 +67,8 @@ from .mode import Mode
 from .outbox import Outbox
 from .ownership_writer import OwnershipWriter
 from .thread_owners import ThreadOwners
+from .usage_ledger import UsageLedger
+from .usage_writer import Closed, Found, Opened, Query, UsageWriter, rates_of, usage_writer_of
 
 MESSAGES_PER_PHASE = 500
 MAX_OUTBOX_BYTES = 64 * 1024 * 1024
@@ -91,6 +95,9 @@ class Broker:
         self._is_reachable = True
         self._policy = AccessPolicy(default_cwd=arguments.cwd or os.getcwd())
         self._ownership, owners = self._open_ownership()
+        self._usage = usage_writer_of(arguments, _log.error)
+        rates = rates_of(arguments.prices, _log.error)
+        ledger = UsageLedger(rates, arguments.unix_offset, is_stored=self._usage is not None)
         self._checkpoint_file = CheckpointFile(arguments.clients_endpoint)
         checkpoint = with_unsaved(self._checkpoint_file.read(), arguments.unsaved)
         self._core = BrokerCore(
@@ -107,7 +114,11 @@ class Broker:
             changed_at=arguments.changed_at,
             recycle_descendants=arguments.recycle_descendants,
             counted=arguments.counted,
+            usage=ledger,
         )
+        if self._usage is not None:
+            self._core.state.limits.remedy = self._usage.remedy
+            self._phase_usage(self._usage)
         self._core.state.log_file = log.path()
         self._checkpoint_writer = CheckpointWriter(self._checkpoint_file, self._records, self._problems, report)
         self._commands = LineSplitter()
@@ -125,6 +136,8 @@ class Broker:
             self._poller.register(source, zmq.POLLIN)
         if self._ownership is not None:
             self._poller.register(self._ownership.descriptor, zmq.POLLIN)
+        if self._usage is not None:
+            self._poller.register(self._usage.descriptor, zmq.POLLIN)
         self._links: IngressLinks | None = None
         self._keys: AllowedKeys | None = None
         if arguments.link is not None:
@@ -151,6 +164,8 @@ class Broker:
                 if 0 in ready and not self._phase_supervisor():
                     self._apply(self._core.shut_down())
                     return
+                if self._usage is not None and ready.pop(self._usage.descriptor, None):
+                    self._phase_usage(self._usage)
                 if self._ownership is not None:
                     spoke = ready.keys() - {self._workers, 0, self._ownership.descriptor}
                     self._phase_ownership(self._ownership, clients_speak=bool(spoke))
@@ -180,6 +195,8 @@ class Broker:
             self._links.close()
         if self._ownership is not None:
             self._ownership.close()
+        if self._usage is not None:
+            self._usage.close()
         self._clients.close(linger=200)
         self._workers.close(linger=0)
         self._context.term()
@@ -260,6 +277,20 @@ class Broker:
             self._apply(self._core.ownership_read(news, now))
         self._policy.close(ownership.problem)
 
+    # Usage.
+
+    def _phase_usage(self, usage: UsageWriter) -> None:
+        """Take in what has become of the usage store."""
+        now = time.monotonic()
+        for report in usage.reports():
+            match report:
+                case Opened():
+                    self._apply(self._core.usage_opened(report.totals, report.today, report.workers, now))
+                case Closed():
+                    self._core.usage_closed(report.problem)
+                case Found():
+                    self._apply(self._core.usage_found(report.number, report.rows, report.names, report.problem, now))
+
     # Clients that another process has let in.
 
     def _phase_links(self, links: IngressLinks, ready: dict[Any, int]) -> None:
@@ -297,6 +328,7 @@ class Broker:
         if self._keys is not None and self._keys.read():
             self._policy.replace(self._keys.clients.values())
             self._apply(self._core.end_sessions(self._keys.is_revoked, now))
+            self._apply(self._core.keys_changed(now))
 
     # Effects.
 
@@ -343,6 +375,12 @@ class Broker:
                 case SaveOwners():
                     if self._ownership is not None:
                         self._ownership.write(effect.number, effect.rows)
+                case SaveUsage():
+                    if self._usage is not None:
+                        self._usage.save(effect.change)
+                case ReadUsage():
+                    if self._usage is not None:
+                        self._usage.ask(Query(effect.number, effect.since, effect.principal))
                 case SaveCounts():
                     report({"event": "counts", "kept": effect.kept, "lost": effect.lost})
                 case LogLine():
@@ -369,6 +407,8 @@ class Broker:
     def _look(self, now: float) -> None:
         """Bind and write again what was removed, or could not be bound or written before."""
         self._look_at = now + LOOK_AT_FILES_EVERY_S
+        if self._usage is not None:
+            self._usage.look()
         self._listeners.look(now)
         is_reachable = self._listeners.is_bound(WORKERS)
         if not is_reachable:
@@ -381,6 +421,8 @@ class Broker:
         rows = [*self._its_problems, *self._problems.rows()]
         if self._ownership is not None:
             rows += self._ownership.problems.rows()
+        if self._usage is not None:
+            rows += self._usage.problems.rows()
         self._core.problems(rows)
 
     def _send(self, is_client: bool, peer: bytes, frames: list[bytes]) -> None:

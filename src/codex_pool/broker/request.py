@@ -30,6 +30,7 @@ import msgspec
 
 from codex_app_server._protocol import envelope
 
+from ..auth.principal import DEFAULT_PRIORITY
 from ..protocol import jsonrpc, wire
 from .client_line import ClientMessage, decode_message
 from .fan_out import FanOut
@@ -93,6 +94,8 @@ class Request:
     turn_id: str | None = None
     # It was sent to a worker before, and no answer was received.
     again: bool = False
+    # The share of its principal, as of `Identity.priority`.
+    priority: int = DEFAULT_PRIORITY
     # Its turn is one beside others of its session, which may not delay them (see `side_turns`).
     on_side: bool = False
     # How many workers that were to start its turn have died.

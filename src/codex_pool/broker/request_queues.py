@@ -1,4 +1,4 @@
-"""Queues of held requests: in order of arrival, fair across sessions, or of turns. Pure."""
+"""Queues of held requests: in order of arrival, fair across principals and sessions, or of turns. Pure."""
 
 from __future__ import annotations
 
@@ -36,15 +36,14 @@ class OrderedQueue:
 
 
 class FairRequestQueue(FairQueue[Request]):
-    """Requests of sessions, served in proportion to the weights of the sessions; those of a thread keep their order."""
+    """Requests of sessions, served as of FairQueue; those of a thread keep their order."""
 
     def __init__(self, reason: str) -> None:
         super().__init__()
         self.reason = reason
 
     def add(self, request: Request, weight: int) -> None:
-        assert request.session is not None, "only requests of sessions are held"
-        self.put(request.session, weight, request.thread_id or "", request)
+        _put(self, request, weight)
 
     def discard(self, request: Request) -> None:
         assert request.session is not None, "only requests of sessions are held"
@@ -61,6 +60,12 @@ class FairRequestQueue(FairQueue[Request]):
         for request in requests:
             request.queue = None
         return requests
+
+
+def _put(queue: FairQueue[Request], request: Request, weight: int) -> None:
+    assert request.session is not None, "only requests of sessions are held"
+    principal, priority = request.principal, request.priority
+    queue.put(request.session, weight, request.thread_id or "", request, principal=principal, priority=priority)
 
 
 class TurnQueue:
@@ -91,8 +96,7 @@ class TurnQueue:
         return self._on_side if request.on_side else self._turns
 
     def add(self, request: Request, weight: int) -> None:
-        assert request.session is not None, "only requests of sessions are held"
-        self._queue_of(request).put(request.session, weight, request.thread_id or "", request)
+        _put(self._queue_of(request), request, weight)
 
     def discard(self, request: Request) -> None:
         assert request.session is not None, "only requests of sessions are held"

@@ -15,20 +15,23 @@ import msgspec
 
 from codex_app_server import errors
 
-from ..auth.policy import AccessPolicy
+from ..auth.policy import AccessPolicy, Refusal
+from ..auth.usage import Rates
 from ..protocol import jsonrpc, packs, turn_ends, wire
 from .account_holder import AccountHolder
 from .counts import Counts, Kept
-from .effects import Effect, LogLine, SaveCounts, SaveOwners, SaveThreads, ToClient, ToWorker
+from .effects import Effect, LogLine, SaveCounts, SaveOwners, SaveThreads, SaveUsage, ToClient, ToWorker
 from .entities import Session, Worker, bound
 from .event_log import EventLog
 from .in_flight import InFlight
+from .key_limits import KeyLimits
 from .mode import Mode
 from .quotas import LogQuotas
 from .request import Request, RequestQueue
 from .thread_owners import ThreadOwners
 from .thread_table import ThreadTable
 from .turn_table import TurnTable
+from .usage_ledger import UsageLedger
 
 MAX_LOST = 10_000
 MAX_WAITING_TURNS = 32
@@ -60,9 +63,13 @@ class BrokerState:
         owners: ThreadOwners | None = None,
         unix_offset: float = 0.0,
         counts: Counts | None = None,
+        usage: UsageLedger | None = None,
     ) -> None:
         # What has become of turns.
         self.counts = counts if counts is not None else Counts(Kept())
+        # What they have used, by principal, and the limits of keys.
+        self.usage = usage if usage is not None else UsageLedger(Rates(None), unix_offset)
+        self.limits = KeyLimits(self)
         self.policy = policy
         self.slots = slots
         self.turns_per_worker = turns_per_worker
@@ -112,6 +119,9 @@ class BrokerState:
         news = self.counts.take_news()
         if news is not None:
             out.append(SaveCounts(**news))
+        if self.usage.has_news and self.usage.is_open:
+            names = {each: self.name_of(each) for each in self.usage.unsaved_principals}
+            out.append(SaveUsage(self.usage.take_changed(names)))
         if self.threads.changed:
             out.insert(0, SaveThreads(self.threads.take_changed()))
         return out
@@ -168,6 +178,18 @@ class BrokerState:
     def fail(self, request: Request, code: int, message: str, data: Any = None) -> None:
         """Answer a request with an error."""
         self.answer(request, jsonrpc.error_line(jsonrpc.encode(request.request_id), code, message, data))
+
+    def count_refusal(self, principal: str, refusal: Refusal) -> None:
+        """Count a refusal by its reason; the first of each is logged."""
+        what = refusal.data["what"]
+        self.refused[what] += 1
+        if self.refused[what] == 1:
+            self.log(f"the first refusal of its kind, of {self.name_of(principal)}: {refusal.message}")
+
+    def refuse(self, request: Request, refusal: Refusal) -> None:
+        """Answer a request with the reason why it is refused."""
+        self.count_refusal(request.principal, refusal)
+        self.fail(request, refusal.code, refusal.message, refusal.data)
 
     def overloaded(self, request: Request, message: str) -> None:
         """Answer a request with the error that asks to try again later."""

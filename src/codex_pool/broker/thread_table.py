@@ -59,6 +59,11 @@ class ThreadTable(dict[str, Thread]):
         thread = self.get(thread_id or "")
         return thread.record if thread is not None else None
 
+    def model_of(self, thread_id: str | None) -> str:
+        """The model of a thread; "" if it is not known, as of a sub-agent."""
+        record = self.record(thread_id)
+        return (record.model or "") if record is not None else ""
+
     # Which worker has it.
 
     def assign(self, record: wire.ThreadRecord, worker: Worker, request: Request, new_of: str = "") -> None:

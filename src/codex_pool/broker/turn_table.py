@@ -161,6 +161,15 @@ class TurnTable(dict[str, Turn]):
         ]
         return count + running.total() + len(begin)
 
+    def running_of(self, principal: str) -> int:
+        """Count the turns of this principal that run or are about to, those of sub-agents among them."""
+        state = self._state
+        workers = state.workers.values()
+        starting = sum(
+            worker.requests[number].principal == principal for worker in workers for number in worker.starting
+        )
+        return starting + sum(state.threads.owner_of(turn.thread_id) == principal for turn in self.values())
+
     def threads_to_be(self, principal: str) -> int:
         """Count the requests of this principal that are to create a thread."""
         requests = self._state.requests

@@ -217,11 +217,23 @@ class WorkerMessages:
             state.fail(request, errors.INTERNAL_ERROR, message, {"kind": "ownership", "safeToRetry": True})
 
     def _on_own_turn(self, started: wire.TurnStarted, worker: Worker) -> None:
-        """Interrupt a turn that a goal begins with a former account: no client could refuse it."""
+        """Interrupt a turn that a goal begins with a former account, or beyond a limit of its key: no client could
+        refuse it."""
+        state = self._state
         starting = (worker.requests[number] for number in worker.starting)
-        if worker.stale and all(request.thread_id != started.thread_id for request in starting):
-            self._state.log(f"turn {started.turn_id} is interrupted, because worker {worker.name} is being renewed")
-            self._state.to_worker(worker, wire.Interrupt(started.thread_id, started.turn_id))
+        if any(request.thread_id == started.thread_id for request in starting):
+            return
+        owner = state.threads.owner_of(started.thread_id)
+        top = started.thread_id not in state.threads.parents
+        refusal = state.limits.usage_refusal(owner, "a turn by itself", started.thread_id) if top else None
+        if refusal is not None:
+            state.count_refusal(owner, refusal)
+            state.log_for(owner, f"turn {started.turn_id} is interrupted: {refusal.message}")
+        elif worker.stale:
+            state.log(f"turn {started.turn_id} is interrupted, because worker {worker.name} is being renewed")
+        else:
+            return
+        state.to_worker(worker, wire.Interrupt(started.thread_id, started.turn_id))
 
     def _on_turn_started(self, started: wire.TurnStarted | wire.RunningTurn, worker: Worker) -> bool:
         """Note that a turn runs; True if that is new."""
@@ -233,7 +245,7 @@ class WorkerMessages:
 
     def _on_turn_ended(self, ended: wire.TurnEnded, worker: Worker) -> None:
         state = self._state
-        state.counts.ended(worker.name, ended, state.now)
+        self._count_end(ended, worker)
         state.turns.leave(worker, ended.turn_id)
         turn = state.turns.pop(ended.turn_id, None)
         if turn is None:
@@ -258,6 +270,15 @@ class WorkerMessages:
         state.threads.note_activity(ended.thread_id)
         self._dispatcher.worker_freed(worker)
         self._workers.check_drained(worker)
+
+    def _count_end(self, ended: wire.TurnEnded, worker: Worker) -> None:
+        """Count the end of a turn, in the tally of its worker and for its principal."""
+        state = self._state
+        state.counts.ended(worker.name, ended, state.now)
+        tally = state.counts.tokens_of(worker.name)
+        if ended.counts is not None and tally is not None:
+            model, tokens = state.threads.model_of(ended.thread_id), ended.tokens or wire.Tokens()
+            state.usage.ended(worker.name, ended.counts.principal, model, tokens, tally, state.now)
 
     def _on_thread_gone(self, gone: wire.ThreadGone, worker: Worker) -> None:
         thread = self._state.threads.get(gone.thread_id)

@@ -80,6 +80,7 @@ class Workers:
             state.log(f"worker {name} was not registered: it is known, or dead, or has a connection of another name")
             return
         state.counts.registered(name, counted)
+        state.usage.registered(name, counted.tokens, state.now)
         if known is not None:
             state.worker_of.pop(known.identity, None)
             known.identity, known.seen_at = identity, state.now
@@ -222,6 +223,7 @@ class Workers:
             self._dispatcher.load_waiting()
             self._dispatcher.use_all_permits()
         state.counts.lost(name)
+        state.usage.lost(name)
         self._sessions.worker_settled(name)
 
     def _fail_work(self, worker: Worker, reason: str) -> None:
@@ -236,6 +238,8 @@ class Workers:
                 continue
             state.turns.ended["lost"] += 1
             state.counts.turns_lost(1)
+            owner, model = state.threads.owner_of(turn.thread_id), state.threads.model_of(turn.thread_id)
+            state.usage.turn_lost(owner, model, turn.tokens or wire.Tokens(), state.now)
             thread = state.threads.get(turn.thread_id)
             if thread is not None:
                 thread.turns.discard(turn_id)

@@ -117,6 +117,8 @@ class BrokerProcess:
             must_bind=must_bind,
             unsaved=self.unsaved,
             counted=self._counted,
+            keeps_usage=self._arguments.is_daemon or options.lets_keys_in,
+            prices=options.prices,
         )
         self.child = self._launcher.launch("codex_pool.broker", arguments, inherit=(lock,))
         self.starts += 1

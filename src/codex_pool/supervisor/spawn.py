@@ -69,8 +69,9 @@ def arguments_of(
         # Checked here, where an error of theirs can still be reported to the caller.
         store.server()
         keys = as_utf8(os.path.abspath(store.directory))
+    prices = None if options.prices is None else as_utf8(checked_prices(options.prices))
     log_file = None if options.log_file is None else as_utf8(os.path.abspath(options.log_file))
-    options = msgspec.structs.replace(options, endpoint=as_utf8(endpoint), keys=keys, log_file=log_file)
+    options = msgspec.structs.replace(options, endpoint=as_utf8(endpoint), keys=keys, log_file=log_file, prices=prices)
     return SupervisorArguments(
         options=options,
         argv=[as_utf8(word) for word in argv],
@@ -94,6 +95,24 @@ def arguments_of(
         source=source,
         is_daemon=is_daemon,
     )
+
+
+def checked_prices(asked: str) -> str:
+    """The table of prices that an option names, with an absolute path. Raises EndpointError for one that is none."""
+    # Loaded by need: few pools have prices.
+    from ..litellm_prices import NAME, find_prices
+    from ..prices import PricesError
+
+    kind, colon, file = asked.partition(":")
+    if kind == NAME and colon and file:
+        asked = f"{NAME}:{os.path.abspath(os.path.expanduser(file))}"
+    elif kind != NAME:
+        asked = os.path.abspath(asked)
+    try:
+        find_prices(asked)
+    except PricesError as error:
+        raise endpoints.EndpointError(f"prices: {error}") from None
+    return asked
 
 
 def _listeners(options: PoolOptions, home: Path) -> ListenerConfig | None:

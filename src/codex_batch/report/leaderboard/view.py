@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from functools import partial
 
 from codex_app_server._runtime.text import plural
+from codex_pool.prices import UNKNOWN
 
-from ...rules.prices import UNKNOWN
 from ...scoring.metrics import Metrics
 from .. import plots, units
 from ..comparison_view import p_text, signed
