@@ -33,6 +33,7 @@ VERBS = {
     "drain": "Let the turns of a daemon, or of a worker, finish, and take no new ones.",
     "scale": "Change how many workers a daemon has.",
     "recycle": "Replace workers of a daemon, without a failed turn.",
+    "upgrade": "Have a daemon run another codex binary, without a failed turn.",
     "stop": "Stop a daemon once its turns are over.",
     "top": "Watch the workers, turns and sessions of a daemon.",
     "turns": "List the turns of a daemon: running, waiting, queued.",

@@ -37,9 +37,14 @@ class Operator:
         self._as_json = as_json
         self._shown = ""
 
-    def ask(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
-        """Send a request, print what it has changed, and return that. Raises the error that was answered."""
+    def ask(self, method: str, params: dict[str, Any], *, shows: bool = True) -> dict[str, Any]:
+        """Send a request, print what it has changed unless it is not to be shown yet, and return that.
+
+        Raises the error that was answered.
+        """
         result: dict[str, Any] = json.loads(self._client.call(method, params))
+        if not shows:
+            return result
         if self._as_json:
             click.echo(json.dumps(result))
             return result
@@ -61,10 +66,17 @@ class Operator:
         """Print what is waited for on stderr, if it has changed. `report`: as of `waiting_text`."""
         from codex_pool.daemon.status_text import waiting_text
 
-        text = waiting_text(report)
+        self.say(waiting_text(report))
+
+    def say(self, text: str) -> None:
+        """Print what a command waits for on stderr, if it has changed."""
         if text != self._shown:
             self._shown = text
             click.echo(_plain(text), err=True)
+
+    def print_json(self, result: dict[str, Any]) -> None:
+        """Print a result, of a command with `--json`."""
+        click.echo(json.dumps(result))
 
     def wait(self) -> None:
         """Wait before the next look. Raises TransportClosedError once the daemon has ended."""

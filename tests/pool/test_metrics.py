@@ -35,6 +35,7 @@ NAMES = {
     "sessions",
     "events_dropped",
     "rate_limit_paused",
+    "upgrade_failed",
     "refused",
     "build_info",
 }

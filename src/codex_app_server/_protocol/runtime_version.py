@@ -73,6 +73,15 @@ def warning(version: str | None) -> str | None:
     return f"{text}: what is new in it comes as plain JSON" if number > newest else text
 
 
+def too_old(version: str | None) -> str | None:
+    """The reason why a runtime of this version is not supported; None for one of the range, or a newer one."""
+    number, oldest = number_of(version), number_of(OLDEST)
+    assert oldest is not None
+    if number is None or number >= oldest:
+        return None
+    return f"it is codex {version}; {OLDEST} is the oldest version that is supported"
+
+
 @dataclass(frozen=True)
 class Lack:
     """Parts of a method that a runtime lacks: the method itself, with the reason, or fields of its params."""

@@ -100,6 +100,7 @@ class BrokerCore:
         # Restarts and recycles of workers, by reason.
         self._replaced: dict[str, dict[str, int]] = {}
         self._configuration: dict[str, Any] = {}
+        self._upgrade: dict[str, Any] = {}
         expect = list(expect)
         self.state = BrokerState(
             slots=slots,
@@ -288,6 +289,10 @@ class BrokerCore:
         """Take over the state of the pool's configuration, for status."""
         self._configuration = row
 
+    def upgrade(self, row: dict[str, Any]) -> None:
+        """Take over the state of an upgrade of codex, for status."""
+        self._upgrade = row
+
     def set_mode(self, mode: Mode, now: float) -> list[Effect]:
         """Take over how the pool takes new turns."""
         self.state.now = now
@@ -428,7 +433,12 @@ class BrokerCore:
         """The state of the pool for probes and metrics; the effects are to be applied before it is sent."""
         self.state.now = now
         report = report_of(
-            self.state, self._rate_limiter, self._slot_states, self._replaced, changed_at=self.changes.changed_at
+            self.state,
+            self._rate_limiter,
+            self._slot_states,
+            self._replaced,
+            changed_at=self.changes.changed_at,
+            upgrade=self._upgrade.get("state", ""),
         )
         return report, self.state.take_effects()
 
@@ -450,4 +460,6 @@ class BrokerCore:
             row = dict(self._configuration)
             age_s = self.state.now - row.pop("loadedAt")
             status["configuration"] = {**row, "loadedAgeMs": round(age_s * 1000)}
+        if self._upgrade:
+            status["upgrade"] = self._upgrade
         return {**status, "trace": self._faults.trace()} if trace else status

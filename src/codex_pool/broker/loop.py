@@ -231,6 +231,8 @@ class Broker:
                 self._apply(self._core.set_limits(msgspec.convert(command["limits"], BrokerLimits), now))
             elif "configuration" in command:
                 self._core.configuration(command["configuration"])
+            elif "upgrade" in command:
+                self._core.upgrade(command["upgrade"])
             elif "command_result" in command:
                 done = command["command_result"]
                 self._apply(self._core.command_done(done["id"], done.get("result"), done.get("error"), now))

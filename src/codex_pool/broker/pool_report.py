@@ -18,11 +18,12 @@ def report_of(
     replaced: dict[str, dict[str, int]],
     *,
     changed_at: float,
+    upgrade: str = "",
 ) -> PoolReport:
     """Report the state of the pool now.
 
     `slot_states` and `replaced` are what the supervisor has reported of slots, and of restarts and recycles by reason;
-    `changed_at` is when the account was changed last (CLOCK_MONOTONIC).
+    `changed_at` is when the account was changed last (CLOCK_MONOTONIC), `upgrade` the state of an upgrade of codex.
     """
     counts = state.counts
     for principal in sorted(counts.principals()):
@@ -50,6 +51,7 @@ def report_of(
         rate_limit_paused=not rate_limiter.allows(0, state.now),
         refused=dict(state.refused),
         codex=sorted({worker.codex_version for worker in state.workers.values() if worker.codex_version}),
+        upgrade=upgrade,
     )
 
 

@@ -2,7 +2,8 @@
 
     pool/turn/interrupt {turnId}, pool/session/kick {session}                        done here
     pool/pause, pool/resume {worker?}, pool/drain {worker?, approvalGrace?},         done by the supervisor, which
-    pool/scale {workers}, pool/recycle {worker?}, pool/stop {now?}                   outlives this broker
+    pool/scale {workers}, pool/recycle {worker?}, pool/stop {now?},                  outlives this broker
+    pool/upgrade {codexBin?, probeTurn?}
 
 Each is answered {"changed": bool, "message": text, ...}, and does nothing twice. An id may be given by its beginning.
 """
@@ -61,6 +62,11 @@ class _Scale(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
     workers: int
 
 
+class _Upgrade(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
+    codex_bin: str | None = None
+    probe_turn: bool = False
+
+
 class _Stop(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
     now: bool = False
 
@@ -72,6 +78,7 @@ _COMMANDS: dict[str, type[msgspec.Struct]] = {
     "pool/drain": _Drain,
     "pool/scale": _Scale,
     "pool/recycle": _Worker,
+    "pool/upgrade": _Upgrade,
     "pool/stop": _Stop,
     "pool/reload": _Nothing,
 }

@@ -78,7 +78,7 @@ def problems(status: dict[str, Any]) -> list[str]:
 
     A client with a key is not shown any.
     """
-    return [*_unwritten(status), *_not_started(status), *_configuration(status)]
+    return [*_unwritten(status), *_not_started(status), *_configuration(status), *_upgrade(status)]
 
 
 def trace(status: dict[str, Any]) -> list[str]:
@@ -116,6 +116,22 @@ def _configuration(status: dict[str, Any]) -> list[str]:
     if found.get("restartNeeded"):
         lines.append(f"configuration: restart needed for {', '.join(found['restartNeeded'])}")
     return lines
+
+
+def _upgrade(status: dict[str, Any]) -> list[str]:
+    """Format an upgrade of codex that is under way, or has failed; a limited key is not shown it."""
+    row = status.get("upgrade", {})
+    return [f"upgrade: {upgrade_text(row)}"] if row and row["state"] != "done" else []
+
+
+def upgrade_text(row: dict[str, Any]) -> str:
+    """Format what an upgrade of codex is at."""
+    path = row["codexBin"]
+    if row["state"] == "checking":
+        return f"{path} is tried out"
+    if row["state"] == "replacing":
+        return f"{path} (codex {row['codexVersion']}): {row['replaced']} of {plural(row['slots'], 'worker')} replaced"
+    return f"{path} has failed: {row['problem']}" if row["problem"] else f"all workers run {path}"
 
 
 def _not_started(status: dict[str, Any]) -> list[str]:

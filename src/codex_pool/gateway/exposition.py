@@ -85,6 +85,11 @@ class _Report(Collector):
             "1 while no turn is started until the account's rate limit is over, else 0.",
             [((), report.rate_limit_paused)],
         )
+        yield _gauge(
+            "upgrade_failed",
+            "1 if the last upgrade of codex has failed, until the next one, else 0.",
+            [((), report.upgrade in ("going back", "failed"))],
+        )
         yield _counter("refused", "Connections and requests that were refused.", self._refused(), "reason")
         build = GaugeMetricFamily(f"{_NAME}build_info", "Always 1: versions that run.", labels=("version", "codex"))
         for codex in report.codex or ["unknown"]:

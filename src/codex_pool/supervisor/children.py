@@ -17,7 +17,7 @@ from .worker_children import WorkerProcesses
 
 
 class Children:
-    """Broker, workers, the holder of the account, and ingress and gateway (`entrances`).
+    """Broker, workers, the holder of the account, and `others`: ingress, gateway and canary.
 
     They are watched by `selector`, and written down for a supervisor after this one, which has to end them should this
     one be killed.
@@ -31,15 +31,15 @@ class Children:
         broker: BrokerProcess,
         workers: WorkerProcesses,
         holder: RestartedChild,
-        entrances: Sequence[RestartedChild],
+        others: Sequence[RestartedChild],
     ) -> None:
         self._selector = selector
         self._bookkeeping = bookkeeping
         self._broker = broker
         self._workers = workers
         self._holder = holder
-        self._entrances = entrances
-        self._restarted = (holder, *entrances)
+        self._others = others
+        self._restarted = (holder, *others)
         # Lines that the logs of children lost which have ended.
         self._lost_before = 0
 
@@ -76,8 +76,8 @@ class Children:
 
     def stop(self) -> None:
         """End all, then whatever is left below this process."""
-        entrances = [each.child for each in self._entrances]
-        stop(self._workers.children.values(), self._holder.child, self._broker.child, entrances)
+        others = [each.child for each in self._others]
+        stop(self._workers.children.values(), self._holder.child, self._broker.child, others)
         for each in self._restarted:
             each.close()
         processes.sweep(os.getpid())

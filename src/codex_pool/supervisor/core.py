@@ -66,6 +66,8 @@ class SupervisorCore:
         self._generations: Counter[int] = Counter()
         # Those that get no worker yet.
         self._later = self._slots[1:] if one_first else []
+        # Of slots that are added.
+        self.build = 0
         self._options = options
         # When workers died that had done nothing, since a turn finished last.
         self._fruitless: deque[float] = deque()
@@ -186,7 +188,8 @@ class SupervisorCore:
             self._remove_empty()
             return [ReportLost(name, reason), Changed(), *self._recycle_one(now)]
         out: list[Effect] = [ReportLost(name, reason), Changed()]
-        if worker.state == "starting":
+        if worker.state == "starting" and worker.build == slot.build:
+            # Of another build no further one is started.
             slot.failed_starts += 1
             slot.problem = reason
         if worker is slot.successor:
@@ -208,7 +211,7 @@ class SupervisorCore:
         slot.failures += 1
         slot.restarts += 1
         self._restarts[reason_of_restart(worker)] += 1
-        slot.last_reason = reason
+        slot.last_reason, slot.last_build = reason, worker.build
         slot.due = now + backoff_s(slot.failures - 1, BACKOFF_FIRST_S, BACKOFF_MAX_S, jitter)
         # A successor that is on its way need not wait.
         slot.worker, slot.successor, slot.renewal = slot.successor, None, ""
@@ -302,7 +305,7 @@ class SupervisorCore:
                 out += self.hold(slot, "removed", f"scaled down to {workers}", now)
         for number in range(workers):
             if number not in known:
-                slot = Slot(number)
+                slot = Slot(number, self.build)
                 self._slots.append(slot)
                 slot.worker = self._spawn(slot, now, out)
             elif known[number].held == "removed":
@@ -418,8 +421,8 @@ class SupervisorCore:
 
     def _spawn(self, slot: Slot, now: float, out: list[Effect]) -> Worker:
         self._generations[slot.number] += 1
-        worker = Worker(f"w{slot.number}.{self._generations[slot.number]}-{self._nonce}", now)
-        out += [Spawn(slot.number, worker.name), Changed()]
+        worker = Worker(f"w{slot.number}.{self._generations[slot.number]}-{self._nonce}", now, slot.build)
+        out += [Spawn(slot.number, worker.name, slot.build), Changed()]
         return worker
 
     def _find(self, name: str) -> tuple[Slot | None, Worker | None]:

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Spawn:
-    """Start a worker for this slot. Another one of the slot may be running."""
+    """Start a worker for this slot, with this build of codex. Another one of the slot may be running."""
 
     slot: int
     worker: str
+    build: int = 0
 
 
 @dataclass(frozen=True, slots=True)

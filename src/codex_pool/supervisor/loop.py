@@ -38,6 +38,7 @@ from .bookkeeping import LOOK_EVERY_S, Bookkeeping
 from .broker_child import BrokerProcess
 from .child_process import Reports
 from .children import Children
+from .codex_upgrades import CodexUpgrades
 from .commands import CommandError, Commands, Params, Reply, Result
 from .core import SupervisorCore
 from .effects import Changed, Drain, Effect, GiveUp, Kill, PoolReady, ReportLost, Spawn, Stop, StopAsked
@@ -77,6 +78,8 @@ class Supervisor:
         self._commands = Commands()
         for name in COMMANDS:
             self._commands.add(name, functools.partial(self._steer, name))
+        self._upgrades = CodexUpgrades(arguments, self._core, self._steering, launcher)
+        self._commands.add("upgrade", self._on_upgrade)
         self._configuration = Configuration(arguments.source, time.monotonic())
         self._commands.add("reload", self._reload)
         self._parent = LineSplitter()
@@ -128,8 +131,9 @@ class Supervisor:
             broker=self._broker,
             workers=self._workers,
             holder=self._account,
-            entrances=(self._ingress, self._gateway),
+            others=(self._ingress, self._gateway, self._upgrades.canary),
         )
+        self._upgrades.use(self._children, self._workers)
         try:
             if self._is_over():
                 return 0
@@ -192,12 +196,16 @@ class Supervisor:
                 self._sample(now)
             if not self._broker.is_reachable:
                 self._core.unreachable(now)
+            # First: nothing more is started of an upgrade that has failed.
+            self._apply(self._upgrades.step(now))
             self._apply(self._core.tick(now))
+            self._upgrades.show(self._broker)
 
     def _wait_s(self) -> float:
         deadlines = [self._sample_at, self._look_at, self._core.next_deadline]
         deadlines.append(self._broker.due if self._broker.child is None else None)
         deadlines += [each.due for each in self._restarted if each.child is None]
+        deadlines.append(self._upgrades.canary.until)
         return max(0.0, min(at for at in deadlines if at is not None) - time.monotonic())
 
     def _look(self, now: float) -> None:
@@ -240,6 +248,7 @@ class Supervisor:
         self._send_slots()
         self._send_mode()
         self._send_configuration()
+        self._upgrades.show(self._broker, again=True)
         self._show_gateway(again=True)
         self._send_problems()
 
@@ -346,8 +355,7 @@ class Supervisor:
             self._reports.add({"event": "ready", "endpoint": self._arguments.endpoint})
 
     def _spawn_worker(self, spawn: Spawn) -> None:
-        arguments = self._arguments
-        environ = {**arguments.environ, **self._account.environ({**os.environ, **arguments.environ})}
+        environ = self._environ()
         try:
             home = self._workers.take_home(spawn.slot)
         except OSError as error:
@@ -355,12 +363,17 @@ class Supervisor:
             return
         self._problems.solved("SQLite homes", time.monotonic())
         try:
-            child = self._workers.start(spawn.slot, spawn.worker, home, environ)
+            child = self._workers.start(spawn.slot, spawn.worker, home, environ, self._upgrades.binary_of(spawn.build))
         except StartError as error:
             # The machine may have room for it later.
             self._worker_ended(spawn.worker, Ended(str(error), (), error.kind))
             return
         self._children.watch(child, lambda: self._on_worker(spawn.worker))
+
+    def _environ(self) -> dict[str, str]:
+        """The variables of app-servers that go on top of this process's own."""
+        arguments = self._arguments
+        return {**arguments.environ, **self._account.environ({**os.environ, **arguments.environ})}
 
     def _no_home(self, spawn: Spawn, error: OSError) -> None:
         """A worker has no directory for its databases. That is the disk's fault and no fault of the worker: it ends
@@ -462,6 +475,12 @@ class Supervisor:
         self._send_configuration()
         result = reload.result_of(changes)
         _log.info(f"the configuration was read again: {result['message']}")
+        return result
+
+    def _on_upgrade(self, params: Params, _: Reply | None) -> Result:
+        """Begin an upgrade. Raises CommandError."""
+        result = self._upgrades.take(params, self._environ(), time.monotonic())
+        self._upgrades.show(self._broker)
         return result
 
     def _send_configuration(self) -> None:

@@ -22,10 +22,14 @@ Held = Literal["", "drained", "removed"]
 
 @dataclass(slots=True)
 class Worker:
-    """A process that fills a slot, or is about to, or did. `since` is when it came into its state."""
+    """A process that fills a slot, or is about to, or did. `since` is when it came into its state.
+
+    `build`: the number of the codex that it was started with (see `upgrade`).
+    """
 
     name: str
     since: float
+    build: int = 0
     state: State = "starting"
     ready_at: float = 0.0
     turns: int = 0
@@ -41,9 +45,12 @@ class Slot:
     """A slot of the pool. `due`: while it has no worker, when it gets one; else the earliest recycling.
 
     `failed_starts` in a row, the last one for the reason `problem`; 0 and "" once a worker of the slot is ready.
+    `build`: of its next worker. `last_build`: of the worker that was restarted last.
     """
 
     number: int
+    build: int = 0
+    last_build: int = 0
     worker: Worker | None = None
     successor: Worker | None = None
     retired: Worker | None = None

@@ -89,7 +89,7 @@ class SqliteHomes:
             source = path
             spares = [path for path in self._locks if path not in self.paths and path not in self._in_use]
             path = self.paths[slot] = spares[0] if spares else self._claim()
-            _copy_databases(source, path)
+            copy_databases(source, path)
         self._in_use[path] = slot
         return path
 
@@ -133,9 +133,9 @@ class SqliteHomes:
         if any(path.glob("*.sqlite")):
             return
         for sibling in sorted(self._root.iterdir()):
-            if sibling != path and _copy_databases(sibling, path):
+            if sibling != path and copy_databases(sibling, path):
                 return
-        _copy_databases(home_of(self._root), path, _of_threads(home_of(self._root)))
+        copy_databases(home_of(self._root), path, _of_threads(home_of(self._root)))
 
 
 def _used_at(path: Path) -> int:
@@ -160,7 +160,7 @@ def _of_threads(home: Path) -> list[Path]:
     return states + (histories if states and size <= MAX_HISTORY_BYTES else [])
 
 
-def _copy_databases(source: Path, target: Path, databases: list[Path] | None = None) -> bool:
+def copy_databases(source: Path, target: Path, databases: list[Path] | None = None) -> bool:
     """Consistent copies of databases that may be in use, in place of what is there; whether there are any. All or none:
     half of them would pass for a warm home. All of `source` unless `databases` selects some."""
     chosen = sorted(source.glob("*.sqlite")) if databases is None else databases

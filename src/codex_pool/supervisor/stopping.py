@@ -17,11 +17,9 @@ BROKER_STOP_LIMIT_S = 1.0
 ENTRANCE_STOP_LIMIT_S = 1.0
 
 
-def stop(
-    workers: Iterable[Child], holder: Child | None, broker: Child | None, entrances: Iterable[Child | None]
-) -> None:
-    """End workers and the holder of the account, then the broker, then ingress and gateway (`entrances`), which send
-    the broker's last messages."""
+def stop(workers: Iterable[Child], holder: Child | None, broker: Child | None, others: Iterable[Child | None]) -> None:
+    """End workers and the holder of the account, then the broker, then `others`, of which ingress and gateway send the
+    broker's last messages."""
     begun = time.monotonic()
     waited_for = [*workers]
     holders = [] if holder is None else [holder]
@@ -29,7 +27,7 @@ def stop(
         child.close_stdin()
     await_ends(waited_for, WORKERS_STOP_LIMIT_S)
     await_ends(holders, begun + HOLDER_STOP_LIMIT_S - time.monotonic())
-    for group, limit_s in (([broker], BROKER_STOP_LIMIT_S), (entrances, ENTRANCE_STOP_LIMIT_S)):
+    for group, limit_s in (([broker], BROKER_STOP_LIMIT_S), (others, ENTRANCE_STOP_LIMIT_S)):
         last = [child for child in group if child is not None]
         for child in last:
             child.close_stdin()

@@ -49,14 +49,24 @@ class WorkerProcesses:
         self._app_servers: dict[str, ProcessId] = {}
         self.children: dict[str, Child] = {}
 
+    @property
+    def warm_home(self) -> Path:
+        """The SQLite home of a slot, to be copied."""
+        return self._homes.paths[0]
+
     def take_home(self, slot: int) -> Path:
         """A directory for the databases of a worker of this slot. Raises OSError."""
         return self._homes.take(slot)
 
-    def start(self, slot: int, name: str, home: Path, environ: dict[str, str]) -> Child:
-        """Start a worker on a home. `environ` goes on top of the supervisor's environment. Raises StartError."""
+    def start(self, slot: int, name: str, home: Path, environ: dict[str, str], binary: str) -> Child:
+        """Start a worker on a home; `binary` is its codex. `environ` goes on top of the supervisor's environment.
+
+        Raises StartError.
+        """
         arguments, options = self._arguments, self._arguments.options
-        argv = with_sqlite_home(arguments.argv, home) if arguments.configurable else arguments.argv
+        argv = [binary, *arguments.argv[1:]]
+        if arguments.configurable:
+            argv = with_sqlite_home(argv, home)
         started = WorkerArguments(
             slot=slot,
             worker=name,

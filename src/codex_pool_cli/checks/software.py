@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -14,13 +13,13 @@ from codex_app_server import AppServerConfig
 from codex_app_server._protocol import runtime_version
 from codex_app_server.errors import AppServerError
 from codex_pool import __version__
+from codex_pool.supervisor.canary.checks import CheckError, ask_version
 
 from .facts import Binary, Sandbox, Software
 
 ASK_LIMIT_S = 10.0
 _EXTRAS = {"gateway": "aiohttp"}
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "WS_PROXY", "WSS_PROXY")
-_VERSION = re.compile(r"\d+\.\d+\.\d+\S*")
 _STARTED = "started"
 
 
@@ -43,23 +42,10 @@ def binary(codex_bin: str | None) -> Binary:
         return Binary(None, problem=str(error))
     try:
         with tempfile.TemporaryDirectory(prefix="codex-pool-doctor-") as home:
-            done = subprocess.run(
-                [path, "--version"],
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                timeout=ASK_LIMIT_S,
-                check=False,
-                env={**config.environ(), "CODEX_HOME": home},
-            )
-    except subprocess.TimeoutExpired:
-        return Binary(path, problem=f"{path} --version did not end within {ASK_LIMIT_S:g} s")
-    except OSError as error:
-        return Binary(path, problem=f"{path} cannot be run: {error.strerror or error}")
-    found = _VERSION.search(done.stdout.decode("utf-8", "replace"))
-    if done.returncode != 0 or found is None:
-        reason = f"exit code {done.returncode}" if done.returncode else "it printed no version"
-        return Binary(path, problem=f"{path} is not codex, or cannot run here: {path} --version: {reason}")
-    return Binary(path, version=found[0], warning=runtime_version.warning(found[0]))
+            version = ask_version(path, {**config.environ(), "CODEX_HOME": home})
+    except CheckError as error:
+        return Binary(path, problem=str(error))
+    return Binary(path, version=version, warning=runtime_version.warning(version))
 
 
 def sandbox(codex_bin: str | None) -> Sandbox:
