@@ -38,12 +38,15 @@ from ..protocol import endpoints, ingress_frames, pool_report, sockets
 from ..protocol.wire import ThreadRecord
 from ..runtime import log, startup
 from ..runtime.problems import Problems
+from . import audit
 from .arguments import BrokerArguments, BrokerLimits
+from .audit_log import AuditLog
 from .checkpoint import CheckpointFile
 from .checkpoint_writer import CheckpointWriter, with_unsaved
 from .core import BrokerCore
 from .effects import (
     AccountChanged,
+    Audit,
     Command,
     Drained,
     DrainProgress,
@@ -120,6 +123,10 @@ class Broker:
             self._core.state.limits.remedy = self._usage.remedy
             self._phase_usage(self._usage)
         self._core.state.log_file = log.path()
+        self._audit: AuditLog | None = None
+        if arguments.audit_log is not None:
+            self._audit = AuditLog(arguments.audit_log, arguments.audit_log_bytes, arguments.audit_log_files)
+            self._core.state.audit_file = arguments.audit_log
         self._checkpoint_writer = CheckpointWriter(self._checkpoint_file, self._records, self._problems, report)
         self._commands = LineSplitter()
         # A worker's death is the supervisor's to report, so nothing follows when one cannot be reached.
@@ -140,6 +147,7 @@ class Broker:
             self._poller.register(self._usage.descriptor, zmq.POLLIN)
         self._links: IngressLinks | None = None
         self._keys: AllowedKeys | None = None
+        self._knows_keys = False
         if arguments.link is not None:
             warn = _log.warning
             if arguments.keys is not None:
@@ -197,6 +205,8 @@ class Broker:
             self._ownership.close()
         if self._usage is not None:
             self._usage.close()
+        if self._audit is not None:
+            self._audit.close()
         self._clients.close(linger=200)
         self._workers.close(linger=0)
         self._context.term()
@@ -300,6 +310,9 @@ class Broker:
             self._look_at_keys_at = now + LOOK_AT_KEYS_EVERY_S
             self._look_at_keys(now)
         self._core.state.refused.update(events.refused)
+        if self._audit is not None:
+            for record in audit.of_refusals(events.refused):
+                self._audit.write(record)
         for event in events.messages:
             if isinstance(event, ConnectionEnded):
                 if event.revoked:
@@ -325,7 +338,14 @@ class Broker:
 
     def _look_at_keys(self, now: float) -> None:
         """Read the allow-list if it has changed; sessions of those who are not on it any more end."""
-        if self._keys is not None and self._keys.read():
+        if self._keys is None:
+            return
+        before = self._keys.clients
+        if self._keys.read():
+            if self._audit is not None and self._knows_keys:
+                for record in audit.of_keys(before, self._keys.clients):
+                    self._audit.write(record)
+            self._knows_keys = True
             self._policy.replace(self._keys.clients.values())
             self._apply(self._core.end_sessions(self._keys.is_revoked, now))
             self._apply(self._core.keys_changed(now))
@@ -378,6 +398,9 @@ class Broker:
                 case SaveUsage():
                     if self._usage is not None:
                         self._usage.save(effect.change)
+                case Audit():
+                    if self._audit is not None:
+                        self._audit.write(effect.record)
                 case ReadUsage():
                     if self._usage is not None:
                         self._usage.ask(Query(effect.number, effect.since, effect.principal))
@@ -409,6 +432,8 @@ class Broker:
         self._look_at = now + LOOK_AT_FILES_EVERY_S
         if self._usage is not None:
             self._usage.look()
+        if self._audit is not None:
+            self._core.state.audit_lost = self._audit.lost
         self._listeners.look(now)
         is_reachable = self._listeners.is_bound(WORKERS)
         if not is_reachable:
