@@ -191,6 +191,20 @@ class PoolOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             takes="name",
         ),
     ] = None
+    audit_log: Annotated[
+        str | None,
+        Option(
+            "Users",
+            "File for a JSON line for each decision: who asked for what, and whether it was allowed.",
+            metavar="FILE",
+            default="none",
+            takes="path",
+        ),
+    ] = None
+    audit_log_bytes: Annotated[
+        int, Option("Users", "Size at which the audit log is rotated, to FILE.1 and so on.", unit="bytes")
+    ] = 64 * 1024**2
+    audit_log_files: Annotated[int, Option("Users", "Files of the audit log that are kept, with the present one.")] = 8
     recycle_turns: Annotated[int | None, Option("Recycling", "Replace a worker that has finished so many turns.")] = (
         None
     )

@@ -83,6 +83,9 @@ class Pool(fork.ProcessBound):
         keys: str | os.PathLike[str] | None = None,
         log_file: str | os.PathLike[str] | None = None,
         prices: str | None = None,
+        audit_log: str | os.PathLike[str] | None = None,
+        audit_log_bytes: int = 67_108_864,
+        audit_log_files: int = 8,
         recycle_turns: int | None = None,
         recycle_threads: int | None = None,
         recycle_age_s: float | None = None,
@@ -118,6 +121,9 @@ class Pool(fork.ProcessBound):
         `log_file`: Log of the pool's processes, opened again after it was removed or rotated.
         `prices`: Prices of tokens by model, for limits of spend and `codex-pool usage`; `litellm` is the table of
             an installed litellm.
+        `audit_log`: File for a JSON line for each decision: who asked for what, and whether it was allowed.
+        `audit_log_bytes`: Size at which the audit log is rotated, to FILE.1 and so on.
+        `audit_log_files`: Files of the audit log that are kept, with the present one.
         `recycle_turns`: Replace a worker that has finished so many turns.
         `recycle_threads`: Replace a worker that has loaded so many threads.
         `recycle_age_s`: Replace a worker that has run for so many seconds.
@@ -154,6 +160,9 @@ class Pool(fork.ProcessBound):
                 "keys": keys,
                 "log_file": log_file,
                 "prices": prices,
+                "audit_log": audit_log,
+                "audit_log_bytes": audit_log_bytes,
+                "audit_log_files": audit_log_files,
                 "recycle_turns": recycle_turns,
                 "recycle_threads": recycle_threads,
                 "recycle_age_s": recycle_age_s,

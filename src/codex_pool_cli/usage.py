@@ -22,6 +22,7 @@ _UNITS = {"d": "days", "w": "weeks", "h": "hours"}
 _COUNTS = ("turns", "inputTokens", "cachedInputTokens", "outputTokens", "reasoningOutputTokens")
 _TITLES = ("turns", "input", "cached", "output", "reasoning", "spend")
 UNKNOWN = "unknown"
+OWNER = "owner"
 
 
 class Group(NamedTuple):
@@ -85,7 +86,7 @@ def since_of(text: str, now: dt.datetime) -> int:
         day = now - dt.timedelta(**{_UNITS[found[2]]: int(found[1])}) if found else dt.datetime.fromisoformat(text)
     except (ValueError, OverflowError):
         raise click.UsageError(f"--since {text}: expected a duration such as 7d, or a day such as 2027-01-31") from None
-    return int(dt.datetime(day.year, day.month, day.day, tzinfo=dt.timezone.utc).timestamp())
+    return max(0, int(dt.datetime(day.year, day.month, day.day, tzinfo=dt.timezone.utc).timestamp()))
 
 
 def grouped(rows: list[dict[str, Any]], by: str) -> list[Group]:
@@ -102,7 +103,7 @@ def _key_of(row: dict[str, Any], by: str) -> tuple[str, str]:
     if by == "model":
         return row["model"] or UNKNOWN, ""
     # Two principals may have had the same name, one after the other.
-    return row["principalName"], row["principal"] or ""
+    return row["principalName"] or OWNER, row["principal"]
 
 
 def _group(name: str, rows: list[dict[str, Any]]) -> Group:

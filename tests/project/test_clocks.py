@@ -63,6 +63,7 @@ READS = {
     "codex_pool_cli/runs_list.py": "display",
     "codex_pool/runtime/log.py": "display",
     "codex_pool/auth/keys.py": "records; keys expire by it; a file is read again when it has another time",
+    "codex_pool/broker/audit_log.py": "display",
     "codex_pool/auth/usage_store.py": "records of workers that are gone are kept for 30 days",
     "codex_pool/broker/usage_writer.py": "rows of the present day are read",
     "codex_pool/auth/ownership.py": "records of threads that are gone are kept for 7 days",

@@ -20,7 +20,7 @@ from codex_app_server import AppServerConfig, Codex, KeyLimitError
 from codex_app_server.errors import AppServerError
 from codex_pool import connect
 from codex_pool.auth import usage_store
-from codex_pool.auth.keys import KeyStore, read_token
+from codex_pool.auth.keys import KeyStore, read_client_key, read_token
 from codex_pool.auth.principal import Identity
 from codex_pool.pool import Pool
 from codex_pool.runtime import processes
@@ -103,7 +103,8 @@ def test_what_a_key_has_used_outlives_broker_and_pool_and_ends_at_its_limit(hous
     alice_key, bob_key = house.key("alice", max_tokens_per_day=1), house.key("bob")
     prices = house.directory / "prices.toml"
     prices.write_text(PRICES)
-    with house.pool(prices=str(prices)) as pool:
+    audit = house.directory / "audit.jsonl"
+    with house.pool(prices=str(prices), audit_log=audit) as pool:
         assert pool.endpoint is not None
         with house.connect(alice_key) as alice, house.connect(bob_key) as bob:
             thread = alice.thread_start(cwd=str(house.work))
@@ -132,6 +133,18 @@ def test_what_a_key_has_used_outlives_broker_and_pool_and_ends_at_its_limit(hous
             done = cli("keys", "set", "alice", "--max-tokens-per-day", "none", "--keys", str(house.store.directory))
             assert done.returncode == 0, done.stderr
             until(lambda: _runs(thread))
+    records = [json.loads(line) for line in audit.read_text().splitlines()]
+    decisions = [
+        (each["decision"], each.get("reason"), each["key"])
+        for each in records
+        if each["event"] == "request" and each["name"] == "alice" and each["method"] == "turn/start"
+    ]
+    key = read_client_key(alice_key).public_key[:12]
+    assert decisions[:3] == [("allowed", None, key), *[("refused", "tokens_per_day", key)] * 2]
+    assert decisions[-1] == ("allowed", None, key)
+    changes = [(each["name"], each["now"]) for each in records if each["event"] == "key"]
+    assert changes == [("alice", {"max_tokens_per_day": None})]
+    assert "a few words" not in audit.read_text() and audit.stat().st_mode & 0o777 == 0o600
     with house.pool() as pool:
         assert pool.endpoint is not None
         assert usage(pool.endpoint)["bob"] == found["bob"]

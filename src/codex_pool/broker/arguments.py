@@ -53,3 +53,7 @@ class BrokerArguments(msgspec.Struct, forbid_unknown_fields=True):
     # Whether what turns have used is written down in the home; the table of prices, as `--prices` names it.
     keeps_usage: bool = False
     prices: str | None = None
+    # The audit log, and its rotation.
+    audit_log: str | None = None
+    audit_log_bytes: int = 64 * 1024**2
+    audit_log_files: int = 8

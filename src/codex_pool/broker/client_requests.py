@@ -14,9 +14,10 @@ from ..auth.parameters import STARTS_TURN
 from ..auth.policy import NEW_THREAD, Counts, Refusal
 from ..auth.principal import MAX_ID_CHARS, rule_of
 from ..protocol import jsonrpc, thread_records, user_agent, wire
-from . import listings, steering
+from . import audit, listings, steering
 from .client_line import ClientMessage, decode_message, id_of, read
 from .dispatch import Dispatcher
+from .effects import Audit
 from .entities import Session
 from .external_tokens import PREFIX, Tokens
 from .owned_list_requests import OwnedListRequests
@@ -74,6 +75,9 @@ class ClientRequests:
         if session.principal and self._state.policy is not None and not screened:
             refusal = self._state.policy.check_size(session.principal, line)
             if refusal is not None:
+                if self._state.audit_file is not None:
+                    name = self._state.name_of(session.principal)
+                    self._state.out.append(Audit(audit.of_line(session, name, refusal.data["what"])))
                 self._refuse(session, id_of(line), refusal)
                 return
         try:
@@ -125,7 +129,10 @@ class ClientRequests:
                 decoded=message,
             )
             if self._may(session, request):
+                refusals = self._state.audit_refusals
                 self._request(session, request)
+                if self._state.audit_refusals == refusals:
+                    self._state.audit_request(request, None)
 
     def _may(self, session: Session, request: Request) -> bool:
         state = self._state
@@ -153,6 +160,7 @@ class ClientRequests:
         if not isinstance(verdict, Refusal) and not is_counted:
             verdict = state.limits.request_refusal(request) or verdict
         if isinstance(verdict, Refusal):
+            state.audit_request(request, verdict.data["what"])
             self._refuse(session, request.id_json.encode(), verdict)
             return False
         if verdict is not request.line:
@@ -196,6 +204,7 @@ class ClientRequests:
             message = (
                 f"{request.method} is not available through a pool: {reason}; use a Codex client of its own for it"
             )
+            state.audit_request(request, "method")
             state.fail(request, errors.METHOD_NOT_FOUND, message)
         elif state.is_limited(session.principal) and rule_of(request.method) == "computed":
             self._lists.answer(request)
@@ -261,9 +270,14 @@ class ClientRequests:
         worker = self._state.workers.get(name)
         if worker is None:
             return
+        given = line
         if session.principal:
             assert self._state.policy is not None
             line = self._state.policy.check_answer(session.principal, line)
+        if self._state.audit_file is not None:
+            refused = "sandbox" if b'"error"' in line and b'"error"' not in given else None
+            record = audit.of_answer(session, self._state.name_of(session.principal), name, given, refused)
+            self._state.out.append(Audit(record))
         self._state.to_worker(worker, wire.ServerRequestAnswer(session.id), line)
 
     def _cancel(self, session: Session, message: ClientMessage | None) -> None:

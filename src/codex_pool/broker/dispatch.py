@@ -232,7 +232,7 @@ class Dispatcher:
 
     def _start(self, request: Request, worker: Worker) -> None:
         thread = self._state.threads.get(request.thread_id or "")
-        was_sent = request.again or request.tries
+        was_sent = request.tries or request.key in self._requests.sent_to
         refusal = None if was_sent else self._state.limits.request_refusal(request)
         if refusal is not None:
             self._state.refuse(request, refusal)

@@ -101,6 +101,12 @@ class ReadUsage(msgspec.Struct, frozen=True, gc=False):
     principal: str | None
 
 
+class Audit(msgspec.Struct, frozen=True, gc=False):
+    """Write a record to the audit log (see `audit`)."""
+
+    record: dict[str, Any]
+
+
 class SaveCounts(msgspec.Struct, frozen=True, gc=False):
     """Have the supervisor keep what was counted, for the next broker; `lost`: workers whose loss it covers."""
 
@@ -148,6 +154,7 @@ Effect = (
     | SaveCounts
     | SaveUsage
     | ReadUsage
+    | Audit
     | Command
     | DrainProgress
     | LogLine

@@ -44,6 +44,7 @@ from .checkpoint_writer import CheckpointWriter, with_unsaved
 from .core import BrokerCore
 from .effects import (
     AccountChanged,
+    Audit,
     Command,
     Drained,
     DrainProgress,
@@ -67,8 +68,7 @@ from .mode import Mode
 from .outbox import Outbox
 from .ownership_writer import OwnershipWriter
 from .thread_owners import ThreadOwners
-from .usage_ledger import UsageLedger
-from .usage_writer import Closed, Found, Opened, Query, UsageWriter, rates_of, usage_writer_of
+from .user_records import UserRecords
 
 MESSAGES_PER_PHASE = 500
 MAX_OUTBOX_BYTES = 64 * 1024 * 1024
@@ -95,9 +95,7 @@ class Broker:
         self._is_reachable = True
         self._policy = AccessPolicy(default_cwd=arguments.cwd or os.getcwd())
         self._ownership, owners = self._open_ownership()
-        self._usage = usage_writer_of(arguments, _log.error)
-        rates = rates_of(arguments.prices, _log.error)
-        ledger = UsageLedger(rates, arguments.unix_offset, is_stored=self._usage is not None)
+        self._users = UserRecords(arguments, _log.error)
         self._checkpoint_file = CheckpointFile(arguments.clients_endpoint)
         checkpoint = with_unsaved(self._checkpoint_file.read(), arguments.unsaved)
         self._core = BrokerCore(
@@ -114,11 +112,10 @@ class Broker:
             changed_at=arguments.changed_at,
             recycle_descendants=arguments.recycle_descendants,
             counted=arguments.counted,
-            usage=ledger,
+            usage=self._users.ledger,
         )
-        if self._usage is not None:
-            self._core.state.limits.remedy = self._usage.remedy
-            self._phase_usage(self._usage)
+        self._users.attach(self._core)
+        self._apply(self._users.reports(self._core, time.monotonic()))
         self._core.state.log_file = log.path()
         self._checkpoint_writer = CheckpointWriter(self._checkpoint_file, self._records, self._problems, report)
         self._commands = LineSplitter()
@@ -136,10 +133,11 @@ class Broker:
             self._poller.register(source, zmq.POLLIN)
         if self._ownership is not None:
             self._poller.register(self._ownership.descriptor, zmq.POLLIN)
-        if self._usage is not None:
-            self._poller.register(self._usage.descriptor, zmq.POLLIN)
+        if self._users.descriptor is not None:
+            self._poller.register(self._users.descriptor, zmq.POLLIN)
         self._links: IngressLinks | None = None
         self._keys: AllowedKeys | None = None
+        self._knows_keys = False
         if arguments.link is not None:
             warn = _log.warning
             if arguments.keys is not None:
@@ -164,8 +162,8 @@ class Broker:
                 if 0 in ready and not self._phase_supervisor():
                     self._apply(self._core.shut_down())
                     return
-                if self._usage is not None and ready.pop(self._usage.descriptor, None):
-                    self._phase_usage(self._usage)
+                if ready.pop(self._users.descriptor, None):
+                    self._apply(self._users.reports(self._core, time.monotonic()))
                 if self._ownership is not None:
                     spoke = ready.keys() - {self._workers, 0, self._ownership.descriptor}
                     self._phase_ownership(self._ownership, clients_speak=bool(spoke))
@@ -195,8 +193,7 @@ class Broker:
             self._links.close()
         if self._ownership is not None:
             self._ownership.close()
-        if self._usage is not None:
-            self._usage.close()
+        self._users.close()
         self._clients.close(linger=200)
         self._workers.close(linger=0)
         self._context.term()
@@ -279,20 +276,6 @@ class Broker:
             self._apply(self._core.ownership_read(news, now))
         self._policy.close(ownership.problem)
 
-    # Usage.
-
-    def _phase_usage(self, usage: UsageWriter) -> None:
-        """Take in what has become of the usage store."""
-        now = time.monotonic()
-        for report in usage.reports():
-            match report:
-                case Opened():
-                    self._apply(self._core.usage_opened(report.totals, report.today, report.workers, now))
-                case Closed():
-                    self._core.usage_closed(report.problem)
-                case Found():
-                    self._apply(self._core.usage_found(report.number, report.rows, report.names, report.problem, now))
-
     # Clients that another process has let in.
 
     def _phase_links(self, links: IngressLinks, ready: dict[Any, int]) -> None:
@@ -302,6 +285,7 @@ class Broker:
             self._look_at_keys_at = now + LOOK_AT_KEYS_EVERY_S
             self._look_at_keys(now)
         self._core.state.refused.update(events.refused)
+        self._users.refused(events.refused)
         for event in events.messages:
             if isinstance(event, ConnectionEnded):
                 if event.revoked:
@@ -327,7 +311,13 @@ class Broker:
 
     def _look_at_keys(self, now: float) -> None:
         """Read the allow-list if it has changed; sessions of those who are not on it any more end."""
-        if self._keys is not None and self._keys.read():
+        if self._keys is None:
+            return
+        before = self._keys.clients
+        if self._keys.read():
+            if self._knows_keys:
+                self._users.keys_changed(before, self._keys.clients)
+            self._knows_keys = True
             self._policy.replace(self._keys.clients.values())
             self._apply(self._core.end_sessions(self._keys.is_revoked, now))
             self._apply(self._core.keys_changed(now))
@@ -377,12 +367,8 @@ class Broker:
                 case SaveOwners():
                     if self._ownership is not None:
                         self._ownership.write(effect.number, effect.rows)
-                case SaveUsage():
-                    if self._usage is not None:
-                        self._usage.save(effect.change)
-                case ReadUsage():
-                    if self._usage is not None:
-                        self._usage.ask(Query(effect.number, effect.since, effect.principal))
+                case SaveUsage() | ReadUsage() | Audit():
+                    self._users.apply(effect)
                 case SaveCounts():
                     report({"event": "counts", "kept": effect.kept, "lost": effect.lost})
                 case LogLine():
@@ -409,8 +395,6 @@ class Broker:
     def _look(self, now: float) -> None:
         """Bind and write again what was removed, or could not be bound or written before."""
         self._look_at = now + LOOK_AT_FILES_EVERY_S
-        if self._usage is not None:
-            self._usage.look()
         self._listeners.look(now)
         is_reachable = self._listeners.is_bound(WORKERS)
         if not is_reachable:
@@ -420,11 +404,9 @@ class Broker:
             report({"event": "reachable", "workers": is_reachable})
         if self._listeners.holds:
             self._checkpoint_writer.look(now)
-        rows = [*self._its_problems, *self._problems.rows()]
+        rows = [*self._its_problems, *self._problems.rows(), *self._users.look(self._core)]
         if self._ownership is not None:
             rows += self._ownership.problems.rows()
-        if self._usage is not None:
-            rows += self._usage.problems.rows()
         self._core.problems(rows)
 
     def _send(self, is_client: bool, peer: bytes, frames: list[bytes]) -> None:

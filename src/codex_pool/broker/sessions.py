@@ -31,8 +31,9 @@ from dataclasses import dataclass
 from ..protocol import wire
 from ..protocol.bound_methods import NO_THREAD
 from ..protocol.ingress_frames import GATEWAY, INGRESS, REVOKED
+from . import audit
 from .dispatch import Dispatcher
-from .effects import DropConnection, Suspect, ToClient
+from .effects import Audit, DropConnection, Suspect, ToClient
 from .entities import Session, SessionState
 from .state import BrokerState
 
@@ -146,6 +147,7 @@ class Sessions:
             refusal = self._why_full(caller.principal, [session.id for session in state.sessions.values()])
         if state.initialize is None:
             refusal = refusal or "no worker is ready yet; try again in a moment"
+        self._audit(caller, refusal)
         if refusal is not None:
             self._refuse(caller.identity, refusal)
         else:
@@ -153,6 +155,14 @@ class Sessions:
             self._welcome(
                 caller.identity, hello, caller.positions, session_id, caller.key, comes_back=caller.comes_back
             )
+
+    def _audit(self, caller: _Caller, refusal: str | None) -> None:
+        state, hello = self._state, caller.hello
+        if state.audit_file is not None:
+            reason = None if refusal is None else "session"
+            name = state.name_of(caller.principal)
+            record = audit.of_session(caller.principal, name, caller.key, hello.session, hello.client, reason)
+            state.out.append(Audit(record))
 
     def _keep_caller(self, caller: _Caller) -> None:
         refusal = None

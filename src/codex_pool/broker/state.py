@@ -18,9 +18,10 @@ from codex_app_server import errors
 from ..auth.policy import AccessPolicy, Refusal
 from ..auth.usage import Rates
 from ..protocol import jsonrpc, packs, turn_ends, wire
+from . import audit
 from .account_holder import AccountHolder
 from .counts import Counts, Kept
-from .effects import Effect, LogLine, SaveCounts, SaveOwners, SaveThreads, SaveUsage, ToClient, ToWorker
+from .effects import Audit, Effect, LogLine, SaveCounts, SaveOwners, SaveThreads, SaveUsage, ToClient, ToWorker
 from .entities import Session, Worker, bound
 from .event_log import EventLog
 from .in_flight import InFlight
@@ -104,6 +105,10 @@ class BrokerState:
         self.lost_lines = 0
         # The file of that log, None where it is stderr.
         self.log_file: str | None = None
+        # The audit log, None without one; refusals that it has been given, and the lines that it has lost.
+        self.audit_file: str | None = None
+        self.audit_refusals = 0
+        self.audit_lost = 0
         self._last_write = 0
 
     def take_effects(self) -> list[Effect]:
@@ -189,7 +194,15 @@ class BrokerState:
     def refuse(self, request: Request, refusal: Refusal) -> None:
         """Answer a request with the reason why it is refused."""
         self.count_refusal(request.principal, refusal)
+        self.audit_request(request, refusal.data["what"])
         self.fail(request, refusal.code, refusal.message, refusal.data)
+
+    def audit_request(self, request: Request, refused: str | None) -> None:
+        """Note the decision about a request in the audit log; `refused` is the reason for a refusal."""
+        session = self.session(request)
+        if self.audit_file is not None and session is not None:
+            self.audit_refusals += refused is not None
+            self.out.append(Audit(audit.of_request(session, self.name_of(session.principal), request, refused)))
 
     def overloaded(self, request: Request, message: str) -> None:
         """Answer a request with the error that asks to try again later."""

@@ -52,6 +52,7 @@ def status_of(
         # The name that it had before; deprecated.
         "pace": rate_limiter.status(state.now),
         "log": {"lostLines": state.lost_lines, "file": state.log_file},
+        **({"audit": {"lostLines": state.audit_lost, "file": state.audit_file}} if state.audit_file else {}),
         "problems": shown(problems, state.now),
     }
 

@@ -251,6 +251,7 @@ class Steering:
     def refuse(self, request: Request, message: str) -> None:
         """Answer a request that has not begun with an error of which clients know that they may retry."""
         data = {"retryAfterMs": RETRY_AFTER_MS, "what": "draining", "safeToRetry": True}
+        self._state.audit_request(request, "draining")
         self._state.fail(request, errors.SERVER_OVERLOADED, f"{message}; retry later, or on another pool", data)
 
     def _refuse_held(self) -> None:

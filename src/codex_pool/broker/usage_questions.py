@@ -15,7 +15,6 @@ from codex_app_server import errors
 from ..auth.usage import DAY_S, UsageKey, UsageSums
 from ..auth.usage_store import Rows
 from ..protocol import jsonrpc
-from .counts import OWNER
 from .effects import ReadUsage
 from .entities import Session
 from .request import Request
@@ -92,8 +91,8 @@ class UsageQuestions:
         tokens = sums.tokens
         return {
             "day": key.day * DAY_S,
-            "principal": principal or None,
-            "principalName": name if principal else OWNER,
+            "principal": principal,
+            "principalName": name if principal else "",
             "model": key.model or None,
             "turns": sums.turns,
             "inputTokens": tokens.input,

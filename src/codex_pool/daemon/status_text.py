@@ -35,6 +35,7 @@ def summary(status: dict[str, Any]) -> str:
     clients = len(status["clients"])
     # What a limited key may not see is not there.
     lost = status.get("log", {}).get("lostLines", 0)
+    unaudited = status.get("audit", {}).get("lostLines", 0)
     return (
         f"{ready} of {len(status['workers'])} workers ready, up {duration(status['uptimeMs'] / 1000)}, "
         f"{plural(clients, 'client')}; "
@@ -45,6 +46,7 @@ def summary(status: dict[str, Any]) -> str:
         + _gateway(status.get("gateway"))
         + _versions(status)
         + (f"; {plural(lost, 'line')} of the log lost" if lost else "")
+        + (f"; {plural(unaudited, 'line')} of the audit log lost" if unaudited else "")
     )
 
 

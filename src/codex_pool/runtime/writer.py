@@ -12,11 +12,13 @@ import contextlib
 import os
 import queue
 import select
+import stat
 import threading
 from collections.abc import Callable
 
 from .line_queue import LineQueue
 
+DEFAULT_MODE = 0o666
 # How often the number of lost lines is tried to be written while no line comes, before which it would be.
 RETRY_S = 5.0
 # How long the end of a process waits for lines, as long as none is written meanwhile.
@@ -26,6 +28,8 @@ EXIT_S = 0.5
 class Writer:
     """Writes lines to `fd`. Methods may be called from any thread, from signal handlers and from finalisers.
 
+    `mode`: of a file that is made; where it is not the default, a file that is there gets it too. `make_room` is called
+    on the writer's thread with the descriptor of the file and the bytes to come; it may move the file away.
     `path`: the file that is written to. When it was removed or replaced it is opened again, under the number `fd`; with
     `fd` None it is opened at the first line. `on_loss` is called, on the writer's thread or that of a caller, with the
     first line that is lost for each reason: the error, or None when there is no reader.
@@ -38,11 +42,14 @@ class Writer:
         marker: Callable[[int], bytes] | None = None,
         *,
         path: str | None = None,
+        mode: int = DEFAULT_MODE,
+        make_room: Callable[[int, int], None] | None = None,
         on_loss: Callable[[OSError | None], None] | None = None,
     ) -> None:
         self._fd = fd
         self._owns_fd = fd is None
         self._path = path
+        self._mode, self._make_room = mode, make_room
         self._on_loss = on_loss
         self._queue = LineQueue(max_bytes, marker)
         # Reentrant, and held for a moment only: a finaliser may log while this thread holds it.
@@ -156,6 +163,9 @@ class Writer:
     def _write(self, data: bytes) -> int:
         if self._path is not None:
             self._follow(self._path)
+            if self._make_room is not None and self._fd is not None:
+                self._make_room(self._fd, len(data))
+                self._follow(self._path)
         assert self._fd is not None
         while True:
             try:
@@ -174,7 +184,10 @@ class Writer:
                     return
             except FileNotFoundError:
                 pass
-        opened = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        opened = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, self._mode)
+        if self._mode != DEFAULT_MODE and stat.S_ISREG(os.fstat(opened).st_mode):
+            with contextlib.suppress(OSError):
+                os.fchmod(opened, self._mode)
         if self._fd is None:
             self._fd = opened
             return

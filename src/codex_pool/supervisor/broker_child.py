@@ -120,6 +120,9 @@ class BrokerProcess:
             counted=self._counted,
             keeps_usage=self._arguments.is_daemon or options.lets_keys_in,
             prices=options.prices,
+            audit_log=options.audit_log,
+            audit_log_bytes=options.audit_log_bytes,
+            audit_log_files=options.audit_log_files,
         )
         self.child = self._launcher.launch("codex_pool.broker", arguments, inherit=(lock,))
         self.starts += 1

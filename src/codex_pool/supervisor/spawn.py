@@ -70,8 +70,11 @@ def arguments_of(
         store.server()
         keys = as_utf8(os.path.abspath(store.directory))
     prices = None if options.prices is None else as_utf8(checked_prices(options.prices))
+    audit_log = None if options.audit_log is None else as_utf8(os.path.abspath(options.audit_log))
     log_file = None if options.log_file is None else as_utf8(os.path.abspath(options.log_file))
-    options = msgspec.structs.replace(options, endpoint=as_utf8(endpoint), keys=keys, log_file=log_file, prices=prices)
+    options = msgspec.structs.replace(
+        options, endpoint=as_utf8(endpoint), keys=keys, log_file=log_file, prices=prices, audit_log=audit_log
+    )
     return SupervisorArguments(
         options=options,
         argv=[as_utf8(word) for word in argv],
