@@ -21,6 +21,7 @@ VERBS = {
     "report": "Write a run, two compared, or any number side by side, as one HTML page.",
     "attach": "Show a run that goes on in the background.",
     "runs": "List, show, check, tail, cancel, retry, export and remove runs.",
+    "convert": "Make a dataset of the tasks of another program: swebench.",
     "serve": "Run a pool as a daemon that programs connect to.",
     "bridge": "Be a codex app-server on stdin and stdout, with a pool behind it.",
     "run": "Run one turn; its text goes to stdout.",

@@ -16,6 +16,7 @@ template    texts made by a Jinja template
 selection   which samples, in which order, how often                  pure
 load        all of it together
 request     all that can be asked of a dataset, as text
+swebench    rows of SWE-bench as samples, and the check that scores them
 """
 
 from .columns import Columns
