@@ -1,4 +1,4 @@
-"""SWE-bench from its rows to predictions: a clone, an agent that resolves one of two issues, and the tests of the row."""
+"""SWE-bench from rows to predictions: a clone, an agent that resolves one of two issues, and the tests of the rows."""
 
 from __future__ import annotations
 
