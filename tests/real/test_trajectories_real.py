@@ -106,7 +106,9 @@ def test_an_agent_does_not_see_the_session_files_of_others(run: Path) -> None:
     with open_run(run) as store:
         record = store.sample("look").record
     assert record is not None and record.final_response is not None
-    assert "Permission denied" in record.final_response and ".gz" not in record.final_response
+    # The sandbox hides the directory, or does not open it.
+    assert "ls: cannot " in record.final_response and ".gz" not in record.final_response
+    assert list((run / "rollouts").glob("*.gz"))
 
 
 @pytest.mark.slow
