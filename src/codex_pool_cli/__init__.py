@@ -22,6 +22,7 @@ VERBS = {
     "attach": "Show a run that goes on in the background.",
     "runs": "List, view, show, check, tail, cancel, retry, merge, export and remove runs.",
     "plugins": "List the plug-ins of batches that are installed.",
+    "convert": "Make a dataset of the tasks of another program: swebench.",
     "serve": "Run a pool as a daemon that programs connect to.",
     "bridge": "Be a codex app-server on stdin and stdout, with a pool behind it.",
     "run": "Run one turn; its text goes to stdout.",

@@ -21,6 +21,7 @@ NAMES = {
     layout.PROGRESS,
     layout.CONTROL,
     layout.EVENTS,
+    layout.ROLLOUTS,
     layout.ARTIFACTS,
     layout.HOME,
     layout.WORK,

@@ -32,6 +32,8 @@ SCRIPT = Script(
             contains="delegate this",
         ),
         Rule(ToolCall(["echo made > new.txt; cat new.txt", "exit 3"], then=Text("ran: {output}")), contains="run"),
+        # From work/look/workspace.
+        Rule(ToolCall("ls ../../../rollouts", then=Text("{output}")), contains="look at the others"),
         Rule(ToolCall(f"echo {SECRET}", then=Text("{output}")), contains="say the secret"),
     )
 )
@@ -39,6 +41,7 @@ SAMPLES: list[dict[str, Any]] = [
     {"id": "commands", "prompts": ["run commands", "thank you"], "workspace": {"files": {"a.txt": "a\n"}}},
     {"id": "agents", "prompt": "delegate this"},
     {"id": "secret", "prompt": "say the secret"},
+    {"id": "look", "prompt": "look at the others", "workspace": {"files": {"a.txt": "a\n"}}},
     *({"id": f"s{number}", "prompt": f"sample {number}"} for number in range(6)),
 ]
 
@@ -97,6 +100,15 @@ def test_secrets_are_not_in_what_is_kept(run: Path) -> None:
         row = store.sample("secret")
         text = b"\n".join(store.rollout_lines(store.rollouts(row.n, 1)[0]))
     assert SECRET.encode() not in text and b"[redacted SOME_API_TOKEN]" in text
+
+
+def test_an_agent_does_not_see_the_session_files_of_others(run: Path) -> None:
+    with open_run(run) as store:
+        record = store.sample("look").record
+    assert record is not None and record.final_response is not None
+    # The sandbox hides the directory, or does not open it.
+    assert "ls: cannot " in record.final_response and ".gz" not in record.final_response
+    assert list((run / "rollouts").glob("*.gz"))
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ selection   which samples, in which order, how often                  pure
 shards      parts of a dataset for several machines                   pure
 load        all of it together
 request     all that can be asked of a dataset, as text
+swebench    rows of SWE-bench as samples, and the check that scores them
 """
 
 from .columns import Columns

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import mimetypes
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timezone
 from typing import IO, Any
 
 from ..store import RecordRow, RunStore, SampleRow
@@ -227,9 +226,6 @@ def _of_events(store: RunStore, row: SampleRow, schema_version: str) -> tuple[di
         else:
             steps.append({"step_id": len(steps) + 1, **_of_message(message)})
     agent = {"name": AGENT, "version": record.codex_version or "unknown"}
-    started = record.started_at
-    if steps and started is not None:
-        steps[0]["timestamp"] = datetime.fromtimestamp(started, timezone.utc).isoformat()
     return {
         "schema_version": schema_version,
         "session_id": record.thread_id or f"{store.path.name}-{row.n}",

@@ -187,7 +187,8 @@ class Batch:
         Raises RunDirectoryError, and what `RunPool.prepare` raises.
         """
         # A profile can deny only what is there, so these are before the first agent is.
-        for name in (layout.WORK, layout.EVENTS, layout.ARTIFACTS):
+        archive = [layout.ROLLOUTS] if self._settings.rollouts else []
+        for name in (layout.WORK, layout.EVENTS, *archive, layout.ARTIFACTS):
             self._directory.file(name).mkdir(exist_ok=True)
         defaults, store = self._settings.defaults, self._directory.store
         prepared = await self._pools.prepare(stack, stopping)
