@@ -21,6 +21,7 @@ VERBS = {
     "report": "Write a run, two compared, or any number side by side, as one HTML page.",
     "attach": "Show a run that goes on in the background.",
     "runs": "List, show, check, tail, cancel, retry, merge, export and remove runs.",
+    "recipe": "Print a job that runs the shards of a dataset on a cluster: slurm, kubernetes.",
     "serve": "Run a pool as a daemon that programs connect to.",
     "bridge": "Be a codex app-server on stdin and stdout, with a pool behind it.",
     "run": "Run one turn; its text goes to stdout.",
