@@ -26,7 +26,6 @@ _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 # Pods and their host names are named by it, with an index.
 _DNS = re.compile(r"[a-z0-9]([a-z0-9-]{0,50}[a-z0-9])?")
 _IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:@+-]{0,254}")
-_OWN = {"output": "-o", "shard": "--shard"}
 _REFUSED = {
     "detach": "a job ends with its command",
     "fresh": "a task that is started again would remove what it has",
@@ -163,11 +162,11 @@ def _sharded(context: click.Context, dataset: str, words: tuple[str, ...], shard
             raise click.UsageError(f"{what} is {text!r}; expected a path that can be printed", context)
     if dataset == "-":
         raise click.UsageError("DATASET is -, and the tasks of a job have no standard input; name a file", context)
-    first = ["--shard", f"1/{shards}", "-o", output]
-    parsed = batch.make_context("batch", [*first, dataset, *words], parent=context.find_root())
-    for name, option in _OWN.items():
-        value = parsed.params[name]
-        if str(value) != dict(zip(first[::2], first[1::2], strict=True))[option]:
+    # -o is required there.
+    place = f"{output}/of-the-recipe"
+    parsed = batch.make_context("batch", ["-o", place, dataset, *words], parent=context.find_root())
+    for option, is_given in (("--shard", parsed.params["shard"]), ("-o", str(parsed.params["output"]) != place)):
+        if is_given:
             raise click.UsageError(f"{option} is set by the recipe; leave it out of the options of batch", context)
     for name, why in _REFUSED.items():
         if parsed.params[name]:
