@@ -17,7 +17,7 @@ COST := tests/project/test_cost_gate.py
 # Where the quick tests are.
 QUICK := tests/sdk tests/pool tests/batch tests/cli tests/project
 
-.PHONY: check demo test test-slow test-security test-tools test-browser test-clients test-versions test-bare chaos lint docs images bench generate options tools clean
+.PHONY: check demo test test-slow test-security test-tools test-browser test-clients test-versions test-fleet test-bare chaos lint docs images bench generate options tools clean
 
 # Before each commit: lint, types, layers and the quick tests; under a minute on 2 cores once mypy has its cache.
 check: lint
@@ -36,7 +36,7 @@ demo: tools $(VENV)/.installed
 test: tools $(VENV)/.installed-test
 	$(BIN)/python -m pytest $(COST)
 	$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist worksteal --ignore $(COST) \
-	  -m "not (slow or generate or parquet or browser or chaos or security or clients or versions)"
+	  -m "not (slow or generate or parquet or browser or chaos or security or clients or versions or fleet)"
 
 # Batches, daemons and commands as users run them, limits in time, and all programs of the documentation: under 20
 # minutes on 2 cores.
@@ -76,6 +76,12 @@ test-browser: tools $(VENV)/.installed-browser
 test-clients: tools $(VENV)/.installed-test
 	tests/clients/packages/install.sh out/clients
 	$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist worksteal --durations 5 -m clients tests/clients
+
+# Many machines: shards of a dataset, one of them killed, against one run; what `recipe` prints, submitted to a cluster of
+# Slurm with one node, and checked by the schemas of Kubernetes. Under 4 minutes on 2 cores. Needs root, and what has to
+# be there (Debian: apt-get install slurmctld slurmd slurm-client munge).
+test-fleet: tools $(VENV)/.installed-fleet
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal --durations 5 -m fleet tests/fleet
 
 # Every process hurt in every way: all cells of the table, and short runs of what a night is like. Bounded.
 chaos: tools $(VENV)/.installed-test
@@ -161,6 +167,10 @@ out/formats/.installed: $(VENV)/.installed-tools constraints.txt
 
 $(VENV)/.installed-browser: $(VENV)/.installed-test
 	$(PIP) --editable '.[browser]'
+	@touch $@
+
+$(VENV)/.installed-fleet: $(VENV)/.installed-test
+	$(PIP) --editable '.[fleet]'
 	@touch $@
 
 $(VENV)/.installed-docs: $(VENV)/.installed

@@ -23,6 +23,7 @@ VERBS = {
     "runs": "List, view, show, check, tail, cancel, retry, merge, export and remove runs.",
     "plugins": "List the plug-ins of batches that are installed.",
     "convert": "Make a dataset of the tasks of another program: swebench.",
+    "recipe": "Print a job that runs the shards of a dataset on a cluster: slurm, kubernetes.",
     "serve": "Run a pool as a daemon that programs connect to.",
     "bridge": "Be a codex app-server on stdin and stdout, with a pool behind it.",
     "run": "Run one turn; its text goes to stdout.",

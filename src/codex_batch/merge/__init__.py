@@ -4,9 +4,9 @@ source   one run directory, read as it is at one moment
 facts    what must be alike in runs that become one                    pure
 choose   which of several results of one sample is taken               pure
 copy     rows and event logs of samples, in one transaction
-merge    all of it together
+merging  all of it together
 """
 
-from .merge import Merged, MergeError, merge
+from .merging import Merged, MergeError, merge
 
 __all__ = ["MergeError", "Merged", "merge"]

@@ -82,9 +82,9 @@ def problems(sources: Sequence[Facts], target: Facts | None, *, allow_missing: b
     if missing and not allow_missing:
         names = ", ".join(f"{index}/{first.count}" for index in missing[:10])
         more = f" and {len(missing) - 10:,} more" if len(missing) > 10 else ""
-        what = f"shard {names} is" if len(missing) == 1 else f"shards {names}{more} are"
+        what, them = (f"shard {names} is", "it") if len(missing) == 1 else (f"shards {names}{more} are", "them")
         found.append(
-            f"{what} missing: name all of their directories, or merge without with --allow-missing and add them later"
+            f"{what} missing: name all directories, or merge without {them} by --allow-missing and add {them} later"
         )
     return found
 
