@@ -11,6 +11,7 @@ from ..gateway.listeners.configuration import listener_config
 from ..option_sources import Problem, Value
 from ..options import options_of
 from ..protocol import endpoints
+from ..tracer.check import check_traces
 
 
 def problems_of(values: Mapping[str, Value]) -> tuple[Problem, ...]:
@@ -19,6 +20,7 @@ def problems_of(values: Mapping[str, Value]) -> tuple[Problem, ...]:
     checks: dict[str, Callable[[], object]] = {
         "endpoint": lambda: endpoints.ipc_path(found.endpoint or endpoints.default_endpoint()),
         "listen": lambda: None if found.listen is None else endpoints.check_tcp(found.listen),
+        "traces": lambda: check_traces(found, os.environ),
         "": lambda: listener_config(found, codex_home(dict(os.environ))),
     }
     problems = []

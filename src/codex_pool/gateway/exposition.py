@@ -85,6 +85,10 @@ class _Report(Collector):
             "1 while no turn is started until the account's rate limit is over, else 0.",
             [((), report.rate_limit_paused)],
         )
+        if report.spans:
+            yield _counter(
+                "spans", "OpenTelemetry spans of turns, by what has become of them.", report.spans, "outcome"
+            )
         yield _counter("refused", "Connections and requests that were refused.", self._refused(), "reason")
         build = GaugeMetricFamily(f"{_NAME}build_info", "Always 1: versions that run.", labels=("version", "codex"))
         for codex in report.codex or ["unknown"]:

@@ -16,6 +16,7 @@ class PoolReport(msgspec.Struct, array_like=True):
     `not_ready` is the reason why no worker can take a turn, "" if one can. `tally` is None while the broker does not
     know all workers that the last one knew. `workers` are counted by state, `memory_bytes` and `threads` by slot,
     `restarts` and `recycles` of workers and `refused` requests by reason. `codex`: the versions of the app-servers.
+    `spans` of turns by what has become of them, none in a pool without traces.
     """
 
     not_ready: str = ""
@@ -31,6 +32,7 @@ class PoolReport(msgspec.Struct, array_like=True):
     rate_limit_paused: bool = False
     refused: dict[str, int] = {}
     codex: list[str] = []
+    spans: dict[str, int] = {}
 
 
 def encode(report: PoolReport) -> bytes:

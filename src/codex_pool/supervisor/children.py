@@ -17,7 +17,7 @@ from .worker_children import WorkerProcesses
 
 
 class Children:
-    """Broker, workers, the holder of the account, and ingress and gateway (`entrances`).
+    """Broker, workers, the holder of the account, ingress and gateway (`entrances`), and the tracer.
 
     They are watched by `selector`, and written down for a supervisor after this one, which has to end them should this
     one be killed.
@@ -32,14 +32,16 @@ class Children:
         workers: WorkerProcesses,
         holder: RestartedChild,
         entrances: Sequence[RestartedChild],
+        tracer: RestartedChild,
     ) -> None:
         self._selector = selector
         self._bookkeeping = bookkeeping
         self._broker = broker
         self._workers = workers
         self._holder = holder
-        self._entrances = entrances
-        self._restarted = (holder, *entrances)
+        # The tracer ends with the entrances, after the workers, which have reported all by then.
+        self._last = (*entrances, tracer)
+        self._restarted = (holder, *self._last)
         # Lines that the logs of children lost which have ended.
         self._lost_before = 0
 
@@ -76,8 +78,8 @@ class Children:
 
     def stop(self) -> None:
         """End all, then whatever is left below this process."""
-        entrances = [each.child for each in self._entrances]
-        stop(self._workers.children.values(), self._holder.child, self._broker.child, entrances)
+        last = [each.child for each in self._last]
+        stop(self._workers.children.values(), self._holder.child, self._broker.child, last)
         for each in self._restarted:
             each.close()
         processes.sweep(os.getpid())
