@@ -51,7 +51,7 @@ LAYERS: dict[str, tuple[Layer, ...]] = {
         Layer("system", ("runtime", "open_items", "sandbox_modes", "errors", "prices", "litellm_prices")),
         Layer("messages", ("protocol", "auth", "options", "option_sources", "lean_profile")),
         Layer("processes", ("account", "broker", "client", "ingress", "worker"), apart=True),
-        Layer("gateway", ("gateway",)),
+        Layer("gateway", ("gateway", "tracer")),
         Layer("supervisor", ("supervisor",)),
         Layer("pool", ("pool", "connecting", "homes", "configuration", "account_notice", "demo", "bridge")),
         Layer("public", ("__init__", "compat", "daemon"), apart=True),
@@ -71,10 +71,10 @@ LAYERS: dict[str, tuple[Layer, ...]] = {
 
 # Modules (and all below them) that none of these may import, whatever its kind.
 NEVER: dict[str, tuple[str, ...]] = {
-    "codex_pool.broker": ("pydantic", "asyncio"),
-    "codex_pool.worker": ("pydantic", "asyncio"),
-    "codex_pool.protocol": ("pydantic", "asyncio"),
-    "codex_pool.supervisor": ("pydantic", "asyncio", "zmq"),
+    "codex_pool.broker": ("pydantic", "asyncio", "opentelemetry"),
+    "codex_pool.worker": ("pydantic", "asyncio", "opentelemetry"),
+    "codex_pool.protocol": ("pydantic", "asyncio", "opentelemetry"),
+    "codex_pool.supervisor": ("pydantic", "asyncio", "zmq", "opentelemetry"),
     "codex_batch": ("zmq",),
     "codex_pool_cli": ("zmq",),
     "codex_app_server": ("zmq", "fcntl"),

@@ -156,6 +156,10 @@ class PoolOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             takes="path",
         ),
     ] = None
+    traces: Annotated[
+        bool,
+        Option("Connections", "Send OpenTelemetry traces of turns by OTLP over HTTP, where OTEL_* variables say."),
+    ] = False
     control_socket: Annotated[
         bool,
         Option("Connections", "Listen where a plain `codex` looks for its daemon, so that it uses this pool."),

@@ -79,6 +79,7 @@ class Pool(fork.ProcessBound):
         allow_host: str | None = None,
         listen_http: str | None = None,
         metrics_token: str | os.PathLike[str] | None = None,
+        traces: bool = False,
         control_socket: bool = False,
         keys: str | os.PathLike[str] | None = None,
         log_file: str | os.PathLike[str] | None = None,
@@ -116,6 +117,7 @@ class Pool(fork.ProcessBound):
             commas.
         `listen_http`: HTTP for probes and metrics: /healthz, /readyz and, with a token, /metrics for Prometheus.
         `metrics_token`: File with the token that /metrics asks for, beside those of admin keys.
+        `traces`: Send OpenTelemetry traces of turns by OTLP over HTTP, where OTEL_* variables say.
         `control_socket`: Listen where a plain `codex` looks for its daemon, so that it uses this pool.
         `keys`: Directory of the keys.
         `log_file`: Log of the pool's processes, opened again after it was removed or rotated.
@@ -156,6 +158,7 @@ class Pool(fork.ProcessBound):
                 "allow_host": allow_host,
                 "listen_http": listen_http,
                 "metrics_token": metrics_token,
+                "traces": traces,
                 "control_socket": control_socket,
                 "keys": keys,
                 "log_file": log_file,

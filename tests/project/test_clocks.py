@@ -72,6 +72,7 @@ READS = {
     "codex_pool/supervisor/sqlite_homes.py": "which of several homes is taken first",
     "codex_pool/supervisor/system_skills.py": "a binary is another one when its file has another time, whatever it is",
     "codex_pool/supervisor/lock.py": "a list is written again when its file has another time, whatever it is",
+    "codex_pool/tracer/process.py": "the offset of Unix time, once for all spans, for display",
     "codex_pool/supervisor/broker_child.py": "the offset of Unix time, once for all brokers, see the tests here",
 }
 CLOCKS = {

@@ -97,6 +97,7 @@ class BrokerCore:
         self._problems: list[dict[str, Any]] = []
         # Of a pool that has one.
         self._gateway: dict[str, Any] = {}
+        self._tracer: dict[str, Any] = {}
         # Restarts and recycles of workers, by reason.
         self._replaced: dict[str, dict[str, int]] = {}
         self._configuration: dict[str, Any] = {}
@@ -309,6 +310,10 @@ class BrokerCore:
         """Take over the state of the gateway, for status."""
         self._gateway = row
 
+    def tracer(self, row: dict[str, Any]) -> None:
+        """Take over the state of the tracer, for status and metrics."""
+        self._tracer = row
+
     def replaced(self, counts: dict[str, dict[str, int]]) -> None:
         """Take over how many workers were restarted and recycled, by reason, for metrics."""
         self._replaced = counts
@@ -440,6 +445,7 @@ class BrokerCore:
             changed_at=self.changes.changed_at,
             upgrade=self._upgrade.get("state", ""),
         )
+        report.spans = {name: self._tracer[name] for name in ("exported", "lost") if name in self._tracer}
         return report, self.state.take_effects()
 
     def _status(self, *, trace: bool) -> dict[str, Any]:
@@ -456,6 +462,8 @@ class BrokerCore:
         if self._gateway:
             sessions = sum(not session.beats for session in self.state.sessions.values())
             status["gateway"] = {**self._gateway, "sessions": sessions}
+        if self._tracer:
+            status["tracer"] = self._tracer
         if self._configuration:
             row = dict(self._configuration)
             age_s = self.state.now - row.pop("loadedAt")

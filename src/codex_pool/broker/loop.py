@@ -224,6 +224,8 @@ class Broker:
                 self._apply(self._core.set_mode(msgspec.convert(command["mode"], Mode), now))
             elif "gateway" in command:
                 self._core.gateway(command["gateway"])
+            elif "tracer" in command:
+                self._core.tracer(command["tracer"])
             elif "limits" in command:
                 self._apply(self._core.set_limits(msgspec.convert(command["limits"], BrokerLimits), now))
             elif "configuration" in command:

@@ -12,6 +12,7 @@ from ..option_sources import Problem, Value
 from ..options import options_of
 from ..protocol import endpoints
 from ..supervisor.spawn import checked_prices
+from ..tracer.check import check_traces
 
 
 def problems_of(values: Mapping[str, Value]) -> tuple[Problem, ...]:
@@ -21,6 +22,7 @@ def problems_of(values: Mapping[str, Value]) -> tuple[Problem, ...]:
         "endpoint": lambda: endpoints.ipc_path(found.endpoint or endpoints.default_endpoint()),
         "listen": lambda: None if found.listen is None else endpoints.check_tcp(found.listen),
         "prices": lambda: None if found.prices is None else checked_prices(found.prices),
+        "traces": lambda: check_traces(found, os.environ),
         "": lambda: listener_config(found, codex_home(dict(os.environ))),
     }
     problems = []

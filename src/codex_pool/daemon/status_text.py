@@ -44,6 +44,7 @@ def summary(status: dict[str, Any]) -> str:
         + _waiting(status.get("threadsWaiting", 0))
         + (f"; {status['mode']}" if status.get("mode", "running") != "running" else "")
         + _gateway(status.get("gateway"))
+        + _tracer(status.get("tracer"))
         + _versions(status)
         + (f"; {plural(lost, 'line')} of the log lost" if lost else "")
         + (f"; {plural(unaudited, 'line')} of the audit log lost" if unaudited else "")
@@ -73,6 +74,16 @@ def _gateway(gateway: dict[str, Any] | None) -> str:
         return ""
     restarts = f", {plural(gateway['restarts'], 'restart')}" if gateway["restarts"] else ""
     return f"; gateway {gateway['state']}, {plural(gateway['sessions'], 'session')}{restarts}"
+
+
+def _tracer(tracer: dict[str, Any] | None) -> str:
+    """Format the tracer of a pool that has one: what was exported and lost, and why."""
+    if tracer is None:
+        return ""
+    lost = f", {tracer['lost']:,} lost" if tracer["lost"] else ""
+    restarts = f", {plural(tracer['restarts'], 'restart')}" if tracer["restarts"] else ""
+    problem = f" ({tracer['problem']})" if tracer["problem"] else ""
+    return f"; tracer {tracer['state']}, {plural(tracer['exported'], 'span')} exported{lost}{restarts}{problem}"
 
 
 def problems(status: dict[str, Any]) -> list[str]:

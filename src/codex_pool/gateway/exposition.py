@@ -90,6 +90,10 @@ class _Report(Collector):
             "1 if the last upgrade of codex has failed, until the next one, else 0.",
             [((), report.upgrade in ("going back", "failed"))],
         )
+        if report.spans:
+            yield _counter(
+                "spans", "OpenTelemetry spans of turns, by what has become of them.", report.spans, "outcome"
+            )
         yield _counter("refused", "Connections and requests that were refused.", self._refused(), "reason")
         build = GaugeMetricFamily(f"{_NAME}build_info", "Always 1: versions that run.", labels=("version", "codex"))
         for codex in report.codex or ["unknown"]:

@@ -17,6 +17,7 @@ class PoolReport(msgspec.Struct, array_like=True):
     know all workers that the last one knew. `workers` are counted by state, `memory_bytes` and `threads` by slot,
     `restarts` and `recycles` of workers and `refused` requests by reason. `codex`: the versions of the app-servers.
     `upgrade`: the state of the last upgrade of codex, "" if there was none.
+    `spans` of turns by what has become of them, none in a pool without traces.
     """
 
     not_ready: str = ""
@@ -33,6 +34,7 @@ class PoolReport(msgspec.Struct, array_like=True):
     refused: dict[str, int] = {}
     codex: list[str] = []
     upgrade: str = ""
+    spans: dict[str, int] = {}
 
 
 def encode(report: PoolReport) -> bytes:

@@ -5,7 +5,8 @@
                        {"command_result": {"id", "result" or "error"}}: see `commands`
                        {"limits": {...}}: other limits, as of BrokerLimits  {"configuration": {...}}: for status
                        {"upgrade": {...}}: for status, as of `upgrade`
-                       {"gateway": {...}}: for status  {"lost": worker, "reason"}  {"drain": worker}
+                       {"gateway": {...}}, {"tracer": {...}}: for status
+                       {"lost": worker, "reason"}  {"drain": worker}
                        {"ping": number, "lost_lines": of the logs of all other processes}
                        {"holds": bool, "problems": [...]}: whether the endpoint is held, and what cannot be written
     from the broker    {"event": "ready" | "failed" | "registered" | "suspect" | "renew" | "drained" | "pong" |

@@ -17,7 +17,7 @@ from .worker_children import WorkerProcesses
 
 
 class Children:
-    """Broker, workers, the holder of the account, and `others`: ingress, gateway and canary.
+    """Broker, workers, the holder of the account, and `others`: ingress, gateway, canary and tracer.
 
     They are watched by `selector`, and written down for a supervisor after this one, which has to end them should this
     one be killed.

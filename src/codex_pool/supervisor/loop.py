@@ -51,6 +51,7 @@ from .restarted_child import Entrance, RestartedChild
 from .steering import Steering
 from .system_skills import SystemSkills
 from .token_holder import AccountHolder
+from .tracer_child import TracerProcess
 from .worker_children import Ended, WorkerProcesses
 
 # Children are asked for a sign of life.
@@ -92,6 +93,8 @@ class Supervisor:
         self._is_ready = False
         # The gateway, as the broker knows it.
         self._gateway_row: dict[str, Any] = {}
+        # The tracer, as the broker knows it.
+        self._tracer_row: dict[str, Any] = {}
         self._account = AccountHolder(arguments.auth_json, {**os.environ, **arguments.environ}, launcher)
         self._signals = startup.signal_descriptor(signal.SIGTERM, signal.SIGINT)
         startup.survive_hang_up()
@@ -101,6 +104,7 @@ class Supervisor:
         path = endpoints.ipc_path(self._arguments.endpoint)
         workers_path = endpoints.ipc_path(f"ipc://{path.with_suffix('.w')}")
         link_path = endpoints.ipc_path(f"ipc://{path.with_suffix('.i')}")
+        tracer_path = endpoints.ipc_path(f"ipc://{path.with_suffix('.t')}")
         endpoints.make_private(path.parent)
         self._lock = EndpointLock(path)
         self._bookkeeping = Bookkeeping(self._lock, self._problems, _log.warning)
@@ -109,14 +113,17 @@ class Supervisor:
         try:
             options = self._arguments.options
             self._ingress = IngressProcess(options.listen, options.keys, str(link_path), self._launcher)
+            self._tracer = TracerProcess(str(tracer_path) if options.traces else "", self._launcher)
         except endpoints.EndpointError:
             self._lock.release()
             raise
-        self._workers = WorkerProcesses(self._arguments, f"ipc://{workers_path}", self._launcher)
+        self._workers = WorkerProcesses(
+            self._arguments, f"ipc://{workers_path}", self._launcher, tracer=self._tracer.path
+        )
         self._gateway = GatewayProcess(
             self._arguments.listeners, str(link_path), self._arguments.endpoint, self._launcher
         )
-        self._restarted: tuple[RestartedChild, ...] = (self._account, self._ingress, self._gateway)
+        self._restarted: tuple[RestartedChild, ...] = (self._account, self._ingress, self._gateway, self._tracer)
         self._broker = BrokerProcess(
             self._arguments,
             f"ipc://{workers_path}",
@@ -131,7 +138,7 @@ class Supervisor:
             broker=self._broker,
             workers=self._workers,
             holder=self._account,
-            others=(self._ingress, self._gateway, self._upgrades.canary),
+            others=(self._ingress, self._gateway, self._upgrades.canary, self._tracer),
         )
         self._upgrades.use(self._children, self._workers)
         try:
@@ -250,6 +257,7 @@ class Supervisor:
         self._send_configuration()
         self._upgrades.show(self._broker, again=True)
         self._show_gateway(again=True)
+        self._show_tracer(again=True)
         self._send_problems()
 
     def _on_broker(self) -> None:
@@ -314,6 +322,7 @@ class Supervisor:
             if each.child is None and now >= each.due:
                 self._start(each)
                 self._show_gateway()
+                self._show_tracer()
 
     def _start(self, process: RestartedChild) -> None:
         if process is self._account and self._account in self._selector.get_map():
@@ -341,6 +350,7 @@ class Supervisor:
             delay_s = process.died(time.monotonic())
             _log.warning(f"the {process.name} has ended: {how}; it is replaced in {delay_s:g} s")
         self._show_gateway()
+        self._show_tracer()
 
     def _show_gateway(self, *, again: bool = False) -> None:
         """Send the broker the state of the gateway, for status, if it has changed or is to be sent `again`."""
@@ -348,6 +358,13 @@ class Supervisor:
         if self._gateway.is_wanted and (again or row != self._gateway_row):
             self._gateway_row = row
             self._broker.send({"gateway": row})
+
+    def _show_tracer(self, *, again: bool = False) -> None:
+        """Send the broker the state of the tracer, for status and metrics, as `_show_gateway` does."""
+        row = self._tracer.row()
+        if row is not None and (again or row != self._tracer_row):
+            self._tracer_row = row
+            self._broker.send({"tracer": row})
 
     def _report_ready(self) -> None:
         """The pool is ready once its workers are, and its clients over TCP and of the gateway can come in."""

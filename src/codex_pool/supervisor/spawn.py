@@ -21,6 +21,7 @@ from ..options import PoolOptions
 from ..protocol import endpoints
 from ..runtime import startup
 from ..runtime.startup import as_utf8
+from ..tracer.check import check_traces
 from .arguments import SupervisorArguments
 from .sqlite_homes import root_of
 
@@ -58,9 +59,10 @@ def arguments_of(
 
     `source`: where a daemon reads its options again.
 
-    Raises EndpointError for an address that cannot be listened at, for listeners that cannot be, and for keys that
-    cannot be used.
+    Raises EndpointError for an address that cannot be listened at, for listeners and traces that cannot be, and for
+    keys that cannot be used.
     """
+    check_traces(options, os.environ)
     keys = None
     if options.listen is not None:
         endpoints.check_tcp(options.listen)

@@ -9,17 +9,17 @@ from collections.abc import Iterable
 from .child_process import Child
 
 # Of the workers, which end an app-server that does not listen within 4 s; and of the holder of the account, which may
-# be asking the issuer, from the same moment on. With a second for the broker and one for ingress and gateway, all is
-# over within 10 s.
+# be asking the issuer, from the same moment on. With a second for the broker and one for ingress, gateway and tracer,
+# all is over within 10 s.
 WORKERS_STOP_LIMIT_S = 6.0
 HOLDER_STOP_LIMIT_S = 7.0
 BROKER_STOP_LIMIT_S = 1.0
 ENTRANCE_STOP_LIMIT_S = 1.0
 
 
-def stop(workers: Iterable[Child], holder: Child | None, broker: Child | None, others: Iterable[Child | None]) -> None:
-    """End workers and the holder of the account, then the broker, then `others`, of which ingress and gateway send the
-    broker's last messages."""
+def stop(workers: Iterable[Child], holder: Child | None, broker: Child | None, last: Iterable[Child | None]) -> None:
+    """End workers and the holder of the account, then the broker, then those that send on what these have sent last:
+    ingress, gateway and tracer."""
     begun = time.monotonic()
     waited_for = [*workers]
     holders = [] if holder is None else [holder]
@@ -27,11 +27,11 @@ def stop(workers: Iterable[Child], holder: Child | None, broker: Child | None, o
         child.close_stdin()
     await_ends(waited_for, WORKERS_STOP_LIMIT_S)
     await_ends(holders, begun + HOLDER_STOP_LIMIT_S - time.monotonic())
-    for group, limit_s in (([broker], BROKER_STOP_LIMIT_S), (others, ENTRANCE_STOP_LIMIT_S)):
-        last = [child for child in group if child is not None]
-        for child in last:
+    for group, limit_s in (([broker], BROKER_STOP_LIMIT_S), (last, ENTRANCE_STOP_LIMIT_S)):
+        there = [child for child in group if child is not None]
+        for child in there:
             child.close_stdin()
-        await_ends(last, limit_s)
+        await_ends(there, limit_s)
 
 
 def reap(child: Child) -> str:

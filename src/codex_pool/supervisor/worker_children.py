@@ -38,10 +38,12 @@ class Ended(NamedTuple):
 
 
 class WorkerProcesses:
-    """Starts workers. `children`: those that run, by name; `endpoint`: where they connect to the broker."""
+    """Starts workers. `children`: those that run, by name; `endpoint`: where they connect to the broker; `tracer`: the
+    path of the tracer's socket, "" without one."""
 
-    def __init__(self, arguments: SupervisorArguments, endpoint: str, launcher: Launcher) -> None:
+    def __init__(self, arguments: SupervisorArguments, endpoint: str, launcher: Launcher, *, tracer: str = "") -> None:
         self._arguments = arguments
+        self._tracer = tracer
         self._endpoint = endpoint
         self._launcher = launcher
         self._homes = SqliteHomes(Path(arguments.sqlite_root), arguments.options.workers)
@@ -78,6 +80,7 @@ class WorkerProcesses:
             turn_idle_limit_s=options.turn_idle_limit_s,
             turn_wall_limit_s=options.turn_wall_limit_s,
             approval_timeout_s=options.approval_timeout_s,
+            tracer=self._tracer,
         )
         try:
             # Should the supervisor be killed, no other pool takes the home before the worker is gone.

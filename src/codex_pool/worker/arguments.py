@@ -29,3 +29,5 @@ class WorkerArguments(msgspec.Struct, forbid_unknown_fields=True):
     turn_idle_limit_s: float | None = 600.0
     turn_wall_limit_s: float | None = None
     approval_timeout_s: float | None = 24 * 3600.0
+    # Path of the tracer's socket; "" in a pool without one.
+    tracer: str = ""

@@ -99,6 +99,7 @@ class Calls:
             session=head.session,
             interest=head.interest,
             queued_ms=head.queued_ms,
+            came_at=self._outbox.now - head.queued_ms / 1000,
             again=head.again,
             timeout_s=head.timeout_s,
             digest=digest,

@@ -58,6 +58,7 @@ from .session_options import SessionOptions
 from .start_notices import StartNotices
 from .subscriptions import LIMITS, Limits
 from .threads import Threads
+from .turn_spans import TurnSpans
 from .unloading import unload
 from .watchdog import IDLE_LIMIT_S, PROBE_LIMIT_S, Probe, TurnWatchdog
 
@@ -67,7 +68,7 @@ _TOKENS_WANTED = "account/chatgptAuthTokens/refresh"
 class WorkerCore:
     """See the module's docstring. `worker` is the name of this worker, `slot` the number of its slot.
 
-    `counts`: the loop takes snapshots of the processes below this worker.
+    `counts`: the loop takes snapshots of the processes below this worker; `traces`: the pool has a tracer.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class WorkerCore:
         limits: Limits = LIMITS,
         started_at: float = 0.0,
         counts: bool = False,
+        traces: bool = False,
     ) -> None:
         self._worker = worker
         self._slot = slot
@@ -108,6 +110,7 @@ class WorkerCore:
             outbox=self._outbox,
             watchdog=self._watchdog,
             limits=limits,
+            spans=TurnSpans(worker, slot, threads=self._threads, outbox=self._outbox, enabled=traces),
         )
         self._bound = BoundObjects(
             worker=worker, requests=self._requests, running=self._running, outbox=self._outbox, limits=limits

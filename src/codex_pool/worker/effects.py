@@ -51,7 +51,13 @@ class FillHistory(msgspec.Struct, frozen=True, gc=False):
     thread_id: str
 
 
-Effect = ToAppServer | ToBroker | BulkToBroker | Ready | Fail | Note | FillHistory
+class ToTracer(msgspec.Struct, frozen=True, gc=False):
+    """Send this line, as of `protocol.turn_spans`, or leave it out."""
+
+    line: bytes
+
+
+Effect = ToAppServer | ToBroker | BulkToBroker | Ready | Fail | Note | FillHistory | ToTracer
 
 LINES = wire.encode(wire.Lines())
 

@@ -36,9 +36,10 @@ from ..runtime import log, processes, startup
 from .arguments import TurnLimits, WorkerArguments
 from .broker_connection import BrokerConnection
 from .core import WorkerCore
-from .effects import BulkToBroker, Effect, Fail, FillHistory, Note, Ready, ToAppServer, ToBroker
+from .effects import BulkToBroker, Effect, Fail, FillHistory, Note, Ready, ToAppServer, ToBroker, ToTracer
 from .sampler import Sampler
 from .stderr_log import StderrLog
+from .tracer_connection import TracerConnection
 
 READ_BYTES = 256 * 1024
 # Of a long line, and what the pipe may hold: where the machine is busy each read waits for the writer to have its turn.
@@ -123,7 +124,9 @@ class Worker:
             approval_timeout_s=arguments.approval_timeout_s,
             started_at=self._started_at,
             counts=self._counts,
+            traces=bool(arguments.tracer),
         )
+        self._tracer = TracerConnection(arguments.tracer)
         self._broker = BrokerConnection(self._context, arguments.endpoint, arguments.worker, self._progress)
         self._sampler = Sampler(os.getpid())
         try:
@@ -141,6 +144,7 @@ class Worker:
             processes.sweep(os.getpid())
             self._sampler.close()
             self._broker.close()
+            self._tracer.close()
             self._context.term()
             self._exit_code = code
         raise AssertionError("unreachable")
@@ -218,6 +222,7 @@ class Worker:
                     self._snapshot_now()
                 self._report_memory()
                 self._note_rest(now)
+                self._tracer.flush()
             self._flush_app_server()
             self._broker.flush()
             if now - reaped_at > REAP_EVERY_S:
@@ -328,6 +333,8 @@ class Worker:
                     _log.warning(effect.message)
                 case FillHistory():
                     self._fill_history(effect.thread_id)
+                case ToTracer():
+                    self._tracer.send(effect.line)
                 case Fail():
                     raise Stop(effect.reason)
 

@@ -65,6 +65,8 @@ class Request:
     session: wire.SessionId | None = None
     interest: wire.Interest = "full"
     queued_ms: int = 0
+    # When it came to the pool.
+    came_at: float = 0.0
     # It was sent before, on a connection that is gone or to a worker that is.
     again: bool = False
     # How long its client waits for the answer; 0 is without limit.

@@ -31,6 +31,7 @@ from .session_options import SessionOptions
 from .subscriptions import Limits, Subscriptions
 from .threads import Threads
 from .turn_counts import DELTA, TurnCounter
+from .turn_spans import TurnSpans
 from .turn_stream import Turn
 from .watchdog import TurnWatchdog
 
@@ -68,6 +69,7 @@ class RunningTurns:
         outbox: Outbox,
         watchdog: TurnWatchdog,
         limits: Limits,
+        spans: TurnSpans,
     ) -> None:
         self._worker = worker
         self._slot = slot
@@ -77,6 +79,7 @@ class RunningTurns:
         self._options = options
         self._outbox = outbox
         self._watchdog = watchdog
+        self._spans = spans
         self.subscriptions = Subscriptions(worker, limits)
         self._batching = IdleBatching(outbox, self.subscriptions)
         self.activity = ActivityReport()
@@ -169,6 +172,7 @@ class RunningTurns:
         if turn is None:
             turn = self._begin(turn_id, thread_id)
             turn.queued_ms = request.queued_ms
+            self._spans.began(turn, request)
             self._threads.turn_started(thread_id, request.session, request.interest)
         if session is not None:
             self.join(turn, session, request.interest)
@@ -248,7 +252,7 @@ class RunningTurns:
             )
             lines, methods = [*lines[:-1], *last], [*methods[:-1], *_ENDED]
         if status is not None:
-            self._counter.ended(turn, status, self._principal_of(turn), self._outbox.now, lines[-1])
+            self._note_end(turn, status, lines[-1])
         self._batching.publish(turn, lines, methods, ended=status)
         if ended:
             self._end(turn)
@@ -338,13 +342,16 @@ class RunningTurns:
             lines = turn_ends.stalled_lines(turn.thread_id, turn.id, reason, error=self._watchdog.error_of(turn.id))
         else:
             lines = turn_ends.ended_lines(turn.thread_id, turn.id, kind, reason, safe_to_retry=False)
-        self._counter.ended(turn, kind, self._principal_of(turn), self._outbox.now)
+        self._note_end(turn, kind)
         self._batching.publish(turn, lines, _ENDED, ended=kind)
         self._stalled[turn.id] = None
         self._end(turn)
 
-    def _principal_of(self, turn: Turn) -> str:
-        return self._threads.owner_of(turn.thread_id) or ""
+    def _note_end(self, turn: Turn, status: str, line: bytes = b"") -> None:
+        """Count the end of a turn, and report it to the tracer; `line` is its turn/completed, if there is one."""
+        principal = self._threads.owner_of(turn.thread_id) or ""
+        self._counter.ended(turn, status, principal, self._outbox.now, line)
+        self._spans.ended(turn, status)
 
     def _end(self, turn: Turn) -> None:
         del self._turns[turn.id]
@@ -385,6 +392,7 @@ class RunningTurns:
         followers = self._threads.followers_of(thread_id)
         turn = self._begin(turn_id, thread_id)
         turn.is_own = True
+        self._spans.began(turn, parent_turn=root if above is not None else "")
         self._outbox.broker(wire.encode(wire.TurnStarted(thread_id, turn_id, followers, by_itself=root == turn_id)))
         self._threads.turn_started(thread_id, None, "full")
         self._join_all(turn, followers, [above] if above is not None else [])

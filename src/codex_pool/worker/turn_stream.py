@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from codex_app_server.generated.routing import NOTIFICATIONS
 
 from ..protocol import wire
+from ..protocol.turn_spans import TurnBegan
 
 if TYPE_CHECKING:
     from .subscriptions import Subscription
@@ -55,6 +56,8 @@ class Turn:
     queued_ms: int | None = None
     first_delta_at: float | None = None
     counts: wire.TurnCounts | None = None
+    # What was reported of its beginning to the tracer; None in a pool without one.
+    span: TurnBegan | None = None
 
     @property
     def has_readers(self) -> bool:

@@ -1,0 +1,5 @@
+"""Entry of the process; see `process`."""
+
+from .process import main
+
+main()
