@@ -7,8 +7,9 @@ from pathlib import Path
 import click
 
 from . import options, streams
-from .dataset_options import FORMATS
 from .errors import fail
+
+_FORMATS = ("jsonl", "json", "csv", "tsv", "parquet")
 
 
 @click.group(short_help="Make a dataset of the tasks of another program: swebench.")
@@ -42,7 +43,7 @@ def convert() -> None:
 @click.option("--images", is_flag=True, help="Have each sample ask for a container of the image of its row.")
 @click.option(
     "--format",
-    type=click.Choice([name for name in FORMATS if name != "folders"]),
+    type=click.Choice(_FORMATS),
     help="Of ROWS, if its name does not say it.",
 )
 def swebench(
