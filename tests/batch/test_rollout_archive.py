@@ -46,6 +46,18 @@ def test_a_sub_agent_of_the_next_day_and_the_origin_of_a_fork_are_found(tmp_path
     assert (origin.thread_id, origin.relation, origin.parent_id) == (THREADS["origin"], "origin", THREADS["fork"])
 
 
+def test_a_sub_agent_is_found_by_the_output_of_its_call_alone(tmp_path: Path) -> None:
+    """codex 0.147 writes no item of it."""
+    paths = write_home(tmp_path, "sub-agents", "child")
+    rest = [line for line in lines("sub-agents") if b"CollabAgentToolCall" not in line]
+    paths["sub-agents"].write_bytes(b"".join(line + b"\n" for line in rest))
+    assert [each.thread_id for each in read(paths["sub-agents"], "sub-agents")][1:] == [THREADS["child"]]
+    # The same words in the output of another call start none.
+    other = [line.replace(b'"name":"spawn_agent"', b'"name":"other"') for line in rest]
+    paths["sub-agents"].write_bytes(b"".join(line + b"\n" for line in other))
+    assert len(read(paths["sub-agents"], "sub-agents")) == 1
+
+
 def test_what_is_missing_is_noted(tmp_path: Path) -> None:
     path = write_home(tmp_path, "sub-agents")["sub-agents"]
     own, child = read(path, "sub-agents")

@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 from swebench_rows import BROKEN, FIX, PYTEST, SHORT, TEST, make_repository, row
 
-from codex_batch.dataset import DatasetError, Request
+from codex_batch.dataset import DatasetError, Request, swebench
 from codex_batch.dataset import swebench_check as check
 from codex_batch.dataset.swebench import CHECK, TASKS, Conversion, image_of, write_tasks
 from codex_pool_cli.verbs import verbs
@@ -59,6 +59,16 @@ def test_images_are_those_of_the_rows_or_the_published_ones() -> None:
         "swebench/sweb.eval.x86_64.astropy_1776_astropy-12907:latest"
     )
     assert image_of({"instance_id": "a__b-1", "image": "registry.example/b:1"}) == "registry.example/b:1"
+
+
+def test_samples_ask_for_containers_where_samples_can(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(swebench, "FIELDS", {"id", "container"})
+    (task,) = converted(tmp_path, row("abc"), images=True)
+    image = "swebench/sweb.eval.x86_64.owner_1776_calc-1:latest"
+    assert task["container"] == {"image": image, "workdir": "/testbed"}
+    monkeypatch.setattr(swebench, "FIELDS", {"id"})
+    with pytest.raises(DatasetError, match="--images: this codex-pool runs no containers for samples"):
+        converted(tmp_path, row("abc"), images=True)
 
 
 def test_all_that_is_wrong_is_named_with_its_place_and_nothing_is_written(tmp_path: Path) -> None:

@@ -30,7 +30,8 @@ LINE_BYTES = 4 * 2**20
 MAX_THREADS, ATTEMPT_BYTES = 64, 128 * 2**20
 
 _THREAD_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-_NAMES_OTHERS = re.compile(rb'"session_meta"|"CollabAgentToolCall"|"collab_agent_spawn_end"')
+_SPAWN = "spawn_agent"
+_NAMES_OTHERS = re.compile(rb'"session_meta"|"spawn_agent"|agent_id')
 _log = logging.getLogger("codex_batch")
 
 
@@ -43,8 +44,14 @@ class _Item(msgspec.Struct):
 class _Payload(msgspec.Struct):
     type: str = ""
     forked_from_id: str | None = None
-    new_thread_id: str | None = None
+    name: str = ""
+    call_id: str = ""
+    output: Any = None
     item: _Item | None = None
+
+
+class _Spawned(msgspec.Struct):
+    agent_id: str | None = None
 
 
 class _Line(msgspec.Struct):
@@ -89,19 +96,20 @@ class RolloutArchive:
                 read, others = msgspec.structs.replace(one, note=f"cannot be read: {why}"), []
             found.append(read)
             room_bytes -= read.size_bytes - read.cut_bytes
-            new = [other for other in others if other.thread_id not in known]
-            known.update(other.thread_id for other in new)
-            waiting.extend(new)
+            for other in others:
+                if other.thread_id not in known:
+                    known.add(other.thread_id)
+                    waiting.append(other)
         return found
 
     def _read(self, one: Rollout, path: Path) -> tuple[Rollout, list[Rollout]]:
         """Return a thread's file, and the threads that it names. Raises OSError."""
-        log, others, cut_bytes = EventLog(self._redactor), [], 0
+        log, others, cut_bytes, spawns = EventLog(self._redactor), [], 0, set[str]()
         with path.open("rb") as file:
             size_bytes = os.fstat(file.fileno()).st_size
             for line, left_out_bytes in kept_lines(file, size_bytes):
                 cut_bytes += left_out_bytes
-                others += _others(line, one.thread_id)
+                others += _others(line, one.thread_id, spawns)
                 if log.add(line):
                     log.compress()
         note = f"{cut_bytes:,} of {size_bytes:,} bytes were left out" if cut_bytes else None
@@ -144,8 +152,11 @@ def _cut(count_bytes: int) -> tuple[bytes, int]:
     return msgspec.json.encode({"type": CUT, "payload": {"bytes": count_bytes}}), count_bytes
 
 
-def _others(line: bytes, thread_id: str) -> list[Rollout]:
-    """The threads that a line names as this one's origin, or as its sub-agents."""
+def _others(line: bytes, thread_id: str, spawns: set[str]) -> list[Rollout]:
+    """The threads that a line names as this one's origin, or as its sub-agents; `spawns` are calls that start some.
+
+    Newer versions of codex name a sub-agent in an item and in the output of the call, older ones only there.
+    """
     if not _NAMES_OTHERS.search(line):
         return []
     try:
@@ -154,10 +165,21 @@ def _others(line: bytes, thread_id: str) -> list[Rollout]:
         return []
     if payload is None:
         return []
-    named: list[Any] = [(payload.forked_from_id, ORIGIN), (payload.new_thread_id, SUB_AGENT)]
-    if payload.item is not None and payload.item.tool == "spawn_agent":
+    named: list[Any] = [(payload.forked_from_id, ORIGIN)]
+    if payload.item is not None and payload.item.tool == _SPAWN:
         named += [(each, SUB_AGENT) for each in payload.item.receiver_thread_ids]
+    if payload.type == "function_call" and payload.name == _SPAWN:
+        spawns.add(payload.call_id)
+    elif payload.call_id in spawns and isinstance(payload.output, str):
+        named.append((_agent_id(payload.output), SUB_AGENT))
     return [Rollout(name, relation, thread_id) for name, relation in named if name and _THREAD_ID.fullmatch(name)]
+
+
+def _agent_id(output: str) -> str | None:
+    try:
+        return msgspec.json.decode(output, type=_Spawned).agent_id
+    except (msgspec.DecodeError, RecursionError):
+        return None
 
 
 def _file_of(path: Path, thread_id: str) -> Path:
