@@ -41,7 +41,7 @@ LAYERS: dict[str, tuple[Layer, ...]] = {
     "codex_app_server": (
         Layer("base", ("errors", "generated")),
         Layer("system", ("_runtime", "_protocol")),
-        Layer("values", ("config", "home", "inputs", "notifications", "presets", "_moved")),
+        Layer("values", ("config", "home", "inputs", "notifications", "presets", "trace_context", "_moved")),
         Layer("transport", ("transport", "tracing")),
         Layer("core", ("_core", "operations")),
         Layer("clients", ("_sync", "_async", "login", "results", "retry")),

@@ -15,6 +15,7 @@ from raw_client import RawClient
 from waiting import until
 
 from codex_app_server import AppServerConfig
+from codex_app_server.trace_context import trace_context
 from codex_pool import Pool
 from codex_pool.client.transport import PoolTransport
 
@@ -60,6 +61,9 @@ def test_turns_are_below_their_clients_spans_and_their_wait_below_them(
             status = until(lambda: (found := client.call("pool/status"))["tracer"]["exported"] >= 4 and found)
             worker = status["workers"][0]["worker"]
             client.transport.close()
+            with pool.connect() as codex, trace_context(trace["traceparent"]):
+                ran = codex.thread_start().run("[[text two]]")
+            (third,) = collector.wait(lambda span: span.attributes.get("codex_pool.turn.id") == ran.id)
             killed = RawClient(PoolTransport(pool.endpoint, client="killed"))
             thread = killed.call("thread/start")["thread"]["id"]
             start_turn(killed, thread, "[[delay 60000]] [[text never]]", trace, "killed")
@@ -69,7 +73,7 @@ def test_turns_are_below_their_clients_spans_and_their_wait_below_them(
             (lost,) = collector.wait(lambda span: turns(span) and span.attributes["codex_pool.outcome"] == "lost")
             killed.transport.close()
         spans = list(collector.spans)
-    assert (first.trace, first.parent) == (TRACE, SPAN) == (lost.trace, lost.parent)
+    assert (first.trace, first.parent) == (TRACE, SPAN) == (lost.trace, lost.parent) == (third.trace, third.parent)
     assert second.trace != TRACE and second.parent == ""
     assert [first.attributes["codex_pool.turn.id"], second.attributes["codex_pool.turn.id"]] == ids
     queues = {span.parent: span for span in spans if span.name == "codex_pool.queue"}
