@@ -18,6 +18,7 @@ from codex_app_server import AppServerConfig
 from codex_app_server.trace_context import trace_context
 from codex_pool import Pool
 from codex_pool.client.transport import PoolTransport
+from codex_pool.daemon.status_text import summary
 
 pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.timeout(150)]
 
@@ -60,6 +61,7 @@ def test_turns_are_below_their_clients_spans_and_their_wait_below_them(
             first, second = sorted(collector.wait(turns, 2), key=lambda span: span.begin)
             status = until(lambda: (found := client.call("pool/status"))["tracer"]["exported"] >= 4 and found)
             worker = status["workers"][0]["worker"]
+            assert "; tracer ready, 4 spans exported; codex 0.163.0" in summary(status)
             client.transport.close()
             with pool.connect() as codex, trace_context(trace["traceparent"]):
                 ran = codex.thread_start().run("[[text two]]")
