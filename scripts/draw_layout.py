@@ -41,7 +41,7 @@ LAYERS: dict[str, tuple[Layer, ...]] = {
     "codex_app_server": (
         Layer("base", ("errors", "generated")),
         Layer("system", ("_runtime", "_protocol")),
-        Layer("values", ("config", "home", "inputs", "notifications", "presets", "_moved")),
+        Layer("values", ("config", "home", "inputs", "notifications", "presets", "trace_context", "_moved")),
         Layer("transport", ("transport", "tracing")),
         Layer("core", ("_core", "operations")),
         Layer("clients", ("_sync", "_async", "login", "results", "retry")),
@@ -62,7 +62,7 @@ LAYERS: dict[str, tuple[Layer, ...]] = {
         Layer("store", ("store",)),
         Layer("rules", ("rules",)),
         Layer("run", ("configuration", "display", "workspace", "scoring", "gates", "run", "manage", "merge")),
-        Layer("output", ("report", "export"), apart=True),
+        Layer("output", ("report", "export", "opentelemetry"), apart=True),
         Layer("view", ("view",)),
         Layer("public", ("__init__",)),
     ),

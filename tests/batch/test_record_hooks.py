@@ -139,6 +139,7 @@ def test_a_hook_that_takes_too_long_for_a_record_gets_a_new_process(log: Path, m
 def test_hooks_are_found_by_name_once_each(log: Path) -> None:
     assert [plugin.value for plugin in hooks_of(["keep", "raising", "keep"])] == ["hooking:Keep", "hooking:raising"]
     # The one of codex-pool goes before one of that name.
+    assert [plugin.distribution for plugin in hooks_of(["opentelemetry"])] == ["codex-pool"]
     assert hooks_of([]) == ()
 
 
@@ -153,3 +154,12 @@ def test_hooks_are_found_by_name_once_each(log: Path) -> None:
 def test_a_hook_that_cannot_be_used_is_refused_before_the_run(log: Path, name: str, words: str) -> None:
     with pytest.raises(PluginError, match=words):
         hooks_of([name])
+
+
+def test_the_hook_of_codex_pool_is_refused_without_its_extra(log: Path) -> None:
+    # A module of that name, in place of the package.
+    (log.parent / "site" / "opentelemetry.py").write_text("")
+    with pytest.raises(
+        PluginError, match=r"'opentelemetry' .* ModuleNotFoundError: .*; pip install 'codex-pool\[otel\]'"
+    ):
+        hooks_of(["opentelemetry"])

@@ -329,3 +329,9 @@ def test_readiness_follows_workers_and_the_last_answer_of_the_provider() -> None
 )
 def test_recycles_have_few_reasons(why: str, reason: str) -> None:
     assert reason_of_recycling(why) == reason and reason in RECYCLE_REASONS
+
+
+def test_spans_are_counted_by_what_became_of_them_in_a_pool_with_traces() -> None:
+    values = parsed(PoolReport(tally=Tally(), spans={"exported": 3, "lost": 1}))
+    assert (values["spans_total", "exported"], values["spans_total", "lost"]) == (3, 1)
+    assert not any(key[0] == "spans_total" for key in parsed(PoolReport(tally=Tally())))

@@ -44,6 +44,7 @@ SURFACE: dict[str, dict[str, set[str]]] = {
         "codex_pool.runtime.terminal": {"plain"},
         "codex_pool.runtime.workflow_commands": {"command", "is_on", "json_line"},
         "codex_pool.sandbox_modes": {"FULL_ACCESS", "READ_ONLY", "SANDBOX_MODES", "WORKSPACE_WRITE"},
+        "codex_pool.tracer.telemetry": {"Counts", "begin"},
     },
     "codex_pool_cli": {
         "codex_pool": {"Pool", "__version__"},

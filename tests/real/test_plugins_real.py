@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from collector import Collector
 from programs import LIMIT_S, codex_pool
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
@@ -85,3 +86,33 @@ def test_a_run_goes_on_with_a_hook_that_dies_and_loses_no_record(installed: Path
     assert "in codex-pool-example 1.0: its end: IsADirectoryError" in done.stderr
     assert "on record: tally  2 records; last error: its end: IsADirectoryError" in done.stderr
     assert len((out / "results.jsonl").read_text().splitlines()) == 2
+
+
+@pytest.mark.real
+def test_the_spans_of_samples_reach_a_collector(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trace, span = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+    data, out = tmp_path / "d.jsonl", tmp_path / "run"
+    data.write_text('{"id": "a", "prompt": "[[text SECRET]]", "target": "SECRET"}\n')
+    monkeypatch.setenv("TRACEPARENT", f"00-{trace}-{span}-01")
+    with Collector() as collector:
+        for name, value in collector.environment.items():
+            monkeypatch.setenv(name, value)
+        done = codex_pool(
+            *("batch", str(data), "--scorer", "exact", "--on-record", "opentelemetry", "--workers", "1"),
+            *("--home", str(home), "-o", str(out)),
+        )
+        assert done.returncode == 0, done.stderr
+        assert "on record: opentelemetry  1 record\n" in done.stderr
+        (sample,) = collector.spans
+    (record,) = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
+    assert (sample.name, sample.trace, sample.parent) == ("codex_pool.sample", trace, span)
+    assert (sample.begin, sample.end) == (round(record["started_at"] * 1e9), round(record["ended_at"] * 1e9))
+    wanted = {
+        "codex_pool.sample.id": "a",
+        "codex_pool.outcome": "completed",
+        "codex_pool.score.exact": 1.0,
+        "codex_pool.run": "run",
+        "gen_ai.conversation.id": record["thread_id"],
+        "gen_ai.usage.output_tokens": record["usage"]["output_tokens"],
+    }
+    assert wanted.items() <= sample.attributes.items() and "SECRET" not in repr(sample)

@@ -15,8 +15,10 @@ from raw_client import RawClient
 from waiting import until
 
 from codex_app_server import AppServerConfig
+from codex_app_server.trace_context import trace_context
 from codex_pool import Pool
 from codex_pool.client.transport import PoolTransport
+from codex_pool.daemon.status_text import summary
 
 pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.timeout(150)]
 
@@ -59,7 +61,11 @@ def test_turns_are_below_their_clients_spans_and_their_wait_below_them(
             first, second = sorted(collector.wait(turns, 2), key=lambda span: span.begin)
             status = until(lambda: (found := client.call("pool/status"))["tracer"]["exported"] >= 4 and found)
             worker = status["workers"][0]["worker"]
+            assert "; tracer ready, 4 spans exported; codex 0.163.0" in summary(status)
             client.transport.close()
+            with pool.connect() as codex, trace_context(trace["traceparent"]):
+                ran = codex.thread_start().run("[[text two]]")
+            (third,) = collector.wait(lambda span: span.attributes.get("codex_pool.turn.id") == ran.id)
             killed = RawClient(PoolTransport(pool.endpoint, client="killed"))
             thread = killed.call("thread/start")["thread"]["id"]
             start_turn(killed, thread, "[[delay 60000]] [[text never]]", trace, "killed")
@@ -69,7 +75,7 @@ def test_turns_are_below_their_clients_spans_and_their_wait_below_them(
             (lost,) = collector.wait(lambda span: turns(span) and span.attributes["codex_pool.outcome"] == "lost")
             killed.transport.close()
         spans = list(collector.spans)
-    assert (first.trace, first.parent) == (TRACE, SPAN) == (lost.trace, lost.parent)
+    assert (first.trace, first.parent) == (TRACE, SPAN) == (lost.trace, lost.parent) == (third.trace, third.parent)
     assert second.trace != TRACE and second.parent == ""
     assert [first.attributes["codex_pool.turn.id"], second.attributes["codex_pool.turn.id"]] == ids
     queues = {span.parent: span for span in spans if span.name == "codex_pool.queue"}

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import msgspec
 
 from ..errors import InternalRpcError, InvalidInputError, RequestTimeoutError, map_jsonrpc_error
+from ..trace_context import trace_member
 from .deadlines import QUEUE_POLL_S
 from .mailbox import Mailbox
 
@@ -121,7 +122,7 @@ _decode_response = msgspec.json.Decoder(_Response).decode
 
 def request_line(id: int, method: str, params: bytes | None) -> bytes:
     """A request without its newline. Raises InvalidInputError."""
-    return b'{"id":%d,"method":%s%s}' % (id, _encode_method(method), _params(params))
+    return b'{"id":%d,"method":%s%s%s}' % (id, _encode_method(method), _params(params), trace_member())
 
 
 def notification_line(method: str, params: bytes | None) -> bytes:

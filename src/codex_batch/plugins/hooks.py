@@ -11,7 +11,7 @@ from . import discovery, hook_process
 from .discovery import ON_RECORD, Plugin, PluginError
 
 BUILT_IN = {
-    "opentelemetry": Plugin(ON_RECORD, "opentelemetry", "codex_batch.opentelemetry:sample_spans", "codex-pool"),
+    "opentelemetry": Plugin(ON_RECORD, "opentelemetry", "codex_batch.opentelemetry:SampleSpans", "codex-pool"),
 }
 COMMAND = [sys.executable, hook_process.__file__]
 CHECK_LIMIT_S = 60.0
