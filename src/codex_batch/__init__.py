@@ -3,7 +3,7 @@
 dataset        bytes -> samples, or all that is wrong with them                 pure
 workspace      directories of samples, and what agents changed in them
 scoring        scores of answers, and figures of them
-rules          retries, limits, breaker, prices, estimate, progress, validity   pure
+rules          retries, limits, breaker, estimate, progress, validity   pure
 configuration  settings of a run, and the configuration that its threads have
 store          the run directory: run.sqlite and what is made of it             the only writer
 run            a run from its dataset to its exit code

@@ -214,6 +214,34 @@ def test_admins_have_limits_too_and_the_owner_has_none() -> None:
     assert running(bench, "") == 1
 
 
+@settings(max_examples=15, deadline=None)
+@given(
+    st.integers(1, 3),
+    st.integers(0, 2),
+    st.lists(st.tuples(st.sampled_from(["start", "end"]), st.sampled_from(["alice", "bob"]), st.integers(0, 5))),
+)
+def test_turns_that_run_and_wait_stay_within_their_limits_and_none_is_forgotten(
+    may_run: int, may_wait: int, script: list[tuple[str, str, int]]
+) -> None:
+    bench = bench_of(identity("alice", max_running_turns=may_run, max_waiting_turns=may_wait), identity("bob"))
+    calls: list[tuple[str, Any]] = []
+    for what, name, number in script:
+        thread = f"{name}{number}"
+        if what == "start":
+            calls.append(start(bench, thread, f"{name}-1"))
+        elif thread in bench.core.state.threads and bench.core.state.threads[thread].turns:
+            end(bench, thread, Tokens(1))
+        waiting = sum(each.starts_turn for each in bench.core.state.requests.held_of("P-alice"))
+        assert running(bench, "P-alice") <= may_run and waiting <= may_wait
+    assert bench.core.state.faults() == []
+    for name, number in [(name, number) for name in ("alice", "bob") for number in range(6)] * 8:
+        thread = bench.core.state.threads.get(f"{name}{number}")
+        if thread is not None and thread.turns:
+            end(bench, f"{name}{number}", Tokens(1))
+    # Each was answered, by its turn or by a refusal.
+    assert all(call in bench.answers for call in calls) and bench.core.state.requests.held == 0
+
+
 # The ledger.
 
 events = st.lists(
@@ -227,7 +255,7 @@ events = st.lists(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(events)
 def test_a_broker_that_is_killed_at_any_moment_counts_every_token_once(script: list[tuple[str, str, str, int]]) -> None:
     """The store gets what was written; what was not, the next broker finds in the tallies of the workers."""

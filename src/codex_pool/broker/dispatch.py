@@ -205,12 +205,17 @@ class Dispatcher:
 
     def start_queued(self, worker: Worker) -> None:
         """Start the turns that wait with this worker, as far as they may; a busy thread lets others pass."""
-        may_start = partial(self._may_start, worker=worker)
+        # Principals of whom no further turn may run: that changes only when one ends.
+        blocked: set[str] = set()
+        may_start = partial(self._may_start, worker=worker, blocked=blocked)
         while worker.queue and (request := worker.queue.take(may_start)):
             self._start(request, worker)
 
-    def _may_start(self, thread_id: str, on_side: bool, worker: Worker) -> bool:
-        """True if the next turn of this thread need not wait with this worker any longer."""
+    def _may_start(self, thread_id: str, on_side: bool, worker: Worker, blocked: set[str] | None = None) -> bool:
+        """True if the next turn of this thread need not wait with this worker any longer.
+
+        `blocked`: the principals that are known to run as many as they may; they are added.
+        """
         thread = self._state.threads.get(thread_id)
         if thread is not None:
             if thread.worker not in (None, worker.name):
@@ -223,7 +228,7 @@ class Dispatcher:
                 # It leaves once its open requests are answered: no turn begins with a former account.
                 return False
             owner = thread.record.owner
-            if owner and not (self._may_start_key_turn(worker) and self._state.limits.may_run(owner)):
+            if owner and not (self._may_start_key_turn(worker) and self._may_run(owner, blocked)):
                 return False
             if thread.worker is None and not self.capacity.has_capacity(worker):
                 self.capacity.note_denied()
@@ -276,6 +281,14 @@ class Dispatcher:
             return False
         has_permit = worker.load < state.turns_per_worker or (on_side and not worker.side_thread)
         return has_permit and self._rate_limiter.allows(state.turns.load, state.now)
+
+    def _may_run(self, owner: str, blocked: set[str] | None) -> bool:
+        if blocked is not None and owner in blocked:
+            return False
+        may_run = self._state.limits.may_run(owner)
+        if not may_run and blocked is not None:
+            blocked.add(owner)
+        return may_run
 
     def _may_start_key_turn(self, worker: Worker) -> bool:
         state = self._state
