@@ -69,8 +69,17 @@ SURFACE: dict[str, dict[str, set[str]]] = {
         "codex_pool.daemon.config": {"DaemonConfig"},
         "codex_pool.daemon.lifecycle": {"run_daemon"},
         "codex_pool.daemon.options_check": {"problems_of"},
-        "codex_pool.daemon.status_text": {"HEADER", "problems", "rows", "summary", "trace", "waiting_text"},
+        "codex_pool.daemon.status_text": {
+            "HEADER",
+            "problems",
+            "rows",
+            "summary",
+            "trace",
+            "upgrade_text",
+            "waiting_text",
+        },
         "codex_pool.demo": {"demo_home"},
+        "codex_pool.supervisor.canary.checks": {"CheckError", "ask_version"},
         "codex_pool.homes": {"daemon_home_at", "demo_home_of"},
         "codex_pool.open_items": {"OpenItems"},
         "codex_pool.options": {

@@ -3,7 +3,7 @@
     pool/turn/interrupt {turnId}, pool/session/kick {session}                        done here
     pool/pause, pool/resume {worker?}, pool/drain {worker?, approvalGrace?},         done by the supervisor, which
     pool/scale {workers}, pool/recycle {worker?}, pool/stop {now?},                  outlives this broker
-    pool/upgrade {codexBin?, probeTurn?}
+    pool/upgrade {codexBin?, probeTurn?}, pool/upgradeSelf
 
 Each is answered {"changed": bool, "message": text, ...}, and does nothing twice. An id may be given by its beginning.
 """
@@ -79,10 +79,15 @@ _COMMANDS: dict[str, type[msgspec.Struct]] = {
     "pool/scale": _Scale,
     "pool/recycle": _Worker,
     "pool/upgrade": _Upgrade,
+    "pool/upgradeSelf": _Nothing,
     "pool/stop": _Stop,
     "pool/reload": _Nothing,
 }
 METHODS = frozenset({"pool/turn/interrupt", "pool/session/kick", *_COMMANDS})
+
+
+def _command_of(method: str) -> str:
+    return "upgrade_self" if method == "pool/upgradeSelf" else method.removeprefix("pool/")
 
 
 class _InvalidError(Exception):
@@ -114,7 +119,7 @@ class Steering:
             else:
                 params = msgspec.structs.asdict(_params(request, _COMMANDS[method]))
                 state.log(f"client {session.client} of {self._name_of(session)}: {method} {_shown(params)}".rstrip())
-                self._commands.send(request, method.removeprefix("pool/"), params, finish=self._with_turns)
+                self._commands.send(request, _command_of(method), params, finish=self._with_turns)
         except _InvalidError as error:
             state.fail(request, INVALID_PARAMS, f"{method}: {error}")
 

@@ -15,8 +15,8 @@ class PoolReport(msgspec.Struct, array_like=True):
 
     `not_ready` is the reason why no worker can take a turn, "" if one can. `tally` is None while the broker does not
     know all workers that the last one knew. `workers` are counted by state, `memory_bytes` and `threads` by slot,
-    `restarts` and `recycles` of workers and `refused` requests by reason. `codex`: the versions of the app-servers. `upgrade`:
-    the state of the last upgrade of codex, "" if there was none.
+    `restarts` and `recycles` of workers and `refused` requests by reason. `codex`: the versions of the app-servers.
+    `upgrade`: the state of the last upgrade of codex, "" if there was none.
     """
 
     not_ready: str = ""
