@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
+import shutil
 import signal
 import threading
 from collections.abc import Iterator
@@ -23,6 +25,7 @@ pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.timeout(300)]
 
 LIMIT_S = 60.0
 UPGRADES = 5
+SOURCE = Path(__file__).parents[2] / "src"
 
 
 def status(codex: Codex) -> dict[str, Any]:
@@ -36,17 +39,24 @@ def of_pool(supervisor: int) -> dict[int, str]:
     for each in processes.descendants(supervisor):
         with contextlib.suppress(OSError):
             words = Path(f"/proc/{each.pid}/cmdline").read_bytes().split(b"\0")
-            names = [word.decode() for word in words if word.startswith(b"codex_pool.")]
-            found.update({each.pid: name for name in names})
+            name = next((word.decode() for word in words if word.startswith(b"codex_pool.")), None)
+            if name is not None:
+                found[each.pid] = name
     return found
 
 
-def descriptors(pid: int) -> list[str]:
-    names = []
-    for fd in os.listdir(f"/proc/{pid}/fd"):
-        with contextlib.suppress(OSError):
-            names.append(os.readlink(f"/proc/{pid}/fd/{fd}").partition(":")[0])
-    return sorted(names)
+def wait_for_new(supervisor: int, before: dict[int, str]) -> None:
+    """Wait until each process of a pool was replaced by one of its kind."""
+
+    def are_new() -> bool:
+        found = of_pool(supervisor)
+        return before.keys().isdisjoint(found) and sorted(found.values()) == sorted(before.values())
+
+    until(are_new, LIMIT_S)
+
+
+def descriptors(pid: int) -> int:
+    return len(os.listdir(f"/proc/{pid}/fd"))
 
 
 @contextlib.contextmanager
@@ -62,7 +72,9 @@ def streaming(codex: Codex, work: Path, count: int) -> Iterator[list[str]]:
             turn = 0
             while not over.is_set():
                 turn += 1
-                result = thread.run(f'[[text "answer {number}.{turn}" deltas=20 pace_ms=60]]', timeout=LIMIT_S)
+                result = thread.run(
+                    f'[[text "it is the answer {number}.{turn}" deltas=15 pace_ms=60]]', timeout=LIMIT_S
+                )
                 assert f"answer {number}.{turn}" in (result.final_response or ""), result
                 statuses.append(result.status)
         except BaseException as error:
@@ -81,7 +93,32 @@ def streaming(codex: Codex, work: Path, count: int) -> Iterator[list[str]]:
         assert problems == []
 
 
-def test_a_daemon_becomes_another_program_under_turns_that_stream(home: Path, work: Path, tmp_path: Path) -> None:
+class Installation:
+    """A copy of the packages that a daemon runs from, as those of an installation."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        for name in ("codex_app_server", "codex_pool", "codex_batch", "codex_pool_cli"):
+            shutil.copytree(SOURCE / name, path / name, ignore=shutil.ignore_patterns("__pycache__"))
+
+    def write(self, name: str, text: str) -> None:
+        """Write a file as an installation does: another file in its place."""
+        fresh = self.path / "fresh"
+        fresh.write_text(text, encoding="utf-8")
+        fresh.replace(self.path / name)
+
+    def become(self, version: str) -> None:
+        """Install another version of the same."""
+        name = "codex_pool/__init__.py"
+        text = (self.path / name).read_text(encoding="utf-8")
+        self.write(name, re.sub(r'__version__ = ".*"', f'__version__ = "{version}"', text))
+
+
+def test_a_daemon_becomes_other_versions_under_turns_that_stream(
+    home: Path, work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed = Installation(tmp_path / "installed")
+    monkeypatch.setenv("PYTHONPATH", str(installed.path))
     options = ("--workers", "2", "--listen-unix", str(tmp_path / "s.sock"), "--json")
     with running("serve", *options, home=home) as program:
         supervisor = json.loads(program.wait_for_line('"launch"', "stdout"))["pid"]
@@ -90,25 +127,40 @@ def test_a_daemon_becomes_another_program_under_turns_that_stream(home: Path, wo
             kept = codex.thread_start(cwd=str(work), sandbox="read-only", approval_policy="never")
             kept.run("Say octant-17.")
             started = processes.identify(supervisor)
-            counts = []
+            first: list[int] = []
             for number in range(1, UPGRADES + 1):
                 before = of_pool(supervisor)
+                installed.become(f"0.1.{number}")
                 done = codex_pool("upgrade", "--self", "--json", limit_s=120.0)
                 assert done.returncode == 0, done
                 row = json.loads(done.stdout)["codexPool"]
                 assert (row["state"], row["upgrades"], row["problem"]) == ("done", number, "")
+                assert row["version"] == f"0.1.{number}" and row["isOutdated"] is False
                 assert processes.identify(supervisor) == started
-                old = set(before)
-                until(lambda: old.isdisjoint(of_pool(supervisor)), LIMIT_S)
-                assert sorted(of_pool(supervisor).values()) == sorted(before.values())
-                counts.append(descriptors(supervisor))
-            assert len({len(each) for each in counts[1:]}) == 1, counts
+                wait_for_new(supervisor, before)
+                first.append(descriptors(supervisor))
+                # While a child is being started there are more for a moment.
+                until(lambda: descriptors(supervisor) <= first[0], LIMIT_S)
             rows = status(codex)["workers"]
             assert [(each["state"], each["restarts"]) for each in rows] == [("ready", 0), ("ready", 0)]
             assert "sextant-18" in (kept.run("Say sextant-18.").final_response or "")
             read = codex.client.request("thread/read", {"threadId": kept.id, "includeTurns": True})
             assert "octant-17" in str(read) and len(statuses) > 3
-            # What was changed by commands is in force in each program.
+
+            # One that does not start changes nothing.
+            loop = (installed.path / "codex_pool/supervisor/loop.py").read_text()
+            installed.write("codex_pool/supervisor/loop.py", "raise RuntimeError('half installed')")
+            installed.become("0.1.99")
+            before = of_pool(supervisor)
+            refused = codex_pool("upgrade", "--self", limit_s=120.0)
+            assert refused.returncode == 1 and "the daemon goes on with codex-pool 0.1.5" in refused.stderr
+            assert "half installed" in "\n".join(program.lines["stderr"])
+            assert before.items() <= of_pool(supervisor).items()
+            said = codex_pool("status").stdout
+            assert "upgrade of codex-pool has failed" in said and "another codex-pool is installed" in said
+
+            # What was changed by commands is in force in the next program.
+            installed.write("codex_pool/supervisor/loop.py", loop)
             assert codex_pool("pause").returncode == 0
             assert codex_pool("upgrade", "--self", limit_s=120.0).returncode == 0
             assert status(codex)["mode"] == "paused" and codex_pool("resume").returncode == 0

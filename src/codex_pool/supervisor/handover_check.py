@@ -12,10 +12,10 @@ import json
 import os
 import sys
 
-from .. import __version__
 from ..runtime import log, startup
 from . import loop
 from .handover import HandoverError, decode
+from .self_upgrade import running_version
 
 
 def main() -> int:
@@ -24,7 +24,7 @@ def main() -> int:
     line = startup.read_line(0)
     try:
         decode(line)
-        record = {"event": "fits", "version": __version__, "supervisor": loop.__name__}
+        record = {"event": "fits", "version": running_version(), "supervisor": loop.__name__}
     except HandoverError as error:
         record = {"event": "failed", "reason": str(error)}
     os.write(1, json.dumps(record).encode() + b"\n")

@@ -29,7 +29,6 @@ import msgspec
 from codex_app_server._protocol.framing import LineSplitter, LongLine
 from codex_app_server.errors import StartError
 
-from .. import __version__
 from ..protocol import endpoints
 from ..runtime import startup
 from ..runtime.problems import Problems
@@ -51,7 +50,7 @@ from .launchers import Launcher
 from .lock import EndpointLock
 from .reload import Configuration
 from .restarted_child import Entrance, RestartedChild
-from .self_upgrade import SelfUpgrade
+from .self_upgrade import SelfUpgrade, running_version
 from .steering import Steering
 from .system_skills import SystemSkills
 from .token_holder import AccountHolder
@@ -215,7 +214,7 @@ class Supervisor:
         lock, name = self._lock.kept()
         return Handover(
             version=HANDOVER_VERSION,
-            from_version=__version__,
+            from_version=running_version(),
             arguments=self._arguments,
             core=self._core.kept(),
             workers=self._workers.kept(),

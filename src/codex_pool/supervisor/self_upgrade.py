@@ -22,7 +22,6 @@ from typing import Any
 
 from codex_app_server.errors import StartError
 
-from .. import __version__
 from ..runtime import log, startup
 from .broker_child import BrokerProcess
 from .children import Children
@@ -77,7 +76,9 @@ class SelfUpgrade:
     def taken_over(self, count: int, workers: frozenset[str], from_version: str) -> None:
         """Begin to replace the children of the program before."""
         self._state, self._count, self._old = "replacing", count, workers
-        _log.info(f"upgrade: codex-pool {__version__} has taken over from {from_version}; its children are replaced")
+        _log.info(
+            f"upgrade: codex-pool {running_version()} has taken over from {from_version}; its children are replaced"
+        )
 
     def ask(self) -> Result:
         """Begin an upgrade to the files that are installed now. Raises CommandError."""
@@ -131,7 +132,7 @@ class SelfUpgrade:
     def row(self) -> dict[str, Any]:
         """What status shows."""
         return {
-            "version": __version__,
+            "version": running_version(),
             # Whether other files are installed than this process has loaded.
             "isOutdated": self._has_logged,
             # "", "checking", "replacing", "done" or "failed", with the reason.
@@ -185,10 +186,10 @@ class SelfUpgrade:
         for slot in left:
             worker = slot.worker
             if worker is not None and worker.state == "ready" and not slot.renewal:
-                out += self._core.renew(worker.name, f"upgrade of codex-pool to {__version__}", now)
+                out += self._core.renew(worker.name, f"upgrade of codex-pool to {running_version()}", now)
         if not any(slot.worker is not None and slot.worker.state == "ready" for slot in left):
             self._state, self._old = "done", frozenset()
-            _log.info(f"upgrade: all processes run codex-pool {__version__}")
+            _log.info(f"upgrade: all processes run codex-pool {running_version()}")
         return out
 
     def _is_new(self, name: str, is_taken_over: bool, end: Callable[[], None]) -> bool:
@@ -204,12 +205,12 @@ class SelfUpgrade:
         if not self._has_logged and _files() != self._files:
             self._has_logged = True
             _log.warning(
-                f"another codex-pool is installed than the daemon runs ({__version__}): processes that are started "
-                "from now on are of the other one; `codex-pool upgrade --self` replaces all"
+                f"another codex-pool is installed than the daemon runs ({running_version()}): processes that are "
+                "started from now on are of the other one; `codex-pool upgrade --self` replaces all"
             )
 
     def _failed(self, problem: str) -> None:
-        self._state, self._problem = "failed", f"{problem}; the daemon goes on with codex-pool {__version__}"
+        self._state, self._problem = "failed", f"{problem}; the daemon goes on with codex-pool {running_version()}"
         _log.error(f"upgrade of codex-pool: {self._problem}")
 
     def _result(self, message: str, *, changed: bool) -> Result:
@@ -226,6 +227,13 @@ def take_over_descriptor() -> int | None:
 def release_signals() -> None:
     """Take the signals that were held back while this process became another program."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD_BACK)
+
+
+def running_version() -> str:
+    """The version of codex-pool that this process has loaded."""
+    from .. import __version__
+
+    return __version__
 
 
 def _files() -> tuple[tuple[int, int, int], ...]:
