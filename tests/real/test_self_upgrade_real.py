@@ -99,7 +99,8 @@ class Installation:
     def __init__(self, path: Path) -> None:
         self.path = path
         for name in ("codex_app_server", "codex_pool", "codex_batch", "codex_pool_cli"):
-            shutil.copytree(SOURCE / name, path / name, ignore=shutil.ignore_patterns("__pycache__"))
+            # With what Python has compiled, as pip leaves it.
+            shutil.copytree(SOURCE / name, path / name)
 
     def write(self, name: str, text: str) -> None:
         """Write a file as an installation does: another file in its place."""

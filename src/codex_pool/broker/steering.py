@@ -86,10 +86,6 @@ _COMMANDS: dict[str, type[msgspec.Struct]] = {
 METHODS = frozenset({"pool/turn/interrupt", "pool/session/kick", *_COMMANDS})
 
 
-def _command_of(method: str) -> str:
-    return "upgrade_self" if method == "pool/upgradeSelf" else method.removeprefix("pool/")
-
-
 class _InvalidError(Exception):
     """A request that cannot be carried out; the message gives the reason and the remedy."""
 
@@ -119,7 +115,7 @@ class Steering:
             else:
                 params = msgspec.structs.asdict(_params(request, _COMMANDS[method]))
                 state.log(f"client {session.client} of {self._name_of(session)}: {method} {_shown(params)}".rstrip())
-                self._commands.send(request, _command_of(method), params, finish=self._with_turns)
+                self._commands.send(request, method.removeprefix("pool/"), params, finish=self._with_turns)
         except _InvalidError as error:
             state.fail(request, INVALID_PARAMS, f"{method}: {error}")
 

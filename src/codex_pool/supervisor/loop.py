@@ -43,14 +43,14 @@ from .commands import CommandError, Commands, Params, Reply, Result
 from .core import SupervisorCore
 from .effects import Changed, Drain, Effect, GiveUp, Kill, PoolReady, ReportLost, Spawn, Stop, StopAsked
 from .gateway_child import GatewayProcess
-from .handover import VERSION as HANDOVER_VERSION
-from .handover import Handover, KeptLoop, bytes_of, text_of
+from .handover import Handover
 from .ingress_child import IngressProcess
 from .launchers import Launcher
 from .lock import EndpointLock
+from .parts import Parts
 from .reload import Configuration
 from .restarted_child import Entrance, RestartedChild
-from .self_upgrade import SelfUpgrade, running_version
+from .self_upgrade import SelfUpgrade
 from .steering import Steering
 from .system_skills import SystemSkills
 from .token_holder import AccountHolder
@@ -88,7 +88,7 @@ class Supervisor:
         self._upgrades = CodexUpgrades(arguments, self._core, self._steering, launcher)
         self._commands.add("upgrade", self._on_upgrade)
         self._self_upgrade = SelfUpgrade(launcher, self._core, self._handover)
-        self._commands.add("upgrade_self", self._on_upgrade_self)
+        self._commands.add("upgradeSelf", self._on_upgrade_self)
         self._configuration = Configuration(arguments.source, time.monotonic())
         self._commands.add("reload", self._reload)
         self._parent = LineSplitter()
@@ -163,6 +163,21 @@ class Supervisor:
             holder=self._account,
             others=(self._ingress, self._gateway, self._upgrades.canary, self._self_upgrade.check),
         )
+        self._parts = Parts(
+            core=self._core,
+            workers=self._workers,
+            broker=self._broker,
+            account=self._account,
+            ingress=self._ingress,
+            gateway=self._gateway,
+            upgrades=self._upgrades,
+            steering=self._steering,
+            configuration=self._configuration,
+            children=self._children,
+            lock=self._lock,
+            parent=self._parent,
+            reports=self._reports,
+        )
         self._upgrades.use(self._children, self._workers)
         self._self_upgrade.use(
             self._children,
@@ -209,48 +224,12 @@ class Supervisor:
 
     def _handover(self) -> Handover:
         """The state of this supervisor, for the program that is installed now."""
-        held, waiting = self._reports.kept()
-        loaded_at, problem, restart = self._configuration.kept()
-        lock, name = self._lock.kept()
-        return Handover(
-            version=HANDOVER_VERSION,
-            from_version=running_version(),
-            arguments=self._arguments,
-            core=self._core.kept(),
-            workers=self._workers.kept(),
-            broker=self._broker.kept(),
-            account=self._account.kept(),
-            ingress=self._ingress.kept(),
-            gateway=self._gateway.kept(),
-            upgrade=self._upgrades.kept(),
-            mode=self._steering.mode,
-            loop=KeptLoop(
-                held=text_of(self._parent.rest()),
-                unsent=held,
-                waiting=waiting,
-                loaded_at=loaded_at,
-                problem=problem,
-                restart=restart,
-                lost_lines=self._children.lost_before,
-                upgrades=self._self_upgrade.count,
-            ),
-            lock=lock,
-            name=name,
-        )
+        return self._parts.state(self._arguments, upgrades=self._self_upgrade.count)
 
     def _restore(self, taken: Handover) -> None:
         """Go on with a pool that this process has run as another program."""
-        self._core.restore(taken.core)
-        self._steering.mode = taken.mode
-        self._upgrades.restore(taken.upgrade)
-        kept = taken.loop
-        self._configuration.restore(kept.loaded_at, kept.problem, kept.restart)
-        self._parent.feed(bytes_of(kept.held))
-        self._reports.restore(kept.unsent, kept.waiting)
+        self._parts.restore(taken)
         self._is_ready, self._ready_lines = True, None
-        self._children.lost_before = kept.lost_lines
-        self._gateway.restore(taken.gateway)
-        self._broker.restore(taken.broker)
         if self._broker.child is not None:
             self._broker.child.watch(self._selector, self._on_broker)
         for each in self._restarted:
@@ -259,8 +238,7 @@ class Supervisor:
         for name, child in self._workers.children.items():
             child.watch(self._selector, functools.partial(self._on_worker, name))
         self._children.remember()
-        workers = frozenset(self._workers.children)
-        self._self_upgrade.taken_over(kept.upgrades, workers, taken.from_version)
+        self._self_upgrade.taken_over(taken.loop.upgrades, frozenset(self._workers.children), taken.from_version)
 
     def _is_over(self) -> bool:
         """Return whether the end was asked for before anything is started: the lock of an endpoint may take seconds."""
