@@ -559,6 +559,8 @@ class Supervisor:
 
     def _on_upgrade(self, params: Params, _: Reply | None) -> Result:
         """Begin an upgrade. Raises CommandError."""
+        if self._self_upgrade.is_under_way:
+            raise CommandError("an upgrade of codex-pool is under way; repeat this once it is over")
         result = self._upgrades.take(params, self._environ(), time.monotonic())
         self._upgrades.show(self._broker)
         return result
@@ -569,7 +571,10 @@ class Supervisor:
             raise CommandError("an upgrade of codex is under way; repeat this once it is over")
         if self._steering.mode.stopping:
             raise CommandError("the pool is stopping")
-        return self._self_upgrade.ask()
+        result = self._self_upgrade.ask()
+        # Before the answer: whoever asks for the status then must not be shown the upgrade before.
+        self._show_codex_pool()
+        return result
 
     def _show_codex_pool(self, *, again: bool = False) -> None:
         """Send the broker the version that runs, for status, if it has changed or is to be sent `again`."""

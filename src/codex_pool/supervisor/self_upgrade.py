@@ -53,7 +53,8 @@ class SelfUpgrade:
         self.check = RestartedChild("codex_pool.supervisor.handover_check", launcher, longest_delay_s=math.inf)
         self.until = math.inf
         self._files = _files()
-        self._fits = ""
+        # What the check process has reported.
+        self._fits, self._reason = False, ""
         self._old: frozenset[str] = frozenset()
         self._asked: set[str] = set()
         self._state = ""
@@ -73,6 +74,11 @@ class SelfUpgrade:
         """How many times this process has become another program."""
         return self._count
 
+    @property
+    def is_under_way(self) -> bool:
+        """True from the request for an upgrade to its end."""
+        return self._state in ("checking", "replacing")
+
     def taken_over(self, count: int, workers: frozenset[str], from_version: str) -> None:
         """Begin to replace the children of the program before."""
         self._state, self._count, self._old = "replacing", count, workers
@@ -82,13 +88,13 @@ class SelfUpgrade:
 
     def ask(self) -> Result:
         """Begin an upgrade to the files that are installed now. Raises CommandError."""
-        if self._state in ("checking", "replacing"):
+        if self.is_under_way:
             return self._result("an upgrade of codex-pool is under way already", changed=False)
         if not hasattr(os, "memfd_create"):
             raise CommandError("an upgrade of codex-pool in place needs Linux; restart the daemon")
         if not self._core.is_ready:
             raise CommandError("the pool is still starting; repeat this once it is ready")
-        self._state, self._problem = "checking", ""
+        self._state, self._problem, self._reason = "checking", "", ""
         try:
             child = self.check.launch(self._state_of(), 0.0)
         except StartError as error:
@@ -101,18 +107,17 @@ class SelfUpgrade:
         child = self.check.child
         assert child is not None
         records, ended = child.reports()
-        reason = ""
         for record in records:
             match record:
-                case {"event": "fits", "version": str(version)}:
-                    self._fits = version
+                case {"event": "fits"}:
+                    self._fits = True
                 case {"event": "failed", "reason": str(reason)}:
-                    pass
+                    self._reason = reason
         if ended:
             how = self._children.ended(child)
             self.check.child, self.until = None, math.inf
-            if reason or not self._fits:
-                self._failed(reason or f"the codex-pool that is installed does not start: {how}; see the log")
+            if not self._fits:
+                self._failed(self._reason or f"the codex-pool that is installed does not start: {how}; see the log")
 
     def step(self, now: float) -> list[Effect]:
         """Do what is next. Called after each event, and at `until`."""
@@ -145,7 +150,7 @@ class SelfUpgrade:
 
     def _become(self) -> None:
         """Execute the installed program in this process; comes back only if that cannot be."""
-        self._fits = ""
+        self._fits = False
         state = self._state_of()
         state.loop.upgrades = self._count + 1
         named = () if self._log_file is None else (self._log_file,)
