@@ -21,6 +21,7 @@ _UNDER_WAY = ("checking", "replacing", "going back")
     help="The codex binary, on the daemon's machine.  [default: the path that it runs, where there is another file]",
 )
 @click.option("--probe-turn", is_flag=True, help="Try it out with a turn too, which costs what a short one does.")
+@click.option("--self", "of_self", is_flag=True, help="Upgrade codex-pool itself, to what is installed now.")
 @click.option("--no-wait", is_flag=True, help="Do not wait for the end; `codex-pool status` shows it.")
 @operator_options
 @click.pass_context
@@ -28,6 +29,7 @@ def upgrade(
     context: click.Context,
     codex_bin: str | None,
     probe_turn: bool,
+    of_self: bool,
     no_wait: bool,
     connect: str | None,
     key: str | None,
@@ -39,6 +41,9 @@ def upgrade(
     one after the other, as `recycle` does: turns that run finish, threads keep their histories and sandboxes. If any
     step fails, all workers go back to the binary that they had.
 
+    With --self, codex-pool: after `pip install` of another version, the daemon becomes it without ending. Clients that
+    are connected connect again by themselves.
+
     Ctrl-C ends the command and not the upgrade.
 
     \b
@@ -47,6 +52,11 @@ def upgrade(
       1  refused, or it has failed: the workers run what they have run before
       3  there is no daemon at the endpoint
     """
+    if of_self:
+        if codex_bin is not None or probe_turn:
+            raise click.UsageError("--self is about codex-pool; --codex-bin and --probe-turn are about codex")
+        _upgrade_self(context, connect, key, as_json=as_json, no_wait=no_wait)
+        return
     if codex_bin == "":
         raise click.BadParameter("is empty; name a file", param_hint="--codex-bin")
     params: dict[str, Any] = {"probeTurn": True} if probe_turn else {}
@@ -62,6 +72,24 @@ def upgrade(
         fail(f"the upgrade to {found['codexBin']} has failed: {found['problem']}", options.SOME_FAILED)
     if not no_wait and found.get("state") == "done" and not as_json:
         click.echo(f"all workers run {found['codexBin']} (codex {found['codexVersion']})")
+
+
+def _upgrade_self(
+    context: click.Context, connect: str | None, key: str | None, *, as_json: bool, no_wait: bool
+) -> None:
+    with operator(context, connect, key, as_json=as_json) as daemon:
+        asked = daemon.ask("pool/upgradeSelf", {}, shows=not as_json or no_wait)
+        row = asked["codexPool"]
+        # The broker that answers has the row of before until the next supervisor has sent its own.
+        while not no_wait and _is_under_way(row):
+            daemon.wait()
+            row = daemon.status().get("codexPool", row)
+        if as_json and not no_wait:
+            daemon.print_json({**asked, "codexPool": row})
+    if not no_wait and row["state"] == "failed":
+        fail(f"the upgrade of codex-pool has failed: {row['problem']}", options.SOME_FAILED)
+    if not no_wait and not as_json:
+        click.echo(f"all processes run codex-pool {row['version']}")
 
 
 def _is_under_way(row: dict[str, Any]) -> bool:

@@ -55,6 +55,8 @@ def done(bench: Bench, result: dict[str, Any] | None, error: str | None = None) 
     ("pool/drain", {"worker": "w0", "approvalGrace": 3}, {"worker": "w0", "approval_grace": 3.0}),
     ("pool/scale", {"workers": 6}, {"workers": 6}),
     ("pool/recycle", {"worker": "1"}, {"worker": "1"}),
+    ("pool/upgrade", {"codexBin": "/bin/codex"}, {"codex_bin": "/bin/codex", "probe_turn": False}),
+    ("pool/upgradeSelf", {}, {}),
     ("pool/stop", {"now": True}, {"now": True}),
 ])  # fmt: skip
 def test_a_command_goes_to_the_supervisor_and_its_result_to_the_client(
@@ -71,6 +73,7 @@ def test_a_command_goes_to_the_supervisor_and_its_result_to_the_client(
 
 @pytest.mark.parametrize(("method", "params"), [
     ("pool/scale", {}), ("pool/scale", {"workers": "6"}), ("pool/scale", {"workers": 6, "more": 1}),
+    ("pool/upgrade", {"codexBin": 1}), ("pool/upgradeSelf", {"codexBin": "x"}),
     ("pool/stop", {"now": "yes"}), ("pool/pause", {"worker": "w0"}), ("pool/turn/interrupt", {}),
     ("pool/turn/interrupt", {"turnId": ""}), ("pool/session/kick", {"session": "nobody"}),
 ])  # fmt: skip

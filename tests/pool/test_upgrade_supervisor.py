@@ -8,7 +8,8 @@ from codex_pool.options import PoolOptions
 from codex_pool.supervisor.commands import CommandError
 from codex_pool.supervisor.core import SupervisorCore
 from codex_pool.supervisor.effects import Drain, Effect, GiveUp, Kill, Spawn
-from codex_pool.supervisor.upgrade import Build, Upgrade
+from codex_pool.supervisor.slots import Build
+from codex_pool.supervisor.upgrade import Upgrade
 
 OLD, NEW = Build("/bin/old", "1"), Build("/bin/new", "2")
 

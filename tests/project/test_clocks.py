@@ -37,6 +37,8 @@ READS = {
     "codex_app_server/testing/_null_app_server.py": "a time in a notification, for benchmarks",
     "codex_app_server/testing/loopback/server.py": "a time in a delta, for benchmarks",
     "codex_app_server/testing/issuer.py": "tokens of tests",
+    "codex_pool/supervisor/codex_upgrades.py": "a binary is another one when its file has another time, whatever it is",
+    "codex_pool/supervisor/self_upgrade.py": "a package is another one when its file has another time, whatever it is",
     "codex_pool_cli/checks/home.py": "the age of a log-in, for display",
     "codex_pool_cli/checks/keys.py": "how long a key is valid, for display",
     "codex_pool_cli/checks/system.py": "a step of the system's clock is what it looks for",

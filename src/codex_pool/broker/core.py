@@ -102,6 +102,7 @@ class BrokerCore:
         self._replaced: dict[str, dict[str, int]] = {}
         self._configuration: dict[str, Any] = {}
         self._upgrade: dict[str, Any] = {}
+        self._codex_pool: dict[str, Any] = {}
         expect = list(expect)
         self.state = BrokerState(
             slots=slots,
@@ -294,6 +295,10 @@ class BrokerCore:
         """Take over the state of an upgrade of codex, for status."""
         self._upgrade = row
 
+    def codex_pool(self, row: dict[str, Any]) -> None:
+        """Take over the version of codex-pool that the supervisor runs, for status."""
+        self._codex_pool = row
+
     def set_mode(self, mode: Mode, now: float) -> list[Effect]:
         """Take over how the pool takes new turns."""
         self.state.now = now
@@ -468,6 +473,8 @@ class BrokerCore:
             row = dict(self._configuration)
             age_s = self.state.now - row.pop("loadedAt")
             status["configuration"] = {**row, "loadedAgeMs": round(age_s * 1000)}
+        if self._codex_pool:
+            status["codexPool"] = self._codex_pool
         if self._upgrade:
             status["upgrade"] = self._upgrade
         return {**status, "trace": self._faults.trace()} if trace else status

@@ -232,6 +232,8 @@ class Broker:
                 self._core.configuration(command["configuration"])
             elif "upgrade" in command:
                 self._core.upgrade(command["upgrade"])
+            elif "codex_pool" in command:
+                self._core.codex_pool(command["codex_pool"])
             elif "command_result" in command:
                 done = command["command_result"]
                 self._apply(self._core.command_done(done["id"], done.get("result"), done.get("error"), now))

@@ -3,7 +3,7 @@
     pool/turn/interrupt {turnId}, pool/session/kick {session}                        done here
     pool/pause, pool/resume {worker?}, pool/drain {worker?, approvalGrace?},         done by the supervisor, which
     pool/scale {workers}, pool/recycle {worker?}, pool/stop {now?},                  outlives this broker
-    pool/upgrade {codexBin?, probeTurn?}
+    pool/upgrade {codexBin?, probeTurn?}, pool/upgradeSelf
 
 Each is answered {"changed": bool, "message": text, ...}, and does nothing twice. An id may be given by its beginning.
 """
@@ -79,6 +79,7 @@ _COMMANDS: dict[str, type[msgspec.Struct]] = {
     "pool/scale": _Scale,
     "pool/recycle": _Worker,
     "pool/upgrade": _Upgrade,
+    "pool/upgradeSelf": _Nothing,
     "pool/stop": _Stop,
     "pool/reload": _Nothing,
 }

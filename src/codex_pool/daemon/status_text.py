@@ -91,7 +91,7 @@ def problems(status: dict[str, Any]) -> list[str]:
 
     A client with a key is not shown any.
     """
-    return [*_unwritten(status), *_not_started(status), *_configuration(status), *_upgrade(status)]
+    return [*_unwritten(status), *_not_started(status), *_configuration(status), *_upgrades(status)]
 
 
 def trace(status: dict[str, Any]) -> list[str]:
@@ -131,10 +131,19 @@ def _configuration(status: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _upgrade(status: dict[str, Any]) -> list[str]:
-    """Format an upgrade of codex that is under way, or has failed; a limited key is not shown it."""
-    row = status.get("upgrade", {})
-    return [f"upgrade: {upgrade_text(row)}"] if row and row["state"] != "done" else []
+def _upgrades(status: dict[str, Any]) -> list[str]:
+    """Format upgrades of codex and codex-pool that are under way, or have failed; a limited key is not shown them."""
+    codex, pool = status.get("upgrade", {}), status.get("codexPool", {})
+    lines = [f"upgrade: {upgrade_text(codex)}"] if codex and codex["state"] != "done" else []
+    if pool.get("isOutdated"):
+        lines.append(
+            f"another codex-pool is installed than the daemon runs ({pool['version']}): codex-pool upgrade --self"
+        )
+    if pool.get("problem"):
+        lines.append(f"the upgrade of codex-pool has failed: {pool['problem']}")
+    elif pool.get("state") in ("checking", "replacing"):
+        lines.append(f"codex-pool {pool['version']} is being upgraded")
+    return lines
 
 
 def upgrade_text(row: dict[str, Any]) -> str:

@@ -57,6 +57,12 @@ def lost() -> int:
     return 0 if _writer is None else _writer.lost
 
 
+def settle(limit_s: float) -> None:
+    """Wait until the lines of this process's log are written, for up to `limit_s` seconds without a success."""
+    if _writer is not None:
+        _writer.settle(limit_s)
+
+
 @contextlib.contextmanager
 def to_file(process: str, path: str | os.PathLike[str], redact: Callable[[str], str] | None = None) -> Iterator[None]:
     """Write what this package and the SDK log, from INFO on, into a file as well, which need not be there.

@@ -4,7 +4,7 @@
                        {"mode": {...}}: as of `broker.mode`
                        {"command_result": {"id", "result" or "error"}}: see `commands`
                        {"limits": {...}}: other limits, as of BrokerLimits  {"configuration": {...}}: for status
-                       {"upgrade": {...}}: for status, as of `upgrade`
+                       {"upgrade": {...}}: for status, as of `upgrade`  {"codex_pool": {...}}: as of `self_upgrade`
                        {"gateway": {...}}, {"tracer": {...}}: for status
                        {"lost": worker, "reason"}  {"drain": worker}
                        {"ping": number, "lost_lines": of the logs of all other processes}
@@ -30,6 +30,7 @@ from ..protocol import ingress_frames
 from .arguments import SupervisorArguments
 from .child_process import Child
 from .gateway_child import GatewayProcess
+from .handover import KeptBroker
 from .ingress_child import IngressProcess
 from .launchers import Launcher
 from .restarts import MAX_DEATHS, WINDOW_S, BrokerRestarts
@@ -130,6 +131,28 @@ class BrokerProcess:
         self._unanswered_pings = 0
         self._sent_problems, self.is_reachable = {}, True
         return self.child
+
+    def kept(self) -> KeptBroker:
+        """What the next supervisor needs to go on with the broker."""
+        return KeptBroker(
+            child=None if self.child is None else self.child.kept(),
+            starts=self.starts,
+            unix_offset=self._unix_offset,
+            account_changed_at=self._account_changed_at,
+            account_changes=self._account_changes,
+            is_reachable=self.is_reachable,
+            unsaved=self.unsaved,
+            counted=self._counted,
+            uncounted=sorted(self._uncounted),
+        )
+
+    def restore(self, kept: KeptBroker) -> None:
+        """Go on with a broker of before. Workers have registered with it."""
+        self.child = None if kept.child is None else Child.taken_over(kept.child)
+        self.starts, self._unix_offset, self.is_reachable = kept.starts, kept.unix_offset, kept.is_reachable
+        self._account_changed_at, self._account_changes = kept.account_changed_at, kept.account_changes
+        self.unsaved, self._counted, self._uncounted = kept.unsaved, kept.counted, set(kept.uncounted)
+        self._restarts.useful()
 
     def send(self, record: dict[str, Any]) -> None:
         """Send it a record; none while there is no broker."""

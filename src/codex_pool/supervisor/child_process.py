@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import selectors
+import signal
 import subprocess
+import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import IO, Any
 
 import msgspec
 
@@ -16,6 +19,7 @@ from codex_app_server._runtime import child_process
 from codex_app_server._runtime.start_failures import start_error
 
 from ..runtime import startup
+from .handover import KeptChild, bytes_of, text_of
 
 
 class Child:
@@ -27,25 +31,52 @@ class Child:
 
     def __init__(self, argv: Sequence[str], arguments: msgspec.Struct, inherit: tuple[int, ...] = ()) -> None:
         try:
-            self._process = subprocess.Popen(
-                argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, pass_fds=inherit
-            )
+            process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, pass_fds=inherit)
         except OSError as error:
             raise start_error(error, argv, os.environ) from error
-        assert self._process.stdin is not None and self._process.stdout is not None
-        self._stdin, self._stdout = self._process.stdin, self._process.stdout
+        assert process.stdin is not None and process.stdout is not None
+        self._begin(process, process.stdin, process.stdout)
+        self._unsent += startup.encode_arguments(arguments)
+        self.flush()
+
+    @classmethod
+    def taken_over(cls, kept: KeptChild) -> Child:
+        """A child of this process from before it became another program (see `handover`)."""
+        child = cls.__new__(cls)
+        child._begin(TakenOverProcess(kept.pid), os.fdopen(kept.stdin, "wb", 0), os.fdopen(kept.stdout, "rb", 0))
+        child.is_taken_over = True
+        child.last_report, child.lost_lines = kept.last_report, kept.lost_lines
+        child._unsent += bytes_of(kept.unsent)
+        child._lines.feed(bytes_of(kept.held))
+        return child
+
+    def _begin(self, process: subprocess.Popen[bytes] | TakenOverProcess, stdin: IO[bytes], stdout: IO[bytes]) -> None:
+        self._process = process
+        self._stdin, self._stdout = stdin, stdout
         os.set_blocking(self._stdout.fileno(), False)
         self._lines = LineSplitter()
         self.pid = self._process.pid
+        self.is_taken_over = False
         self.last_report: dict[str, Any] = {}
         self.lost_lines = 0
         """Number of lines of its log that were lost, by its last report."""
-        self._unsent = bytearray(startup.encode_arguments(arguments))
+        self._unsent = bytearray()
         # A child that is stopped reads nothing, and must not stop its parent.
         os.set_blocking(self._stdin.fileno(), False)
         # The selector that waits until more can be written.
         self._writes_in: selectors.BaseSelector | None = None
-        self.flush()
+
+    def kept(self) -> KeptChild:
+        """What the next supervisor needs to go on with this child."""
+        return KeptChild(
+            pid=self.pid,
+            stdin=self._stdin.fileno(),
+            stdout=self._stdout.fileno(),
+            unsent=text_of(self._unsent),
+            held=text_of(self._lines.rest()),
+            last_report=self.last_report,
+            lost_lines=self.lost_lines,
+        )
 
     def fileno(self) -> int:
         return self._stdout.fileno()
@@ -127,6 +158,38 @@ class Child:
         return child_process.describe_exit(code)
 
 
+class TakenOverProcess:
+    """A child of this process, by its pid: what Popen is for one that this program has started."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self._code: int | None = None
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for its end; its exit code, as of Popen. Raises TimeoutExpired."""
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
+        while self._code is None:
+            try:
+                pid, status = os.waitpid(self.pid, os.WNOHANG)
+            except ChildProcessError:
+                # It was reaped as one that nobody knew.
+                self._code = 0
+                break
+            if pid:
+                self._code = os.waitstatus_to_exitcode(status)
+            elif time.monotonic() >= deadline:
+                raise subprocess.TimeoutExpired(str(self.pid), timeout or 0.0)
+            else:
+                time.sleep(0.01)
+        return self._code
+
+    def kill(self) -> None:
+        """SIGKILL, unless it was reaped."""
+        if self._code is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+
+
 class Reports:
     """JSON lines for the parent, on stdout. It may be stopped, and must not stop the pool: of the states of the slots
     only the last ones wait for it."""
@@ -153,6 +216,16 @@ class Reports:
             except BrokenPipeError:
                 self._unsent.clear()
                 self._waiting.clear()
+
+    def kept(self) -> tuple[str, list[dict[str, Any]]]:
+        """What is not written yet: bytes of a line, and further reports."""
+        return text_of(self._unsent), self._waiting
+
+    def restore(self, unsent: str, waiting: list[dict[str, Any]]) -> None:
+        """Go on with what `kept` has returned."""
+        self._unsent += bytes_of(unsent)
+        self._waiting += waiting
+        self.flush()
 
     def last(self, record: dict[str, Any]) -> None:
         """Report, and wait until it is written: there is nothing else left to do."""

@@ -41,7 +41,7 @@ class Children:
         self._others = others
         self._restarted = (holder, *others)
         # Lines that the logs of children lost which have ended.
-        self._lost_before = 0
+        self.lost_before = 0
 
     def _single(self) -> list[tuple[Child, str]]:
         """Return those that are no workers, each with its name."""
@@ -56,7 +56,7 @@ class Children:
     def ended(self, child: Child) -> str:
         """Reap a child whose reports have ended; how it ended."""
         child.unwatch(self._selector)
-        self._lost_before += child.lost_lines
+        self.lost_before += child.lost_lines
         return reap(child)
 
     def remember(self) -> None:
@@ -72,7 +72,7 @@ class Children:
     def lost_lines(self) -> int:
         """Count the lines that the logs of this process and its children have lost, without the broker's."""
         others = [*self._workers.children.values(), *(each.child for each in self._restarted)]
-        return log.lost() + self._lost_before + sum(child.lost_lines for child in others if child is not None)
+        return log.lost() + self.lost_before + sum(child.lost_lines for child in others if child is not None)
 
     def stop(self) -> None:
         """End all, then whatever is left below this process."""

@@ -17,9 +17,11 @@ from .children import Children
 from .commands import CommandError, Params, Result
 from .core import SupervisorCore
 from .effects import Effect
+from .handover import KeptUpgrade
 from .launchers import Launcher
+from .slots import Build
 from .steering import Steering
-from .upgrade import Build, Upgrade
+from .upgrade import UNDER_WAY, State, Upgrade
 from .worker_children import WorkerProcesses
 
 _log = logging.getLogger(__name__)
@@ -42,6 +44,29 @@ class CodexUpgrades:
         """Have the canary be one of `children`; its databases are copies of those of `workers`."""
         self._children = children
         self._workers = workers
+
+    @property
+    def is_under_way(self) -> bool:
+        """True from the request for an upgrade to its end."""
+        return self._upgrade.state in UNDER_WAY
+
+    def kept(self) -> KeptUpgrade:
+        """What the next supervisor needs of the upgrades so far; none is under way."""
+        before, wanted, version, state, problem = self._upgrade.kept()
+        return KeptUpgrade(
+            builds=self._upgrade.builds,
+            before=before,
+            wanted=wanted,
+            version=version,
+            state=state,
+            problem=problem,
+        )
+
+    def restore(self, kept: KeptUpgrade) -> None:
+        """Go on after the upgrades of a supervisor before."""
+        self._upgrade.builds = kept.builds
+        state: State = kept.state if kept.state in ("done", "failed") else ""  # type: ignore[assignment]
+        self._upgrade.restore(kept.before, kept.wanted, kept.version, state, kept.problem)
 
     def binary_of(self, build: int) -> str:
         """The path of a build."""

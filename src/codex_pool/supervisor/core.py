@@ -29,6 +29,7 @@ from codex_app_server._runtime.backoff import backoff_s
 
 from ..options import PoolOptions
 from .effects import Changed, Drain, Effect, GiveUp, Kill, PoolReady, ReportLost, Spawn, Stop
+from .handover import KeptCore
 from .reasons import RECYCLE_REASONS, RESTART_REASONS, reason_of_recycling, reason_of_restart
 from .slots import (
     BACKOFF_FIRST_S,
@@ -76,6 +77,25 @@ class SupervisorCore:
         # How many workers were replaced after a death, and because they were worn, by reason.
         self._restarts = Counter(dict.fromkeys(RESTART_REASONS, 0))
         self._recycles = Counter(dict.fromkeys(RECYCLE_REASONS, 0))
+
+    def kept(self) -> KeptCore:
+        """What the next supervisor needs to go on with the slots."""
+        return KeptCore(
+            nonce=self._nonce,
+            slots=self._slots,
+            generations={str(number): count for number, count in self._generations.items()},
+            build=self.build,
+            restarts=dict(self._restarts),
+            recycles=dict(self._recycles),
+        )
+
+    def restore(self, kept: KeptCore) -> None:
+        """Go on with the slots of a pool that has been ready."""
+        self._nonce, self._slots, self._later, self.build = kept.nonce, kept.slots, [], kept.build
+        self._generations = Counter({int(number): count for number, count in kept.generations.items()})
+        self._restarts.update(kept.restarts)
+        self._recycles.update(kept.recycles)
+        self._pool_ready = True
 
     def start(self, now: float) -> list[Effect]:
         """Fill all slots, or the first one."""

@@ -16,6 +16,7 @@ from typing import Any
 from ..gateway.arguments import GatewayArguments
 from ..gateway.sessions import ListenerConfig
 from .child_process import Child
+from .handover import KeptEntrance
 from .launchers import Launcher
 from .restarted_child import Entrance
 
@@ -51,6 +52,17 @@ class GatewayProcess(Entrance):
             link=self._link, secret=self.secret, endpoint=self._endpoint, listeners=self._listeners
         )
         return self.launch(arguments, now)
+
+    def kept(self) -> KeptEntrance:
+        """What the next supervisor needs to go on with the gateway."""
+        kept = super().kept()
+        kept.secret, kept.was_ready = self.secret, self.was_ready
+        return kept
+
+    def restore(self, kept: KeptEntrance) -> None:
+        """Go on with a gateway of before."""
+        super().restore(kept)
+        self.secret, self._is_ready = kept.secret, kept.was_ready
 
     def take(self, record: dict[str, Any]) -> None:
         """Take a report."""

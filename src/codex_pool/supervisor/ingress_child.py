@@ -18,6 +18,7 @@ import socket
 from ..ingress.arguments import IngressArguments
 from ..protocol.endpoints import EndpointError
 from .child_process import Child
+from .handover import KeptEntrance
 from .launchers import Launcher
 from .restarted_child import Entrance
 
@@ -34,12 +35,24 @@ class IngressProcess(Entrance):
 
     name = "ingress"
 
-    def __init__(self, listen: str | None, keys: str | None, link: str, launcher: Launcher) -> None:
+    def __init__(
+        self, listen: str | None, keys: str | None, link: str, launcher: Launcher, kept: KeptEntrance | None = None
+    ) -> None:
         super().__init__("codex_pool.ingress", launcher, longest_delay_s=LONGEST_DELAY_S, is_wanted=listen is not None)
         self._keys = keys
         self._link = link
         self.secret = secrets.token_hex(32)
-        self._listener = None if listen is None else _listen(listen)
+        self._listener = None if listen is None else _listen(listen) if kept is None else _listener_of(kept)
+        if kept is not None:
+            self.secret = kept.secret
+            self.restore(kept)
+
+    def kept(self) -> KeptEntrance:
+        """What the next supervisor needs to go on with the ingress."""
+        kept = super().kept()
+        kept.secret, kept.was_ready = self.secret, self.was_ready
+        kept.listener = None if self._listener is None else self._listener.fileno()
+        return kept
 
     def start(self, now: float) -> Child:
         """Start it. Raises StartError."""
@@ -52,6 +65,11 @@ class IngressProcess(Entrance):
         """Close the listening socket."""
         if self._listener is not None:
             self._listener.close()
+
+
+def _listener_of(kept: KeptEntrance) -> socket.socket:
+    assert kept.listener is not None
+    return socket.socket(fileno=kept.listener)
 
 
 def _listen(endpoint: str) -> socket.socket:

@@ -60,13 +60,7 @@ class EndpointLock:
     """
 
     def __init__(self, path: Path, limit_s: float = LOCK_LIMIT_S) -> None:
-        self._path = path
-        self._lock = path.with_suffix(".lock")
-        self._list = path.with_suffix(".processes")
-        # Of the list as it was written last, and whether the lock holds the pid.
-        self._listed: tuple[int, ...] | None = None
-        self._has_pid = False
-        self.swept: list[str] = []
+        self._paths(path)
         deadline = time.monotonic() + limit_s
         self._name = self._take_name(deadline)
         try:
@@ -85,6 +79,28 @@ class EndpointLock:
         self._sweep()
         with contextlib.suppress(OSError):
             self.remember([])
+
+    @classmethod
+    def taken_over(cls, path: Path, fd: int, name: int | None) -> EndpointLock:
+        """The lock of this process from before it became another program, by its descriptors (see `kept`)."""
+        lock = cls.__new__(cls)
+        lock._paths(path)
+        lock.fd = fd
+        lock._name = None if name is None else socket.socket(fileno=name)
+        return lock
+
+    def kept(self) -> tuple[int, int | None]:
+        """The descriptors of the lock and of the name."""
+        return self.fd, None if self._name is None else self._name.fileno()
+
+    def _paths(self, path: Path) -> None:
+        self._path = path
+        self._lock = path.with_suffix(".lock")
+        self._list = path.with_suffix(".processes")
+        # Of the list as it was written last, and whether the lock holds the pid.
+        self._listed: tuple[int, ...] | None = None
+        self._has_pid = False
+        self.swept: list[str] = []
 
     def _take_name(self, deadline: float) -> socket.socket | None:
         while True:

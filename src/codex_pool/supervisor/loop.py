@@ -43,11 +43,14 @@ from .commands import CommandError, Commands, Params, Reply, Result
 from .core import SupervisorCore
 from .effects import Changed, Drain, Effect, GiveUp, Kill, PoolReady, ReportLost, Spawn, Stop, StopAsked
 from .gateway_child import GatewayProcess
+from .handover import Handover
 from .ingress_child import IngressProcess
 from .launchers import Launcher
 from .lock import EndpointLock
+from .parts import Parts
 from .reload import Configuration
 from .restarted_child import Entrance, RestartedChild
+from .self_upgrade import SelfUpgrade
 from .steering import Steering
 from .system_skills import SystemSkills
 from .token_holder import AccountHolder
@@ -65,8 +68,12 @@ _log = logging.getLogger(__name__)
 class Supervisor:
     """See the module's docstring."""
 
-    def __init__(self, arguments: SupervisorArguments, launcher: Launcher, reports: Reports) -> None:
+    def __init__(
+        self, arguments: SupervisorArguments, launcher: Launcher, reports: Reports, taken: Handover | None = None
+    ) -> None:
         self._arguments = arguments
+        # The state of the program that this process was before; None for a supervisor that starts a pool.
+        self._taken = taken
         self._launcher = launcher
         self._reports = reports
         # A command that is not codex has none.
@@ -81,6 +88,8 @@ class Supervisor:
             self._commands.add(name, functools.partial(self._steer, name))
         self._upgrades = CodexUpgrades(arguments, self._core, self._steering, launcher)
         self._commands.add("upgrade", self._on_upgrade)
+        self._self_upgrade = SelfUpgrade(launcher, self._core, self._handover)
+        self._commands.add("upgradeSelf", self._on_upgrade_self)
         self._configuration = Configuration(arguments.source, time.monotonic())
         self._commands.add("reload", self._reload)
         self._parent = LineSplitter()
@@ -91,11 +100,17 @@ class Supervisor:
         self._problems = Problems(_log.warning)
         self._failure: GiveUp | None = None
         self._is_ready = False
+        self._codex_pool_row: dict[str, Any] = {}
         # The gateway, as the broker knows it.
         self._gateway_row: dict[str, Any] = {}
         # The tracer, as the broker knows it.
         self._tracer_row: dict[str, Any] = {}
-        self._account = AccountHolder(arguments.auth_json, {**os.environ, **arguments.environ}, launcher)
+        self._account = AccountHolder(
+            arguments.auth_json,
+            {**os.environ, **arguments.environ},
+            launcher,
+            None if taken is None else taken.account,
+        )
         self._signals = startup.signal_descriptor(signal.SIGTERM, signal.SIGINT)
         startup.survive_hang_up()
 
@@ -105,20 +120,36 @@ class Supervisor:
         workers_path = endpoints.ipc_path(f"ipc://{path.with_suffix('.w')}")
         link_path = endpoints.ipc_path(f"ipc://{path.with_suffix('.i')}")
         tracer_path = endpoints.ipc_path(f"ipc://{path.with_suffix('.t')}")
-        endpoints.make_private(path.parent)
-        self._lock = EndpointLock(path)
+        taken = self._taken
+        if taken is None:
+            endpoints.make_private(path.parent)
+            self._lock = EndpointLock(path)
+        else:
+            self._lock = EndpointLock.taken_over(path, taken.lock, taken.name)
         self._bookkeeping = Bookkeeping(self._lock, self._problems, _log.warning)
         if self._lock.swept:
             _log.info(f"swept what an earlier pool on this endpoint has left: {', '.join(self._lock.swept)}")
         try:
             options = self._arguments.options
-            self._ingress = IngressProcess(options.listen, options.keys, str(link_path), self._launcher)
-            self._tracer = TracerProcess(str(tracer_path) if options.traces else "", self._launcher)
+            self._ingress = IngressProcess(
+                options.listen,
+                options.keys,
+                str(link_path),
+                self._launcher,
+                None if taken is None else taken.ingress,
+            )
+            self._tracer = TracerProcess(
+                str(tracer_path) if options.traces else "", self._launcher, None if taken is None else taken.tracer
+            )
         except endpoints.EndpointError:
             self._lock.release()
             raise
         self._workers = WorkerProcesses(
-            self._arguments, f"ipc://{workers_path}", self._launcher, tracer=self._tracer.path
+            self._arguments,
+            f"ipc://{workers_path}",
+            self._launcher,
+            None if taken is None else taken.workers,
+            tracer=self._tracer.path,
         )
         self._gateway = GatewayProcess(
             self._arguments.listeners, str(link_path), self._arguments.endpoint, self._launcher
@@ -138,16 +169,48 @@ class Supervisor:
             broker=self._broker,
             workers=self._workers,
             holder=self._account,
-            others=(self._ingress, self._gateway, self._upgrades.canary, self._tracer),
+            others=(
+                self._ingress,
+                self._gateway,
+                self._upgrades.canary,
+                self._self_upgrade.check,
+                self._tracer,
+            ),
+        )
+        self._parts = Parts(
+            core=self._core,
+            workers=self._workers,
+            broker=self._broker,
+            account=self._account,
+            ingress=self._ingress,
+            gateway=self._gateway,
+            tracer=self._tracer,
+            upgrades=self._upgrades,
+            steering=self._steering,
+            configuration=self._configuration,
+            children=self._children,
+            lock=self._lock,
+            parent=self._parent,
+            reports=self._reports,
         )
         self._upgrades.use(self._children, self._workers)
+        self._self_upgrade.use(
+            self._children,
+            self._broker,
+            (self._gateway, self._ingress, self._account, self._tracer),
+            self._arguments.options.log_file,
+        )
         try:
-            if self._is_over():
+            if taken is None and self._is_over():
                 return 0
             if self._account.is_asleep:
                 self._selector.register(
                     self._account, selectors.EVENT_READ, lambda: self._account.wake(time.monotonic())
                 )
+            if taken is not None:
+                self._restore(taken)
+                self._loop()
+                return self._ended()
             self._account.look(time.monotonic())
             if self._account.due <= time.monotonic():
                 self._start(self._account)
@@ -165,10 +228,32 @@ class Supervisor:
                         leftover.unlink(missing_ok=True)
             self._workers.close()
             self._lock.release()
+        return self._ended()
+
+    def _ended(self) -> int:
+        """Report why the pool has given up, if it has; the exit code."""
         if self._failure is not None:
             self._reports.last({"event": "failed", **dataclasses.asdict(self._failure)})
             return 1
         return 0
+
+    def _handover(self) -> Handover:
+        """The state of this supervisor, for the program that is installed now."""
+        return self._parts.state(self._arguments, upgrades=self._self_upgrade.count)
+
+    def _restore(self, taken: Handover) -> None:
+        """Go on with a pool that this process has run as another program."""
+        self._parts.restore(taken)
+        self._is_ready, self._ready_lines = True, None
+        if self._broker.child is not None:
+            self._broker.child.watch(self._selector, self._on_broker)
+        for each in self._restarted:
+            if each.child is not None:
+                each.child.watch(self._selector, functools.partial(self._on_restarted, each))
+        for name, child in self._workers.children.items():
+            child.watch(self._selector, functools.partial(self._on_worker, name))
+        self._children.remember()
+        self._self_upgrade.taken_over(taken.loop.upgrades, frozenset(self._workers.children), taken.from_version)
 
     def _is_over(self) -> bool:
         """Return whether the end was asked for before anything is started: the lock of an endpoint may take seconds."""
@@ -205,6 +290,8 @@ class Supervisor:
                 self._core.unreachable(now)
             # First: nothing more is started of an upgrade that has failed.
             self._apply(self._upgrades.step(now))
+            self._apply(self._self_upgrade.step(now))
+            self._show_codex_pool()
             self._apply(self._core.tick(now))
             self._upgrades.show(self._broker)
 
@@ -212,7 +299,7 @@ class Supervisor:
         deadlines = [self._sample_at, self._look_at, self._core.next_deadline]
         deadlines.append(self._broker.due if self._broker.child is None else None)
         deadlines += [each.due for each in self._restarted if each.child is None]
-        deadlines.append(self._upgrades.canary.until)
+        deadlines += [self._upgrades.canary.until, self._self_upgrade.until]
         return max(0.0, min(at for at in deadlines if at is not None) - time.monotonic())
 
     def _look(self, now: float) -> None:
@@ -256,6 +343,7 @@ class Supervisor:
         self._send_mode()
         self._send_configuration()
         self._upgrades.show(self._broker, again=True)
+        self._show_codex_pool(again=True)
         self._show_gateway(again=True)
         self._show_tracer(again=True)
         self._send_problems()
@@ -496,9 +584,29 @@ class Supervisor:
 
     def _on_upgrade(self, params: Params, _: Reply | None) -> Result:
         """Begin an upgrade. Raises CommandError."""
+        if self._self_upgrade.is_under_way:
+            raise CommandError("an upgrade of codex-pool is under way; repeat this once it is over")
         result = self._upgrades.take(params, self._environ(), time.monotonic())
         self._upgrades.show(self._broker)
         return result
+
+    def _on_upgrade_self(self, _: Params, __: Reply | None) -> Result:
+        """Begin an upgrade of codex-pool. Raises CommandError."""
+        if self._upgrades.is_under_way:
+            raise CommandError("an upgrade of codex is under way; repeat this once it is over")
+        if self._steering.mode.stopping:
+            raise CommandError("the pool is stopping")
+        result = self._self_upgrade.ask()
+        # Before the answer: whoever asks for the status then must not be shown the upgrade before.
+        self._show_codex_pool()
+        return result
+
+    def _show_codex_pool(self, *, again: bool = False) -> None:
+        """Send the broker the version that runs, for status, if it has changed or is to be sent `again`."""
+        row = self._self_upgrade.row
+        if again or row != self._codex_pool_row:
+            self._codex_pool_row = row
+            self._broker.send({"codex_pool": row})
 
     def _send_configuration(self) -> None:
         if row := self._configuration.row:

@@ -41,6 +41,14 @@ class Configuration:
         self._problem = ""
         self._restart: tuple[str, ...] = ()
 
+    def kept(self) -> tuple[float, str, list[str]]:
+        """What is kept beside `source`, as `restore` takes it."""
+        return self._loaded_at, self._problem, list(self._restart)
+
+    def restore(self, loaded_at: float, problem: str, restart: list[str]) -> None:
+        """Go on with the configuration of a supervisor before."""
+        self._loaded_at, self._problem, self._restart = loaded_at, problem, tuple(restart)
+
     def read(self) -> Changes:
         """Read the file again and return what differs; `apply` or `failed` comes next. Raises ReloadError."""
         source = self.source

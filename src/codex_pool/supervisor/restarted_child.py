@@ -15,6 +15,7 @@ import msgspec
 from codex_app_server._runtime.backoff import backoff_s
 
 from .child_process import Child
+from .handover import KeptEntrance
 from .launchers import Launcher
 
 # Delay before it is replaced the first time; after so long without a death it is that again.
@@ -80,6 +81,19 @@ class RestartedChild:
         self.due = now + delay_s
         return delay_s
 
+    def kept(self) -> KeptEntrance:
+        """What the next supervisor needs to go on with this child."""
+        return KeptEntrance(
+            child=None if self.child is None else self.child.kept(),
+            starts=self.starts,
+            due=None if self.due == math.inf else self.due,
+        )
+
+    def restore(self, kept: KeptEntrance) -> None:
+        """Go on with a child of before."""
+        self.child = None if kept.child is None else Child.taken_over(kept.child)
+        self.starts, self.due = kept.starts, math.inf if kept.due is None else kept.due
+
     def close(self) -> None:
         """Close what the supervisor holds for it."""
 
@@ -99,6 +113,11 @@ class Entrance(RestartedChild):
         self.due = 0.0 if is_wanted else math.inf
         self.was_ready = not is_wanted
         self.failure = ""
+
+    def restore(self, kept: KeptEntrance) -> None:
+        """Go on with a child of before."""
+        super().restore(kept)
+        self.was_ready = self.was_ready or kept.was_ready
 
     def take(self, record: dict[str, Any]) -> None:
         """Take a report."""

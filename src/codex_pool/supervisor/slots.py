@@ -20,6 +20,14 @@ State = Literal["starting", "ready", "draining", "stopping"]
 Held = Literal["", "drained", "removed"]
 
 
+@dataclass(frozen=True, slots=True)
+class Build:
+    """A codex binary by its path and what tells its file from another one at that path; "" if that is not known."""
+
+    path: str
+    file: str = ""
+
+
 @dataclass(slots=True)
 class Worker:
     """A process that fills a slot, or is about to, or did. `since` is when it came into its state.

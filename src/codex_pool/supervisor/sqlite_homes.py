@@ -68,6 +68,23 @@ class SqliteHomes:
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.paths = [self._claim() for _ in range(slots)]
 
+    @classmethod
+    def taken_over(cls, root: Path, paths: list[Path], locks: dict[Path, int], in_use: dict[Path, int]) -> SqliteHomes:
+        """The homes of a supervisor before, which are locked by these descriptors."""
+        homes = cls(root, 0)
+        homes.paths, homes._locks, homes._in_use = paths, locks, in_use
+        return homes
+
+    @property
+    def locks(self) -> dict[Path, int]:
+        """The descriptors that keep the homes claimed."""
+        return self._locks
+
+    @property
+    def in_use(self) -> dict[Path, int]:
+        """The homes that workers use, each with its slot."""
+        return self._in_use
+
     def take(self, slot: int) -> Path:
         """The home of a worker of this slot that is about to start: the slot's own, or a copy of it while in use.
 

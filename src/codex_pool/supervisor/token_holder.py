@@ -21,6 +21,7 @@ import socket
 from ..account.arguments import HolderArguments
 from ..account.issuer import ISSUER_URL, URL_VARIABLE
 from .child_process import Child
+from .handover import KeptEntrance
 from .launchers import Launcher
 from .restarted_child import RestartedChild
 
@@ -42,14 +43,29 @@ class AccountHolder(RestartedChild):
 
     name = "holder of the account"
 
-    def __init__(self, auth_json: str, environ: dict[str, str], launcher: Launcher) -> None:
+    def __init__(
+        self, auth_json: str, environ: dict[str, str], launcher: Launcher, kept: KeptEntrance | None = None
+    ) -> None:
         super().__init__("codex_pool.account", launcher, longest_delay_s=LONGEST_DELAY_S)
         self._auth_json = auth_json
         self.issuer_url = environ.get(URL_VARIABLE) or ISSUER_URL
+        self._looked_at: tuple[int, int, int] | None = None
+        if kept is not None:
+            assert kept.listener is not None
+            self._listener = socket.socket(fileno=kept.listener)
+            self._path, self.issuer_url, self._inherited = kept.path, kept.issuer_url, kept.is_inherited
+            self.restore(kept)
+            return
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=BACKLOG)
         self._path = f"{PATH_PREFIX}{secrets.token_urlsafe(32)}/oauth/token"
         self._inherited = self.issuer_url.startswith("http://127.0.0.1:") and PATH_PREFIX in self.issuer_url
-        self._looked_at: tuple[int, int, int] | None = None
+
+    def kept(self) -> KeptEntrance:
+        """What the next supervisor needs to go on with the holder, at the same URL."""
+        kept = super().kept()
+        kept.listener, kept.path = self._listener.fileno(), self._path
+        kept.issuer_url, kept.is_inherited = self.issuer_url, self._inherited
+        return kept
 
     @property
     def is_asleep(self) -> bool:

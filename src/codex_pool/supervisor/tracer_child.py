@@ -18,6 +18,7 @@ from typing import Any
 from ..protocol.endpoints import EndpointError
 from ..tracer.arguments import TracerArguments
 from .child_process import Child
+from .handover import KeptEntrance
 from .launchers import Launcher
 from .restarted_child import RestartedChild
 
@@ -34,14 +35,25 @@ class TracerProcess(RestartedChild):
 
     name = "tracer"
 
-    def __init__(self, path: str, launcher: Launcher) -> None:
+    def __init__(self, path: str, launcher: Launcher, kept: KeptEntrance | None = None) -> None:
         super().__init__("codex_pool.tracer", launcher, longest_delay_s=LONGEST_DELAY_S)
         self.path = path
         self.due = 0.0 if path else math.inf
-        self._listener = _listen(path) if path else None
+        self._listener: socket.socket | None = None
+        if path and kept is not None and kept.listener is not None:
+            self._listener = socket.socket(fileno=kept.listener)
+            self.restore(kept)
+        elif path:
+            self._listener = _listen(path)
         self._counts: dict[str, Any] = {}
         # Those of tracers before this one.
         self._before = dict.fromkeys(_COUNTED, 0)
+
+    def kept(self) -> KeptEntrance:
+        """What the next supervisor needs to go on with the tracer; its counts begin again."""
+        kept = super().kept()
+        kept.listener = None if self._listener is None else self._listener.fileno()
+        return kept
 
     def start(self, now: float) -> Child:
         """Start it. Raises StartError."""

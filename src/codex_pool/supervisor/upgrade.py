@@ -19,18 +19,10 @@ from typing import Any, Literal
 from .commands import CommandError, Result
 from .core import SupervisorCore
 from .effects import Effect
-from .slots import Slot
+from .slots import Build, Slot
 
 State = Literal["", "checking", "replacing", "going back", "done", "failed"]
 UNDER_WAY = ("checking", "replacing", "going back")
-
-
-@dataclass(frozen=True, slots=True)
-class Build:
-    """A codex binary by its path and what tells its file from another one at that path; "" if that is not known."""
-
-    path: str
-    file: str = ""
 
 
 @dataclass(slots=True)
@@ -53,6 +45,14 @@ class Upgrade:
         self._version = ""
         self.state: State = ""
         self._problem = ""
+
+    def kept(self) -> tuple[int, int, str, str, str]:
+        """What is kept beside `builds`, as `restore` takes it."""
+        return self._before, self._wanted, self._version, self.state, self._problem
+
+    def restore(self, before: int, wanted: int, version: str, state: State, problem: str) -> None:
+        """Go on after an upgrade that was over."""
+        self._before, self._wanted, self._version, self.state, self._problem = before, wanted, version, state, problem
 
     @property
     def build(self) -> Build:

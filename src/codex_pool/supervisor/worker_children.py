@@ -20,9 +20,11 @@ from codex_app_server.errors import StartError
 
 from ..runtime import processes
 from ..runtime.processes import ProcessId
+from ..runtime.startup import as_utf8
 from ..worker.arguments import WorkerArguments
 from .arguments import SupervisorArguments
 from .child_process import Child
+from .handover import KeptWorkers
 from .launchers import Launcher
 from .sqlite_homes import SqliteHomes, with_sqlite_home
 
@@ -41,15 +43,47 @@ class WorkerProcesses:
     """Starts workers. `children`: those that run, by name; `endpoint`: where they connect to the broker; `tracer`: the
     path of the tracer's socket, "" without one."""
 
-    def __init__(self, arguments: SupervisorArguments, endpoint: str, launcher: Launcher, *, tracer: str = "") -> None:
+    def __init__(
+        self,
+        arguments: SupervisorArguments,
+        endpoint: str,
+        launcher: Launcher,
+        kept: KeptWorkers | None = None,
+        *,
+        tracer: str = "",
+    ) -> None:
         self._arguments = arguments
         self._tracer = tracer
         self._endpoint = endpoint
         self._launcher = launcher
-        self._homes = SqliteHomes(Path(arguments.sqlite_root), arguments.options.workers)
         self._used_homes: dict[str, Path] = {}
         self._app_servers: dict[str, ProcessId] = {}
         self.children: dict[str, Child] = {}
+        root = Path(arguments.sqlite_root)
+        if kept is None:
+            self._homes = SqliteHomes(root, arguments.options.workers)
+            return
+        self._homes = SqliteHomes.taken_over(
+            root,
+            [Path(path) for path in kept.homes],
+            {Path(path): fd for path, fd in kept.locks.items()},
+            {Path(path): slot for path, slot in kept.in_use.items()},
+        )
+        self._used_homes = {name: Path(path) for name, path in kept.used_homes.items()}
+        self._app_servers = {name: ProcessId(*process) for name, process in kept.app_servers.items()}
+        self.children = {name: Child.taken_over(child) for name, child in kept.children.items()}
+
+    def kept(self) -> KeptWorkers:
+        """What the next supervisor needs to go on with the workers."""
+        homes = self._homes
+        return KeptWorkers(
+            children={name: child.kept() for name, child in self.children.items()},
+            used_homes={name: as_utf8(path) for name, path in self._used_homes.items()},
+            app_servers={name: (process.pid, process.start_ticks) for name, process in self._app_servers.items()},
+            homes=[as_utf8(path) for path in homes.paths],
+            locks={as_utf8(path): fd for path, fd in homes.locks.items()},
+            in_use={as_utf8(path): slot for path, slot in homes.in_use.items()},
+        )
 
     @property
     def warm_home(self) -> Path:
