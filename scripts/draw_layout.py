@@ -61,7 +61,7 @@ LAYERS: dict[str, tuple[Layer, ...]] = {
         Layer("store", ("store",)),
         Layer("rules", ("rules",)),
         Layer("run", ("configuration", "display", "workspace", "scoring", "gates", "run", "manage")),
-        Layer("output", ("report", "export"), apart=True),
+        Layer("output", ("report", "export", "hosts"), apart=True),
         Layer("public", ("__init__",)),
     ),
     "codex_pool_cli": (Layer("verbs", ("*",)),),

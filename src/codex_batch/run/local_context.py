@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 from ..configuration.effective import Effective
@@ -21,7 +21,6 @@ from ..store import RunDirectory, layout
 from ..workspace import EmptyDirectories, Repositories
 from .run_pool import RunPool
 from .run_pools import RunClients, RunPools
-from .scheduler import Scheduler
 from .storage import Storage
 from .thread_options import ThreadOptions
 
@@ -64,7 +63,8 @@ def local_context(
     directory: RunDirectory,
     pools: RunPools,
     clients: RunClients,
-    scheduler: Scheduler,
+    storage: Storage,
+    used: Callable[[int, float | None, str | None], Awaitable[None]],
     *,
     scorers: Scorers,
     prices: Prices | None,
@@ -73,11 +73,11 @@ def local_context(
     process_pool: ProcessPool,
     clock: Callable[[], float],
 ) -> LocalContext:
-    """Return the context of a run on its pools, which are open."""
+    """Return the context of a run on its pools, which are open. `used` counts the questions of judges."""
 
     async def on_usage(tokens: int, bill: Bill) -> None:
         clients.main.turn_finished()
-        await scheduler.used(tokens, bill)
+        await used(tokens, bill.cost, bill.unpriced)
 
     def options_of(pool: RunPool) -> ThreadOptions:
         return ThreadOptions(
@@ -98,7 +98,7 @@ def local_context(
     return LocalContext(
         clients=clients,
         directory=directory,
-        storage=scheduler.storage,
+        storage=storage,
         options={name: each for pool, each in options for name in pool.effective},
         effective=pools.effective,
         variants=settings.defaults.variants,

@@ -22,10 +22,11 @@ from .directory import Finished, RunDirectory, Start, Written, edit_run
 from .layout import RunDirectoryError, SampleKey, directory_name, safe_name, shown_name
 from .outdated import DatasetChanges
 from .reader import RunStore, open_run
-from .rows import AttemptRow, Entry, RecordRow, SampleRow, ScoreRow
+from .rows import SUPERSEDED, AttemptRow, Entry, RecordRow, SampleRow, ScoreRow
 from .segments import EventLog
 
 __all__ = [
+    "SUPERSEDED",
     "AttemptRow",
     "DatasetChanges",
     "Entry",

@@ -214,6 +214,20 @@ class RunStore:
                 path = path_of(self.path / layout.EVENTS, row["segment"])
                 yield from read_lines(path, row["offset"], row["length"])
 
+    def event_member(self, n: int, attempt: int) -> bytes | None:
+        """The event log of an attempt as it is kept, compressed; None if it was not kept."""
+        where = "n = ? AND attempt = ? AND length IS NOT NULL"
+        for row in self._fetch(f"SELECT segment, offset, length FROM attempts WHERE {where}", (n, attempt)):
+            with path_of(self.path / layout.EVENTS, row["segment"]).open("rb") as file:
+                file.seek(row["offset"])
+                return file.read(row["length"])
+        return None
+
+    def attempt_of_key(self, key: str) -> AttemptRow | None:
+        """The attempt with a key; None if there is none."""
+        found = self._fetch("SELECT * FROM attempts WHERE key = ?", (key,))
+        return attempt_of(found[0]) if found else None
+
     def events(self, n: int, attempt: int) -> Iterator[dict[str, Any]]:
         """The notifications of an attempt, decoded: `method` and `params`."""
         for line in self.event_lines(n, attempt):

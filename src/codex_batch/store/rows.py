@@ -14,6 +14,8 @@ from .layout import SampleKey, directory_name, shown_name
 EXPORT_VERSION = 1
 # Statuses of attempts that can be scored.
 VALID = ("completed", "limit")
+# Of an attempt: its sample has the result of another one.
+SUPERSEDED = "superseded"
 # Of a record, who answered.
 ANSWERED = ("model", "effort", "provider", "codex_version")
 
@@ -117,6 +119,8 @@ class AttemptRow:
     fingerprint: str | None = None
     """Digest of the effective configuration, and number of the launch, that it was started with."""
     launch: int | None = None
+    host: str | None = None
+    """Host that it was leased to, in a run on several machines."""
 
     @property
     def has_unknown_cost(self) -> bool:
@@ -301,6 +305,7 @@ def attempt_of(row: Mapping[str, Any]) -> AttemptRow:
         safe_to_retry=None if row["safe_to_retry"] is None else bool(row["safe_to_retry"]),
         note=row["note"],
         has_events=row["length"] is not None,
+        host=row["host"],
     )
 
 

@@ -82,6 +82,8 @@ MIGRATIONS: tuple[str, ...] = (
     CREATE INDEX samples_in_order ON samples (position, n);
     CREATE INDEX samples_to_do ON samples (position, n) WHERE selected AND state <> 'done';
     """,
+    # The host that an attempt was leased to, in a run on several machines.
+    "ALTER TABLE attempts ADD COLUMN host TEXT",
 )
 
 
