@@ -13,17 +13,18 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from codex_app_server._runtime import threads
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from .engine import Change, EngineError, HostGoneError
 from .host import HostError
 
 if TYPE_CHECKING:
     from .host import Host
+
+T = TypeVar("T")
 
 LOCAL = "local"
 LOOK_EVERY_S = 1.0
@@ -88,25 +89,32 @@ class RayEngine:
         self._actors: dict[str, Any] = {}
         self._directory: Path | None = None
         self._told: set[str] = set()
+        # The processes of a local cluster end with the thread that started them.
+        self._thread = ThreadPoolExecutor(1, "ray")
 
     async def __aenter__(self) -> RayEngine:
-        await threads.in_thread(self._start)
+        try:
+            await self._do(self._start)
+        except BaseException:
+            self._thread.shutdown(wait=False)
+            raise
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await threads.in_thread(self._stop)
+        await self._do(self._stop)
+        self._thread.shutdown()
 
     async def changes(self) -> AsyncIterator[Change]:
         """See Engine."""
         while True:
-            nodes = await threads.in_thread(self._nodes)
+            nodes = await self._do(self._nodes)
             for name, node in nodes.items():
                 change = None if name in self._actors else await self._new(name, node)
                 if change is not None:
                     yield change
             for name in [name for name in self._actors if name not in nodes]:
                 actor = self._actors.pop(name)
-                await threads.in_thread(self._kill, actor)
+                await self._do(self._kill, actor)
                 yield Change(name, is_there=False)
             await asyncio.sleep(LOOK_EVERY_S)
 
@@ -132,11 +140,14 @@ class RayEngine:
         async def end(name: str, actor: Any) -> None:
             with contextlib.suppress(HostGoneError, HostError, asyncio.TimeoutError):
                 await asyncio.wait_for(self.call(name, "close", True), CLOSE_LIMIT_S)
-            await threads.in_thread(self._kill, actor)
+            await self._do(self._kill, actor)
 
         await asyncio.gather(*(end(name, actor) for name, actor in list(self._actors.items())))
 
-    # The cluster. Each may block, and none runs on the event loop.
+    # The cluster. Each of these may block, and runs on one thread of its own.
+
+    async def _do(self, work: Callable[..., T], *arguments: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)
 
     def _start(self) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -145,24 +156,25 @@ class RayEngine:
         except ImportError as error:
             raise EngineError(f"--ray needs Ray ({error}): pip install 'codex-pool[ray]'") from None
         shared: dict[str, Any] = {"namespace": f"codex-pool-{self._run}", "log_to_driver": False}
+        shared["logging_level"] = logging.ERROR
         try:
-            if self._address == LOCAL:
-                # Sockets are in it, and their paths are short.
-                self._directory = Path(tempfile.mkdtemp(prefix="codex-ray-"))
-                ray.init(
-                    num_cpus=max(self._cpus, os.cpu_count() or 1),
-                    include_dashboard=False,
-                    object_store_memory=STORE_BYTES,
-                    logging_level=logging.ERROR,
-                    _temp_dir=str(self._directory),
-                    **shared,
-                )
-            else:
-                ray.init(address=self._address, logging_level=logging.ERROR, **shared)
-        except (ConnectionError, RuntimeError, ValueError, TimeoutError, OSError) as error:
+            ray.init(**(self._local() if self._address == LOCAL else {"address": self._address}), **shared)
+        except Exception as error:
+            # Ray raises all kinds.
             self._stop()
             why = " ".join(str(error).split())
             raise EngineError(f"--ray {self._address}: {why[:500]}") from None
+
+    def _local(self) -> dict[str, Any]:
+        """Options of a cluster of this machine, which ends with this process."""
+        # Sockets are in it, and their paths are short.
+        self._directory = Path(tempfile.mkdtemp(prefix="codex-ray-"))
+        return {
+            "num_cpus": max(self._cpus, os.cpu_count() or 1),
+            "include_dashboard": False,
+            "object_store_memory": STORE_BYTES,
+            "_temp_dir": str(self._directory),
+        }
 
     def _stop(self) -> None:
         ray = _ray()
@@ -181,7 +193,7 @@ class RayEngine:
                 return None
             self._told.add(name)
             return Change(name, False, f"it has {there} CPUs for Ray, and --workers {self._cpus} asks for {self._cpus}")
-        self._actors[name] = await threads.in_thread(self._actor, name, node["NodeID"])
+        self._actors[name] = await self._do(self._actor, name, node["NodeID"])
         return Change(name, is_there=True)
 
     def _actor(self, name: str, node_id: str) -> Any:

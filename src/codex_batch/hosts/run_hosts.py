@@ -81,10 +81,15 @@ class RunHosts:
         self._plan, self._trees = plan.to_bytes(), plan.trees
 
     @contextlib.asynccontextmanager
-    async def open(self, scheduler: Scheduler) -> AsyncIterator[RemoteExecutor]:
-        """Serve the hosts while the context lasts; at its regular end they end too. Raises EngineError."""
-        async with self._engine() as engine:
-            fleet = self._fleet = self._make_fleet(engine, scheduler)
+    async def open(
+        self, scheduler: Scheduler, engine: contextlib.AbstractAsyncContextManager[Engine] | None = None
+    ) -> AsyncIterator[RemoteExecutor]:
+        """Serve the hosts while the context lasts; at its regular end they end too. Raises EngineError.
+
+        They are those of the run's Ray cluster, unless there is another `engine`.
+        """
+        async with engine or self._engine() as opened:
+            fleet = self._fleet = self._make_fleet(opened, scheduler)
             serving = asyncio.ensure_future(fleet.run())
             serving.add_done_callback(self._on_served)
             is_over = False
@@ -99,7 +104,7 @@ class RunHosts:
                     await asyncio.wait_for(fleet.settled(), LAST_COLLECT_S)
             finally:
                 await cancel_all([serving])
-                await engine.close(is_over=is_over)
+                await opened.close(is_over=is_over)
 
     def shown(self) -> list[dict[str, Any]]:
         """Return the hosts as the display and the store have them."""
