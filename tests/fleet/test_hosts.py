@@ -1,4 +1,4 @@
-"""Runs on several hosts, each a process with a pool of the real binary: nothing is lost, paid twice or recorded twice."""
+"""Runs on several hosts, each a process with a pool of the real binary: all is recorded once, whatever dies."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def test_samples_of_two_hosts_with_workspaces_and_scorers(
     expected.write_text("secret")
     check = {"type": "command", "command": "test -x sub/run.sh && cat given", "files": {"given": str(expected)}}
     samples = [
-        Sample(str(n), (f"[[tool_call \"echo {n} > made-{n}\"]] [[text done]]",), workspace={"template": str(template)})
+        Sample(str(n), (f'[[tool_call "echo {n} > made-{n}"]] [[text done]]',), workspace={"template": str(template)})
         for n in range(8)
     ]
     launch = Launch(tmp_path, samples, scorers=[json.dumps(check)])
@@ -166,3 +166,134 @@ def test_samples_of_two_hosts_with_workspaces_and_scorers(
     assert sorted(launch.lines()) == sorted(str(n) for n in range(8))
     # Nothing is left on the hosts of a run that is over.
     assert engine.closed is True and not any(path for path in engine.root.iterdir())
+
+
+def test_a_machine_that_goes_loses_its_attempts_and_one_that_comes_gets_work(
+    tmp_path: Path, engine: ProcessEngine, model: LoopbackModel
+) -> None:
+    launch = Launch(tmp_path, texts(20, "[[text deltas=4 pace_ms=100]] sample"))
+
+    async def main() -> None:
+        await engine.add("a")
+        tasks = []
+
+        async def replace() -> None:
+            await engine.kill("a")
+            await engine.add("b")
+
+        def on_record(count: int) -> None:
+            if count == 3:
+                tasks.append(asyncio.ensure_future(replace()))
+
+        launch.on_record = on_record
+        await launch.run(engine)
+        await asyncio.gather(*tasks)
+
+    asyncio.run(main())
+    assert launch.statuses == {"completed": 20}, launch.said
+    lost = [each for each in launch.attempts if each.status == "lost"]
+    assert lost and {each.host for each in lost} == {"a"}
+    assert {each.host for each in launch.attempts} == {"a", "b"}
+    assert any("host a was lost: its machine has gone" in words for words in launch.said)
+    assert sorted(launch.lines()) == sorted(str(n) for n in range(20))
+    # A sample is asked once an attempt, and one that is recorded never again.
+    tries = Counter(each.n for each in launch.attempts)
+    requests = asked(model)
+    for row in launch.rows:
+        assert 1 <= requests[row.spec["prompts"][0]] <= tries[row.n]
+
+
+def test_a_host_that_is_started_again_keeps_its_leases(
+    tmp_path: Path, engine: ProcessEngine, model: LoopbackModel
+) -> None:
+    launch = Launch(tmp_path, texts(6, "[[text deltas=4 pace_ms=100]] sample"))
+
+    async def main() -> None:
+        await engine.add("a")
+        tasks = []
+
+        async def restart() -> None:
+            await engine.kill("a", gone=False)
+            await engine.add("a")
+
+        def on_record(count: int) -> None:
+            if count == 1:
+                tasks.append(asyncio.ensure_future(restart()))
+
+        launch.on_record = on_record
+        await launch.run(engine, retries=3)
+        await asyncio.gather(*tasks)
+
+    asyncio.run(main())
+    assert launch.statuses == {"completed": 6}, launch.said
+    assert {each.status for each in launch.attempts} <= {"completed", "lost", "superseded"}
+    assert sorted(launch.lines()) == sorted(str(n) for n in range(6))
+
+
+def test_what_a_host_did_while_the_run_was_dead_is_collected(
+    tmp_path: Path, engine: ProcessEngine, model: LoopbackModel
+) -> None:
+    samples = texts(4, "[[text deltas=4 pace_ms=100]] sample")
+    first, second = Launch(tmp_path, samples, scorers=["includes"]), Launch(tmp_path, samples, scorers=["includes"])
+
+    async def until(condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + LIMIT_S
+        while not condition():
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.05)
+
+    async def main() -> None:
+        await engine.add("a")
+        with contextlib.suppress(ZeroDivisionError):
+            async with first.open(engine) as (scheduler, executor):
+                running = asyncio.ensure_future(scheduler.run(executor, first.scorers))
+                # The run dies with all of its samples asked, and none answered.
+                await until(lambda: len(model.requests) == 4)
+                running.cancel()
+                await asyncio.gather(running, return_exceptions=True)
+                raise ZeroDivisionError
+        assert engine.closed is False
+        spool = engine.root / "a" / "results"
+        await until(lambda: len(list(spool.iterdir())) == 4)
+        engine.rejoin("a")
+        await second.run(engine)
+
+    asyncio.run(main())
+    assert second.statuses == {"completed": 4}, second.said
+    # All were asked once, by the attempts of the first launch.
+    assert len(model.requests) == 4 and [each.attempt for each in second.attempts] == [1] * 4
+    assert all(score.passed for row in second.rows for score in row.scores)
+    assert sum(row.record.usage["total_tokens"] > 0 for row in second.rows if row.record and row.record.usage) == 4
+
+
+def test_the_first_complete_result_wins_and_a_later_one_is_superseded(
+    tmp_path: Path, engine: ProcessEngine, model: LoopbackModel
+) -> None:
+    # The first attempt ends while its host is cut off; the second takes so long that the first comes back before it.
+    launch = Launch(tmp_path, [Sample("0", ("[[text deltas=2 pace_ms=500]] sample 0",))])
+
+    async def main() -> None:
+        await engine.add("a")
+
+        async def cut() -> None:
+            while len(model.requests) < 1:
+                await asyncio.sleep(0.02)
+            engine.deaf.add("a")
+            await engine.add("b")
+            # Host b has the second attempt by now.
+            while len(model.requests) < 2:
+                await asyncio.sleep(0.02)
+            engine.deaf.clear()
+
+        cutting = asyncio.ensure_future(cut())
+        await launch.run(engine)
+        await cutting
+
+    asyncio.run(main())
+    assert launch.statuses == {"completed": 1}, launch.said
+    assert launch.lines() == ["0"]
+    ends = {each.host: each for each in launch.attempts}
+    assert any("host a was lost" in words for words in launch.said)
+    assert sorted(str(each.status) for each in ends.values()) == ["completed", "superseded"]
+    late = next(each for each in ends.values() if each.status == "superseded")
+    assert late.note is not None and "superseded" in late.note

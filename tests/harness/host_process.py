@@ -59,6 +59,10 @@ class ProcessEngine:
             del self._hosts[name]
             self._news.put_nowait(Change(name, is_there=False))
 
+    def rejoin(self, name: str) -> None:
+        """Show a host to the next run."""
+        self._news.put_nowait(Change(name, is_there=True))
+
     async def changes(self) -> AsyncIterator[Change]:
         """See Engine."""
         while True:

@@ -20,6 +20,7 @@ from .rows import (
     UNKNOWN_COST,
     VALID,
     AttemptRow,
+    HostRow,
     SampleRow,
     ScoreRow,
     Spending,
@@ -73,7 +74,7 @@ class RunStore:
 
     def info(self) -> dict[str, Any]:
         """Return the facts of a run: `config` and `state` of the last launch, `pid` of its process (or None),
-        `created_at`, `ended_at`, and all `launches`, the oldest first."""
+        `created_at`, `ended_at`, all `launches`, the oldest first, and the `hosts` in words."""
         launches = [
             {
                 **dict(row),
@@ -97,6 +98,7 @@ class RunStore:
             "config": last.get("config", {}),
             "outcome": last.get("outcome"),
             "launches": launches,
+            "hosts": [(host.host, host.in_words) for host in self.hosts()],
             **{row["key"]: from_json(row["value"]) for row in facts},
         }
 
@@ -328,6 +330,18 @@ class RunStore:
         }
         known = [each["name"] for each in self.variants() if each["name"] in there]
         return [*known, *sorted(there.difference(known))]
+
+    def hosts(self) -> list[HostRow]:
+        """Return what the hosts of a run on several machines did, by name; none are of a run on one machine."""
+        return [
+            HostRow(**dict(row))
+            for row in self._fetch(
+                "SELECT host, count(*) AS attempts, sum(status IN ('completed', 'limit')) AS completed, "
+                "sum(status IS 'lost') AS lost, sum(status IS 'superseded') AS superseded, "
+                "min(started_at) AS started_at, max(ended_at) AS ended_at "
+                "FROM attempts WHERE host IS NOT NULL GROUP BY host ORDER BY host"
+            )
+        ]
 
     def has_scores(self) -> bool:
         """True if any sample was scored."""

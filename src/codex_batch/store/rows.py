@@ -145,6 +145,34 @@ class Spending(NamedTuple):
         return None if self.unknown else self.known
 
 
+@dataclass(frozen=True, slots=True)
+class HostRow:
+    """What one host did in a run on several machines: its attempts, by what became of them."""
+
+    host: str
+    attempts: int
+    completed: int
+    lost: int
+    superseded: int
+    started_at: float
+    ended_at: float | None
+
+    @property
+    def per_minute(self) -> float | None:
+        """Attempts completed in a minute, between its first start and its last end; None without any."""
+        span_s = (self.ended_at or 0.0) - self.started_at
+        return self.completed / span_s * 60 if self.completed and span_s > 0 else None
+
+    @property
+    def in_words(self) -> str:
+        """What it did, in words."""
+        rate = "" if self.per_minute is None else f", {self.per_minute:.1f} a minute"
+        counts = ((self.lost, "lost"), (self.superseded, "superseded"))
+        return f"{self.completed:,} completed{rate}" + "".join(
+            f", {number:,} {name}" for number, name in counts if number
+        )
+
+
 class SampleRow(msgspec.Struct, frozen=True):
     """A sample as it stands: `state` is pending, running, scoring or done; `record` may be of an earlier run."""
 
