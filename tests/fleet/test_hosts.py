@@ -233,7 +233,7 @@ def test_a_host_that_is_started_again_keeps_its_leases(
 def test_what_a_host_did_while_the_run_was_dead_is_collected(
     tmp_path: Path, engine: ProcessEngine, model: LoopbackModel
 ) -> None:
-    samples = texts(4, "[[text deltas=4 pace_ms=100]] sample")
+    samples = texts(4, "[[text deltas=4 pace_ms=2000]] sample")
     first, second = Launch(tmp_path, samples, scorers=["includes"]), Launch(tmp_path, samples, scorers=["includes"])
 
     async def until(condition: Callable[[], bool]) -> None:
