@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,17 +46,13 @@ class Nodes:
         shared = {"object_store_memory": STORE_BYTES}
         self._node = {**shared, "num_cpus": 2}
         head = {**shared, "num_cpus": 0, "include_dashboard": False, "temp_dir": str(directory)}
-        self._cluster = Cluster(initialize_head=True, head_node_args=head)
+        self._cluster = _until_started(lambda: Cluster(initialize_head=True, head_node_args=head))
         self.address: str = self._cluster.address
         self._there = [self._add() for _ in range(count)]
         self.killed = 0
 
     def _add(self) -> Any:
-        """Add a node; Ray gives its processes 30 s to start, which a busy machine may exceed."""
-        for _ in range(4):
-            with contextlib.suppress(Exception):
-                return self._cluster.add_node(**self._node)
-        return self._cluster.add_node(**self._node)
+        return _until_started(lambda: self._cluster.add_node(**self._node))
 
     def kill_one(self) -> None:
         """Kill the oldest node, with all of its processes, and let a new one join."""
@@ -67,6 +63,14 @@ class Nodes:
 
     def close(self) -> None:
         self._cluster.shutdown()
+
+
+def _until_started(start: Callable[[], Any]) -> Any:
+    """The result of `start`, tried again: Ray gives its processes 30 s, which a busy machine may exceed."""
+    for _ in range(4):
+        with contextlib.suppress(Exception):
+            return start()
+    return start()
 
 
 def dataset(directory: Path, count: int) -> Path:

@@ -42,7 +42,8 @@ class ProcessEngine:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        for host in self._hosts.values():
+        # Hosts outlive a run that dies.
+        for host in self._hosts.values() if self.closed is not False else ():
             await host.end()
 
     async def add(self, name: str) -> None:

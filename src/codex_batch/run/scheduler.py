@@ -115,7 +115,7 @@ class Scheduler:
     def resize(self, concurrency: int) -> None:
         """Work at so many samples at once; one more or less than is worked at as samples end."""
         self._config.concurrency = concurrency = max(1, concurrency)
-        wanted = min(concurrency, max(1, self._progress.waiting)) if self._is_open else 0
+        wanted = min(concurrency, len(self._lanes) + max(1, self._progress.waiting)) if self._is_open else 0
         self._lanes |= {asyncio.ensure_future(self._lane()) for _ in range(wanted - len(self._lanes))}
 
     def cancel(self, key: SampleKey) -> None:
