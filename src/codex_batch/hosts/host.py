@@ -46,6 +46,7 @@ from ..run.background import BackgroundTasks
 from ..run.context import RunCallbacks, RunContext, RunnerConfig
 from ..run.disks import disks_of
 from ..run.executor import SampleJob
+from ..run.launch import NotStartedError
 from ..run.local_context import PERMITS, local_context
 from ..run.local_executor import LocalExecutor
 from ..run.loop_clock import RunningClock
@@ -69,6 +70,7 @@ ARTIFACT_BYTES = 64 * 2**20
 STATUS_EVERY_S = 1.0
 # A host of which no run has asked anything for so long, and that has nothing under way, ends itself.
 ALONE_S = 600.0
+NOT_OPEN = "its pool is not open"
 
 _log = logging.getLogger(__name__)
 _questions: ContextVar[list[Spent] | None] = ContextVar("questions", default=None)
@@ -156,7 +158,7 @@ class Host:
         if lease.key in self._leases:
             return
         if self._context is None:
-            raise HostError("its pool is not open")
+            raise HostError(NOT_OPEN)
         if any(other.n == lease.n and key not in self._ready for key, other in self._leases.items()):
             raise HostError("it has another attempt at the sample")
         self._leases[lease.key] = lease
@@ -164,7 +166,9 @@ class Host:
         self._start(lease)
 
     async def collect(self, message: bytes) -> bytes:
-        """Return a Report, at once if there is a new result, or else after a while."""
+        """Return a Report, at once if there is a new result, or else after a while. Raises HostError."""
+        if self._context is None:
+            raise HostError(NOT_OPEN)
         request = messages.collect(message)
         self._asked_at = time.monotonic()
         for key in request.acknowledged:
@@ -217,11 +221,11 @@ class Host:
             return self._opened
         try:
             await self._open_pools(plan)
-        except (AppServerError, InvalidInputError, RunDirectoryError, OSError, HostError) as error:
-            raise HostError(str(error)) from None
         except Exception as error:
-            # NotStartedError among them; what it is, the run shows.
-            raise HostError(f"{type(error).__name__}: {error}") from None
+            # The run asks again, and all begins from the start.
+            await self._stack.aclose()
+            known = (AppServerError, InvalidInputError, NotStartedError, RunDirectoryError, OSError, HostError)
+            raise HostError(str(error) if isinstance(error, known) else f"{type(error).__name__}: {error}") from None
         for lease in list(self._leases.values()):
             if lease.key not in self._ready:
                 self._start(lease)

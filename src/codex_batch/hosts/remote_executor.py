@@ -22,12 +22,16 @@ from ..run.stopping import Stopped, unless_stopped
 from ..scoring import Score, Scorer, Scorers
 from ..store import AttemptRow, RunDirectory, SampleRow, ScoreRow, Start, layout
 from .bundle import Bundle
-from .fleet import Fleet, LeaseLost
+from .fleet import AGAIN_S, Fleet, LeaseLost
 from .host import HostError
 from .messages import Delivery, Lease, Spent
 
 # How long a sample that is halted may take to end on its host, and its result to come.
 HALT_LIMIT_S = 30.0
+
+
+class NotStarted(Stopped):
+    """An attempt that was halted before a turn of it was started. One that has no end yet is Stopped alone."""
 
 
 class RemoteExecutor:
@@ -66,21 +70,33 @@ class RemoteExecutor:
         late = await self._fleet.offer(n)
         if late is not None:
             return await self._made(job, self._fleet.start_of(late.key), late)
-        lease = await self._lease(job, os.urandom(16).hex())
-        host = await unless_stopped(job.halt, self._fleet.place(n, lease.key))
+        while True:
+            lease = await self._lease(job, os.urandom(16).hex())
+            host = await unless_stopped(job.halt, self._fleet.place(n, lease.key))
+            try:
+                start = await listener.started(lease.key, None, host)
+            except BaseException:
+                self._fleet.give_back(lease.key)
+                raise
+            try:
+                future = await self._fleet.send(host, lease, start, listener.assigned)
+            except HostError:
+                # A host that was started again, and has no pool yet.
+                self._fleet.give_back(lease.key)
+                await listener.not_dispatched(start, None)
+                await unless_stopped(job.halt, asyncio.sleep(AGAIN_S))
+                continue
+            except OSError as error:
+                self._fleet.give_back(lease.key)
+                return _lost(start, host, f"what the sample needs could not be sent: {error}")
+            return await self._until_delivered(job, listener, lease.key, start, future)
+
+    async def _until_delivered(
+        self, job: SampleJob, listener: AttemptListener, key: str, start: Start, future: asyncio.Future[Delivery]
+    ) -> AttemptResult:
         try:
-            start = await listener.started(lease.key, None, host)
-        except BaseException:
-            self._fleet.give_back(lease.key)
-            raise
-        try:
-            future = await self._fleet.send(host, lease, start, listener.assigned)
-        except (HostError, OSError) as error:
-            self._fleet.give_back(lease.key)
-            return _lost(start, host, f"host {host} did not take it: {error}")
-        try:
-            return await self._result(job, lease.key, start, future)
-        except Stopped:
+            return await self._result(job, key, start, future)
+        except NotStarted:
             await listener.not_dispatched(start, None)
             self.kept(job, start, is_last=False)
             raise
@@ -159,7 +175,7 @@ class RemoteExecutor:
         record = delivery.record
         if record is None:
             if delivery.problem is None and job.halt.done():
-                raise Stopped
+                raise NotStarted
             return _lost(start, host, f"host {host}: {delivery.problem or 'no turn was started'}")
         outcome = Outcome(
             status=record.status,  # type: ignore[arg-type]

@@ -203,7 +203,7 @@ class SampleTask:
 
     async def not_dispatched(self, start: Start, thread_id: str | None) -> None:
         """Write down that an attempt ended before a turn of it was dispatched."""
-        end, note = {"status": "interrupted", "thread_id": thread_id}, "the run stopped before the turn was started"
+        end, note = {"status": "interrupted", "thread_id": thread_id}, "no turn of it was started"
         await self._written(lambda: self._directory.end_attempt(start, end, note=note))
 
     def assigned(self) -> None:
