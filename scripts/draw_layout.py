@@ -62,7 +62,7 @@ LAYERS: dict[str, tuple[Layer, ...]] = {
         Layer("store", ("store",)),
         Layer("rules", ("rules",)),
         Layer("run", ("configuration", "display", "workspace", "scoring", "gates", "run", "manage", "merge")),
-        Layer("output", ("report", "export", "opentelemetry"), apart=True),
+        Layer("output", ("report", "export", "opentelemetry", "hosts"), apart=True),
         Layer("view", ("view",)),
         Layer("public", ("__init__",)),
     ),

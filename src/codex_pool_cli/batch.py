@@ -13,6 +13,7 @@ from . import options, pool_options, streams
 from .dataset_options import dataset_options, request_of
 from .gate_options import gate_options, gates_of
 from .groups import Grouped, group
+from .host_options import host_options, hosts_of
 from .run_options import limits_of, policy_options, run_limits_of, scoring_options, with_answer
 from .variant_options import variant_options, variants_of
 
@@ -37,6 +38,7 @@ from .variant_options import variant_options, variants_of
 )
 @variant_options
 @options.connect_option
+@host_options
 @options.demo_option
 @click.option(
     "--demo-script",
@@ -122,6 +124,7 @@ def batch(context: click.Context, /, dataset: str | None, **given: Any) -> None:
       codex-pool batch prompts.jsonl --workers 4 -o runs/monday
       codex-pool batch test.json.gz --field id=n --field prompt=question --field target=answer --scorer exact -o runs/qa
       codex-pool batch tasks/ --scorer 'command:pytest -q' --epochs 3 --detach -o runs/tuesday
+      codex-pool batch tasks/ --ray auto --workers 4 --retries 2 -o runs/wednesday
     """
     given["demo"] = given["demo"] or given["demo_script"] is not None
     endpoint, key = options.endpoint_of(context, given.pop("connect"), given.pop("key"))
@@ -140,6 +143,7 @@ def batch(context: click.Context, /, dataset: str | None, **given: Any) -> None:
         output = Path(os.path.realpath(stored))
         given.update(detach=False, fresh=False, estimate=None)
     variants_of(given, is_stored=stored is not None)
+    given["hosts"] = hosts_of(context, given, endpoint)
     given["gates"] = gates_of(context, given)
     if given["estimate"] is not None and given["gates"].any_gate:
         raise click.UsageError("--estimate runs some of the samples only and cannot go with gates", context)

@@ -77,8 +77,11 @@ def show(run: Path, sample: str | None, as_json: bool) -> None:
             if figures:
                 value["variants"] = by_variant.as_json(figures, currency)
                 of_variants = by_variant.table(figures, currency)
+            value["hosts"] = [asdict(host) for host in store.hosts()]
             if not as_json:
                 config = value.pop("config")
+                value.pop("hosts")
+                value |= {f"host {host.host}": host.in_words for host in store.hosts()}
                 for name in ("judged", "variants"):
                     value.pop(name, None)
                 merged = value.pop("merged", None)
@@ -114,7 +117,8 @@ def show(run: Path, sample: str | None, as_json: bool) -> None:
                 for attempt in value.pop("attempts"):
                     reason = "" if attempt["error"] is None else f": {attempt['error']['message']}"
                     took = "" if attempt["duration_ms"] is None else f" after {attempt['duration_ms'] / 1000:.1f} s"
-                    ended = f"{attempt['status'] or 'under way'}{took}{reason}"
+                    where = "" if attempt["host"] is None else f" on {attempt['host']}"
+                    ended = f"{attempt['status'] or 'under way'}{where}{took}{reason}"
                     value[f"attempt {attempt['attempt']}"] = ended
     if as_json:
         click.echo(streams.json_text(json.dumps(value, indent=2)))

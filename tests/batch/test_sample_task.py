@@ -36,6 +36,7 @@ class ScriptedExecutor:
         self.outcomes = list(outcomes)
         self.recovered = recovered
         self.calls: list[str] = []
+        self.kept_attempts: list[tuple[int | None, bool]] = []
         self.on_run: Callable[[SampleJob], None] = lambda job: None
 
     async def recover(self, job: SampleJob, attempt: AttemptRow) -> AttemptResult:
@@ -71,6 +72,9 @@ class ScriptedExecutor:
 
     def release(self, job: SampleJob) -> None:
         self.calls.append("release")
+
+    def kept(self, job: SampleJob, start: Start | None, *, is_last: bool) -> None:
+        self.kept_attempts.append((None if start is None else start.attempt, is_last))
 
 
 class Run:
@@ -129,6 +133,8 @@ def test_a_sample_is_recorded_archived_and_cleaned_up(tmp_path: Path) -> None:
     assert attempt.status == "completed" and attempt.thread_id == "t"
     # The directory is released once the thread is archived and the sample has ended.
     assert sorted(executor.calls) == ["archive", "clean up", "release", "run"] and executor.calls[0] == "run"
+    # What is kept elsewhere may go once all of it is on the run's disk.
+    assert executor.kept_attempts == [(1, True)]
     assert run.said == ["record 1"] and run.progress.tokens["total_tokens"] == 5
 
 
@@ -144,6 +150,7 @@ def test_a_failed_attempt_is_retried_as_often_as_configured(tmp_path: Path) -> N
     run, executor = Run(tmp_path), ScriptedExecutor(FAILED, FAILED)
     run.run(executor, retries=1)
     assert run.statuses == ["failed"] and [each.status for each in run.attempts[0]] == ["failed", "failed"]
+    assert executor.kept_attempts == [(1, False), (2, True)]
     assert run.said[0] == "retry 1" and run.progress.retries == 1 and executor.calls.count("run") == 2
 
 

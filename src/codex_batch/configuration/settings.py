@@ -34,6 +34,20 @@ _MAY_BE_SECRET = ("-c", "--config")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HostOptions:
+    """Options of a run on several machines: the `address` of a Ray cluster, `auto`, or `local`.
+
+    `environment` names variables that the hosts get; `login` is an auth.json that they get. `spool` is the directory in
+    which they keep results, of each host's own disk.
+    """
+
+    address: str
+    environment: tuple[str, ...] = ()
+    login: Path | None = None
+    spool: Path | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """Settings of one command. `endpoint` is that of a daemon, None for a pool of its own with the options `pool`.
 
@@ -82,6 +96,8 @@ class Settings:
     variants: tuple[Variant, ...] = ()
     demo: bool = False
     demo_script: Path | None = None
+    hosts: HostOptions | None = None
+    """The machines that the run is on; None for this one alone."""
 
     @property
     def workers(self) -> int:

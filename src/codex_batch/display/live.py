@@ -262,7 +262,7 @@ class LiveDisplay:
         """The samples that have run for longest, where there is room for them."""
         from rich.text import Text
 
-        room = self._console.height - 9 - len(self._progress.slots)
+        room = self._console.height - 9 - len(self._progress.hosts or self._progress.slots)
         lines: list[RenderableType] = []
         for key, since in self._progress.slowest(min(SLOWEST, room)) if room > 0 else ():
             line = Text("longest " if not lines else "        ", "dim")
@@ -271,10 +271,40 @@ class LiveDisplay:
             lines.append(line)
         return lines
 
-    def _slots(self) -> list[RenderableType]:
-        """Return one line for each slot, as many as the terminal has room for."""
+    def _hosts(self) -> list[RenderableType]:
+        """Return one line for each host, as many as the terminal has room for."""
         from rich.text import Text
 
+        hosts = self._progress.hosts
+        room = max(1, self._console.height - 9)
+        width = max(len(str(host["name"])) for host in hosts)
+        lines: list[RenderableType] = []
+        for host in hosts[:room]:
+            state = str(host["state"])
+            line = Text(f"{plain(str(host['name'])):<{width}}  ", "dim")
+            line.append(f"{state:<9}", _STYLES.get(state, "yellow"))
+            line.append(f"  {host['held']}/{host['places']}", "cyan" if host["held"] else "dim")
+            line.append(f"  {host['done']:,} done", "dim")
+            if host["lost"]:
+                line.append(f"  {host['lost']:,} lost", "yellow")
+            if host["free_bytes"]:
+                line.append(f"  {host['free_bytes'] / 2**30:,.0f} GiB free", "dim")
+            if host["codex_version"]:
+                line.append(f"  codex {host['codex_version']}", "dim")
+            if host["problem"]:
+                line.append(f"  {plain(str(host['problem']))}", "yellow")
+            line.no_wrap, line.overflow = True, "ellipsis"
+            lines.append(line)
+        if len(hosts) > room:
+            lines.append(Text(f"and {plural(len(hosts) - room, 'host')} more", "dim"))
+        return lines
+
+    def _slots(self) -> list[RenderableType]:
+        """Return one line for each slot, or each host of several, as many as the terminal has room for."""
+        from rich.text import Text
+
+        if self._progress.hosts:
+            return self._hosts()
         slots = self._progress.slots
         room = max(1, self._console.height - 9)
         lines: list[RenderableType] = []

@@ -106,6 +106,7 @@ def facts_of(info: Mapping[str, Any]) -> RunFacts:
         *((name.replace("_", " "), _plain(known[name])) for name in _FACTS if known.get(name) not in (None, "", [])),
         *((str(name), _plain(version)) for name, version in (config.get("versions") or {}).items()),
     ]
+    facts += [(f"host {host}", words) for host, words in info.get("hosts") or ()]
     gates = (info.get("outcome") or {}).get("gates") or ()
     for gate in gates:
         facts.append(("gate", f"{'passed' if gate['passed'] else 'failed'}: {gate['gate']}: {gate['reason']}"))

@@ -32,6 +32,8 @@ class Progress:
     tokens: Counter[str] = field(default_factory=Counter)
     slots: list[dict[str, Any]] = field(default_factory=list)
     """The workers of pool/status, as last seen."""
+    hosts: list[dict[str, Any]] = field(default_factory=list)
+    """The hosts of a run on several machines, as last seen."""
     turns_per_worker: int = 0
     scoring: int = 0
     cost: float = 0.0

@@ -252,6 +252,8 @@ class Batch:
             inner.callback(asyncio.ensure_future(self._monitor.refresh()).cancel)
             if not self._is_configured:
                 await self._configure(stack, stopping)
+            if settings.hosts is not None:
+                return await self._on_hosts(inner)
             await self._launch()
             clients = await self._pools.open(inner, stopping, say=self._on_pool_news, on_given_up=self._stop.set)
             codex = clients.main.codex
@@ -286,7 +288,8 @@ class Batch:
                     self._directory,
                     self._pools,
                     clients,
-                    scheduler,
+                    scheduler.storage,
+                    scheduler.used,
                     scorers=self._scorers,
                     prices=self._prices,
                     sources=self._sources,
@@ -301,6 +304,45 @@ class Batch:
             if clients.given_up is None:
                 return scheduler.ended_early
             return f"the pool is gone: {clients.given_up}; see {self._log}"
+
+    async def _on_hosts(self, stack: contextlib.AsyncExitStack) -> str | None:
+        """Run what is pending on other machines; return as `_on_pool`."""
+        from ..hosts.engine import EngineError
+        from ..hosts.run_hosts import RunHosts
+
+        hosts = RunHosts(
+            self._settings,
+            self._directory,
+            scorers=self._scorers,
+            prices=self._prices,
+            effective=self._pools.effective,
+            guarded=self._guarded,
+            warn=self._output.warn,
+            on_failure=self._stop.set,
+        )
+        await hosts.prepare()
+        if self._prices is not None:
+            limited, warn = self._settings.run_limits.cost is not None, self._output.warn
+            await check(
+                self._prices, self._models, self._who_answers, limited=limited, warn=lambda text: warn("no_price", text)
+            )
+        assert self._settings.hosts is not None
+        await self._launch()
+        scheduler = self._scheduler = self._make_scheduler(1)
+        self._output.launched(f"ray {self._settings.hosts.address}", 0, self._config)
+        try:
+            executor = await stack.enter_async_context(hosts.open(scheduler))
+        except EngineError as error:
+            raise NotStartedError(str(error)) from None
+        stack.callback(asyncio.ensure_future(self._monitor.watch_hosts(hosts.shown)).cancel)
+        await scheduler.run(executor, self._scorers)
+        self._progress.hosts = hosts.shown()
+        return scheduler.ended_early if hosts.failure is None else f"the hosts are gone: {hosts.failure}"
+
+    async def _who_answers(self, model: str | None, variant: str) -> Answering:
+        """Find out what answers on the hosts, which have this configuration or are refused."""
+        effective = self._pools.effective[variant]
+        return Answering(model or effective.model, effective.provider, effective.service_tier)
 
     def _make_scheduler(self, concurrency: int) -> Scheduler:
         settings, output = self._settings, self._output

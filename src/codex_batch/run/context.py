@@ -22,9 +22,10 @@ from .storage import Storage
 log = logging.getLogger("codex_batch")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class RunnerConfig:
-    """Configuration of the runner. `retries` of one that ended as `retry_on` lists; at most `concurrency` at once."""
+    """Configuration of the runner. `retries` of one that ended as `retry_on` lists; at most `concurrency` at once,
+    which `Scheduler.resize` changes."""
 
     concurrency: int
     retries: int = 0

@@ -60,6 +60,8 @@ class AttemptResult:
     codex: AsyncCodex | None = None
     began_at: float = 0.0
     """Time of the request to the executor, of the monotonic clock."""
+    is_delivered: bool = False
+    """True of one that was recovered with all that it used: it counts like one that was run now."""
 
 
 class AttemptListener(Protocol):
@@ -68,10 +70,13 @@ class AttemptListener(Protocol):
     def previous(self) -> AttemptRow | None:
         """Return the last attempt at the sample before this one."""
 
-    async def started(self, key: str, thread_id: str | None) -> Start:
-        """Note the attempt; a turn may be dispatched only when this has returned: the attempt is on the disk."""
+    async def started(self, key: str, thread_id: str | None, host: str | None = None) -> Start:
+        """Note the attempt; a turn may be dispatched only when this has returned: the attempt is on the disk.
 
-    async def not_dispatched(self, start: Start, thread_id: str) -> None:
+        `host` is the one that it is leased to, in a run on several machines.
+        """
+
+    async def not_dispatched(self, start: Start, thread_id: str | None) -> None:
         """Note that the attempt ended before a turn of it was dispatched."""
 
     def assigned(self) -> None:
@@ -112,3 +117,9 @@ class Executor(Protocol):
 
     def release(self, job: SampleJob) -> None:
         """Let the next sample have the directory of a sample that has left nothing in it."""
+
+    def kept(self, job: SampleJob, start: Start | None, *, is_last: bool) -> None:
+        """Note that the run's disk has all of an attempt that is to be kept, and of its sample if it `is_last`.
+
+        Without a `start` it is an attempt of an earlier launch, whose answer was only scored.
+        """

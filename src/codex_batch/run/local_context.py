@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 from codex_pool.prices import Prices
@@ -23,7 +23,6 @@ from ..workspace import EmptyDirectories, Repositories
 from .live_transcripts import LiveTranscripts
 from .run_pool import RunPool
 from .run_pools import RunClients, RunPools
-from .scheduler import Scheduler
 from .storage import Storage
 from .thread_options import ThreadOptions
 
@@ -69,7 +68,8 @@ def local_context(
     directory: RunDirectory,
     pools: RunPools,
     clients: RunClients,
-    scheduler: Scheduler,
+    storage: Storage,
+    used: Callable[[int, float | None, str | None], Awaitable[None]],
     *,
     scorers: Scorers,
     prices: Prices | None,
@@ -79,11 +79,11 @@ def local_context(
     clock: Callable[[], float],
     live: LiveTranscripts,
 ) -> LocalContext:
-    """Return the context of a run on its pools, which are open."""
+    """Return the context of a run on its pools, which are open. `used` counts the questions of judges."""
 
     async def on_usage(tokens: int, bill: Bill) -> None:
         clients.main.turn_finished()
-        await scheduler.used(tokens, bill)
+        await used(tokens, bill.cost, bill.unpriced)
 
     def options_of(pool: RunPool) -> ThreadOptions:
         return ThreadOptions(
@@ -104,7 +104,7 @@ def local_context(
     return LocalContext(
         clients=clients,
         directory=directory,
-        storage=scheduler.storage,
+        storage=storage,
         options={name: each for pool, each in options for name in pool.effective},
         effective=pools.effective,
         variants=settings.defaults.variants,

@@ -23,7 +23,7 @@ from ..rules.limits import Meter, parse_limits
 from ..rules.retry import OTHER_CONFIGURATION, WORKSPACE, Outcome
 from ..rules.validity import SCORED, Facts, ToolCalls
 from ..scoring import Score, Scorer
-from ..store import AttemptRow, SampleRow, directory_name, layout
+from ..store import AttemptRow, SampleRow, Start, directory_name, layout
 from ..workspace import Workspace, WorkspaceError, prepare, reopen
 from .artifacts import redacted_names
 from .attempt import Attempt
@@ -299,6 +299,9 @@ class LocalExecutor:
         """See Executor.release."""
         if job.sample.workspace is None and job.sample.cwd is None and not self._context.keep:
             self._context.empty.leave(self._path(job.sample))
+
+    def kept(self, job: SampleJob, start: Start | None, *, is_last: bool) -> None:
+        """See Executor.kept: all is on this machine."""
 
     def close(self) -> None:
         """Remove directories that were released and not used again."""

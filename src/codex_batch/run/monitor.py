@@ -81,6 +81,14 @@ class RunMonitor:
                 self._progress.rate_limiter = next(filter(rate_limit_of, paces.values()), {})
             await asyncio.sleep(STATUS_EVERY_S if self._output.display.is_live else snapshot_file.EVERY_S)
 
+    async def watch_hosts(self, shown: Callable[[], list[dict[str, Any]]]) -> None:
+        """Look at the hosts of a run on several machines, without end."""
+        while True:
+            self._progress.hosts = shown()
+            limited = (host["rate_limiter"] for host in self._progress.hosts if host["state"] == "ready")
+            self._progress.rate_limiter = next(filter(rate_limit_of, limited), {})
+            await asyncio.sleep(STATUS_EVERY_S if self._output.display.is_live else snapshot_file.EVERY_S)
+
     def _redact_logs(self) -> None:
         """Look for tokens that were refreshed, and take secrets out of the logs. Raises OSError."""
         if not self._redactor:

@@ -102,6 +102,8 @@ class RunOutput:
         of_binaries = " + ".join(map(str, self.workers))
         workers = plural(settings.workers, "worker") if len(self.workers) < 2 else f"{of_binaries} workers"
         pool = f"{workers} x {plural(settings.turns_per_worker, 'turn')}"
+        if settings.hosts is not None:
+            pool = f"hosts of Ray ({settings.hosts.address}), each {pool}"
         if settings.endpoint is not None:
             pool = f"the pool at {settings.endpoint}"
         return f"{title}{before}; {pool}"

@@ -63,6 +63,7 @@ class SampleTask:
         # No tool of its agent has worked in its directory, as far as is known.
         self._is_untouched = False
         self._is_ended = self._is_archived = False
+        self._last: Start | None = None
 
     async def run(self) -> bool:
         """Run the sample to its record; False if it is to go back into the queue.
@@ -77,11 +78,11 @@ class SampleTask:
             await scores_below_limit(self._context)
             return True
         result = await self._recover()
-        if result is not None:
+        if result is not None and not result.is_delivered:
             # No turn was run: it shows nothing of what the run pauses for.
             breaker.given_up()
         else:
-            result = await self._attempts()
+            result = await self._attempts(result)
         if result is None:
             return False
         finished = await self._record(result)
@@ -113,18 +114,18 @@ class SampleTask:
             return None
         result = await self._executor.recover(self._job, last)
         outcome = result.outcome
-        if outcome.status == "completed":
+        if outcome.status == "completed" or result.is_delivered:
             return result
         end = {"status": outcome.status, "error": outcome.error, "thread_id": outcome.thread_id}
         await self._written(lambda: self._directory.end_attempt(result.start, end, rollouts=result.rollouts))
         return None
 
-    async def _attempts(self) -> AttemptResult | None:
-        """The attempt that counts; None if the sample goes back into the queue."""
+    async def _attempts(self, recovered: AttemptResult | None) -> AttemptResult | None:
+        """The attempt that counts, `recovered` if it is one; None if the sample goes back into the queue."""
         tries, context = 0, self._context
         while True:
-            result = await self._attempt()
-            outcome = result.outcome
+            result = await self._attempt() if recovered is None else self._count(recovered)
+            recovered, outcome = None, result.outcome
             tries += 1
             decision = self._decide(outcome, tries)
             if decision is Decision.RETRY:
@@ -153,6 +154,7 @@ class SampleTask:
                 result.start, end, note=result.note, events=result.events, rollouts=result.rollouts
             )
         )
+        self._executor.kept(self._job, result.start, is_last=False)
 
     def _decide(self, outcome: Outcome, tries: int) -> Decision:
         context, job = self._context, self._job
@@ -174,7 +176,11 @@ class SampleTask:
             await background.any_done()
         with progress.counted(self._sample.key) as self._counted:
             result = await self._executor.run(self._job, self)
-        result = await self._executor.settle(self._job, result)
+        return self._count(await self._executor.settle(self._job, result))
+
+    def _count(self, result: AttemptResult) -> AttemptResult:
+        """Count what an attempt used."""
+        context, progress = self._context, self._context.progress
         outcome = result.outcome
         if outcome.error is not None and outcome.error["kind"] == OTHER_CONFIGURATION:
             # What has been changed stays so, and every further sample would find it.
@@ -191,14 +197,15 @@ class SampleTask:
         found = self._directory.store.attempts(self._job.row.n)
         return found[-1] if found else None
 
-    async def started(self, key: str, thread_id: str | None) -> Start:
+    async def started(self, key: str, thread_id: str | None, host: str | None = None) -> Start:
         """Write down that an attempt starts."""
-        start: Start = await self._written(lambda: self._directory.start_attempt(self._job.row.n, key, thread_id))
+        n = self._job.row.n
+        start: Start = await self._written(lambda: self._directory.start_attempt(n, key, thread_id, host))
         return start
 
-    async def not_dispatched(self, start: Start, thread_id: str) -> None:
+    async def not_dispatched(self, start: Start, thread_id: str | None) -> None:
         """Write down that an attempt ended before a turn of it was dispatched."""
-        end, note = {"status": "interrupted", "thread_id": thread_id}, "the run stopped before the turn was started"
+        end, note = {"status": "interrupted", "thread_id": thread_id}, "no turn of it was started"
         await self._written(lambda: self._directory.end_attempt(start, end, note=note))
 
     def assigned(self) -> None:
@@ -218,6 +225,7 @@ class SampleTask:
 
     async def _record(self, result: AttemptResult) -> Finished | None:
         """The last attempt has ended. None: the sample is still to be scored."""
+        self._last = result.start
         artifacts = await self._keep_artifacts(result)
         outcome, answered = result.outcome, result.answered
         record = RecordRow(
@@ -278,6 +286,7 @@ class SampleTask:
 
     def _end(self, finished: Finished | None) -> None:
         assert finished is not None and finished.row is not None and finished.row.record is not None
+        self._executor.kept(self._job, self._last, is_last=True)
         self._context.progress.sample_ended(finished.row)
         self._context.callbacks.on_record(finished.row)
         self._is_ended = True
@@ -364,4 +373,5 @@ def _end_of(outcome: Outcome) -> dict[str, Any]:
 def _keep(directory: Path, files: Mapping[str, bytes]) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     for name, data in files.items():
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
         write_atomic(directory / name, data)

@@ -12,17 +12,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Collection, Sequence
-from typing import Literal
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Literal
 
 from ..dataset import Sample
-from ..rules.bill import Bill
 from ..rules.breaker import Breaker
 from ..rules.limits import RunMeter
 from ..rules.progress import Progress
 from ..rules.retry import CANCELLED, INTERRUPTED
 from ..scoring import Scorers
-from ..store import Entry, RunDirectory, SampleKey
+from ..store import SUPERSEDED, Entry, RunDirectory, SampleKey, Start
 from .background import BackgroundTasks
 from .context import RunCallbacks, RunContext, RunnerConfig
 from .disks import Disk
@@ -65,6 +64,8 @@ class Scheduler:
         self._queue = SampleQueue(directory, config.only, config.defaults.filled)
         self._jobs: dict[SampleKey, SampleJob] = {}
         self._cancelled = set(cancelled)
+        self._lanes: set[asyncio.Task[None]] = set()
+        self._is_open = False
         self.ended_early: str | None = None
         """Limit of the run because of which nothing more was started, if there was one."""
 
@@ -87,14 +88,18 @@ class Scheduler:
         self._progress.started_at = time.monotonic()
         self._stopping.add_done_callback(self._halt_all)
         watching = asyncio.ensure_future(self.storage.watch())
-        count = min(self._config.concurrency, max(1, self._progress.waiting))
-        lanes = [asyncio.ensure_future(self._lane()) for _ in range(count)]
+        self._is_open = True
+        self.resize(self._config.concurrency)
         background = self._background
         try:
-            # Not gathered: a gathering that is cancelled waits for all that it gathers.
-            done, _ = await asyncio.wait(lanes, return_when=asyncio.FIRST_EXCEPTION)
-            for lane in done:
-                lane.result()
+            while self._lanes:
+                # Not gathered: a gathering that is cancelled waits for all that it gathers.
+                # Those that are added meanwhile are looked at with the next.
+                done, _ = await asyncio.wait(self._lanes, timeout=POLL_S, return_when=asyncio.FIRST_COMPLETED)
+                self._lanes -= done
+                for lane in done:
+                    lane.result()
+            self._is_open = False
             await background.wait(SCORE)
             if self.ended_early is not None and not self._stop.is_set():
                 await self._score_answered()
@@ -104,7 +109,14 @@ class Scheduler:
             if background.failure is not None:
                 raise background.failure
         finally:
-            await cancel_all((*lanes, *background.tasks, self._stopping, watching))
+            self._is_open = False
+            await cancel_all((*self._lanes, *background.tasks, self._stopping, watching))
+
+    def resize(self, concurrency: int) -> None:
+        """Work at so many samples at once; one more or less than is worked at as samples end."""
+        self._config.concurrency = concurrency = max(1, concurrency)
+        wanted = min(concurrency, len(self._lanes) + max(1, self._progress.waiting)) if self._is_open else 0
+        self._lanes |= {asyncio.ensure_future(self._lane()) for _ in range(wanted - len(self._lanes))}
 
     def cancel(self, key: SampleKey) -> None:
         """Interrupt one sample, or do not start it at all."""
@@ -113,14 +125,31 @@ class Scheduler:
         if job is not None and not job.halt.done():
             job.halt.set_result(CANCELLED)
 
-    async def used(self, tokens: int, bill: Bill) -> None:
+    async def used(self, tokens: int, cost: float | None, unpriced: str | None) -> None:
         """Count what was paid for besides attempts: a judge's question. It is on the disk for the runs after this."""
-        self._meter.used(tokens, bill.cost, unpriced=bill.unpriced)
-        self._progress.spent(bill.cost)
-        await self.storage.written(lambda: self._directory.judged(tokens, bill.cost))
+        self._meter.used(tokens, cost, unpriced=unpriced)
+        self._progress.spent(cost)
+        await self.storage.written(lambda: self._directory.judged(tokens, cost))
+
+    async def superseded(
+        self, start: Start, end: Mapping[str, Any], *, note: str, events: bytes | None, unpriced: str | None
+    ) -> None:
+        """Keep an attempt whose sample has the result of another one, and count what it used."""
+        ended = {**end, "status": SUPERSEDED}
+        await self.storage.written(lambda: self._directory.end_attempt(start, ended, note=note, events=events))
+        tokens, cost = (end.get("usage") or {}).get("total_tokens", 0), end.get("cost")
+        is_paid = end.get("turn_id") is not None
+        self._meter.used(tokens, cost, is_paid=is_paid, unpriced=unpriced)
+        self._progress.tokens.update(end.get("usage") or {})
+        if cost is not None or is_paid:
+            self._progress.spent(cost)
 
     async def _lane(self) -> None:
         while await self._may_start():
+            lane = asyncio.current_task()
+            if len(self._lanes) > self._config.concurrency and lane is not None:
+                self._lanes.discard(lane)
+                return
             job = self._queue.next()
             if job is None:
                 return

@@ -24,10 +24,11 @@ from .layout import RunDirectoryError, SampleKey, directory_name, safe_name, sho
 from .outdated import DatasetChanges
 from .reader import RunStore, open_run
 from .rollouts import Rollout, RolloutRow
-from .rows import AttemptRow, Entry, RecordRow, SampleRow, ScoreRow
+from .rows import SUPERSEDED, AttemptRow, Entry, RecordRow, SampleRow, ScoreRow
 from .segments import EventLog
 
 __all__ = [
+    "SUPERSEDED",
     "AttemptRow",
     "DatasetChanges",
     "Entry",

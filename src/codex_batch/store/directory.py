@@ -216,9 +216,18 @@ class RunDirectory(fork.ProcessBound):
         """The next samples of this run that are not done, at most `size`."""
         return self.store.page(size, to_do=True, after=after)
 
-    def start_attempt(self, n: int, key: str, thread_id: str | None) -> Written[Start]:
-        """Note an attempt; its turn may be dispatched when that is written."""
-        return self._submit(lambda db: statements.start_attempt(db, n, key, thread_id, time.time()))
+    def add_leased(self, row: SampleRow) -> Written[None]:
+        """Take one sample, with its record if only that is to be scored. Its number is that of the run it is of."""
+        spec = to_json(row.spec) or "{}"
+        return self._submit(lambda db: statements.add_leased(db, row, spec, time.time()))
+
+    def forget(self, n: int) -> Written[None]:
+        """Remove one sample, with all that is of it in the database."""
+        return self._submit(lambda db: statements.forget(db, n))
+
+    def start_attempt(self, n: int, key: str, thread_id: str | None, host: str | None = None) -> Written[Start]:
+        """Note an attempt, and the host that it is leased to; its turn may be dispatched when that is written."""
+        return self._submit(lambda db: statements.start_attempt(db, n, key, thread_id, time.time(), host))
 
     def end_attempt(
         self,

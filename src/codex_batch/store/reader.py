@@ -21,6 +21,7 @@ from .rows import (
     UNKNOWN_COST,
     VALID,
     AttemptRow,
+    HostRow,
     SampleRow,
     ScoreRow,
     Spending,
@@ -76,7 +77,7 @@ class RunStore:
 
     def info(self) -> dict[str, Any]:
         """Return the facts of a run: `config` and `state` of the last launch, `pid` of its process (or None),
-        `created_at`, `ended_at`, and all `launches`, the oldest first."""
+        `created_at`, `ended_at`, all `launches`, the oldest first, and the `hosts` in words."""
         launches = [
             {
                 **dict(row),
@@ -100,6 +101,7 @@ class RunStore:
             "config": last.get("config", {}),
             "outcome": last.get("outcome"),
             "launches": launches,
+            "hosts": [(host.host, host.in_words) for host in self.hosts()],
             **{row["key"]: from_json(row["value"]) for row in facts},
         }
 
@@ -217,6 +219,20 @@ class RunStore:
                 path = path_of(self.path / layout.EVENTS, row["segment"])
                 yield from read_lines(path, row["offset"], row["length"])
 
+    def event_member(self, n: int, attempt: int) -> bytes | None:
+        """The event log of an attempt as it is kept, compressed; None if it was not kept."""
+        where = "n = ? AND attempt = ? AND length IS NOT NULL"
+        for row in self._fetch(f"SELECT segment, offset, length FROM attempts WHERE {where}", (n, attempt)):
+            with path_of(self.path / layout.EVENTS, row["segment"]).open("rb") as file:
+                file.seek(row["offset"])
+                return file.read(row["length"])
+        return None
+
+    def attempt_of_key(self, key: str) -> AttemptRow | None:
+        """The attempt with a key; None if there is none."""
+        found = self._fetch("SELECT * FROM attempts WHERE key = ?", (key,))
+        return attempt_of(found[0]) if found else None
+
     def events(self, n: int, attempt: int) -> Iterator[dict[str, Any]]:
         """The notifications of an attempt, decoded: `method` and `params`."""
         for line in self.event_lines(n, attempt):
@@ -329,6 +345,18 @@ class RunStore:
         }
         known = [each["name"] for each in self.variants() if each["name"] in there]
         return [*known, *sorted(there.difference(known))]
+
+    def hosts(self) -> list[HostRow]:
+        """Return what the hosts of a run on several machines did, by name; none are of a run on one machine."""
+        return [
+            HostRow(**dict(row))
+            for row in self._fetch(
+                "SELECT host, count(*) AS attempts, sum(status IN ('completed', 'limit')) AS completed, "
+                "sum(status IS 'lost') AS lost, sum(status IS 'superseded') AS superseded, "
+                "min(started_at) AS started_at, max(ended_at) AS ended_at "
+                "FROM attempts WHERE host IS NOT NULL GROUP BY host ORDER BY host"
+            )
+        ]
 
     def has_scores(self) -> bool:
         """True if any sample was scored."""

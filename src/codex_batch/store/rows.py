@@ -14,6 +14,8 @@ from .layout import SampleKey, directory_name, shown_name
 EXPORT_VERSION = 1
 # Statuses of attempts that can be scored.
 VALID = ("completed", "limit")
+# Of an attempt: its sample has the result of another one.
+SUPERSEDED = "superseded"
 # Of a record, who answered.
 ANSWERED = ("model", "effort", "provider", "codex_version")
 
@@ -119,6 +121,8 @@ class AttemptRow:
     fingerprint: str | None = None
     """Digest of the effective configuration, and number of the launch, that it was started with."""
     launch: int | None = None
+    host: str | None = None
+    """Host that it was leased to, in a run on several machines."""
 
     @property
     def has_unknown_cost(self) -> bool:
@@ -141,6 +145,34 @@ class Spending(NamedTuple):
     def cost(self) -> float | None:
         """The whole cost; None where it is not known."""
         return None if self.unknown else self.known
+
+
+@dataclass(frozen=True, slots=True)
+class HostRow:
+    """What one host did in a run on several machines: its attempts, by what became of them."""
+
+    host: str
+    attempts: int
+    completed: int
+    lost: int
+    superseded: int
+    started_at: float
+    ended_at: float | None
+
+    @property
+    def per_minute(self) -> float | None:
+        """Attempts completed in a minute, between its first start and its last end; None without any."""
+        span_s = (self.ended_at or 0.0) - self.started_at
+        return self.completed / span_s * 60 if self.completed and span_s > 0 else None
+
+    @property
+    def in_words(self) -> str:
+        """What it did, in words."""
+        rate = "" if self.per_minute is None else f", {self.per_minute:.1f} a minute"
+        counts = ((self.lost, "lost"), (self.superseded, "superseded"))
+        return f"{self.completed:,} completed{rate}" + "".join(
+            f", {number:,} {name}" for number, name in counts if number
+        )
 
 
 class SampleRow(msgspec.Struct, frozen=True):
@@ -303,6 +335,7 @@ def attempt_of(row: Mapping[str, Any]) -> AttemptRow:
         safe_to_retry=None if row["safe_to_retry"] is None else bool(row["safe_to_retry"]),
         note=row["note"],
         has_events=row["length"] is not None,
+        host=row["host"],
     )
 
 

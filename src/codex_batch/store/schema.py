@@ -82,7 +82,7 @@ MIGRATIONS: tuple[str, ...] = (
     CREATE INDEX samples_in_order ON samples (position, n);
     CREATE INDEX samples_to_do ON samples (position, n) WHERE selected AND state <> 'done';
     """,
-    # Session files of codex, one a thread of an attempt.
+    # Session files of codex, one a thread of an attempt; the host that an attempt was leased to, in a run on several.
     """
     CREATE TABLE rollouts (
         n INTEGER NOT NULL REFERENCES samples, attempt INTEGER NOT NULL, place INTEGER NOT NULL,
@@ -90,6 +90,7 @@ MIGRATIONS: tuple[str, ...] = (
         cut_bytes INTEGER NOT NULL DEFAULT 0, note TEXT, segment INTEGER, offset INTEGER, length INTEGER,
         PRIMARY KEY (n, attempt, place)
     ) WITHOUT ROWID;
+    ALTER TABLE attempts ADD COLUMN host TEXT;
     """,
 )
 

@@ -13,7 +13,7 @@ import msgspec
 
 from .layout import RunDirectoryError, shown_name
 from .outdated import DatasetChanges, dependency_digests, outdated
-from .rows import VALID, Entry, RecordRow, ScoreRow, from_json, plain_json, text, to_json
+from .rows import VALID, Entry, RecordRow, SampleRow, ScoreRow, from_json, plain_json, text, to_json
 
 # Statuses that a run leaves as they are; all others are run again.
 SETTLED = VALID
@@ -216,16 +216,36 @@ def retry(db: sqlite3.Connection, numbers: Iterable[int]) -> int:
     )
 
 
-def start_attempt(db: sqlite3.Connection, n: int, key: str, thread_id: str | None, now: float) -> Start:
+def start_attempt(
+    db: sqlite3.Connection, n: int, key: str, thread_id: str | None, now: float, host: str | None = None
+) -> Start:
     attempt = db.execute("SELECT coalesce(max(attempt), 0) + 1 FROM attempts WHERE n = ?", (n,)).fetchone()[0]
     db.execute(
-        "INSERT INTO attempts (n, attempt, key, digest, fingerprint, launch, thread_id, started_at) "
+        "INSERT INTO attempts (n, attempt, key, digest, fingerprint, launch, thread_id, started_at, host) "
         "VALUES (?, ?, ?, (SELECT digest FROM samples WHERE n = ?), (SELECT fingerprint FROM samples WHERE n = ?), "
-        "(SELECT max(number) FROM launches), ?, ?)",
-        (n, attempt, key, n, n, thread_id, now),
+        "(SELECT max(number) FROM launches), ?, ?, ?)",
+        (n, attempt, key, n, n, thread_id, now, host),
     )
     db.execute("UPDATE samples SET state = 'running' WHERE n = ? AND state <> 'running'", (n,))
     return Start(n, attempt)
+
+
+def add_leased(db: sqlite3.Connection, row: SampleRow, spec: str, now: float) -> None:
+    """See RunDirectory.add_leased."""
+    db.execute(
+        "INSERT INTO samples (n, id, epoch, variant, digest, spec, tags, position, selected, state, fingerprint) "
+        "VALUES (?, ?, ?, ?, ?, ?, '[]', ?, 1, ?, NULL)",
+        (row.n, row.id, row.epoch, row.variant, row.digest, spec, row.n, row.state),
+    )
+    if row.record is not None:
+        record(db, row.n, row.record, row.state)
+        replace_scores(db, row.n, row.scores, now)
+
+
+def forget(db: sqlite3.Connection, n: int) -> None:
+    """See RunDirectory.forget."""
+    for table in ("scores", "records", "attempts", "samples"):
+        db.execute(f"DELETE FROM {table} WHERE n = ?", (n,))
 
 
 def end_attempt(

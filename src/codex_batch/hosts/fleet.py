@@ -1,0 +1,494 @@
+"""Fleet: the hosts of a run. It joins them, leases to them, and takes their results.
+
+    for each host:   hello -> versions compared -> files sent -> pool opened -> collect, again and again
+
+A host that fails to answer is tried again for as long as its engine has it; its leases expire meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import platform
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import codex_pool
+from codex_app_server._runtime import threads
+from codex_app_server._runtime.text import plural
+
+from ..rules.retry import INTERRUPTED
+from ..run.stopping import cancel_all
+from ..store import AttemptRow, Start
+from . import messages
+from .bundle import Bundle
+from .engine import Engine, HostGoneError
+from .host import HostError
+from .leases import LEASE_S, Leases, Verdict
+from .messages import Collect, Delivery, Hello, Lease, Opened, Report
+
+COLLECT_S = 1.0
+AGAIN_S = 0.5
+CALL_LIMIT_S = LEASE_S
+OPEN_LIMIT_S = 180.0
+# Files are sent in parts of about so much.
+PART_BYTES = 8 * 2**20
+COMPLETE = ("completed", "limit")
+
+
+class LeaseLost(Exception):
+    """An attempt whose host has gone; the message names it."""
+
+
+@dataclass(slots=True)
+class HostState:
+    """A host as it is shown."""
+
+    name: str
+    state: str = "joining"
+    spool: str = ""
+    codex_version: str | None = None
+    places: int = 0
+    held: int = 0
+    done: int = 0
+    lost: int = 0
+    joined_at: float = 0.0
+    free_bytes: int = 0
+    rate_limiter: dict[str, Any] = field(default_factory=dict)
+    slots: list[dict[str, Any]] = field(default_factory=list)
+    problem: str | None = None
+    received_bytes: int = 0
+    sent_bytes: int = 0
+
+
+@dataclass(slots=True)
+class _Link:
+    """One host, as the run sees it."""
+
+    state: HostState
+    trees: set[str] = field(default_factory=set)
+    acknowledged: list[str] = field(default_factory=list)
+    halted: dict[str, str] = field(default_factory=dict)
+    confirmed: set[str] = field(default_factory=set)
+    """Leases that it has answered for, or failed to."""
+
+
+@dataclass(frozen=True, slots=True)
+class FleetCallbacks:
+    """`attempt_of` finds an attempt by its key, and whether its sample is done. `superseded` keeps a result that does
+    not count; `warn(kind, message)` shows a message; `places` gives the number of leases that all hosts may have."""
+
+    attempt_of: Callable[[str], tuple[AttemptRow, bool] | None]
+    superseded: Callable[[Start, Delivery, str], Awaitable[None]]
+    warn: Callable[[str, str], None]
+    places: Callable[[int], None]
+
+
+class Fleet:
+    """See the module's docstring. `plan` and its `trees` are what every host gets before its pool starts."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        plan: bytes,
+        trees: tuple[str, ...],
+        bundle: Bundle,
+        callbacks: FleetCallbacks,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._engine = engine
+        self._plan = plan
+        self._plan_trees = trees
+        self._bundle = bundle
+        self._callbacks = callbacks
+        self._clock = clock
+        self._leases = Leases()
+        self._links: dict[str, _Link] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._waiters: dict[int, tuple[str, asyncio.Future[Delivery]]] = {}
+        # Results of lost leases and of earlier launches, of samples that have none yet.
+        self._late: dict[int, dict[str, Delivery]] = {}
+        self._ended: list[int] = []
+        self._on_assigned: dict[str, Callable[[], None]] = {}
+        self._from: dict[str, str] = {}
+        self._numbers: dict[str, int] = {}
+        self._starts: dict[str, Start] = {}
+        self._scorings: dict[str, asyncio.Future[Delivery]] = {}
+        self._freed = asyncio.Event()
+        self._sent = asyncio.Event()
+        self._joined_at: float | None = None
+
+    # Seen from outside.
+
+    @property
+    def hosts(self) -> list[HostState]:
+        """All hosts that there were, with what is known of them."""
+        for name, link in self._links.items():
+            link.state.held = self._leases.held(name)
+        return [link.state for link in self._links.values()]
+
+    def name_of(self, key: str) -> str:
+        """Return the host that a result came from, or that a lease was given to."""
+        return self._from.get(key) or self._leases.host_of(key) or "a host"
+
+    async def run(self) -> None:
+        """Serve all hosts, without end. Raises EngineError."""
+        ticking = asyncio.ensure_future(self._tick())
+        try:
+            async for change in self._engine.changes():
+                if change.problem is not None:
+                    self._callbacks.warn("host_refused", f"{change.host} is not used: {change.problem}")
+                elif change.is_there and change.host not in self._tasks:
+                    self._links.setdefault(change.host, _Link(HostState(change.host)))
+                    self._tasks[change.host] = asyncio.ensure_future(self._serve(change.host))
+                elif not change.is_there:
+                    await self._leave(change.host)
+        finally:
+            await cancel_all([ticking, *self._tasks.values()])
+
+    # Leases.
+
+    async def place(self, n: int, key: str) -> str:
+        """Wait until a host has room for a sample; return it: the lease is its own from now on."""
+        while True:
+            paused = {name for name, link in self._links.items() if link.state.problem is not None}
+            host = None if self._is_paused() else self._leases.place(n, paused)
+            if host is not None:
+                self._leases.lease(key, n, host)
+                self._numbers[key] = n
+                return host
+            self._freed.clear()
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._freed.wait(), AGAIN_S)
+
+    def give_back(self, key: str) -> None:
+        """Give back a lease that was not sent."""
+        self._leases.given_back(key)
+        self._freed.set()
+
+    async def send(
+        self, host: str, lease: Lease, start: Start | None, on_assigned: Callable[[], None] = lambda: None
+    ) -> asyncio.Future[Delivery]:
+        """Send a lease to its host; return what becomes of it. The future raises LeaseLost.
+
+        Without a `start` an answer is to be scored. `on_assigned` is called when its turn runs. Raises HostError.
+        """
+        future: asyncio.Future[Delivery] = asyncio.get_running_loop().create_future()
+        if start is None:
+            self._scorings[lease.key] = future
+        else:
+            self._starts[lease.key] = start
+            self._waiters[lease.n] = lease.key, future
+            self._on_assigned[lease.key] = on_assigned
+        link = self._links[host]
+        try:
+            await self._send_trees(link, lease.trees)
+            await self._call(link, "lease", messages.encode(lease))
+        except HostGoneError:
+            # It may have come: the next answer of the host shows it, or none comes.
+            pass
+        finally:
+            link.confirmed.add(lease.key)
+        return future
+
+    async def recover(self, n: int, attempt: AttemptRow) -> asyncio.Future[Delivery] | None:
+        """Find an attempt of an earlier launch on the hosts that come within some seconds; None if it is on none."""
+        start = Start(n, attempt.attempt)
+        while True:
+            future: asyncio.Future[Delivery] = asyncio.get_running_loop().create_future()
+            found = self.found(n, attempt.key)
+            if found is not None:
+                future.set_result(found)
+                return future
+            if self._leases.revive(attempt.key):
+                self._starts[attempt.key] = start
+                self._waiters[n] = attempt.key, future
+                return future
+            if self._joined_at is not None and self._clock() - self._joined_at > LEASE_S:
+                return None
+            await asyncio.sleep(AGAIN_S)
+
+    async def offer(self, n: int) -> Delivery | None:
+        """Take a late result that counts, if one has come since the last attempt at a sample was lost."""
+        late = list(self._late.pop(n, {}).values())
+        complete = [each for each in late if _is_complete(each)]
+        for each in late:
+            if each not in complete[:1]:
+                await self._supersede(each)
+        return complete[0] if complete else None
+
+    def start_of(self, key: str) -> Start:
+        """Return the attempt that a result is of."""
+        return self._starts[key]
+
+    def found(self, n: int, key: str) -> Delivery | None:
+        """Take a result of an earlier launch, if a host has brought it."""
+        return self._late.get(n, {}).pop(key, None)
+
+    def halt(self, key: str, why: str) -> None:
+        """Let an attempt be interrupted."""
+        host = self._leases.host_of(key)
+        if host is not None and host in self._links:
+            self._links[host].halted[key] = why
+
+    def acknowledge(self, key: str) -> None:
+        """Note that a result is on the run's disk: its host may remove it."""
+        host = self._from.pop(key, None)
+        self._starts.pop(key, None)
+        self._numbers.pop(key, None)
+        if host is not None:
+            self._links[host].acknowledged.append(key)
+
+    async def settled(self) -> None:
+        """Wait until all acknowledgements have been sent to the hosts that answer."""
+        while any(link.acknowledged and link.state.state == "ready" for link in self._links.values()):
+            self._sent.clear()
+            await self._sent.wait()
+
+    def finished(self, n: int) -> None:
+        """Note that a sample has its record."""
+        self._leases.finished(n)
+        self._waiters.pop(n, None)
+        if n in self._late:
+            self._ended.append(n)
+
+    # Hosts.
+
+    async def _serve(self, name: str) -> None:
+        link = self._links[name]
+        while True:
+            try:
+                if not await self._join(link):
+                    return
+                while True:
+                    await self._collect(link)
+            except HostGoneError as error:
+                if link.state.state == "ready":
+                    link.state.state, link.state.problem = "silent", str(error)
+            except HostError as error:
+                if link.state.problem != str(error):
+                    link.state.state, link.state.problem = "failed", str(error)
+                    self._callbacks.warn("host_failed", f"host {name}: {error}")
+            await asyncio.sleep(AGAIN_S)
+
+    async def _join(self, link: _Link) -> bool:
+        """Make a host one of the run's; False if it must not be one."""
+        state = link.state
+        hello = messages.hello(await self._call(link, "hello"))
+        problem = versions_problem(hello)
+        if problem is not None:
+            state.state, state.problem = "refused", problem
+            self._callbacks.warn("host_refused", f"host {state.name} is not used: {problem}")
+            return False
+        state.spool, link.trees = hello.spool, set(hello.trees)
+        await self._send_trees(link, self._plan_trees)
+        state.state = "starting"
+        opened = messages.opened(await self._call(link, "open", self._plan, limit_s=OPEN_LIMIT_S))
+        await self._call(link, "again")
+        self._told_version(state, opened)
+        self._leases.joined(state.name, opened.places, self._clock())
+        state.codex_version, state.places = opened.codex_version, opened.places
+        state.state, state.problem, state.joined_at = "ready", None, self._clock()
+        self._joined_at = self._joined_at or self._clock()
+        self._callbacks.places(self._leases.places)
+        self._freed.set()
+        return True
+
+    def _told_version(self, state: HostState, opened: Opened) -> None:
+        others = {link.state.codex_version for link in self._links.values() if link.state.codex_version is not None}
+        if others and opened.codex_version not in others:
+            there = ", ".join(sorted(others))
+            self._callbacks.warn(
+                "codex_version", f"host {state.name} has codex {opened.codex_version}; other hosts have {there}"
+            )
+
+    async def _send_trees(self, link: _Link, trees: tuple[str, ...]) -> None:
+        for tree in trees:
+            if tree in link.trees:
+                continue
+            manifest = self._bundle.manifest(tree)
+            missing = await self._call(link, "missing", manifest)
+            part: dict[str, bytes] = {}
+            for digest in missing:
+                part[digest] = await threads.in_thread(self._bundle.blob, digest)
+                if sum(map(len, part.values())) >= PART_BYTES:
+                    await self._call(link, "put", part)
+                    part = {}
+            if part:
+                await self._call(link, "put", part)
+            await self._call(link, "lay", manifest)
+            link.trees.add(tree)
+
+    async def _collect(self, link: _Link) -> None:
+        state, name = link.state, link.state.name
+        request = Collect(tuple(link.acknowledged), dict(link.halted), COLLECT_S)
+        confirmed = set(link.confirmed)
+        data = await self._call(link, "collect", messages.encode(request), limit_s=COLLECT_S + CALL_LIMIT_S)
+        report = messages.report(data)
+        acknowledged = set(link.acknowledged)
+        del link.acknowledged[: len(request.acknowledged)]
+        self._sent.set()
+        for key in request.halted:
+            link.halted.pop(key, None)
+        named = {key: n for key in report.held if key not in acknowledged and (n := self._number(key)) is not None}
+        # What was sent meanwhile may not be in the answer.
+        own = {key for key, n in self._numbers.items() if self._leases.host_of(key) == name}
+        named |= {key: self._numbers[key] for key in own - confirmed}
+        named = {key: n for key, n in named.items() if key not in self._from}
+        for key in self._leases.heard(name, self._clock(), named):
+            self._lost(key, f"host {name} came back without it")
+        for delivery in report.deliveries:
+            await self._take(name, delivery)
+        self._show(state, report)
+        for key in report.assigned:
+            self._on_assigned.pop(key, lambda: None)()
+
+    def _show(self, state: HostState, report: Report) -> None:
+        state.free_bytes, state.rate_limiter, state.slots = report.free_bytes, report.rate_limiter, list(report.slots)
+        if report.paused != state.problem:
+            state.problem = report.paused
+            if report.paused is not None:
+                self._callbacks.warn("host_paused", f"host {state.name}: {report.paused}")
+
+    async def _call(self, link: _Link, method: str, *arguments: Any, limit_s: float = CALL_LIMIT_S) -> Any:
+        link.state.sent_bytes += sum(len(each) for each in arguments if isinstance(each, bytes))
+        try:
+            answer = await asyncio.wait_for(self._engine.call(link.state.name, method, *arguments), limit_s)
+        except asyncio.TimeoutError:
+            raise HostGoneError(f"it has not answered for {limit_s:.0f} s") from None
+        link.state.received_bytes += len(answer) if isinstance(answer, bytes) else 0
+        return answer
+
+    async def _leave(self, name: str) -> None:
+        """Note that a host has gone for good."""
+        task = self._tasks.pop(name, None)
+        if task is None:
+            return
+        await cancel_all([task])
+        self._expire(name, "its machine has gone")
+        self._links[name].state.state = "gone"
+
+    async def _tick(self) -> None:
+        while True:
+            for name in self._leases.silent(self._clock()):
+                self._expire(name, f"it has not answered for {LEASE_S:.0f} s")
+            while self._ended:
+                for delivery in self._late.pop(self._ended.pop(), {}).values():
+                    await self._take_late(delivery, Verdict.SUPERSEDED, [])
+            await asyncio.sleep(AGAIN_S)
+
+    def _expire(self, name: str, why: str) -> None:
+        lost = self._leases.gone(name)
+        state = self._links[name].state
+        if state.state in ("ready", "silent") or lost:
+            what = f"; {plural(len(lost), 'attempt')} lost" if lost else ""
+            self._callbacks.warn("host_lost", f"host {name} was lost: {why}{what}")
+        state.state, state.problem = "lost", why
+        state.lost += len(lost)
+        for key in lost:
+            self._lost(key, f"host {name} was lost: {why}")
+        self._callbacks.places(self._leases.places)
+
+    # Results.
+
+    def _number(self, key: str) -> int | None:
+        if key not in self._numbers:
+            known = self._callbacks.attempt_of(key)
+            if known is None:
+                return None
+            self._numbers[key] = known[0].n
+        return self._numbers[key]
+
+    def _lost(self, key: str, why: str) -> None:
+        scoring = self._scorings.pop(key, None)
+        if scoring is not None and not scoring.done():
+            scoring.set_exception(LeaseLost(why))
+        n = self._numbers.get(key)
+        waiter = None if n is None else self._waiters.get(n)
+        if n is not None and waiter is not None and waiter[0] == key:
+            del self._waiters[n]
+            if not waiter[1].done():
+                waiter[1].set_exception(LeaseLost(why))
+        self._on_assigned.pop(key, None)
+
+    async def _take(self, host: str, delivery: Delivery) -> None:
+        key, n = delivery.key, delivery.n
+        if key in self._from:
+            return
+        self._from[key] = host
+        self._links[host].confirmed.discard(key)
+        self._on_assigned.pop(key, None)
+        was_live = self._leases.is_live(key)
+        verdict, others = self._leases.delivered(key, is_complete=_is_complete(delivery))
+        self._freed.set()
+        scoring = self._scorings.pop(key, None)
+        if scoring is not None:
+            if not scoring.done():
+                scoring.set_result(delivery)
+            self.acknowledge(key)
+            return
+        self._links[host].state.done += 1
+        if key not in self._starts or not was_live:
+            await self._take_late(delivery, verdict, others)
+            return
+        waiter = self._waiters.pop(n, None)
+        if verdict is Verdict.WON and waiter is not None and not waiter[1].done():
+            waiter[1].set_result(delivery)
+        else:
+            await self._supersede(delivery)
+
+    async def _take_late(self, delivery: Delivery, verdict: Verdict, others: list[str]) -> None:
+        """A result of a lease that was lost, or of an earlier launch."""
+        known = self._callbacks.attempt_of(delivery.key)
+        if known is None:
+            self.acknowledge(delivery.key)
+            return
+        attempt, is_done = known
+        self._starts[delivery.key] = Start(attempt.n, attempt.attempt)
+        waiter = self._waiters.get(delivery.n)
+        if waiter is not None and not waiter[1].done() and (verdict is Verdict.WON or _is_complete(delivery)):
+            del self._waiters[delivery.n]
+            for key in others:
+                self.halt(key, INTERRUPTED)
+            waiter[1].set_result(delivery)
+        elif is_done and attempt.status not in (None, "lost"):
+            # It was recorded, and only the acknowledgement was lost.
+            self.acknowledge(delivery.key)
+        elif is_done or waiter is not None:
+            await self._supersede(delivery)
+        else:
+            # The task of its sample is still to ask for it.
+            self._late.setdefault(delivery.n, {})[delivery.key] = delivery
+
+    async def _supersede(self, delivery: Delivery) -> None:
+        start = self._starts.get(delivery.key)
+        if start is not None:
+            await self._callbacks.superseded(start, delivery, self.name_of(delivery.key))
+        self.acknowledge(delivery.key)
+
+    def _is_paused(self) -> bool:
+        """True while a host's pool is paused by a rate limit: all use the same service."""
+        return any(
+            link.state.state == "ready" and (link.state.rate_limiter.get("pausedMs") or 0) > 0
+            for link in self._links.values()
+        )
+
+
+def _is_complete(delivery: Delivery) -> bool:
+    return delivery.record is not None and delivery.record.status in COMPLETE
+
+
+def versions_problem(hello: Hello) -> str | None:
+    """Return why a host of these versions is not used; None if it is."""
+    python = ".".join(platform.python_version_tuple()[:2])
+    for what, there, here in (
+        ("codex-pool", hello.codex_pool, codex_pool.__version__),
+        ("Python", hello.python, python),
+        ("the protocol of hosts", hello.protocol, messages.PROTOCOL),
+    ):
+        if there != here:
+            return f"it has {what} {there}, and the run {here}; install the same on both"
+    return None
