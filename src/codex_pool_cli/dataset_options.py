@@ -14,8 +14,20 @@ if TYPE_CHECKING:
     from codex_batch.dataset import Request
 
 F = TypeVar("F", bound=Callable[..., Any])
-FORMATS = ("jsonl", "json", "csv", "tsv", "parquet", "folders")
-_NAMES = ("format", "columns", "prompt_template", "filters", "sample_ids", "limit", "shuffle", "seed", "epochs")
+FORMATS = ("jsonl", "json", "csv", "tsv", "parquet", "folders", "harbor")
+_NAMES = (
+    "format",
+    "columns",
+    "prompt_template",
+    "filters",
+    "sample_ids",
+    "limit",
+    "shuffle",
+    "seed",
+    "epochs",
+    "ignored_keys",
+    "oracle",
+)
 _OPTIONS = (
     click.option(
         "--format",
@@ -58,6 +70,20 @@ _OPTIONS = (
     click.option("--seed", type=int, metavar="N", help="For --shuffle; 0 unless given."),
     click.option(
         "--epochs", type=click.IntRange(min=1), default=1, show_default=True, metavar="N", help="Each sample N times."
+    ),
+    click.option(
+        "--ignore-key",
+        "ignored_keys",
+        multiple=True,
+        metavar="KEY",
+        callback=options.as_text,
+        help="For --format harbor: a key of task.toml, as environment.storage_mb, that is not supported and is left out "
+        "of account instead of refused.",
+    ),
+    click.option(
+        "--oracle",
+        is_flag=True,
+        help="For --format harbor: runs the solutions of the tasks instead of an agent; each is to get a reward of 1.",
     ),
 )
 

@@ -9,6 +9,7 @@ readers     JSON lines, JSON arrays and CSV as rows, one at a time
 arrow       Parquet files and Arrow tables as rows
 hub         datasets of the Hugging Face hub as rows
 folders     a directory of task folders as rows
+harbor_tasks  tasks in Harbor's format as rows
 sources     any of them, by the name of the dataset
 cells       fields out of text                                        pure
 columns     fields out of columns of other names                      pure

@@ -19,6 +19,7 @@ import msgspec
 
 from . import fields, readers
 from .columns import Columns
+from .harbor_tasks import HarborOptions
 from .row import DatasetRow
 from .sample import DatasetError, Sample
 from .selection import Selection, is_id
@@ -42,6 +43,7 @@ _EMPTY = {
     "tsv": "expected a header and rows with at least a prompt",
     "parquet": "expected rows with at least a prompt",
     "hub": "expected rows with at least a prompt",
+    "harbor": "expected folders with a task.toml and an instruction.md",
     "folders": "expected folders with a prompt.md or a task.toml",
 }
 
@@ -125,17 +127,18 @@ def load(
     stdin: IO[bytes] | None = None,
     check_sample: CheckSample | None = None,
     check_repository: CheckRepository | None = None,
+    harbor: HarborOptions | None = None,
 ) -> Dataset:
     """The samples of a file, a directory of task folders, a dataset of the hub (`hf://`), or (`-`) of `stdin`.
 
     `format` is one of FORMATS, by default that of the file's suffix, else JSON lines; a file may be compressed with
-    gzip. Raises DatasetError.
+    gzip. `harbor` is for tasks in Harbor's format. Raises DatasetError.
     """
     with ExitStack() as closing:
         spool = closing.enter_context(tempfile.TemporaryFile())
         left_out = closing.enter_context(tempfile.TemporaryFile())
         with ExitStack() as stack:
-            found = opened(source, format, stdin, stack)
+            found = opened(source, format, stdin, stack, harbor or HarborOptions())
             name = found.name
             reading = _Reading(
                 found.directory, Path.is_dir, columns, template, check_sample, check_repository or _refuse_repository
@@ -266,6 +269,8 @@ class _Reading:
         if wrong:
             return None, wrong
         sample = fields.make(value, identity, directory)
+        if row.harbor is not None:
+            sample = msgspec.structs.replace(sample, harbor=row.harbor)
         if sample.workspace is not None and self._check_repository is not None:
             try:
                 sample = msgspec.structs.replace(

@@ -8,6 +8,7 @@ from typing import IO
 
 from . import hub
 from .columns import Columns
+from .harbor_tasks import HarborOptions
 from .load import CheckRepository, CheckSample, Dataset, load
 from .sample import DatasetError
 from .selection import Filter, Selection
@@ -18,7 +19,8 @@ from .template import Template
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """`source` is a file, a directory, `-` or `hf://...`; `columns` are fields by column, `FIELD=COLUMN`; `filters` are
-    conditions as text; see Selection for the rest.
+    conditions as text; `ignored_keys` and `oracle` are for tasks in
+    Harbor's format, as HarborOptions has them; see Selection for the rest.
     """
 
     source: Path | str
@@ -31,6 +33,8 @@ class Request:
     shuffle: bool = False
     seed: int = 0
     epochs: int = 1
+    ignored_keys: tuple[str, ...] = ()
+    oracle: bool = False
 
     @property
     def path(self) -> Path | None:
@@ -57,6 +61,9 @@ class Request:
                 filters.append(Filter.parse(text))
             except ValueError as error:
                 problems.append(str(error))
+        if self.format != "harbor":
+            problems += ["--oracle: is for --format harbor; expected none"] if self.oracle else []
+            problems += ["--ignore-key: is for --format harbor; expected none"] if self.ignored_keys else []
         columns: Columns | None = None
         template: Template | None = None
         try:
@@ -90,6 +97,7 @@ class Request:
                 stdin=stdin,
                 check_sample=check_sample,
                 check_repository=check_repository,
+                harbor=HarborOptions(frozenset(self.ignored_keys), self.oracle),
             )
         except DatasetError as error:
             raise DatasetError(problems + error.problems) from None

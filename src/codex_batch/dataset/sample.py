@@ -43,6 +43,9 @@ class Sample(msgspec.Struct, frozen=True, eq=False):
     workspace: dict[str, Any] | None = None
     limits: dict[str, float] | None = None
     variant: str = ""
+    harbor: dict[str, Any] | None = None
+    """Task in Harbor's format that it was made of: the folder, its digest, whether the solution is run instead of an
+    agent, and the keys that are left out of account."""
     directory: str | None = None
     """Origin of the sample: the task's folder, else the directory of the dataset. Scorers find their files there."""
 
@@ -71,7 +74,18 @@ class Sample(msgspec.Struct, frozen=True, eq=False):
         workspace = self.workspace and {
             key: value for key, value in self.workspace.items() if key not in ("template", "git", "setup_timeout_s")
         }
-        asked = [self.prompts, self.cwd, self.model, self.effort, self.sandbox, self.output_schema, workspace]
+        asked: list[Any] = [
+            self.prompts,
+            self.cwd,
+            self.model,
+            self.effort,
+            self.sandbox,
+            self.output_schema,
+            workspace,
+        ]
+        if self.harbor is not None:
+            # Its files, wherever they are: tests as well, since only the container of the attempt can be tested.
+            asked += [self.harbor["digest"], self.harbor["oracle"], self.harbor["ignored"]]
         return hashlib.sha256(_sorted(asked).encode()).hexdigest()[:16]
 
     def to_json(self) -> dict[str, Any]:

@@ -182,8 +182,10 @@ async def score_row(
         )
         able = [scorer for scorer in scorers if workspace is not None or not scorer.needs_workspace]
         found = {score.scorer: score for score in await score_sample(able, context, process_pool=process_pool)}
-    unable = {scorer.name: Score(scorer=scorer.name, value=0.0, error=problem) for scorer in scorers}
-    return [found.get(scorer.name, unable[scorer.name]) for scorer in scorers]
+    unable = [Score(scorer=each.name, value=0.0, error=problem) for each in scorers if each not in able]
+    found |= {score.scorer: score for score in unable}
+    names = dict.fromkeys((*(scorer.name for scorer in scorers), *found))
+    return [found[name] for name in names if name in found]
 
 
 def _there(sample: Sample, kept: Path) -> Path | None:

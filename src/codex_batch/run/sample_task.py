@@ -302,8 +302,8 @@ class SampleTask:
         sample = Sample.from_json(row.spec) if self._directory.redactor else self._sample
         made, artifacts = await self._executor.score(self._job, row, sample, scorers)
         found: dict[str, Any] = {**there, **{score.scorer: score for score in made}}
-        names = [scorer.name for scorer in wanted]
-        scores: Sequence[Any] = [found[name] for name in dict.fromkeys((*names, *there))]
+        names = dict.fromkeys((*(scorer.name for scorer in wanted), *found))
+        scores: Sequence[Any] = [found[name] for name in names if name in found]
         dependencies = self._context.scorers.dependencies_of(self._sample)
         finished: Finished = await self._written(lambda: self._directory.scored(row.n, scores, artifacts, dependencies))
         return finished

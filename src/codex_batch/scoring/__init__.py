@@ -11,6 +11,7 @@ normalisation  texts made comparable: case, punctuation, equal numbers          
 answers        the answer in a response: \\boxed{}, "Answer: X", a pattern       pure
 command        a command in the workspace; its exit code or what it printed
 python         a function of the user, in a process of its own; call is that process
+harbor         the rewards that the verifier of a Harbor task left
 judge          a model through the same pool
 ask            the questions to it
 process        a process of the user, with limits

@@ -92,6 +92,10 @@ class Score:
     metadata: dict[str, Any] | None = None
     error: str | None = None
     duration_ms: int = 0
+    others: tuple[Score, ...] = ()
+    """Further scores that came with this one, each by a name of its own."""
+    is_missing: bool = False
+    """True if there is no score by this name, only `others`."""
 
 
 class ScoringFailed(Exception):
