@@ -77,8 +77,8 @@ _OPTIONS = (
         multiple=True,
         metavar="KEY",
         callback=options.as_text,
-        help="For --format harbor: a key of task.toml, as environment.storage_mb, that is not supported and is left out "
-        "of account instead of refused.",
+        help="For --format harbor: a key of task.toml, as environment.storage_mb, that is not supported and is left "
+        "out of account instead of refused.",
     ),
     click.option(
         "--oracle",

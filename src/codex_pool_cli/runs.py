@@ -204,8 +204,8 @@ def retry(run: Path, samples: tuple[str, ...], statuses: tuple[str, ...], mark: 
     "--format",
     metavar="NAME",
     callback=options.as_text,
-    help="jsonl, csv, parquet, inspect, or that of a plug-in (codex-pool plugins).  [default: as FILE ends; jsonl on "
-    "stdout]",
+    help="jsonl, csv, parquet, inspect, harbor, or that of a plug-in (codex-pool plugins).  [default: as FILE ends; "
+    "jsonl on stdout]",
 )
 @click.option("--variant", metavar="NAME", callback=options.as_text, help="Only this variant of the run.")
 @click.option(
@@ -213,7 +213,8 @@ def retry(run: Path, samples: tuple[str, ...], statuses: tuple[str, ...], mark: 
     "--output",
     metavar="FILE",
     type=click.Path(path_type=Path),
-    help="FILE.jsonl, .csv, .parquet, or .eval, a log for `inspect view`: FILE-VARIANT.eval for each variant.  "
+    help="FILE.jsonl, .csv, .parquet, or .eval, a log for `inspect view`: FILE-VARIANT.eval for each variant; a "
+    "directory for harbor.  "
     "[default: stdout]",
 )
 def export(run: Path, format: str | None, variant: str | None, output: Path | None) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from codex_app_server._runtime.files import resolved
 
+from ..harbor.content import content_digest
 from ..harbor.folder import TASK, TaskFolder, read_folder
 from ..harbor.parse import TaskError
 from ..harbor.task import REWARD
@@ -55,7 +56,13 @@ def _task(path: Path, options: HarborOptions) -> Iterator[DatasetRow]:
     except ValueError as error:
         yield DatasetRow(str(path), path.name, {}, str(error), path)
     else:
-        harbor = {"task": str(path), "digest": digest, "oracle": options.oracle, "ignored": sorted(options.ignored)}
+        harbor = {
+            "task": str(path),
+            "digest": digest,
+            "content": content_digest(path),
+            "oracle": options.oracle,
+            "ignored": sorted(options.ignored),
+        }
         yield DatasetRow(str(path / TASK), path.name, _fields(folder), directory=path, harbor=harbor)
 
 

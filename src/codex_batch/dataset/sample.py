@@ -44,8 +44,8 @@ class Sample(msgspec.Struct, frozen=True, eq=False):
     limits: dict[str, float] | None = None
     variant: str = ""
     harbor: dict[str, Any] | None = None
-    """Task in Harbor's format that it was made of: the folder, its digest, whether the solution is run instead of an
-    agent, and the keys that are left out of account."""
+    """Task in Harbor's format that it was made of: the folder, its digest here and in Harbor, whether the solution is
+    run instead of an agent, and the keys that are left out of account."""
     directory: str | None = None
     """Origin of the sample: the task's folder, else the directory of the dataset. Scorers find their files there."""
 

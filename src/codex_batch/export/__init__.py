@@ -4,6 +4,7 @@ formats       the formats by name: those below, and the exporters of plug-ins
 table         one row a sample: jsonl, csv, parquet
 inspect_log   an .eval file for `inspect view` and inspect_ai.log
 transcript    notifications of an attempt -> messages        pure
+harbor        a job of Harbor: a directory
 plugin        a run as the exporter of a plug-in reads it
 """
 

@@ -10,6 +10,7 @@ from typing import IO
 from ..plugins import discovery
 from ..store import RunStore
 from .errors import ExportError
+from .harbor import write_harbor
 from .inspect_log import write_inspect
 from .plugin import writer_of
 from .table import write_csv, write_jsonl, write_parquet
@@ -38,6 +39,7 @@ FORMATS: dict[str, Format] = {
         Format("csv", write_csv, ending=".csv", for_stdout=True),
         Format("parquet", write_parquet, ending=".parquet"),
         Format("inspect", write_inspect, ending=".eval", each_variant=True),
+        Format("harbor", write_directory=write_harbor, each_variant=True),
     )
 }
 

@@ -7,6 +7,7 @@ rewards    the reward file of a verifier -> scores                     pure
 report     what verifiers made of the steps of an attempt              pure
 collected  files of the container that are kept, in bounds
 variables  `${NAME}` of the environment in values                      pure
+content    the digest of a task folder, as Harbor makes it
 folder     a task folder -> a task
 """
 

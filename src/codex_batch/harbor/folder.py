@@ -22,10 +22,11 @@ from .parse import TaskError, parse
 from .task import Step, Task
 
 TASK, INSTRUCTION, TEST, SOLVE, SETUP = "task.toml", "instruction.md", "test.sh", "solve.sh", "setup.sh"
-# Files by which Harbor would do something else than to build the Dockerfile, or to start an agent with an empty history.
+_SEVERAL = "a task of several containers; expected environment/Dockerfile or a docker_image"
+# Files by which Harbor would not build the Dockerfile, or give the agent a history.
 _NOT_SUPPORTED = {
-    "environment/docker-compose.yaml": "a task of several containers; expected environment/Dockerfile or a docker_image",
-    "environment/docker-compose.yml": "a task of several containers; expected environment/Dockerfile or a docker_image",
+    "environment/docker-compose.yaml": _SEVERAL,
+    "environment/docker-compose.yml": _SEVERAL,
     "trajectory.json": "a history that an agent begins with; expected none",
 }
 _IGNORE_FILE = ".harborignore"

@@ -12,7 +12,7 @@ import asyncio
 import os
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -79,7 +79,7 @@ class HarborSteps:
     async def before(self, index: int) -> None:
         """Make the container ready for a step. Raises StepFailed."""
         step = self._task.steps[index]
-        logs = " ".join((VERIFIER_LOGS, AGENT_LOGS, ARTIFACTS))
+        logs = f"{VERIFIER_LOGS} {AGENT_LOGS} {ARTIFACTS}"
         await self._do(f"mkdir -p {logs} && chmod 777 /logs {logs}")
         if index == 0:
             await self._until_healthy(self._task.environment.healthcheck)

@@ -17,7 +17,7 @@ from .scorer import Score, ScoreContext, Scorer, ScoringFailed, shortened
 async def score_sample(
     scorers: Iterable[Scorer], context: ScoreContext, *, process_pool: ProcessPool | None = None
 ) -> list[Score]:
-    """Return the scores of each scorer, in their order; each runs in the `process_pool`, or in this task without one."""
+    """Return the scores of each scorer, in their order; each runs in the `process_pool`, or here without one."""
     scores = []
     for scorer in scorers:
         async with nullcontext() if process_pool is None else process_pool.permit(scorer):
