@@ -57,6 +57,7 @@ LAYERS: dict[str, tuple[Layer, ...]] = {
         Layer("public", ("__init__", "compat", "daemon"), apart=True),
     ),
     "codex_batch": (
+        Layer("containers", ("container",)),
         Layer("data", ("dataset", "redaction", "exit_codes"), apart=True),
         Layer("store", ("store",)),
         Layer("rules", ("rules",)),
