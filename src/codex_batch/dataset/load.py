@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 import json
@@ -278,6 +279,9 @@ class _Reading:
                 )
             except ValueError as error:
                 wrong.append(row.locate(str(error), "workspace"))
+        if sample.container is not None and sample.container.build is not None:
+            tree = self._tree(sample.container.build)
+            sample = msgspec.structs.replace(sample, container=dataclasses.replace(sample.container, tree=tree))
         if self._check_sample is not None:
             wrong += self._check_sample(sample, row.wheres.get("scorers", row.where))
         return sample, wrong
@@ -285,10 +289,7 @@ class _Reading:
     def _pinned(self, workspace: dict[str, Any], check_repository: CheckRepository) -> dict[str, Any]:
         """Return the workspace with its contents identified: by the commit's full name, or a digest of the template."""
         if "template" in workspace:
-            template = workspace["template"]
-            if template not in self._trees:
-                self._trees[template] = tree_digest(Path(template))
-            return {**workspace, "tree": self._trees[template]}
+            return {**workspace, "tree": self._tree(workspace["template"])}
         if "git" not in workspace:
             return workspace
         source = (workspace["git"], workspace["commit"])
@@ -301,6 +302,11 @@ class _Reading:
         if isinstance(commit, ValueError):
             raise commit
         return {**workspace, "commit": commit}
+
+    def _tree(self, directory: str) -> str:
+        if directory not in self._trees:
+            self._trees[directory] = tree_digest(Path(directory))
+        return self._trees[directory]
 
 
 def _check_selection(selection: Selection, name: str, names: dict[str, str], taken: int) -> None:

@@ -8,6 +8,8 @@ from typing import Any
 
 import msgspec
 
+from ..container.spec import ContainerSpec
+
 Target = str | float | list[str] | None
 
 
@@ -42,6 +44,7 @@ class Sample(msgspec.Struct, frozen=True, eq=False):
     """Scorer specs, instead of the run's; None leaves the run's."""
     workspace: dict[str, Any] | None = None
     limits: dict[str, float] | None = None
+    container: ContainerSpec | None = None
     variant: str = ""
     harbor: dict[str, Any] | None = None
     """Task in Harbor's format that it was made of: the folder, its digest here and in Harbor, whether the solution is
@@ -83,6 +86,8 @@ class Sample(msgspec.Struct, frozen=True, eq=False):
             self.output_schema,
             workspace,
         ]
+        if self.container is not None:
+            asked.append(self.container.asked())
         if self.harbor is not None:
             # Its files, wherever they are: tests as well, since only the container of the attempt can be tested.
             asked += [self.harbor["digest"], self.harbor["oracle"], self.harbor["ignored"]]
@@ -94,14 +99,23 @@ class Sample(msgspec.Struct, frozen=True, eq=False):
         for name, default in _DEFAULTS.items():
             value = getattr(self, name)
             if value is not default and value != default:
-                found[name] = list(value) if isinstance(value, tuple) else value
+                found[name] = _plain(value)
         return found
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Sample:
         """The sample that `to_json` was made of."""
         tuples = {name: tuple(value[name]) for name in ("prompts", "tags", "scorers") if value.get(name) is not None}
+        container = value.get("container")
+        if container is not None:
+            value = {**value, "container": ContainerSpec.from_json(container)}
         return cls(**{**value, **tuples})
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, ContainerSpec):
+        return value.to_json()
+    return list(value) if isinstance(value, tuple) else value
 
 
 _sorted = json.JSONEncoder(sort_keys=True).encode
