@@ -12,7 +12,7 @@ from codex_batch.dataset.harbor_tasks import HarborOptions
 from codex_batch.harbor.folder import read_folder, without_canary
 from codex_batch.harbor.parse import TaskError, line_of, parse
 from codex_batch.harbor.task import SCHEMAS, Artifact, Healthcheck, Task
-from codex_batch.harbor.variables import UnsetVariable, resolved
+from codex_batch.harbor.variables import UnsetVariable, values_of
 
 pytestmark = pytest.mark.quick
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "harbor"
@@ -337,9 +337,26 @@ def test_a_change_of_any_file_and_the_oracle_make_another_sample(folder: Path) -
 # Variables of the environment.
 
 
+def test_a_variable_that_is_not_set_is_refused_when_the_task_is_read(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "task.toml").write_text(
+        '[environment]\nenv = { A = "${UNSET_A}" }\n[verifier]\nenv = { B = "${SET_B}" }\n'
+    )
+    monkeypatch.delenv("UNSET_A", raising=False)
+    monkeypatch.setenv("SET_B", "secret")
+    assert problems(folder) == [
+        "TASK/task.toml: environment.env: A is ${UNSET_A}, and the environment has no UNSET_A; set it, or give a default"
+    ]
+    monkeypatch.setenv("UNSET_A", "secret")
+    (sample,) = samples(folder.parent)
+    # It is looked up when it is used: a run does not hold it.
+    assert "secret" not in str(sample.to_json())
+
+
 def test_variables_refer_to_the_environment_of_the_run() -> None:
     written = {"A": "${X}", "B": "${Y:-b}", "C": "a ${X}", "D": "${Z:-}"}
-    assert resolved(written, {"X": "x"}) == {"A": "x", "B": "b", "C": "a ${X}", "D": ""}
+    assert values_of(written, {"X": "x"}) == {"A": "x", "B": "b", "C": "a ${X}", "D": ""}
     with pytest.raises(UnsetVariable) as caught:
-        resolved(written, {})
+        values_of(written, {})
     assert str(caught.value) == "A is ${X}, and the environment has no X; set it, or give a default"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from ..harbor.content import content_digest
 from ..harbor.folder import TASK, TaskFolder, read_folder
 from ..harbor.parse import TaskError
 from ..harbor.task import REWARD
+from ..harbor.variables import UnsetVariable, values_of
 from .row import DatasetRow
 from .sample import DatasetError
 from .trees import tree_digest
@@ -49,6 +51,9 @@ def _task(path: Path, options: HarborOptions) -> Iterator[DatasetRow]:
     try:
         folder = read_folder(path, ignored=options.ignored, oracle=options.oracle)
         digest = tree_digest(path)
+        unset = list(_unset(folder, options.oracle))
+        if unset:
+            raise TaskError([f"{path / TASK}: {problem}" for problem in unset])
     except TaskError as error:
         for problem in error.problems:
             where, _, message = problem.partition(": ")
@@ -64,6 +69,20 @@ def _task(path: Path, options: HarborOptions) -> Iterator[DatasetRow]:
             "ignored": sorted(options.ignored),
         }
         yield DatasetRow(str(path / TASK), path.name, _fields(folder), directory=path, harbor=harbor)
+
+
+def _unset(folder: TaskFolder, oracle: bool) -> Iterator[str]:
+    """Yield which variables refer to one that the environment of this process has not."""
+    task = folder.task
+    tables = [("environment.env", task.environment.variables)]
+    tables += [(f"steps.{step.name}.verifier.env", step.verifier.environment) for step in task.steps if step.name]
+    tables += [] if task.has_steps else [("verifier.env", task.steps[0].verifier.environment)]
+    tables += [("solution.env", task.solution_environment)] if oracle else []
+    for name, variables in tables:
+        try:
+            values_of(variables, os.environ)
+        except UnsetVariable as error:
+            yield f"{name}: {error}"
 
 
 def _fields(folder: TaskFolder) -> dict[str, Any]:
@@ -87,6 +106,7 @@ def _container(folder: TaskFolder) -> dict[str, Any]:
     found = {
         "image": environment.image,
         "build": None if build is None else str(build),
+        "build_timeout_s": None if build is None else environment.build_timeout_s,
         "cpus": environment.cpus,
         "memory_mb": environment.memory_mb,
         "user": folder.task.user,

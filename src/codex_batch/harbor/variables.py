@@ -15,7 +15,7 @@ class UnsetVariable(ValueError):
     """A variable that has neither a value nor a default; the message names it."""
 
 
-def resolved(variables: Mapping[str, str], environment: Mapping[str, str]) -> dict[str, str]:
+def values_of(variables: Mapping[str, str], environment: Mapping[str, str]) -> dict[str, str]:
     """The variables with their values of an environment. Raises UnsetVariable."""
     return {name: _value(name, text, environment) for name, text in variables.items()}
 

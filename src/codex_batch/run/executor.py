@@ -22,6 +22,7 @@ from ..rules.validity import Facts
 from ..scoring import Score, Scorer
 from ..store import AttemptRow, SampleRow, Start
 from ..workspace import Workspace
+from .harbor_steps import HarborSteps
 
 
 @dataclass(slots=True)
@@ -56,6 +57,10 @@ class AttemptResult:
     pool_gone: TransportClosedError | None = None
     """Error of the pool that was lost while the turn ran, if it was; its client then was `codex`."""
     codex: AsyncCodex | None = None
+    steps: HarborSteps | None = None
+    """Steps of a Harbor task, until the last one is verified."""
+    kept: dict[str, bytes] = field(default_factory=dict)
+    """Files to be kept of the container, by name."""
     began_at: float = 0.0
     """Time of the request to the executor, of the monotonic clock."""
 

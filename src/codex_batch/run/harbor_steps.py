@@ -23,7 +23,8 @@ from ..harbor.folder import SETUP, SOLVE, TEST, TaskFolder
 from ..harbor.report import Phase, Report, StepReport
 from ..harbor.rewards import JSON, TEXT, NoReward, below, rewards_of
 from ..harbor.task import AGENT_LOGS, ARTIFACTS, SOLUTION, TESTS, VERIFIER_LOGS, Healthcheck, Step
-from ..harbor.variables import UnsetVariable, resolved
+from ..harbor.variables import UnsetVariable, values_of
+from .attempt_steps import StepFailed
 
 if TYPE_CHECKING:
     from ..container.session import ContainerSession, Ran
@@ -31,12 +32,10 @@ if TYPE_CHECKING:
 OUTPUT, ORACLE_OUTPUT = "test-stdout.txt", "oracle.txt"
 # Of commands that only move a few files.
 SHORT_S, SETUP_S = 60.0, 600.0
+# Of a solution whose task has no limit for its agent.
+SOLUTION_S = 3600.0
 _ROOT = "root"
 _ORACLE = {"DEBIAN_FRONTEND": "noninteractive"}
-
-
-class StepFailed(Exception):
-    """A step that could not be begun; the message gives the reason."""
 
 
 class HarborSteps:
@@ -59,6 +58,8 @@ class HarborSteps:
         self._clock = clock
         self._reports: list[StepReport] = []
         self._collected = Collected()
+        # Of the step that was begun last, until it is verified.
+        self._index: int | None = None
         self._began_at = 0.0
         self._ended: str | None = None
 
@@ -70,6 +71,15 @@ class HarborSteps:
     def timeout_s(self, index: int) -> float | None:
         """The limit of the agent's turn in a step, in seconds."""
         return self._task.steps[index].timeout_s
+
+    @property
+    def is_fresh(self) -> bool:
+        """True until a step was begun."""
+        return self._index is None and not self._reports
+
+    def resume(self) -> None:
+        """Let the only step be verified whose turn ended in an earlier launch."""
+        self._index, self._began_at = 0, self._clock()
 
     def files(self) -> dict[str, bytes]:
         """The artifacts of the steps that were run, with the report, by name."""
@@ -93,7 +103,7 @@ class HarborSteps:
             if (workdir / SETUP).is_file():
                 await self._set_up(step)
         await self._until_healthy(step.healthcheck)
-        self._began_at = self._clock()
+        self._index, self._began_at = index, self._clock()
 
     async def solve(self, index: int) -> None:
         """Run the solution of a step; what it ends with is for the verifier to see. Raises StepFailed."""
@@ -103,7 +113,7 @@ class HarborSteps:
         await self._session.put(solution, SOLUTION)
         await self._do(f"chmod +x {SOLUTION}/{SOLVE}")
         try:
-            environment = {**_ORACLE, **resolved(self._task.solution_environment, self._environment)}
+            environment = {**_ORACLE, **values_of(self._task.solution_environment, self._environment)}
         except UnsetVariable as error:
             raise StepFailed(f"solution.env: {error}") from None
         await self._script(
@@ -111,33 +121,36 @@ class HarborSteps:
             f"{AGENT_LOGS}/{ORACLE_OUTPUT}",
             user=self._task.user,
             environment=environment,
-            timeout_s=step.timeout_s,
+            timeout_s=step.timeout_s or SOLUTION_S,
         )
 
-    async def after(self, index: int) -> bool:
-        """Verify a step; False if the steps after it are not to be run."""
-        step, agent = self._task.steps[index], Phase(self._began_at, self._clock())
+    async def verify(self) -> bool:
+        """See AttemptSteps.verify."""
+        if self._index is not None:
+            step, self._index = self._task.steps[self._index], None
+            await self._verify_and_keep(step)
+        return self._ended is None
+
+    async def _verify_and_keep(self, step: Step) -> None:
+        agent, began_at = Phase(self._began_at, self._clock()), self._clock()
         prefix = f"steps/{step.name}/" if step.name else ""
         rewards, problem, kind = None, None, None
-        began_at = self._clock()
         try:
-            rewards = await self._verify(step, prefix)
+            rewards = await self._rewards(step, prefix)
         except NoReward as error:
             problem, kind = str(error), error.kind
         verifier = Phase(began_at, self._clock())
+        await self._collect(AGENT_LOGS, prefix, "agent")
+        for artifact in step.artifacts:
+            await self._collect(artifact.source, prefix, f"artifacts/{artifact.destination}")
         self._reports.append(StepReport(step.name, rewards, problem, kind, agent, verifier))
-        for name, source in (
-            ("agent", AGENT_LOGS),
-            *((f"artifacts/{a.destination}", a.source) for a in step.artifacts),
-        ):
-            await self._collect(source, prefix, name)
+        place = f"step {step.name}" if step.name else "the task"
         if rewards is None:
-            self._ended = f"step {step.name} has no reward" if step.name else None
+            self._ended = f"{place} has no reward"
         elif (why := below(rewards, step.min_reward)) is not None:
-            self._ended = f"step {step.name}: {why}"
-        return self._ended is None and rewards is not None
+            self._ended = f"{place}: {why}"
 
-    async def _verify(self, step: Step, prefix: str) -> dict[str, float]:
+    async def _rewards(self, step: Step, prefix: str) -> dict[str, float]:
         """The rewards of a step. Raises NoReward."""
         verifier = step.verifier
         await self._do(f"mkdir -p {TESTS} && rm -rf {VERIFIER_LOGS}/{TEXT} {VERIFIER_LOGS}/{JSON}")
@@ -145,7 +158,7 @@ class HarborSteps:
             await self._session.put(tests, TESTS)
         await self._do(f"chmod +x {TESTS}/{TEST}")
         try:
-            environment = resolved(verifier.environment, self._environment)
+            environment = values_of(verifier.environment, self._environment)
         except UnsetVariable as error:
             raise NoReward(f"verifier.env: {error}") from None
         ran = await self._script(
@@ -184,7 +197,7 @@ class HarborSteps:
             await asyncio.sleep(check.start_interval_s if starts else check.interval_s)
 
     async def _script(
-        self, path: str, output: str, *, user: str | None, environment: Mapping[str, str], timeout_s: float | None
+        self, path: str, output: str, *, user: str | None, environment: Mapping[str, str], timeout_s: float
     ) -> Ran:
         """Run a script in the working directory, with all that it prints in a file."""
         command = ["sh", "-c", f"exec {path} > {output} 2>&1"]

@@ -25,9 +25,11 @@ from ..rules.validity import SCORED, Facts, ToolCalls
 from ..scoring import Score, Scorer
 from ..store import AttemptRow, SampleRow, directory_name, layout
 from ..workspace import Workspace, WorkspaceError, prepare, reopen
+from . import harbor_attempt
 from .artifacts import redacted_names
 from .attempt import Attempt
 from .attempt_facts import find_full_disk, find_hidden_calls, note_of_ended
+from .attempt_steps import failed
 from .disks import is_full
 from .environments import environments_of, health, remote
 from .executor import AttemptListener, AttemptResult, SampleJob
@@ -64,7 +66,9 @@ class LocalExecutor:
     async def recover(self, job: SampleJob, attempt: AttemptRow) -> AttemptResult:
         """See Executor.recover."""
         path = Path(self._path(job.sample))
-        return await self._on_pool(job, lambda: self._recovery.unfinished(job, attempt, path))
+        result = await self._on_pool(job, lambda: self._recovery.unfinished(job, attempt, path))
+        await harbor_attempt.verify(job, result)
+        return result
 
     async def settle(self, job: SampleJob, result: AttemptResult) -> AttemptResult:
         """See Executor.settle."""
@@ -76,6 +80,7 @@ class LocalExecutor:
         if _touches_disk(result) and storage.was_full(result.began_at):
             result.facts.full = f"the disk of {storage.full_directory} was full meanwhile"
         result.outcome = validity.judged(result.outcome, result.facts)
+        await harbor_attempt.verify(job, result)
         return result
 
     async def _after_loss(self, job: SampleJob, result: AttemptResult) -> AttemptResult:
@@ -110,6 +115,12 @@ class LocalExecutor:
             if not is_full(error):
                 raise
             return await _without_turn(listener, Outcome("failed", {"kind": WORKSPACE, "message": str(error)}))
+        try:
+            steps = harbor_attempt.steps_of(sample, workspace)
+        except WorkspaceError as error:
+            return await _without_turn(listener, failed(error), workspace)
+        if steps is not None and harbor_attempt.is_oracle(sample):
+            return await harbor_attempt.run_solutions(job, listener, workspace, steps)
         try:
             of_threads = context.options[sample.variant]
             options, turn_options = of_threads.of(sample, workspace, cwd)
@@ -159,6 +170,7 @@ class LocalExecutor:
             on_waiting=listener.waiting,
             facts=facts,
             clock=context.clock,
+            steps=steps,
         )
         try:
             outcome = await attempt.run()
@@ -167,6 +179,7 @@ class LocalExecutor:
             raise
         responses, events = tuple(attempt.responses), attempt.events.member()
         result = AttemptResult(start, outcome, workspace, responses, meter.turns, meter.tool_calls, started_at, events)
+        result.steps = steps
         result.pool_gone, result.codex, result.agents_md, result.facts = attempt.pool_gone, codex, agents_md, facts
         result.answered = with_effort(sample, started.answered, attempt.rerouted)
         if outcome.status in SCORED:
@@ -244,7 +257,7 @@ class LocalExecutor:
         """See Executor.artifacts."""
         if result.workspace is None:
             return {}
-        return {layout.DIFF: await self._with_room(result.workspace.diff)}
+        return {layout.DIFF: await self._with_room(result.workspace.diff), **result.kept}
 
     async def score(
         self, job: SampleJob, row: SampleRow, sample: Sample, scorers: Sequence[Scorer]

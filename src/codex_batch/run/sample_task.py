@@ -354,6 +354,6 @@ def _end_of(outcome: Outcome) -> dict[str, Any]:
 
 
 def _keep(directory: Path, files: Mapping[str, bytes]) -> None:
-    directory.mkdir(parents=True, exist_ok=True)
     for name, data in files.items():
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
         write_atomic(directory / name, data)
