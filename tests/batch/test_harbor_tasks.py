@@ -346,7 +346,8 @@ def test_a_variable_that_is_not_set_is_refused_when_the_task_is_read(
     monkeypatch.delenv("UNSET_A", raising=False)
     monkeypatch.setenv("SET_B", "secret")
     assert problems(folder) == [
-        "TASK/task.toml: environment.env: A is ${UNSET_A}, and the environment has no UNSET_A; set it, or give a default"
+        "TASK/task.toml: environment.env: A is ${UNSET_A}, and the environment has no UNSET_A; set it, or give a "
+        "default"
     ]
     monkeypatch.setenv("UNSET_A", "secret")
     (sample,) = samples(folder.parent)
