@@ -28,6 +28,8 @@ class ContainerSpec:
     network: bool = False
     tree: str | None = None
     """Digest of the contents of `build`."""
+    digest: str | None = None
+    """Digest of `image`, once it is known."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the members that differ from their defaults, as a JSON object."""
@@ -44,8 +46,9 @@ class ContainerSpec:
         return cls(**value)
 
     def asked(self) -> dict[str, Any]:
-        """Return what an answer depends on: `to_json` with the contents of `build` in place of its path."""
-        return {name: value for name, value in self.to_json().items() if name not in ("build", "build_timeout_s")}
+        """Return what an answer depends on: the contents of `build` and of `image` in place of path and name."""
+        names = {"build", "build_timeout_s", *(("image",) if self.digest is not None else ())}
+        return {name: value for name, value in self.to_json().items() if name not in names}
 
 
 NAMES = tuple(each.name for each in fields(ContainerSpec))

@@ -34,6 +34,8 @@ MAX_PROBLEMS = 100
 
 CheckSample = Callable[[Sample, str], Iterable[str]]
 """Called with a sample and where its scorers stand; answers what else is wrong with it, each with its place."""
+AdaptSample = Callable[[Sample], Sample]
+"""Called with a sample; answers the one that is to be run, or raises ValueError with the problem of its container."""
 CheckRepository = Callable[[str, str], str]
 """Called with a repository and a revision; answers the commit's full name, or raises ValueError with the problem."""
 
@@ -129,6 +131,7 @@ def load(
     check_sample: CheckSample | None = None,
     check_repository: CheckRepository | None = None,
     harbor: HarborOptions | None = None,
+    adapt: AdaptSample | None = None,
 ) -> Dataset:
     """The samples of a file, a directory of task folders, a dataset of the hub (`hf://`), or (`-`) of `stdin`.
 
@@ -142,7 +145,13 @@ def load(
             found = opened(source, format, stdin, stack, harbor or HarborOptions())
             name = found.name
             reading = _Reading(
-                found.directory, Path.is_dir, columns, template, check_sample, check_repository or _refuse_repository
+                found.directory,
+                Path.is_dir,
+                columns,
+                template,
+                check_sample,
+                check_repository or _refuse_repository,
+                adapt,
             )
             offsets, end = array("Q"), 0
             for sample in reading.samples(found.rows):
@@ -188,6 +197,7 @@ class _Reading:
         template: Template | None = None,
         check_sample: CheckSample | None = None,
         check_repository: CheckRepository | None = None,
+        adapt: AdaptSample | None = None,
     ) -> None:
         self.names: dict[str, str] = {}
         """Every id with where it stands."""
@@ -197,6 +207,7 @@ class _Reading:
         self._template = template
         self._check_sample = check_sample
         self._check_repository = check_repository
+        self._adapt = adapt
         self._problems: list[str] = []
         self._more = 0
         self._trees: dict[str, str] = {}
@@ -282,6 +293,11 @@ class _Reading:
         if sample.container is not None and sample.container.build is not None:
             tree = self._tree(sample.container.build)
             sample = msgspec.structs.replace(sample, container=dataclasses.replace(sample.container, tree=tree))
+        if self._adapt is not None:
+            try:
+                sample = self._adapt(sample)
+            except ValueError as error:
+                wrong.append(row.locate(str(error), "container"))
         if self._check_sample is not None:
             wrong += self._check_sample(sample, row.wheres.get("scorers", row.where))
         return sample, wrong

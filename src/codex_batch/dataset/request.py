@@ -9,7 +9,7 @@ from typing import IO
 from . import hub
 from .columns import Columns
 from .harbor_tasks import HarborOptions
-from .load import CheckRepository, CheckSample, Dataset, load
+from .load import AdaptSample, CheckRepository, CheckSample, Dataset, load
 from .sample import DatasetError
 from .selection import Filter, Selection
 from .sources import path_of
@@ -52,6 +52,7 @@ class Request:
         stdin: IO[bytes] | None = None,
         check_sample: CheckSample | None = None,
         check_repository: CheckRepository | None = None,
+        adapt: AdaptSample | None = None,
     ) -> Dataset:
         """The dataset. Raises DatasetError with everything that is wrong, the request's own faults first."""
         problems: list[str] = []
@@ -98,6 +99,7 @@ class Request:
                 check_sample=check_sample,
                 check_repository=check_repository,
                 harbor=HarborOptions(frozenset(self.ignored_keys), self.oracle),
+                adapt=adapt,
             )
         except DatasetError as error:
             raise DatasetError(problems + error.problems) from None

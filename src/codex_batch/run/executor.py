@@ -11,7 +11,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from codex_app_server import AsyncCodex, TransportClosedError
 
@@ -52,6 +52,8 @@ class AttemptResult:
     note: str | None = None
     agents_md: str | None = None
     answered: Answered = NOBODY
+    container: dict[str, Any] | None = None
+    """The container that it worked in, as the record has it."""
     facts: Facts = field(default_factory=Facts)
     """Facts that the validity gate decides by."""
     pool_gone: TransportClosedError | None = None

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from ..configuration.effective import Effective
 from ..configuration.settings import Settings
 from ..configuration.variants import Variant
+from ..container.running import Containers
 from ..rules.bill import Bill
 from ..rules.limits import Limits
 from ..rules.prices import Prices
@@ -49,6 +50,8 @@ class LocalContext:
     ask: Ask | None = None
     sources: Repositories | None = None
     hook: str | None = None
+    containers: Containers | None = None
+    """The containers of the run; None if its samples have none."""
     keep: bool = False
     trusting: bool = False
     """True if codex may trust the directories of samples, and take everything from them."""
@@ -70,6 +73,7 @@ def local_context(
     prices: Prices | None,
     sources: Repositories,
     guarded: bool,
+    containers: Containers | None,
     process_pool: ProcessPool,
     clock: Callable[[], float],
 ) -> LocalContext:
@@ -108,6 +112,7 @@ def local_context(
         ask=Asking(clients.main.codex, judge, on_usage=on_usage, prices=prices, replaced=clients.main.replaced),
         sources=sources,
         hook=settings.hook,
+        containers=containers,
         keep=settings.keep,
         trusting=settings.trust_workspaces,
         process_pool=process_pool,

@@ -15,12 +15,13 @@ from codex_app_server._runtime import threads
 
 from ..configuration.effective import UNKNOWN, of_sample, unlike
 from ..configuration.started_thread import StartedThread, start_thread
+from ..container import ContainerError
 from ..dataset import Sample
 from ..manage.rescore import score_row
 from ..rules import retry, validity
 from ..rules.bill import Bill
 from ..rules.limits import Meter, parse_limits
-from ..rules.retry import OTHER_CONFIGURATION, WORKSPACE, Outcome
+from ..rules.retry import ENVIRONMENT_LOST, OTHER_CONFIGURATION, WORKSPACE, Outcome
 from ..rules.validity import SCORED, Facts, ToolCalls
 from ..scoring import Score, Scorer
 from ..store import AttemptRow, SampleRow, directory_name, layout
@@ -28,6 +29,7 @@ from ..workspace import Workspace, WorkspaceError, prepare, reopen
 from . import harbor_attempt
 from .artifacts import redacted_names
 from .attempt import Attempt
+from .attempt_containers import check_inside, note_of_container, record_of, take_up
 from .attempt_facts import find_full_disk, find_hidden_calls, note_of_ended
 from .attempt_steps import failed
 from .disks import is_full
@@ -50,7 +52,7 @@ class LocalExecutor:
     def __init__(self, context: LocalContext) -> None:
         self._context = context
         self._directory = context.directory
-        self._recovery = Recovery(context.clients, context.directory)
+        self._recovery = Recovery(context.clients, context.directory, context.containers)
         self._work = f"{context.directory.path}/{layout.WORK}"
 
     def _pools(self, job: SampleJob) -> Pools:
@@ -66,7 +68,9 @@ class LocalExecutor:
     async def recover(self, job: SampleJob, attempt: AttemptRow) -> AttemptResult:
         """See Executor.recover."""
         path = Path(self._path(job.sample))
+        await take_up(self._context.containers, job.sample, path)
         result = await self._on_pool(job, lambda: self._recovery.unfinished(job, attempt, path))
+        result.container = await record_of(result.workspace)
         await harbor_attempt.verify(job, result)
         return result
 
@@ -126,11 +130,14 @@ class LocalExecutor:
             options, turn_options = of_threads.of(sample, workspace, cwd)
             options, agents_md = of_threads.with_project(sample, options)
             ids = [] if workspace is None else await self._add_environment(job, workspace)
-            facts.environments = await health(codex.client, ids, job.halt, note=note_of_ended(workspace))
+            note = note_of_ended(workspace) or await note_of_container(workspace)
+            facts.environments = await health(codex.client, ids, job.halt, note=note)
             if facts.problem is not None:
                 return await _without_turn(listener, validity.judged(Outcome("completed"), facts), workspace)
             started = await unless_stopped(job.halt, self._thread(codex, recovered, options))
             named = remote(each.environment_id for each in started.environments or ())
+            if workspace is not None and workspace.place is not None:
+                check_inside(started, workspace.place.environment)
             facts.tools = ToolCalls([*started.directories, cwd])
             facts.tools.has_environment = bool(ids or named)
             more = await health(codex.client, [each for each in named if each not in ids], job.halt)
@@ -140,6 +147,9 @@ class LocalExecutor:
                 return await _without_turn(listener, validity.judged(outcome, facts), workspace)
         except TransportClosedError:
             raise
+        except ContainerError as error:
+            lost = Outcome("lost", {"kind": ENVIRONMENT_LOST, "message": str(error)})
+            return await _without_turn(listener, lost, workspace)
         except AppServerError as error:
             return await _without_turn(listener, Outcome(*retry.failure(error)), workspace)
         own = of_sample(job.row.spec)
@@ -182,6 +192,7 @@ class LocalExecutor:
         result.steps = steps
         result.pool_gone, result.codex, result.agents_md, result.facts = attempt.pool_gone, codex, agents_md, facts
         result.answered = with_effort(sample, started.answered, attempt.rerouted)
+        result.container = await record_of(workspace)
         if outcome.status in SCORED:
             if attempt.may_have_called:
                 await find_hidden_calls(facts, started.path)
@@ -195,7 +206,7 @@ class LocalExecutor:
         then, and the next run recovers it."""
         assert result.codex is not None
         ids = [each.environment for each in result.facts.environments]
-        note = note_of_ended(result.workspace)
+        note = note_of_ended(result.workspace) or await note_of_container(result.workspace)
         try:
             result.facts.environments = await health(result.codex.client, ids, job.halt, note=note)
         except TransportClosedError as error:
@@ -218,6 +229,7 @@ class LocalExecutor:
                     sample,
                     Path(path),
                     hook=context.hook,
+                    containers=context.containers,
                     sources=context.sources,
                     agents_md=None if variant is None else variant.agents_md,
                 )
@@ -265,6 +277,7 @@ class LocalExecutor:
         """See Executor.score."""
         context, directory = self._context, self._directory
         path = Path(self._path(job.sample))
+        await take_up(context.containers, sample, path)
         scores = await self._with_room(
             lambda: score_row(
                 directory,
@@ -275,6 +288,7 @@ class LocalExecutor:
                 process_pool=context.process_pool,
                 remade=path / layout.REMADE,
                 sources=context.sources,
+                containers=context.containers,
             )
         )
         if sample.workspace is not None:
@@ -296,7 +310,7 @@ class LocalExecutor:
         """See Executor.clean_up."""
         if job.sample.workspace is None:
             return None
-        workspace = reopen(job.sample, Path(self._path(job.sample)))
+        workspace = reopen(job.sample, Path(self._path(job.sample)), self._context.containers)
         try:
             if workspace is not None:
                 await (workspace.stop() if self._context.keep else workspace.remove())

@@ -18,6 +18,7 @@ from codex_app_server.results import final_response
 
 from ..configuration.effective import NOBODY, Answered
 from ..configuration.started_thread import Environment, StartedThread, text
+from ..container.running import Containers
 from ..dataset import Sample
 from ..redaction.redactor import NOTHING, Redactor
 from ..rules import validity
@@ -120,9 +121,10 @@ async def recover_turns(
 class Recovery:
     """Recovers attempts of one run on its present pools."""
 
-    def __init__(self, clients: RunClients, directory: RunDirectory) -> None:
+    def __init__(self, clients: RunClients, directory: RunDirectory, containers: Containers | None = None) -> None:
         self._clients = clients
         self._directory = directory
+        self._containers = containers
 
     async def unfinished(self, job: SampleJob, attempt: AttemptRow, path: Path) -> AttemptResult:
         """Return an attempt that a run which died had started, judged: `completed` if all its turns were, else `lost`.
@@ -137,7 +139,7 @@ class Recovery:
         lost = AttemptResult(start, Outcome("lost", problem, thread_id=attempt.thread_id))
         if recovered is None or not recovered.whole:
             return lost
-        workspace = reopen(job.sample, path) if job.sample.workspace is not None else None
+        workspace = reopen(job.sample, path, self._containers) if job.sample.workspace is not None else None
         if workspace is None and job.sample.workspace is not None:
             return lost
         result = await self._completed(job, start, recovered, workspace)
@@ -166,7 +168,8 @@ class Recovery:
 
     async def to_continue(self, job: SampleJob, listener: AttemptListener) -> RecoveredTurns | None:
         """Return turns of the last attempt that need not be run again. Raises Stopped, TransportClosedError."""
-        if len(job.sample.prompts) == 1:
+        # A try in a container has one of its own, and a fork would have none.
+        if len(job.sample.prompts) == 1 or job.sample.container is not None:
             return None
         last = listener.previous()
         # Turns that have been asked for in other words are of no use.

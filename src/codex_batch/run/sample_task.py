@@ -243,6 +243,7 @@ class SampleTask:
             provider=answered.provider,
             codex_version=answered.codex_version,
             rerouted_from=answered.rerouted_from,
+            container=result.container,
         )
         to_score = outcome.status in SCORED and bool(self._context.scorers.of(self._sample))
         self._is_untouched = outcome.status == "completed" and result.start.attempt == 1 and result.tool_calls == 0

@@ -82,6 +82,7 @@ MIGRATIONS: tuple[str, ...] = (
     CREATE INDEX samples_in_order ON samples (position, n);
     CREATE INDEX samples_to_do ON samples (position, n) WHERE selected AND state <> 'done';
     """,
+    "ALTER TABLE records ADD COLUMN container TEXT",
 )
 
 
