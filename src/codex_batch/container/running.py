@@ -46,6 +46,8 @@ class Place(msgspec.Struct, frozen=True):
     token: str
     environment: str
     """Id of its environment, of each container its own."""
+    image_user: str | None = None
+    """User that the image names."""
 
 
 class Container:
@@ -66,6 +68,10 @@ class Container:
     @property
     def workdir(self) -> str:
         return self.place.workdir
+
+    @property
+    def image_user(self) -> str | None:
+        return self.place.image_user
 
     async def reach(self) -> None:
         """Open the way to the exec-server. Raises ContainerError."""
@@ -168,7 +174,9 @@ class Containers:
         image = await self._images.of(spec)
         workdir = posixpath.normpath(spec.workdir or image.workdir or WORKDIR)
         name, token = f"codex-pool-{uuid.uuid4().hex[:16]}", secrets.token_hex(32)
-        place = Place(self.program, name, workdir, spec.image, image.digest, token, f"codex-pool-{uuid.uuid4().hex}")
+        place = Place(
+            self.program, name, workdir, spec.image, image.digest, token, f"codex-pool-{uuid.uuid4().hex}", image.user
+        )
         argv = engine.run(
             self.program,
             spec,

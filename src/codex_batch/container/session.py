@@ -30,6 +30,10 @@ class ContainerSession(Protocol):
     def workdir(self) -> str:
         """Absolute path inside at which the agent works."""
 
+    @property
+    def image_user(self) -> str | None:
+        """User that the image names; None if that is root."""
+
     async def run(
         self,
         argv: Sequence[str],

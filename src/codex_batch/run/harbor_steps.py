@@ -64,6 +64,10 @@ class HarborSteps:
         self._ended: str | None = None
 
     @property
+    def _agent_user(self) -> str:
+        return self._task.user or self._session.image_user or _ROOT
+
+    @property
     def count(self) -> int:
         """Number of steps."""
         return len(self._task.steps)
@@ -119,7 +123,7 @@ class HarborSteps:
         await self._script(
             f"{SOLUTION}/{SOLVE}",
             f"{AGENT_LOGS}/{ORACLE_OUTPUT}",
-            user=self._task.user,
+            user=self._agent_user,
             environment=environment,
             timeout_s=step.timeout_s or SOLUTION_S,
         )
@@ -164,7 +168,7 @@ class HarborSteps:
         ran = await self._script(
             f"{TESTS}/{TEST}",
             f"{VERIFIER_LOGS}/{OUTPUT}",
-            user=verifier.user,
+            user=verifier.user or self._session.image_user or _ROOT,
             environment=environment,
             timeout_s=verifier.timeout_s,
         )
@@ -177,7 +181,7 @@ class HarborSteps:
 
     async def _set_up(self, step: Step) -> None:
         script = f"{self._session.workdir.rstrip('/')}/{SETUP}"
-        ran = await self._session.run(["bash", script], user=self._task.user, timeout_s=SETUP_S)
+        ran = await self._session.run(["bash", script], user=self._agent_user, timeout_s=SETUP_S)
         if ran.timed_out or ran.exit_code != 0:
             raise StepFailed(f"setup.sh of step {step.name} {_how(ran, SETUP_S)}: {_tail(ran)}")
 
@@ -187,7 +191,7 @@ class HarborSteps:
             return
         begins_to_count_at, failures = self._clock() + check.start_period_s, 0
         while True:
-            ran = await self._session.run(["sh", "-c", check.command], user=self._task.user, timeout_s=check.timeout_s)
+            ran = await self._session.run(["sh", "-c", check.command], user=self._agent_user, timeout_s=check.timeout_s)
             if ran.exit_code == 0 and not ran.timed_out:
                 return
             starts = self._clock() < begins_to_count_at

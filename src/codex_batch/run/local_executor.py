@@ -108,7 +108,8 @@ class LocalExecutor:
         """Raises Stopped when the sample is to halt before a turn was started, and TransportClosedError when there is
         no pool to start one in."""
         context, codex, sample = self._context, self._pools(job).codex, job.sample
-        recovered = await self._recovery.to_continue(job, listener)
+        # Steps of a task of Harbor are not continued: their rewards are of one container.
+        recovered = None if sample.harbor is not None else await self._recovery.to_continue(job, listener)
         facts = Facts()
         workspace: Workspace | None = None
         try:
@@ -226,7 +227,7 @@ class LocalExecutor:
             async with context.setup_permits:
                 variant = context.variants.get(sample.variant)
                 making = prepare(
-                    sample,
+                    harbor_attempt.with_variables(sample),
                     Path(path),
                     hook=context.hook,
                     containers=context.containers,
