@@ -177,7 +177,7 @@ def test_a_job_has_the_files_of_harbor(run: Path, tmp_path: Path) -> None:
         "artifacts/manifest.json",
     }
     manifest = json.loads((found["hello-file"] / "artifacts/manifest.json").read_text())
-    assert [each["destination"] for each in manifest] == ["artifacts/a", "diff.patch"]
+    assert [each["destination"] for each in manifest] == ["artifacts/a", "artifacts/diff.patch"]
     assert {"steps/write/verifier/reward.txt", "steps/extend/verifier/reward.txt"} <= files(found["steps-mean"])
     assert "exception.txt" in files(found["fix-script"]) and "exception.txt" not in files(found["steps-mean"])
     # A sample that is no task of Harbor has its scores as rewards.

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codex_batch.dataset import Sample
+from codex_batch.harbor import collected
 from codex_batch.harbor.collected import MAX_FILE_BYTES, Collected
 from codex_batch.harbor.report import REPORT, Report, StepReport
 from codex_batch.harbor.rewards import NoReward, below, of_steps, rewards_of
@@ -132,6 +133,17 @@ def test_what_has_no_reward_is_not_scored(report: Report | None, problem: str, t
 # Files that are kept.
 
 
+def test_what_an_agent_leaves_takes_no_room_from_a_reward(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(collected, "MAX_BYTES", 10)
+    for name, data in (("agent", "x" * 8), ("verifier", "0.123456")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "log").write_text(data)
+    (tmp_path / "verifier" / "reward.txt").write_text("0.123456")
+    kept = Collected()
+    kept.add("/logs/agent", tmp_path / "agent", "", "agent")
+    assert kept.add("/logs/verifier", tmp_path / "verifier", "", "verifier") == {"reward.txt": b"0.123456"}
+
+
 def test_files_are_kept_in_bounds_and_links_are_not_followed(tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.write_text("secret")
@@ -145,7 +157,8 @@ def test_files_are_kept_in_bounds_and_links_are_not_followed(tmp_path: Path) -> 
     kept = Collected()
     assert kept.add("/logs/verifier", logs, "", "verifier") == {"reward.txt": b"1", "deep/log": b"text"}
     kept.add("/app/report", outside, "steps/a/", "artifacts/report")
-    kept.missing("/app/none", "steps/a/", "artifacts/none")
+    kept.note("/app/none", "steps/a/", "artifacts/none", "missing")
+    kept.note("/logs/artifacts", "steps/a/", "artifacts/logs/artifacts", "empty")
     files = kept.with_report(Report(()))
     assert sorted(files) == [
         REPORT,
@@ -157,4 +170,5 @@ def test_files_are_kept_in_bounds_and_links_are_not_followed(tmp_path: Path) -> 
     assert [(entry["source"], entry["status"]) for entry in json.loads(files["steps/a/artifacts/manifest.json"])] == [
         ("/app/report", "ok"),
         ("/app/none", "failed"),
+        ("/logs/artifacts", "empty"),
     ]

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from .report import REPORT, Report
+from .rewards import JSON, TEXT
 
 MAX_FILE_BYTES, MAX_BYTES, MAX_FILES = 16 * 2**20, 64 * 2**20, 2_000
+MAX_REWARD_BYTES = 2**16
 MANIFEST = "artifacts/manifest.json"
 
 
@@ -30,7 +32,7 @@ class Collected:
         found: dict[str, bytes] = {}
         is_directory, skipped = path.is_dir() and not path.is_symlink(), False
         for relative, file in _files(path) if is_directory else [("", path)]:
-            data = self._read(file)
+            data = self._read(file, is_reward=name == "verifier" and relative in (TEXT, JSON))
             if data is None:
                 skipped = True
                 continue
@@ -40,9 +42,12 @@ class Collected:
         self._note(source, prefix, name, "directory" if is_directory else "file", status)
         return found
 
-    def missing(self, source: str, prefix: str, name: str) -> None:
-        """Note that there was nothing to be kept."""
-        self._note(source, prefix, name, "file", "failed")
+    def note(self, source: str, prefix: str, name: str, state: str) -> None:
+        """Note a path that was `missing`, or an `empty` directory."""
+        if state == "missing":
+            self._note(source, prefix, name, "file", "failed")
+        else:
+            self._note(source, prefix, name, "directory", state)
 
     def with_report(self, report: Report) -> dict[str, bytes]:
         """All files, with the report and the manifests of artifacts."""
@@ -56,12 +61,14 @@ class Collected:
             entry = {"source": source, "destination": name, "type": kind, "status": status}
             self._manifests.setdefault(prefix, []).append(entry)
 
-    def _read(self, path: Path) -> bytes | None:
+    def _read(self, path: Path, *, is_reward: bool) -> bytes | None:
         try:
             state = path.lstat()
             if not stat.S_ISREG(state.st_mode) or state.st_size > MAX_FILE_BYTES:
                 return None
-            if self._bytes + state.st_size > MAX_BYTES or len(self._files) >= MAX_FILES:
+            # What an agent leaves takes no room from a reward.
+            is_full = self._bytes + state.st_size > MAX_BYTES or len(self._files) >= MAX_FILES
+            if is_full and not (is_reward and state.st_size <= MAX_REWARD_BYTES):
                 return None
             data = path.read_bytes()
         except OSError:

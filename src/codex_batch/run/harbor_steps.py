@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import posixpath
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,6 +36,15 @@ SHORT_S, SETUP_S = 60.0, 600.0
 # Of a solution whose task has no limit for its agent.
 SOLUTION_S = 3600.0
 _ROOT = "root"
+# Prints how each of some paths is.
+_LOOK = """
+for path; do
+  state=missing
+  [ ! -e "$path" ] || state=there
+  [ ! -d "$path" ] || [ -n "$(ls -A "$path")" ] || state=empty
+  echo $state
+done
+"""
 _ORACLE = {"DEBIAN_FRONTEND": "noninteractive"}
 
 
@@ -144,9 +154,8 @@ class HarborSteps:
         except NoReward as error:
             problem, kind = str(error), error.kind
         verifier = Phase(began_at, self._clock())
-        await self._collect(AGENT_LOGS, prefix, "agent")
-        for artifact in step.artifacts:
-            await self._collect(artifact.source, prefix, f"artifacts/{artifact.destination}")
+        kept = [(AGENT_LOGS, "agent"), *((each.source, f"artifacts/{each.destination}") for each in step.artifacts)]
+        await self._collect(prefix, kept)
         self._reports.append(StepReport(step.name, rewards, problem, kind, agent, verifier))
         place = f"step {step.name}" if step.name else "the task"
         if rewards is None:
@@ -172,7 +181,7 @@ class HarborSteps:
             environment=environment,
             timeout_s=verifier.timeout_s,
         )
-        logs = await self._collect(VERIFIER_LOGS, prefix, "verifier")
+        logs = await self._collect(prefix, [(VERIFIER_LOGS, "verifier")])
         if ran.timed_out:
             raise NoReward(
                 f"test.sh ran longer than verifier.timeout_sec of {verifier.timeout_s:g} s", kind="VerifierTimeoutError"
@@ -212,18 +221,20 @@ class HarborSteps:
         if ran.timed_out or ran.exit_code != 0:
             raise StepFailed(f"{command!r} in the container {_how(ran, SHORT_S)}: {_tail(ran)}")
 
-    async def _collect(self, source: str, prefix: str, name: str) -> dict[str, bytes]:
-        """Keep a file or directory of the container; its files by their names in it."""
-        if not source.startswith("/"):
-            source = f"{self._session.workdir.rstrip('/')}/{source}"
-        ran = await self._session.run(["test", "-e", source], user=_ROOT, timeout_s=SHORT_S)
-        if ran.exit_code != 0:
-            self._collected.missing(source, prefix, name)
-            return {}
-        with tempfile.TemporaryDirectory() as directory:
-            target = Path(directory, "collected")
-            await self._session.get(source, target)
-            return await threads.in_thread(self._collected.add, source, target, prefix, name)
+    async def _collect(self, prefix: str, wanted: Sequence[tuple[str, str]]) -> dict[str, bytes]:
+        """Keep files and directories of the container, each by a name; return the last one's by their names in it."""
+        sources = [posixpath.join(self._session.workdir, source) for source, _ in wanted]
+        ran = await self._session.run(["sh", "-c", _LOOK, "sh", *sources], user=_ROOT, timeout_s=SHORT_S)
+        found: dict[str, bytes] = {}
+        for source, (_, name), state in zip(sources, wanted, ran.stdout.decode().split(), strict=True):
+            if state in ("missing", "empty"):
+                self._collected.note(source, prefix, name, state)
+                continue
+            with tempfile.TemporaryDirectory() as directory:
+                target = Path(directory, "collected")
+                await self._session.get(source, target)
+                found = await threads.in_thread(self._collected.add, source, target, prefix, name)
+        return found
 
 
 def _how(ran: Ran, timeout_s: float) -> str:

@@ -82,7 +82,7 @@ def _copy_artifacts(store: RunStore, trial: Trial, directory: Path) -> None:
             continue
         if name == layout.DIFF:
             first, target = "artifacts", directory / "artifacts" / name
-            manifest.append({"source": name, "destination": name, "type": "file", "status": "ok"})
+            manifest.append({"source": name, "destination": f"{first}/{name}", "type": "file", "status": "ok"})
         elif first in _PARTS and "/" in name:
             target = directory / name
         else:
