@@ -49,7 +49,19 @@ NOT_QUICK = re.compile(
     r"|moved|numerals|pool_client|public_api_runtime_behavior|reentrancy|report|rescore|scoring_(places|process)|shows"
     r"|staging|start_failures|testing|unknown|user_files|worker_process)"
 )
-OTHER_MARKS = {"real", "slow", "git", "generate", "parquet", "browser", "security", "chaos", "clients", "versions"}
+OTHER_MARKS = {
+    "real",
+    "slow",
+    "git",
+    "generate",
+    "parquet",
+    "browser",
+    "security",
+    "chaos",
+    "clients",
+    "versions",
+    "containers",
+}
 
 
 @pytest.hookimpl(tryfirst=True)

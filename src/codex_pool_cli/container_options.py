@@ -59,9 +59,7 @@ def container_of(context: click.Context, given: dict[str, Any]) -> ContainerOpti
     }
     if engine is None:
         if any(found.values()):
-            raise click.UsageError(
-                "options of containers are for --container podman or docker, which is missing", context
-            )
+            raise click.UsageError("options of containers are for --container, which is missing", context)
         return None
     if given.get("hook") is not None:
         raise click.UsageError("--workspace-hook cannot go with --container", context)

@@ -23,12 +23,12 @@ async def take_up(containers: Containers | None, sample: Sample, directory: Path
 
 
 def check_inside(started: StartedThread, environment: str) -> None:
-    """Raises ContainerError for a thread that has any other environment than its container: it would reach this machine."""
+    """Raises ContainerError for a thread that has an environment beside its container: it would reach this machine."""
     named = [each.environment_id for each in started.environments or ()]
     if named != [environment]:
         raise ContainerError(
-            f"codex has given the thread the environments {named}, expected the container alone, {environment!r}; use a "
-            "version of codex that takes environments of a thread"
+            f"codex has given the thread the environments {named}, expected the container alone, {environment!r}; use "
+            "a version of codex that takes environments of a thread"
         )
 
 
