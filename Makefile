@@ -13,6 +13,8 @@ export PYTHONDONTWRITEBYTECODE :=
 PROCESSES ?= 3
 # Of the slow ones, which wait most of the time.
 SLOW_PROCESSES ?= 4
+# Where Harbor's models are.
+HARBOR := out/harbor
 COST := tests/project/test_cost_gate.py
 # Where the quick tests are.
 QUICK := tests/sdk tests/pool tests/batch tests/cli tests/project
@@ -50,7 +52,7 @@ test-security: tools $(VENV)/.installed-test
 
 # The tests that need more than a newcomer installs: generator of the wire types, mypy, pyarrow, datasets, inspect_ai (some 650 MB),
 # and promtool, which has to be there (Debian: apt-get install prometheus).
-test-tools: tools $(VENV)/.installed-tools
+test-tools: tools $(VENV)/.installed-tools $(HARBOR)/.installed
 	$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist worksteal -m "generate or parquet"
 
 # The demo and the quick tests on a Debian with python3, python3-venv and make alone, as root and as a plain user, in
@@ -58,9 +60,13 @@ test-tools: tools $(VENV)/.installed-tools
 test-bare: tools $(BIN)/python
 	PYTHON=$(BIN)/python scripts/test_bare.sh
 
+# The models of Harbor, which read what is exported; they need a Python of 3.12 or later (HARBOR_PYTHON).
+$(HARBOR)/.installed: scripts/harbor_models.sh
+	scripts/harbor_models.sh $(HARBOR)
+
 # Samples in containers of their own. Needs root, podman, runc and debootstrap; the image is kept in ~/.cache/codex-pool.
 # Under 4 minutes on 2 cores, without making the image.
-test-containers: tools $(VENV)/.installed-test
+test-containers: tools $(VENV)/.installed-test $(HARBOR)/.installed
 	scripts/test_containers.sh $(BIN)/python -m pytest --durations 5 -m containers tests/containers
 
 # Other versions of codex than the pinned one, which are fetched into ~/.cache/codex-pool (300 MB each): turns, guarded
