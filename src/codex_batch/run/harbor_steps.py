@@ -198,12 +198,12 @@ class HarborSteps:
         """Run the check until it ends with 0. Raises StepFailed when it has failed too often."""
         if check is None:
             return
-        begins_to_count_at, failures = self._clock() + check.start_period_s, 0
+        begins_to_count_at, failures = time.monotonic() + check.start_period_s, 0
         while True:
             ran = await self._session.run(["sh", "-c", check.command], user=self._agent_user, timeout_s=check.timeout_s)
             if ran.exit_code == 0 and not ran.timed_out:
                 return
-            starts = self._clock() < begins_to_count_at
+            starts = time.monotonic() < begins_to_count_at
             failures += not starts
             if failures >= check.retries:
                 raise StepFailed(f"the healthcheck {check.command!r} {_how(ran, check.timeout_s)}: {_tail(ran)}")

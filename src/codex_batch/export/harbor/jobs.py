@@ -8,7 +8,7 @@ from typing import Any
 
 from codex_app_server._runtime.files import PARTIAL, resolved
 
-from ...store import RunStore
+from ...store import RunStore, layout
 from ..table import finished
 from .stats import Stats
 from .trials import trial_of, write_json, write_trial
@@ -31,7 +31,7 @@ def write_harbor(store: RunStore, directory: Path, variant: str | None = None) -
         epochs = max(epochs, row.epoch)
     at_once = _at_once(config)
     path = (config.get("dataset") or {}).get("path")
-    write_json(directory / "config.json", job_config(job, agents, epochs, at_once, path))
+    write_json(directory / layout.CONFIG, job_config(job, agents, epochs, at_once, path))
     write_json(directory / "lock.json", {**job_lock_head(job, info["created_at"], at_once), "trials": locks})
     counts = store.counts(variant)
     total = max(stats.trials, counts.get("total", stats.trials))

@@ -18,7 +18,8 @@ from .values import Job, Trial, exception_of, rewards_of, trial_config, trial_lo
 EVENTS, RESPONSE = "codex-events.jsonl", "final-response.txt"
 MANIFEST = "artifacts/manifest.json"
 _NAME_CHARACTERS = 32
-_PARTS = ("agent", "verifier", "artifacts", "steps")
+# A trial has names that a run has, too: artifacts, config.json.
+_PARTS = ("agent", "verifier", layout.ARTIFACTS, "steps")
 
 
 def trial_of(store: RunStore, row: SampleRow, job: Job) -> Trial:
@@ -50,7 +51,7 @@ def write_trial(store: RunStore, trial: Trial, job_directory: Path) -> tuple[dic
     _write_agent(store, trial, directory / "agent")
     _write_rewards(trial, directory / "verifier")
     result, lock = trial_result(trial), trial_lock(trial)
-    write_json(directory / "config.json", trial_config(trial))
+    write_json(directory / layout.CONFIG, trial_config(trial))
     write_json(directory / "lock.json", lock)
     write_json(directory / "result.json", result)
     exception = exception_of(trial)
@@ -81,7 +82,7 @@ def _copy_artifacts(store: RunStore, trial: Trial, directory: Path) -> None:
         if not (source / name).is_file():
             continue
         if name == layout.DIFF:
-            first, target = "artifacts", directory / "artifacts" / name
+            first, target = layout.ARTIFACTS, directory / layout.ARTIFACTS / name
             manifest.append({"source": name, "destination": f"{first}/{name}", "type": "file", "status": "ok"})
         elif first in _PARTS and "/" in name:
             target = directory / name
