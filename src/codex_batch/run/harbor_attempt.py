@@ -22,6 +22,9 @@ from .executor import AttemptListener, AttemptResult, SampleJob
 from .harbor_steps import HarborSteps
 from .stopping import unless_stopped
 
+# How long a verifier may go on when the run stops: its turn is paid for.
+VERIFY_GRACE_S = 10.0
+
 
 def is_oracle(sample: Sample) -> bool:
     """Return True for a sample whose solution is run instead of an agent."""
@@ -98,7 +101,7 @@ async def verify(job: SampleJob, result: AttemptResult) -> None:
             if steps.count > 1:
                 raise ContainerError("the rewards of its steps are gone with the launch that ran them")
             steps.resume()
-        await unless_stopped(job.halt, steps.verify())
+        await unless_stopped(job.halt, steps.verify(), grace_s=VERIFY_GRACE_S)
         result.kept = steps.files()
     except (StepFailed, ContainerError, WorkspaceError) as error:
         status, problem = failed(error).status, failed(error).error
