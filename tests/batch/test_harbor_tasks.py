@@ -304,6 +304,12 @@ def test_files_by_which_harbor_would_do_something_else_are_refused(folder: Path,
     assert problem.startswith(f"TASK/{name}: ")
 
 
+def test_a_task_of_harbor_that_is_read_as_another_folder_is_known(folder: Path) -> None:
+    with pytest.raises(DatasetError) as caught:
+        load(folder.parent)
+    assert caught.value.problems == [f"{folder}: is a task of Harbor; expected --format harbor for it"]
+
+
 def test_everything_wrong_with_a_folder_is_said_at_once(folder: Path) -> None:
     (folder / "task.toml").write_text("[environment]\ngpus = 1\ncpus = 0\n")
     assert [problem.partition(" is ")[0] for problem in problems(folder)] == [
