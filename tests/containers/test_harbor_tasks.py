@@ -102,6 +102,7 @@ def test_each_solution_has_a_reward_of_1_and_no_turn_is_run(tmp_path: Path, base
     assert all(trial["valid"] and trial["rewards"]["reward"] == 1.0 for trial in trials.values())
 
 
+@pytest.mark.timeout(300)
 def test_the_agent_ends_as_intended_though_the_runner_is_killed_twice(tmp_path: Path, base: str) -> None:
     out, before = tmp_path / "out", containers()
     for least in (1, 4):
