@@ -37,7 +37,7 @@ def call(command: str) -> str:
     return f'[[tool_call "{command}"]] [[text "{{output}}"]]'
 
 
-def wait_for(condition: Any, what: str, limit_s: float = 60.0) -> None:
+def wait_for(condition: Any, what: str, limit_s: float = LIMIT_S) -> None:
     deadline = time.monotonic() + limit_s
     while not condition():
         assert time.monotonic() < deadline, f"{what}: not within {limit_s} s"
@@ -212,8 +212,9 @@ def test_what_cannot_be_is_refused_before_anything_starts(
     for words in ("--image-map", "podman pull localhost/none:1", "read-only", "cwd", "container.memory_mb"):
         assert words in said, said
     assert "--container podman or" in refused([{"id": "a", "container": {"image": image}}])
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert "podman cannot be started" in refused([{"id": "a"}], "--container", "podman", "--image", image)
+    with monkeypatch.context() as patched:
+        patched.setenv("PATH", str(tmp_path))
+        assert "podman cannot be started" in refused([{"id": "a"}], "--container", "podman", "--image", image)
 
 
 def test_an_image_is_built_once_of_its_directory_and_its_files_are_in_the_workspace(tmp_path: Path, image: str) -> None:
