@@ -17,7 +17,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.path.is_relative_to(Path(__file__).parent):
             item.add_marker("containers")
             item.add_marker("real")
-            item.add_marker(pytest.mark.timeout(200))
+            item.add_marker(pytest.mark.timeout(400))
 
 
 def podman(*arguments: str) -> str:

@@ -137,15 +137,21 @@ def test_files_and_login_of_this_machine_are_not_there(
         f"cat {names}; ls {tmp_path}; cat /proc/1/environ; env; ls /proc/*/root/root; echo looked",
         # By patches codex writes files itself.
         f"apply_patch <<'E'\n*** Begin Patch\n*** Add File: {tmp_path}/written.txt\n+x\n*** End Patch\nE\n",
-        "touch looked; hostname",
+        "touch looked",
     )
-    wait = ToolCall("for i in $(seq 300); do test -e looked && break; sleep 0.1; done; hostname", then=Text())
-    child = ToolCall(json.dumps({"message": "look at all"}), tool="multi_agent_v1.spawn_agent", then=wait)
+    child = ToolCall(json.dumps({"message": "look at all"}), tool="multi_agent_v1.spawn_agent")
+    # A sub-agent ends with its sample, which waits for it in a second turn: they have the workspace in common.
+    wait = ToolCall("for i in $(seq 300); do test -e looked && break; sleep 0.1; done")
     model.script = Script(
-        (Rule(ToolCall(commands), contains="look at all"), Rule(child, contains="delegate")), Text("{output}")
+        (
+            Rule(ToolCall(commands), contains="look at all"),
+            Rule(child, contains="delegate"),
+            Rule(wait, contains="then wait"),
+        ),
+        Text("{output}"),
     )
-    prompt = "look at all" if who == "agent" else "delegate"
-    sample = {"id": "a", "prompt": prompt, "workspace": {"files": {"given": "x"}}}
+    prompts = ["look at all"] if who == "agent" else ["delegate", "then wait"]
+    sample = {"id": "a", "prompts": prompts, "workspace": {"files": {"given": "x"}}}
     before = containers()
     batch(tmp_path, home, image, sample)
     looked = [

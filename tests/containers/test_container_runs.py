@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pytest
 from conftest import containers, podman
 from programs import codex_pool, running, started
 
@@ -36,7 +37,7 @@ def call(command: str) -> str:
     return f'[[tool_call "{command}"]] [[text "{{output}}"]]'
 
 
-def wait_for(condition: Any, what: str, limit_s: float = 60.0) -> None:
+def wait_for(condition: Any, what: str, limit_s: float = LIMIT_S) -> None:
     deadline = time.monotonic() + limit_s
     while not condition():
         assert time.monotonic() < deadline, f"{what}: not within {limit_s} s"
@@ -189,24 +190,31 @@ def test_a_container_that_dies_is_a_lost_attempt_and_the_next_gets_a_fresh_one(t
     assert found["lives"]["valid"]
 
 
-def test_what_cannot_be_is_refused_before_anything_starts(tmp_path: Path, image: str) -> None:
+def test_what_cannot_be_is_refused_before_anything_starts(
+    tmp_path: Path, image: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "out"
 
-    def refused(sample: dict[str, Any], *options: str) -> str:
-        data = dataset(tmp_path / "data.jsonl", {"id": "a", "prompt": "x", **sample})
+    def refused(samples: list[dict[str, Any]], *options: str) -> str:
+        data = dataset(tmp_path / "data.jsonl", *({"prompt": "x", **sample} for sample in samples))
         done = codex_pool("batch", data, "--demo", "-o", str(out), *options)
         assert done.returncode == 2 and not out.exists(), done.stderr
         return done.stderr
 
-    podman_ = ("--container", "podman")
-    assert "podman pull localhost/none:1" in refused({}, *podman_, "--image", "localhost/none:1")
-    assert "--image-map" in refused({}, *podman_)
-    assert "--container" in refused({"container": {"image": image}})
-    assert "--container, which is missing" in refused({}, "--image", image)
-    assert "read-only" in refused({"sandbox": "read-only"}, *podman_, "--image", image)
-    assert "cwd" in refused({"cwd": str(tmp_path)}, *podman_, "--image", image)
-    assert "container.memory_mb" in refused({"container": {"memory_mb": "1"}}, *podman_, "--image", image)
-    assert "docker cannot be started" in refused({}, "--container", "docker", "--image", image)
+    wrong = [
+        {"id": "none"},
+        {"id": "far", "container": {"image": "localhost/none:1"}},
+        {"id": "reads", "sandbox": "read-only"},
+        {"id": "there", "cwd": str(tmp_path)},
+        {"id": "text", "container": {"image": image, "memory_mb": "1"}},
+    ]
+    said = refused(wrong, "--container", "podman")
+    for words in ("--image-map", "podman pull localhost/none:1", "read-only", "cwd", "container.memory_mb"):
+        assert words in said, said
+    assert "--container podman or" in refused([{"id": "a", "container": {"image": image}}])
+    with monkeypatch.context() as patched:
+        patched.setenv("PATH", str(tmp_path))
+        assert "podman cannot be started" in refused([{"id": "a"}], "--container", "podman", "--image", image)
 
 
 def test_an_image_is_built_once_of_its_directory_and_its_files_are_in_the_workspace(tmp_path: Path, image: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import uuid
 from pathlib import Path
 
@@ -56,6 +57,10 @@ class Images:
             if not there.is_dir():
                 await self._copy_out(image, path, there)
         return there if await threads.in_thread(os.listdir, there) else None
+
+    async def close(self) -> None:
+        """Remove what was copied."""
+        await threads.in_thread(shutil.rmtree, self._directory, True)
 
     async def _copy_out(self, image: Image, path: str, there: Path) -> None:
         name = f"codex-pool-image-{uuid.uuid4().hex[:12]}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import os
 import posixpath
@@ -53,10 +54,10 @@ class Place(msgspec.Struct, frozen=True):
 class Container:
     """A running container, and the way to its exec-server. Implements ContainerSession."""
 
-    def __init__(self, place: Place, pid: int, workspace: Path) -> None:
+    def __init__(self, place: Place, pid: int, live: dict[str, Container]) -> None:
         self.place = place
         self._pid = pid
-        self._workspace = workspace
+        self._live = live
         self._way = Way(pid, engine.PORT)
         self.exec_server = ""
         """URL of the exec-server, once it is reached."""
@@ -76,10 +77,17 @@ class Container:
     async def reach(self) -> None:
         """Open the way to the exec-server. Raises ContainerError."""
         self.exec_server = await self._way.open()
+        self._live[self.name] = self
 
     def close(self) -> None:
         """Close the way; the container goes on."""
         self._way.close()
+        self._live.pop(self.name, None)
+
+    async def remove(self) -> None:
+        """Close the way, and remove the container. Raises ContainerError."""
+        self.close()
+        await leftovers.remove(self.place.engine, [self.name])
 
     async def state(self) -> State | None:
         """Return how the container is; None if it is not there any more. Raises ContainerError."""
@@ -190,7 +198,7 @@ class Containers:
         )
         try:
             await calls.output(argv, "the container could not be started")
-            container = await self.take_up(place, workspace)
+            container = await self.take_up(place)
             if container is None:
                 said = calls.words(await calls.call([self.program, "logs", name]))
                 raise ContainerError(f"the container ended when it was started: {said}")
@@ -198,7 +206,9 @@ class Containers:
             if user not in (None, "root", "0"):
                 await self._give(container, str(user))
         except BaseException:
-            await asyncio.shield(self.remove(place))
+            # Why it could not be started is the news.
+            with contextlib.suppress(ContainerError):
+                await asyncio.shield(self._remove(place))
             raise
         return container
 
@@ -217,27 +227,24 @@ class Containers:
         if ran.exit_code != 0:
             raise ContainerError(f"the workspace could not be given to the user {user}: {calls.words(ran)}")
 
-    async def take_up(self, place: Place, workspace: Path) -> Container | None:
+    async def take_up(self, place: Place) -> Container | None:
         """Return a container that runs, reached; None if it does not run. Raises ContainerError."""
         if place.name in self._live:
             return self._live[place.name]
         state = await _state(place.engine, place.name)
         if state is None or not state.is_running:
             return None
-        container = Container(place, state.pid, workspace)
+        container = Container(place, state.pid, self._live)
         await container.reach()
-        self._live[place.name] = container
         return container
 
     def of(self, place: Place) -> Container | None:
         """Return a container that was started or taken up here."""
         return self._live.get(place.name)
 
-    async def remove(self, place: Place) -> None:
-        """Remove a container, if it is there. Raises ContainerError."""
-        container = self._live.pop(place.name, None)
-        if container is not None:
-            container.close()
+    async def _remove(self, place: Place) -> None:
+        if place.name in self._live:
+            self._live[place.name].close()
         await leftovers.remove(place.engine, [place.name])
 
     async def sweep(self, kept: frozenset[str]) -> int:
@@ -245,10 +252,10 @@ class Containers:
         return await leftovers.sweep(self.program, self._label, kept)
 
     async def close(self) -> None:
-        """Close the ways to all; they go on."""
-        for container in self._live.values():
+        """Close the ways to all, which go on, and remove what was copied of images."""
+        for container in list(self._live.values()):
             container.close()
-        self._live.clear()
+        await self._images.close()
 
 
 async def _state(program: str, name: str) -> State | None:

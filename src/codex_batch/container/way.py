@@ -14,6 +14,8 @@ import socket
 import threading
 import time
 
+from codex_app_server._runtime import threads
+
 from .errors import ContainerError
 
 READY_LIMIT_S = 30.0
@@ -55,7 +57,7 @@ class Way:
             task.cancel()
 
     async def _connect(self) -> socket.socket:
-        inside = await asyncio.get_running_loop().run_in_executor(None, socket_in, self._pid)
+        inside = await threads.in_thread(socket_in, self._pid)
         try:
             await asyncio.get_running_loop().sock_connect(inside, ("127.0.0.1", self._port))
         except BaseException:

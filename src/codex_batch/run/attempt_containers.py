@@ -19,7 +19,7 @@ async def take_up(containers: Containers | None, sample: Sample, directory: Path
     if containers is not None and workspace is not None and workspace.place is not None:
         # Without it the attempt is lost, and no command scorer runs.
         with contextlib.suppress(ContainerError):
-            await containers.take_up(workspace.place, workspace.path)
+            await containers.take_up(workspace.place)
 
 
 def check_inside(started: StartedThread, environment: str) -> None:

@@ -69,9 +69,7 @@ class ContainerPlan:
         named = next((image for pattern, image in self._images.items() if fnmatchcase(sample_id, pattern)), None)
         image = spec.image or named or options.image
         if image is None:
-            raise ValueError(
-                "has no image; give the sample an image or a build, or name one with --image or --image-map"
-            )
+            raise ValueError("has no image; expected an image or a build of the sample, --image or --image-map")
         return replace(spec, image=image, digest=self._digest(options.engine, image))
 
     def _digest(self, program: str, image: str) -> str:

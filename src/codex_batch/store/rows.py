@@ -87,8 +87,8 @@ class RecordRow(msgspec.Struct, frozen=True):
     rerouted_from: str | None = None
     """Model that was asked, if the service let `model` answer instead."""
     container: dict[str, Any] | None = None
-    """The container that the last attempt worked in: `engine`, `image`, `digest`, `sandbox`; `memory_kills`, the number of
-    processes that its memory limit has ended, if there are any."""
+    """The container that the last attempt worked in: `engine`, `image`, `digest`, `sandbox`; `memory_kills`,
+    how many processes its memory limit has ended, if any."""
     fingerprint: str | None = None
     """Digest of the effective configuration; None in what an earlier codex-pool recorded. Set by the store."""
     launch: int | None = None

@@ -182,9 +182,8 @@ async def _prepare(
 async def _give_up(container: Container | None) -> None:
     """Remove the container of a workspace that could not be made; why is the news."""
     if container is not None:
-        container.close()
         with contextlib.suppress(ContainerError):
-            await asyncio.shield(leftovers.remove(container.place.engine, [container.name]))
+            await asyncio.shield(container.remove())
 
 
 async def _set_up_inside(container: Container, command: str, sample: Sample, limit_s: float) -> None:
