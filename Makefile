@@ -13,11 +13,13 @@ export PYTHONDONTWRITEBYTECODE :=
 PROCESSES ?= 3
 # Of the slow ones, which wait most of the time.
 SLOW_PROCESSES ?= 4
+# Where Harbor's models are.
+HARBOR := out/harbor
 COST := tests/project/test_cost_gate.py
 # Where the quick tests are.
 QUICK := tests/sdk tests/pool tests/batch tests/cli tests/project
 
-.PHONY: check demo test test-slow test-security test-tools test-browser test-clients test-versions test-fleet test-bare chaos lint docs images bench generate options tools clean
+.PHONY: check demo test test-slow test-security test-tools test-browser test-clients test-versions test-fleet test-bare test-containers chaos lint docs images bench generate options tools clean
 
 # Before each commit: lint, types, layers and the quick tests; under a minute on 2 cores once mypy has its cache.
 check: lint
@@ -36,7 +38,7 @@ demo: tools $(VENV)/.installed
 test: tools $(VENV)/.installed-test
 	$(BIN)/python -m pytest $(COST)
 	$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist worksteal --ignore $(COST) \
-	  -m "not (slow or generate or parquet or browser or chaos or security or clients or versions or fleet)"
+	  -m "not (slow or generate or parquet or browser or chaos or security or clients or versions or fleet or containers)"
 
 # Batches, daemons and commands as users run them, limits in time, and all programs of the documentation: under 20
 # minutes on 2 cores.
@@ -51,13 +53,22 @@ test-security: tools $(VENV)/.installed-test
 # The tests that need more than a newcomer installs: generator of the wire types, mypy, pyarrow, datasets, inspect_ai (some 650 MB),
 # promtool, which has to be there (Debian: apt-get install prometheus), and the readers of what is exported, harbor and swebench,
 # in out/formats (13 MB).
-test-tools: tools $(VENV)/.installed-tools out/formats/.installed
+test-tools: tools $(VENV)/.installed-tools out/formats/.installed $(HARBOR)/.installed
 	$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist worksteal -m "generate or parquet"
 
 # The demo and the quick tests on a Debian with python3, python3-venv and make alone, as root and as a plain user, in
 # containers. Needs root, podman, runc and debootstrap; what is built and downloaded is kept in ~/.cache/codex-pool.
 test-bare: tools $(BIN)/python
 	PYTHON=$(BIN)/python scripts/test_bare.sh
+
+# The models of Harbor, which read what is exported; they need a Python of 3.12 or later (HARBOR_PYTHON).
+$(HARBOR)/.installed: scripts/harbor_models.sh
+	scripts/harbor_models.sh $(HARBOR)
+
+# Samples in containers of their own. Needs root, podman, runc and debootstrap; the image is kept in ~/.cache/codex-pool.
+# Under 4 minutes on 2 cores, without making the image.
+test-containers: tools $(VENV)/.installed-test $(HARBOR)/.installed
+	scripts/test_containers.sh $(BIN)/python -m pytest --durations 5 -m containers tests/containers
 
 # Other versions of codex than the pinned one, which are fetched into ~/.cache/codex-pool (300 MB each): turns, guarded
 # batches and failover on each, and what `update_sdk_artifacts.py upgrade` makes of them. VERSIONS="0.147.0 0.175.0" names

@@ -58,6 +58,8 @@ LAYERS: dict[str, tuple[Layer, ...]] = {
     ),
     "codex_batch": (
         Layer("contract", ("plugins",)),
+        Layer("tasks", ("harbor",)),
+        Layer("containers", ("container",)),
         Layer("data", ("dataset", "redaction", "exit_codes"), apart=True),
         Layer("store", ("store",)),
         Layer("rules", ("rules",)),

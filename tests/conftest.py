@@ -61,6 +61,7 @@ OTHER_MARKS = {
     "clients",
     "versions",
     "fleet",
+    "containers",
 }
 
 

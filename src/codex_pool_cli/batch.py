@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from . import options, pool_options, streams
+from .container_options import container_of, container_options
 from .dataset_options import dataset_options, request_of
 from .gate_options import gate_options, gates_of
 from .groups import Grouped, group
@@ -24,6 +25,7 @@ from .variant_options import variant_options, variants_of
 @dataset_options
 @group("Workspaces and scores")
 @scoring_options
+@container_options
 @group("Limits and failures")
 @policy_options
 @group("Gates")
@@ -145,6 +147,7 @@ def batch(context: click.Context, /, dataset: str | None, **given: Any) -> None:
     variants_of(given, is_stored=stored is not None)
     given["hosts"] = hosts_of(context, given, endpoint)
     given["gates"] = gates_of(context, given)
+    given["container"] = container_of(context, given)
     if given["estimate"] is not None and given["gates"].any_gate:
         raise click.UsageError("--estimate runs some of the samples only and cannot go with gates", context)
     given["scorers"] = with_answer(context, given["scorers"], given.pop("answer"))

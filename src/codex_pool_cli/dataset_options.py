@@ -28,7 +28,7 @@ def _shard(context: click.Context, parameter: click.Parameter, value: str | None
 
 
 _SELECTION = ("filters", "sample_ids", "limit", "shuffle", "seed", "epochs", "shard")
-_NAMES = ("format", "columns", "prompt_template", *_SELECTION)
+_NAMES = ("format", "columns", "prompt_template", *_SELECTION, "ignored_keys", "oracle")
 _OPTIONS = (
     click.option(
         "--format",
@@ -80,6 +80,20 @@ _OPTIONS = (
         callback=_shard,
         help="Only the I-th of N parts of the samples, counted from 1: for several machines, each with its own DIR. "
         "`codex-pool runs merge` joins them.",
+    ),
+    click.option(
+        "--ignore-key",
+        "ignored_keys",
+        multiple=True,
+        metavar="KEY",
+        callback=options.as_text,
+        help="For --format harbor: a key of task.toml, as environment.storage_mb, that is not supported and is left "
+        "out of account instead of refused.",
+    ),
+    click.option(
+        "--oracle",
+        is_flag=True,
+        help="For --format harbor: runs the solutions of the tasks instead of an agent; each is to get a reward of 1.",
     ),
 )
 

@@ -214,7 +214,7 @@ def retry(run: Path, samples: tuple[str, ...], statuses: tuple[str, ...], mark: 
     "--format",
     metavar="NAME",
     callback=options.as_text,
-    help="jsonl, csv, parquet, inspect; trajectories: atif, atif-1.8; for fine-tuning: chat; predictions: swebench; or "
+    help="jsonl, csv, parquet, inspect; a job: harbor; trajectories: atif, atif-1.8; for fine-tuning: chat; predictions: swebench; or "
     "that of a plug-in (codex-pool plugins).  [default: as FILE ends; jsonl on stdout]",
 )
 @click.option("--variant", metavar="NAME", callback=options.as_text, help="Only this variant of the run.")
@@ -223,7 +223,8 @@ def retry(run: Path, samples: tuple[str, ...], statuses: tuple[str, ...], mark: 
     "--output",
     metavar="FILE",
     type=click.Path(path_type=Path),
-    help="FILE.jsonl, .csv, .parquet, or .eval, a log for `inspect view`: FILE-VARIANT.eval for each variant.  "
+    help="FILE.jsonl, .csv, .parquet, or .eval, a log for `inspect view`: FILE-VARIANT.eval for each variant; a "
+    "directory for harbor.  "
     "[default: stdout]",
 )
 def export(run: Path, format: str | None, variant: str | None, output: Path | None) -> None:

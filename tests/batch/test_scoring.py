@@ -189,7 +189,7 @@ def test_everything_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
     with pytest.raises(ScorerError) as caught:
         parse_scorers(specs, "data.jsonl:3: scorers", tmp_path)
     where = "data.jsonl:3: scorers"
-    types = "exact, includes, regex, number, choice, json_schema, command, python, judge"
+    types = "exact, includes, regex, number, choice, json_schema, command, python, judge, harbor"
     material = "{criteria}, {choices}, {prompt}, {response}, {target}, {diff}"
     blind = f"{where}[13]: template: has neither {{response}} nor {{diff}}; the judge would see nothing to grade"
     expected = [

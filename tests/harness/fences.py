@@ -15,7 +15,7 @@ PAGES = (
     *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("docs/**/*.md")),
 )
 # What a command may need that no test can have.
-NEEDS = ("Docker", "ssh", "a cluster", "an account", "a terminal", "an editor", "Node.js", "Ray")
+NEEDS = ("Docker", "podman", "ssh", "a cluster", "an account", "a terminal", "an editor", "Node.js", "Ray")
 
 _FENCE = re.compile(
     r"^(?P<indent> *)(?:<!-- run: (?P<run>[^\n]*?) -->\n(?P=indent))?"

@@ -22,6 +22,7 @@ import msgspec
 from codex_app_server._runtime.text import one_line
 from codex_pool.sandbox_modes import WORKSPACE_WRITE
 
+from ..container.running import SANDBOX as CONTAINER
 from .without_secrets import without_secrets
 
 # The keys of codex's configuration (0.163.0) that change an agent, beside the settings of its thread. `projects` is not
@@ -187,6 +188,8 @@ def of_sample(spec: Mapping[str, Any], instructions: str | None = None, *, sandb
 
     `sandbox` is the one that the run was asked for, instead of that default.
     """
+    if spec.get("container") is not None:
+        return OfSample(spec.get("model"), spec.get("effort"), CONTAINER, instructions)
     sandbox = spec.get("sandbox") or sandbox or (None if spec.get("workspace") is None else WORKSPACE_WRITE)
     return OfSample(spec.get("model"), spec.get("effort"), sandbox, instructions)
 

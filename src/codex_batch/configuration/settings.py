@@ -16,6 +16,7 @@ import codex_pool
 from codex_pool.configuration import Configuration
 from codex_pool.options import OF_RUNS, PoolOptions, fields
 
+from ..container.options import ContainerOptions
 from ..dataset.request import Request
 from ..gates.options import GateOptions
 from ..rules.limits import Limits, RunLimits
@@ -69,6 +70,8 @@ class Settings:
     run_limits: RunLimits = field(default_factory=RunLimits)
     prices: str | None = None
     hook: str | None = None
+    container: ContainerOptions | None = None
+    """The containers of samples; None leaves them on this machine."""
     keep: bool = False
     unguarded: bool = False
     redact: bool = True

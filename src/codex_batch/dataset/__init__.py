@@ -10,6 +10,7 @@ arrow       Parquet files and Arrow tables as rows
 hub         datasets of the Hugging Face hub as rows
 folders     a directory of task folders as rows
 plugin      rows of a format of a plug-in
+harbor_tasks  tasks in Harbor's format as rows
 sources     any of them, by the name of the dataset
 cells       fields out of text                                        pure
 columns     fields out of columns of other names                      pure

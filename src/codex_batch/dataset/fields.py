@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -17,6 +18,7 @@ from codex_app_server._runtime.files import resolved
 from codex_app_server._runtime.text import cut
 from codex_pool.sandbox_modes import SANDBOX_MODES
 
+from ..container.spec import ContainerSpec
 from .sample import Sample
 
 MAX_DEPTH = 100
@@ -61,6 +63,9 @@ def check(
         elif field == "limits":
             for part, problem in _check_limits(content):
                 yield f"limits.{printable(part)}", problem
+        elif field == "container":
+            for part, problem in _check_container(content, directory, is_directory):
+                yield f"container.{printable(part)}", problem
     if value.get("cwd") is not None and value.get("workspace") is not None:
         yield "workspace", "stands beside cwd; expected one of them: a sample works in its workspace"
 
@@ -79,6 +84,11 @@ def make(value: dict[str, Any], identity: str, directory: Path) -> Sample:
         for name in ("template", "git"):
             if name in workspace and not _is_url(workspace[name]):
                 workspace[name] = str(resolved(directory / workspace[name]))
+    if "container" in fields:
+        container = {key: part for key, part in fields["container"].items() if part is not None}
+        if "build" in container:
+            container["build"] = str(resolved(directory / container["build"]))
+        fields["container"] = ContainerSpec(**container)
     return Sample(**{**fields, "id": identity, "directory": str(directory)})
 
 
@@ -103,6 +113,21 @@ def _check_workspace(value: dict[str, Any], directory: Path, is_directory: IsDir
     if (value.get("git") is None) != (value.get("commit") is None):
         missing, there = ("commit", "git") if value.get("commit") is None else ("git", "commit")
         yield missing, f"is missing beside {there}; expected both"
+
+
+def _check_container(value: dict[str, Any], directory: Path, is_directory: IsDirectory) -> Iterator[tuple[str, str]]:
+    for part, content in value.items():
+        expected = _CONTAINER.get(part)
+        if expected is None:
+            yield part, f"is not a field of a container; expected some of {', '.join(_CONTAINER)}"
+        elif content is None:
+            continue
+        elif not expected[1](content):
+            yield part, f"is {describe(content)}; expected {expected[0]}"
+        elif part == "build" and not is_directory(directory / content):
+            yield part, _no_directory(content, directory)
+    if value.get("image") is not None and value.get("build") is not None:
+        yield "build", "stands beside image; expected one of them"
 
 
 def _check_limits(value: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -179,12 +204,28 @@ def _is_revision(value: Any) -> bool:
     return _is_path(value) and not value.startswith("-") and not any(part.isspace() for part in value)
 
 
+def _is_word(value: Any) -> bool:
+    """Return True for what may stand for itself in a command line."""
+    return _is_path(value) and not value.startswith("-") and not any(part.isspace() for part in value)
+
+
+def _is_place_inside(value: Any) -> bool:
+    return _is_path(value) and value.startswith("/") and value.strip("/") != "" and ".." not in value.split("/")
+
+
+def _is_environment(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        _VARIABLE.fullmatch(name) and isinstance(text, str) and "\0" not in text for name, text in value.items()
+    )
+
+
 def _is_directory_text(value: Any) -> bool:
     return _is_path(value) and not value.startswith("-")
 
 
 _SECONDS = ("a number of seconds above 0", _is_seconds)
 _COUNT = ("a whole number above 0", _is_count)
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _Expected = tuple[str, Callable[[Any], bool]]
 
 # Field -> what is expected, in words and as a check.
@@ -204,6 +245,7 @@ _EXPECTED: dict[str, _Expected] = {
     "scorers": ("a list of scorers, each an object or its short form, a string", _is_scorers),
     "workspace": ("an object", _is_object),
     "limits": ("an object", _is_object),
+    "container": ("an object", _is_object),
 }
 _WORKSPACE: dict[str, _Expected] = {
     "template": ("the path of a directory", _is_path),
@@ -212,6 +254,18 @@ _WORKSPACE: dict[str, _Expected] = {
     "files": ("an object of file contents by relative path", _is_files),
     "setup": ("a shell command, or a list of them", lambda value: _is_text(value) or (_is_texts(value) and value)),
     "setup_timeout_s": _SECONDS,
+}
+_CONTAINER: dict[str, _Expected] = {
+    "image": ("the name of an image", _is_word),
+    "build": ("the path of a directory with a Dockerfile", _is_directory_text),
+    "build_timeout_s": _SECONDS,
+    "cpus": ("a number of processors above 0", _is_seconds),
+    "memory_mb": _COUNT,
+    "processes": _COUNT,
+    "user": ("a user, or USER:GROUP", _is_word),
+    "workdir": ("an absolute path inside, not /", _is_place_inside),
+    "environment": ("an object of strings by the names of variables", _is_environment),
+    "network": ("true or false", lambda value: isinstance(value, bool)),
 }
 _LIMITS: dict[str, _Expected] = {
     "wall_s": _SECONDS,
@@ -222,7 +276,7 @@ _LIMITS: dict[str, _Expected] = {
 }
 FIELDS = _EXPECTED.keys()
 # What a table has to write as JSON.
-STRUCTURED = frozenset({"prompts", "output_schema", "metadata", "tags", "scorers", "workspace", "limits"})
+STRUCTURED = frozenset({"prompts", "output_schema", "metadata", "tags", "scorers", "workspace", "limits", "container"})
 
 
 def describe(value: Any) -> str:

@@ -23,6 +23,7 @@ import tomli
 
 from codex_app_server._runtime.files import read_text_file
 
+from ..harbor.folder import INSTRUCTION, TASK
 from .row import DatasetRow
 from .sample import DatasetError
 
@@ -66,6 +67,8 @@ def _unreadable(directory: Path, error: OSError) -> DatasetError:
 
 def _task(folder: Path, common: dict[str, Any], common_lines: dict[str, str]) -> DatasetRow:
     where = str(folder)
+    if (folder / INSTRUCTION).is_file() and (folder / TASK).is_file():
+        return DatasetRow(where, folder.name, {}, "is a task of Harbor; expected --format harbor for it", folder)
     try:
         own, where, lines = _fields(folder, "task")
         prompts = _prompts(folder)

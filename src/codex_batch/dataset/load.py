@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 import json
@@ -19,6 +20,7 @@ import msgspec
 
 from . import fields, readers
 from .columns import Columns
+from .harbor_tasks import HarborOptions
 from .row import DatasetRow
 from .sample import DatasetError, Sample
 from .selection import Selection, is_id
@@ -33,6 +35,8 @@ MAX_PROBLEMS = 100
 
 CheckSample = Callable[[Sample, str], Iterable[str]]
 """Called with a sample and where its scorers stand; answers what else is wrong with it, each with its place."""
+AdaptSample = Callable[[Sample], Sample]
+"""Called with a sample; answers the one that is to be run, or raises ValueError with the problem of its container."""
 CheckRepository = Callable[[str, str], str]
 """Called with a repository and a revision; answers the commit's full name, or raises ValueError with the problem."""
 
@@ -43,6 +47,7 @@ _EMPTY = {
     "tsv": "expected a header and rows with at least a prompt",
     "parquet": "expected rows with at least a prompt",
     "hub": "expected rows with at least a prompt",
+    "harbor": "expected folders with a task.toml and an instruction.md",
     "folders": "expected folders with a prompt.md or a task.toml",
     "plug-in": "expected rows with at least a prompt",
 }
@@ -153,22 +158,30 @@ def load(
     stdin: IO[bytes] | None = None,
     check_sample: CheckSample | None = None,
     check_repository: CheckRepository | None = None,
+    harbor: HarborOptions | None = None,
+    adapt: AdaptSample | None = None,
 ) -> Dataset:
     """The samples of a file, a directory of task folders, a dataset of the hub (`hf://`), or (`-`) of `stdin`.
 
     Of the selected samples those of `shard` are left; that may be none.
 
     `format` is one of FORMATS, by default that of the file's suffix, else JSON lines; a file may be compressed with
-    gzip. Raises DatasetError.
+    gzip. `harbor` is for tasks in Harbor's format. Raises DatasetError.
     """
     with ExitStack() as closing:
         spool = closing.enter_context(tempfile.TemporaryFile())
         left_out = closing.enter_context(tempfile.TemporaryFile())
         with ExitStack() as stack:
-            found = opened(source, format, stdin, stack)
+            found = opened(source, format, stdin, stack, harbor or HarborOptions())
             name = found.name
             reading = _Reading(
-                found.directory, Path.is_dir, columns, template, check_sample, check_repository or _refuse_repository
+                found.directory,
+                Path.is_dir,
+                columns,
+                template,
+                check_sample,
+                check_repository or _refuse_repository,
+                adapt,
             )
             offsets, end, in_shard = array("Q"), 0, bytearray()
             for sample in reading.samples(found.rows):
@@ -217,6 +230,7 @@ class _Reading:
         template: Template | None = None,
         check_sample: CheckSample | None = None,
         check_repository: CheckRepository | None = None,
+        adapt: AdaptSample | None = None,
     ) -> None:
         self.names: dict[str, str] = {}
         """Every id with where it stands."""
@@ -226,6 +240,7 @@ class _Reading:
         self._template = template
         self._check_sample = check_sample
         self._check_repository = check_repository
+        self._adapt = adapt
         self._problems: list[str] = []
         self._more = 0
         self._trees: dict[str, str] = {}
@@ -299,6 +314,8 @@ class _Reading:
         if wrong:
             return None, wrong
         sample = fields.make(value, identity, directory)
+        if row.harbor is not None:
+            sample = msgspec.structs.replace(sample, harbor=row.harbor)
         if sample.workspace is not None and self._check_repository is not None:
             try:
                 sample = msgspec.structs.replace(
@@ -306,6 +323,14 @@ class _Reading:
                 )
             except ValueError as error:
                 wrong.append(row.locate(str(error), "workspace"))
+        if sample.container is not None and sample.container.build is not None:
+            tree = self._tree(sample.container.build)
+            sample = msgspec.structs.replace(sample, container=dataclasses.replace(sample.container, tree=tree))
+        if self._adapt is not None:
+            try:
+                sample = self._adapt(sample)
+            except ValueError as error:
+                wrong.append(row.locate(str(error), "container"))
         if self._check_sample is not None:
             wrong += self._check_sample(sample, row.wheres.get("scorers", row.where))
         return sample, wrong
@@ -313,10 +338,7 @@ class _Reading:
     def _pinned(self, workspace: dict[str, Any], check_repository: CheckRepository) -> dict[str, Any]:
         """Return the workspace with its contents identified: by the commit's full name, or a digest of the template."""
         if "template" in workspace:
-            template = workspace["template"]
-            if template not in self._trees:
-                self._trees[template] = tree_digest(Path(template))
-            return {**workspace, "tree": self._trees[template]}
+            return {**workspace, "tree": self._tree(workspace["template"])}
         if "git" not in workspace:
             return workspace
         source = (workspace["git"], workspace["commit"])
@@ -329,6 +351,11 @@ class _Reading:
         if isinstance(commit, ValueError):
             raise commit
         return {**workspace, "commit": commit}
+
+    def _tree(self, directory: str) -> str:
+        if directory not in self._trees:
+            self._trees[directory] = tree_digest(Path(directory))
+        return self._trees[directory]
 
 
 def _check_selection(selection: Selection, name: str, names: dict[str, str], taken: int) -> None:

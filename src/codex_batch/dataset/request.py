@@ -8,7 +8,8 @@ from typing import IO
 
 from . import hub
 from .columns import Columns
-from .load import CheckRepository, CheckSample, Dataset, load
+from .harbor_tasks import HarborOptions
+from .load import AdaptSample, CheckRepository, CheckSample, Dataset, load
 from .sample import DatasetError
 from .selection import Filter, Selection
 from .shards import Shard
@@ -19,7 +20,8 @@ from .template import Template
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """`source` is a file, a directory, `-` or `hf://...`; `columns` are fields by column, `FIELD=COLUMN`; `filters` are
-    conditions as text; see Selection for the rest.
+    conditions as text; `ignored_keys` and `oracle` are for tasks in
+    Harbor's format, as HarborOptions has them; see Selection for the rest.
     """
 
     source: Path | str
@@ -34,6 +36,8 @@ class Request:
     epochs: int = 1
     shard: Shard | None = None
     """Part of the selected samples; None for all of them."""
+    ignored_keys: tuple[str, ...] = ()
+    oracle: bool = False
 
     @property
     def path(self) -> Path | None:
@@ -51,6 +55,7 @@ class Request:
         stdin: IO[bytes] | None = None,
         check_sample: CheckSample | None = None,
         check_repository: CheckRepository | None = None,
+        adapt: AdaptSample | None = None,
     ) -> Dataset:
         """The dataset. Raises DatasetError with everything that is wrong, the request's own faults first."""
         problems: list[str] = []
@@ -60,6 +65,9 @@ class Request:
                 filters.append(Filter.parse(text))
             except ValueError as error:
                 problems.append(str(error))
+        if self.format != "harbor":
+            problems += ["--oracle: is for --format harbor; expected none"] if self.oracle else []
+            problems += ["--ignore-key: is for --format harbor; expected none"] if self.ignored_keys else []
         columns: Columns | None = None
         template: Template | None = None
         try:
@@ -94,6 +102,8 @@ class Request:
                 stdin=stdin,
                 check_sample=check_sample,
                 check_repository=check_repository,
+                harbor=HarborOptions(frozenset(self.ignored_keys), self.oracle),
+                adapt=adapt,
             )
         except DatasetError as error:
             raise DatasetError(problems + error.problems) from None

@@ -24,6 +24,8 @@ class DatasetRow:
     """Directory of its relative paths, if not that of the dataset."""
     wheres: Mapping[str, str] = field(default_factory=dict)
     """Places of fields that stand elsewhere than the row."""
+    harbor: dict[str, Any] | None = None
+    """Task in Harbor's format that it was made of, as Sample.harbor has it."""
     convert: Callable[[dict[str, Any]], dict[str, Any]] = _as_written
     """Makes fields of columns; raises ValueError naming the column."""
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import msgspec
 
+from ..container.spec import ContainerSpec
+
 Target = str | float | list[str] | None
 
 
@@ -42,7 +44,11 @@ class Sample(msgspec.Struct, frozen=True, eq=False):
     """Scorer specs, instead of the run's; None leaves the run's."""
     workspace: dict[str, Any] | None = None
     limits: dict[str, float] | None = None
+    container: ContainerSpec | None = None
     variant: str = ""
+    harbor: dict[str, Any] | None = None
+    """Task in Harbor's format that it was made of: the folder, its digest here and in Harbor, whether the solution is
+    run instead of an agent, and the keys that are left out of account."""
     directory: str | None = None
     """Origin of the sample: the task's folder, else the directory of the dataset. Scorers find their files there."""
 
@@ -71,7 +77,20 @@ class Sample(msgspec.Struct, frozen=True, eq=False):
         workspace = self.workspace and {
             key: value for key, value in self.workspace.items() if key not in ("template", "git", "setup_timeout_s")
         }
-        asked = [self.prompts, self.cwd, self.model, self.effort, self.sandbox, self.output_schema, workspace]
+        asked: list[Any] = [
+            self.prompts,
+            self.cwd,
+            self.model,
+            self.effort,
+            self.sandbox,
+            self.output_schema,
+            workspace,
+        ]
+        if self.container is not None:
+            asked.append(self.container.asked())
+        if self.harbor is not None:
+            # Its files, wherever they are: tests as well, since only the container of the attempt can be tested.
+            asked += [self.harbor["digest"], self.harbor["oracle"], self.harbor["ignored"]]
         return hashlib.sha256(_sorted(asked).encode()).hexdigest()[:16]
 
     def to_json(self) -> dict[str, Any]:
@@ -80,14 +99,23 @@ class Sample(msgspec.Struct, frozen=True, eq=False):
         for name, default in _DEFAULTS.items():
             value = getattr(self, name)
             if value is not default and value != default:
-                found[name] = list(value) if isinstance(value, tuple) else value
+                found[name] = _plain(value)
         return found
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Sample:
         """The sample that `to_json` was made of."""
         tuples = {name: tuple(value[name]) for name in ("prompts", "tags", "scorers") if value.get(name) is not None}
+        container = value.get("container")
+        if container is not None:
+            value = {**value, "container": ContainerSpec.from_json(container)}
         return cls(**{**value, **tuples})
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, ContainerSpec):
+        return value.to_json()
+    return list(value) if isinstance(value, tuple) else value
 
 
 _sorted = json.JSONEncoder(sort_keys=True).encode

@@ -10,14 +10,15 @@ from typing import IO
 
 from codex_app_server._runtime.files import open_file, resolved
 
-from . import arrow, folders, hub, plugin, readers
+from . import arrow, folders, harbor_tasks, hub, plugin, readers
 from .row import DatasetRow
 from .sample import DatasetError
 from .unpacked import ByteReader, unpacked
 
 STDIN = "-"
-FORMATS = ("jsonl", "json", "csv", "tsv", "parquet", "folders")
+FORMATS = ("jsonl", "json", "csv", "tsv", "parquet", "folders", "harbor")
 _OF_STREAMS = ("jsonl", "json", "csv", "tsv")
+_OF_DIRECTORIES = ("folders", "harbor")
 _FORMAT_OF = {".json": "json", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet", ".pq": "parquet"}
 
 
@@ -47,7 +48,13 @@ class Opened:
     commit: str | None = None
 
 
-def opened(source: Path | str, format: str | None, stdin: IO[bytes] | None, stack: ExitStack) -> Opened:
+def opened(
+    source: Path | str,
+    format: str | None,
+    stdin: IO[bytes] | None,
+    stack: ExitStack,
+    harbor: harbor_tasks.HarborOptions,
+) -> Opened:
     """Open a source; what is to be closed goes on `stack`. Raises DatasetError."""
     reader = None if format is None or format in FORMATS else plugin.reader_of(format, FORMATS)
     if str(source) == STDIN:
@@ -70,9 +77,11 @@ def opened(source: Path | str, format: str | None, stdin: IO[bytes] | None, stac
         is_directory = path.is_dir()
     except OSError as error:
         raise DatasetError([f"{path}: cannot be read: {error.strerror}; expected a dataset"]) from None
-    if is_directory or format == "folders":
+    if is_directory or format in _OF_DIRECTORIES:
         if not is_directory:
             raise DatasetError([f"{path}: is not a directory; expected one of task folders"])
+        if format == "harbor":
+            return Opened(str(path), format, harbor_tasks.tasks(path, harbor), resolved(path))
         if format not in (None, "folders"):
             raise DatasetError([f"{path}: cannot be read: Is a directory; expected a file of {format}"])
         return Opened(str(path), "folders", folders.folders(path), resolved(path))

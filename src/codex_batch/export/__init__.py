@@ -9,6 +9,7 @@ recorded      the session files that a run has kept of a sample
 atif          trajectories in ATIF
 chat          chats for fine-tuning
 swebench      predictions of SWE-bench
+harbor        a job of Harbor: a directory
 plugin        a run as the exporter of a plug-in reads it
 """
 

@@ -12,6 +12,7 @@ from ..store import RunStore
 from .atif import write_atif, write_atif_1_8
 from .chat import write_chat
 from .errors import ExportError
+from .harbor import write_harbor
 from .inspect_log import write_inspect
 from .plugin import writer_of
 from .swebench import write_swebench
@@ -45,6 +46,7 @@ FORMATS: dict[str, Format] = {
         Format("atif-1.8", write_atif_1_8, for_stdout=True),
         Format("chat", write_chat, for_stdout=True),
         Format("swebench", write_swebench, for_stdout=True, each_variant=True),
+        Format("harbor", write_directory=write_harbor, each_variant=True),
     )
 }
 

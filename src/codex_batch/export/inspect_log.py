@@ -199,6 +199,7 @@ def _own(store: RunStore, row: SampleRow, record: RecordRow) -> dict[str, Any]:
         "provider": record.provider,
         "codex_version": record.codex_version,
         "rerouted_from": record.rerouted_from,
+        **({"container": record.container} if record.container else {}),
         "fingerprint": record.fingerprint,
         "launch": record.launch,
         "diff": diff,

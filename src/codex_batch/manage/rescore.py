@@ -20,12 +20,13 @@ import msgspec
 from codex_app_server._runtime import threads
 from codex_app_server._runtime.files import resolved
 
+from ..container.running import Containers
 from ..dataset import Sample
 from ..rules.validity import SCORED
 from ..run.artifacts import redacted_names
 from ..scoring import ProcessPool, Score, ScoreContext, Scorer, Scorers, score_sample
 from ..scoring.python import Python
-from ..scoring.scorer import Ask
+from ..scoring.scorer import CONTAINER_GONE, Ask
 from ..store import RecordRow, RunDirectory, RunStore, SampleRow, directory_name, layout
 from ..workspace import Repositories, WorkspaceError, prepare, reopen
 from ..workspace import git as workspace_git
@@ -150,6 +151,7 @@ async def score_row(
     process_pool: ProcessPool,
     remade: Path,
     sources: Repositories | None = None,
+    containers: Containers | None = None,
 ) -> list[Score]:
     """Score what is recorded of a sample, in what it worked in: as it is there, or made once more in `remade`."""
     record = row.record
@@ -161,6 +163,7 @@ async def score_row(
         diff = directory.store.artifact(row.n, layout.DIFF)
     async with contextlib.AsyncExitStack() as stack:
         workspace, problem = _there(sample, kept), ""
+        reopened = None if containers is None else reopen(sample, kept, containers)
         # A function may look into a workspace, and may do without.
         if workspace is None and any(scorer.needs_workspace or isinstance(scorer, Python) for scorer in scorers):
             try:
@@ -180,11 +183,15 @@ async def score_row(
             diff=diff,
             artifacts=artifacts,
             ask=ask,
+            session=None if reopened is None else reopened.session,
+            in_container=sample.container is not None,
         )
         able = [scorer for scorer in scorers if workspace is not None or not scorer.needs_workspace]
         found = {score.scorer: score for score in await score_sample(able, context, process_pool=process_pool)}
-    unable = {scorer.name: Score(scorer=scorer.name, value=0.0, error=problem) for scorer in scorers}
-    return [found.get(scorer.name, unable[scorer.name]) for scorer in scorers]
+    unable = [Score(scorer=each.name, value=0.0, error=problem) for each in scorers if each not in able]
+    found |= {score.scorer: score for score in unable}
+    names = dict.fromkeys((*(scorer.name for scorer in scorers), *found))
+    return [found[name] for name in names if name in found]
 
 
 def _there(sample: Sample, kept: Path) -> Path | None:
@@ -222,6 +229,8 @@ async def _remade(
 ) -> Path:
     """The workspace of a sample, with what its agent changed, for as long as `stack` lasts. `agents_md`: the text that
     its variant has for AGENTS.md. Raises WorkspaceError."""
+    if sample.container is not None:
+        raise WorkspaceError(CONTAINER_GONE)
     if diff is None:
         raise WorkspaceError("the workspace was not kept, and neither was its diff: run the sample again")
     if not is_whole(diff):

@@ -18,6 +18,7 @@ from codex_app_server._runtime import threads
 from codex_app_server.notifications import Notification, UnknownNotification
 from codex_app_server.results import TurnCollector
 
+from ..container.errors import ContainerError
 from ..dataset import Sample
 from ..redaction.redactor import NOTHING, Redactor
 from ..rules import retry
@@ -26,6 +27,7 @@ from ..rules.limits import TOOL_CALLS, Meter, Reached
 from ..rules.retry import CANCELLED, Outcome, Status
 from ..rules.validity import RESULT_METHODS, Facts
 from ..store import EventLog
+from .attempt_steps import AttemptSteps, StepFailed, failed
 from .stopping import Stopped, unless_stopped
 from .turn_limits import TurnLimits
 
@@ -57,7 +59,7 @@ class Attempt:
     `on_assigned` is called when a turn really begins: not while it is queued; `on_waiting` when one waits for the
     network, with its message, and with None when it goes on. `halt` is done when the sample is to be
     interrupted, with the kind of the error that reports it. Its outcome is not judged here: `facts` are for the gate.
-    `clock` is that of its limits in time.
+    `clock` is that of its limits in time; `steps` are around the turns of a task that has such.
     """
 
     def __init__(
@@ -77,12 +79,14 @@ class Attempt:
         on_waiting: Callable[[str | None], None],
         facts: Facts,
         clock: Callable[[], float] = time.monotonic,
+        steps: AttemptSteps | None = None,
     ) -> None:
         self._thread = thread
         self._sample = sample
         self._meter = meter
         self._halt = halt
         self._clock = clock
+        self._steps = steps
         self._key = key
         self._number = number
         self._bill = bill
@@ -149,7 +153,12 @@ class Attempt:
             if reached is not None:
                 return self._limit(reached.limit, reached.message)
             try:
+                if self._steps is not None and not await unless_stopped(self._halt, self._begin(self._steps, index)):
+                    return outcome
                 outcome = await self._turn(index)
+            except (StepFailed, ContainerError) as error:
+                why = failed(error)
+                return self._outcome(why.status, why.error)
             except AppServerError as error:
                 if isinstance(error, TransportClosedError):
                     self.pool_gone = error
@@ -169,6 +178,15 @@ class Attempt:
                 break
         return outcome
 
+    async def _begin(self, steps: AttemptSteps, index: int) -> bool:
+        """Verify the last step and begin the next one; False if there is to be none."""
+        if index > 0:
+            await self._end_agents()
+            if not await steps.verify():
+                return False
+        await steps.before(index)
+        return True
+
     async def _turn(self, index: int) -> Outcome:
         sample = self._sample
         options: dict[str, Any] = {"effort": sample.effort, "output_schema": sample.output_schema}
@@ -187,7 +205,7 @@ class Attempt:
         self._turn_id = turn.id
         self._turns.append(turn)
         self._collector = TurnCollector(turn.id)
-        limits = TurnLimits(self._meter, sample.timeout_s, self._clock, self._halt)
+        limits = TurnLimits(self._meter, self._timeout_s(index), self._clock, self._halt)
         stream = turn.stream()
         ended: Outcome | None = None
         try:
@@ -209,6 +227,10 @@ class Attempt:
             self._meter.turn_ended(self._clock())
             self._measure(limits.began_at)
         return self._ended(ended)
+
+    def _timeout_s(self, index: int) -> float | None:
+        of_step = None if self._steps is None else self._steps.timeout_s(index)
+        return self._sample.timeout_s if of_step is None else of_step
 
     def _ended(self, why: Outcome | None) -> Outcome:
         """The outcome of a turn that is over; `why` it was interrupted from here, if it was."""

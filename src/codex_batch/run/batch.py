@@ -25,6 +25,7 @@ from ..configuration.defaults import stored
 from ..configuration.effective import differences, in_words
 from ..configuration.fingerprints import Fingerprints
 from ..configuration.settings import Settings, variants_config
+from ..container import ContainerError
 from ..display import by_variant, summary
 from ..exit_codes import CANNOT_START, INTERRUPTED, OK, SOME_FAILED, USAGE
 from ..gates.judge import Gates
@@ -57,6 +58,7 @@ from .pool_clients import POOL_LOST
 from .price_check import Models, UnpricedRunError, check
 from .record_hooks import RecordHooks
 from .record_hooks import rows as rows_of_hooks
+from .run_containers import containers_of, sweep_containers
 from .run_pools import RunClients, RunPools
 from .scheduler import Scheduler
 from .stopping import Stopped, unless_stopped
@@ -113,6 +115,7 @@ class Batch:
             on_slots=self._on_slots,
         )
         self._output.workers = tuple(binary.workers for binary in self._pools.binaries)
+        self._containers = containers_of(settings, directory)
         self._signals = 0
         self._app_server = ""
         self._is_configured = self._is_launched = False
@@ -294,13 +297,17 @@ class Batch:
                     prices=self._prices,
                     sources=self._sources,
                     guarded=self._guarded,
+                    containers=self._containers,
                     process_pool=process_pool,
                     clock=clock,
                     live=self._live,
                 )
             )
             inner.callback(executor.close)
+            if self._containers is not None:
+                inner.push_async_callback(self._containers.close)
             await scheduler.run(executor, self._scorers)
+            await self._sweep_containers(at_end=True)
             if clients.given_up is None:
                 return scheduler.ended_early
             return f"the pool is gone: {clients.given_up}; see {self._log}"
@@ -370,11 +377,20 @@ class Batch:
 
     async def _sweep(self) -> None:
         """Remove the workspaces of finished samples that a run which died had no time to remove."""
+        await self._sweep_containers(at_end=False)
         if self._settings.keep:
             return
         try:
             await sweep_finished(self._directory)
         except WorkspaceError as error:
+            self._output.say(str(error))
+
+    async def _sweep_containers(self, *, at_end: bool) -> None:
+        if self._containers is None:
+            return
+        try:
+            await sweep_containers(self._containers, self._directory, at_end=at_end)
+        except ContainerError as error:
             self._output.say(str(error))
 
     # Meanwhile.

@@ -17,6 +17,7 @@ from ..store.stored_samples import begun_samples
 from ..workspace import Repositories, cwd_problem
 from . import home
 from .price_check import Models
+from .run_containers import ContainerPlan
 from .thread_options import has_answers
 from .tools import Tools
 
@@ -26,6 +27,7 @@ def open_dataset(settings: Settings, scorers: Scorers, sources: Repositories, to
 
     Raises DatasetError with all that is wrong, ScorerError, EndpointError, HomeError, RunDirectoryError.
     """
+    plan = ContainerPlan(settings.container)
     homes = home.known(settings.home, settings.endpoint)
     dataset = None if settings.demo_dataset else settings.request.path
     defaults = settings.defaults
@@ -69,7 +71,7 @@ def open_dataset(settings: Settings, scorers: Scorers, sources: Repositories, to
         from codex_app_server.testing.loopback.demo import demo_jsonl
 
         stdin = io.BytesIO(demo_jsonl().encode())
-    return settings.request.open(stdin=stdin, check_sample=check, check_repository=check_repository)
+    return settings.request.open(stdin=stdin, check_sample=check, check_repository=check_repository, adapt=plan.of)
 
 
 def is_guarded(settings: Settings) -> bool:

@@ -11,7 +11,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from codex_app_server import AsyncCodex, TransportClosedError
 
@@ -22,6 +22,7 @@ from ..rules.validity import Facts
 from ..scoring import Score, Scorer
 from ..store import AttemptRow, Rollout, SampleRow, Start
 from ..workspace import Workspace
+from .harbor_steps import HarborSteps
 
 
 @dataclass(slots=True)
@@ -53,11 +54,17 @@ class AttemptResult:
     note: str | None = None
     agents_md: str | None = None
     answered: Answered = NOBODY
+    container: dict[str, Any] | None = None
+    """The container that it worked in, as the record has it."""
     facts: Facts = field(default_factory=Facts)
     """Facts that the validity gate decides by."""
     pool_gone: TransportClosedError | None = None
     """Error of the pool that was lost while the turn ran, if it was; its client then was `codex`."""
     codex: AsyncCodex | None = None
+    steps: HarborSteps | None = None
+    """Steps of a Harbor task, until the last one is verified."""
+    kept: dict[str, bytes] = field(default_factory=dict)
+    """Files to be kept of the container, by name."""
     began_at: float = 0.0
     """Time of the request to the executor, of the monotonic clock."""
     is_delivered: bool = False

@@ -13,6 +13,7 @@ from codex_pool.prices import Prices
 from ..configuration.effective import Effective
 from ..configuration.settings import Settings
 from ..configuration.variants import Variant
+from ..container.running import Containers
 from ..rules.bill import Bill
 from ..rules.limits import Limits
 from ..scoring import ProcessPool, Scorers
@@ -50,6 +51,8 @@ class LocalContext:
     ask: Ask | None = None
     sources: Repositories | None = None
     hook: str | None = None
+    containers: Containers | None = None
+    """The containers of the run; None if its samples have none."""
     keep: bool = False
     rollouts: bool = True
     """True if session files of codex are archived."""
@@ -75,6 +78,7 @@ def local_context(
     prices: Prices | None,
     sources: Repositories,
     guarded: bool,
+    containers: Containers | None,
     process_pool: ProcessPool,
     clock: Callable[[], float],
     live: LiveTranscripts,
@@ -115,6 +119,7 @@ def local_context(
         sources=sources,
         hook=settings.hook,
         rollouts=settings.rollouts,
+        containers=containers,
         keep=settings.keep,
         trusting=settings.trust_workspaces,
         process_pool=process_pool,

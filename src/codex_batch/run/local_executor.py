@@ -15,19 +15,23 @@ from codex_app_server._runtime import threads
 
 from ..configuration.effective import UNKNOWN, of_sample, unlike
 from ..configuration.started_thread import StartedThread, start_thread
+from ..container import ContainerError
 from ..dataset import Sample
 from ..manage.rescore import score_row
 from ..rules import retry, validity
 from ..rules.bill import Bill
 from ..rules.limits import Meter, parse_limits
-from ..rules.retry import OTHER_CONFIGURATION, WORKSPACE, Outcome
+from ..rules.retry import ENVIRONMENT_LOST, OTHER_CONFIGURATION, WORKSPACE, Outcome
 from ..rules.validity import SCORED, Facts, ToolCalls
 from ..scoring import Score, Scorer
 from ..store import AttemptRow, SampleRow, Start, directory_name, layout
 from ..workspace import Workspace, WorkspaceError, prepare, reopen
+from . import harbor_attempt
 from .artifacts import redacted_names
 from .attempt import Attempt
+from .attempt_containers import check_inside, note_of_container, record_of, take_up
 from .attempt_facts import find_full_disk, find_hidden_calls, note_of_ended
+from .attempt_steps import failed
 from .disks import is_full
 from .environments import environments_of, health, remote
 from .executor import AttemptListener, AttemptResult, SampleJob
@@ -50,7 +54,7 @@ class LocalExecutor:
         self._context = context
         self._directory = context.directory
         self._rollouts = RolloutArchive(context.directory.redactor, is_on=context.rollouts)
-        self._recovery = Recovery(context.clients, context.directory, self._rollouts)
+        self._recovery = Recovery(context.clients, context.directory, self._rollouts, context.containers)
         self._work = f"{context.directory.path}/{layout.WORK}"
 
     def _pools(self, job: SampleJob) -> Pools:
@@ -66,7 +70,11 @@ class LocalExecutor:
     async def recover(self, job: SampleJob, attempt: AttemptRow) -> AttemptResult:
         """See Executor.recover."""
         path = Path(self._path(job.sample))
-        return await self._on_pool(job, lambda: self._recovery.unfinished(job, attempt, path))
+        await take_up(self._context.containers, job.sample, path)
+        result = await self._on_pool(job, lambda: self._recovery.unfinished(job, attempt, path))
+        result.container = await record_of(result.workspace)
+        await harbor_attempt.verify(job, result)
+        return result
 
     async def settle(self, job: SampleJob, result: AttemptResult) -> AttemptResult:
         """See Executor.settle."""
@@ -78,6 +86,7 @@ class LocalExecutor:
         if _touches_disk(result) and storage.was_full(result.began_at):
             result.facts.full = f"the disk of {storage.full_directory} was full meanwhile"
         result.outcome = validity.judged(result.outcome, result.facts)
+        await harbor_attempt.verify(job, result)
         return result
 
     async def _after_loss(self, job: SampleJob, result: AttemptResult) -> AttemptResult:
@@ -101,7 +110,8 @@ class LocalExecutor:
         """Raises Stopped when the sample is to halt before a turn was started, and TransportClosedError when there is
         no pool to start one in."""
         context, codex, sample = self._context, self._pools(job).codex, job.sample
-        recovered = await self._recovery.to_continue(job, listener)
+        # Steps of a task of Harbor are not continued: their rewards are of one container.
+        recovered = None if sample.harbor is not None else await self._recovery.to_continue(job, listener)
         facts = Facts()
         workspace: Workspace | None = None
         try:
@@ -113,15 +123,24 @@ class LocalExecutor:
                 raise
             return await _without_turn(listener, Outcome("failed", {"kind": WORKSPACE, "message": str(error)}))
         try:
+            steps = harbor_attempt.steps_of(sample, workspace)
+        except WorkspaceError as error:
+            return await _without_turn(listener, failed(error), workspace)
+        if steps is not None and harbor_attempt.is_oracle(sample):
+            return await harbor_attempt.run_solutions(job, listener, workspace, steps)
+        try:
             of_threads = context.options[sample.variant]
             options, turn_options = of_threads.of(sample, workspace, cwd)
             options, agents_md = of_threads.with_project(sample, options)
             ids = [] if workspace is None else await self._add_environment(job, workspace)
-            facts.environments = await health(codex.client, ids, job.halt, note=note_of_ended(workspace))
+            note = note_of_ended(workspace) or await note_of_container(workspace)
+            facts.environments = await health(codex.client, ids, job.halt, note=note)
             if facts.problem is not None:
                 return await _without_turn(listener, validity.judged(Outcome("completed"), facts), workspace)
             started = await unless_stopped(job.halt, self._thread(codex, recovered, options))
             named = remote(each.environment_id for each in started.environments or ())
+            if workspace is not None and workspace.place is not None:
+                check_inside(started, workspace.place.environment)
             facts.tools = ToolCalls([*started.directories, cwd])
             facts.tools.has_environment = bool(ids or named)
             more = await health(codex.client, [each for each in named if each not in ids], job.halt)
@@ -131,6 +150,9 @@ class LocalExecutor:
                 return await _without_turn(listener, validity.judged(outcome, facts), workspace)
         except TransportClosedError:
             raise
+        except ContainerError as error:
+            lost = Outcome("lost", {"kind": ENVIRONMENT_LOST, "message": str(error)})
+            return await _without_turn(listener, lost, workspace)
         except AppServerError as error:
             return await _without_turn(listener, Outcome(*retry.failure(error)), workspace)
         own = of_sample(job.row.spec)
@@ -161,6 +183,7 @@ class LocalExecutor:
             on_waiting=listener.waiting,
             facts=facts,
             clock=context.clock,
+            steps=steps,
         )
         try:
             with context.live.attempt(job.row.n, start.attempt, attempt.events):
@@ -170,9 +193,11 @@ class LocalExecutor:
             raise
         responses, events = tuple(attempt.responses), attempt.events.member()
         result = AttemptResult(start, outcome, workspace, responses, meter.turns, meter.tool_calls, started_at, events)
+        result.steps = steps
         result.pool_gone, result.codex, result.agents_md, result.facts = attempt.pool_gone, codex, agents_md, facts
         result.answered = with_effort(sample, started.answered, attempt.rerouted)
         result.rollouts = await self._rollouts.of(started.id, started.path)
+        result.container = await record_of(workspace)
         if outcome.status in SCORED:
             if attempt.may_have_called:
                 await find_hidden_calls(facts, started.path)
@@ -186,7 +211,7 @@ class LocalExecutor:
         then, and the next run recovers it."""
         assert result.codex is not None
         ids = [each.environment for each in result.facts.environments]
-        note = note_of_ended(result.workspace)
+        note = note_of_ended(result.workspace) or await note_of_container(result.workspace)
         try:
             result.facts.environments = await health(result.codex.client, ids, job.halt, note=note)
         except TransportClosedError as error:
@@ -206,9 +231,10 @@ class LocalExecutor:
             async with context.setup_permits:
                 variant = context.variants.get(sample.variant)
                 making = prepare(
-                    sample,
+                    harbor_attempt.with_variables(sample),
                     Path(path),
                     hook=context.hook,
+                    containers=context.containers,
                     sources=context.sources,
                     agents_md=None if variant is None else variant.agents_md,
                 )
@@ -248,7 +274,7 @@ class LocalExecutor:
         """See Executor.artifacts."""
         if result.workspace is None:
             return {}
-        return {layout.DIFF: await self._with_room(result.workspace.diff)}
+        return {layout.DIFF: await self._with_room(result.workspace.diff), **result.kept}
 
     async def score(
         self, job: SampleJob, row: SampleRow, sample: Sample, scorers: Sequence[Scorer]
@@ -256,6 +282,7 @@ class LocalExecutor:
         """See Executor.score."""
         context, directory = self._context, self._directory
         path = Path(self._path(job.sample))
+        await take_up(context.containers, sample, path)
         scores = await self._with_room(
             lambda: score_row(
                 directory,
@@ -266,6 +293,7 @@ class LocalExecutor:
                 process_pool=context.process_pool,
                 remade=path / layout.REMADE,
                 sources=context.sources,
+                containers=context.containers,
             )
         )
         if sample.workspace is not None:
@@ -287,7 +315,7 @@ class LocalExecutor:
         """See Executor.clean_up."""
         if job.sample.workspace is None:
             return None
-        workspace = reopen(job.sample, Path(self._path(job.sample)))
+        workspace = reopen(job.sample, Path(self._path(job.sample)), self._context.containers)
         try:
             if workspace is not None:
                 await (workspace.stop() if self._context.keep else workspace.remove())

@@ -18,6 +18,7 @@ from codex_app_server.results import final_response
 
 from ..configuration.effective import NOBODY, Answered
 from ..configuration.started_thread import Environment, StartedThread, text
+from ..container.running import Containers
 from ..dataset import Sample
 from ..redaction.redactor import NOTHING, Redactor
 from ..rules import validity
@@ -126,10 +127,17 @@ async def recover_turns(
 class Recovery:
     """Recovers attempts of one run on its present pools."""
 
-    def __init__(self, clients: RunClients, directory: RunDirectory, rollouts: RolloutArchive) -> None:
+    def __init__(
+        self,
+        clients: RunClients,
+        directory: RunDirectory,
+        rollouts: RolloutArchive,
+        containers: Containers | None = None,
+    ) -> None:
         self._clients = clients
         self._directory = directory
         self._rollouts = rollouts
+        self._containers = containers
 
     async def unfinished(self, job: SampleJob, attempt: AttemptRow, path: Path) -> AttemptResult:
         """Return an attempt that a run which died had started, judged: `completed` if all its turns were, else `lost`.
@@ -147,7 +155,7 @@ class Recovery:
         lost.rollouts = await self._rollouts.of(recovered.thread_id, recovered.path)
         if not recovered.whole:
             return lost
-        workspace = reopen(job.sample, path) if job.sample.workspace is not None else None
+        workspace = reopen(job.sample, path, self._containers) if job.sample.workspace is not None else None
         if workspace is None and job.sample.workspace is not None:
             return lost
         result = await self._completed(job, start, recovered, workspace)
@@ -176,7 +184,8 @@ class Recovery:
 
     async def to_continue(self, job: SampleJob, listener: AttemptListener) -> RecoveredTurns | None:
         """Return turns of the last attempt that need not be run again. Raises Stopped, TransportClosedError."""
-        if len(job.sample.prompts) == 1:
+        # A try in a container has one of its own, and a fork would have none.
+        if len(job.sample.prompts) == 1 or job.sample.container is not None:
             return None
         last = listener.previous()
         # Turns that have been asked for in other words are of no use.

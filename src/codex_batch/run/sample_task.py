@@ -253,6 +253,7 @@ class SampleTask:
             provider=answered.provider,
             codex_version=answered.codex_version,
             rerouted_from=answered.rerouted_from,
+            container=result.container,
         )
         to_score = outcome.status in SCORED and bool(self._context.scorers.of(self._sample))
         self._is_untouched = outcome.status == "completed" and result.start.attempt == 1 and result.tool_calls == 0
@@ -319,8 +320,8 @@ class SampleTask:
         sample = Sample.from_json(row.spec) if self._directory.redactor else self._sample
         made, artifacts = await self._executor.score(self._job, row, sample, scorers)
         found: dict[str, Any] = {**there, **{score.scorer: score for score in made}}
-        names = [scorer.name for scorer in wanted]
-        scores: Sequence[Any] = [found[name] for name in dict.fromkeys((*names, *there))]
+        names = dict.fromkeys((*(scorer.name for scorer in wanted), *found))
+        scores: Sequence[Any] = [found[name] for name in names if name in found]
         dependencies = self._context.scorers.dependencies_of(self._sample)
         finished: Finished = await self._written(lambda: self._directory.scored(row.n, scores, artifacts, dependencies))
         return finished
@@ -371,7 +372,6 @@ def _end_of(outcome: Outcome) -> dict[str, Any]:
 
 
 def _keep(directory: Path, files: Mapping[str, bytes]) -> None:
-    directory.mkdir(parents=True, exist_ok=True)
     for name, data in files.items():
         (directory / name).parent.mkdir(parents=True, exist_ok=True)
         write_atomic(directory / name, data)

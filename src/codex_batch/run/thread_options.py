@@ -8,7 +8,7 @@ from typing import Any
 
 from codex_app_server._runtime.files import resolved
 from codex_pool.configuration import Configuration
-from codex_pool.sandbox_modes import WORKSPACE_WRITE
+from codex_pool.sandbox_modes import FULL_ACCESS, WORKSPACE_WRITE
 
 from ..configuration.defaults import Defaults
 from ..configuration.resolve import overrides_of
@@ -63,6 +63,9 @@ class ThreadOptions:
         configuration = self._configuration
         # Samples without a workspace that name no sandbox ask for the configured one.
         sandbox = sample.sandbox or (None if workspace is None else WORKSPACE_WRITE)
+        if workspace is not None and workspace.place is not None:
+            # The container is the sandbox, and has nothing in it to be denied.
+            sandbox = FULL_ACCESS
         asked = configuration.thread_options if sandbox is None else {"sandbox": sandbox}
         more = {} if workspace is None else workspace.thread
         needs_guard = self._guarded and (workspace is not None or has_answers(sample, self._scorers))

@@ -72,8 +72,8 @@ class Tools:
         ]
 
     def _programs_of(self, sample: Sample) -> set[str]:
-        if (sample.workspace or {}).get("setup") is not None:
-            # It may bring them.
+        if (sample.workspace or {}).get("setup") is not None or sample.container is not None:
+            # It may bring them, or has its own.
             return set()
         return {program for scorer in self._scorers.of(sample) if (program := _program(scorer)) is not None}
 

@@ -12,6 +12,7 @@ answers        the answer in a response: \\boxed{}, "Answer: X", a pattern      
 command        a command in the workspace; its exit code or what it printed
 python         a function of the user, in a process of its own; call is that process
 plugin         a function of an installed distribution, as python
+harbor         the rewards that the verifier of a Harbor task left
 judge          a model through the same pool
 ask            the questions to it
 process        a process of the user, with limits

@@ -13,9 +13,11 @@ from typing import Any, ClassVar
 from codex_app_server._runtime import threads
 from codex_app_server._runtime.files import resolved
 
+from ..container import ContainerError
 from . import process
 from .numerals import numbers
 from .scorer import (
+    CONTAINER_GONE,
     DEFAULT_TIMEOUT_S,
     NUMBER,
     OBJECT,
@@ -95,22 +97,8 @@ class Command(Scorer):
                 await threads.in_thread(put, workspace, to, self.directory / source)
             except OSError as error:
                 raise ScoringFailed(f"files: {to}: {error}") from None
-        command = self.options["command"]
         limit_s = self.options.get("timeout_s", DEFAULT_TIMEOUT_S)
-        finished = await process.run(
-            ["/bin/sh", "-c", command] if isinstance(command, str) else command,
-            directory=workspace,
-            stdin=await encoded(asked(context)),
-            timeout_s=limit_s,
-            env=process.environment(
-                {
-                    "CODEX_POOL_SAMPLE_ID": context.sample.id.replace("\0", ""),
-                    "CODEX_POOL_EPOCH": str(context.sample.epoch),
-                    "CODEX_POOL_VARIANT": context.sample.variant,
-                    **self.options.get("env", {}),
-                }
-            ),
-        )
+        finished = await self._run(context, workspace, limit_s)
         self._keep(context.artifacts, finished)
         stdout, stderr = (text.decode("utf-8", "replace") for text in (finished.stdout, finished.stderr))
         metadata: dict[str, Any] = {"exit_code": finished.exit_code}
@@ -131,6 +119,32 @@ class Command(Scorer):
                 raise ScoringFailed(f"printed no number ({finished.words}): {printed[-500:]}")
             return self.graded(found[-1], self._passes(found[-1]), f"{found[-1]:g}", finished.words, metadata)
         return self._from_json_line(stdout, finished.words, printed)
+
+    async def _run(self, context: ScoreContext, workspace: Path, limit_s: float) -> process.ProcessResult:
+        """Run the command in the container that the agent worked in, or on this machine if that was in none."""
+        command = self.options["command"]
+        argv = ["/bin/sh", "-c", command] if isinstance(command, str) else command
+        env = {
+            "CODEX_POOL_SAMPLE_ID": context.sample.id.replace("\0", ""),
+            "CODEX_POOL_EPOCH": str(context.sample.epoch),
+            "CODEX_POOL_VARIANT": context.sample.variant,
+            **self.options.get("env", {}),
+        }
+        question = asked(context)
+        if not context.in_container:
+            stdin = await encoded(question)
+            env = process.environment(env)
+            return await process.run(argv, directory=workspace, stdin=stdin, timeout_s=limit_s, env=env)
+        session = context.session
+        if session is None:
+            raise ScoringFailed(CONTAINER_GONE)
+        # Paths are those inside; the artifacts are not.
+        stdin = await encoded({**question, "workspace": session.workdir, "artifacts": None})
+        try:
+            ran = await session.run(argv, env=env, timeout_s=limit_s, stdin=stdin)
+        except ContainerError as error:
+            raise ScoringFailed(str(error)) from None
+        return process.ProcessResult(ran.exit_code, None, ran.timed_out, ran.stdout, ran.stderr)
 
     def _passes(self, value: float) -> bool:
         return bool(value >= self.options.get("threshold", 1.0))

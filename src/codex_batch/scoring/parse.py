@@ -10,6 +10,7 @@ from typing import Any
 
 from .choice import Choice
 from .command import Command
+from .harbor import HarborReward
 from .judge import Judge
 from .plugin import kinds
 from .python import Python
@@ -17,7 +18,8 @@ from .scorer import NAME, Scored, Scorer, ScorerError, quote
 from .text import Exact, Includes, JsonSchema, Number, Regex
 
 TYPES: dict[str, type[Scorer]] = {
-    scorer.type: scorer for scorer in (Exact, Includes, Regex, Number, Choice, JsonSchema, Command, Python, Judge)
+    scorer.type: scorer
+    for scorer in (Exact, Includes, Regex, Number, Choice, JsonSchema, Command, Python, Judge, HarborReward)
 }
 
 

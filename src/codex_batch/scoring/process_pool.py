@@ -85,7 +85,7 @@ class ProcessPool:
         if size > MAX_CHARACTERS:
             raise ScoringFailed(f"the response is too long: {size:,} characters; at most {MAX_CHARACTERS:,} are read")
         sample: Any = _Sample.of(context.sample)
-        request = pickle.dumps((scorer, replace(context, sample=sample, ask=None, diff=None)), protocol=5)
+        request = pickle.dumps((scorer, replace(context, sample=sample, ask=None, diff=None, session=None)), protocol=5)
         child = self._idle.pop() if self._idle else await _start()
         try:
             answer = await asyncio.wait_for(_exchange(child, request), ANSWER_LIMIT_S)

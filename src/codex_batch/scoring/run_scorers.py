@@ -17,13 +17,15 @@ from .scorer import Score, ScoreContext, Scorer, ScoringFailed, shortened
 async def score_sample(
     scorers: Iterable[Scorer], context: ScoreContext, *, process_pool: ProcessPool | None = None
 ) -> list[Score]:
-    """Return one score per scorer, in their order; each runs in the `process_pool`, or in this task without one."""
+    """Return the scores of each scorer, in their order; each runs in the `process_pool`, or here without one."""
     scores = []
     for scorer in scorers:
         async with nullcontext() if process_pool is None else process_pool.permit(scorer):
             began_at = time.monotonic()
             score = await _score(scorer, context, process_pool)
-        scores.append(replace(score, duration_ms=round((time.monotonic() - began_at) * 1000)))
+        duration_ms = round((time.monotonic() - began_at) * 1000)
+        found = [*([] if score.is_missing else [score]), *score.others]
+        scores += [replace(each, duration_ms=duration_ms, others=()) for each in found]
     return scores
 
 

@@ -13,12 +13,18 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 
 from codex_app_server._runtime.text import cut
 
+from ..container import ContainerSession
+
 DEFAULT_TIMEOUT_S = 300.0
 TEXT_CHARACTERS = 2_000
 _QUOTED = 100
 # The squares of values up to it are added up without overflow.
 LARGEST = 1e100
 MOST_NESTED = 100
+CONTAINER_GONE = (
+    "the container that the agent worked in is not there any more, and with it what was not in the workspace: run the "
+    "sample again"
+)
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 
 
@@ -74,6 +80,10 @@ class ScoreContext:
     diff: bytes | None = None
     artifacts: Path
     ask: Ask | None = None
+    session: ContainerSession | None = None
+    """The container that the agent worked in, while it runs."""
+    in_container: bool = False
+    """True if the agent worked in a container, there or not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +102,10 @@ class Score:
     metadata: dict[str, Any] | None = None
     error: str | None = None
     duration_ms: int = 0
+    others: tuple[Score, ...] = ()
+    """Further scores that came with this one, each by a name of its own."""
+    is_missing: bool = False
+    """True if there is no score by this name, only `others`."""
 
 
 class ScoringFailed(Exception):

@@ -90,6 +90,9 @@ class RecordRow(msgspec.Struct, frozen=True):
     codex_version: str | None = None
     rerouted_from: str | None = None
     """Model that was asked, if the service let `model` answer instead."""
+    container: dict[str, Any] | None = None
+    """The container that the last attempt worked in: `engine`, `image`, `digest`, `sandbox`; `memory_kills`,
+    how many processes its memory limit has ended, if any."""
     fingerprint: str | None = None
     """Digest of the effective configuration; None in what an earlier codex-pool recorded. Set by the store."""
     launch: int | None = None
@@ -274,6 +277,7 @@ def record_of(row: Mapping[str, Any]) -> RecordRow:
         provider=row["provider"],
         codex_version=row["codex_version"],
         rerouted_from=row["rerouted_from"],
+        container=from_json(row["container"]),
         fingerprint=row["fingerprint"],
         launch=row["launch"],
     )
@@ -379,6 +383,7 @@ def exported(row: SampleRow) -> dict[str, Any]:
         "provider": record.provider,
         "codex_version": record.codex_version,
         "rerouted_from": record.rerouted_from,
+        **({"container": record.container} if record.container else {}),
         "fingerprint": record.fingerprint,
         "launch": record.launch,
         "tags": list(row.tags),

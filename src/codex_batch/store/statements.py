@@ -285,8 +285,8 @@ def record(db: sqlite3.Connection, n: int, row: RecordRow, state: str) -> None:
     db.execute(
         'INSERT OR REPLACE INTO records (n, status, "limit", final_response, error, usage, cost, thread_id, turn_id, '
         "worker, attempts, turns, tool_calls, queued_ms, duration_ms, started_at, ended_at, responses, artifacts, "
-        "agents_md, model, effort, provider, codex_version, rerouted_from) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "agents_md, model, effort, provider, codex_version, rerouted_from, container) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             n,
             row.status,
@@ -313,6 +313,7 @@ def record(db: sqlite3.Connection, n: int, row: RecordRow, state: str) -> None:
             text(row.provider),
             text(row.codex_version),
             text(row.rerouted_from),
+            plain_json(row.container),
         ),
     )
     # An answer is of the configuration that its attempt was started with.

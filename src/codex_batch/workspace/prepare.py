@@ -17,9 +17,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from codex_app_server._runtime import threads
 from codex_app_server._runtime.files import resolved, write_atomic
 
+from ..container import ContainerError, leftovers
+from ..container.running import Container, Containers, Place
 from ..dataset import Sample
 from ..dataset.trees import LEFT_OUT
 from ..store import layout
@@ -47,6 +51,10 @@ class Workspace:
     """Params of environment/add, to be sent before thread/start, if an exec-server runs the agent's commands."""
     ended: tuple[str, ...] = ()
     """Names of the processes that the hook's start left running, and that were ended with it."""
+    place: Place | None = None
+    """The container that it is mounted into."""
+    session: Container | None = None
+    """Commands and files in that container; None if it has ended, or is not known here."""
 
     @property
     def path(self) -> Path:
@@ -60,7 +68,14 @@ class Workspace:
             raise WorkspaceError(f"the workspace {self.directory} could not be compared: {error}") from None
 
     async def stop(self) -> None:
-        """Let the hook end what it began; the files stay. Raises WorkspaceError."""
+        """Remove the container, let the hook end what it began; the files stay. Raises WorkspaceError."""
+        if self.session is not None:
+            self.session.close()
+        if self.place is not None:
+            try:
+                await leftovers.remove(self.place.engine, [self.place.name])
+            except ContainerError as error:
+                raise WorkspaceError(str(error)) from None
         if self.hook is not None:
             await hooks.stop(self.hook, self.sample, self.path)
 
@@ -79,29 +94,45 @@ async def prepare(
     hook: str | None = None,
     sources: Repositories | None = None,
     agents_md: str | None = None,
+    containers: Containers | None = None,
 ) -> Workspace:
     """Make the sample's workspace in `directory`, in place of what may be there; if that fails, nothing is left.
+
+    With `containers` it is mounted into one, which its sample asks for; its setup is run in there.
 
     `sources` is what its commit was checked with. `agents_md`: the text of its AGENTS.md, which belongs to the base, in
     place of the one that it brings. Raises WorkspaceError.
     """
     try:
-        return await _prepare(sample, directory, hook, sources, agents_md)
+        return await _prepare(sample, directory, hook, sources, agents_md, containers)
     except BaseException:
         await asyncio.shield(threads.in_thread(_remove, directory))
         raise
 
 
 async def _prepare(
-    sample: Sample, directory: Path, hook: str | None, sources: Repositories | None, agents_md: str | None
+    sample: Sample,
+    directory: Path,
+    hook: str | None,
+    sources: Repositories | None,
+    agents_md: str | None,
+    containers: Containers | None,
 ) -> Workspace:
     spec = sample.workspace or {}
     workspace, base_git = directory / layout.WORKSPACE, directory / layout.BASE
     if hook is not None and workspace.exists():
         await hooks.stop(hook, sample, workspace)
+    before = reopen(sample, directory)
+    if before is not None and before.place is not None:
+        await before.stop()
+    inside = sample.container if containers is not None else None
+    container: Container | None = None
     try:
         await threads.in_thread(_clear, directory, workspace)
         await difference.create(base_git)
+        if inside is not None:
+            assert containers is not None
+            await containers.fill(inside, workspace)
         if "template" in spec:
             await threads.in_thread(_copy, Path(spec["template"]), workspace)
         elif "git" in spec:
@@ -112,10 +143,15 @@ async def _prepare(
             await threads.in_thread(project.write_agents_md, workspace, agents_md)
         if "git" in spec:
             await repositories.begin_history(workspace)
+        if inside is not None:
+            assert containers is not None
+            container = await containers.start(inside, workspace)
         for command in _commands(spec.get("setup")):
-            await hooks.run_command(
-                "setup", command, sample, workspace, workspace, timeout_s=spec.get("setup_timeout_s", SETUP_LIMIT_S)
-            )
+            limit_s = spec.get("setup_timeout_s", SETUP_LIMIT_S)
+            if container is not None:
+                await _set_up_inside(container, command, sample, limit_s)
+            else:
+                await hooks.run_command("setup", command, sample, workspace, workspace, timeout_s=limit_s)
         if agents_md is not None:
             # A setup may have brought another one.
             await threads.in_thread(project.write_agents_md, workspace, agents_md)
@@ -128,20 +164,48 @@ async def _prepare(
             "said": started.said,
             "ended": started.ended,
             "environment": f"codex-pool-{uuid.uuid4().hex}",
+            "container": None if container is None else msgspec.to_builtins(container.place),
         }
         await threads.in_thread(_save, directory / layout.WORKSPACE_STATE, state)
     except (OSError, shutil.Error) as error:
+        await _give_up(container)
         raise WorkspaceError(f"the workspace {directory} could not be made: {error}") from None
-    return _workspace(sample, directory, state)
+    except ContainerError as error:
+        await _give_up(container)
+        raise WorkspaceError(f"the container of the sample: {error}") from None
+    except BaseException:
+        await _give_up(container)
+        raise
+    return _workspace(sample, directory, state, containers)
 
 
-def reopen(sample: Sample, directory: Path) -> Workspace | None:
-    """The workspace that a run that died had made, None if it was not ready."""
+async def _give_up(container: Container | None) -> None:
+    """Remove the container of a workspace that could not be made; why is the news."""
+    if container is not None:
+        with contextlib.suppress(ContainerError):
+            await asyncio.shield(container.remove())
+
+
+async def _set_up_inside(container: Container, command: str, sample: Sample, limit_s: float) -> None:
+    """Run a command of a setup in the container. Raises WorkspaceError, ContainerError."""
+    env = {**hooks.variables(sample, Path(container.workdir)), "CODEX_POOL_TASK": ""}
+    ran = await container.run(["/bin/sh", "-c", command], env=env, timeout_s=limit_s)
+    if ran.exit_code != 0:
+        how = f"took longer than {limit_s:g} s" if ran.timed_out else f"failed with exit code {ran.exit_code}"
+        said = (ran.stderr.strip() or ran.stdout.strip()).decode("utf-8", "replace")[-500:]
+        raise WorkspaceError(f"setup {command!r} in the container {how}" + (f": {said}" if said else ""))
+
+
+def reopen(sample: Sample, directory: Path, containers: Containers | None = None) -> Workspace | None:
+    """The workspace that a run that died had made, None if it was not ready.
+
+    Its container has a session if `containers` has taken it up.
+    """
     try:
         state = json.loads((directory / layout.WORKSPACE_STATE).read_bytes())
     except (OSError, ValueError):
         return None
-    return _workspace(sample, directory, state) if (directory / layout.WORKSPACE).is_dir() else None
+    return _workspace(sample, directory, state, containers) if (directory / layout.WORKSPACE).is_dir() else None
 
 
 async def sweep(sample: Sample, directory: Path) -> None:
@@ -153,13 +217,25 @@ async def sweep(sample: Sample, directory: Path) -> None:
         await threads.in_thread(_remove, directory)
 
 
-def _workspace(sample: Sample, directory: Path, state: dict[str, Any]) -> Workspace:
+def _workspace(
+    sample: Sample, directory: Path, state: dict[str, Any], containers: Containers | None = None
+) -> Workspace:
     said, path, environment = state["said"], directory / layout.WORKSPACE, None
     cwd, thread = said.get("cwd", str(path)), said.get("thread", {})
     if "exec_server" in said:
         environment = {"environmentId": state["environment"], "execServerUrl": said["exec_server"]}
         thread = {"environments": [{"environmentId": state["environment"], "cwd": cwd}], **thread}
         cwd = str(path)
+    place = None if state.get("container") is None else msgspec.convert(state["container"], Place)
+    session = None if place is None or containers is None else containers.of(place)
+    if place is not None:
+        thread = {"environments": [{"environmentId": place.environment, "cwd": place.workdir}]}
+        if session is not None:
+            environment = {
+                "environmentId": place.environment,
+                "execServerUrl": session.exec_server,
+                "authBearerToken": place.token,
+            }
     return Workspace(
         sample=sample,
         directory=directory,
@@ -169,6 +245,8 @@ def _workspace(sample: Sample, directory: Path, state: dict[str, Any]) -> Worksp
         thread=thread,
         environment=environment,
         ended=tuple(state.get("ended", ())),
+        place=place,
+        session=session,
     )
 
 

@@ -1,0 +1,3 @@
+#!/bin/bash
+set -e
+id -un > /home/worker/name.txt

@@ -1,0 +1,3 @@
+#!/bin/bash
+set -e
+echo "all is well" > report.txt

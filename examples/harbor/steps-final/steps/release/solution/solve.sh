@@ -1,0 +1,2 @@
+#!/bin/bash
+cat version.txt > release.txt

@@ -1,0 +1,1 @@
+LINES=${LINES:-1}
