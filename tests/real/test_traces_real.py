@@ -122,6 +122,7 @@ def test_turns_go_on_without_a_collector_and_lost_spans_are_counted(
         assert row["exported"] == 0 and row["state"] == "ready" and row["problem"].startswith(f"127.0.0.1:{port}: ")
         # The tracer dies while there is a collector again; the next one exports.
         os.kill(row["pid"], signal.SIGKILL)
+        until(lambda: client.call("pool/status")["tracer"]["restarts"] == 1)
         with Collector(port) as collector:
             start_turn(client, thread, "[[text two]]", None, "two")
             client.wait(lambda each: each.get("method") == "turn/completed", 2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,6 +19,8 @@ from opentelemetry.trace import Tracer
 
 SERVICE = "codex-pool"
 DEFAULT_QUEUE = 2048
+# The reason, at the end of a chain of exceptions.
+_ERRNO = re.compile(r"\[Errno -?\d+\] [\w ]+")
 DEFAULT_ENDPOINT = "http://localhost:4318"
 
 
@@ -71,7 +74,10 @@ class _Problems(logging.Handler):
         self.first = ""
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.first = self.first or " ".join(record.getMessage().split())[:300]
+        if not self.first:
+            text = " ".join(record.getMessage().split())
+            errno = _ERRNO.search(text)
+            self.first = errno[0] if errno is not None else text[:200]
 
 
 class _CountingExporter(SpanExporter):
