@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import platform
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import codex_pool
 from codex_app_server._runtime import threads
 from codex_app_server._runtime.text import plural
 
@@ -26,8 +24,9 @@ from . import messages
 from .bundle import Bundle
 from .engine import Engine, HostGoneError
 from .host import HostError
+from .host_state import FleetCallbacks, HostState, LeaseLost, versions_problem
 from .leases import LEASE_S, Leases, Verdict
-from .messages import Collect, Delivery, Hello, Lease, Opened, Report
+from .messages import Collect, Delivery, Lease, Opened, Report
 
 COLLECT_S = 1.0
 AGAIN_S = 0.5
@@ -36,31 +35,6 @@ OPEN_LIMIT_S = 180.0
 # Files are sent in parts of about so much.
 PART_BYTES = 8 * 2**20
 COMPLETE = ("completed", "limit")
-
-
-class LeaseLost(Exception):
-    """An attempt whose host has gone; the message names it."""
-
-
-@dataclass(slots=True)
-class HostState:
-    """A host as it is shown."""
-
-    name: str
-    state: str = "joining"
-    spool: str = ""
-    codex_version: str | None = None
-    places: int = 0
-    held: int = 0
-    done: int = 0
-    lost: int = 0
-    joined_at: float = 0.0
-    free_bytes: int = 0
-    rate_limiter: dict[str, Any] = field(default_factory=dict)
-    slots: list[dict[str, Any]] = field(default_factory=list)
-    problem: str | None = None
-    received_bytes: int = 0
-    sent_bytes: int = 0
 
 
 @dataclass(slots=True)
@@ -73,17 +47,6 @@ class _Link:
     halted: dict[str, str] = field(default_factory=dict)
     confirmed: set[str] = field(default_factory=set)
     """Leases that it has answered for, or failed to."""
-
-
-@dataclass(frozen=True, slots=True)
-class FleetCallbacks:
-    """`attempt_of` finds an attempt by its key, and whether its sample is done. `superseded` keeps a result that does
-    not count; `warn(kind, message)` shows a message; `places` gives the number of leases that all hosts may have."""
-
-    attempt_of: Callable[[str], tuple[AttemptRow, bool] | None]
-    superseded: Callable[[Start, Delivery, str], Awaitable[None]]
-    warn: Callable[[str, str], None]
-    places: Callable[[int], None]
 
 
 class Fleet:
@@ -243,10 +206,16 @@ class Fleet:
             self._links[host].acknowledged.append(key)
 
     async def settled(self) -> None:
-        """Wait until all acknowledgements have been sent to the hosts that answer."""
-        while any(link.acknowledged and link.state.state == "ready" for link in self._links.values()):
+        """Wait until the hosts that are there have joined, and have all acknowledgements."""
+        while self._is_unsettled():
             self._sent.clear()
-            await self._sent.wait()
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._sent.wait(), AGAIN_S)
+
+    def _is_unsettled(self) -> bool:
+        states = {link.state.state for link in self._links.values()}
+        unsent = any(link.acknowledged and link.state.state == "ready" for link in self._links.values())
+        return unsent or not states or not states.isdisjoint(("joining", "starting")) or bool(self._ended)
 
     def finished(self, n: int) -> None:
         """Note that a sample has its record."""
@@ -479,16 +448,3 @@ class Fleet:
 
 def _is_complete(delivery: Delivery) -> bool:
     return delivery.record is not None and delivery.record.status in COMPLETE
-
-
-def versions_problem(hello: Hello) -> str | None:
-    """Return why a host of these versions is not used; None if it is."""
-    python = ".".join(platform.python_version_tuple()[:2])
-    for what, there, here in (
-        ("codex-pool", hello.codex_pool, codex_pool.__version__),
-        ("Python", hello.python, python),
-        ("the protocol of hosts", hello.protocol, messages.PROTOCOL),
-    ):
-        if there != here:
-            return f"it has {what} {there}, and the run {here}; install the same on both"
-    return None

@@ -22,8 +22,9 @@ from ..run.stopping import Stopped, unless_stopped
 from ..scoring import Score, Scorer, Scorers
 from ..store import AttemptRow, RunDirectory, SampleRow, ScoreRow, Start, layout
 from .bundle import Bundle
-from .fleet import AGAIN_S, Fleet, LeaseLost
+from .fleet import AGAIN_S, Fleet
 from .host import HostError
+from .host_state import LeaseLost
 from .messages import Delivery, Lease, Spent
 
 # How long a sample that is halted may take to end on its host, and its result to come.

@@ -21,15 +21,16 @@ from ..scoring import Scorers
 from ..store import AttemptRow, RunDirectory, Start
 from .bundle import Bundle
 from .engine import Engine, EngineError
-from .fleet import Fleet, FleetCallbacks
+from .fleet import Fleet
+from .host_state import FleetCallbacks
 from .messages import Delivery, Spent
 from .plan import make_plan
 from .remote_executor import RemoteExecutor
 
 # Of the facts of a run: its name among hosts.
 NAME = "fleet"
-# Acknowledgements go with the next question.
-LAST_COLLECT_S = 5.0
+# Hosts are waited for at the end: one may have results that an earlier launch had no time to acknowledge.
+LAST_COLLECT_S = 30.0
 
 
 class RunHosts:

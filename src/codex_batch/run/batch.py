@@ -96,7 +96,9 @@ class Batch:
         self._log = directory.file(layout.LOG)
         counts = directory.store.counts()
         self._progress = Progress(total=counts["total"], skipped=counts["done"])
-        self._is_done = counts["total"] == counts["done"]
+        # Hosts of a launch that died may still hold what is recorded.
+        has_hosts = settings.hosts is not None and directory.store.info()["state"] in ("running", "died")
+        self._is_done = counts["total"] == counts["done"] and not has_hosts
         self._progress.turns_per_worker = settings.turns_per_worker
         self._progress.currency = None if prices is None else prices.currency
         self._output = RunOutput(settings, directory, self._progress)
