@@ -64,4 +64,10 @@ def hosts_of(context: click.Context, given: dict[str, Any], endpoint: str | None
         raise click.UsageError(
             "--ray uses the codex that is installed on each host and cannot go with --codex-bin", context
         )
+    if given["container"] is not None:
+        raise click.UsageError(
+            "--ray runs samples on hosts without their containers and cannot go with --container; "
+            "use --shard on each machine",
+            context,
+        )
     return HostOptions(address=address, environment=tuple(names), login=login, spool=spool)

@@ -214,8 +214,8 @@ def retry(run: Path, samples: tuple[str, ...], statuses: tuple[str, ...], mark: 
     "--format",
     metavar="NAME",
     callback=options.as_text,
-    help="jsonl, csv, parquet, inspect; a job: harbor; trajectories: atif, atif-1.8; for fine-tuning: chat; predictions: swebench; or "
-    "that of a plug-in (codex-pool plugins).  [default: as FILE ends; jsonl on stdout]",
+    help="jsonl, csv, parquet, inspect; a job: harbor; trajectories: atif, atif-1.8; for fine-tuning: chat; "
+    "predictions: swebench; or that of a plug-in (codex-pool plugins).  [default: as FILE ends; jsonl on stdout]",
 )
 @click.option("--variant", metavar="NAME", callback=options.as_text, help="Only this variant of the run.")
 @click.option(

@@ -19,6 +19,7 @@ from codex_app_server._runtime.files import resolved, write_atomic
 
 from . import swebench_check
 from .fields import FIELDS
+from .harbor_tasks import HarborOptions
 from .row import DatasetRow
 from .sample import DatasetError
 from .sources import opened
@@ -82,7 +83,7 @@ def write_tasks(
     written: list[bytes] = []
     names: set[str] = set()
     with ExitStack() as stack:
-        for row in opened(source, format, stdin, stack).rows:
+        for row in opened(source, format, stdin, stack, HarborOptions()).rows:
             try:
                 sample = _sample(row, conversion)
             except _Wrong as error:

@@ -47,6 +47,7 @@ from ..run.context import RunCallbacks, RunContext, RunnerConfig
 from ..run.disks import disks_of
 from ..run.executor import SampleJob
 from ..run.launch import NotStartedError
+from ..run.live_transcripts import LiveTranscripts
 from ..run.local_context import PERMITS, local_context
 from ..run.local_executor import LocalExecutor
 from ..run.loop_clock import RunningClock
@@ -282,8 +283,10 @@ class Host:
                 prices=plan.prices,
                 sources=sources,
                 guarded=plan.guarded,
+                containers=None,
                 process_pool=process_pool,
                 clock=clock,
+                live=LiveTranscripts(self._path),
             )
         )
         stack.callback(self._executor.close)
@@ -416,6 +419,7 @@ class Host:
             end={} if last is None else {name: getattr(last, name) for name in names},
             note=None if last is None else last.note,
             events=None if last is None else store.event_member(lease.n, last.attempt),
+            rollouts=() if last is None else store.rollout_members(lease.n, last.attempt),
             artifacts=artifacts,
             scores=tuple(map(_plain_score, row.scores)) if row.state == "done" else None,
             unpriced=task.unpriced,

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from ..store import RecordRow
+from ..store import RecordRow, Rollout
 
 PROTOCOL = 1
 
@@ -70,6 +70,7 @@ class Delivery(msgspec.Struct, frozen=True):
     end: dict[str, Any] = {}
     note: str | None = None
     events: bytes | None = None
+    rollouts: tuple[Rollout, ...] = ()
     artifacts: dict[str, bytes] = {}
     scores: tuple[dict[str, Any], ...] | None = None
     """None if the host has not scored it."""

@@ -17,11 +17,11 @@ import msgspec
 
 from codex_app_server import InvalidInputError
 from codex_app_server.home import codex_home
+from codex_pool.prices import Prices
 
 from ..configuration.effective import Effective
 from ..configuration.settings import Settings
 from ..redaction.redactor import Redactor
-from ..rules.prices import Prices
 from ..run import home
 from ..scoring import Scorers
 from .bundle import Bundle

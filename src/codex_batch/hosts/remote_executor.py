@@ -201,6 +201,7 @@ class RemoteExecutor:
             record.tool_calls or 0,
             record.started_at or time.time(),
             delivery.events,
+            delivery.rollouts,
             delivery.note,
             record.agents_md,
             Answered(**{name: getattr(record, name) for name in Answered.__struct_fields__}),

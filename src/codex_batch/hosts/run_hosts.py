@@ -11,10 +11,10 @@ from typing import Any
 
 from codex_app_server import InvalidInputError
 from codex_app_server._runtime import threads
+from codex_pool.prices import Prices
 
 from ..configuration.effective import Effective
 from ..configuration.settings import Settings
-from ..rules.prices import Prices
 from ..run.scheduler import Scheduler
 from ..run.stopping import cancel_all
 from ..scoring import Scorers

@@ -10,6 +10,7 @@ import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from ..store import layout
 from ..store.directory import Append
 from .choose import Choice, SampleState
 from .source import MERGE_PID, LaunchId, Source, launch_id
@@ -24,12 +25,17 @@ class Copy:
     """Copies into the tables of `db`. `sources` are numbered as `SampleState.source`; `target` is the merged run."""
 
     def __init__(
-        self, db: sqlite3.Connection, sources: Sequence[Source], target: Source | None, append: Append
+        self,
+        db: sqlite3.Connection,
+        sources: Sequence[Source],
+        target: Source | None,
+        append: Append,
+        append_rollout: Append,
     ) -> None:
         self._db = db
         self._sources = sources
         self._target = None if target is None else target.place
-        self._append = append
+        self._append = {layout.EVENTS: append, layout.ROLLOUTS: append_rollout}
         self._launches: dict[tuple[int, int], int] = {}
         names = [row[0] for row in db.execute("SELECT name FROM main.sqlite_master WHERE type = 'table'")]
         columns = {name: [row[1] for row in db.execute(f"PRAGMA table_info({name})")] for name in names}
@@ -79,6 +85,8 @@ class Copy:
                 row = self._with_launch(taken.source, {**row, "n": n})
                 if "attempt" in row:
                     row["attempt"] += shift
+                if name == "rollouts":
+                    self._move(taken.source, row, layout.ROLLOUTS)
                 if name == "records":
                     row["attempts"] += shift
                 self._put(name, tables[name], row)
@@ -100,10 +108,14 @@ class Copy:
         row = self._with_launch(state.source, {**row, **changes})
         if row["status"] is None:
             row |= {"status": "lost", "note": row["note"] or ENDED}
-        if row["length"] is not None and state.source != self._target:
-            log = self._sources[state.source].event_log(row["segment"], row["offset"], row["length"])
-            row["segment"], row["offset"], row["length"] = self._append(log)
+        self._move(state.source, row, layout.EVENTS)
         return row
+
+    def _move(self, place: int, row: Row, directory: str) -> None:
+        """Have a row's member of a segment stand in the merged run."""
+        if row["length"] is not None and place != self._target:
+            member = self._sources[place].member(directory, row)
+            row["segment"], row["offset"], row["length"] = self._append[directory](member)
 
     def _with_launch(self, place: int, row: Row) -> Row:
         if row.get("launch") is not None:

@@ -147,8 +147,8 @@ class _Merging:
             command=tuple(store.info()["config"].get("command", ())),
         )
 
-    def _change(self, db: sqlite3.Connection, store: RunStore, append: Append) -> None:
-        copy = Copy(db, self._known, self._target, append)
+    def _change(self, db: sqlite3.Connection, store: RunStore, append: Append, append_rollout: Append) -> None:
+        copy = Copy(db, self._known, self._target, append, append_rollout)
         copy.launches()
         for choice in self._changed:
             copy.sample(choice)

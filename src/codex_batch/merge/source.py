@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -106,9 +106,10 @@ class Source:
                     found.append(path)
         return found
 
-    def event_log(self, segment: int, offset: int, length: int) -> bytes:
-        """The event log of an attempt, compressed. Raises OSError."""
-        with path_of(self.path / layout.EVENTS, segment).open("rb") as file:
+    def member(self, directory: str, row: Mapping[str, Any]) -> bytes:
+        """The event log or session file that a row has in `directory`, compressed. Raises OSError."""
+        offset, length = row["offset"], row["length"]
+        with path_of(self.path / directory, row["segment"]).open("rb") as file:
             file.seek(offset)
             return file.read(length)
 

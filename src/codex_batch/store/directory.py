@@ -38,7 +38,7 @@ __all__ = ["Finished", "RunDirectory", "Start", "Written", "edit_run"]
 
 
 Append = Callable[[bytes], tuple[int, int, int]]
-"""Writes an event log; answers its segment, offset and length."""
+"""Writes a member of a segment, such as an event log; answers its segment, offset and length."""
 
 
 @dataclass(slots=True)
@@ -321,12 +321,14 @@ class RunDirectory(fork.ProcessBound):
 
         self._do(change)
 
-    def merge(self, change: Callable[[sqlite3.Connection, RunStore, Append], None]) -> None:
-        """Let `change` write rows and event logs of other runs, in one transaction; results.jsonl follows at `close`.
+    def merge(self, change: Callable[[sqlite3.Connection, RunStore, Append, Append], None]) -> None:
+        """Let `change` write rows, event logs and session files of other runs, in one transaction.
+
+        results.jsonl follows at `close`.
 
         The store that `change` is given reads what it has written so far.
         """
-        self._do(lambda db: change(db, self._rows, self._segments.append))
+        self._do(lambda db: change(db, self._rows, self._segments.append, self._rollouts.append))
 
     def judged(self, tokens: int, cost: float | None) -> Written[None]:
         """Add what a judge was paid for a question, whatever becomes of its answer; `cost` None where not known."""

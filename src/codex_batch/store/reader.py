@@ -15,7 +15,7 @@ from codex_app_server._runtime.files import resolved
 
 from . import layout, locked
 from .layout import RunDirectoryError
-from .rollouts import RolloutRow, rollout_of
+from .rollouts import Rollout, RolloutRow, rollout_of
 from .rows import (
     ANSWERED,
     UNKNOWN_COST,
@@ -244,6 +244,19 @@ class RunStore:
         note. None are of runs without them."""
         found = self._fetch("SELECT * FROM rollouts WHERE n = ? AND attempt = ? ORDER BY place", (n, attempt))
         return [rollout_of(row) for row in found]
+
+    def rollout_members(self, n: int, attempt: int) -> tuple[Rollout, ...]:
+        """The session files of an attempt as they are kept, compressed: to be stored in another run."""
+        found = []
+        for row in self.rollouts(n, attempt):
+            lines = None
+            if row.at is not None:
+                with path_of(self.path / layout.ROLLOUTS, row.at[0]).open("rb") as file:
+                    file.seek(row.at[1])
+                    lines = file.read(row.at[2])
+            about = (row.thread_id, row.relation, row.parent_id, row.size_bytes, row.cut_bytes, row.note)
+            found.append(Rollout(*about, lines))
+        return tuple(found)
 
     def rollout_lines(self, rollout: RolloutRow) -> Iterator[bytes]:
         """Iterate over the lines of a session file; none if it is missing."""

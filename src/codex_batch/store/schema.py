@@ -82,7 +82,7 @@ MIGRATIONS: tuple[str, ...] = (
     CREATE INDEX samples_in_order ON samples (position, n);
     CREATE INDEX samples_to_do ON samples (position, n) WHERE selected AND state <> 'done';
     """,
-    # Session files of codex, one a thread of an attempt; the host that an attempt was leased to; the container of a sample.
+    # Session files of codex, one a thread of an attempt; the host of an attempt; the container of a sample.
     """
     CREATE TABLE rollouts (
         n INTEGER NOT NULL REFERENCES samples, attempt INTEGER NOT NULL, place INTEGER NOT NULL,
