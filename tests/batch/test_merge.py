@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import json
 import os
 import re
@@ -22,7 +23,7 @@ from programs import codex_pool
 from codex_batch.dataset.shards import shard_of
 from codex_batch.merge import MergeError, merge
 from codex_batch.merge.choose import ConflictError, SampleState, choose
-from codex_batch.store import Entry, RecordRow, RunDirectory, RunDirectoryError, ScoreRow, layout, open_run
+from codex_batch.store import Entry, RecordRow, Rollout, RunDirectory, RunDirectoryError, ScoreRow, layout, open_run
 
 IDS = [f"s{n}" for n in range(12)]
 USAGE = {"total_tokens": 3}
@@ -77,7 +78,11 @@ def finish(directory: RunDirectory, name: str, status: str = "completed") -> Non
     log = json.dumps({"method": "x", "params": {"of": name}}).encode() + b"\n"
     compressor = zlib.compressobj(1, zlib.DEFLATED, 31)
     events = compressor.compress(log) + compressor.flush()
-    directory.finish(start, record, end, events=events, to_score=status == "completed").result(5)
+    rollouts = [
+        Rollout(f"t-{name}", lines=gzip.compress(f'{{"of": "{name}"}}\n'.encode())),
+        Rollout("gone", note="missing"),
+    ]
+    directory.finish(start, record, end, events=events, rollouts=rollouts, to_score=status == "completed").result(5)
     if status == "completed":
         directory.scored(n, [ScoreRow("exact", 1.0, True, name, None, None, None, 5, 0.0)]).result(5)
 
@@ -118,6 +123,8 @@ def test_a_merge_has_all_of_its_shards_in_the_order_of_the_dataset(tmp_path: Pat
         spent = store.spending()
         assert (spent.tokens, spent.known, spent.unknown) == (12 * 3 + 10, 12 * 1.0 + 1.0, 0)
         for row in store.samples():
+            own, gone = store.rollouts(row.n, 1)
+            assert list(store.rollout_lines(own)) == [f'{{"of": "{row.id}"}}'.encode()] and gone.note == "missing"
             assert row.record is not None and row.n == row.position + 1
             launch = info["launches"][(row.record.launch or 0) - 1]
             assert launch["number"] == row.record.launch and launch["pid"] == os.getpid()
