@@ -86,7 +86,6 @@ SURFACE: dict[str, dict[str, set[str]]] = {
         "codex_pool.demo": {"demo_home"},
         "codex_pool.supervisor.canary.checks": {"CheckError", "ask_version"},
         "codex_pool.homes": {"daemon_home_at", "demo_home_of"},
-        "codex_pool.litellm_prices": {"NAME", "find_prices"},
         "codex_pool.open_items": {"OpenItems"},
         "codex_pool.options": {
             "Field",
