@@ -18,7 +18,7 @@ from codex_batch.scoring.intervals import interval
 
 PARTS = (*(step / 20 for step in range(1, 20)), 0.01, 0.02, 0.035, 0.965, 0.98, 0.99)
 EVEN = 19
-"""How many of PARTS, the first, are evenly spaced: those that are averaged."""
+"""Number of PARTS, the first ones, that are evenly spaced: those that are averaged."""
 RHOS = (0.0, 0.1, 0.3, 0.5, 0.8, 1.0)
 GRADES = {"thirds": (0.0, 1 / 3, 2 / 3, 1.0), "mostly right": (1.0, 1.0, 1.0, 1.0, 1.0, 0.9, 0.5, 0.0)}
 

@@ -6,7 +6,7 @@ calls      calls of the engine's program
 images     images by name, or built once of a directory
 way        from a port of this machine to the exec-server inside
 session    commands and files in a running container: the protocol
-running    the containers of a run: started, taken up again, removed
+running    the containers of a run: started, reused, removed
 leftovers  those that a run which died has left
 """
 

@@ -1,4 +1,4 @@
-"""Containers of one run: started with an exec-server inside, reached, taken up again, and removed."""
+"""Containers of one run: started with an exec-server inside, reached, reused, and removed."""
 
 from __future__ import annotations
 
@@ -239,7 +239,7 @@ class Containers:
         return container
 
     def of(self, place: Place) -> Container | None:
-        """Return a container that was started or taken up here."""
+        """Return a container that was started or found again here."""
         return self._live.get(place.name)
 
     async def _remove(self, place: Place) -> None:

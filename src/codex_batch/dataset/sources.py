@@ -44,7 +44,7 @@ class Opened:
     kind: str
     rows: Iterator[DatasetRow]
     directory: Path
-    """Where relative paths begin."""
+    """Directory in which relative paths begin."""
     commit: str | None = None
 
 

@@ -17,14 +17,14 @@ _log = logging.getLogger("codex_batch")
 
 @dataclass(slots=True)
 class Recorded:
-    """What was kept of a sample's last attempt: its conversation, None without one, and those of its sub-agents."""
+    """Everything kept of a sample's last attempt: its conversation, None without one, and those of its sub-agents."""
 
     own_id: str | None = None
     own: Conversation | None = None
     sub_agents: dict[str, Conversation] = field(default_factory=dict)
-    """By thread."""
+    """The files by thread."""
     notes: list[str] = field(default_factory=list)
-    """What is missing, and why."""
+    """The missing part, with the reason."""
 
 
 def recorded(store: RunStore, row: SampleRow) -> Recorded:

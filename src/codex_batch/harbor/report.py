@@ -13,7 +13,7 @@ REPORT = "harbor.json"
 
 
 class Phase(msgspec.Struct, frozen=True, omit_defaults=True):
-    """When a part of a step began and ended, in seconds since the epoch."""
+    """Begin and end of a part of a step, in seconds since the epoch."""
 
     started_at: float
     ended_at: float

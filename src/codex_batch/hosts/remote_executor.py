@@ -151,7 +151,7 @@ class RemoteExecutor:
         return Lease(key, job.row.n, sample, job.row.spec, job.row.digest, trees)
 
     async def _result(self, job: SampleJob, key: str, start: Start, future: asyncio.Future[Delivery]) -> AttemptResult:
-        """What becomes of a lease. Raises Stopped if it was to halt before a turn."""
+        """Return the outcome of a lease. Raises Stopped if it was to halt before a turn."""
         try:
             either: set[asyncio.Future[Any]] = {future, job.halt}
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)

@@ -191,7 +191,7 @@ class _Merging:
         )
 
     def _judged(self) -> dict[str, Any]:
-        """What judges were paid: in the shards, as far as they are known by now, and in the merged run itself."""
+        """Return the pay of judges: in the shards, as far as they are known by now, and in the merged run itself."""
         total: Counter[str] = Counter()
         for note, sign in ((self._before, -1), (self._note, 1)):
             for run in note.get("runs", {}).values():

@@ -54,7 +54,7 @@ class Source:
 
     @property
     def facts(self) -> Facts:
-        """What must be alike in runs that become one."""
+        """Facts that must be alike in runs that become one."""
         configs = [from_json(launch["config"]) for launch in self.launches if launch["pid"] != MERGE_PID]
         merges = [from_json(launch["config"]) for launch in self.launches if launch["pid"] == MERGE_PID]
         return Facts.of(str(self.path), self.notes, configs, merges)

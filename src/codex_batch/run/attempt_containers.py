@@ -1,4 +1,4 @@
-"""The containers of attempts: taken up after a kill, checked before a turn, and described in a record."""
+"""Containers of attempts: reused after a kill, checked before a turn, and described in a record."""
 
 from __future__ import annotations
 

@@ -152,7 +152,7 @@ class Spending(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class HostRow:
-    """What one host did in a run on several machines: its attempts, by what became of them."""
+    """Work of one host in a run on several machines: its attempts, by their outcome."""
 
     host: str
     attempts: int
@@ -170,7 +170,7 @@ class HostRow:
 
     @property
     def in_words(self) -> str:
-        """What it did, in words."""
+        """The work of the host, in words."""
         rate = "" if self.per_minute is None else f", {self.per_minute:.1f} a minute"
         counts = ((self.lost, "lost"), (self.superseded, "superseded"))
         return f"{self.completed:,} completed{rate}" + "".join(

@@ -1,1 +1,1 @@
-"""Runs in a browser while they go on: pages of a server on loopback, for whoever has their address."""
+"""Runs in a browser while they go on: pages of a server on loopback, for those who have their address."""

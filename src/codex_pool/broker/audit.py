@@ -143,7 +143,7 @@ def _settings(request: Request) -> Record:
 
 
 def _operands(request: Request) -> Record:
-    """What a command of an operator is about."""
+    """Subject of a command of an operator."""
     if not request.method.startswith("pool/"):
         return {}
     names = ("worker", "session", "workers", "now", "approvalGraceS")

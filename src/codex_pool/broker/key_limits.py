@@ -133,7 +133,7 @@ class KeyLimits:
         )
 
     def _running(self, principal: str) -> Used:
-        """What turns that run have used so far."""
+        """Usage so far of turns that run."""
         state, used = self._state, Used()
         for turn in state.turns.values():
             if turn.tokens is not None and state.threads.owner_of(turn.thread_id) == principal:

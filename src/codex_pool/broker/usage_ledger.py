@@ -112,7 +112,7 @@ class UsageLedger:
     # Limits.
 
     def used(self, principal: str, running: Used, now: float) -> tuple[Used, Used]:
-        """What a principal has used on this day, and in all; `running`: by turns that run."""
+        """Usage of a principal on this day, and in all; `running`: by turns that run."""
         self._turn_day(now)
         found = (table.get(principal, Used()).plus(running) for table in (self._today, self._all))
         return next(found), next(found)

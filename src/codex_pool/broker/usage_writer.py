@@ -118,7 +118,7 @@ class UsageWriter:
         self._jobs.put(_Look())
 
     def reports(self) -> list[Report]:
-        """What has become of the store since the last call."""
+        """Return the changes of the store since the last call."""
         with contextlib.suppress(BlockingIOError):
             os.read(self.descriptor, 4096)
         found: list[Report] = []

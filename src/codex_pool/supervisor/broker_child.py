@@ -133,7 +133,7 @@ class BrokerProcess:
         return self.child
 
     def kept(self) -> KeptBroker:
-        """What the next supervisor needs to go on with the broker."""
+        """Return the state that the next supervisor needs to go on with the broker."""
         return KeptBroker(
             child=None if self.child is None else self.child.kept(),
             starts=self.starts,

@@ -67,7 +67,7 @@ class Child:
         self._writes_in: selectors.BaseSelector | None = None
 
     def kept(self) -> KeptChild:
-        """What the next supervisor needs to go on with this child."""
+        """Return the state that the next supervisor needs to go on with this child."""
         return KeptChild(
             pid=self.pid,
             stdin=self._stdin.fileno(),
@@ -218,7 +218,7 @@ class Reports:
                 self._waiting.clear()
 
     def kept(self) -> tuple[str, list[dict[str, Any]]]:
-        """What is not written yet: bytes of a line, and further reports."""
+        """Return the part that is not written yet: bytes of a line, and further reports."""
         return text_of(self._unsent), self._waiting
 
     def restore(self, unsent: str, waiting: list[dict[str, Any]]) -> None:

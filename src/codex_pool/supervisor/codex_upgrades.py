@@ -51,7 +51,7 @@ class CodexUpgrades:
         return self._upgrade.state in UNDER_WAY
 
     def kept(self) -> KeptUpgrade:
-        """What the next supervisor needs of the upgrades so far; none is under way."""
+        """Return the state that the next supervisor needs of the upgrades so far; none is under way."""
         before, wanted, version, state, problem = self._upgrade.kept()
         return KeptUpgrade(
             builds=self._upgrade.builds,

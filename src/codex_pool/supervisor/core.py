@@ -79,7 +79,7 @@ class SupervisorCore:
         self._recycles = Counter(dict.fromkeys(RECYCLE_REASONS, 0))
 
     def kept(self) -> KeptCore:
-        """What the next supervisor needs to go on with the slots."""
+        """Return the state that the next supervisor needs to go on with the slots."""
         return KeptCore(
             nonce=self._nonce,
             slots=self._slots,

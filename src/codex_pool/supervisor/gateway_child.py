@@ -54,7 +54,7 @@ class GatewayProcess(Entrance):
         return self.launch(arguments, now)
 
     def kept(self) -> KeptEntrance:
-        """What the next supervisor needs to go on with the gateway."""
+        """Return the state that the next supervisor needs to go on with the gateway."""
         kept = super().kept()
         kept.secret, kept.was_ready = self.secret, self.was_ready
         return kept

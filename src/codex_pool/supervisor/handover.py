@@ -112,7 +112,7 @@ class KeptUpgrade(msgspec.Struct, kw_only=True):
 
 
 class KeptLoop(msgspec.Struct, kw_only=True):
-    """What the supervisor itself has: bytes of its parent, reports for it, the configuration, lines that logs lost."""
+    """State of the supervisor itself: bytes of its parent, reports for it, the configuration, lines that logs lost."""
 
     held: str = ""
     unsent: str = ""

@@ -48,7 +48,7 @@ class IngressProcess(Entrance):
             self.restore(kept)
 
     def kept(self) -> KeptEntrance:
-        """What the next supervisor needs to go on with the ingress."""
+        """Return the state that the next supervisor needs to go on with the ingress."""
         kept = super().kept()
         kept.secret, kept.was_ready = self.secret, self.was_ready
         kept.listener = None if self._listener is None else self._listener.fileno()

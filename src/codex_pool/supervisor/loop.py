@@ -597,7 +597,7 @@ class Supervisor:
         if self._steering.mode.stopping:
             raise CommandError("the pool is stopping")
         result = self._self_upgrade.ask()
-        # Before the answer: whoever asks for the status then must not be shown the upgrade before.
+        # Before the answer: a client that asks for the status then must not be shown the upgrade before.
         self._show_codex_pool()
         return result
 

@@ -42,7 +42,7 @@ class Configuration:
         self._restart: tuple[str, ...] = ()
 
     def kept(self) -> tuple[float, str, list[str]]:
-        """What is kept beside `source`, as `restore` takes it."""
+        """Return the state that is kept beside `source`, as `restore` takes it."""
         return self._loaded_at, self._problem, list(self._restart)
 
     def restore(self, loaded_at: float, problem: str, restart: list[str]) -> None:

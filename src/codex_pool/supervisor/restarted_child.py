@@ -82,7 +82,7 @@ class RestartedChild:
         return delay_s
 
     def kept(self) -> KeptEntrance:
-        """What the next supervisor needs to go on with this child."""
+        """Return the state that the next supervisor needs to go on with this child."""
         return KeptEntrance(
             child=None if self.child is None else self.child.kept(),
             starts=self.starts,

@@ -71,7 +71,7 @@ class SelfUpgrade:
 
     @property
     def count(self) -> int:
-        """How many times this process has become another program."""
+        """Number of times that this process has become another program."""
         return self._count
 
     @property
@@ -135,7 +135,7 @@ class SelfUpgrade:
 
     @property
     def row(self) -> dict[str, Any]:
-        """What status shows."""
+        """The row of status."""
         return {
             "version": running_version(),
             # Whether other files are installed than this process has loaded.
@@ -242,7 +242,7 @@ def running_version() -> str:
 
 
 def _files() -> tuple[tuple[int, int, int], ...]:
-    """What tells the installed packages from others; an installation writes all files."""
+    """Identity of the installed packages; an installation writes all files."""
     found = []
     for path in (_PACKAGE / "__init__.py", _PACKAGE.with_name("codex_app_server") / "__init__.py"):
         try:

@@ -61,7 +61,7 @@ class AccountHolder(RestartedChild):
         self._inherited = self.issuer_url.startswith("http://127.0.0.1:") and PATH_PREFIX in self.issuer_url
 
     def kept(self) -> KeptEntrance:
-        """What the next supervisor needs to go on with the holder, at the same URL."""
+        """Return the state that the next supervisor needs to go on with the holder, at the same URL."""
         kept = super().kept()
         kept.listener, kept.path = self._listener.fileno(), self._path
         kept.issuer_url, kept.is_inherited = self.issuer_url, self._inherited

@@ -50,7 +50,7 @@ class TracerProcess(RestartedChild):
         self._before = dict.fromkeys(_COUNTED, 0)
 
     def kept(self) -> KeptEntrance:
-        """What the next supervisor needs to go on with the tracer; its counts begin again."""
+        """Return the state that the next supervisor needs to go on with the tracer; its counts begin again."""
         kept = super().kept()
         kept.listener = None if self._listener is None else self._listener.fileno()
         return kept

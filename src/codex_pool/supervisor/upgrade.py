@@ -47,7 +47,7 @@ class Upgrade:
         self._problem = ""
 
     def kept(self) -> tuple[int, int, str, str, str]:
-        """What is kept beside `builds`, as `restore` takes it."""
+        """Return the state that is kept beside `builds`, as `restore` takes it."""
         return self._before, self._wanted, self._version, self.state, self._problem
 
     def restore(self, before: int, wanted: int, version: str, state: State, problem: str) -> None:

@@ -74,7 +74,7 @@ class WorkerProcesses:
         self.children = {name: Child.taken_over(child) for name, child in kept.children.items()}
 
     def kept(self) -> KeptWorkers:
-        """What the next supervisor needs to go on with the workers."""
+        """Return the state that the next supervisor needs to go on with the workers."""
         homes = self._homes
         return KeptWorkers(
             children={name: child.kept() for name, child in self.children.items()},

@@ -34,7 +34,7 @@ A Job of Kubernetes that merges {shards} shards, for when the Job {name} has end
 
 @dataclass(frozen=True, slots=True)
 class Pods:
-    """Where the pods run. `claim` is mounted at `mount`; `secret` has the API key, None for pods that need none."""
+    """Place of the pods. `claim` is mounted at `mount`; `secret` has the API key, None for pods that need none."""
 
     name: str
     image: str
