@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -99,6 +101,12 @@ def kill(pool: Pool, module: bytes) -> None:
     raise AssertionError(f"no process of {module!r}")
 
 
+def turns_of(store: Path) -> int:
+    """The turns that are written in a store of usage."""
+    with contextlib.closing(sqlite3.connect(f"file:{store}?mode=ro", uri=True)) as db:
+        return int(db.execute("SELECT coalesce(sum(turns), 0) FROM usage").fetchone()[0])
+
+
 def test_what_a_key_has_used_outlives_broker_and_pool_and_ends_at_its_limit(house: House) -> None:
     alice_key, bob_key = house.key("alice", max_tokens_per_day=1), house.key("bob")
     prices = house.directory / "prices.toml"
@@ -114,6 +122,9 @@ def test_what_a_key_has_used_outlives_broker_and_pool_and_ends_at_its_limit(hous
             with pytest.raises(KeyLimitError) as refused:
                 thread.run(PROMPT)
             assert refused.value.what == "tokens_per_day" and refused.value.used == tokens
+            # The number of turns is that of the store: a broker that is killed before it has written loses it.
+            store = house.home / "codex-pool" / "usage.sqlite"
+            until(lambda: turns_of(store) == 1)
             kill(pool, b"codex_pool.broker")
             with pytest.raises(KeyLimitError) as refused:
                 thread.run(PROMPT)
