@@ -167,7 +167,7 @@ def batch(context: click.Context, /, dataset: str | None, **given: Any) -> None:
         demo_dataset=dataset is None,
         output=output,
         stored=stored is not None,
-        pool=pool_options.take(given),
+        pool=pool_options.take(given, of_run=True),
         endpoint=endpoint,
         key=key,
         rerun_changed=given.pop("changed") == "rerun",

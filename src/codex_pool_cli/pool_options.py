@@ -167,6 +167,10 @@ def _file(read: Callable[[click.Context, click.Parameter, str | None], str | Non
     )
 
 
-def take(given: dict[str, Any]) -> PoolOptions:
-    """The options of the pool, taken out of a command's keywords."""
-    return options_of({field.name: given.pop(field.name) for field in fields() if field.name in given})
+def take(given: dict[str, Any], *, of_run: bool = False) -> PoolOptions:
+    """The options of the pool, taken out of a command's keywords.
+
+    `of_run`: as in `pool_options`; a run has options of its own by the names of others, such as `prices`.
+    """
+    groups = OF_RUNS if of_run else GROUPS
+    return options_of({field.name: given.pop(field.name) for field in fields(groups=groups) if field.name in given})

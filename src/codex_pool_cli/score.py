@@ -117,7 +117,7 @@ def score(
         missing=missing,
         k=tuple(sorted({1, *k})),
         as_json=as_json,
-        pool=pool_options.take(given),
+        pool=pool_options.take(given, of_run=True),
         home=home,
         endpoint=endpoint,
         key=key,

@@ -359,6 +359,7 @@ def scenario(path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(180)
 def test_a_death_at_any_statement_or_write_loses_nothing_that_was_told_and_doubles_nothing(memory: Path) -> None:
     command = [sys.executable, "-c", _SCENARIO, str(memory), str(Path(__file__).parent)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
