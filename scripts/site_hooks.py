@@ -23,6 +23,7 @@ PAGES = (
     "SECURITY.md",
     "examples/README.md",
     "examples/clients/javascript/README.md",
+    "examples/plugin/README.md",
 )
 # What other links lead to, of which the site gets a copy.
 COPIED = ("LICENSE", "examples", "notebooks", "bench/intervals.py")
