@@ -25,6 +25,8 @@ WAITING_BYTES = 16 * 2**20
 # How long a hook may take for one record; how long all of them may take at the end of the run.
 RECORD_LIMIT_S = 30.0
 CLOSE_LIMIT_S = 10.0
+# So long a process that has closed its output may take to end.
+DYING_S = 2.0
 STARTS = 4
 
 Warn = Callable[[str], None]
@@ -191,17 +193,20 @@ class _Hook:
             await self._end()
             raise _Failed(f"it took more than {RECORD_LIMIT_S:g} s") from None
         except (ValueError, ConnectionError):
-            code = await self._end()
+            code = await self._end(DYING_S)
             raise _Failed(f"its process died with exit code {code}") from None
         if failed is not None:
             raise _Failed(failed)
 
-    async def _end(self) -> int | None:
-        """Kill the process, if there is one; return its exit code."""
+    async def _end(self, patience_s: float = 0.0) -> int | None:
+        """Kill the process, if there is one and it does not end by itself in `patience_s`; return its exit code."""
         process, self._process = self._process, None
         if process is None:
             return None
-        # One that has died keeps its exit code.
+        if patience_s:
+            # A signal to one that is just ending would take its exit code away from asyncio.
+            with contextlib.suppress(asyncio.TimeoutError):
+                return await asyncio.wait_for(process.wait(), patience_s)
         with contextlib.suppress(ProcessLookupError):
             process.kill()
         return await process.wait()
