@@ -226,6 +226,8 @@ _TIMES = re.compile(r"(At|AtMs|Ms|Time|timestamp|Timestamp|ProcessId|processId)$
 # Of a command that ends at once its output comes as a delta too, or only with its completion, as the moment has it.
 _BY_CHANCE = frozenset({"item/commandExecution/outputDelta"})
 _TOKENS = {"tokenUsage", "contextWindow", "modelContextWindow"}
+# Of a turn that is interrupted the usage of the last response comes, or does not, as the moment has it.
+_USAGE = "thread/tokenUsage/updated"
 
 
 class _Equal:
@@ -293,10 +295,17 @@ def groups(script: Script, received: list[Message], places: dict[str, str]) -> d
     for request_id, found in answers.items():
         raw[Group("answer", f"{request_id}, never asked")] = found
     by_thread: dict[str, list[Message]] = {thread: [] for thread in threads}
+    interrupted = {
+        message["params"]["turn"]["id"]
+        for message in received
+        if message.get("method") == "turn/completed" and message["params"]["turn"]["status"] == "interrupted"
+    }
     for message in received:
         if "method" not in message or message["method"] in _BY_CHANCE:
             continue
         params = message.get("params") or {}
+        if message["method"] == _USAGE and params.get("turnId") in interrupted:
+            continue
         thread = params.get("threadId") or (params.get("thread") or {}).get("id")
         if isinstance(thread, str):
             _add(by_thread.setdefault(thread, []), message)

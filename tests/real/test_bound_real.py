@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -87,6 +88,17 @@ def pid_of(output: bytes) -> int:
     return int(output.split()[0])
 
 
+def forgotten(client: RawClient, method: str, **params: Any) -> Any:
+    """The answer to a request about a command or process that has ended, once the app-server has forgotten it.
+
+    For a moment after its end an app-server says that it is "no longer running".
+    """
+    until = time.monotonic() + 10.0
+    while "is no longer running" in (answer := client.call(method, **params)).get("message", ""):
+        assert time.monotonic() < until, answer
+    return answer
+
+
 def shell(command: str) -> list[str]:
     return ["/bin/sh", "-c", command]
 
@@ -113,8 +125,8 @@ def test_a_terminal(connect: Connect) -> None:
     assert again == {"code": -32600, "message": f'duplicate active command/exec process id: "{LONG_ID}"'}
     assert client.call("command/exec/terminate", processId=LONG_ID) == {}
     assert client.answer(running) == {"exitCode": 1, "stdout": "", "stderr": ""}
-    over = client.call("command/exec/terminate", processId=LONG_ID)
-    assert over == {"code": -32600, "message": f'no active command/exec for process id "{LONG_ID}"'}
+    refused = forgotten(client, "command/exec/terminate", processId=LONG_ID)
+    assert refused == {"code": -32600, "message": f'no active command/exec for process id "{LONG_ID}"'}
     # The id is free again.
     short = {"command": shell("echo out; echo err >&2; exit 3"), "processId": LONG_ID, "sandboxPolicy": ANYWHERE}
     assert client.call("command/exec", **short) == {"exitCode": 3, "stdout": "out\n", "stderr": "err\n"}
@@ -156,8 +168,8 @@ def test_a_process(connect: Connect, work: Path) -> None:
         "stderr": "",
         "stderrCapReached": False,
     }
-    over = client.call("process/kill", processHandle=LONG_ID)
-    assert over == {"code": -32600, "message": f'no active process for process handle "{LONG_ID}"'}
+    refused = forgotten(client, "process/kill", processHandle=LONG_ID)
+    assert refused == {"code": -32600, "message": f'no active process for process handle "{LONG_ID}"'}
     missing = client.call("process/spawn", command=["/no/such/file"], cwd=str(work), processHandle="m")
     assert missing["code"] == -32603 and "No such file" in missing["message"]
     # One that ends at once: its answer comes first.
