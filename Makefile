@@ -38,13 +38,13 @@ demo: tools $(VENV)/.installed
 test: tools $(VENV)/.installed-test
 	$(BIN)/python -m pytest $(COST)
 	$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist worksteal --ignore $(COST) \
-	  -m "not (slow or generate or parquet or browser or chaos or security or clients or versions or fleet or containers)"
+	  -m "not (slow or own_target)"
 
 # Batches, daemons and commands as users run them, limits in time, and all programs of the documentation: under 20
 # minutes on 2 cores.
 test-slow: tools $(VENV)/.installed-test
 	$(BIN)/python -m pytest --numprocesses $(SLOW_PROCESSES) --dist worksteal --durations 20 --durations-min 10 \
-	  -m "slow and not (generate or parquet or browser or chaos or security)"
+	  -m "slow and not own_target"
 
 # What keys and projects could reach, walked on the real binary. Under 4 minutes on 2 cores.
 test-security: tools $(VENV)/.installed-test

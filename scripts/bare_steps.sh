@@ -2,7 +2,7 @@
 # What test_bare.sh does inside of a container: `without-git`, then, in the same directory, `with-git`.
 set -eu
 # Properties of pure code, and what it costs in CPU, are the same on any machine: not here.
-quick="(smoke or not real) and not (slow or hypothesis or generate or parquet or chaos or browser or clients or versions)"
+quick="(smoke or not real) and not (slow or hypothesis or own_target)"
 pytest() {
   .venv/bin/python -m pytest --numprocesses 3 --dist worksteal --ignore tests/project/test_cost_gate.py -m "$1"
 }

@@ -49,20 +49,8 @@ NOT_QUICK = re.compile(
     r"|moved|numerals|pool_client|public_api_runtime_behavior|reentrancy|record_hooks|report|rescore|scoring_(places|process)|shows"
     r"|staging|start_failures|testing|unknown|user_files|worker_process)"
 )
-OTHER_MARKS = {
-    "real",
-    "slow",
-    "git",
-    "generate",
-    "parquet",
-    "browser",
-    "security",
-    "chaos",
-    "clients",
-    "versions",
-    "fleet",
-    "containers",
-}
+# Each of these has a make target, which brings or builds what its tests need. All others leave them out: `own_target`.
+OWN_TARGET = ("generate", "parquet", "browser", "security", "chaos", "clients", "versions", "fleet", "containers")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -70,7 +58,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("real") and not item.get_closest_marker("smoke") and SLOW.fullmatch(item.path.stem):
             item.add_marker("slow")
-        if NOT_QUICK.fullmatch(item.path.stem) or any(map(item.get_closest_marker, OTHER_MARKS)):
+        if any(map(item.get_closest_marker, OWN_TARGET)):
+            item.add_marker("own_target")
+            continue
+        if NOT_QUICK.fullmatch(item.path.stem) or any(map(item.get_closest_marker, ("real", "slow", "git"))):
             continue
         if not getattr(getattr(item, "obj", None), "is_hypothesis_test", False):
             item.add_marker("quick")
