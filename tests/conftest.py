@@ -16,6 +16,7 @@ from pathlib import Path
 import any_home
 import pytest
 from hypothesis import settings
+from own_targets import OWN_TARGETS
 from samples import Schema, flat_definitions
 
 from codex_app_server import AppServerConfig
@@ -49,8 +50,6 @@ NOT_QUICK = re.compile(
     r"|moved|numerals|pool_client|public_api_runtime_behavior|reentrancy|record_hooks|report|rescore|scoring_(places|process)|shows"
     r"|staging|start_failures|testing|unknown|user_files|worker_process)"
 )
-# Each of these has a make target, which brings or builds what its tests need. All others leave them out: `own_target`.
-OWN_TARGET = ("generate", "parquet", "browser", "security", "chaos", "clients", "versions", "fleet", "containers")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -58,7 +57,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("real") and not item.get_closest_marker("smoke") and SLOW.fullmatch(item.path.stem):
             item.add_marker("slow")
-        if any(map(item.get_closest_marker, OWN_TARGET)):
+        if any(map(item.get_closest_marker, OWN_TARGETS)):
             item.add_marker("own_target")
             continue
         if NOT_QUICK.fullmatch(item.path.stem) or any(map(item.get_closest_marker, ("real", "slow", "git"))):

@@ -6,7 +6,7 @@ import re
 import sys
 from pathlib import Path
 
-import conftest
+from own_targets import OWN_TARGETS
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -25,7 +25,7 @@ def test_each_mark_with_a_target_of_its_own_is_left_out_of_all_others() -> None:
         for name, words in described.items()
         if (target := re.search(r"\bmake (test-\w+|chaos)\)?$", words)) and target[1] not in ("test-slow", "test-bare")
     }
-    assert own == {*conftest.OWN_TARGET}
+    assert own == {*OWN_TARGETS}
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for name in own - {"chaos"}:
         assert re.search(rf'-m (\w+ |")?.*\b{name}\b', makefile), f"no target of the Makefile runs -m {name}"
@@ -35,5 +35,5 @@ def test_the_marks_to_leave_out_are_named_in_one_place() -> None:
     for program in PROGRAMS:
         for expression in re.findall(r"""-m "([^"]+)"|-m (\w+)""", (ROOT / program).read_text(encoding="utf-8")):
             words = " ".join(expression)
-            left_out = {*re.findall(r"\w+", words.partition("not")[2])} & {*conftest.OWN_TARGET}
+            left_out = {*re.findall(r"\w+", words.partition("not")[2])} & {*OWN_TARGETS}
             assert not left_out, f"{program}: -m {words!r}: expected 'not own_target'"
