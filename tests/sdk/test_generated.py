@@ -22,6 +22,9 @@ from codex_app_server.generated import models, options, routing
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "scripts" / "update_sdk_artifacts.py"
 GENERATED = ROOT / "src" / "codex_app_server" / "generated"
+# All types are generated in some 20 s of CPU, beside other tests.
+LIMIT_S = 140.0
+pytestmark = pytest.mark.timeout(2 * LIMIT_S + 20.0)
 
 
 @pytest.fixture
@@ -56,7 +59,7 @@ def scripts() -> Iterator[ModuleType]:
 def generate(out: Path, schemas: tuple[Path, Path]) -> subprocess.CompletedProcess[str]:
     flags = ["--schema-dir", str(schemas[0]), "--experimental-schema-dir", str(schemas[1]), "--out", str(out)]
     command = [sys.executable, str(SCRIPT), "generate-types", *flags]
-    return subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, check=False)
 
 
 @pytest.mark.parametrize("where", ["here", "path"])
@@ -70,11 +73,11 @@ def test_a_codex_by_its_bare_name(where: str, tmp_path: Path, dumps: tuple[Path,
     flags = ["--schema-dir", str(dumps[0]), "--experimental-schema-dir", str(dumps[1]), "--out", str(tmp_path / "out")]
     command = [sys.executable, str(SCRIPT), "generate-types", "--codex-bin", "my-codex", *flags]
     environ = {**os.environ, "PATH": f"{path}{os.pathsep}{os.environ['PATH']}"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False, cwd=here, env=environ)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, check=False, cwd=here, env=environ)
     assert done.returncode == 1
     assert f"gave 'asked {where}'" in done.stderr
     command[command.index("my-codex")] = "no-codex"
-    done = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False, cwd=here, env=environ)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, check=False, cwd=here, env=environ)
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     assert done.stderr.startswith("error: no-codex cannot be run: ")
 
@@ -87,7 +90,7 @@ def run(code: str, *paths: Path) -> str:
     """Runs code in a fresh interpreter and returns what it prints."""
     prelude = f"import sys; sys.path[:0] = {[str(path) for path in paths]!r}\n"
     done = subprocess.run(
-        [sys.executable, "-c", prelude + code], capture_output=True, text=True, timeout=30, check=False
+        [sys.executable, "-c", prelude + code], capture_output=True, text=True, timeout=LIMIT_S, check=False
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()

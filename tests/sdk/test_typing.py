@@ -82,23 +82,23 @@ def mypy(tmp_path: Path, code: str) -> subprocess.CompletedProcess[str]:
     snippet.write_text(code, encoding="utf-8")
     flags = ["--strict", "--no-error-summary", "--python-version", "3.11", "--config-file", "", "--no-incremental"]
     command = [sys.executable, "-m", "mypy", *flags, str(snippet)]
-    return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False)
+    return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=180, check=False)
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(400)
 def test_a_params_object_gives_the_type_of_its_result(tmp_path: Path) -> None:
     done = mypy(tmp_path, RIGHT)
     assert (done.returncode, done.stdout) == (0, ""), done.stdout + done.stderr
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(400)
 def test_what_is_no_params_object_is_an_error(tmp_path: Path) -> None:
     done = mypy(tmp_path, WRONG)
     errors = [line.split(":")[1] for line in done.stdout.splitlines() if " error: " in line]
     assert errors == ["7", "8", "9"], done.stdout + done.stderr
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(400)
 def test_items_and_payloads_are_unions(tmp_path: Path) -> None:
     done = mypy(tmp_path, UNIONS)
     assert (done.returncode, done.stdout) == (0, ""), done.stdout + done.stderr
