@@ -6,7 +6,8 @@
 
 A part is a sub-package of one of the packages, or one of its own modules. Every part has a layer. An import that runs
 when its module is imported may reach the same layer or a lower one; one inside a function, or for type checkers only,
-may reach any layer of its package. No import of any kind may reach a higher package.
+may reach any layer of its package. No import of any kind may reach a higher package. Of the imports that run when a
+module is imported none leads back to it.
 """
 
 from __future__ import annotations
@@ -44,11 +45,11 @@ LAYERS: dict[str, tuple[Layer, ...]] = {
         Layer("values", ("config", "home", "inputs", "notifications", "presets", "trace_context", "_moved")),
         Layer("transport", ("transport", "tracing")),
         Layer("core", ("_core", "operations")),
-        Layer("clients", ("_sync", "_async", "login", "results", "retry")),
+        Layer("clients", ("_sync", "_async", "_thread_pages", "login", "results", "retry")),
         Layer("public", ("__init__", "compat", "testing")),
     ),
     "codex_pool": (
-        Layer("system", ("runtime", "open_items", "sandbox_modes", "errors", "prices", "litellm_prices")),
+        Layer("system", ("runtime", "open_items", "sandbox_modes", "trust", "errors", "prices", "litellm_prices")),
         Layer("messages", ("protocol", "auth", "options", "option_sources", "lean_profile")),
         Layer("processes", ("account", "broker", "client", "ingress", "worker"), apart=True),
         Layer("gateway", ("gateway", "tracer")),
@@ -81,6 +82,8 @@ NEVER: dict[str, tuple[str, ...]] = {
     "codex_pool_cli": ("zmq",),
     "codex_app_server": ("zmq", "fcntl"),
 }
+# Packages whose parts import each other in one direction only. Modules do so in all packages.
+WITHOUT_CIRCLES = ("codex_app_server", "codex_pool")
 # What a module may not import whose docstring says that it is pure.
 IMPURE = ("asyncio", "multiprocessing", "select", "selectors", "socket", "subprocess", "threading", "time", "zmq")
 PURE = re.compile(r"(?:^|[.:;,] )Pure[.:]", re.MULTILINE)
@@ -185,10 +188,34 @@ def problems(source: Source) -> list[str]:
             f"{package}.{part} of LAYERS does not exist" for part in sorted(named) if (package, part) not in parts
         ]
     pure = {name for name, path in modules.items() if PURE.search(ast.get_docstring(_parsed(path)) or "")}
-    for each in source.imports():
+    imports = list(source.imports())
+    for each in imports:
         where = f"{modules[each.module].relative_to(source.root.parent)}:{each.line}"
         found += [f"{where}: {why}" for why in _broken(source, each, each.module in pure)]
-    return found
+    return found + _circles(source, imports)
+
+
+def _circles(source: Source, imports: list[Import]) -> list[str]:
+    """Return the circles of modules, and those of parts in packages that have none."""
+    found: list[str] = []
+    imports = [each for each in imports if not each.late and source.part_of(each.imported)[0] in PACKAGES]
+    modules = {(each.module, each.imported) for each in imports}
+    parts = {(source.part_of(each.module), source.part_of(each.imported)) for each in imports}
+    for package in WITHOUT_CIRCLES:
+        found += _circle({(one[1], other[1]) for one, other in parts if one[0] == other[0] == package}, package)
+    return found + _circle(modules, "modules")
+
+
+def _circle(edges: set[tuple[str, str]], where: str) -> list[str]:
+    """Return the members of circles, found by taking away again and again what imports nothing that is left."""
+    left = {(one, other) for one, other in edges if one != other}
+    while left:
+        importing, imported = {one for one, _ in left}, {other for _, other in left}
+        inner = {(one, other) for one, other in left if one in imported and other in importing}
+        if inner == left:
+            return [f"{where} import each other in a circle: {', '.join(sorted(importing))}"]
+        left = inner
+    return []
 
 
 def _broken(source: Source, each: Import, pure: bool) -> Iterator[str]:

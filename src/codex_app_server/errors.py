@@ -309,7 +309,6 @@ class TurnLostError(AppServerRpcError):
         return isinstance(self.data, dict) and self.data.get("safeToRetry") is True
 
 
-# Of JSON-RPC; CANCELLED of the Language Server Protocol; then those of codex, and of a pool.
 class KeyLimitError(AppServerRpcError):
     """-32013, from a pool: a limit of tokens or spend of the client's key is reached, or cannot be checked.
 
@@ -342,6 +341,7 @@ class KeyLimitError(AppServerRpcError):
         return value if isinstance(value, int | float) else None
 
 
+# Of JSON-RPC; CANCELLED of the Language Server Protocol; then those of codex, and of a pool.
 PARSE_ERROR = -32700
 INVALID_REQUEST = -32600
 METHOD_NOT_FOUND = -32601
@@ -352,34 +352,6 @@ SERVER_OVERLOADED = -32001
 THREAD_LOST = -32010
 TURN_LOST = -32011
 KEY_LIMIT = -32013
-
-_BY_CODE: dict[int, type[JsonRpcError]] = {
-    PARSE_ERROR: ParseError,
-    INVALID_REQUEST: InvalidRequestError,
-    METHOD_NOT_FOUND: MethodNotFoundError,
-    INVALID_PARAMS: InvalidParamsError,
-    INTERNAL_ERROR: InternalRpcError,
-    SERVER_OVERLOADED: ServerBusyError,
-    THREAD_LOST: ThreadLostError,
-    TURN_LOST: TurnLostError,
-    KEY_LIMIT: KeyLimitError,
-}
-
-
-def map_jsonrpc_error(code: int, message: str, data: Any = None) -> JsonRpcError:
-    """The exception for a JSON-RPC error object.
-
-    The runtime signals overload as code -32001 with `data: null`, or, on other codes, as a `codexErrorInfo` of
-    `serverOverloaded` somewhere in `data`.
-    """
-    if names_overload(data) and code not in _BY_CODE:
-        code_class: type[JsonRpcError] = ServerBusyError
-    else:
-        code_class = _BY_CODE.get(code, AppServerRpcError if -32099 <= code <= -32000 else JsonRpcError)
-    if code_class in (ServerBusyError, AppServerRpcError) and _says_retry_limit(message):
-        code_class = RetryLimitExceededError
-    return code_class(code, message, data)
-
 
 # Codex's messages for the id of an unknown thread, or one that is no id.
 _NO_THREAD = (
@@ -403,19 +375,3 @@ def is_retryable_error(error: BaseException) -> bool:
     if isinstance(error, RetryLimitExceededError):
         return False
     return isinstance(error, ServerBusyError)
-
-
-def _says_retry_limit(message: str) -> bool:
-    lowered = message.lower()
-    return "retry limit" in lowered or "too many failed attempts" in lowered
-
-
-def names_overload(data: Any) -> bool:
-    """Return True if the data of an error names an overload as a codexErrorInfo, at any depth."""
-    if isinstance(data, str):
-        return data.replace("_", "").lower() == "serveroverloaded"
-    if isinstance(data, dict):
-        return any(names_overload(value) for value in data.values())
-    if isinstance(data, list):
-        return any(names_overload(value) for value in data)
-    return False

@@ -50,7 +50,6 @@ _MOVED = {
     "codex_pool.sockets": "codex_pool.protocol.sockets",
     "codex_pool.start": "codex_pool.runtime.startup",
     "codex_pool.terminal": "codex_pool.runtime.terminal",
-    "codex_pool.trust": "codex_pool.auth.trust",
     "codex_pool.wire": "codex_pool.protocol.wire",
     "codex_pool.writer": "codex_pool.runtime.writer",
 }

@@ -17,9 +17,10 @@ import msgspec
 from codex_app_server._core.params import encode_plain
 from codex_app_server._protocol import runtime_version
 from codex_app_server._protocol.framing import LongLine
+from codex_app_server._protocol.rpc_errors import map_jsonrpc_error
 from codex_app_server._protocol.turn_lines import DEFAULT_TIMEOUT_S, TurnLines
 from codex_app_server._runtime.client_name import CLIENT_NAME, CLIENT_TITLE
-from codex_app_server.errors import RequestTimeoutError, TransportClosedError, map_jsonrpc_error
+from codex_app_server.errors import RequestTimeoutError, TransportClosedError
 from codex_app_server.generated.routing import RUNTIME_VERSION
 
 if TYPE_CHECKING:

@@ -62,7 +62,8 @@ def show(run: Path, sample: str | None, as_json: bool) -> None:
     from codex_batch.display.summary import cost as spent_in_words
     from codex_batch.manage import runs as work
     from codex_batch.store import open_run
-    from codex_batch.store.rows import counted, exported
+    from codex_batch.store.export import exported
+    from codex_batch.store.rows import counted
     from codex_pool.prices import amount
 
     with _reported(), open_run(run) as store:

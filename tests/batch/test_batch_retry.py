@@ -15,8 +15,8 @@ from codex_app_server import (
     TransportClosedError,
     TurnFailedError,
 )
+from codex_app_server._protocol.rpc_errors import map_jsonrpc_error
 from codex_app_server._runtime.text import duration
-from codex_app_server.errors import map_jsonrpc_error
 from codex_app_server.generated.models import Turn
 from codex_batch.display import live, summary
 from codex_batch.rules import retry

@@ -21,7 +21,8 @@ from typing import Any
 from programs import codex_pool, environment
 
 from codex_batch.store import RunStore, SampleRow, layout, open_run
-from codex_batch.store.rows import exported, is_valid
+from codex_batch.store.export import exported
+from codex_batch.store.rows import is_valid
 
 SHARDS, EPOCHS = 3, 2
 # Fields of a record that are of one machine and one time: ids, hosts, times, and the number of the launch.

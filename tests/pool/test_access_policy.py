@@ -13,7 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from codex_app_server.generated.routing import REQUESTS
-from codex_pool.auth import trust
+from codex_pool import trust
 from codex_pool.auth.policy import NOT_ALLOWED, AccessPolicy, Counts, Refusal
 from codex_pool.auth.principal import DEFAULT_METHODS, POOL_METHODS, Identity, known_pattern, rule_of
 from codex_pool.auth.projects import WITHOUT, treatment

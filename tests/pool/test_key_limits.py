@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_policy_broker import KeyedBench, identity
 
-from codex_app_server.errors import KEY_LIMIT, KeyLimitError, map_jsonrpc_error
+from codex_app_server._protocol.rpc_errors import map_jsonrpc_error
+from codex_app_server.errors import KEY_LIMIT, KeyLimitError
 from codex_pool.auth.principal import Identity
 from codex_pool.auth.usage import DAY_S, Rates, UsageKey, UsageSums, Used
 from codex_pool.broker.effects import SaveUsage

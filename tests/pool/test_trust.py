@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from codex_pool.auth import trust
+from codex_pool import trust
 
 
 @given(st.lists(st.sampled_from(["a", "ab", "..", ".", "", " ", "ä"]), max_size=6).map("/".join), st.integers(0, 3))

@@ -16,7 +16,7 @@ from codex_pool.runtime.processes import ProcessId, TreeProcess
 from codex_pool.worker.bound_objects import END_AGAIN_S
 from codex_pool.worker.census import SETTLE_S, ProcessSnapshot
 from codex_pool.worker.request_table import MAX_IN_FLIGHT
-from codex_pool.worker.subscriptions import MIB, Limits
+from codex_pool.worker.subscription import MIB, Limits
 
 NOTHING = {"bound": 0, "bound_streams": 0, "bound_subscriptions": 0, "bound_kept_bytes": 0}
 HERE = {"initialize", "thread/unsubscribe"}

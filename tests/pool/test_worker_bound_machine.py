@@ -11,7 +11,7 @@ from session_ids import sid
 from worker_bench import Bench
 
 from codex_pool.protocol import wire
-from codex_pool.worker.subscriptions import Limits
+from codex_pool.worker.subscription import Limits
 
 BEGIN = {
     "command/exec": "processId",

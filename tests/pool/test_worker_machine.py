@@ -16,7 +16,7 @@ from worker_bench import Reader, completed, delta, encode, item, thread_result
 from codex_pool.protocol import packs, wire
 from codex_pool.worker.core import WorkerCore
 from codex_pool.worker.effects import Effect, Fail, ToAppServer, ToBroker
-from codex_pool.worker.subscriptions import Limits
+from codex_pool.worker.subscription import Limits
 
 SESSIONS = ("s1", "s2")
 THREADS = ("t1", "t2", "t3")

@@ -10,7 +10,7 @@ from session_ids import sid
 from worker_bench import WORKSPACE_WRITE, Bench, completed, delta
 
 from codex_pool.protocol import wire
-from codex_pool.worker.subscriptions import Limits
+from codex_pool.worker.subscription import Limits
 
 ACTIVE = {"method": "thread/status/changed", "params": {"threadId": "t1", "status": {"type": "active"}}}
 IDLE = {"method": "thread/status/changed", "params": {"threadId": "t1", "status": {"type": "idle"}}}

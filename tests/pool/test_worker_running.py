@@ -11,7 +11,7 @@ from worker_bench import WORKSPACE_WRITE, Bench, completed, delta, item, record,
 from codex_app_server.generated.routing import RUNTIME_VERSION
 from codex_pool.protocol import wire
 from codex_pool.worker.idle_batching import HELD_BYTES
-from codex_pool.worker.subscriptions import Limits
+from codex_pool.worker.subscription import Limits
 from codex_pool.worker.watchdog import END_LIMIT_S, STALL_LIMIT_S
 
 

@@ -12,14 +12,8 @@ from session_ids import named, sid
 from worker_bench import Reader
 
 from codex_pool.protocol import wire
-from codex_pool.worker.subscriptions import (
-    KEEP_ENDED_S,
-    LIMITS,
-    MAX_ENDED,
-    MESSAGE_OVERHEAD_BYTES,
-    Limits,
-    Subscriptions,
-)
+from codex_pool.worker.subscription import LIMITS, MESSAGE_OVERHEAD_BYTES, Limits
+from codex_pool.worker.subscriptions import KEEP_ENDED_S, MAX_ENDED, Subscriptions
 from codex_pool.worker.turn_stream import Turn
 
 DELTA, ITEM, DONE = "item/agentMessage/delta", "item/completed", "turn/completed"

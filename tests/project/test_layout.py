@@ -80,6 +80,22 @@ def test_an_import_against_the_rules_is_found(
     assert path in found or not line
 
 
+def test_parts_and_modules_that_import_each_other_are_found(layout: ModuleType, source: Path) -> None:
+    (source / "codex_pool" / "protocol.py").write_text("from . import auth")
+    (source / "codex_pool" / "auth.py").write_text("from . import options")
+    (source / "codex_pool" / "options.py").write_text("from . import protocol")
+    names = ("codex_pool", ["auth", "options", "protocol"])
+    parts, modules = layout.problems(layout.Source(source))
+    assert parts == f"{names[0]} import each other in a circle: {', '.join(names[1])}"
+    assert modules == f"modules import each other in a circle: {', '.join(f'{names[0]}.{each}' for each in names[1])}"
+
+
+def test_an_import_inside_a_function_makes_no_circle(layout: ModuleType, source: Path) -> None:
+    (source / "codex_pool" / "protocol.py").write_text("from . import auth")
+    (source / "codex_pool" / "auth.py").write_text("def f():\n    from . import protocol")
+    assert layout.problems(layout.Source(source)) == []
+
+
 @pytest.mark.parametrize(
     ("path", "line"),
     [

@@ -19,7 +19,7 @@ SURFACE: dict[str, dict[str, set[str]]] = {
     "codex_batch": {
         "codex_pool": {"EndpointError", "Pool", "PoolLostError", "PoolStartError", "__version__", "aconnect"},
         "codex_pool.account_notice": {"anotice", "remedy"},
-        "codex_pool.auth.trust": {"skills_off", "untrusting"},
+        "codex_pool.trust": {"skills_off", "untrusting"},
         "codex_pool.configuration": {
             "Ask",
             "Configuration",

@@ -67,8 +67,8 @@ from codex_app_server import (
     stream_text,
 )
 from codex_app_server import transport as transport_module
+from codex_app_server._protocol.rpc_errors import map_jsonrpc_error
 from codex_app_server._sync.mailbox import SyncMailbox
-from codex_app_server.errors import map_jsonrpc_error
 
 WAIT_S = 20.0
 # Of a turn that this client did not start.

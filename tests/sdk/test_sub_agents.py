@@ -15,7 +15,7 @@ from worker_bench import Bench, completed, delta
 from codex_app_server._core.sub_agents import AgentTurn, SubAgents, children_of, may_spawn
 from codex_app_server.errors import InvalidInputError
 from codex_app_server.presets import expand
-from codex_pool.auth import trust
+from codex_pool import trust
 from codex_pool.daemon.status_text import summary
 from codex_pool.protocol import jsonrpc, thread_records, wire
 

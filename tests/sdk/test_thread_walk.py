@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from listing_runtime import MAX_FILES, MAX_PAGE, Runtime, Stored, begun
 
 from codex_app_server import InternalRpcError, InvalidInputError, ThreadListError
-from codex_app_server._core.thread_pages import order_of, reading, walk_of
 from codex_app_server._core.thread_walk import Listed, Stage, ThreadWalk, stages_of
+from codex_app_server._thread_pages import order_of, reading, walk_of
 
 NOTHING: Callable[[], None] = lambda: None  # noqa: E731
 

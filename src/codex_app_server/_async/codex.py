@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any
 
-from .. import operations
-from .._core import thread_pages
+from .. import _thread_pages, operations
 from .._core.awaited import awaited
 from .._core.signatures import described
 from .._core.thread_walk import PageRequest, ThreadWalk
@@ -67,8 +66,8 @@ class AsyncCodex(AsyncLifecycle):
         Raises ThreadListError where the list cannot be read on without skipping some, InvalidInputError for options
         that are none.
         """
-        walk, page = thread_pages.walk_of(options, shared=self._client._connection.shared)
-        order = thread_pages.order_of(options)
+        walk, page = _thread_pages.walk_of(options, shared=self._client._connection.shared)
+        order = _thread_pages.order_of(options)
         threads = self._walk(walk, page)
         return threads if order is None else self._sorted(threads, order)
 
@@ -76,13 +75,13 @@ class AsyncCodex(AsyncLifecycle):
         self, walk: ThreadWalk, page: Callable[[PageRequest], operations.Operation[Any]]
     ) -> AsyncIterator[m.Thread]:
         while (request := walk.request) is not None:
-            with thread_pages.reading():
+            with _thread_pages.reading():
                 response = await self._perform(page(request))
-            for thread in thread_pages.walk_on(walk, response):
+            for thread in _thread_pages.walk_on(walk, response):
                 yield thread
 
     async def _sorted(self, threads: AsyncIterator[m.Thread], order: tuple[str, str]) -> AsyncIterator[m.Thread]:
-        for thread in thread_pages.in_order([thread async for thread in threads], *order):
+        for thread in _thread_pages.in_order([thread async for thread in threads], *order):
             yield thread
 
     async def thread_archive(self, thread_id: str) -> None:

@@ -7,7 +7,8 @@ from typing import Any, Protocol
 
 import msgspec
 
-from ..errors import InternalRpcError, InvalidInputError, RequestTimeoutError, map_jsonrpc_error
+from .._protocol.rpc_errors import map_jsonrpc_error
+from ..errors import InternalRpcError, InvalidInputError, RequestTimeoutError
 from ..trace_context import trace_member
 from .deadlines import QUEUE_POLL_S
 from .mailbox import Mailbox

@@ -43,6 +43,7 @@ from .deliveries import (
     ServerRequest,
 )
 from .dispatcher import Dispatcher
+from .joining import Joining
 from .mailbox import Mailbox
 from .observer import NotificationObserver
 from .router import MessageRouter
@@ -56,24 +57,6 @@ if TYPE_CHECKING:
 GLOBAL_NOTIFICATIONS = 10_000
 UNCLAIMED_TURNS = 256
 FOLLOW_TURN = "pool/turn/follow"
-
-
-class _Joining:
-    """The future of a request to join a turn: only the mailbox waits for it."""
-
-    def __init__(self, connection: Connection, turn_id: str, mailbox: Mailbox) -> None:
-        self._connection = connection
-        self._turn_id = turn_id
-        self._mailbox = mailbox
-
-    def done(self) -> bool:
-        return False
-
-    def set_result(self, result: Any, /) -> None:
-        """The turn's notifications are on their way."""
-
-    def set_exception(self, exception: BaseException, /) -> None:
-        self._connection.not_joined(self._turn_id, self._mailbox, exception)
 
 
 class Connection:
@@ -289,9 +272,11 @@ class Connection:
                     raise
                 self._router.follow(turn_id, mailbox.ref, thread_id=thread_id, even_unseen=True)
         params = msgspec.json.encode({"threadId": thread_id, "turnId": turn_id, "interest": "full"})
-        self.begin(FOLLOW_TURN, params, _Joining(self, turn_id, mailbox), thread_id=thread_id, timeout_s=None)
+        self.begin(
+            FOLLOW_TURN, params, Joining(turn_id, mailbox, self._not_joined), thread_id=thread_id, timeout_s=None
+        )
 
-    def not_joined(self, turn_id: str, mailbox: Mailbox, error: BaseException) -> None:
+    def _not_joined(self, turn_id: str, mailbox: Mailbox, error: BaseException) -> None:
         """A turn could not be joined."""
         with self._lock:
             self._router.unfollow(turn_id, mailbox.ref, unseen=True)

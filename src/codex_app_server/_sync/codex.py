@@ -6,8 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from .. import operations
-from .._core import thread_pages
+from .. import _thread_pages, operations
 from .._core.signatures import described
 from .._core.thread_walk import PageRequest, ThreadWalk
 from ..notifications import Notification
@@ -63,19 +62,19 @@ class Codex(SyncLifecycle):
         Raises ThreadListError where the list cannot be read on without skipping some, InvalidInputError for options
         that are none.
         """
-        walk, page = thread_pages.walk_of(options, shared=self._client._connection.shared)
-        order = thread_pages.order_of(options)
+        walk, page = _thread_pages.walk_of(options, shared=self._client._connection.shared)
+        order = _thread_pages.order_of(options)
         threads = self._walk(walk, page)
         return threads if order is None else self._sorted(threads, order)
 
     def _walk(self, walk: ThreadWalk, page: Callable[[PageRequest], operations.Operation[Any]]) -> Iterator[m.Thread]:
         while (request := walk.request) is not None:
-            with thread_pages.reading():
+            with _thread_pages.reading():
                 response = self._perform(page(request))
-            yield from thread_pages.walk_on(walk, response)
+            yield from _thread_pages.walk_on(walk, response)
 
     def _sorted(self, threads: Iterator[m.Thread], order: tuple[str, str]) -> Iterator[m.Thread]:
-        yield from thread_pages.in_order(list(threads), *order)
+        yield from _thread_pages.in_order(list(threads), *order)
 
     def thread_archive(self, thread_id: str) -> None:
         """Put a stored conversation away; also frees what the app-server holds of it in memory."""

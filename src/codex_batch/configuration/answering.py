@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from codex_app_server import AsyncCodex, operations
-from codex_pool.auth import trust
+from codex_pool import trust
 from codex_pool.sandbox_modes import READ_ONLY
 
 from ..rules.bill import Answering

@@ -14,7 +14,7 @@ import msgspec
 from codex_app_server import AppServerError, AsyncCodex, JsonRpcError, TurnLostError, operations
 from codex_app_server._runtime.files import read_file
 from codex_app_server.operations import Operation, encode_plain
-from codex_pool.auth import trust
+from codex_pool import trust
 from codex_pool.configuration import Configuration, while_lost
 
 from .effective import Effective, keys_of

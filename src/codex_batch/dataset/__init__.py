@@ -17,6 +17,7 @@ columns     fields out of columns of other names                      pure
 template    texts made by a Jinja template
 selection   which samples, in which order, how often                  pure
 shards      parts of a dataset for several machines                   pure
+held        the selected samples, held on disk
 load        all of it together
 request     all that can be asked of a dataset, as text
 swebench    rows of SWE-bench as samples, and the check that scores them
@@ -24,7 +25,8 @@ swebench    rows of SWE-bench as samples, and the check that scores them
 
 from .columns import Columns
 from .fields import MAX_DEPTH
-from .load import Dataset, load, parse, read
+from .held import Dataset
+from .load import load, parse, read
 from .request import Request
 from .sample import DatasetError, Sample
 from .selection import Filter, Selection

@@ -9,7 +9,8 @@ from typing import IO
 from . import hub
 from .columns import Columns
 from .harbor_tasks import HarborOptions
-from .load import AdaptSample, CheckRepository, CheckSample, Dataset, load
+from .held import Dataset
+from .load import AdaptSample, CheckRepository, CheckSample, load
 from .sample import DatasetError
 from .selection import Filter, Selection
 from .shards import Shard

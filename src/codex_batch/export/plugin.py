@@ -9,7 +9,7 @@ from typing import IO, Any
 from ..plugins import Exporter
 from ..plugins.discovery import Plugin
 from ..store import RunStore
-from ..store.rows import exported
+from ..store.export import exported
 from .errors import ExportError
 from .table import finished
 

@@ -17,7 +17,7 @@ from ..display import snapshot_file
 from ..display.live import Display
 from ..rules.progress import Progress
 from ..store import RunDirectory, RunDirectoryError, RunStore, SampleRow, edit_run, layout, open_run
-from ..store.rows import exported
+from ..store.export import exported
 from . import control
 
 POLL_S = 0.25

@@ -9,6 +9,9 @@ local_executor  attempts on the pool of this run
 attempt         the turns of one attempt, followed and limited
 recovery        attempts whose end no run saw
 storage         writes that wait for room and for the database
+interruption    signals, cancelling, the loss of the terminal
+run_configuration  what the results there are were made with, and what is used now
+ending          the outcome of a run, and what is done for the user with it
 record_hooks    hooks that get each record, in processes of their own
 output          what a run reports                                              display and --json
 monitor         requests from outside, progress, logs

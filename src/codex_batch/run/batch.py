@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
-import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -14,19 +12,13 @@ from typing import Any
 from codex_app_server import AppServerError, HomeError
 from codex_app_server._protocol import runtime_version
 from codex_app_server._runtime import threads
-from codex_app_server._runtime.text import plural
 from codex_pool import EndpointError, account_notice
 from codex_pool.prices import Prices
 from codex_pool.runtime import log
 from codex_pool.sandbox_modes import FULL_ACCESS
 
-from ..configuration.answering import ask_who_answers
-from ..configuration.defaults import stored
-from ..configuration.effective import differences, in_words
-from ..configuration.fingerprints import Fingerprints
-from ..configuration.settings import Settings, variants_config
-from ..container import ContainerError
-from ..display import by_variant, summary
+from ..configuration.settings import Settings
+from ..display import summary
 from ..exit_codes import CANNOT_START, INTERRUPTED, OK, SOME_FAILED, USAGE
 from ..gates.judge import Gates
 from ..manage import control
@@ -36,32 +28,30 @@ from ..rules.bill import Answering
 from ..rules.limits import RunMeter
 from ..rules.progress import Progress
 from ..scoring import ProcessPool, Scorers
-from ..scoring import metric_rows as scoring_summary
-from ..scoring.metrics import summarise
-from ..store import RunDirectory, SampleKey, layout
+from ..store import RunDirectory, layout
 from ..store.export import line_of
-from ..store.reader import VARIANTS
-from ..workspace import Repositories, WorkspaceError
+from ..workspace import Repositories
 from .context import RunCallbacks, RunnerConfig
 from .dataset_checks import is_guarded
 from .disks import disks_of
-from .ending import note_outcome, notify_user
+from .ending import note_outcome, notify_user, outcome_of
 from .hangup import HangUp
+from .interruption import Interruption
 from .launch import NotStartedError
-from .leftovers import sweep_finished
+from .leftovers import Leftovers
 from .local_context import PERMITS, local_context
 from .local_executor import LocalExecutor
 from .loop_clock import RunningClock
 from .monitor import RunMonitor
 from .output import RunOutput
 from .pool_clients import POOL_LOST
-from .price_check import Models, UnpricedRunError, check
-from .record_hooks import RecordHooks
-from .record_hooks import rows as rows_of_hooks
-from .run_containers import containers_of, sweep_containers
-from .run_pools import RunClients, RunPools
+from .price_check import Ask, Models, UnpricedRunError, asking, check
+from .record_hooks import RecordHooks, run_of
+from .run_configuration import compare, make_directories
+from .run_containers import containers_of
+from .run_pools import RunPools
 from .scheduler import Scheduler
-from .stopping import Stopped, unless_stopped
+from .stopping import Stopped
 
 _log = logging.getLogger(__name__)
 
@@ -102,6 +92,8 @@ class Batch:
         self._progress.turns_per_worker = settings.turns_per_worker
         self._progress.currency = None if prices is None else prices.currency
         self._output = RunOutput(settings, directory, self._progress)
+        self._interruption = Interruption(directory, self._output)
+        self._stop = self._interruption.stop
         self._monitor = RunMonitor(
             settings, directory, self._progress, self._output, title=self._title, on_request=self._on_request
         )
@@ -118,11 +110,9 @@ class Batch:
         )
         self._output.workers = tuple(binary.workers for binary in self._pools.binaries)
         self._containers = containers_of(settings, directory)
-        self._signals = 0
+        self._leftovers = Leftovers(directory, self._containers, keep=settings.keep, say=self._output.say)
         self._app_server = ""
         self._is_configured = self._is_launched = False
-        self._scheduler: Scheduler | None = None
-        self._cancelled: set[SampleKey] = set()
         self._only: frozenset[int] | None = None
         if settings.estimate is not None:
             self._only = frozenset(estimate.choose(directory.store.to_do_of_samples(), settings.estimate))
@@ -135,11 +125,9 @@ class Batch:
             return await self._run(hang_up)
 
     async def _run(self, hang_up: HangUp) -> int:
-        self._stop = asyncio.Event()
         task = asyncio.current_task()
         assert task is not None
-        for number in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(number, self._on_signal, task)
+        self._interruption.on_signals(task)
         code, problem = None, None
         display = self._output.display
         try:
@@ -149,10 +137,10 @@ class Batch:
                 if self._is_done:
                     await self._compare_done(stack, stopping)
                 display.start(self._title())
-                hang_up.on_hang_up(self._on_hang_up)
+                hang_up.on_hang_up(self._interruption.on_hang_up)
                 if self._is_done:
                     self._output.launched(None, 0, self._config)
-                    await self._sweep()
+                    await self._leftovers.sweep()
                 else:
                     control.clear(self._directory.path)
                     self._live.clear()
@@ -191,36 +179,11 @@ class Batch:
 
         Raises RunDirectoryError, and what `RunPool.prepare` raises.
         """
-        # A profile can deny only what is there, so these are before the first agent is.
-        archive = [layout.ROLLOUTS] if self._settings.rollouts else []
-        for name in (layout.WORK, layout.EVENTS, *archive, layout.ARTIFACTS):
-            self._directory.file(name).mkdir(exist_ok=True)
-        defaults, store = self._settings.defaults, self._directory.store
+        make_directories(self._settings, self._directory)
         prepared = await self._pools.prepare(stack, stopping)
-        effective = {name: each.to_json() for name, each in prepared.items()}
-        done = self._directory.configure(
-            Fingerprints(prepared, defaults.sandbox),
-            rerun_changed=self._settings.rerun_changed,
-            differences=lambda before, variant: in_words(differences(before, effective[variant])),
-        )
-        if defaults.variants:
-            self._config["variants"] = variants_config(defaults, effective)
-            now = {each.name: stored(each, effective[each.name]) for each in defaults.each()}
-            known = [each for each in store.variants() if each["name"] in store.variant_names()]
-            kept = {each["name"]: each for each in known}
-            # Those that this command does not name come last, unless it runs samples of the run as they are stored.
-            found = list(({**kept, **now} if self._settings.stored else {**now, **kept, **now}).values())
-            await threads.in_thread(lambda: self._directory.note(VARIANTS, found).result())
-        else:
-            self._config["effective"] = effective[""]
+        again = await compare(prepared, self._settings, self._directory, self._config, self._output)
         self._is_configured = True
-        if done.unknown:
-            self._output.say(
-                f"{plural(done.unknown, 'result')} of an earlier codex-pool in {self._directory.path}: which "
-                "configuration that was is not known, and not compared"
-            )
-        if done.again:
-            self._output.say(f"{plural(done.again, 'sample')} of another configuration: run again")
+        if again:
             counts = self._directory.store.counts()
             self._is_done, self._progress.skipped = False, counts["done"]
 
@@ -230,23 +193,11 @@ class Batch:
             self._is_launched = True
             await threads.in_thread(self._directory.launch, self._config)
 
-    async def _check_prices(self, clients: RunClients, stopping: asyncio.Future[Any]) -> None:
-        """Raises UnpricedRunError, Stopped."""
-        if self._prices is None:
-            return
-        directory = self._directory.file(layout.JUDGE)
-        directory.mkdir(exist_ok=True)
-
-        defaults = self._settings.defaults
-
-        async def ask(model: str | None, variant: str) -> Answering:
-            return await unless_stopped(
-                stopping, ask_who_answers(clients.of(variant).codex, model, directory, defaults.of(variant).config)
-            )
-
-        limited = self._settings.run_limits.cost is not None
-        warn = self._output.warn
-        await check(self._prices, self._models, ask, limited=limited, warn=lambda text: warn("no_price", text))
+    async def _check_prices(self, ask: Ask) -> None:
+        """Look for prices of all models that are asked for. Raises UnpricedRunError."""
+        if self._prices is not None:
+            limited, warn = self._settings.run_limits.cost is not None, self._output.warn
+            await check(self._prices, self._models, ask, limited=limited, warn=lambda text: warn("no_price", text))
 
     # Samples.
 
@@ -277,11 +228,12 @@ class Batch:
             missing = None if settings.demo else await account_notice.anotice(codex, login)
             if missing is not None:
                 self._output.warn("login_missing", missing)
-            await self._check_prices(clients, stopping)
+            await self._check_prices(asking(clients, stopping, self._directory, settings.defaults))
             inner.callback(asyncio.ensure_future(self._monitor.watch(clients)).cancel)
-            scheduler = self._scheduler = self._make_scheduler(workers * progress.turns_per_worker)
-            await self._sweep()
-            self._hooks = RecordHooks(self._hook_plugins, self._run_of_hooks(), self._log, self._warn_of_hook)
+            scheduler = self._interruption.scheduler = self._make_scheduler(workers * progress.turns_per_worker)
+            await self._leftovers.sweep()
+            hooked = run_of(self._directory, self._config)
+            self._hooks = RecordHooks(self._hook_plugins, hooked, self._log, self._warn_of_hook)
             inner.push_async_callback(self._hooks.close)
             clock = RunningClock()
             inner.callback(asyncio.ensure_future(clock.beat()).cancel)
@@ -309,7 +261,7 @@ class Batch:
             if self._containers is not None:
                 inner.push_async_callback(self._containers.close)
             await scheduler.run(executor, self._scorers)
-            await self._sweep_containers(at_end=True)
+            await self._leftovers.sweep_containers(at_end=True)
             if clients.given_up is None:
                 return scheduler.ended_early
             return f"the pool is gone: {clients.given_up}; see {self._log}"
@@ -330,14 +282,10 @@ class Batch:
             on_failure=self._stop.set,
         )
         await hosts.prepare()
-        if self._prices is not None:
-            limited, warn = self._settings.run_limits.cost is not None, self._output.warn
-            await check(
-                self._prices, self._models, self._who_answers, limited=limited, warn=lambda text: warn("no_price", text)
-            )
+        await self._check_prices(self._who_answers)
         assert self._settings.hosts is not None
         await self._launch()
-        scheduler = self._scheduler = self._make_scheduler(1)
+        scheduler = self._interruption.scheduler = self._make_scheduler(1)
         self._output.launched(f"ray {self._settings.hosts.address}", 0, self._config)
         try:
             executor = await stack.enter_async_context(hosts.open(scheduler))
@@ -372,28 +320,10 @@ class Batch:
                 defaults=settings.defaults,
             ),
             callbacks=RunCallbacks(on_retry=output.on_retry, on_record=self._on_record, on_problem=output.say),
-            cancelled=self._cancelled,
+            cancelled=self._interruption.cancelled,
             disks=disks_of(self._directory.path, self._pools.main.codex_home),
             meter=meter,
         )
-
-    async def _sweep(self) -> None:
-        """Remove the workspaces of finished samples that a run which died had no time to remove."""
-        await self._sweep_containers(at_end=False)
-        if self._settings.keep:
-            return
-        try:
-            await sweep_finished(self._directory)
-        except WorkspaceError as error:
-            self._output.say(str(error))
-
-    async def _sweep_containers(self, *, at_end: bool) -> None:
-        if self._containers is None:
-            return
-        try:
-            await sweep_containers(self._containers, self._directory, at_end=at_end)
-        except ContainerError as error:
-            self._output.say(str(error))
 
     # Meanwhile.
 
@@ -406,55 +336,13 @@ class Batch:
         if self._hooks:
             self._hooks.offer(line_of(row))
 
-    def _run_of_hooks(self) -> dict[str, Any]:
-        """Return what on-record hooks are told of the run."""
-        launch = self._directory.store.info()["launches"][-1]
-        return {
-            "path": str(self._directory.path),
-            "launch": launch["number"],
-            "started_at": launch["started_at"],
-            "command": self._config.get("command", []),
-        }
-
     def _warn_of_hook(self, message: str) -> None:
         self._output.warn("on_record", message)
 
-    def _on_signal(self, task: asyncio.Task[Any]) -> None:
-        self._signals += 1
-        if self._signals == 1:
-            self._stop.set()
-            self._directory.hurry()
-            if self._scheduler is None:
-                # Whatever the start waits for: for example a daemon that does not answer.
-                task.cancel()
-            self._output.say("interrupted: what runs is being stopped; once more ends at once")
-        elif self._signals == 2:
-            task.cancel()
-        else:
-            # Whatever hangs: the pool's processes see their death pipe close.
-            os._exit(INTERRUPTED)
-
-    def _on_hang_up(self) -> None:
-        """Handle the loss of the terminal."""
-        where = self._directory.path
-        _log.warning(
-            "SIGHUP: the terminal is gone; the run goes on without its display, and says here what it has to say; "
-            f"codex-pool attach {where} shows it, and codex-pool runs cancel {where} stops it"
-        )
-        self._output.display.leave()
-
     def _on_request(self, request: dict[str, Any]) -> None:
         """Handle a request to this run from another process."""
-        if request.get("cancel") == "run":
-            self._signals += 1
-            self._stop.set()
-            self._output.say("cancelled: what runs is being stopped")
-        elif isinstance(request.get("cancel"), list):
-            sample_id, epoch, *variant = request["cancel"]
-            key = (sample_id, epoch, *(variant or ("",)))
-            self._cancelled.add(key)
-            if self._scheduler is not None:
-                self._scheduler.cancel(key)
+        if "cancel" in request:
+            self._interruption.cancel(request["cancel"])
         elif isinstance(request.get("follow"), int):
             self._live.follow(request["follow"])
 
@@ -476,36 +364,24 @@ class Batch:
         if code is None:
             wanted = progress.total if self._only is None else progress.skipped + len(self._only)
             code = OK if counts["completed"] + counts["limit"] >= wanted else SOME_FAILED
-            code = INTERRUPTED if self._signals else code
+            code = INTERRUPTED if self._interruption.was_asked else code
         judgement = self._gates.judge(store, code, problem, self._directory.redactor.text)
         code = judgement.code
-        variants, k = list(self._settings.defaults.variants), sorted({1, self._settings.request.epochs})
-        if self._settings.stored:
-            variants = store.variant_names()
-        # Scores of several variants have no mean.
-        samples = store.samples(selected=True) if store.has_scores() and not variants else ()
-        scored = summarise(scoring_summary.rows_of(samples), k=k)
-        figures = by_variant.by_variant(store, variants, k=k)
-        outcome: dict[str, Any] = {
-            "problem": problem,
-            "exit_code": code,
-            "counts": counts,
-            "not_valid": store.not_valid(),
-            "metrics": scoring_summary.as_json(scored),
-            "app_server": self._app_server,
-            "gates": [verdict.to_json() for verdict in judgement.verdicts],
-        }
-        if self._hooks:
-            outcome["hooks"] = self._hooks.counts()
-        if variants:
-            outcome["variants"] = by_variant.as_json(figures, progress.currency)
+        outcome, scores = outcome_of(
+            store,
+            self._settings,
+            judgement,
+            problem=problem,
+            counts=counts,
+            app_server=self._app_server,
+            hooks=self._hooks.counts() if self._hooks else {},
+            currency=progress.currency,
+        )
         if not self._is_done or not store.info()["launches"]:
             # Of a shard without samples, too: it was run. Only how it ended is not written down then; that of its
             # samples is.
             unwritten = await note_outcome(self._directory, outcome, self._launch, self._output.say)
             outcome["problem"] = problem or unwritten
-        scores = [*scoring_summary.printed(scored), *by_variant.table(figures, progress.currency)]
-        scores += rows_of_hooks(outcome.get("hooks", {}))
         self._output.ended(
             outcome,
             scores,

@@ -22,7 +22,7 @@ from ..rules import estimate
 from ..rules.progress import Progress
 from ..rules.retry import Outcome
 from ..store import RunDirectory, SampleRow, ScoreRow, layout, shown_name
-from ..store.rows import exported
+from ..store.export import exported
 
 # So many different problems of scorers are shown.
 MAX_PROBLEMS = 20

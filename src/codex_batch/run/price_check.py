@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, Protocol
 
 from codex_app_server import AppServerError
 from codex_pool.prices import Prices, UnpricedError
 
+from ..configuration.answering import ask_who_answers
 from ..configuration.defaults import Defaults
 from ..dataset import Sample
 from ..rules.bill import Answering
 from ..scoring import Scorers
-from ..store import shown_name
+from ..store import RunDirectory, layout, shown_name
+from .run_pools import RunClients
+from .stopping import unless_stopped
 
 
 class Ask(Protocol):
@@ -101,3 +105,15 @@ async def check(prices: Prices, models: Models, ask: Ask, *, limited: bool, warn
         raise UnpricedRunError(problems, prices.source)
     for problem in problems:
         warn(f"{problem}: its cost is unknown")
+
+
+def asking(clients: RunClients, stopping: asyncio.Future[Any], directory: RunDirectory, defaults: Defaults) -> Ask:
+    """Return what asks a pool, by a thread of each variant; it raises Stopped once `stopping` is done."""
+    cwd = directory.file(layout.JUDGE)
+
+    async def ask(model: str | None, variant: str) -> Answering:
+        cwd.mkdir(exist_ok=True)
+        codex, config = clients.of(variant).codex, defaults.of(variant).config
+        return await unless_stopped(stopping, ask_who_answers(codex, model, cwd, config))
+
+    return ask

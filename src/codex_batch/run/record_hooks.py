@@ -19,6 +19,7 @@ from codex_app_server._runtime.text import cut, plural
 
 from ..plugins.discovery import Plugin
 from ..plugins.hooks import COMMAND
+from ..store import RunDirectory
 
 WAITING = 1_000
 WAITING_BYTES = 16 * 2**20
@@ -78,6 +79,17 @@ class RecordHooks:
     def counts(self) -> dict[str, dict[str, Any]]:
         """Return the counts of each hook, by name."""
         return {hook.plugin.name: hook.counts.as_json() for hook in self._hooks}
+
+
+def run_of(directory: RunDirectory, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what hooks are told of the run; `config` is what is written down of the launch."""
+    launch = directory.store.info()["launches"][-1]
+    return {
+        "path": str(directory.path),
+        "launch": launch["number"],
+        "started_at": launch["started_at"],
+        "command": config.get("command", []),
+    }
 
 
 def rows(counts: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str]]:

@@ -11,7 +11,7 @@ from typing import Any
 from codex_app_server import AppServerError, AsyncCodex, TransportClosedError, operations
 from codex_app_server._async.api import AsyncThread
 from codex_app_server.results import TurnResult
-from codex_pool.auth import trust
+from codex_pool import trust
 from codex_pool.prices import Prices
 from codex_pool.sandbox_modes import READ_ONLY
 

@@ -12,7 +12,9 @@ redacting       known secrets taken out of what is written
 configured      configurations that results were made with
 directory       RunDirectory: the run that is under way                   the only writer
 bridge          StoreBridge: an event loop that waits for the writer
+run_files       event logs, session files and artifacts of a run, read
 reader          RunStore: what stands there, also while a run writes
+read_database   queries, also while another program writes
 means           means of scores for a list of runs, computed in the database
 stored_samples  samples of a run that goes on without its dataset
 locked          a database that another program has locked is waited for

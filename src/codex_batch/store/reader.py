@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import os
-import sqlite3
-import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from codex_app_server._runtime import fork
-from codex_app_server._runtime.files import resolved
-
 from . import layout, locked
 from .layout import RunDirectoryError
-from .rollouts import Rollout, RolloutRow, rollout_of
 from .rows import (
     ANSWERED,
     UNKNOWN_COST,
@@ -30,15 +22,14 @@ from .rows import (
     sample_of,
     score_of,
 )
+from .run_files import RunFiles
 from .schema import open_for_reading
-from .segments import path_of, read_lines
 
 PAGE = 200
 # Key of the table `run` that holds the variants.
 VARIANTS = "variants"
 # Keys of the shard, as I/N, and of what the run was merged of.
 SHARD, MERGED = "shard", "merged"
-ARTIFACT_BYTES = 256 * 2**20
 _SAMPLE = (
     "s.n, s.id, s.epoch, s.variant, s.digest, s.spec, s.tags, s.position, s.selected, s.state, "
     "s.fingerprint AS wanted, (SELECT count(*) FROM attempts a WHERE a.n = s.n) AS tries"
@@ -47,33 +38,11 @@ _OF_VARIANT = "n IN (SELECT n FROM samples WHERE variant = ?)"
 _BEGUN = "EXISTS (SELECT 1 FROM attempts a WHERE a.n = s.n)"
 
 
-class RunStore:
+class RunStore(RunFiles):
     """The run in a directory, read-only. Every call sees what is committed at that moment. Close it, or use `with`.
 
     Calls may come from any thread.
     """
-
-    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
-        self.path = path
-        self._database = path / layout.DATABASE
-        self._connection = connection
-        # Threads would get each other's cached statements.
-        self._lock = threading.Lock()
-        self._made_in = os.getpid()
-        connection.row_factory = sqlite3.Row
-
-    def __enter__(self) -> RunStore:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        if fork.is_inherited(self._made_in):
-            # To SQLite a forked process is not the one that opened it.
-            fork.keep(self._connection)
-            return
-        self._connection.close()
 
     def info(self) -> dict[str, Any]:
         """Return the facts of a run: `config` and `state` of the last launch, `pid` of its process (or None),
@@ -211,79 +180,10 @@ class RunStore:
                 return
             after = page[-1]["n"], page[-1]["attempt"]
 
-    def event_lines(self, n: int, attempt: int) -> Iterator[bytes]:
-        """The notifications of an attempt as they came; none if they were not kept."""
-        where = "n = ? AND attempt = ?"
-        for row in self._fetch(f"SELECT segment, offset, length FROM attempts WHERE {where}", (n, attempt)):
-            if row["length"] is not None:
-                path = path_of(self.path / layout.EVENTS, row["segment"])
-                yield from read_lines(path, row["offset"], row["length"])
-
-    def event_member(self, n: int, attempt: int) -> bytes | None:
-        """The event log of an attempt as it is kept, compressed; None if it was not kept."""
-        where = "n = ? AND attempt = ? AND length IS NOT NULL"
-        for row in self._fetch(f"SELECT segment, offset, length FROM attempts WHERE {where}", (n, attempt)):
-            with path_of(self.path / layout.EVENTS, row["segment"]).open("rb") as file:
-                file.seek(row["offset"])
-                return file.read(row["length"])
-        return None
-
     def attempt_of_key(self, key: str) -> AttemptRow | None:
         """The attempt with a key; None if there is none."""
         found = self._fetch("SELECT * FROM attempts WHERE key = ?", (key,))
         return attempt_of(found[0]) if found else None
-
-    def events(self, n: int, attempt: int) -> Iterator[dict[str, Any]]:
-        """The notifications of an attempt, decoded: `method` and `params`."""
-        for line in self.event_lines(n, attempt):
-            if line.strip():
-                yield json.loads(line)
-
-    def rollouts(self, n: int, attempt: int) -> list[RolloutRow]:
-        """Return the session files that are kept of an attempt, its own thread first; those that are missing have a
-        note. None are of runs without them."""
-        found = self._fetch("SELECT * FROM rollouts WHERE n = ? AND attempt = ? ORDER BY place", (n, attempt))
-        return [rollout_of(row) for row in found]
-
-    def rollout_members(self, n: int, attempt: int) -> tuple[Rollout, ...]:
-        """The session files of an attempt as they are kept, compressed: to be stored in another run."""
-        found = []
-        for row in self.rollouts(n, attempt):
-            lines = None
-            if row.at is not None:
-                with path_of(self.path / layout.ROLLOUTS, row.at[0]).open("rb") as file:
-                    file.seek(row.at[1])
-                    lines = file.read(row.at[2])
-            about = (row.thread_id, row.relation, row.parent_id, row.size_bytes, row.cut_bytes, row.note)
-            found.append(Rollout(*about, lines))
-        return tuple(found)
-
-    def rollout_lines(self, rollout: RolloutRow) -> Iterator[bytes]:
-        """Iterate over the lines of a session file; none if it is missing."""
-        if rollout.at is not None:
-            segment, offset, length = rollout.at
-            yield from read_lines(path_of(self.path / layout.ROLLOUTS, segment), offset, length)
-
-    def artifact(self, n: int, name: str) -> bytes:
-        """Read an artifact of a sample by its name in `record.artifacts`.
-
-        Raises KeyError, also for one of more than ARTIFACT_BYTES, which a scorer may have left.
-        """
-        directory = self.artifacts_of(n)
-        path = resolved(directory / name)
-        if not path.is_relative_to(resolved(directory)) or not path.is_file():
-            raise KeyError(f"{directory} has no artifact {name!r}")
-        if path.stat().st_size > ARTIFACT_BYTES:
-            raise KeyError(f"{path} has more than {ARTIFACT_BYTES:,} bytes: read it piece by piece")
-        return path.read_bytes()
-
-    def artifacts_of(self, n: int) -> Path:
-        """The directory of a sample's artifacts; it may not exist."""
-        rows = self._fetch("SELECT id, epoch, variant FROM samples WHERE n = ?", (n,))
-        if not rows:
-            raise KeyError(f"{self.path} has no sample number {n}")
-        (row,) = rows
-        return self.path / layout.ARTIFACTS / layout.directory_name(*row)
 
     def counts(self, variant: str | None = None) -> dict[str, int]:
         """Count the samples of the run: `total`, by state, by the status of their record, and `not_run`.
@@ -404,19 +304,6 @@ class RunStore:
         )
         ((count,),) = self._fetch(f"SELECT count(*) FROM samples s JOIN records r USING (n) WHERE {where}")
         return self._rows(f"{where} ORDER BY s.position, s.n LIMIT {size:d}", ()), count
-
-    def _fetch(self, query: str, values: Sequence[Any] = ()) -> list[Any]:
-        fork.check_process(self._made_in, "run")
-        try:
-            return locked.retry_while_locked(self._database, lambda: self._fetch_now(query, values))
-        except sqlite3.OperationalError as error:
-            if locked.is_locked(error):
-                raise RunDirectoryError(f"{locked.problem(self._database)}, and do the same again") from None
-            raise
-
-    def _fetch_now(self, query: str, values: Sequence[Any]) -> list[Any]:
-        with self._lock:
-            return self._connection.execute(query, values).fetchall()
 
     def _rows(self, where: str, values: Sequence[Any], *, scored: bool = True) -> list[SampleRow]:
         found = self._fetch(f"SELECT {_SAMPLE}, r.* FROM samples s LEFT JOIN records r USING (n) WHERE {where}", values)

@@ -11,7 +11,6 @@ import msgspec
 
 from .layout import SampleKey, directory_name, shown_name
 
-EXPORT_VERSION = 1
 # Statuses of attempts that can be scored.
 VALID = ("completed", "limit")
 # Of an attempt: its sample has the result of another one.
@@ -348,62 +347,8 @@ def is_valid(status: str) -> bool:
     return status in VALID
 
 
-def exported(row: SampleRow) -> dict[str, Any]:
-    """A finished sample as a line of results.jsonl."""
-    record = row.record
-    assert record is not None
-    return {
-        "schema_version": EXPORT_VERSION,
-        "id": row.id,
-        "epoch": row.epoch,
-        **({"variant": row.variant} if row.variant else {}),
-        "status": record.status,
-        "valid": is_valid(record.status),
-        "limit": record.limit,
-        "final_response": record.final_response,
-        "responses": list(record.responses) if len(record.responses) > 1 else None,
-        "error": record.error,
-        "scores": {score.scorer: _exported_score(score) for score in row.scores},
-        "usage": record.usage,
-        "cost": record.cost,
-        "thread_id": record.thread_id,
-        "turn_id": record.turn_id,
-        "worker": record.worker,
-        "attempts": record.attempts,
-        "turns": record.turns,
-        "tool_calls": record.tool_calls,
-        "queued_ms": record.queued_ms,
-        "duration_ms": record.duration_ms,
-        "started_at": record.started_at,
-        "ended_at": record.ended_at,
-        "artifacts": list(record.artifacts),
-        "agents_md": record.agents_md,
-        "model": record.model,
-        "effort": record.effort,
-        "provider": record.provider,
-        "codex_version": record.codex_version,
-        "rerouted_from": record.rerouted_from,
-        **({"container": record.container} if record.container else {}),
-        "fingerprint": record.fingerprint,
-        "launch": record.launch,
-        "tags": list(row.tags),
-        "metadata": row.spec.get("metadata"),
-    }
-
-
 def counted(values: Mapping[str, int]) -> str | None:
     """Values with the numbers of their records, for people; one alone without."""
     if len(values) <= 1:
         return next(iter(values), None)
     return ", ".join(f"{value} ({count:,})" for value, count in values.items())
-
-
-def _exported_score(score: ScoreRow) -> dict[str, Any]:
-    return {
-        "value": score.value,
-        "passed": score.passed,
-        "answer": score.answer,
-        "explanation": score.explanation,
-        "metadata": score.metadata,
-        "error": score.error,
-    }

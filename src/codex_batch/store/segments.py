@@ -164,6 +164,13 @@ def read_lines(path: Path, offset: int, length: int) -> Iterator[bytes]:
         yield b"".join(parts) if size <= MAX_LINE_BYTES else LEFT_OUT
 
 
+def read_member(path: Path, offset: int, length: int) -> bytes:
+    """A member as it is kept, compressed."""
+    with path.open("rb") as file:
+        file.seek(offset)
+        return file.read(length)
+
+
 def _decompressed(path: Path, offset: int, length: int) -> Iterator[bytes]:
     """A member in pieces of at most _CHUNK_BYTES, whatever it comes to. Raises OSError, zlib.error."""
     decompressor = zlib.decompressobj(_GZIP)

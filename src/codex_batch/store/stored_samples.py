@@ -10,7 +10,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from ..dataset import Dataset, DatasetError, Sample
-from ..dataset.load import MAX_PROBLEMS, CheckRepository, CheckSample, line_of
+from ..dataset.held import line_of
+from ..dataset.load import MAX_PROBLEMS, CheckRepository, CheckSample
 from ..dataset.trees import tree_digest
 from ..redaction.redactor import is_redacted
 from . import open_run

@@ -15,7 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from codex_pool.auth import trust
+from codex_pool import trust
 
 # The bound of codex itself, for all files together.
 MAX_BYTES = 32 * 1024

@@ -18,19 +18,15 @@ Files are written whole or not at all. One that others could read or change is r
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import math
 import os
 import stat
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
-
-from codex_app_server._runtime import fork
 
 from . import key_files, tokens
 from .client_keys import ClientKey as ClientKey
@@ -43,12 +39,11 @@ from .key_entries import changed, check_entry, check_limits, expiry_of, former_k
 from .key_entries import check_name as check_name
 from .key_entries import uid_of as uid_of
 from .key_files import KeysError as KeysError
+from .list_lock import LOCK_LIMIT_S as LOCK_LIMIT_S
+from .list_lock import locked
 from .principal import Identity
 
 ENVIRONMENT = "CODEX_POOL_KEYS"
-# Who changes the list holds its lock for as long as it takes to write two files.
-LOCK_LIMIT_S = 1.0
-LOCK_RETRY_S = 0.02
 
 
 class KeyList(NamedTuple):
@@ -348,21 +343,9 @@ class KeyStore:
             ) from None
         return entry
 
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
+    def _locked(self) -> contextlib.AbstractContextManager[None]:
         """Hold the lock of the list. Raises OSError when another process holds it for more than LOCK_LIMIT_S."""
-        with fork.Held(lambda: os.open(self._clients, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)) as fd:
-            until = time.monotonic() + LOCK_LIMIT_S
-            while True:
-                try:
-                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() > until:
-                        why = f"another process has held the lock of {self._clients} for {LOCK_LIMIT_S:.0f} s"
-                        raise TimeoutError(errno.ETIMEDOUT, f"{why}; end it and try again") from None
-                    time.sleep(LOCK_RETRY_S)
-            yield
+        return locked(self._clients)
 
     def signature(self) -> object:
         """Return a value that changes when the allow-list does; examines each file, and reads none. Raises OSError."""

@@ -12,9 +12,9 @@ from typing import Any, NoReturn
 from codex_app_server._runtime.text import cut
 from codex_app_server.generated.routing import REQUESTS
 
+from .. import trust
 from ..protocol import jsonrpc, thread_records
 from ..protocol.wire import ThreadRecord
-from . import trust
 from .principal import DEFAULT_METHODS, FULL, LEVEL, SANDBOX_MODES, Identity
 from .projects import WITHOUT
 

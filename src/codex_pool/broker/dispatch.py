@@ -70,7 +70,7 @@ class Dispatcher:
         self.answers = Answers(state, self)
         self.changes = Changes(state, self, changed_at)
         self._permits = Permits()
-        self._requests.queues.append(lambda: (self.capacity.waiting, self._permits, self.changes))
+        self._requests.queues.append(lambda: (self.capacity.waiting, self._permits, self.changes.queue))
 
     # Which way.
 

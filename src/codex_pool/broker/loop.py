@@ -38,35 +38,28 @@ from ..protocol import endpoints, ingress_frames, pool_report, sockets
 from ..protocol.wire import ThreadRecord
 from ..runtime import log, startup
 from ..runtime.problems import Problems
-from .arguments import BrokerArguments, BrokerLimits
+from . import supervisor_commands
+from .arguments import BrokerArguments
 from .checkpoint import CheckpointFile
 from .checkpoint_writer import CheckpointWriter, with_unsaved
 from .core import BrokerCore
 from .effects import (
-    AccountChanged,
     Audit,
-    Command,
-    Drained,
-    DrainProgress,
     DropConnection,
     Effect,
     LogLine,
     ReadUsage,
-    Registered,
-    Renew,
-    SaveCounts,
     SaveOwners,
     SaveThreads,
     SaveUsage,
-    Suspect,
     ToClient,
     ToWorker,
 )
 from .ingress_connection import ConnectionEnded, GatewayJoined, IngressLinks, ReportAsked
 from .listeners import Listener, Listeners
-from .mode import Mode
 from .outbox import Outbox
 from .ownership_writer import OwnershipWriter
+from .reports import record_of, report
 from .thread_owners import ThreadOwners
 from .user_records import UserRecords
 
@@ -207,44 +200,17 @@ class Broker:
         return max(0, round((self._core.next_deadline - time.monotonic()) * 1000) + 1)
 
     def _phase_supervisor(self) -> bool:
+        """Take commands of the supervisor; return False once it is gone."""
         chunk = os.read(0, 65536)
-        if not chunk:
-            return False
         for line in self._commands.feed(chunk):
             command: dict[str, Any] = msgspec.json.decode(b"{}" if isinstance(line, LongLine) else line)
             now = time.monotonic()
-            if "lost" in command:
-                self._apply(self._core.worker_lost(command["lost"], command.get("reason", "unknown"), now))
-            elif "drain" in command:
-                self._apply(self._core.drain(command["drain"], now))
-            elif "slots" in command:
-                self._apply(self._core.slots(command["slots"], command["workers"]))
-                self._core.replaced(command["replaced"])
-            elif "mode" in command:
-                self._apply(self._core.set_mode(msgspec.convert(command["mode"], Mode), now))
-            elif "gateway" in command:
-                self._core.gateway(command["gateway"])
-            elif "tracer" in command:
-                self._core.tracer(command["tracer"])
-            elif "limits" in command:
-                self._apply(self._core.set_limits(msgspec.convert(command["limits"], BrokerLimits), now))
-            elif "configuration" in command:
-                self._core.configuration(command["configuration"])
-            elif "upgrade" in command:
-                self._core.upgrade(command["upgrade"])
-            elif "codex_pool" in command:
-                self._core.codex_pool(command["codex_pool"])
-            elif "command_result" in command:
-                done = command["command_result"]
-                self._apply(self._core.command_done(done["id"], done.get("result"), done.get("error"), now))
-            elif "holds" in command:
+            if "holds" in command:
                 self._listeners.holds, self._its_problems = command["holds"], command["problems"]
                 self._look(now)
-            elif "ping" in command:
-                self._core.state.lost_lines = command.get("lost_lines", 0) + log.lost()
-                registered, drained = self._core.registered, self._core.drained
-                report({"event": "pong", "registered": registered, "drained": drained, "lost_lines": log.lost()})
-        return True
+            else:
+                self._apply(supervisor_commands.carry_out(command, self._core, now))
+        return bool(chunk)
 
     def _phase_receive(self, socket: zmq.Socket[bytes], handle: Any) -> None:
         now = time.monotonic()
@@ -337,35 +303,6 @@ class Broker:
                     self._send(False, effect.peer, effect.frames)
                 case DropConnection():
                     self._client_outbox.drop(effect.peer)
-                case Registered():
-                    report({"event": "registered", "worker": effect.worker})
-                case Suspect():
-                    report({"event": "suspect", "worker": effect.worker, "reason": effect.reason})
-                case Drained():
-                    report({"event": "drained", "worker": effect.worker})
-                case Renew():
-                    report({"event": "renew", "worker": effect.worker, "reason": effect.reason})
-                case AccountChanged():
-                    report({"event": "account", "changed_at": effect.changed_at, "under_way": effect.under_way})
-                case Command():
-                    report(
-                        {
-                            "event": "command",
-                            "id": effect.number,
-                            "command": effect.command,
-                            "params": effect.params,
-                        }
-                    )
-                case DrainProgress():
-                    report(
-                        {
-                            "event": "draining",
-                            "stopping": effect.stopping,
-                            "turns": effect.turns,
-                            "clients": effect.clients,
-                            "waiting": effect.waiting,
-                        }
-                    )
                 case SaveThreads():
                     self._checkpoint_writer.keep(effect.threads, time.monotonic())
                 case SaveOwners():
@@ -373,10 +310,10 @@ class Broker:
                         self._ownership.write(effect.number, effect.rows)
                 case SaveUsage() | ReadUsage() | Audit():
                     self._users.apply(effect)
-                case SaveCounts():
-                    report({"event": "counts", "kept": effect.kept, "lost": effect.lost})
                 case LogLine():
                     _log.warning(effect.message)
+                case _:
+                    report(record_of(effect))
 
     # What is kept on disk, and the files of sockets.
 
@@ -429,11 +366,6 @@ class Broker:
 
     def _client_unreachable(self, peer: bytes) -> None:
         self._apply(self._core.client_unreachable(peer, time.monotonic()))
-
-
-def report(record: dict[str, Any]) -> None:
-    """Write one JSON line for the supervisor."""
-    os.write(1, msgspec.json.encode(record) + b"\n")
 
 
 def main() -> None:

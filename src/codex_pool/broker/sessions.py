@@ -26,20 +26,17 @@ then it knows which sessions there are, and what they have under way.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
 from ..protocol import wire
 from ..protocol.bound_methods import NO_THREAD
-from ..protocol.ingress_frames import GATEWAY, INGRESS, REVOKED
+from ..protocol.ingress_frames import REVOKED
 from . import audit
+from .caller import OVER_GATEWAY, Caller, listener_of
 from .dispatch import Dispatcher
 from .effects import Audit, DropConnection, Suspect, ToClient
 from .entities import Session, SessionState
 from .state import BrokerState
 
-# How the names of connections over the link of a gateway begin.
-OVER_GATEWAY = GATEWAY.encode() + b"\0"
-OVER_INGRESS = INGRESS.encode() + b"\0"
 AWAY_S = 3 * wire.BEAT_S
 SESSION_GRACE_S = 20.0
 IDLE_GRACE_S = 8.0
@@ -50,22 +47,6 @@ MAX_CLIENT_CHARS = 1024
 MAX_KEY_POSITIONS = 1024
 # Of all sessions, those that only the pool's owner can have.
 OWNER_SESSIONS = 64
-
-
-@dataclass(frozen=True, slots=True)
-class _Caller:
-    """A client that has sent Hello before the barrier was lifted."""
-
-    identity: bytes
-    hello: wire.Hello
-    positions: list[wire.Position]
-    comes_back: bool
-    principal: str
-    key: str
-
-    @property
-    def session_id(self) -> wire.SessionId:
-        return wire.SessionId(self.principal, self.hello.session)
 
 
 class Sessions:
@@ -85,7 +66,7 @@ class Sessions:
         self._barrier_until = state.now + BARRIER_S
         # Until then an unknown session may be known to the broker before this one.
         self._young_until = state.now + SESSION_GRACE_S if self._resumes else state.now
-        self._callers: dict[wire.SessionId, _Caller] = {}
+        self._callers: dict[wire.SessionId, Caller] = {}
 
     # The barrier.
 
@@ -132,13 +113,13 @@ class Sessions:
         if refusal is not None:
             self._refuse(identity, refusal)
             return
-        caller = _Caller(identity, hello, positions, bool(body), principal, key)
+        caller = Caller(identity, hello, positions, bool(body), principal, key)
         if self._resumes:
             self._keep_caller(caller)
         else:
             self._admit(caller)
 
-    def _admit(self, caller: _Caller) -> None:
+    def _admit(self, caller: Caller) -> None:
         """Welcome it, or refuse it because there are too many."""
         state = self._state
         known = state.sessions.get(caller.session_id)
@@ -156,7 +137,7 @@ class Sessions:
                 caller.identity, hello, caller.positions, session_id, caller.key, comes_back=caller.comes_back
             )
 
-    def _audit(self, caller: _Caller, refusal: str | None) -> None:
+    def _audit(self, caller: Caller, refusal: str | None) -> None:
         state, hello = self._state, caller.hello
         if state.audit_file is not None:
             reason = None if refusal is None else "session"
@@ -164,7 +145,7 @@ class Sessions:
             record = audit.of_session(caller.principal, name, caller.key, hello.session, hello.client, reason)
             state.out.append(Audit(record))
 
-    def _keep_caller(self, caller: _Caller) -> None:
+    def _keep_caller(self, caller: Caller) -> None:
         refusal = None
         if caller.session_id not in self._callers:
             refusal = self._why_full(caller.principal, list(self._callers))
@@ -211,7 +192,7 @@ class Sessions:
         before = session.options
         session.key, session.priority, session.when_gone = key, hello.priority, hello.when_gone
         session.beats = not identity.startswith(OVER_GATEWAY)
-        session.listener = _listener_of(identity, hello)
+        session.listener = listener_of(identity, hello)
         session.takes_parts, session.all_turns = hello.accepts_parts, hello.all_turns
         session.knows_queue, session.takes_packs = hello.knows_queue, hello.accepts_packs
         session.lingers = False
@@ -394,10 +375,3 @@ class Sessions:
             self._barrier_until = state.now + BARRIER_S
             for name in self._expected:
                 state.out.append(Suspect(name, f"it has not come to the new broker within {BARRIER_S:.0f} s"))
-
-
-def _listener_of(identity: bytes, hello: wire.Hello) -> str:
-    """Return how a connection came in, for lists of sessions; the gateway names its own listeners."""
-    if identity.startswith(OVER_GATEWAY):
-        return hello.listener[:16] or GATEWAY
-    return "tcp" if identity.startswith(OVER_INGRESS) else "ipc"

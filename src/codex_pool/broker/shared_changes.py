@@ -25,8 +25,7 @@ once no turn is about to begin on a stale worker.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Literal
 
 from ..protocol import jsonrpc, wire
@@ -36,6 +35,7 @@ from .announcements import Announcements
 from .change import Change, Step
 from .change_answers import ChangeAnswers
 from .change_kinds import Plan
+from .change_queue import ChangeQueue
 from .entities import Worker
 from .replayed_requests import ReplayedRequests
 from .request import APPLY, Request
@@ -54,7 +54,7 @@ class Changes:
     def __init__(self, state: BrokerState, dispatcher: Dispatcher, changed_at: float) -> None:
         self._state = state
         self._dispatcher = dispatcher
-        self._queue: deque[Request | Change] = deque()
+        self.queue = ChangeQueue()
         self._running: Change | None = None
         self._step: Step | None = None
         self._replayed = ReplayedRequests()
@@ -69,26 +69,7 @@ class Changes:
 
     @property
     def held(self) -> int:
-        return len(self._queue) + (self._running is not None) + self.announcements.held
-
-    # The requests that wait for the changes before them, as a queue of `in_flight`.
-
-    @property
-    def reason(self) -> str:
-        return "change before it"
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
-
-    def __iter__(self) -> Iterator[Request]:
-        return (each for each in self._queue if isinstance(each, Request))
-
-    def add(self, request: Request, weight: int) -> None:
-        self._queue.append(request)
-
-    def discard(self, request: Request) -> None:
-        if request in self._queue:
-            self._queue.remove(request)
+        return len(self.queue.all) + (self._running is not None) + self.announcements.held
 
     @property
     def tokens(self) -> bytes | None:
@@ -114,7 +95,7 @@ class Changes:
         elif self._answers.is_repeated(request):
             if not self._answers.repeat(request):
                 self._state.refuse_id(request)
-        elif self._state.requests.hold(request, self):
+        elif self._state.requests.hold(request, self.queue):
             self._advance()
 
     def end_session(self, session: wire.SessionId) -> None:
@@ -131,8 +112,8 @@ class Changes:
         self._advance()
 
     def _advance(self) -> None:
-        while self._running is None and self._queue:
-            first = self._queue[0]
+        while self._running is None and self.queue.all:
+            first = self.queue.all[0]
             if isinstance(first, Request):
                 message = first.message
                 plan = change_kinds.plan_of(first.method, first.scope, message, external=self.tokens is not None)
@@ -141,7 +122,7 @@ class Changes:
                 )
                 if plan.how == "ask" and first.thread_id is None and worker is None:
                     return
-                self._queue.popleft()
+                self.queue.all.popleft()
                 first.queue = None
                 if plan.how == "ask":
                     if worker is None:
@@ -156,7 +137,7 @@ class Changes:
                 self._state.requests.execute(first)
                 first = Change(plan, [first.line], first)
             else:
-                self._queue.popleft()
+                self.queue.all.popleft()
             self._running = first
             self._state.events.record(
                 self._state.now, "change begins", first.request.method if first.request is not None else "replay"
@@ -334,7 +315,7 @@ class Changes:
 
     def _give_kept(self) -> None:
         """Replay requests to the workers that do not have them yet."""
-        given = {each.only for each in (*self._queue, self._running) if isinstance(each, Change)}
+        given = {each.only for each in (*self.queue.all, self._running) if isinstance(each, Change)}
         for worker in self._state.workers.values():
             if worker.kept_at >= self._replayed.at or worker.stale:
                 continue
@@ -344,7 +325,7 @@ class Changes:
                 continue
             if missing:
                 replay = Change(Plan("each"), missing, only=worker.name, kept_at=self._replayed.at)
-                self._queue.appendleft(replay)
+                self.queue.all.appendleft(replay)
             else:
                 self._version.make_current(worker, self._replayed.at)
 
@@ -375,7 +356,7 @@ class Changes:
         self._state.account.logins.pop(ended.login_id, None)
         if ended.mcp and ended.changed:
             done = {worker.name: None}
-            self._queue.append(Change(Plan("reload"), [change_kinds.RELOAD_MCP], done=done))
+            self.queue.all.append(Change(Plan("reload"), [change_kinds.RELOAD_MCP], done=done))
         elif ended.changed:
             self._version.change([worker.name], "somebody has logged in on another worker")
             if not worker.behind:

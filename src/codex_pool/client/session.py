@@ -23,25 +23,22 @@ from collections.abc import Callable
 
 from codex_app_server._protocol import envelope
 from codex_app_server._protocol.envelope import RequestId
-from codex_app_server._protocol.framing import LongLine
-from codex_app_server._protocol.turn_lines import DEFAULT_TIMEOUT_S, Interest, TurnLines
+from codex_app_server._protocol.turn_lines import DEFAULT_TIMEOUT_S, Interest
 
 from ..protocol import jsonrpc, packs, wire
 from ..protocol.answer_parts import AnswerAssembler
-from ..protocol.bound_methods import KIND_OF_METHOD, NO_THREAD
 from . import connections
 from .acks import Acks
 from .bound_objects import BoundObjects
 from .calls import FOLLOW_TURN, Call, send_cancel, send_line
 from .connections import Connections
 from .effects import Connect, Deliver, Disconnect, Effect, Failed, Send, Welcomed
+from .received_lines import Batch, ReceivedLines
 from .received_requests import ReceivedRequests
 from .sequence import TurnSequences
 
 # How long after a reconnect the workers may take to be informed of it.
 SETTLE_S = 10.0
-
-_Batch = list[bytes | LongLine | TurnLines]
 
 
 class Session:
@@ -82,7 +79,6 @@ class Session:
             listener=listener,
         )
         self._hello = wire.encode(hello)
-        self._all_turns = all_turns
         self._session = session
         self._endpoint = endpoint
         self._no_pool = no_pool
@@ -91,14 +87,20 @@ class Session:
         # The result of `initialize`, as JSON; empty before the session has begun.
         self.server_info = b""
         self._settle_at: float | None = None
-        # Sent to each broker again: the next one does not know its parameters.
-        self._initialize: bytes | None = None
         self._calls: dict[RequestId, Call] = {}
         self._held: list[bytes] = []
         self._assembler = AnswerAssembler()
         self._requests = ReceivedRequests()
         self._sequences = TurnSequences()
         self._bound = BoundObjects()
+        self._received = ReceivedLines(
+            self._calls,
+            assembler=self._assembler,
+            requests=self._requests,
+            sequences=self._sequences,
+            bound=self._bound,
+            all_turns=all_turns,
+        )
         self._acks = Acks(ack_delay_s)
         # What `deltas` has returned last is to be followed by `after_deltas`.
         self.wants_ack = False
@@ -177,7 +179,7 @@ class Session:
     def messages(self, messages: list[list[bytes]], now: float) -> list[Effect]:
         """The messages of one read."""
         out: list[Effect] = []
-        batch: _Batch = []
+        batch: Batch = []
         self._connections.heard(now)
         for frame, *bodies in packs.all_unpacked(messages):
             if self._connections.state not in ("connecting", "open"):
@@ -186,7 +188,7 @@ class Session:
                 head = wire.decode_to_client(frame)
                 match head:
                     case wire.Events():
-                        self._turn_lines(self._sequences.events(head, bodies), batch, out)
+                        self._received.turn_lines(self._sequences.events(head, bodies), batch, out)
                         last = self._sequences.last(head.turn_id)
                         if last is None and self._sequences.is_over(head.turn_id):
                             last = head.last
@@ -195,15 +197,15 @@ class Session:
                         packs.unpacked([frame, *bodies])
                     case wire.Ended(thread_id=""):
                         self._sequences.end_streams(head.turn_id)
-                        self._lines(bodies, batch, out)
+                        self._received.lines(bodies, batch, out)
                     case wire.Ended():
-                        self._turn_lines(self._sequences.ended(head, bodies), batch, out)
+                        self._received.turn_lines(self._sequences.ended(head, bodies), batch, out)
                     case wire.Lines():
-                        self._lines(bodies, batch, out)
+                        self._received.lines(bodies, batch, out)
                     case wire.AnswerPart():
                         answer = self._assembler.add(head, bodies)
                         if answer is not None:
-                            self._on_line(answer, batch, out)
+                            self._received.line(answer, batch, out)
                     case wire.Welcome():
                         self.server_info = b"".join(bodies)
                         self._on_welcome(head, now, batch, out)
@@ -266,9 +268,9 @@ class Session:
         due = self._connections.due(now)
         if self._settle_at is not None and now >= self._settle_at and self.open:
             self._settle_at = None
-            batch: _Batch = []
+            batch: Batch = []
             for lines in self._sequences.settle():
-                self._turn_lines(lines, batch, out)
+                self._received.turn_lines(lines, batch, out)
             out += [Deliver(batch)] if batch else []
         if due is not None:
             match due.action:
@@ -308,7 +310,7 @@ class Session:
         self._connections.end()
         out.append(Failed(message, again))
 
-    def _on_welcome(self, welcome: wire.Welcome, now: float, batch: _Batch, out: list[Effect]) -> None:
+    def _on_welcome(self, welcome: wire.Welcome, now: float, batch: Batch, out: list[Effect]) -> None:
         if self._connections.state != "connecting":
             return
         begun = self._connections.begun
@@ -321,9 +323,9 @@ class Session:
             self._forget_old_session(batch)
         if not begun:
             out.append(Welcomed())
-        if self._initialize is not None:
-            # Its answer was delivered before, so that this one is ignored.
-            out.append(Send([_AGAIN, self._initialize]))
+        if self._received.initialize is not None:
+            # The broker may be another one, without its parameters. The client has had its answer: this one is ignored.
+            out.append(Send([_AGAIN, self._received.initialize]))
         for request_id, call in self._calls.items():
             out.append(call.send())
             if call.cancelled:
@@ -331,7 +333,7 @@ class Session:
         out += [send_line(line) for line in (*self._requests.answers, *self._held)]
         self._held.clear()
 
-    def _forget_old_session(self, batch: _Batch) -> None:
+    def _forget_old_session(self, batch: Batch) -> None:
         """End what the pool has ended with its session. Requests that may have started something are not sent twice."""
         why = "this client was away for so long that the pool let its session go"
         batch += [*self._sequences.end_all(why), *self._bound.end_all(why)]
@@ -341,87 +343,6 @@ class Session:
                 batch.append(call.lost(request_id, why))
         self._requests.clear()
 
-    # Lines of the pool.
 
-    def _lines(self, bodies: list[bytes], batch: _Batch, out: list[Effect]) -> None:
-        for body in bodies:
-            for line in body.split(b"\n"):
-                self._on_line(line, batch, out)
-
-    def _turn_lines(self, lines: TurnLines | None, batch: _Batch, out: list[Effect]) -> None:
-        if lines is None:
-            return
-        if lines.thread_id == NO_THREAD:
-            # Of a command, process, watch or search: routed by content.
-            for line in lines.lines:
-                self._on_line(line, batch, out)
-            return
-        batch.append(lines)
-        if self._all_turns and len(self._requests):
-            # They get notifications of a thread within the turn that runs on it.
-            for line in lines.lines:
-                if line.startswith(_RESOLVED):
-                    self._requests.resolved(line)
-        if lines.ended:
-            self._requests.turn_ended(lines.turn_id)
-
-    def _on_line(self, line: bytes, batch: _Batch, out: list[Effect]) -> None:
-        if line.startswith(_NOTIFICATION) and not line.startswith(_RESOLVED):
-            # The router decodes it; a line is decoded here only if it may concern the session.
-            beginning = line[len(_NOTIFICATION) : line.find(b":", len(_NOTIFICATION))]
-            if beginning.endswith(b'","params"'):
-                if line.startswith(_EXITED):
-                    self._bound.exited(line)
-                batch.append(line)
-                return
-        try:
-            header = envelope.scan(line)
-        except ValueError:
-            batch.append(line)
-            return
-        if header.method is None:
-            call = self._calls.pop(header.id, None) if header.id is not None else None
-            # Without a call its answer was delivered before.
-            if call is not None:
-                batch.append(line)
-                # Parts of it may be the beginning of an answer by a worker that has died.
-                self._assembler.drop(jsonrpc.encode(header.id).decode())
-                if call.method == "initialize":
-                    self._initialize = call.line
-                self._on_answer(call, line, header.is_error)
-        elif header.id is not None:
-            if header.id not in self._requests:
-                self._requests.add(header.id, header.thread_id, header.turn_id)
-                batch.append(line)
-            elif (given := self._requests.answer_of(header.id)) is not None:
-                out.append(send_line(given))
-        else:
-            if header.method == "serverRequest/resolved":
-                self._requests.resolved(line)
-            batch.append(line)
-
-    def _on_answer(self, call: Call, line: bytes, is_error: bool) -> None:
-        """Follow a turn that was started from its answer on, even if no notification of it ever comes.
-
-        Likewise a process, a watch or a search.
-        """
-        if call.method == FOLLOW_TURN and call.turn_id is not None and is_error:
-            self._sequences.not_joined(call.turn_id)
-        elif self._all_turns and call.method in _SUBSCRIPTION and not is_error:
-            if call.method == "thread/unsubscribe":
-                self._sequences.leave(call.thread_id or "")
-            # The requests of a thread that is resumed are asked again.
-            self._requests.thread_left(call.thread_id)
-        elif call.starts_turn and not is_error and (started := call.started_turn(line)) is not None:
-            self._sequences.follow(*started)
-        elif call.method in KIND_OF_METHOD and not is_error:
-            self._bound.answered(call.method, call.line)
-
-
-# Beginnings of notifications; in a request of an app-server the id precedes the params.
-_NOTIFICATION = b'{"method":"'
-_EXITED = b'{"method":"process/exited"'
-_RESOLVED = b'{"method":"serverRequest/resolved"'
-_SUBSCRIPTION = frozenset({"thread/resume", "thread/unsubscribe"})
 _AGAIN = wire.encode(wire.Call(again=True))
 _BEAT = wire.encode(wire.Beat())

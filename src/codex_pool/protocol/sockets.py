@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import zmq
 
 from . import wire
-
-if TYPE_CHECKING:
-    # Imports cryptography, which workers do not need.
-    from ..auth.keys import ClientKey
 
 HIGH_WATER_MARK = 10_000
 # Plain numbers: those of pyzmq are enums, whose operators cost as much as a send.
@@ -25,6 +21,17 @@ _NOW, _NOW_AND_MORE = int(zmq.NOBLOCK), int(zmq.NOBLOCK | zmq.SNDMORE)
 NEVER_MS = 1_000_000_000
 # How many messages of a burst are looked for before it counts as a long one.
 UNCHECKED_AFTER = 4
+
+
+class CurveKey(Protocol):
+    """The key of a client, in Z85: its own pair, and the public key of its server."""
+
+    @property
+    def public_key(self) -> str: ...
+    @property
+    def secret_key(self) -> str: ...
+    @property
+    def server_public_key(self) -> str: ...
 
 
 def send(socket: zmq.Socket[bytes], frames: Sequence[bytes | memoryview]) -> None:
@@ -91,7 +98,7 @@ def dealer(context: zmq.Context[zmq.Socket[bytes]], endpoint: str, identity: str
 
 
 def dealer_once(
-    context: zmq.Context[zmq.Socket[bytes]], endpoint: str, identity: str, key: ClientKey | None = None
+    context: zmq.Context[zmq.Socket[bytes]], endpoint: str, identity: str, key: CurveKey | None = None
 ) -> tuple[zmq.Socket[bytes], zmq.Socket[bytes]]:
     """A DEALER that connects to `endpoint` once, with CURVE if there is a key, and its monitor.
 
@@ -149,7 +156,7 @@ def _configure(socket: zmq.Socket[bytes]) -> None:
     socket.setsockopt(zmq.HANDSHAKE_IVL, 10_000)
 
 
-def use_key(socket: zmq.Socket[bytes], key: ClientKey) -> None:
+def use_key(socket: zmq.Socket[bytes], key: CurveKey) -> None:
     """Make a client's socket, before it connects, speak CURVE with this key."""
     socket.setsockopt_string(zmq.CURVE_PUBLICKEY, key.public_key)
     socket.setsockopt_string(zmq.CURVE_SECRETKEY, key.secret_key)

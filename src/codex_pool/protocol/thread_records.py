@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from ..auth.trust import AGENTS_DEPTH, Narrowing, is_without_agents, narrowing, untrusting
+from ..trust import AGENTS_DEPTH, Narrowing, is_without_agents, narrowing, untrusting
 from .jsonrpc import UNREADABLE, RequestLine
 from .wire_types import ThreadRecord
 

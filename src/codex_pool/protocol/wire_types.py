@@ -80,7 +80,7 @@ class ThreadRecord(msgspec.Struct, array_like=True, frozen=True):
     owner: str = ""
     # The permission profile that it runs with, if that is user-defined.
     profile: str = ""
-    # It was started with its directory marked untrusted (see `auth.trust`), and is resumed so.
+    # It was started with its directory marked untrusted (see `trust`), and is resumed so.
     untrusted: bool = False
     # It was started without tools for sub-agents, and is resumed so.
     without_agents: bool = False

@@ -38,7 +38,7 @@ from .effects import Outbox
 from .request import Request
 from .request_table import RequestTable
 from .running_turns import RunningTurns
-from .subscriptions import Limits
+from .subscription import Limits
 from .turn_stream import Turn
 
 # An app-server may not know yet what it is to end.

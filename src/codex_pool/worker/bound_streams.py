@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..protocol import wire
-from .subscriptions import Limits, Subscription, Subscriptions
+from .subscription import Limits, Subscription
+from .subscriptions import Subscriptions
 from .turn_stream import Turn
 
 

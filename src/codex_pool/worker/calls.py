@@ -10,23 +10,21 @@ import msgspec
 
 from codex_app_server import errors
 from codex_app_server._core.deliveries import Reply
-from codex_app_server._protocol.envelope import LONG_BYTES
 
 from ..protocol import jsonrpc, thread_records, wire
-from ..protocol.answer_parts import parts_of
 from ..protocol.bound_methods import KIND_OF_METHOD
 from . import message_marks, peek
 from .bound_objects import BoundObjects
-from .dedupe import Answer, AnswerCache, digest_of
-from .effects import LINES, FillHistory, Outbox
+from .dedupe import Answer, digest_of
+from .effects import FillHistory, Outbox
 from .request import Request
+from .request_answers import INVALID_REQUEST, RequestAnswers
 from .request_table import RequestTable
 from .running_turns import RunningTurns
 from .server_requests import ServerRequests
 from .session_options import SessionOptions
 from .threads import Threads
 
-INVALID_REQUEST = -32600
 INTERNAL_ERROR = -32603
 
 FOLLOW_TURN = "pool/turn/follow"
@@ -34,7 +32,6 @@ UNSUBSCRIBE = "thread/unsubscribe"
 
 _RELEASES_THREAD = frozenset({"thread/archive", "thread/delete"})
 _PARTS = _RELEASES_THREAD | {"thread/unarchive"}
-_MAKES_THREAD = frozenset({"thread/start", "thread/fork"})
 _LOST = {"kind": "lost", "safeToRetry": False}
 
 
@@ -59,7 +56,9 @@ class Calls:
         self._server_requests = server_requests
         self._bound = bound
         self._outbox = outbox
-        self._answers = AnswerCache()
+        self._answers = RequestAnswers(
+            requests=requests, threads=threads, running=running, options=options, outbox=outbox
+        )
         # Log-ins under way, and the sessions that began them.
         self._logins: dict[str, wire.SessionId] = {}
 
@@ -67,7 +66,7 @@ class Calls:
     def known(self) -> list[wire.KnownCall]:
         """Requests that were taken and may be sent again: answered ones, then open ones."""
         still_open = [(request.session, bytes(request.line.id)) for request in self._requests.of_sessions()]
-        return self._answers.calls + [wire.KnownCall(session, id.decode()) for session, id in still_open if session]
+        return self._answers.known + [wire.KnownCall(session, id.decode()) for session, id in still_open if session]
 
     @property
     def logins(self) -> dict[str, wire.SessionId]:
@@ -85,11 +84,11 @@ class Calls:
         known = still_open or (self._answers.find(head.session, request_id) if head.again else None)
         if known is not None:
             if not head.again or known.digest != digest:
-                self._refuse_id(head.call, parsed)
+                self._answers.refuse_id(head.call, parsed)
             elif isinstance(known, Request):
                 known.call, known.accepts_parts = head.call, head.accepts_parts
             elif known.line or not self._bound.is_answering(head.session, request_id, head.call):
-                self._answer_again(known, head.call)
+                self._answers.send_again(known, head.call)
             return
         request = Request(
             parsed.method,
@@ -121,7 +120,7 @@ class Calls:
                 self._requests.submit(request)
             else:
                 error = {"code": INVALID_REQUEST, "message": problem}
-                self._answer(request, False, jsonrpc.encode({"id": parsed.id, "error": error}))
+                self._answers.send(request, False, jsonrpc.encode({"id": parsed.id, "error": error}))
         elif not self._threads.wait(request, head, self):
             self.go_on(request)
 
@@ -138,7 +137,7 @@ class Calls:
             if not keep or request.wire_id:
                 # No client reads it, but the broker counts answers.
                 self.refuse(request, errors.TURN_LOST, "its session is over", {"safeToRetry": True})
-        self._answers.forget(session)
+        self._answers.forget_session(session)
         self._logins = {login: owner for login, owner in self._logins.items() if owner != session}
 
     def take_deprecated(self) -> Request | None:
@@ -259,10 +258,10 @@ class Calls:
         started = None
         if reply.turn_id is not None and request.thread_id is not None:
             started = self._running.started(reply.turn_id, request.thread_id, request)
-        if len(line) > LONG_BYTES and self._is_sent_in_parts(request, started):
-            self._answer_in_parts(request, ok, line, record)
+        if self._answers.goes_in_parts(request, line, started):
+            self._answers.send_in_parts(request, ok, line, record)
         else:
-            self._answer(request, ok, jsonrpc.replace_id(line, bytes(request.line.id)), record, started)
+            self._answers.send(request, ok, jsonrpc.replace_id(line, bytes(request.line.id)), record, started)
         if ok and request.method == "thread/resume" and request.session is not None and not request.gone:
             self._server_requests.ask_too(request.session, self._threads.family(request.thread_id or ""))
         if reply.turn_id is not None:
@@ -272,11 +271,11 @@ class Calls:
         """Answer a request for an object of its session; that of a command is in the stream of the command."""
         answer = self._bound.answered(request, line, ok=ok)
         if answer is None:
-            self._finish(request, Answer(ok, b"", None, request.digest))
-        elif len(answer) > LONG_BYTES and self._is_sent_in_parts(request, None):
-            self._answer_in_parts(request, ok, answer, None)
+            self._answers.finish(request, Answer(ok, b"", None, request.digest))
+        elif self._answers.goes_in_parts(request, answer):
+            self._answers.send_in_parts(request, ok, answer, None)
         else:
-            self._answer(request, ok, answer)
+            self._answers.send(request, ok, answer)
 
     def _after(self, request: Request, line: bytes) -> wire.ThreadRecord | None:
         """Update the state after the success of this request; the record of a thread that it loaded here."""
@@ -313,65 +312,7 @@ class Calls:
     def refuse(self, request: Request, code: int, message: str, data: dict[str, object] | None) -> None:
         """Answer a request with an error of the worker's own."""
         self._bound.refused(request)
-        self._answer(request, False, jsonrpc.error_line(bytes(request.line.id), code, message, data))
-
-    def _answer(
-        self,
-        request: Request,
-        ok: bool,
-        line: bytes,
-        record: wire.ThreadRecord | None = None,
-        started: wire.RunningTurn | None = None,
-    ) -> None:
-        thread_id = record.thread_id if record is not None else None
-        self._finish(request, Answer(ok, line, thread_id, request.digest))
-        if request.call is not None:
-            self._outbox.broker(wire.encode(wire.Answered(request.call, ok, record, started)), LINES, line)
-        elif started is not None:
-            self._outbox.broker(wire.encode(wire.TurnStarted(started.thread_id, started.turn_id, started.sessions)))
-
-    def _finish(self, request: Request, answer: Answer) -> None:
-        self._requests.finish(request)
-        if request.session is not None and not request.gone:
-            self._answers.put(request.session, bytes(request.line.id), answer)
-
-    def _is_sent_in_parts(self, request: Request, started: wire.RunningTurn | None) -> bool:
-        # The owner of a new thread must be on the disk before its client gets the answer. What runs on a thread comes
-        # after the answer that has its history.
-        if request.session in self._options.all_turns and self._running.runs_on(request.thread_id or ""):
-            return False
-        return (
-            request.accepts_parts
-            and request.call is not None
-            and started is None
-            and request.method not in _MAKES_THREAD
-        )
-
-    def _answer_in_parts(self, request: Request, ok: bool, line: bytes, record: wire.ThreadRecord | None) -> None:
-        """Send a long answer in parts; the last one answers the call. A thread that it loads is reported at once."""
-        assert request.call is not None and request.session is not None, "only answers to sessions are sent in parts"
-        self._finish(request, Answer(ok, line, None, request.digest))
-        if record is not None:
-            self._outbox.broker(wire.encode(wire.ThreadLoaded(request.call, record)))
-        request_id = bytes(request.line.id)
-        to_session = wire.encode(wire.ToSessions([request.session]))
-        for part, body in parts_of(line, request_id):
-            route = wire.encode(wire.Answered(request.call, ok)) if part.last else to_session
-            self._outbox.bulk(route, wire.encode(part), body)
-
-    def _answer_again(self, answer: Answer, call: int) -> None:
-        thread = self._threads.get(answer.thread_id)
-        record = thread.record if thread is not None else None
-        frames = (LINES, answer.line) if answer.line else ()
-        self._outbox.broker(wire.encode(wire.Answered(call, answer.ok, record)), *frames)
-
-    def _refuse_id(self, call: int, line: jsonrpc.RequestLine) -> None:
-        """Refuse a request with the id of another that is open, or whose answer it claims with other content."""
-        message = (
-            f"{line.method}: request id {bytes(line.id).decode()} is that of another request; give it an id of its own"
-        )
-        refusal = jsonrpc.error_line(bytes(line.id), INVALID_REQUEST, message)
-        self._outbox.broker(wire.encode(wire.Answered(call, False)), LINES, refusal)
+        self._answers.send(request, False, jsonrpc.error_line(bytes(request.line.id), code, message, data))
 
     def _follow_turn(self, request: Request) -> None:
         """Subscribe the session to a running turn, from here on."""
@@ -385,7 +326,7 @@ class Calls:
         wanted = _text_of(request.line, "interest")
         interests: dict[str | None, wire.Interest] = {"full": "full", "items": "items", "final": "final"}
         self._running.follow(turn, request.session, interests.get(wanted, request.interest))
-        self._answer(request, True, b'{"id":%s,"result":{}}' % bytes(request.line.id))
+        self._answers.send(request, True, b'{"id":%s,"result":{}}' % bytes(request.line.id))
         self._server_requests.ask_too(request.session, self._threads.family(turn.thread_id))
 
     def _unsubscribe(self, request: Request) -> None:
@@ -405,7 +346,7 @@ class Calls:
             self._running.leave(thread_id, session)
             self._server_requests.leave(thread_id, session)
         result = jsonrpc.encode({"status": status})
-        self._answer(request, True, b'{"id":%s,"result":%s}' % (bytes(request.line.id), result))
+        self._answers.send(request, True, b'{"id":%s,"result":%s}' % (bytes(request.line.id), result))
 
 
 def _reads_history(request: Request) -> bool:

@@ -14,8 +14,8 @@ The state is in parts: `request_table` has the requests to the app-server, their
 sessions request, and the answers that are kept for a resend; `running_turns` the turns, their sequence numbers and - in
 `subscriptions` - what each session has received; `threads` the loaded threads and their followers; `applied_changes`
 what the broker changes in the app-server; `server_requests` what the app-server requests; `session_notifications`
-notifications outside of turns; `bound_objects` commands, processes, watches and searches of sessions. Rules that hold
-throughout:
+notifications outside of turns; `bound_objects` commands, processes, watches and searches of sessions; `registration`
+what a new broker has to know. Rules that hold throughout:
  - A request of a session is executed once, however often it is sent; it is answered under its latest number.
  - The beginning of a turn (the answer to its start, or TurnStarted) precedes its TurnEnded; each is reported once.
  - A thread that is being loaded takes no request until its settings are restored.
@@ -24,8 +24,6 @@ throughout:
 """
 
 from __future__ import annotations
-
-import msgspec
 
 from codex_app_server._core.deliveries import (
     Delivery,
@@ -39,27 +37,28 @@ from codex_app_server._core.deliveries import (
     TurnRun,
 )
 from codex_app_server._core.router import MessageRouter
-from codex_app_server._protocol import runtime_version
 from codex_app_server._protocol.framing import LongLine
 
-from ..protocol import jsonrpc, tally, wire
+from ..protocol import wire
 from .applied_changes import AppliedChanges
 from .arguments import TurnLimits
 from .bound_objects import BoundObjects
-from .calls import INVALID_REQUEST, Calls
+from .calls import Calls
 from .census import Census, ProcessSnapshot
-from .effects import LINES, Effect, Fail, Outbox, Ready
+from .effects import Effect, Fail, Outbox
 from .event_log import EventLog
+from .process_counts import ProcessCounts
+from .registration import Identity, Registration
 from .request_table import PROBE, RequestTable
 from .running_turns import RunningTurns
 from .server_requests import APPROVAL_TIMEOUT_S, ServerRequests
 from .session_notifications import SessionNotifications
 from .session_options import SessionOptions
 from .start_notices import StartNotices
-from .subscriptions import LIMITS, Limits
+from .subscription import LIMITS, Limits
 from .threads import Threads
 from .turn_spans import TurnSpans
-from .unloading import unload
+from .unloading import ThreadReleases
 from .watchdog import IDLE_LIMIT_S, PROBE_LIMIT_S, Probe, TurnWatchdog
 
 _TOKENS_WANTED = "account/chatgptAuthTokens/refresh"
@@ -87,12 +86,6 @@ class WorkerCore:
         counts: bool = False,
         traces: bool = False,
     ) -> None:
-        self._worker = worker
-        self._slot = slot
-        self._pid = pid
-        self._app_server_pid = app_server_pid
-        self._initialize = initialize
-        self._initialized: bytes | None = None
         self._outbox = Outbox()
         self._events = EventLog()
         self._options = SessionOptions()
@@ -115,7 +108,6 @@ class WorkerCore:
         self._bound = BoundObjects(
             worker=worker, requests=self._requests, running=self._running, outbox=self._outbox, limits=limits
         )
-        self._started_at = started_at
         self._changes = AppliedChanges(requests=self._requests, outbox=self._outbox, started_at=started_at)
         self._server_requests = ServerRequests(
             worker=worker,
@@ -135,10 +127,7 @@ class WorkerCore:
             outbox=self._outbox,
         )
         self._probe = Probe()
-        self._census = Census(pid, app_server_pid)
-        # The last count of processes, None where there is none; how many threads had been loaded when it was taken.
-        self._tree = wire.ProcessTree() if counts else None
-        self._tree_loads = 0
+        self._processes = ProcessCounts(Census(pid, app_server_pid), self._threads, enabled=counts)
         self._start_notices = StartNotices(self._outbox)
         self._notifications = SessionNotifications(
             outbox=self._outbox,
@@ -151,8 +140,22 @@ class WorkerCore:
             bound=self._bound,
             start_notices=self._start_notices,
         )
-        # Number of the broker: call numbers of one mean nothing to the next.
-        self._broker = 0
+        self._registration = Registration(
+            Identity(worker, slot, pid, app_server_pid, started_at),
+            initialize,
+            outbox=self._outbox,
+            requests=self._requests,
+            threads=self._threads,
+            running=self._running,
+            server_requests=self._server_requests,
+            calls=self._calls,
+            changes=self._changes,
+            options=self._options,
+            bound=self._bound,
+            processes=self._processes,
+            start_notices=self._start_notices,
+        )
+        self._releases = ThreadReleases(self._threads, self._requests, self._running, self._outbox)
 
     @property
     def lines_read(self) -> int:
@@ -183,23 +186,17 @@ class WorkerCore:
     @property
     def thread_counts(self) -> tuple[int, int]:
         """Numbers of threads that the app-server was made to load, and that it has loaded, for a process snapshot."""
-        return self._threads.loads, len(self._threads)
-
-    def _fresh(self, loads: int) -> int:
-        """Count the threads that are loaded now and came after the first `loads`."""
-        return min(self._threads.loads - loads, len(self._threads))
+        return self._processes.thread_counts
 
     @property
     def memory_bytes(self) -> int:
         """Memory of this worker and all below it, without tool commands of turns that run; 0 where not known."""
-        return self._tree.memory_bytes if self._tree is not None else 0
+        return self._processes.memory_bytes
 
     @property
     def rests(self) -> bool:
         """Return True if nothing can change below this worker: no turn runs, nor anything else but the app-server."""
-        tree = self._tree
-        is_empty = tree is not None and not (tree.servers or tree.left or tree.commands)
-        return is_empty and not (self._running or self._bound.held["bound"])
+        return self._processes.is_empty and not (self._running or self._bound.held["bound"])
 
     @property
     def held(self) -> dict[str, int]:
@@ -222,26 +219,24 @@ class WorkerCore:
     @property
     def may_leave(self) -> bool:
         """Return True if no turn runs, and every session has acknowledged what has ended."""
-        is_acknowledged = (
-            not self._running.subscriptions.held["subscriptions"] and not self._bound.streams.unacknowledged
-        )
-        return is_acknowledged and not self.in_flight
+        unacknowledged = self._running.subscriptions.held["subscriptions"] or self._bound.streams.unacknowledged
+        return not unacknowledged and not self.in_flight
 
     # Events from the loop and the broker.
 
     def start(self, now: float) -> list[Effect]:
         """The handshake with the app-server."""
         self._begin("start", now)
-        self._requests.submit_own("initialize", self._initialize, self._on_initialized)
+        self._registration.begin()
         return self._outbox.take()
 
     def new_broker(self, now: float) -> list[Effect]:
         """Register with another broker, which has no state: sessions reconnect and send their requests again."""
         self._begin("new_broker", now)
-        self._broker += 1
+        self._releases.new_broker()
         self._calls.new_broker()
         self._bound.new_broker()
-        self._register()
+        self._registration.send()
         self._changes.new_broker()
         return self._outbox.take()
 
@@ -252,8 +247,7 @@ class WorkerCore:
             case wire.Dispatch():
                 self._calls.take(head, _line(head, bodies))
             case wire.Acked():
-                messages = self._running.subscriptions.acked(head.session, head.positions, now)
-                self._outbox.messages(messages)
+                self._outbox.messages(self._running.subscriptions.acked(head.session, head.positions, now))
                 self._bound.acked(head)
             case wire.ServerRequestAnswer():
                 self._server_requests.answer(head.session, _line(head, bodies))
@@ -277,7 +271,7 @@ class WorkerCore:
                 if self._running.get(head.turn_id) is not None:
                     self._running.interrupt(head.turn_id, head.thread_id)
             case wire.Release():
-                self._release(head)
+                self._releases.release(head)
             case wire.DefaultSession():
                 self._server_requests.default_session = head.session
             case wire.Apply():
@@ -285,7 +279,7 @@ class WorkerCore:
             case wire.SharedState():
                 self._changes.current(head, bodies)
             case wire.RegisterRequest():
-                self._register()
+                self._registration.send()
             case _:
                 raise wire.WireError(f"a head {type(head).__name__} to a worker")
         self._server_requests.report_waiting()
@@ -295,23 +289,6 @@ class WorkerCore:
         """Set the time of an event, and record it."""
         self._outbox.now = now
         self._events.add(now, event)
-
-    def _release(self, head: wire.Release) -> None:
-        """Unload an idle thread, so that another worker can load it."""
-        broker = self._broker
-
-        def answered(ok: bool, line: bytes) -> None:
-            if broker == self._broker:
-                self._outbox.broker(wire.encode(wire.Answered(head.call, ok)), LINES, line)
-            elif ok:
-                # The broker that requested it is gone, and to the next one it was reported as loaded here.
-                self._outbox.broker(wire.encode(wire.ThreadGone(head.thread_id, keep=True)))
-
-        if any(self._running.runs_on(thread_id) for thread_id in self._threads.family(head.thread_id)):
-            message = f"thread {head.thread_id} or a sub-agent of it runs a turn, so that it cannot be put away"
-            answered(False, jsonrpc.error_line(b"null", INVALID_REQUEST, message))
-        else:
-            unload(self._threads, self._requests, head.thread_id, head.children, answered)
 
     def _session_gone(self, session: wire.SessionId, *, keep: bool) -> None:
         """Interrupt the turns that only this session followed, and decline what it has open, unless they are kept."""
@@ -352,12 +329,9 @@ class WorkerCore:
         """Count the processes below this worker. The first snapshot is taken before any thread is loaded."""
         self._begin("process_snapshot", now)
         oldest = min(self._running.oldest, self._bound.oldest)
-        tree = self._census.take(snapshot, begun=self._running.begun, oldest=oldest, now=now)
+        tree = self._processes.take(snapshot, begun=self._running.begun, oldest=oldest, now=now)
         if tree is not None:
-            # The broker adds the threads that are reported to it after this.
-            self._tree_loads = snapshot.loads
-            self._tree = msgspec.structs.replace(tree, fresh=self._fresh(snapshot.loads))
-            self._outbox.broker(wire.encode(self._tree))
+            self._outbox.broker(wire.encode(tree))
         return self._outbox.take()
 
     @property
@@ -396,7 +370,7 @@ class WorkerCore:
                 if delivery.ended:
                     self._server_requests.turn_ended(delivery.turn_id)
             case Reply():
-                if self._initialized is not None:
+                if self._registration.is_initialized:
                     self._start_notices.end()
                 self._calls.on_reply(delivery, jitter)
             case ThreadRun() | GlobalRun():
@@ -417,51 +391,6 @@ class WorkerCore:
                 # Where the request that it answers can be read, that one fails.
                 for failed in self._router.receive_unreadable(delivery.line, delivery.reason):
                     self._on_delivery(failed, jitter)
-
-    # Registration.
-
-    def _on_initialized(self, line: bytes, is_error: bool) -> None:
-        if is_error:
-            self._outbox.put(Fail(f"initialize failed: {jsonrpc.error_of(line)}"))
-            return
-        self._initialized = jsonrpc.result_of(line)
-        self._threads.user_agent = jsonrpc.user_agent_of(self._initialized)
-        self._outbox.app_server(b'{"method":"initialized"}')
-        self._register()
-        self._outbox.put(Ready(runtime_version.version_of(self._threads.user_agent)))
-
-    def _register(self) -> None:
-        if self._initialized is None:
-            return
-        changes, tree = self._changes, self._tree
-        if tree is not None:
-            tree = msgspec.structs.replace(tree, fresh=self._fresh(self._tree_loads))
-        head = wire.Register(
-            self._slot,
-            self._worker,
-            self._pid,
-            self._app_server_pid,
-            changes.as_of,
-            changes.changed_at,
-            self._started_at,
-        )
-        state = wire.WorkerState(
-            records=self._threads.records,
-            followers=self._threads.followers,
-            turns=self._running.records(self._server_requests.waiting),
-            calls=self._calls.known,
-            ended=self._running.subscriptions.ended_turns,
-            logins=self._calls.logins,
-            replayed_requests=changes.replayed_requests,
-            replayed_at=changes.replayed_at,
-            tree=tree,
-            options=self._options.records,
-            bound=self._bound.records,
-            tally=tally.encode(self._running.tally),
-        )
-        self._outbox.broker(wire.encode(head), self._initialized, wire.encode_worker_state(state))
-        self._start_notices.report()
-        self._threads.report_sub_agents()
 
 
 def _line(head: wire.Head, bodies: list[bytes]) -> bytes:

@@ -28,7 +28,8 @@ from .idle_batching import IdleBatching
 from .request import Request
 from .request_table import RequestTable
 from .session_options import SessionOptions
-from .subscriptions import Limits, Subscriptions
+from .subscription import Limits
+from .subscriptions import Subscriptions
 from .threads import Threads
 from .turn_counts import DELTA, TurnCounter
 from .turn_spans import TurnSpans

@@ -16,81 +16,13 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
-from typing import NamedTuple
-
-import msgspec
 
 from ..protocol import turn_ends, wire
+from .subscription import LIMITS, MESSAGE_OVERHEAD_BYTES, Limits, Message, Session, Subscription
 from .turn_stream import Turn, split_runs
-
-MIB = 1024 * 1024
-
-# What a message costs beside its frames.
-MESSAGE_OVERHEAD_BYTES = 512
 
 KEEP_ENDED_S = 60.0
 MAX_ENDED = 4096
-
-
-class Limits(NamedTuple):
-    """Bounds in bytes; see the module's docstring."""
-
-    window: int = 4 * MIB
-    session_window: int = 16 * MIB
-    waiting: int = 8 * MIB
-    overflow: int = 64 * MIB
-    total: int = 256 * MIB
-
-
-LIMITS = Limits()
-
-
-class _Message(msgspec.Struct, frozen=True, eq=False, gc=False):
-    """An Events message. `frames` are its head and bodies."""
-
-    after: int
-    last: int
-    runs: list[wire.Run]
-    frames: list[bytes]
-    ended: bool
-    size_bytes: int
-
-
-@dataclass(slots=True, eq=False)
-class Subscription:
-    """One session's part in one turn. `covered` is the highest number that was published to it, `start` the one that
-    it joined after."""
-
-    turn: Turn
-    session: _Session
-    interest: wire.Interest
-    start: int
-    covered: int
-    sent: deque[_Message] = field(default_factory=deque)
-    waiting: deque[_Message] = field(default_factory=deque)
-    sent_bytes: int = 0
-    waiting_bytes: int = 0
-    # Nothing is published to it any more: the turn is over, or it is for this session.
-    ended: bool = False
-    overflowed: bool = False
-    # Its end was sent and is no longer kept, for lack of room.
-    given_up: bool = False
-
-    @property
-    def kept_bytes(self) -> int:
-        return self.sent_bytes + self.waiting_bytes
-
-
-@dataclass(slots=True, eq=False)
-class _Session:
-    """`full`: a message could not be sent for lack of the session's credit, not of its subscription's."""
-
-    id: wire.SessionId
-    route: bytes
-    subscriptions: dict[str, Subscription] = field(default_factory=dict)
-    sent_bytes: int = 0
-    full: bool = False
 
 
 def _alike(subscriptions: list[Subscription], only: Collection[wire.SessionId] | None) -> Iterable[list[Subscription]]:
@@ -114,7 +46,7 @@ class Subscriptions:
     def __init__(self, worker: str, limits: Limits = LIMITS) -> None:
         self._worker = worker
         self._limits = limits
-        self._sessions: dict[wire.SessionId, _Session] = {}
+        self._sessions: dict[wire.SessionId, Session] = {}
         # Subscriptions that have ended and are not acknowledged, and when they last moved; the oldest come first.
         self._ended: OrderedDict[Subscription, float] = OrderedDict()
         self._kept_bytes = 0
@@ -143,7 +75,7 @@ class Subscriptions:
         """Subscribe a session to a turn; it may be subscribed already."""
         if session_id in turn.subscribers:
             return
-        session = self._sessions.setdefault(session_id, _Session(session_id, _route([session_id])))
+        session = self._sessions.setdefault(session_id, Session(session_id, _route([session_id])))
         before = session.subscriptions.get(turn.id)
         if before is not None:
             # It overflowed, and begins again.
@@ -294,19 +226,19 @@ class Subscriptions:
 
     def _message(
         self, turn: Turn, after: int, last: int, runs: list[wire.Run], bodies: list[bytes], ended: bool, start: int
-    ) -> _Message:
+    ) -> Message:
         head = wire.encode(wire.Events(turn.thread_id, turn.id, after, last, runs, ended, self._worker, start))
         frames = [head, *bodies]
-        return _Message(after, last, runs, frames, ended, MESSAGE_OVERHEAD_BYTES + sum(map(len, frames)))
+        return Message(after, last, runs, frames, ended, MESSAGE_OVERHEAD_BYTES + sum(map(len, frames)))
 
-    def _has_credit(self, subscription: Subscription, message: _Message) -> bool:
+    def _has_credit(self, subscription: Subscription, message: Message) -> bool:
         session, limits = subscription.session, self._limits
         if session.sent_bytes and session.sent_bytes + message.size_bytes > limits.session_window:
             session.full = True
             return False
         return not subscription.sent_bytes or subscription.sent_bytes + message.size_bytes <= limits.window
 
-    def _send_waiting(self, session: _Session, candidates: Iterable[Subscription], now: float) -> list[list[bytes]]:
+    def _send_waiting(self, session: Session, candidates: Iterable[Subscription], now: float) -> list[list[bytes]]:
         """The messages that there is credit for, one of each subscription in turn."""
         messages: list[list[bytes]] = []
         session.full = False
@@ -329,7 +261,7 @@ class Subscriptions:
                 rest.append(subscription)
         return messages
 
-    def _wait(self, subscription: Subscription, message: _Message, now: float) -> None:
+    def _wait(self, subscription: Subscription, message: Message, now: float) -> None:
         if subscription.waiting_bytes > self._limits.waiting:
             message = self._without_droppable(subscription, message)
             before = subscription.waiting[-1]
@@ -347,7 +279,7 @@ class Subscriptions:
         if subscription.waiting_bytes > self._limits.overflow:
             self._overflow(subscription, f"{subscription.waiting_bytes} bytes of it wait for this client", now)
 
-    def _without_droppable(self, subscription: Subscription, message: _Message) -> _Message:
+    def _without_droppable(self, subscription: Subscription, message: Message) -> Message:
         if all(run.cls == "kept" for run in message.runs):
             return message
         self.dropped += sum(run.count for run in message.runs if run.cls == "droppable")
@@ -411,14 +343,14 @@ class Subscriptions:
         if not session.subscriptions:
             self._sessions.pop(session.id, None)
 
-    def _sent(self, subscription: Subscription, message: _Message) -> None:
+    def _sent(self, subscription: Subscription, message: Message) -> None:
         size = message.size_bytes
         subscription.sent.append(message)
         subscription.sent_bytes += size
         subscription.session.sent_bytes += size
         self._kept_bytes += size
 
-    def _put(self, subscription: Subscription, message: _Message, *, first: bool = False) -> None:
+    def _put(self, subscription: Subscription, message: Message, *, first: bool = False) -> None:
         if first:
             subscription.waiting.appendleft(message)
         else:
@@ -426,13 +358,13 @@ class Subscriptions:
         subscription.waiting_bytes += message.size_bytes
         self._kept_bytes += message.size_bytes
 
-    def _forget_sent(self, subscription: Subscription, message: _Message) -> None:
+    def _forget_sent(self, subscription: Subscription, message: Message) -> None:
         size = message.size_bytes
         subscription.sent_bytes -= size
         subscription.session.sent_bytes -= size
         self._kept_bytes -= size
 
-    def _forget_waiting(self, subscription: Subscription, message: _Message) -> None:
+    def _forget_waiting(self, subscription: Subscription, message: Message) -> None:
         subscription.waiting_bytes -= message.size_bytes
         self._kept_bytes -= message.size_bytes
 

@@ -11,7 +11,7 @@ from ..protocol import wire
 from ..protocol.turn_spans import TurnBegan
 
 if TYPE_CHECKING:
-    from .subscriptions import Subscription
+    from .subscription import Subscription
 
 _DROPPABLE = frozenset(name for name, entry in NOTIFICATIONS.items() if entry.droppable)
 # Beginnings of every turn: a subscriber that does not read in full waits for none of these, nor for its own message.

@@ -8,14 +8,50 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from ..protocol import jsonrpc
+from ..protocol import jsonrpc, wire
+from .effects import LINES, Outbox
+from .request_answers import INVALID_REQUEST
 from .request_table import RequestTable
+from .running_turns import RunningTurns
 from .threads import Threads
 
 _DONE = b'{"id":null,"result":{}}'
 
 
-def unload(
+class ThreadReleases:
+    """Threads that the broker has a worker let go of."""
+
+    def __init__(self, threads: Threads, requests: RequestTable, running: RunningTurns, outbox: Outbox) -> None:
+        self._threads = threads
+        self._requests = requests
+        self._running = running
+        self._outbox = outbox
+        # Number of the broker: call numbers of one mean nothing to the next.
+        self._broker = 0
+
+    def new_broker(self) -> None:
+        """The next broker waits for no answer."""
+        self._broker += 1
+
+    def release(self, head: wire.Release) -> None:
+        """Unload an idle thread, so that another worker can load it."""
+        broker = self._broker
+
+        def answered(ok: bool, line: bytes) -> None:
+            if broker == self._broker:
+                self._outbox.broker(wire.encode(wire.Answered(head.call, ok)), LINES, line)
+            elif ok:
+                # The broker that requested it is gone, and to the next one it was reported as loaded here.
+                self._outbox.broker(wire.encode(wire.ThreadGone(head.thread_id, keep=True)))
+
+        if any(self._running.runs_on(thread_id) for thread_id in self._threads.family(head.thread_id)):
+            message = f"thread {head.thread_id} or a sub-agent of it runs a turn, so that it cannot be put away"
+            answered(False, jsonrpc.error_line(b"null", INVALID_REQUEST, message))
+        else:
+            _unload(self._threads, self._requests, head.thread_id, head.children, answered)
+
+
+def _unload(
     threads: Threads,
     requests: RequestTable,
     thread_id: str,

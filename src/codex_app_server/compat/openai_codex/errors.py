@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from codex_app_server._protocol.rpc_errors import map_jsonrpc_error, names_overload
 from codex_app_server.errors import (
     AppServerError,
     AppServerRpcError,
@@ -14,8 +15,6 @@ from codex_app_server.errors import (
     RetryLimitExceededError,
     ServerBusyError,
     TransportClosedError,
-    map_jsonrpc_error,
-    names_overload,
 )
 
 __all__ = [

@@ -6,12 +6,12 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from .. import operations
-from ..errors import InternalRpcError, InvalidInputError, ThreadListError
-from .thread_walk import MAX_PAGE, STUCK, Listed, PageRequest, ThreadWalk, stages_of
+from . import operations
+from ._core.thread_walk import MAX_PAGE, STUCK, Listed, PageRequest, ThreadWalk, stages_of
+from .errors import InternalRpcError, InvalidInputError, ThreadListError
 
 if TYPE_CHECKING:
-    from ..generated import models
+    from .generated import models
 
 
 _SORT_KEYS = ("created_at", "updated_at", "recency_at", "section_position")
