@@ -130,6 +130,13 @@ def texts(count: int, words: str = "[[text deltas=2]] sample") -> list[Sample]:
     return [Sample(str(number), (f"{words} {number}",), target=f"sample {number}") for number in range(count)]
 
 
+async def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + LIMIT_S
+    while not condition():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.02)
+
+
 def asked(model: LoopbackModel) -> Counter[str]:
     return Counter(record.prompt for record in model.requests)
 
@@ -178,6 +185,9 @@ def test_a_machine_that_goes_loses_its_attempts_and_one_that_comes_gets_work(
         tasks = []
 
         async def replace() -> None:
+            # A turn is under way: it has been asked, and its answer takes 400 ms.
+            asked_before = len(model.requests)
+            await until(lambda: len(model.requests) > asked_before)
             await engine.kill("a")
             await engine.add("b")
 
@@ -236,12 +246,6 @@ def test_what_a_host_did_while_the_run_was_dead_is_collected(
     samples = texts(4, "[[text deltas=4 pace_ms=2000]] sample")
     first, second = Launch(tmp_path, samples, scorers=["includes"]), Launch(tmp_path, samples, scorers=["includes"])
 
-    async def until(condition: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + LIMIT_S
-        while not condition():
-            assert time.monotonic() < deadline
-            await asyncio.sleep(0.05)
-
     async def main() -> None:
         await engine.add("a")
         with contextlib.suppress(ZeroDivisionError):
@@ -276,13 +280,11 @@ def test_the_first_complete_result_wins_and_a_later_one_is_superseded(
         await engine.add("a")
 
         async def cut() -> None:
-            while len(model.requests) < 1:
-                await asyncio.sleep(0.02)
+            await until(lambda: len(model.requests) == 1)
             engine.deaf.add("a")
             await engine.add("b")
             # Host b has the second attempt by now.
-            while len(model.requests) < 2:
-                await asyncio.sleep(0.02)
+            await until(lambda: len(model.requests) == 2)
             engine.deaf.clear()
 
         cutting = asyncio.ensure_future(cut())

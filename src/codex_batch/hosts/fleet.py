@@ -137,8 +137,11 @@ class Fleet:
     ) -> asyncio.Future[Delivery]:
         """Send a lease to its host; return what becomes of it. The future raises LeaseLost.
 
-        Without a `start` an answer is to be scored. `on_assigned` is called when its turn runs. Raises HostError.
+        Without a `start` an answer is to be scored. `on_assigned` is called when its turn runs. Raises HostError, also
+        for a lease that was lost since it was placed: no host has heard of it.
         """
+        if not self._leases.is_live(lease.key):
+            raise HostError(f"host {host} was lost before the lease was sent")
         future: asyncio.Future[Delivery] = asyncio.get_running_loop().create_future()
         if start is None:
             self._scorings[lease.key] = future

@@ -15,6 +15,7 @@ from codex_pool.prices import Prices
 
 from ..configuration.effective import Effective
 from ..configuration.settings import Settings
+from ..run.loop_clock import RunningClock
 from ..run.scheduler import Scheduler
 from ..run.stopping import cancel_all
 from ..scoring import Scorers
@@ -90,8 +91,9 @@ class RunHosts:
         They are those of the run's Ray cluster, unless there is another `engine`.
         """
         async with engine or self._engine() as opened:
-            fleet = self._fleet = self._make_fleet(opened, scheduler)
-            serving = asyncio.ensure_future(fleet.run())
+            clock = RunningClock()
+            fleet = self._fleet = self._make_fleet(opened, scheduler, clock)
+            beating, serving = asyncio.ensure_future(clock.beat()), asyncio.ensure_future(fleet.run())
             serving.add_done_callback(self._on_served)
             is_over = False
 
@@ -104,7 +106,7 @@ class RunHosts:
                 with contextlib.suppress(asyncio.TimeoutError):
                     await asyncio.wait_for(fleet.settled(), LAST_COLLECT_S)
             finally:
-                await cancel_all([serving])
+                await cancel_all([beating, serving])
                 await opened.close(is_over=is_over)
 
     def shown(self) -> list[dict[str, Any]]:
@@ -124,7 +126,7 @@ class RunHosts:
         async with RayEngine(options.address, name, cpus=settings.workers, root=options.spool) as engine:
             yield engine
 
-    def _make_fleet(self, engine: Engine, scheduler: Scheduler) -> Fleet:
+    def _make_fleet(self, engine: Engine, scheduler: Scheduler, clock: RunningClock) -> Fleet:
         store = self._directory.store
 
         def attempt_of(key: str) -> tuple[AttemptRow, bool] | None:
@@ -138,7 +140,7 @@ class RunHosts:
             )
 
         callbacks = FleetCallbacks(attempt_of, superseded, self._warn, scheduler.resize)
-        return Fleet(engine, self._plan, self._trees, self._bundle, callbacks)
+        return Fleet(engine, self._plan, self._trees, self._bundle, callbacks, clock=clock)
 
     def _on_served(self, serving: asyncio.Task[None]) -> None:
         if not serving.cancelled() and (error := serving.exception()) is not None:
