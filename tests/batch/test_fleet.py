@@ -12,9 +12,8 @@ import pytest
 import codex_pool
 from codex_batch.hosts import messages
 from codex_batch.hosts.bundle import Bundle
-from codex_batch.hosts.engine import Change, HostGoneError
+from codex_batch.hosts.engine import Change, HostError, HostGoneError
 from codex_batch.hosts.fleet import Fleet
-from codex_batch.hosts.host import HostError
 from codex_batch.hosts.host_state import FleetCallbacks, LeaseLost
 from codex_batch.hosts.messages import Hello, Lease, Opened, Report
 from codex_batch.store import Start
@@ -28,6 +27,7 @@ class MemoryEngine:
     def __init__(self) -> None:
         self.news: asyncio.Queue[Change] = asyncio.Queue()
         self.leased: dict[str, list[str]] = {}
+        self.rate_limiters: dict[str, dict[str, Any]] = {}
 
     def come(self, host: str) -> None:
         self.leased[host] = []
@@ -53,7 +53,9 @@ class MemoryEngine:
             self.leased[host].append(messages.lease(arguments[0]).key)
         if method == "collect":
             await asyncio.sleep(0.01)
-            return messages.encode(Report(held=tuple(self.leased.get(host, ()))))
+            return messages.encode(
+                Report(held=tuple(self.leased.get(host, ())), rate_limiter=self.rate_limiters.get(host, {}))
+            )
         return None
 
     async def close(self, *, is_over: bool) -> None:
@@ -96,6 +98,29 @@ def test_a_lease_whose_host_goes_before_it_is_sent_is_given_to_another_one() -> 
             engine.go("b")
             with pytest.raises(LeaseLost, match="host b was lost"):
                 await future
+        finally:
+            serving.cancel()
+            await asyncio.gather(serving, return_exceptions=True)
+
+    asyncio.run(asyncio.wait_for(main(), 10))
+
+
+def test_while_the_pool_of_a_host_waits_for_a_rate_limit_nothing_is_leased_to_any() -> None:
+    async def main() -> None:
+        engine, said = MemoryEngine(), []
+        fleet = make_fleet(engine, said)
+        serving = asyncio.ensure_future(fleet.run())
+        try:
+            engine.rate_limiters["a"] = {"pausedMs": 2000}
+            engine.come("a")
+            engine.come("b")
+            while not any(host.rate_limiter for host in fleet.hosts) or len(fleet.hosts) < 2:
+                await asyncio.sleep(0.001)
+            placing = asyncio.ensure_future(fleet.place(0, "k0"))
+            done, _ = await asyncio.wait({placing}, timeout=0.2)
+            assert not done
+            engine.rate_limiters["a"] = {"pausedMs": 0}
+            assert await placing in ("a", "b")
         finally:
             serving.cancel()
             await asyncio.gather(serving, return_exceptions=True)

@@ -11,6 +11,7 @@ from typing import Any
 
 from codex_app_server import InvalidInputError
 from codex_app_server._runtime import threads
+from codex_pool.account.lending import Lender
 from codex_pool.prices import Prices
 
 from ..configuration.effective import Effective
@@ -24,8 +25,8 @@ from .bundle import Bundle
 from .engine import Engine, EngineError
 from .fleet import Fleet
 from .host_state import FleetCallbacks
-from .messages import Delivery, Spent
-from .plan import make_plan
+from .messages import Delivery, Renewed, Spent
+from .plan import make_lender, make_plan
 from .remote_executor import RemoteExecutor
 
 # Of the facts of a run: its name among hosts.
@@ -61,12 +62,15 @@ class RunHosts:
         self._bundle = Bundle()
         self._plan = b""
         self._trees: tuple[str, ...] = ()
+        self._lender: Lender | None = None
         self.failure: str | None = None
         """The reason that no host can be reached any more."""
 
     async def prepare(self) -> None:
         """Make the plan of the hosts. Raises InvalidInputError."""
         try:
+            assert self._settings.hosts is not None
+            lender = self._lender = make_lender(self._settings.hosts.login)
             plan = await threads.in_thread(
                 lambda: make_plan(
                     self._settings,
@@ -76,6 +80,7 @@ class RunHosts:
                     effective=self._effective,
                     guarded=self._guarded,
                     redactor=self._directory.redactor,
+                    lender=lender,
                 )
             )
         except OSError as error:
@@ -139,7 +144,16 @@ class RunHosts:
                 start, delivery.end, note=note, events=delivery.events, unpriced=delivery.unpriced
             )
 
-        callbacks = FleetCallbacks(attempt_of, superseded, self._warn, scheduler.resize)
+        lender = self._lender
+
+        def renew(token: str) -> Renewed:
+            assert lender is not None
+            answer = lender.renew(token)
+            return Renewed(token, answer.status, answer.body)
+
+        callbacks = FleetCallbacks(
+            attempt_of, superseded, self._warn, scheduler.resize, None if lender is None else renew
+        )
         return Fleet(engine, self._plan, self._trees, self._bundle, callbacks, clock=clock)
 
     def _on_served(self, serving: asyncio.Task[None]) -> None:
