@@ -5,109 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 from host_process import ProcessEngine
+from host_runs import Launch, asked, texts, until
 from programs import environment
 
 from codex_app_server.testing.loopback import LoopbackModel
-from codex_batch.configuration.settings import HostOptions, Settings
 from codex_batch.dataset import Sample
-from codex_batch.dataset.request import Request
-from codex_batch.hosts.run_hosts import RunHosts
-from codex_batch.rules.limits import RunLimits, RunMeter
-from codex_batch.rules.progress import Progress
-from codex_batch.run.context import RunCallbacks, RunnerConfig
-from codex_batch.run.disks import Disk
-from codex_batch.run.scheduler import Scheduler, entry_of
-from codex_batch.scoring import Scorers
-from codex_batch.store import AttemptRow, RunDirectory, SampleRow
-from codex_pool.options import PoolOptions
 
 pytestmark = [pytest.mark.fleet, pytest.mark.real, pytest.mark.timeout(240)]
-
-LIMIT_S = 150.0
-
-
-class Launch:
-    """One launch of a run on hosts that are processes; `on_record` is called with the number of records so far."""
-
-    def __init__(self, tmp: Path, samples: Sequence[Sample], *, scorers: Sequence[str] = ()) -> None:
-        self.out = tmp / "out"
-        self.scorers = Scorers(scorers)
-        self.settings = Settings(
-            request=Request(source="d.jsonl"),
-            output=self.out,
-            pool=PoolOptions(workers=1, turns_per_worker=4),
-            hosts=HostOptions(address="processes"),
-        )
-        self.samples = samples
-        self.said: list[str] = []
-        self.records: list[SampleRow] = []
-        self.on_record: Callable[[int], None] = lambda count: None
-        self.rows: list[SampleRow] = []
-        self.attempts: list[AttemptRow] = []
-
-    @contextlib.asynccontextmanager
-    async def open(self, engine: ProcessEngine, **config: Any) -> AsyncIterator[tuple[Scheduler, Any]]:
-        directory = self.directory = RunDirectory(self.out)
-        try:
-            directory.load((entry_of(each, self.scorers) for each in self.samples), "d.jsonl")
-            directory.launch({})
-            progress = Progress(total=len(self.samples))
-            stop = asyncio.Event()
-
-            def on_record(row: SampleRow) -> None:
-                self.records.append(row)
-                self.on_record(len(self.records))
-
-            scheduler = Scheduler(
-                directory,
-                progress,
-                stop,
-                config=RunnerConfig(concurrency=1, **{"retries": 2, **config}),
-                callbacks=RunCallbacks(
-                    on_retry=lambda sample, outcome: self.said.append(f"{sample.id} {outcome.status}"),
-                    on_record=on_record,
-                    on_problem=self.said.append,
-                ),
-                meter=RunMeter(RunLimits(), time.monotonic()),
-                disks=[Disk(self.out)],
-            )
-            hosts = RunHosts(
-                self.settings,
-                directory,
-                scorers=self.scorers,
-                prices=None,
-                effective={},
-                guarded=True,
-                warn=lambda kind, message: self.said.append(f"{kind}: {message}"),
-                on_failure=stop.set,
-            )
-            await hosts.prepare()
-            self.hosts = hosts
-            async with hosts.open(scheduler, engine) as executor:
-                yield scheduler, executor
-            self.rows = list(directory.store.samples())
-            self.attempts = list(directory.store.all_attempts())
-        finally:
-            directory.close()
-
-    async def run(self, engine: ProcessEngine, **config: Any) -> None:
-        async with self.open(engine, **config) as (scheduler, executor):
-            await asyncio.wait_for(scheduler.run(executor, self.scorers), LIMIT_S)
-
-    @property
-    def statuses(self) -> Counter[str | None]:
-        return Counter(None if row.record is None else row.record.status for row in self.rows)
-
-    def lines(self) -> list[str]:
-        return [json.loads(line)["id"] for line in (self.out / "results.jsonl").read_text().splitlines()]
 
 
 @pytest.fixture
@@ -124,14 +33,6 @@ def model_home(tmp_path: Path, model: LoopbackModel, monkeypatch: pytest.MonkeyP
     write_loopback_home(home, model.base_url)
     monkeypatch.setenv("CODEX_HOME", str(home))
     return home
-
-
-def texts(count: int, words: str = "[[text deltas=2]] sample") -> list[Sample]:
-    return [Sample(str(number), (f"{words} {number}",), target=f"sample {number}") for number in range(count)]
-
-
-def asked(model: LoopbackModel) -> Counter[str]:
-    return Counter(record.prompt for record in model.requests)
 
 
 def test_samples_of_two_hosts_with_workspaces_and_scorers(
@@ -178,6 +79,9 @@ def test_a_machine_that_goes_loses_its_attempts_and_one_that_comes_gets_work(
         tasks = []
 
         async def replace() -> None:
+            # A turn is under way: it has been asked, and its answer takes 400 ms.
+            asked_before = len(model.requests)
+            await until(lambda: len(model.requests) > asked_before)
             await engine.kill("a")
             await engine.add("b")
 
@@ -226,7 +130,12 @@ def test_a_host_that_is_started_again_keeps_its_leases(
 
     asyncio.run(main())
     assert launch.statuses == {"completed": 6}, launch.said
-    assert {each.status for each in launch.attempts} <= {"completed", "lost", "superseded"}
+    # Interrupted is what was leased to it while it had no pool yet: no turn was started.
+    assert {each.status for each in launch.attempts if each.note != "no turn of it was started"} <= {
+        "completed",
+        "lost",
+        "superseded",
+    }
     assert sorted(launch.lines()) == sorted(str(n) for n in range(6))
 
 
@@ -235,12 +144,6 @@ def test_what_a_host_did_while_the_run_was_dead_is_collected(
 ) -> None:
     samples = texts(4, "[[text deltas=4 pace_ms=2000]] sample")
     first, second = Launch(tmp_path, samples, scorers=["includes"]), Launch(tmp_path, samples, scorers=["includes"])
-
-    async def until(condition: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + LIMIT_S
-        while not condition():
-            assert time.monotonic() < deadline
-            await asyncio.sleep(0.05)
 
     async def main() -> None:
         await engine.add("a")
@@ -276,13 +179,11 @@ def test_the_first_complete_result_wins_and_a_later_one_is_superseded(
         await engine.add("a")
 
         async def cut() -> None:
-            while len(model.requests) < 1:
-                await asyncio.sleep(0.02)
+            await until(lambda: len(model.requests) == 1)
             engine.deaf.add("a")
             await engine.add("b")
             # Host b has the second attempt by now.
-            while len(model.requests) < 2:
-                await asyncio.sleep(0.02)
+            await until(lambda: len(model.requests) == 2)
             engine.deaf.clear()
 
         cutting = asyncio.ensure_future(cut())

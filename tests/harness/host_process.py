@@ -19,8 +19,9 @@ from typing import Any
 
 import msgspec
 
-from codex_batch.hosts.engine import Change, HostGoneError
-from codex_batch.hosts.host import Host, HostError
+from codex_batch.hosts.engine import Change, HostError, HostGoneError
+from codex_batch.hosts.host import Host
+from codex_pool.runtime import processes
 
 _HEAD = struct.Struct("!I")
 _LIMIT_S = 30.0
@@ -59,6 +60,12 @@ class ProcessEngine:
         if gone:
             del self._hosts[name]
             self._news.put_nowait(Change(name, is_there=False))
+
+    def signal(self, name: str, number: int) -> None:
+        """Send a signal to all processes of a host: SIGSTOP and SIGCONT are a machine that is silent for a while."""
+        pid = self._hosts[name].pid
+        for process in [pid, *(each.pid for each in processes.descendants(pid))]:
+            os.kill(process, number)
 
     def rejoin(self, name: str) -> None:
         """Show a host to the next run."""
@@ -137,6 +144,10 @@ class _Process:
             for future in self._calls.values():
                 if not future.done():
                     future.set_exception(HostGoneError("its process has ended"))
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     async def kill(self) -> None:
         os.killpg(self._process.pid, signal.SIGKILL)

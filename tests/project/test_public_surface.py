@@ -18,6 +18,9 @@ SRC = Path(__file__).parents[2] / "src"
 SURFACE: dict[str, dict[str, set[str]]] = {
     "codex_batch": {
         "codex_pool": {"EndpointError", "Pool", "PoolLostError", "PoolStartError", "__version__", "aconnect"},
+        "codex_pool.account.auth_file": {"UnreadableError"},
+        "codex_pool.account.issuer": {"URL_VARIABLE"},
+        "codex_pool.account.lending": {"Lender"},
         "codex_pool.account_notice": {"anotice", "remedy"},
         "codex_pool.trust": {"skills_off", "untrusting"},
         "codex_pool.configuration": {

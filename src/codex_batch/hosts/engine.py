@@ -11,6 +11,10 @@ class HostGoneError(Exception):
     """A host that does not answer: it, its machine, or the way to it has gone, perhaps for a while."""
 
 
+class HostError(Exception):
+    """A host that cannot be used; the message gives the reason."""
+
+
 class EngineError(Exception):
     """An engine that cannot be used; the message gives the reason and the remedy."""
 

@@ -11,10 +11,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
 
-from codex_app_server._runtime import threads
 from codex_app_server._runtime.text import plural
 
 from ..rules.retry import INTERRUPTED
@@ -22,31 +19,14 @@ from ..run.stopping import cancel_all
 from ..store import AttemptRow, Start
 from . import messages
 from .bundle import Bundle
-from .engine import Engine, HostGoneError
-from .host import HostError
+from .engine import Engine, HostError, HostGoneError
+from .host_link import HostLink
 from .host_state import FleetCallbacks, HostState, LeaseLost, versions_problem
 from .leases import LEASE_S, Leases, Verdict
-from .messages import Collect, Delivery, Lease, Opened, Report
+from .messages import Delivery, Lease, Opened, Report
 
-COLLECT_S = 1.0
 AGAIN_S = 0.5
-CALL_LIMIT_S = LEASE_S
 OPEN_LIMIT_S = 180.0
-# Files are sent in parts of about so much.
-PART_BYTES = 8 * 2**20
-COMPLETE = ("completed", "limit")
-
-
-@dataclass(slots=True)
-class _Link:
-    """One host, as the run sees it."""
-
-    state: HostState
-    trees: set[str] = field(default_factory=set)
-    acknowledged: list[str] = field(default_factory=list)
-    halted: dict[str, str] = field(default_factory=dict)
-    confirmed: set[str] = field(default_factory=set)
-    """Leases that it has answered for, or failed to."""
 
 
 class Fleet:
@@ -59,17 +39,15 @@ class Fleet:
         trees: tuple[str, ...],
         bundle: Bundle,
         callbacks: FleetCallbacks,
-        *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._engine = engine
         self._plan = plan
         self._plan_trees = trees
         self._bundle = bundle
-        self._callbacks = callbacks
-        self._clock = clock
+        self._callbacks, self._clock = callbacks, clock
         self._leases = Leases()
-        self._links: dict[str, _Link] = {}
+        self._links: dict[str, HostLink] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._waiters: dict[int, tuple[str, asyncio.Future[Delivery]]] = {}
         # Results of lost leases and of earlier launches, of samples that have none yet.
@@ -105,12 +83,13 @@ class Fleet:
                 if change.problem is not None:
                     self._callbacks.warn("host_refused", f"{change.host} is not used: {change.problem}")
                 elif change.is_there and change.host not in self._tasks:
-                    self._links.setdefault(change.host, _Link(HostState(change.host)))
+                    self._links.setdefault(change.host, HostLink(self._engine, self._bundle, change.host))
                     self._tasks[change.host] = asyncio.ensure_future(self._serve(change.host))
                 elif not change.is_there:
                     await self._leave(change.host)
         finally:
-            await cancel_all([ticking, *self._tasks.values()])
+            renewals = [task for link in self._links.values() for task in link.renewals]
+            await cancel_all([ticking, *self._tasks.values(), *renewals])
 
     # Leases.
 
@@ -137,8 +116,11 @@ class Fleet:
     ) -> asyncio.Future[Delivery]:
         """Send a lease to its host; return what becomes of it. The future raises LeaseLost.
 
-        Without a `start` an answer is to be scored. `on_assigned` is called when its turn runs. Raises HostError.
+        Without a `start` an answer is to be scored. `on_assigned` is called when its turn runs. Raises HostError, also
+        for a lease that was lost since it was placed: no host has heard of it.
         """
+        if not self._leases.is_live(lease.key):
+            raise HostError(f"host {host} was lost before the lease was sent")
         future: asyncio.Future[Delivery] = asyncio.get_running_loop().create_future()
         if start is None:
             self._scorings[lease.key] = future
@@ -148,8 +130,8 @@ class Fleet:
             self._on_assigned[lease.key] = on_assigned
         link = self._links[host]
         try:
-            await self._send_trees(link, lease.trees)
-            await self._call(link, "lease", messages.encode(lease))
+            await link.send_trees(lease.trees)
+            await link.call("lease", messages.encode(lease))
         except HostGoneError:
             # It may have come: the next answer of the host shows it, or none comes.
             pass
@@ -177,7 +159,7 @@ class Fleet:
     async def offer(self, n: int) -> Delivery | None:
         """Take a late result that counts, if one has come since the last attempt at a sample was lost."""
         late = list(self._late.pop(n, {}).values())
-        complete = [each for each in late if _is_complete(each)]
+        complete = [each for each in late if each.is_complete]
         for each in late:
             if each not in complete[:1]:
                 await self._supersede(each)
@@ -243,20 +225,20 @@ class Fleet:
                     self._callbacks.warn("host_failed", f"host {name}: {error}")
             await asyncio.sleep(AGAIN_S)
 
-    async def _join(self, link: _Link) -> bool:
+    async def _join(self, link: HostLink) -> bool:
         """Make a host one of the run's; False if it must not be one."""
         state = link.state
-        hello = messages.hello(await self._call(link, "hello"))
+        hello = messages.hello(await link.call("hello"))
         problem = versions_problem(hello)
         if problem is not None:
             state.state, state.problem = "refused", problem
             self._callbacks.warn("host_refused", f"host {state.name} is not used: {problem}")
             return False
         state.spool, link.trees = hello.spool, set(hello.trees)
-        await self._send_trees(link, self._plan_trees)
+        await link.send_trees(self._plan_trees)
         state.state = "starting"
-        opened = messages.opened(await self._call(link, "open", self._plan, limit_s=OPEN_LIMIT_S))
-        await self._call(link, "again")
+        opened = messages.opened(await link.call("open", self._plan, limit_s=OPEN_LIMIT_S))
+        await link.call("again")
         self._told_version(state, opened)
         self._leases.joined(state.name, opened.places, self._clock())
         state.codex_version, state.places = opened.codex_version, opened.places
@@ -267,41 +249,19 @@ class Fleet:
         return True
 
     def _told_version(self, state: HostState, opened: Opened) -> None:
-        others = {link.state.codex_version for link in self._links.values() if link.state.codex_version is not None}
+        others = {known for link in self._links.values() if (known := link.state.codex_version) is not None}
         if others and opened.codex_version not in others:
             there = ", ".join(sorted(others))
             self._callbacks.warn(
                 "codex_version", f"host {state.name} has codex {opened.codex_version}; other hosts have {there}"
             )
 
-    async def _send_trees(self, link: _Link, trees: tuple[str, ...]) -> None:
-        for tree in trees:
-            if tree in link.trees:
-                continue
-            manifest = self._bundle.manifest(tree)
-            missing = await self._call(link, "missing", manifest)
-            part: dict[str, bytes] = {}
-            for digest in missing:
-                part[digest] = await threads.in_thread(self._bundle.blob, digest)
-                if sum(map(len, part.values())) >= PART_BYTES:
-                    await self._call(link, "put", part)
-                    part = {}
-            if part:
-                await self._call(link, "put", part)
-            await self._call(link, "lay", manifest)
-            link.trees.add(tree)
-
-    async def _collect(self, link: _Link) -> None:
+    async def _collect(self, link: HostLink) -> None:
         state, name = link.state, link.state.name
-        request = Collect(tuple(link.acknowledged), dict(link.halted), COLLECT_S)
-        confirmed = set(link.confirmed)
-        data = await self._call(link, "collect", messages.encode(request), limit_s=COLLECT_S + CALL_LIMIT_S)
-        report = messages.report(data)
-        acknowledged = set(link.acknowledged)
-        del link.acknowledged[: len(request.acknowledged)]
+        confirmed, acknowledged = set(link.confirmed), set(link.acknowledged)
+        report = await link.collect()
+        acknowledged.update(link.acknowledged)
         self._sent.set()
-        for key in request.halted:
-            link.halted.pop(key, None)
         named = {key: n for key in report.held if key not in acknowledged and (n := self._number(key)) is not None}
         # What was sent meanwhile may not be in the answer.
         own = {key for key, n in self._numbers.items() if self._leases.host_of(key) == name}
@@ -312,6 +272,8 @@ class Fleet:
         for delivery in report.deliveries:
             await self._take(name, delivery)
         self._show(state, report)
+        if self._callbacks.renew is not None:
+            link.renew(report.asked, self._callbacks.renew)
         for key in report.assigned:
             self._on_assigned.pop(key, lambda: None)()
 
@@ -321,15 +283,6 @@ class Fleet:
             state.problem = report.paused
             if report.paused is not None:
                 self._callbacks.warn("host_paused", f"host {state.name}: {report.paused}")
-
-    async def _call(self, link: _Link, method: str, *arguments: Any, limit_s: float = CALL_LIMIT_S) -> Any:
-        link.state.sent_bytes += sum(len(each) for each in arguments if isinstance(each, bytes))
-        try:
-            answer = await asyncio.wait_for(self._engine.call(link.state.name, method, *arguments), limit_s)
-        except asyncio.TimeoutError:
-            raise HostGoneError(f"it has not answered for {limit_s:.0f} s") from None
-        link.state.received_bytes += len(answer) if isinstance(answer, bytes) else 0
-        return answer
 
     async def _leave(self, name: str) -> None:
         """Note that a host has gone for good."""
@@ -391,7 +344,7 @@ class Fleet:
         self._links[host].confirmed.discard(key)
         self._on_assigned.pop(key, None)
         was_live = self._leases.is_live(key)
-        verdict, others = self._leases.delivered(key, is_complete=_is_complete(delivery))
+        verdict, others = self._leases.delivered(key, is_complete=delivery.is_complete)
         self._freed.set()
         scoring = self._scorings.pop(key, None)
         if scoring is not None:
@@ -418,7 +371,7 @@ class Fleet:
         attempt, is_done = known
         self._starts[delivery.key] = Start(attempt.n, attempt.attempt)
         waiter = self._waiters.get(delivery.n)
-        if waiter is not None and not waiter[1].done() and (verdict is Verdict.WON or _is_complete(delivery)):
+        if waiter is not None and not waiter[1].done() and (verdict is Verdict.WON or delivery.is_complete):
             del self._waiters[delivery.n]
             for key in others:
                 self.halt(key, INTERRUPTED)
@@ -444,7 +397,3 @@ class Fleet:
             link.state.state == "ready" and (link.state.rate_limiter.get("pausedMs") or 0) > 0
             for link in self._links.values()
         )
-
-
-def _is_complete(delivery: Delivery) -> bool:
-    return delivery.record is not None and delivery.record.status in COMPLETE

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import logging
 import os
 import platform
@@ -28,47 +27,27 @@ from pathlib import Path
 from typing import Any
 
 import codex_pool
-from codex_app_server import AppServerError
 from codex_app_server._runtime import threads
 from codex_app_server._runtime.files import write_atomic
-from codex_app_server.errors import InvalidInputError
-from codex_pool.runtime import log
 
-from ..configuration.defaults import stored
-from ..configuration.effective import differences, fingerprint, in_words
 from ..dataset import Sample
 from ..redaction.known_secrets import known_secrets
-from ..rules.breaker import Breaker
-from ..rules.limits import RunLimits, RunMeter
-from ..rules.progress import Progress
+from ..redaction.redactor import Redactor
 from ..rules.retry import CANCELLED
-from ..run.background import BackgroundTasks
-from ..run.context import RunCallbacks, RunContext, RunnerConfig
-from ..run.disks import disks_of
 from ..run.executor import SampleJob
-from ..run.launch import NotStartedError
-from ..run.live_transcripts import LiveTranscripts
-from ..run.local_context import PERMITS, local_context
-from ..run.local_executor import LocalExecutor
-from ..run.loop_clock import RunningClock
-from ..run.pool_clients import POOL_LOST
-from ..run.run_pools import RunClients, RunPools, joined_slots
 from ..run.stopping import Stopped, cancel_all
-from ..run.storage import Storage
-from ..scoring import ProcessPool, Scorers
-from ..store import RunDirectory, RunDirectoryError, SampleRow, ScoreRow, layout
-from ..store.reader import VARIANTS
-from ..workspace import Repositories
+from ..store import RunDirectory, SampleRow, ScoreRow
 from . import messages
 from .bundle import Laid
+from .engine import HostError
+from .host_pool import HostCallbacks, HostPool
 from .leased_task import LeasedTask
 from .messages import Delivery, Hello, Lease, Opened, Report, Spent
-from .plan import CONFIG, HostPlan
+from .plan import HostPlan
 
 LEASES, RESULTS, BUNDLE, FROM = "leases", "results", "bundle", "from"
 # Larger artifacts, which a scorer may leave, stay on the host.
 ARTIFACT_BYTES = 64 * 2**20
-STATUS_EVERY_S = 1.0
 # A host of which no run has asked anything for so long, and that has nothing under way, ends itself.
 ALONE_S = 600.0
 NOT_OPEN = "its pool is not open"
@@ -77,21 +56,17 @@ _log = logging.getLogger(__name__)
 _questions: ContextVar[list[Spent] | None] = ContextVar("questions", default=None)
 
 
-class HostError(Exception):
-    """A host that cannot be used; the message gives the reason."""
-
-
 class Host:
     """See the module's docstring. Its methods run on one event loop; `directory` is that of its spool.
 
-    The process is its own: `open` sets its CODEX_HOME and its environment.
+    The process is its own: `open` sets its CODEX_HOME and its environment. `on_alone`: it is to end.
     """
 
     def __init__(self, directory: Path, *, on_alone: Callable[[], None] = lambda: None) -> None:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.path = self._path = directory
-        self._redactor = known_redactor()
-        self._directory = RunDirectory(directory, redactor=self._redactor)
+        redactor = Redactor(known_secrets(os.environ, []))
+        self._directory = RunDirectory(directory, redactor=redactor)
         for name in (LEASES, RESULTS, FROM):
             (directory / name).mkdir(exist_ok=True, mode=0o700)
         self._bundle = Laid(directory / BUNDLE)
@@ -102,16 +77,17 @@ class Host:
         self._reported: set[str] = set()
         self._tasks: dict[str, tuple[LeasedTask, SampleJob, asyncio.Task[None]]] = {}
         self._changed = asyncio.Event()
-        self._stack = contextlib.AsyncExitStack()
-        self._stopping: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._opening: asyncio.Task[Opened] | None = None
-        self._context: RunContext | None = None
-        self._executor: LocalExecutor | None = None
-        self._paused: str | None = None
-        self._slots: list[dict[str, Any]] = []
-        self._rate_limiter: dict[str, Any] = {}
         self._asked_at = time.monotonic()
         self._on_alone = on_alone
+        self._pool = HostPool(
+            self._directory,
+            self._bundle,
+            redactor,
+            HostCallbacks(self._used, self._changed.set, self._on_look, on_alone),
+            given=directory / FROM,
+            private=tuple(directory / name for name in (LEASES, RESULTS, BUNDLE, FROM)),
+        )
 
     # Requests of the run.
 
@@ -158,7 +134,7 @@ class Host:
         lease = messages.lease(message)
         if lease.key in self._leases:
             return
-        if self._context is None:
+        if self._pool.context is None:
             raise HostError(NOT_OPEN)
         if any(other.n == lease.n and key not in self._ready for key, other in self._leases.items()):
             raise HostError("it has another attempt at the sample")
@@ -168,7 +144,7 @@ class Host:
 
     async def collect(self, message: bytes) -> bytes:
         """Return a Report, at once if there is a new result, or else after a while. Raises HostError."""
-        if self._context is None:
+        if self._pool.context is None:
             raise HostError(NOT_OPEN)
         request = messages.collect(message)
         self._asked_at = time.monotonic()
@@ -177,7 +153,7 @@ class Host:
         for key, why in request.halted.items():
             if key in self._tasks and not (halt := self._tasks[key][1].halt).done():
                 halt.set_result(why)
-        if not self._ready - self._reported and request.waits_s > 0:
+        if not self._ready - self._reported and not self._pool.asked and request.waits_s > 0:
             self._changed.clear()
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), request.waits_s)
@@ -189,12 +165,17 @@ class Host:
                 held=tuple(self._leases),
                 assigned=tuple(key for key, (task, _, _) in self._tasks.items() if task.is_assigned),
                 deliveries=tuple(read),
-                paused=self._paused,
+                paused=self._pool.paused,
                 free_bytes=shutil.disk_usage(self._path).free,
-                slots=tuple(self._slots),
-                rate_limiter=self._rate_limiter,
+                slots=tuple(self._pool.slots),
+                rate_limiter=self._pool.rate_limiter,
+                asked=self._pool.asked,
             )
         )
+
+    async def renewed(self, message: bytes) -> None:
+        """Take new tokens of the log-in that the run lends."""
+        self._pool.take_tokens(messages.renewed(message))
 
     async def again(self) -> None:
         """Report all results once more: another run process asks."""
@@ -202,160 +183,28 @@ class Host:
 
     async def close(self, remove: bool) -> None:
         """End the pool; with `remove` the spool is removed too, unless there are results that were not acknowledged."""
-        if not self._stopping.done():
-            self._stopping.set_result(None)
+        self._pool.stop()
         for _, job, _ in self._tasks.values():
             if not job.halt.done():
                 job.halt.set_result(CANCELLED)
         if self._opening is not None:
             await cancel_all([self._opening])
         await cancel_all([task for _, _, task in self._tasks.values()])
-        await self._stack.aclose()
+        await self._pool.close()
         await threads.in_thread(self._directory.close)
         if remove and not self._leases:
             await threads.in_thread(shutil.rmtree, self._path, True)
 
-    # The pool.
-
     async def _open(self, plan: HostPlan) -> Opened:
-        if self._context is not None:
-            return self._opened
-        try:
-            await self._open_pools(plan)
-        except Exception as error:
-            # The run asks again, and all begins from the start.
-            await self._stack.aclose()
-            known = (AppServerError, InvalidInputError, NotStartedError, RunDirectoryError, OSError, HostError)
-            raise HostError(str(error) if isinstance(error, known) else f"{type(error).__name__}: {error}") from None
+        opened = await self._pool.open(plan)
         for lease in list(self._leases.values()):
             if lease.key not in self._ready:
                 self._start(lease)
-        return self._opened
+        return opened
 
-    async def _open_pools(self, plan: HostPlan) -> None:
-        self._take_home(plan)
-        stack, directory = self._stack, self._directory
-        stack.enter_context(log.to_file("batch", directory.file(layout.LOG), self._redactor.text))
-        for name in (layout.WORK, layout.EVENTS, layout.ARTIFACTS, layout.JUDGE):
-            directory.file(name).mkdir(exist_ok=True)
-        settings = dataclasses.replace(plan.settings, output=self._path)
-        defaults = settings.defaults
-        scorers = Scorers(self._bundle.resolved(plan.scorers))
-        sources = Repositories(directory.file(layout.REPOSITORIES))
-        private = tuple(self._path / name for name in (LEASES, RESULTS, BUNDLE, FROM))
-        pools = RunPools(
-            settings,
-            directory,
-            guarded=plan.guarded,
-            private=private,
-            scorers=scorers,
-            sources=sources,
-            say=_log.warning,
-            on_slots=self._on_slots,
-        )
-        found = await pools.prepare(stack, self._stopping)
-        for name, each in found.items():
-            wanted = plan.effective.get(name)
-            if wanted is not None and fingerprint(each) != fingerprint(wanted):
-                what = in_words(differences(wanted.to_json(), each.to_json()))
-                raise HostError(f"codex is configured otherwise here than where the run is: {what}")
-        clients = await pools.open(stack, self._stopping, say=self._on_pool_news, on_given_up=self._on_given_up)
-        if defaults.variants:
-            noted = [stored(each, found[each.name].to_json()) for each in defaults.each()]
-            await threads.in_thread(lambda: directory.note(VARIANTS, noted).result())
-        breaker = Breaker()
-        home = pools.main.codex_home
-        storage = Storage(directory, disks_of(self._path, home), breaker, self._stopping, lambda: None)
-        clock = RunningClock()
-        process_pool = ProcessPool(PERMITS)
-        stack.push_async_callback(process_pool.close)
-        for work in (clock.beat(), storage.watch(), self._watch(clients, breaker)):
-            stack.push_async_callback(cancel_all, [asyncio.ensure_future(work)])
-        self._executor = LocalExecutor(
-            local_context(
-                settings,
-                directory,
-                pools,
-                clients,
-                storage,
-                self._used,
-                scorers=scorers,
-                prices=plan.prices,
-                sources=sources,
-                guarded=plan.guarded,
-                containers=None,
-                process_pool=process_pool,
-                clock=clock,
-                live=LiveTranscripts(self._path),
-            )
-        )
-        stack.callback(self._executor.close)
-        places = pools.workers * pools.main.turns_per_worker
-        background = BackgroundTasks(on_failure=self._on_given_up)
-        stack.push_async_callback(_end_background, background)
-        self._context = RunContext(
-            executor=self._executor,
-            directory=directory,
-            storage=storage,
-            config=RunnerConfig(concurrency=places, defaults=defaults),
-            callbacks=RunCallbacks(
-                on_retry=lambda sample, outcome: None,
-                on_record=self._on_record,
-                on_problem=_log.warning,
-            ),
-            progress=Progress(total=0),
-            breaker=breaker,
-            meter=RunMeter(RunLimits(), time.monotonic()),
-            background=background,
-            show_pause=lambda: None,
-            end_early=lambda reason: None,
-            scorers=scorers,
-        )
-        self._opened = Opened(
-            places=places,
-            codex_version=clients.main.codex.client.runtime_version,
-            effective={name: each.to_json() for name, each in found.items()},
-        )
-
-    def _take_home(self, plan: HostPlan) -> None:
-        """Make the CODEX_HOME that the pool's is made of, and take the environment that the user has named."""
-        given = self._path / FROM
-        if plan.config is not None:
-            write_atomic(given / CONFIG, plan.config)
-        if plan.login is not None:
-            write_atomic(given / "auth.json", plan.login)
-            (given / "auth.json").chmod(0o600)
-        os.environ.update(plan.environment)
-        os.environ["CODEX_HOME"] = str(given)
-        self._redactor.add({name: value for value, name in plan.redactor._names.items()})
-        self._redactor.add(known_secrets(os.environ, [given]))
-
-    async def _watch(self, clients: RunClients, breaker: Breaker) -> None:
-        while True:
-            slots: dict[str, Any] = {}
-            for name, pools in clients.all().items():
-                with contextlib.suppress(AppServerError):
-                    status = await pools.codex.client.request("pool/status")
-                    slots[name], self._rate_limiter = status["workers"], status.get("rateLimiter") or {}
-            if len(slots) == len(clients.all()):
-                self._slots = joined_slots(slots)
-            # The run decides about all other trouble.
-            self._paused = breaker.pause.message if breaker.pause is not None else None
-            idle = not self._tasks and time.monotonic() - self._asked_at >= ALONE_S
-            if idle:
-                self._on_alone()
-            await asyncio.sleep(STATUS_EVERY_S)
-
-    def _on_slots(self, slots: list[dict[str, Any]]) -> None:
-        self._slots = slots
-
-    def _on_pool_news(self, kind: str, message: str) -> None:
-        self._paused = message if kind == POOL_LOST else None
-        _log.warning(message)
-
-    def _on_given_up(self) -> None:
-        _log.error("the host gives up: its pool is not replaced any more, or a sample failed in a way it should not")
-        self._on_alone()
+    def _on_look(self) -> None:
+        if not self._tasks and time.monotonic() - self._asked_at >= ALONE_S:
+            self._on_alone()
 
     async def _used(self, tokens: int, cost: float | None, unpriced: str | None) -> None:
         questions = _questions.get()
@@ -365,11 +214,12 @@ class Host:
     # Samples.
 
     def _start(self, lease: Lease) -> None:
-        assert self._context is not None
+        context = self._pool.context
+        assert context is not None
         sample = Sample.from_json(self._bundle.resolved(lease.sample))
         halt: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         job = SampleJob(_row_of(lease, sample), sample, halt)
-        task = LeasedTask(self._context, job)
+        task = LeasedTask(context, job)
         running = asyncio.ensure_future(self._run(lease, task, job))
         self._tasks[lease.key] = task, job, running
         running.add_done_callback(lambda _: self._tasks.pop(lease.key, None))
@@ -377,7 +227,7 @@ class Host:
     async def _run(self, lease: Lease, task: LeasedTask, job: SampleJob) -> None:
         questions: list[Spent] = []
         _questions.set(questions)
-        store, context = self._directory.store, self._context
+        store, context = self._directory.store, self._pool.context
         assert context is not None
         problem: str | None = None
         try:
@@ -392,7 +242,7 @@ class Host:
                 while not task.is_cleaned_up and context.background.tasks:
                     await context.background.any_done()
         except Stopped:
-            if self._stopping.done():
+            if self._pool.is_stopping:
                 return
         except Exception as error:
             _log.exception("%s: the attempt failed in a way it should not", job.sample.id)
@@ -429,7 +279,7 @@ class Host:
 
     async def _deliver(self, delivery: Delivery) -> None:
         path = self._path / RESULTS / delivery.key
-        context = self._context
+        context = self._pool.context
         assert context is not None
         data = messages.encode(delivery)
         await context.storage.written(lambda: asyncio.ensure_future(threads.in_thread(_write, path, data)))
@@ -448,20 +298,6 @@ class Host:
         self._leases.pop(key, None)
         self._ready.discard(key)
         self._reported.discard(key)
-
-    def _on_record(self, row: SampleRow) -> None:
-        self._changed.set()
-
-
-async def _end_background(background: BackgroundTasks) -> None:
-    await cancel_all(background.tasks)
-
-
-def known_redactor() -> Any:
-    """Return a redactor of what is secret in the environment of this process."""
-    from ..redaction.redactor import Redactor
-
-    return Redactor(known_secrets(os.environ, []))
 
 
 def _row_of(lease: Lease, sample: Sample) -> SampleRow:

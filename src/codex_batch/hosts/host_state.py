@@ -11,7 +11,7 @@ import codex_pool
 
 from ..store import AttemptRow, Start
 from . import messages
-from .messages import Delivery, Hello
+from .messages import Delivery, Hello, Renewed
 
 
 class LeaseLost(Exception):
@@ -42,12 +42,14 @@ class HostState:
 @dataclass(frozen=True, slots=True)
 class FleetCallbacks:
     """`attempt_of` finds an attempt by its key, and whether its sample is done. `superseded` keeps a result that does
-    not count; `warn(kind, message)` shows a message; `places` gives the number of leases that all hosts may have."""
+    not count; `warn(kind, message)` shows a message; `places` gives the number of leases that all hosts may have.
+    `renew` answers a refresh request of a host, and may take a while; None if no log-in is lent."""
 
     attempt_of: Callable[[str], tuple[AttemptRow, bool] | None]
     superseded: Callable[[Start, Delivery, str], Awaitable[None]]
     warn: Callable[[str, str], None]
     places: Callable[[int], None]
+    renew: Callable[[str], Renewed] | None = None
 
 
 def versions_problem(hello: Hello) -> str | None:

@@ -8,7 +8,8 @@ import msgspec
 
 from ..store import RecordRow, Rollout
 
-PROTOCOL = 1
+PROTOCOL = 2
+COMPLETE = ("completed", "limit")
 
 
 class Hello(msgspec.Struct, frozen=True):
@@ -78,6 +79,11 @@ class Delivery(msgspec.Struct, frozen=True):
     questions: tuple[Spent, ...] = ()
     problem: str | None = None
 
+    @property
+    def is_complete(self) -> bool:
+        """True if the attempt ended by itself."""
+        return self.record is not None and self.record.status in COMPLETE
+
 
 class Collect(msgspec.Struct, frozen=True):
     """Asks for results: those of `acknowledged` keys are on the run's disk, and `halted` are to be interrupted.
@@ -101,6 +107,16 @@ class Report(msgspec.Struct, frozen=True):
     free_bytes: int = 0
     slots: tuple[dict[str, Any], ...] = ()
     rate_limiter: dict[str, Any] = {}
+    asked: tuple[str, ...] = ()
+    """Tokens of a log-in that the run lends, which are to be renewed: see TokenRelay."""
+
+
+class Renewed(msgspec.Struct, frozen=True):
+    """The answer of the run to a refresh request with the token `asked`: HTTP status and body."""
+
+    asked: str
+    status: int
+    body: bytes
 
 
 def encode(message: msgspec.Struct) -> bytes:
@@ -114,3 +130,4 @@ lease = msgspec.msgpack.Decoder(Lease).decode
 delivery = msgspec.msgpack.Decoder(Delivery).decode
 collect = msgspec.msgpack.Decoder(Collect).decode
 report = msgspec.msgpack.Decoder(Report).decode
+renewed = msgspec.msgpack.Decoder(Renewed).decode

@@ -17,6 +17,8 @@ import msgspec
 
 from codex_app_server import InvalidInputError
 from codex_app_server.home import codex_home
+from codex_pool.account.auth_file import UnreadableError
+from codex_pool.account.lending import Lender
 from codex_pool.prices import Prices
 
 from ..configuration.effective import Effective
@@ -26,8 +28,8 @@ from ..run import home
 from ..scoring import Scorers
 from .bundle import Bundle
 
-CONFIG = "config.toml"
-# Of an auth.json: with them its tokens can be renewed, by one holder at a time.
+CONFIG, LOGIN = "config.toml", "auth.json"
+# Of an auth.json with a ChatGPT log-in.
 _TOKENS = "tokens"
 
 
@@ -46,7 +48,9 @@ class HostPlan:
     environment: Mapping[str, str] = field(repr=False)
     """Variables that the user has named, for the log-in."""
     login: bytes | None = field(repr=False)
-    """The auth.json that the user has named."""
+    """The auth.json that the user has named; of a ChatGPT log-in without its refresh token."""
+    is_lent: bool = False
+    """True if the run renews the tokens of the log-in."""
     redactor: Redactor = field(repr=False)
 
     def to_bytes(self) -> bytes:
@@ -70,8 +74,12 @@ def make_plan(
     effective: Mapping[str, Effective],
     guarded: bool,
     redactor: Redactor,
+    lender: Lender | None,
 ) -> HostPlan:
-    """Return the plan of a run. Raises InvalidInputError for a log-in that cannot be used there, and OSError."""
+    """Return the plan of a run. Raises InvalidInputError for a log-in that cannot be used there, and OSError.
+
+    `lender` has the log-in that the user has named, see `make_lender`.
+    """
     hosts = settings.hosts
     assert hosts is not None
     missing = [name for name in hosts.environment if name not in os.environ]
@@ -103,21 +111,31 @@ def make_plan(
         effective=effective,
         config=None if settings.demo or not config.is_file() else config.read_bytes(),
         environment={name: os.environ[name] for name in hosts.environment},
-        login=None if hosts.login is None else _login(hosts.login),
+        login=_login(hosts.login, lender),
+        is_lent=lender is not None,
         redactor=redactor,
     )
 
 
-def _login(path: Path) -> bytes:
-    """The auth.json that a user has named. Raises InvalidInputError."""
+def make_lender(path: Path | None) -> Lender | None:
+    """Return the lender of the log-in in an auth.json; None for a key, or without a file. Raises InvalidInputError."""
+    if path is None or not _read(path).get(_TOKENS):
+        return None
+    return Lender(str(path), os.environ)
+
+
+def _login(path: Path | None, lender: Lender | None) -> bytes | None:
+    """The auth.json that a user has named, as hosts get it. Raises InvalidInputError."""
+    if path is None:
+        return None
     try:
-        data = path.read_bytes()
-        found = msgspec.json.decode(data, type=dict[str, Any])
+        return msgspec.json.encode(_read(path)) if lender is None else lender.copy()
+    except UnreadableError as error:
+        raise InvalidInputError(f"--ray-login {path}: {error}; expected the auth.json of a log-in that works") from None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
     except (OSError, msgspec.DecodeError) as error:
-        raise InvalidInputError(f"--ray-login {path}: {error}; expected an auth.json of codex with a key") from None
-    if found.get(_TOKENS):
-        raise InvalidInputError(
-            f"--ray-login {path}: holds the tokens of a ChatGPT log-in, which one holder may renew; use a "
-            "file with an API key, or name the variable of a key with --ray-env"
-        )
-    return data
+        raise InvalidInputError(f"--ray-login {path}: {error}; expected an auth.json of codex") from None

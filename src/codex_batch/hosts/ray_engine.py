@@ -18,8 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from .engine import Change, EngineError, HostGoneError
-from .host import HostError
+from .engine import Change, EngineError, HostError, HostGoneError
 
 if TYPE_CHECKING:
     from .host import Host

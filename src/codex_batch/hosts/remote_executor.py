@@ -22,8 +22,8 @@ from ..run.stopping import Stopped, unless_stopped
 from ..scoring import Score, Scorer, Scorers
 from ..store import AttemptRow, RunDirectory, SampleRow, ScoreRow, Start, layout
 from .bundle import Bundle
+from .engine import HostError
 from .fleet import AGAIN_S, Fleet
-from .host import HostError
 from .host_state import LeaseLost
 from .messages import Delivery, Lease, Spent
 

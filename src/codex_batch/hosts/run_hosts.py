@@ -11,10 +11,12 @@ from typing import Any
 
 from codex_app_server import InvalidInputError
 from codex_app_server._runtime import threads
+from codex_pool.account.lending import Lender
 from codex_pool.prices import Prices
 
 from ..configuration.effective import Effective
 from ..configuration.settings import Settings
+from ..run.loop_clock import RunningClock
 from ..run.scheduler import Scheduler
 from ..run.stopping import cancel_all
 from ..scoring import Scorers
@@ -23,8 +25,8 @@ from .bundle import Bundle
 from .engine import Engine, EngineError
 from .fleet import Fleet
 from .host_state import FleetCallbacks
-from .messages import Delivery, Spent
-from .plan import make_plan
+from .messages import Delivery, Renewed, Spent
+from .plan import make_lender, make_plan
 from .remote_executor import RemoteExecutor
 
 # Of the facts of a run: its name among hosts.
@@ -60,12 +62,15 @@ class RunHosts:
         self._bundle = Bundle()
         self._plan = b""
         self._trees: tuple[str, ...] = ()
+        self._lender: Lender | None = None
         self.failure: str | None = None
         """The reason that no host can be reached any more."""
 
     async def prepare(self) -> None:
         """Make the plan of the hosts. Raises InvalidInputError."""
         try:
+            assert self._settings.hosts is not None
+            lender = self._lender = make_lender(self._settings.hosts.login)
             plan = await threads.in_thread(
                 lambda: make_plan(
                     self._settings,
@@ -75,6 +80,7 @@ class RunHosts:
                     effective=self._effective,
                     guarded=self._guarded,
                     redactor=self._directory.redactor,
+                    lender=lender,
                 )
             )
         except OSError as error:
@@ -90,8 +96,9 @@ class RunHosts:
         They are those of the run's Ray cluster, unless there is another `engine`.
         """
         async with engine or self._engine() as opened:
-            fleet = self._fleet = self._make_fleet(opened, scheduler)
-            serving = asyncio.ensure_future(fleet.run())
+            clock = RunningClock()
+            fleet = self._fleet = self._make_fleet(opened, scheduler, clock)
+            beating, serving = asyncio.ensure_future(clock.beat()), asyncio.ensure_future(fleet.run())
             serving.add_done_callback(self._on_served)
             is_over = False
 
@@ -104,7 +111,7 @@ class RunHosts:
                 with contextlib.suppress(asyncio.TimeoutError):
                     await asyncio.wait_for(fleet.settled(), LAST_COLLECT_S)
             finally:
-                await cancel_all([serving])
+                await cancel_all([beating, serving])
                 await opened.close(is_over=is_over)
 
     def shown(self) -> list[dict[str, Any]]:
@@ -124,7 +131,7 @@ class RunHosts:
         async with RayEngine(options.address, name, cpus=settings.workers, root=options.spool) as engine:
             yield engine
 
-    def _make_fleet(self, engine: Engine, scheduler: Scheduler) -> Fleet:
+    def _make_fleet(self, engine: Engine, scheduler: Scheduler, clock: RunningClock) -> Fleet:
         store = self._directory.store
 
         def attempt_of(key: str) -> tuple[AttemptRow, bool] | None:
@@ -137,8 +144,17 @@ class RunHosts:
                 start, delivery.end, note=note, events=delivery.events, unpriced=delivery.unpriced
             )
 
-        callbacks = FleetCallbacks(attempt_of, superseded, self._warn, scheduler.resize)
-        return Fleet(engine, self._plan, self._trees, self._bundle, callbacks)
+        lender = self._lender
+
+        def renew(token: str) -> Renewed:
+            assert lender is not None
+            answer = lender.renew(token)
+            return Renewed(token, answer.status, answer.body)
+
+        callbacks = FleetCallbacks(
+            attempt_of, superseded, self._warn, scheduler.resize, None if lender is None else renew
+        )
+        return Fleet(engine, self._plan, self._trees, self._bundle, callbacks, clock=clock)
 
     def _on_served(self, serving: asyncio.Task[None]) -> None:
         if not serving.cancelled() and (error := serving.exception()) is not None:

@@ -25,7 +25,7 @@ from .disks import Disk
 from .stopping import unless_stopped
 
 # Until any worker is ready. The user's own home may hold thousands of threads, and a first start reads them all.
-START_LIMIT_S = 10.0
+START_LIMIT_S = 30.0
 USER_HOME_START_LIMIT_S = 60.0
 # What a pool that was killed has left is ended before the next one starts.
 FENCE_LIMIT_S = 15.0

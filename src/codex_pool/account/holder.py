@@ -128,7 +128,7 @@ class Holder:
         """Decide about a refresh request that came at `arrived_at`; no other refresh is under way."""
         if login is None or not (posted == login.refresh_token or lineage.has_held(login, posted)):
             ask = Ask(posted, write=False)
-        elif self._is_fresh(login, at, now) and (posted != login.refresh_token or self._just_issued(login, at)):
+        elif self.is_fresh(login, at, now) and (posted != login.refresh_token or self._just_issued(login, at)):
             return Answer(200, json.dumps(login.tokens).encode())
         else:
             ask = Ask(login.refresh_token, write=True)
@@ -140,7 +140,8 @@ class Holder:
                 return answer
         return ask
 
-    def _is_fresh(self, login: Login, at: float, now: float) -> bool:
+    def is_fresh(self, login: Login, at: float, now: float) -> bool:
+        """True if an app-server that gets these tokens has no reason to refresh them soon."""
         seen_s = at - self._watched_since if login.refresh_token == self._watched else 0.0
         return login.fresh(now) and login.fresh(login.issued_at + seen_s)
 

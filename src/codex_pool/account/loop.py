@@ -77,6 +77,23 @@ class Account:
                 shield.wait(WRITE_LIMIT_S)
             self._put_login(shield.written, locked)
 
+    def renew(self, has_newest: Callable[[Login], bool], arrived_at: float) -> tuple[Answer, Login | None]:
+        """The newest login in the file, for one who does not write to it; None if there is none.
+
+        It is refreshed if the one who asks has it already, or if it is used up. Raises LockTimeoutError."""
+        with self._one_at_a_time, self._lock(arrived_at) as locked:
+            try:
+                login, _ = self._read(locked)
+                if login is None:
+                    return issuer.failure(503, "no login"), None
+                answer = Answer(200, b"")
+                if has_newest(login) or not self._holder.is_fresh(login, time.monotonic(), time.time()):
+                    answer, _ = self._refresh(login.refresh_token, None, arrived_at, locked)
+                    login = self._read(locked)[0]
+            except UnreadableError as error:
+                return issuer.failure(503, str(error)), None
+            return answer, login
+
     @contextlib.contextmanager
     def _lock(self, arrived_at: float) -> Iterator[LockedFile]:
         """The lock of the file; a request that was waiting while another one timed out on it does not wait again."""
