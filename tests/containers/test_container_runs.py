@@ -141,11 +141,38 @@ def test_setup_agent_and_scorers_are_inside_as_the_user_and_the_diff_is_of_the_w
         log = store.artifact(row.n, "inside.log").decode()
     assert "+of the agent" in diff and "+++ b/made" in diff and "given" not in diff and "setup" not in diff, diff
     assert "of the agent /srv/task" in log and "\n/srv/task\n" in log, log
-    # Its last line is no object: the scorer could not tell, which is no zero.
-    rescored = codex_pool("score", str(out), "--scorer", "command:true", limit_s=LIMIT_S)
-    assert rescored.returncode == 1
+    # The container is gone: a new one has what was in the workspace, and belongs to the same user.
+    again = "command:id -u; cat made given; ls /tmp/inside; echo x >> made && test $PWD = /srv/task"
+    rescored = codex_pool("score", str(out), "--scorer", again, limit_s=LIMIT_S)
+    assert rescored.returncode == 0 and "outside of their workspaces" in rescored.stderr, rescored.stderr
     (record,) = records(out).values()
-    assert "run the sample again" in record["scores"]["command"]["error"], record["scores"]
+    with open_run(out) as store:
+        said = store.artifact(row.n, "command.log").decode()
+    assert record["scores"]["command"]["passed"], (record["scores"], said)
+    assert said.startswith("1000\nof the agent\nfor the agent\n") and "cannot access '/tmp/inside'" in said, said
+
+
+def test_a_workspace_that_was_kept_is_scored_again_in_the_same_image_or_not_at_all(tmp_path: Path, image: str) -> None:
+    (tmp_path / "context").mkdir()
+    (tmp_path / "context" / "Dockerfile").write_text(f"FROM {image}\nENV OF_IMAGE=first\n")
+    data, out = tmp_path / "data.jsonl", tmp_path / "out"
+    dataset(data, {"id": "a", "prompt": call("echo of the agent > made"), "container": {"build": "context"}})
+    options = ("--demo", "--workers", "1", "-o", str(out), "--container", "podman", "--keep")
+    before = containers()
+    done = codex_pool("batch", str(data), *options, limit_s=LIMIT_S)
+    assert done.returncode == 0, done.stderr
+    # Of no concern: the sample ran in the image that was built before.
+    (tmp_path / "context" / "Dockerfile").write_text(f"FROM {image}\nENV OF_IMAGE=second\n")
+    scorer = 'command:test "$OF_IMAGE $(cat made)" = "first of the agent"'
+    scored = codex_pool("score", str(out), "--scorer", scorer, limit_s=LIMIT_S)
+    assert scored.returncode == 0 and containers() == before, scored.stderr
+    (record,) = records(out).values()
+    assert record["scores"]["command"]["passed"], record["scores"]
+    podman("rmi", "--force", record["container"]["digest"])
+    refused = codex_pool("score", str(out), "--scorer", scorer, limit_s=LIMIT_S)
+    (record,) = records(out).values()
+    problem = record["scores"]["command"]["error"]
+    assert refused.returncode == 1 and "does not have the image" in problem and "run the sample again" in problem
 
 
 def test_what_the_memory_limit_ends_is_the_agents_own_and_in_the_record(tmp_path: Path, image: str) -> None:

@@ -202,9 +202,7 @@ class Containers:
             if container is None:
                 said = calls.words(await calls.call([self.program, "logs", name]))
                 raise ContainerError(f"the container ended when it was started: {said}")
-            user = spec.user or image.user
-            if user not in (None, "root", "0"):
-                await self._give(container, str(user))
+            await self.give(spec, container)
         except BaseException:
             # Why it could not be started is the news.
             with contextlib.suppress(ContainerError):
@@ -221,8 +219,16 @@ class Containers:
             copying = ["cp", "-a", f"{contents}/.", str(workspace)]
             await calls.output(copying, f"{path} of the image could not be copied", timeout_s=_COPY_LIMIT_S)
 
-    async def _give(self, container: Container, user: str) -> None:
-        argv = ["chown", "-R", user, container.workdir]
+    async def has(self, image: str) -> bool:
+        """Return True if there is an image by a name or a digest. Raises ContainerError if the engine is not there."""
+        return (await calls.call(engine.image(self.program, image))).exit_code == 0
+
+    async def give(self, spec: ContainerSpec, container: Container) -> None:
+        """Let the workspace belong to the user that a container of a spec has. Raises ContainerError."""
+        user = spec.user or container.image_user
+        if user in (None, "root", "0"):
+            return
+        argv = ["chown", "-R", str(user), container.workdir]
         ran = await container.run(argv, cwd="/", user="0", timeout_s=calls.LIMIT_S)
         if ran.exit_code != 0:
             raise ContainerError(f"the workspace could not be given to the user {user}: {calls.words(ran)}")
