@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
 import os
@@ -17,7 +18,11 @@ import pytest
 from conftest import containers, podman
 from programs import codex_pool, running, started
 
+from codex_app_server.config import find_codex
+from codex_batch.container import ContainerError, ContainerSpec
+from codex_batch.container.running import Containers
 from codex_batch.store import open_run
+from codex_pool.sandbox_modes import READ_ONLY, WORKSPACE_WRITE
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "eval"
 LIMIT_S = 120.0
@@ -173,6 +178,52 @@ def test_a_workspace_that_was_kept_is_scored_again_in_the_same_image_or_not_at_a
     (record,) = records(out).values()
     problem = record["scores"]["command"]["error"]
     assert refused.returncode == 1 and "does not have the image" in problem and "run the sample again" in problem
+
+
+def test_a_sandbox_that_a_sample_asks_for_is_that_of_codex_inside(tmp_path: Path, image: str) -> None:
+    look = call("touch made && echo made; touch /root/x || echo kept; cat /etc/hostname > /dev/null && echo read")
+    data = dataset(
+        tmp_path / "data.jsonl",
+        {"id": "write", "prompt": look, "sandbox": "workspace-write"},
+        {"id": "read", "prompt": look, "sandbox": "read-only", "container": {"user": "1000"}},
+        {"id": "free", "prompt": look},
+    )
+    out = tmp_path / "out"
+    options = ("--demo", "--workers", "1", "-o", str(out), "--container", "podman", "--image", image)
+    done = codex_pool("batch", data, *options, limit_s=LIMIT_S)
+    assert done.returncode == 0, done.stderr
+    found = records(out)
+    lines = {name: record["final_response"].splitlines() for name, record in found.items()}
+    assert {name: record["container"]["sandbox"] for name, record in found.items()} == {
+        "write": "codex",
+        "read": "codex",
+        "free": "container",
+    }
+    assert {name: [line in said for line in ("made", "kept", "read")] for name, said in lines.items()} == {
+        "write": [True, True, True],
+        "read": [False, True, True],
+        "free": [True, False, True],
+    }, lines
+
+
+def test_a_sandbox_that_cannot_run_inside_is_the_container_or_refused(
+    tmp_path: Path, image: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Containers, "_bwrap", lambda self: None)
+    made = Containers("podman", tmp_path / "run", tmp_path / "work", Path(find_codex()).resolve())
+
+    async def start(sandbox: str) -> str:
+        (tmp_path / sandbox).mkdir()
+        container = await made.start(ContainerSpec(image=image), tmp_path / sandbox, sandbox)
+        await container.remove()
+        return str(container.record()["sandbox"])
+
+    async def both() -> None:
+        assert await start(WORKSPACE_WRITE) == "container"
+        with pytest.raises(ContainerError, match=r"the sandbox read-only cannot run in the container: .*bubblewrap"):
+            await start(READ_ONLY)
+
+    asyncio.run(both())
 
 
 def test_what_the_memory_limit_ends_is_the_agents_own_and_in_the_record(tmp_path: Path, image: str) -> None:

@@ -45,7 +45,9 @@ class NewContainers:
             )
         # By its digest: the name may stand for another image today, and a directory would be built again.
         spec = replace(sample.container, image=ran["digest"], build=None, tree=None)
-        return harbor_attempt.with_variables(msgspec.structs.replace(sample, container=spec)), containers
+        # Commands of scorers run in no sandbox of codex.
+        asked = msgspec.structs.replace(sample, container=spec, sandbox=None)
+        return harbor_attempt.with_variables(asked), containers
 
     async def close(self) -> None:
         """Remove what was copied of images."""
