@@ -81,7 +81,7 @@ def test_what_is_wrong_with_a_container_is_named(tmp_path: Path, container: dict
     assert problem in str(raised.value)
 
 
-def command_line(spec: ContainerSpec) -> list[str]:
+def command_line(spec: ContainerSpec, bwrap: Path | None = None) -> list[str]:
     return engine.run(
         "docker",
         spec,
@@ -91,6 +91,7 @@ def command_line(spec: ContainerSpec) -> list[str]:
         workspace=Path("/w"),
         workdir="/app",
         codex=Path("/c"),
+        bwrap=bwrap,
         token_sha256="t",
     )
 
@@ -101,6 +102,7 @@ def test_a_container_has_no_network_unless_it_is_asked_for_and_only_two_mounts()
     assert [argv[at + 1] for at, word in enumerate(argv) if word == "--volume"] == ["/w:/app", f"/c:{engine.CODEX}:ro"]
     assert argv[argv.index("--label") + 1] == "codex-pool.run=r" and argv[argv.index("--pull") + 1] == "never"
     assert "--network" not in command_line(ContainerSpec(image="i", network=True))
+    assert f"/b:{engine.BWRAP}:ro" in command_line(ContainerSpec(image="i"), Path("/b"))
 
 
 def test_limits_are_those_of_the_spec() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
 import os
@@ -17,7 +18,11 @@ import pytest
 from conftest import containers, podman
 from programs import codex_pool, running, started
 
+from codex_app_server.config import find_codex
+from codex_batch.container import ContainerError, ContainerSpec
+from codex_batch.container.running import Containers
 from codex_batch.store import open_run
+from codex_pool.sandbox_modes import READ_ONLY, WORKSPACE_WRITE
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "eval"
 LIMIT_S = 120.0
@@ -141,11 +146,84 @@ def test_setup_agent_and_scorers_are_inside_as_the_user_and_the_diff_is_of_the_w
         log = store.artifact(row.n, "inside.log").decode()
     assert "+of the agent" in diff and "+++ b/made" in diff and "given" not in diff and "setup" not in diff, diff
     assert "of the agent /srv/task" in log and "\n/srv/task\n" in log, log
-    # Its last line is no object: the scorer could not tell, which is no zero.
-    rescored = codex_pool("score", str(out), "--scorer", "command:true", limit_s=LIMIT_S)
-    assert rescored.returncode == 1
+    # The container is gone: a new one has what was in the workspace, and belongs to the same user.
+    again = "command:id -u; cat made given; ls /tmp/inside; echo x >> made && test $PWD = /srv/task"
+    rescored = codex_pool("score", str(out), "--scorer", again, limit_s=LIMIT_S)
+    assert rescored.returncode == 0 and "outside of their workspaces" in rescored.stderr, rescored.stderr
     (record,) = records(out).values()
-    assert "run the sample again" in record["scores"]["command"]["error"], record["scores"]
+    with open_run(out) as store:
+        said = store.artifact(row.n, "command.log").decode()
+    assert record["scores"]["command"]["passed"], (record["scores"], said)
+    assert said.startswith("1000\nof the agent\nfor the agent\n") and "cannot access '/tmp/inside'" in said, said
+
+
+def test_a_workspace_that_was_kept_is_scored_again_in_the_same_image_or_not_at_all(tmp_path: Path, image: str) -> None:
+    (tmp_path / "context").mkdir()
+    (tmp_path / "context" / "Dockerfile").write_text(f"FROM {image}\nENV OF_IMAGE=first\n")
+    data, out = tmp_path / "data.jsonl", tmp_path / "out"
+    dataset(data, {"id": "a", "prompt": call("echo of the agent > made"), "container": {"build": "context"}})
+    options = ("--demo", "--workers", "1", "-o", str(out), "--container", "podman", "--keep")
+    before = containers()
+    done = codex_pool("batch", str(data), *options, limit_s=LIMIT_S)
+    assert done.returncode == 0, done.stderr
+    # Of no concern: the sample ran in the image that was built before.
+    (tmp_path / "context" / "Dockerfile").write_text(f"FROM {image}\nENV OF_IMAGE=second\n")
+    scorer = 'command:test "$OF_IMAGE $(cat made)" = "first of the agent"'
+    scored = codex_pool("score", str(out), "--scorer", scorer, limit_s=LIMIT_S)
+    assert scored.returncode == 0 and containers() == before, scored.stderr
+    (record,) = records(out).values()
+    assert record["scores"]["command"]["passed"], record["scores"]
+    podman("rmi", "--force", record["container"]["digest"])
+    refused = codex_pool("score", str(out), "--scorer", scorer, limit_s=LIMIT_S)
+    (record,) = records(out).values()
+    problem = record["scores"]["command"]["error"]
+    assert refused.returncode == 1 and "does not have the image" in problem and "run the sample again" in problem
+
+
+def test_a_sandbox_that_a_sample_asks_for_is_that_of_codex_inside(tmp_path: Path, image: str) -> None:
+    look = call("touch made && echo made; touch /root/x || echo kept; cat /etc/hostname > /dev/null && echo read")
+    data = dataset(
+        tmp_path / "data.jsonl",
+        {"id": "write", "prompt": look, "sandbox": "workspace-write"},
+        {"id": "read", "prompt": look, "sandbox": "read-only", "container": {"user": "1000"}},
+        {"id": "free", "prompt": look},
+    )
+    out = tmp_path / "out"
+    options = ("--demo", "--workers", "1", "-o", str(out), "--container", "podman", "--image", image)
+    done = codex_pool("batch", data, *options, limit_s=LIMIT_S)
+    assert done.returncode == 0, done.stderr
+    found = records(out)
+    lines = {name: record["final_response"].splitlines() for name, record in found.items()}
+    assert {name: record["container"]["sandbox"] for name, record in found.items()} == {
+        "write": "codex",
+        "read": "codex",
+        "free": "container",
+    }
+    assert {name: [line in said for line in ("made", "kept", "read")] for name, said in lines.items()} == {
+        "write": [True, True, True],
+        "read": [False, True, True],
+        "free": [True, False, True],
+    }, lines
+
+
+def test_a_sandbox_that_cannot_run_inside_is_the_container_or_refused(
+    tmp_path: Path, image: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Containers, "_bwrap", lambda self: None)
+    made = Containers("podman", tmp_path / "run", tmp_path / "work", Path(find_codex()).resolve())
+
+    async def start(sandbox: str) -> str:
+        (tmp_path / sandbox).mkdir()
+        container = await made.start(ContainerSpec(image=image), tmp_path / sandbox, sandbox)
+        await container.remove()
+        return str(container.record()["sandbox"])
+
+    async def both() -> None:
+        assert await start(WORKSPACE_WRITE) == "container"
+        with pytest.raises(ContainerError, match=r"the sandbox read-only cannot run in the container: .*bubblewrap"):
+            await start(READ_ONLY)
+
+    asyncio.run(both())
 
 
 def test_what_the_memory_limit_ends_is_the_agents_own_and_in_the_record(tmp_path: Path, image: str) -> None:

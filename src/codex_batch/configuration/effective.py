@@ -22,7 +22,7 @@ import msgspec
 from codex_app_server._runtime.text import one_line
 from codex_pool.sandbox_modes import WORKSPACE_WRITE
 
-from ..container.running import SANDBOX as CONTAINER
+from ..container.running import CONTAINER
 from .without_secrets import without_secrets
 
 # The keys of codex's configuration (0.163.0) that change an agent, beside the settings of its thread. `projects` is not

@@ -11,8 +11,8 @@ from .spec import ContainerSpec
 ENGINES = ("podman", "docker")
 RUN_LABEL = "codex-pool.run"
 """Label of all that a run has made; its value identifies the run directory."""
-CODEX = "/opt/codex-pool/codex"
-"""The codex binary inside."""
+CODEX, BWRAP = "/opt/codex-pool/codex", "/opt/codex-pool/codex-resources/bwrap"
+"""The codex binary inside, and the program of its sandbox, where codex looks for it."""
 PORT = 7000
 """Port of the exec-server, on the loopback address inside."""
 STATE_FORMAT = "{{.State.Running}} {{.State.OOMKilled}} {{.State.ExitCode}} {{.State.Pid}}"
@@ -37,13 +37,18 @@ def run(
     workspace: Path,
     workdir: str,
     codex: Path,
+    bwrap: Path | None = None,
     token_sha256: str,
 ) -> list[str]:
-    """Start a container in the background, whose only process is an exec-server that knows the digest of its token."""
+    """Start a container in the background, whose only process is an exec-server that knows the digest of its token.
+
+    `bwrap` is the program of codex's sandbox, for a container that is to have it.
+    """
     return [
         *(engine, "run", "--detach", "--pull", "never", "--name", name, "--label", f"{RUN_LABEL}={run}"),
         *_limits(spec),
         *("--volume", f"{workspace}:{workdir}", "--volume", f"{codex}:{CODEX}:ro", "--workdir", workdir),
+        *(() if bwrap is None else ("--volume", f"{bwrap}:{BWRAP}:ro")),
         *("--entrypoint", CODEX, image),
         *("exec-server", "--listen", f"ws://127.0.0.1:{PORT}"),
         *("--ws-auth", "capability-token", "--ws-token-sha256", token_sha256),

@@ -17,6 +17,8 @@ from typing import Any
 import msgspec
 
 from codex_app_server._runtime import threads
+from codex_app_server._runtime.text import one_line
+from codex_pool.sandbox_modes import FULL_ACCESS, READ_ONLY
 
 from . import calls, engine, leftovers
 from .engine import State
@@ -28,8 +30,8 @@ from .way import Way
 
 WORKDIR = "/workspace"
 """Directory of the workspace inside, where neither sample nor image names one."""
-SANDBOX = "container"
-"""Sandbox of a record: the container is it, and codex adds none inside."""
+CONTAINER, CODEX = "container", "codex"
+"""Sandboxes of a record: the container alone, or that of codex inside it."""
 _COPY_LIMIT_S = 600.0
 # In the file system of the container; of cgroups version 2, and of version 1.
 _KILLS = ("sys/fs/cgroup/memory.events", "sys/fs/cgroup/memory/memory.oom_control")
@@ -49,6 +51,7 @@ class Place(msgspec.Struct, frozen=True):
     """Id of its environment, of each container its own."""
     image_user: str | None = None
     """User that the image names."""
+    sandbox: str = CONTAINER
 
 
 class Container:
@@ -108,7 +111,7 @@ class Container:
     def record(self) -> dict[str, Any]:
         """Return what a record says of the container."""
         place, kills = self.place, self.memory_kills()
-        found = {"engine": place.engine, "image": place.image, "digest": place.digest, "sandbox": SANDBOX}
+        found = {"engine": place.engine, "image": place.image, "digest": place.digest, "sandbox": place.sandbox}
         return {**found, "memory_kills": kills} if kills else found
 
     async def run(
@@ -172,12 +175,14 @@ class Containers:
         self._label = leftovers.label_of(run)
         self._codex = codex
         self._live: dict[str, Container] = {}
+        # By image and user: why codex's sandbox cannot run in it, None if it can.
+        self._sandboxes: dict[tuple[str, str | None], str | None] = {}
         self._images = Images(program, self._label, work / ".images")
 
-    async def start(self, spec: ContainerSpec, workspace: Path) -> Container:
-        """Start a container on a workspace, with what its image has there put into it. Raises ContainerError.
+    async def start(self, spec: ContainerSpec, workspace: Path, sandbox: str = FULL_ACCESS) -> Container:
+        """Start a container on a workspace, for commands in a sandbox of codex if that can run in it.
 
-        A start that fails leaves no container.
+        Raises ContainerError, also where a read-only sandbox cannot run. A start that fails leaves no container.
         """
         image = await self._images.of(spec)
         workdir = posixpath.normpath(spec.workdir or image.workdir or WORKDIR)
@@ -194,6 +199,7 @@ class Containers:
             workspace=workspace,
             workdir=workdir,
             codex=self._codex,
+            bwrap=None if sandbox == FULL_ACCESS else self._bwrap(),
             token_sha256=hashlib.sha256(token.encode()).hexdigest(),
         )
         try:
@@ -202,15 +208,36 @@ class Containers:
             if container is None:
                 said = calls.words(await calls.call([self.program, "logs", name]))
                 raise ContainerError(f"the container ended when it was started: {said}")
-            user = spec.user or image.user
-            if user not in (None, "root", "0"):
-                await self._give(container, str(user))
+            await self.give(spec, container)
+            if sandbox != FULL_ACCESS:
+                await self._put_in_sandbox(container, spec, sandbox)
         except BaseException:
             # Why it could not be started is the news.
             with contextlib.suppress(ContainerError):
                 await asyncio.shield(self._remove(place))
             raise
         return container
+
+    def _bwrap(self) -> Path | None:
+        """The program of codex's sandbox where codex has it beside its binary."""
+        places = [above / "codex-resources" / "bwrap" for above in self._codex.parents[:2]]
+        return next((path for path in places if path.is_file()), None)
+
+    async def _put_in_sandbox(self, container: Container, spec: ContainerSpec, sandbox: str) -> None:
+        """Let commands run in codex's sandbox, if it can run inside: tried once for an image and a user.
+
+        Raises ContainerError for a read-only one that cannot: a container alone does not keep it.
+        """
+        key = container.place.digest, spec.user
+        if key not in self._sandboxes:
+            argv = [engine.CODEX, "sandbox", "--", "/bin/sh", "-c", ":"]
+            ran = await container.run(argv, cwd="/", timeout_s=calls.LIMIT_S)
+            self._sandboxes[key] = None if ran.exit_code == 0 else one_line(calls.words(ran), 300)
+        problem = self._sandboxes[key]
+        if problem is None:
+            container.place = msgspec.structs.replace(container.place, sandbox=CODEX)
+        elif sandbox == READ_ONLY:
+            raise ContainerError(f"the sandbox {READ_ONLY} cannot run in the container: {problem}; ask for another one")
 
     async def fill(self, spec: ContainerSpec, workspace: Path) -> None:
         """Copy what the image of a spec has in its working directory into an empty workspace. Raises ContainerError."""
@@ -221,8 +248,16 @@ class Containers:
             copying = ["cp", "-a", f"{contents}/.", str(workspace)]
             await calls.output(copying, f"{path} of the image could not be copied", timeout_s=_COPY_LIMIT_S)
 
-    async def _give(self, container: Container, user: str) -> None:
-        argv = ["chown", "-R", user, container.workdir]
+    async def has(self, image: str) -> bool:
+        """Return True if there is an image by a name or a digest. Raises ContainerError if the engine is not there."""
+        return (await calls.call(engine.image(self.program, image))).exit_code == 0
+
+    async def give(self, spec: ContainerSpec, container: Container) -> None:
+        """Let the workspace belong to the user that a container of a spec has. Raises ContainerError."""
+        user = spec.user or container.image_user
+        if user in (None, "root", "0"):
+            return
+        argv = ["chown", "-R", str(user), container.workdir]
         ran = await container.run(argv, cwd="/", user="0", timeout_s=calls.LIMIT_S)
         if ran.exit_code != 0:
             raise ContainerError(f"the workspace could not be given to the user {user}: {calls.words(ran)}")

@@ -1,7 +1,8 @@
 """Scoring a run again without running it again: what `codex-pool score` calls.
 
 Answers come from the record, and so does what the agent changed: a workspace that was not kept is prepared again, from
-the sample's template or commit, and the diff that was kept is applied to it.
+the sample's template or commit, and the diff that was kept is applied to it. Commands of samples that ran in
+containers get a new one of the same image.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import contextlib
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import msgspec
 from codex_app_server._runtime import threads
 from codex_app_server._runtime.files import resolved
 
+from ..container import ContainerError, ContainerSession
 from ..container.running import Containers
 from ..dataset import Sample
 from ..rules.validity import SCORED
@@ -28,9 +30,10 @@ from ..scoring import ProcessPool, Score, ScoreContext, Scorer, Scorers, score_s
 from ..scoring.python import Python
 from ..scoring.scorer import CONTAINER_GONE, Ask
 from ..store import RecordRow, RunDirectory, RunStore, SampleRow, directory_name, layout
-from ..workspace import Repositories, WorkspaceError, prepare, reopen
+from ..workspace import Repositories, Workspace, WorkspaceError, prepare, reopen
 from ..workspace import git as workspace_git
 from ..workspace.large_files import is_whole
+from .new_containers import NewContainers
 
 
 @dataclass(slots=True)
@@ -86,6 +89,11 @@ class Plan:
                 count += reopen(sample, run / layout.WORK / directory_name(*sample.key)) is None
         return count
 
+    def containers(self, store: RunStore) -> int:
+        """Count the samples whose scorers need a container, which is made once more for them."""
+        wanted = (self.wanted(row) for row in self.rows(store) if row.spec.get("container") is not None)
+        return sum(any(scorer.needs_workspace for scorer in scorers) for _, scorers in wanted)
+
     def wanted(self, row: SampleRow) -> tuple[Sample, tuple[Scorer, ...]]:
         """A sample and the scorers that are to score it now."""
         sample = Sample.from_json(row.spec)
@@ -103,14 +111,16 @@ async def rescore(
     ask: Ask | None,
     at_once: int,
     on_scored: Callable[[SampleRow, Sequence[Score]], None],
+    codex_bin: str | None = None,
 ) -> Counts:
-    """Score what the plan selects, `at_once` samples at a time.
+    """Score what the plan selects, `at_once` samples at a time. `codex_bin` is for containers, if it is named.
 
     The scores of a sample are on the disk before `on_scored` is called with them.
     """
     counts = Counts()
     rows = plan.rows(directory.store)
     process_pool = ProcessPool(max(1, os.cpu_count() or 1))
+    again = NewContainers(directory, codex_bin)
 
     async def lane() -> None:
         for row in rows:
@@ -119,7 +129,9 @@ async def rescore(
                 counts.skipped += 1
                 continue
             remade = directory.path / layout.RESCORING / directory_name(*sample.key)
-            scores = await score_row(directory, row, sample, scorers, ask=ask, process_pool=process_pool, remade=remade)
+            scores = await score_row(
+                directory, row, sample, scorers, ask=ask, process_pool=process_pool, remade=remade, again=again
+            )
             kept = _merged(row, scores, keep_others=plan.named or plan.missing)
             where = directory.store.artifacts_of(row.n)
             artifacts = await threads.in_thread(redacted_names, where, directory.redactor)
@@ -137,6 +149,7 @@ async def rescore(
             task.cancel()
         await asyncio.gather(*lanes, return_exceptions=True)
         await process_pool.close()
+        await again.close()
         await threads.in_thread(shutil.rmtree, directory.path / layout.RESCORING, True)
     return counts
 
@@ -152,29 +165,24 @@ async def score_row(
     remade: Path,
     sources: Repositories | None = None,
     containers: Containers | None = None,
+    again: NewContainers | None = None,
 ) -> list[Score]:
-    """Score what is recorded of a sample, in what it worked in: as it is there, or made once more in `remade`."""
+    """Score what is recorded of a sample, in what it worked in: as it is there, or made once more in `remade`.
+
+    Commands of a sample that ran in a container run in that one if `containers` has it, else in a new one of `again`.
+    """
     record = row.record
     assert record is not None
     artifacts = directory.store.artifacts_of(row.n)
-    kept = directory.path / layout.WORK / directory_name(*sample.key)
     diff: bytes | None = None
     with contextlib.suppress(KeyError):
         diff = directory.store.artifact(row.n, layout.DIFF)
+    agents_md = directory.store.agents_md(sample.variant)
+    changes = _Changes(artifacts / layout.DIFF, diff, agents_md, sources)
     async with contextlib.AsyncExitStack() as stack:
-        workspace, problem = _there(sample, kept), ""
-        reopened = None if containers is None else reopen(sample, kept, containers)
-        # A function may look into a workspace, and may do without.
-        if workspace is None and any(scorer.needs_workspace or isinstance(scorer, Python) for scorer in scorers):
-            try:
-                if sample.workspace is None:
-                    workspace = await _emptied(sample, record, kept, remade, stack)
-                else:
-                    agents_md = directory.store.agents_md(sample.variant)
-                    patch = artifacts / layout.DIFF
-                    workspace = await _remade(sample, patch, diff, remade, sources, agents_md, stack)
-            except WorkspaceError as error:
-                problem = str(error)
+        kept = directory.path / layout.WORK / directory_name(*sample.key)
+        place = _Place(sample, record, kept, remade, changes, stack)
+        workspace, session, problem = await place.of(scorers, containers, again)
         context = ScoreContext(
             sample=sample,
             final_response=record.final_response,
@@ -183,15 +191,113 @@ async def score_row(
             diff=diff,
             artifacts=artifacts,
             ask=ask,
-            session=None if reopened is None else reopened.session,
+            session=session,
             in_container=sample.container is not None,
         )
-        able = [scorer for scorer in scorers if workspace is not None or not scorer.needs_workspace]
+        able = [scorer for scorer in scorers if not problem or not scorer.needs_workspace]
         found = {score.scorer: score for score in await score_sample(able, context, process_pool=process_pool)}
     unable = [Score(scorer=each.name, value=0.0, error=problem) for each in scorers if each not in able]
     found |= {score.scorer: score for score in unable}
     names = dict.fromkeys((*(scorer.name for scorer in scorers), *found))
     return [found[name] for name in names if name in found]
+
+
+@dataclass(frozen=True, slots=True)
+class _Changes:
+    """Changes that an agent made: the file of the diff, and its contents, None if it was not kept; and the text of the
+    AGENTS.md that the agent had of its variant, and the repositories of the run."""
+
+    patch: Path
+    diff: bytes | None
+    agents_md: str | None
+    sources: Repositories | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """The directory that a sample worked in: `kept` as it was left, else made in `remade` for as long as `stack`
+    lasts."""
+
+    sample: Sample
+    record: RecordRow
+    kept: Path
+    remade: Path
+    changes: _Changes
+    stack: contextlib.AsyncExitStack
+
+    async def of(
+        self, scorers: Sequence[Scorer], containers: Containers | None, again: NewContainers | None
+    ) -> tuple[Path | None, ContainerSession | None, str]:
+        """Return the directory and the container that scorers get, and why there is none for those that need it."""
+        sample, there = self.sample, _there(self.sample, self.kept)
+        reopened = None if containers is None else reopen(sample, self.kept, containers)
+        session = None if reopened is None else reopened.session
+        is_needed = any(scorer.needs_workspace for scorer in scorers)
+        # A function may look into a workspace, and may do without.
+        is_wanted = is_needed or any(isinstance(scorer, Python) for scorer in scorers)
+        is_new = again is not None and sample.container is not None
+        if not is_wanted or (there is not None and not (is_new and is_needed)):
+            return there, session, ""
+        try:
+            if again is not None and sample.container is not None:
+                made = await self._in_new_container(again)
+                return made.path, made.session, ""
+            if sample.workspace is None:
+                return await self._emptied(), None, ""
+            if sample.container is not None:
+                raise WorkspaceError(CONTAINER_GONE)
+            return (await self._made(sample, None)).path, None, ""
+        except (WorkspaceError, ContainerError) as error:
+            return there, None, str(error)
+
+    async def _emptied(self) -> Path:
+        """The directory of a sample if it was left empty and so not kept. Raises WorkspaceError."""
+        if self.sample.cwd is not None or self.record.tool_calls != 0:
+            path = self.kept if self.sample.cwd is None else Path(self.sample.cwd)
+            raise WorkspaceError(f"the directory {path} that the sample worked in is not there any more")
+        await threads.in_thread(lambda: self.remade.mkdir(parents=True, exist_ok=True))
+        self.stack.push_async_callback(threads.in_thread, shutil.rmtree, self.remade, True)
+        return self.remade
+
+    async def _in_new_container(self, again: NewContainers) -> Workspace:
+        """The workspace, in a new container of the same image. Raises WorkspaceError, ContainerError."""
+        sample, containers = await again.of(self.sample, self.record)
+        there = reopen(sample, self.kept)
+        if there is None:
+            return await self._made(sample, containers)
+        assert sample.container is not None
+        container = await containers.start(sample.container, there.path)
+        self.stack.push_async_callback(container.remove)
+        return replace(there, place=container.place, session=container)
+
+    async def _made(self, sample: Sample, containers: Containers | None) -> Workspace:
+        """The workspace made once more, with what the agent changed, in a container if there are some.
+
+        Raises WorkspaceError, ContainerError.
+        """
+        diff = self.changes.diff
+        if diff is None:
+            raise WorkspaceError("the workspace was not kept, and neither was its diff: run the sample again")
+        if not is_whole(diff):
+            raise WorkspaceError(
+                "the workspace was not kept, and some of what had changed was too large to be kept: run the sample "
+                "again, with --keep to score its workspace later"
+            )
+        # Where a hook would put it is where codex worked; scorers work on the files, here.
+        made = await prepare(
+            sample,
+            self.remade,
+            sources=self.changes.sources,
+            agents_md=self.changes.agents_md,
+            containers=containers,
+        )
+        self.stack.push_async_callback(made.remove)
+        if diff:
+            apply = ("apply", "--whitespace=nowarn", str(resolved(self.changes.patch)))
+            await workspace_git.run(*apply, git_dir=made.directory / layout.BASE, work_tree=made.path)
+        if containers is not None and sample.container is not None and made.session is not None:
+            await containers.give(sample.container, made.session)
+        return made
 
 
 def _there(sample: Sample, kept: Path) -> Path | None:
@@ -201,55 +307,6 @@ def _there(sample: Sample, kept: Path) -> Path | None:
         return None if workspace is None else workspace.path
     path = kept if sample.cwd is None else Path(sample.cwd)
     return path if path.is_dir() else None
-
-
-async def _emptied(
-    sample: Sample, record: RecordRow, kept: Path, remade: Path, stack: contextlib.AsyncExitStack
-) -> Path:
-    """The directory of a sample, for as long as `stack` lasts, if it was left empty and so not kept.
-
-    Raises WorkspaceError.
-    """
-    if sample.cwd is not None or record.tool_calls != 0:
-        path = kept if sample.cwd is None else Path(sample.cwd)
-        raise WorkspaceError(f"the directory {path} that the sample worked in is not there any more")
-    await threads.in_thread(lambda: remade.mkdir(parents=True, exist_ok=True))
-    stack.push_async_callback(threads.in_thread, shutil.rmtree, remade, True)
-    return remade
-
-
-async def _remade(
-    sample: Sample,
-    patch: Path,
-    diff: bytes | None,
-    remade: Path,
-    sources: Repositories | None,
-    agents_md: str | None,
-    stack: contextlib.AsyncExitStack,
-) -> Path:
-    """The workspace of a sample, with what its agent changed, for as long as `stack` lasts. `agents_md`: the text that
-    its variant has for AGENTS.md. Raises WorkspaceError."""
-    if sample.container is not None:
-        raise WorkspaceError(CONTAINER_GONE)
-    if diff is None:
-        raise WorkspaceError("the workspace was not kept, and neither was its diff: run the sample again")
-    if not is_whole(diff):
-        raise WorkspaceError(
-            "the workspace was not kept, and some of what had changed was too large to be kept: run the sample again, "
-            "with --keep to score its workspace later"
-        )
-    # Where a hook would put it is where codex worked; scorers work on the files, here.
-    made = await prepare(sample, remade, sources=sources, agents_md=agents_md)
-    stack.push_async_callback(made.remove)
-    if diff:
-        await workspace_git.run(
-            "apply",
-            "--whitespace=nowarn",
-            str(resolved(patch)),
-            git_dir=made.directory / layout.BASE,
-            work_tree=made.path,
-        )
-    return made.path
 
 
 def _merged(row: SampleRow, scores: Sequence[Score], *, keep_others: bool) -> list[Any]:

@@ -25,6 +25,7 @@ from codex_pool.options import PoolOptions
 from codex_pool.prices import Prices, PricesError
 from codex_pool.runtime import startup, workflow_commands
 
+from ..container import ContainerError
 from ..display import by_variant, summary
 from ..display.summary import cost
 from ..exit_codes import CANNOT_START, HUNG_UP, INTERRUPTED, OK, SOME_FAILED, USAGE
@@ -44,6 +45,7 @@ from ..scoring import metric_rows as scoring_summary
 from ..scoring.ask import Asking
 from ..scoring.metrics import summarise
 from ..store import RunDirectory, RunDirectoryError, RunStore, SampleRow, edit_run, layout, open_run
+from ..workspace import WorkspaceError
 from .rescore import Counts, Plan, rescore
 
 PROBLEMS_SHOWN = 20
@@ -112,7 +114,7 @@ def score_run(settings: Settings) -> int:
     except (RunDirectoryError, EndpointError, InvalidInputError) as error:
         print(f"codex-pool: {error}", file=sys.stderr)
         return USAGE
-    except PoolGoneError as error:
+    except (PoolGoneError, ContainerError, WorkspaceError) as error:
         print(f"codex-pool: {error}", file=sys.stderr)
         return SOME_FAILED
     except KeyboardInterrupt as error:
@@ -194,11 +196,22 @@ class _Scoring:
         settings = self._settings
         at_once = settings.pool.workers * settings.pool.turns_per_worker
         self._emit({"event": "launch", "directory": str(settings.run), "samples": self._total})
+        in_containers = self._plan.containers(self._directory.store)
+        if in_containers:
+            self._say(
+                f"codex-pool: {plural(in_containers, 'sample')}: commands run in new containers of the same images; "
+                "what agents changed outside of their workspaces is not there"
+            )
         async with contextlib.AsyncExitStack() as stack:
             ask = await self._asking(stack) if with_model else None
             try:
                 counts = await rescore(
-                    self._directory, self._plan, ask=ask, at_once=min(at_once, self._total), on_scored=self._on_scored
+                    self._directory,
+                    self._plan,
+                    ask=ask,
+                    at_once=min(at_once, self._total),
+                    on_scored=self._on_scored,
+                    codex_bin=settings.codex_bin,
                 )
             except Stopped:
                 why = "" if self._pools is None else self._pools.given_up

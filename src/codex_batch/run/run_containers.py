@@ -15,7 +15,6 @@ import tomli
 
 from codex_app_server._runtime.files import read_text_file
 from codex_app_server.config import find_codex
-from codex_pool.sandbox_modes import READ_ONLY
 
 from ..configuration.settings import Settings
 from ..container import ContainerSpec, engine
@@ -52,8 +51,6 @@ class ContainerPlan:
             return sample
         if sample.cwd is not None:
             raise ValueError("does not go with cwd; expected a workspace, which is copied into the container")
-        if sample.sandbox == READ_ONLY:
-            raise ValueError(f"does not go with the sandbox {READ_ONLY}: agents may write all of their container")
         spec = self._filled(sample.container or ContainerSpec(), sample.id, options)
         return msgspec.structs.replace(sample, container=spec, workspace=sample.workspace or {})
 

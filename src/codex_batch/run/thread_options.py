@@ -12,6 +12,7 @@ from codex_pool.sandbox_modes import FULL_ACCESS, WORKSPACE_WRITE
 
 from ..configuration.defaults import Defaults
 from ..configuration.resolve import overrides_of
+from ..container import running
 from ..dataset import Sample
 from ..scoring import Scorers
 from ..store import directory_name, layout
@@ -64,11 +65,12 @@ class ThreadOptions:
         # Samples without a workspace that name no sandbox ask for the configured one.
         sandbox = sample.sandbox or (None if workspace is None else WORKSPACE_WRITE)
         if workspace is not None and workspace.place is not None:
-            # The container is the sandbox, and has nothing in it to be denied.
-            sandbox = FULL_ACCESS
+            # The container has nothing in it to be denied.
+            sandbox = sample.sandbox if workspace.place.sandbox == running.CODEX else FULL_ACCESS
         asked = configuration.thread_options if sandbox is None else {"sandbox": sandbox}
         more = {} if workspace is None else workspace.thread
-        needs_guard = self._guarded and (workspace is not None or has_answers(sample, self._scorers))
+        is_inside = workspace is not None and workspace.place is not None
+        needs_guard = self._guarded and not is_inside and (workspace is not None or has_answers(sample, self._scorers))
         # Unguarded is also a pool that does not show its configuration.
         base = base_of(configuration, sandbox) if needs_guard else None
         if base is None:

@@ -21,6 +21,7 @@ import msgspec
 
 from codex_app_server._runtime import threads
 from codex_app_server._runtime.files import resolved, write_atomic
+from codex_pool.sandbox_modes import FULL_ACCESS
 
 from ..container import ContainerError, leftovers
 from ..container.running import Container, Containers, Place
@@ -145,7 +146,7 @@ async def _prepare(
             await repositories.begin_history(workspace)
         if inside is not None:
             assert containers is not None
-            container = await containers.start(inside, workspace)
+            container = await containers.start(inside, workspace, sample.sandbox or FULL_ACCESS)
         for command in _commands(spec.get("setup")):
             limit_s = spec.get("setup_timeout_s", SETUP_LIMIT_S)
             if container is not None:
