@@ -109,14 +109,12 @@ def published(home: Path, app_servers: int, concurrency: int, *, plain: bool = F
 
 
 @contextmanager
-def pooled(
-    home: Path, workers: int, concurrency: int, *, more: tuple[str, ...] = (), env: dict[str, str] | None = None
-) -> Iterator[Running]:
-    """`codex_pool`, one asyncio client. `more`, `env`: overrides and environment on top of what the pool adds."""
+def pooled(home: Path, workers: int, concurrency: int) -> Iterator[Running]:
+    """`codex_pool`, one asyncio client."""
     from codex_app_server import AppServerConfig
     from codex_pool import Pool
 
-    config = AppServerConfig(env={"CODEX_HOME": str(home), **(env or {})}, config_overrides=more)
+    config = AppServerConfig(env={"CODEX_HOME": str(home)})
     per_worker = -(-concurrency // workers)
     with Pool(workers=workers, config=config, turns_per_worker=per_worker, log_file=os.devnull) as pool:
         assert pool.supervisor_pid is not None

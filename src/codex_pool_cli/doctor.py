@@ -44,6 +44,7 @@ def examined(function: options.F) -> options.F:
 @click.command(short_help="Check this machine, the log-in, the keys and the daemon.")
 @options.connect_option
 @examined
+@click.option("--lean", is_flag=True, help="Measure what switches of app-servers save here, instead; see below.")
 @click.option(
     "--json", "as_json", is_flag=True, help="One JSON object; its findings have check, level, message, remedy."
 )
@@ -54,6 +55,7 @@ def doctor(
     key: str | None,
     binary: str | None,
     keys_directory: str | None,
+    lean: bool,
     as_json: bool,
 ) -> None:
     """Check what codex-pool needs: Python, the codex binary, its sandbox, the log-in, CODEX_HOME and its growth, disks,
@@ -62,11 +64,21 @@ def doctor(
     Changes nothing, asks nothing of the network but the daemon of --connect, and ends within half a minute. Each
     finding has a level: ok, warning, failure, or unknown where a check could not be made.
 
+    --lean checks nothing. It starts app-servers on a home for the time being, runs turns on the built-in model on
+    loopback, and shows what each switch of the guide of pools saves here - CPU of a turn, memory, time to start - and
+    what is given up for it. It takes up to two minutes, needs no account, and changes nothing either. Its JSON has
+    rounds, base and switches.
+
     \b
     Exit codes:
       0  no finding is a failure
       1  some are
+      3  --lean: it could not be measured
     """
+    if lean:
+        with reported():
+            _lean(context, binary, as_json)
+        return
     with reported():
         address, key = address_of(context, connect, key)
         from .checks.findings import as_plain, findings_of
@@ -81,6 +93,30 @@ def doctor(
         _print(found)
     sys.stdout.flush()
     sys.exit(options.SOME_FAILED if any(each.level == "failure" for each in found) else options.OK)
+
+
+def _lean(context: click.Context, binary: str | None, as_json: bool) -> None:
+    given = [
+        parameter.opts[0]
+        for parameter in context.command.params
+        if parameter.name in ("connect", "key", "keys_directory")
+        and context.get_parameter_source(parameter.name) is click.core.ParameterSource.COMMANDLINE
+    ]
+    if given:
+        raise click.UsageError(f"{', '.join(given)}: --lean measures this machine and asks no daemon; leave it out")
+    from codex_pool.runtime import startup
+
+    from .lean import measure, table
+
+    startup.interrupt_on_signals()
+    with measure.bench(binary) as bench:
+        measured = measure.measure_all(bench, lambda text: click.echo(text, err=True))
+    if as_json:
+        import json
+
+        click.echo(json.dumps(table.as_plain(measure.BASE, bench.switches, measured)))
+    else:
+        click.echo("\n".join(table.lines_of(measure.BASE, bench.switches, measured)))
 
 
 def address_of(context: click.Context, connect: str | None, key: str | None) -> tuple[str | None, str | None]:

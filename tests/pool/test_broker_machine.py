@@ -452,6 +452,15 @@ class BrokerMachine(RuleBasedStateMachine):
             assert len(set(self.bench.ended)) == len(self.bench.ended)
 
     @invariant()
+    def the_least_busy_worker_is_that_of_a_look_at_all(self) -> None:
+        if not hasattr(self, "bench"):
+            return
+        assert self.bench.core.state.busy.faults() == []
+        placement = self.bench.core._dispatcher.placement
+        for loads in (False, True):
+            assert placement.least_busy(loads=loads) is placement._least_busy_of_all(loads=loads)
+
+    @invariant()
     def work_goes_on(self) -> None:
         """Nothing waits with a worker that has room for it."""
         if not hasattr(self, "bench"):

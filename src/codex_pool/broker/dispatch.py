@@ -209,6 +209,7 @@ class Dispatcher:
         blocked: set[str] = set()
         may_start = partial(self._may_start, worker=worker, blocked=blocked)
         while worker.queue and (request := worker.queue.take(may_start)):
+            self._state.busy.eased(worker)
             self._start(request, worker)
 
     def _may_start(self, thread_id: str, on_side: bool, worker: Worker, blocked: set[str] | None = None) -> bool:
@@ -252,7 +253,7 @@ class Dispatcher:
             self.moves.move(request, thread, worker)
         else:
             self.send(request, worker)
-            side_turns.started(request, worker)
+            side_turns.started(self._state, request, worker)
 
     def start_all_queued(self) -> None:
         """Start what waits on all workers: more turns may run than before."""
@@ -271,7 +272,9 @@ class Dispatcher:
 
     def vacate(self, worker: Worker) -> None:
         """Send what waits for this worker elsewhere, as far as that is possible: it takes no more work."""
-        for request in worker.queue.remove_all():
+        requests = worker.queue.remove_all()
+        self._state.busy.eased(worker)
+        for request in requests:
             self.route(request)
         self.load_waiting()
 
@@ -280,7 +283,8 @@ class Dispatcher:
         if state.mode.holds_turns:
             return False
         has_permit = worker.load < state.turns_per_worker or (on_side and not worker.side_thread)
-        return has_permit and self._rate_limiter.allows(state.turns.load, state.now)
+        limiter = self._rate_limiter
+        return has_permit and (limiter.limit is None or limiter.allows(state.turns.load, state.now))
 
     def _may_run(self, owner: str, blocked: set[str] | None) -> bool:
         if blocked is not None and owner in blocked:

@@ -84,8 +84,7 @@ class InFlight:
             self.finish(request)
             return False
         if request.state == "held":
-            if request.queue is not None:
-                request.queue.discard(request)
+            self._leave_queue(request)
         else:
             # One that was sent to a worker which died was counted before.
             refusal = None if request.tries else self._state.limits.waiting_refusal(request)
@@ -122,13 +121,19 @@ class InFlight:
 
     def _release(self, request: Request) -> None:
         """Take a held request out of its queue and of the counts."""
-        if request.queue is not None:
-            request.queue.discard(request)
-            request.queue = None
+        self._leave_queue(request)
         session = self._state.session(request)
         if session is not None and session.held.get(request.id_json) is request:
             del session.held[request.id_json]
             self._count(session, request, -1)
+
+    def _leave_queue(self, request: Request) -> None:
+        if request.queue is not None:
+            request.queue.discard(request)
+            request.queue = None
+            worker = self._state.workers.get(request.worker)
+            if worker is not None:
+                self._state.busy.eased(worker)
 
     def _count(self, session: Session, request: Request, sign: int) -> None:
         size = sign * len(request.line)
@@ -191,11 +196,11 @@ class InFlight:
         self._move(request, "returned")
         return request
 
-    @staticmethod
-    def _leave(worker: Worker, request: Request, number: int) -> None:
+    def _leave(self, worker: Worker, request: Request, number: int) -> None:
         worker.requests.pop(number, None)
         worker.starting.discard(number)
         worker.loading.discard(number)
+        self._state.busy.eased(worker)
         if needs_permit(request):
             worker.permits[request.principal] -= 1
             worker.permit_bytes[request.principal] -= len(request.line)

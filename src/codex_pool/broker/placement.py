@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from ..protocol import thread_records
+from .busy_order import Busy, busy
 from .entities import Thread, Worker
 from .request import Request
 from .state import BrokerState
 from .thread_capacity import ThreadCapacity
+
+# So many workers that cannot take a request are passed over before all are looked at.
+LOOKED_AT = 8
 
 
 class Placement:
@@ -44,21 +48,31 @@ class Placement:
 
     def least_busy(self, *, loads: bool = False) -> Worker | None:
         """The worker that new work goes to; with `loads` one that has capacity for a thread, if there is any."""
-        ready = self._state.ready()
+        state = self._state
+        if not state.account.logins:
+
+            def fits(worker: Worker) -> bool:
+                is_ready = worker.takes_work and not worker.is_silent(state.now)
+                return is_ready and (not loads or self._capacity.has_capacity(worker))
+
+            found = state.busy.first(fits, LOOKED_AT)
+            if found is not None:
+                return found
+        return self._least_busy_of_all(loads=loads)
+
+    def _least_busy_of_all(self, *, loads: bool) -> Worker | None:
+        """As `least_busy`, by a look at all workers."""
+        state, ready = self._state, self._state.ready()
         if loads:
             ready = [worker for worker in ready if self._capacity.has_capacity(worker)] or ready
         # A log-in that succeeds fails the turns beside it.
-        with_login = {name for name, _ in self._state.account.logins.values()}
-        # Requests count beside threads, so that new threads are spread before any of them is answered.
-        return min(
-            ready,
-            key=lambda w: (
-                w.load + len(w.queue) + (self._state.turns_per_worker if w.name in with_login else 0),
-                len(w.threads) + len(w.requests),
-                w.slot,
-            ),
-            default=None,
-        )
+        with_login = {name for name, _ in state.account.logins.values()}
+
+        def order(worker: Worker) -> Busy:
+            turns, others, slot = busy(worker)
+            return turns + (state.turns_per_worker if worker.name in with_login else 0), others, slot
+
+        return min(ready, key=order, default=None)
 
     def for_account(self) -> Worker | None:
         """The worker with a log-in under way, because a second one takes its place; else the one with the least to do.

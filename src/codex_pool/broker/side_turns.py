@@ -27,10 +27,11 @@ def is_on_side(state: BrokerState, request: Request, thread: Thread | None) -> b
     return any(_is_stored(state, thread_id) for threads in (held, sent, running) for thread_id in threads)
 
 
-def started(request: Request, worker: Worker) -> None:
+def started(state: BrokerState, request: Request, worker: Worker) -> None:
     """Note that a turn has been sent to this worker: without a permit, if it is the only one there on the side."""
     if request.on_side and not worker.side_thread and request.state == "dispatched":
         worker.side_thread = request.thread_id or ""
+        state.busy.eased(worker)
 
 
 def settle(state: BrokerState, worker: Worker) -> None:

@@ -20,6 +20,7 @@ from ..auth.usage import Rates
 from ..protocol import jsonrpc, packs, turn_ends, wire
 from . import audit
 from .account_holder import AccountHolder
+from .busy_order import BusyOrder
 from .counts import Counts, Kept
 from .effects import Audit, Effect, LogLine, SaveCounts, SaveOwners, SaveThreads, SaveUsage, ToClient, ToWorker
 from .entities import Session, Worker, bound
@@ -86,6 +87,7 @@ class BrokerState:
         self.session_of: dict[bytes, wire.SessionId] = {}
         self.workers: dict[str, Worker] = {}
         self.worker_of: dict[bytes, str] = {}
+        self.busy = BusyOrder(self.workers)
         # Names of workers that are dead: what they sent last may come after the news of it.
         self.lost: dict[str, None] = {}
         # The threads of clients with a key.
@@ -272,7 +274,7 @@ class BrokerState:
 
     def faults(self) -> list[str]:
         """Return all ways in which the tables disagree: none, unless the broker has a bug. Looks at everything."""
-        found = self.requests.faults() + self.threads.faults() + self.turns.faults()
+        found = self.requests.faults() + self.threads.faults() + self.turns.faults() + self.busy.faults()
         for session in self.sessions.values():
             has_connection = bool(session.identity)
             if (session.state == "disconnected") == has_connection or session.state == "ended":

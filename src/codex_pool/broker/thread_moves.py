@@ -74,6 +74,7 @@ class ThreadMoves:
             worker = self._state.workers.get(thread.worker or "")
             if worker is not None:
                 worker.threads.discard(thread_id)
+                self._state.busy.eased(worker)
             self._state.threads.detach(thread)
             thread.archived = True
         else:

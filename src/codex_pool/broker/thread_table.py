@@ -134,6 +134,7 @@ class ThreadTable(dict[str, Thread]):
         worker = self._state.workers.get(thread.worker or "")
         if worker is not None:
             worker.threads.discard(thread_id)
+            self._state.busy.eased(worker)
 
     def archive(self, thread_id: str, worker: str) -> None:
         """Forget a thread but for the worker that has archived it."""

@@ -93,6 +93,7 @@ class TurnTable(dict[str, Turn]):
     def leave(self, worker: Worker, turn_id: str) -> None:
         """Note that this worker does not run the turn any more."""
         worker.turns.discard(turn_id)
+        self._state.busy.eased(worker)
         if worker.waiting.pop(turn_id, None) is not None:
             self._share_permits(worker)
 
@@ -110,6 +111,7 @@ class TurnTable(dict[str, Turn]):
                 continue
             of_key[owner] += 1
             worker.without_permit.add(turn_id)
+        self._state.busy.eased(worker)
 
     @property
     def waiting(self) -> int:

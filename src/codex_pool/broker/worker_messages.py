@@ -286,6 +286,7 @@ class WorkerMessages:
             # The answer to its release tells where it is now.
             return
         worker.threads.discard(gone.thread_id)
+        self._state.busy.eased(worker)
         if thread is None or thread.worker not in (None, worker.name):
             return
         if gone.keep:

@@ -98,6 +98,7 @@ class Workers:
         worker.codex_version = runtime_version.version_of(jsonrpc.user_agent_of(initialize))
         self._warn_of(worker.codex_version)
         state.workers[name] = worker
+        state.busy.eased(worker)
         state.worker_of[identity] = name
         state.initialize = initialize
         state.out.append(Registered(name))

@@ -1,0 +1,1 @@
+"""`codex-pool doctor --lean`: what switches of app-servers save on this machine."""
