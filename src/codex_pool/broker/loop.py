@@ -34,7 +34,7 @@ from ..auth.allow_list import AllowedKeys
 from ..auth.keys import KeyStore
 from ..auth.ownership import path_in
 from ..auth.policy import AccessPolicy
-from ..protocol import endpoints, ingress_frames, pool_report, sockets
+from ..protocol import endpoints, ingress_frames, pool_report, sockets, tally
 from ..protocol.wire import ThreadRecord
 from ..runtime import log, startup
 from ..runtime.problems import Problems
@@ -214,7 +214,8 @@ class Broker:
             command: dict[str, Any] = msgspec.json.decode(b"{}" if isinstance(line, LongLine) else line)
             now = time.monotonic()
             if "lost" in command:
-                self._apply(self._core.worker_lost(command["lost"], command.get("reason", "unknown"), now))
+                counted = tally.converted(command.get("tally"))
+                self._apply(self._core.worker_lost(command["lost"], command.get("reason", "unknown"), now, counted))
             elif "drain" in command:
                 self._apply(self._core.drain(command["drain"], now))
             elif "slots" in command:

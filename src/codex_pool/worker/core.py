@@ -173,6 +173,11 @@ class WorkerCore:
         return len(self._running)
 
     @property
+    def tally(self) -> tally.Tally:
+        """All that has been counted here."""
+        return self._running.tally
+
+    @property
     def finished_turns(self) -> int:
         return self._running.finished
 
@@ -457,7 +462,7 @@ class WorkerCore:
             tree=tree,
             options=self._options.records,
             bound=self._bound.records,
-            tally=tally.encode(self._running.tally),
+            tally=tally.encode(self.tally),
         )
         self._outbox.broker(wire.encode(head), self._initialized, wire.encode_worker_state(state))
         self._start_notices.report()
