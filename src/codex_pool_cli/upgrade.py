@@ -17,6 +17,8 @@ _UNDER_WAY = ("checking", "replacing", "going back")
 @click.command(short_help="Have a daemon run another codex binary, without a failed turn.")
 @click.option(
     "--codex-bin",
+    # Another name than that of the option which makes a pool of one's own: this one goes with --connect.
+    "binary",
     metavar="FILE",
     help="The codex binary, on the daemon's machine.  [default: the path that it runs, where there is another file]",
 )
@@ -27,7 +29,7 @@ _UNDER_WAY = ("checking", "replacing", "going back")
 @click.pass_context
 def upgrade(
     context: click.Context,
-    codex_bin: str | None,
+    binary: str | None,
     probe_turn: bool,
     of_self: bool,
     no_wait: bool,
@@ -53,16 +55,16 @@ def upgrade(
       3  there is no daemon at the endpoint
     """
     if of_self:
-        if codex_bin is not None or probe_turn:
+        if binary is not None or probe_turn:
             raise click.UsageError("--self is about codex-pool; --codex-bin and --probe-turn are about codex")
         _upgrade_self(context, connect, key, as_json=as_json, no_wait=no_wait)
         return
-    if codex_bin == "":
+    if binary == "":
         raise click.BadParameter("is empty; name a file", param_hint="--codex-bin")
     params: dict[str, Any] = {"probeTurn": True} if probe_turn else {}
-    if codex_bin is not None:
+    if binary is not None:
         is_here = connect is None or not connect.startswith("tcp://")
-        params["codexBin"] = os.path.abspath(codex_bin) if is_here else codex_bin
+        params["codexBin"] = os.path.abspath(binary) if is_here else binary
     with operator(context, connect, key, as_json=as_json) as daemon:
         asked = daemon.ask("pool/upgrade", params, shows=not as_json or no_wait)
         found = asked["upgrade"] if no_wait or not _is_under_way(asked["upgrade"]) else _wait_for(daemon)

@@ -109,7 +109,14 @@ def test_bad_usage_is_refused_with_2(arguments: list[str], words: str, tmp_path:
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("arguments", [["status"], ["run", "hello", "--connect", "default"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["status"],
+        ["run", "hello", "--connect", "default"],
+        ["upgrade", "--codex-bin", "/bin/codex", "--connect", "default"],
+    ],
+)
 def test_no_daemon_says_where_and_how_to_start_one(arguments: list[str], runtime_directory: Path) -> None:
     done = command(*arguments)
     assert done.returncode == 3

@@ -19,7 +19,7 @@ from codex_pool.broker.effects import SaveUsage
 from codex_pool.broker.usage_ledger import UsageLedger
 from codex_pool.prices import Prices, parse_prices
 from codex_pool.protocol import wire
-from codex_pool.protocol.wire import Tokens
+from codex_pool.protocol.wire import Tokens, TurnTokens
 
 NOON = DAY_S / 2
 PRICES = parse_prices(
@@ -258,12 +258,13 @@ events = st.lists(
 
 @settings(max_examples=40, deadline=None)
 @given(events)
-def test_a_broker_that_is_killed_at_any_moment_counts_every_token_once(script: list[tuple[str, str, str, int]]) -> None:
+def test_a_broker_that_is_killed_at_any_moment_counts_all_once(script: list[tuple[str, str, str, int]]) -> None:
     """The store gets what was written; what was not, the next broker finds in the tallies of the workers."""
     stored: dict[UsageKey, UsageSums] = {}
-    counted: dict[str, dict[str, Tokens]] = {}
-    tallies: dict[str, dict[str, Tokens]] = {"w0": {}, "w1": {}}
+    counted: dict[str, dict[str, TurnTokens]] = {}
+    tallies: dict[str, dict[str, TurnTokens]] = {"w0": {}, "w1": {}}
     sent: Counter[str] = Counter()
+    turns: Counter[str] = Counter()
 
     def save(ledger: UsageLedger) -> None:
         assert ledger.has_news or not ledger.unsaved_principals
@@ -283,8 +284,9 @@ def test_a_broker_that_is_killed_at_any_moment_counts_every_token_once(script: l
     for what, worker, who, tokens in script:
         if what == "end":
             tally = tallies[worker]
-            tally[who] = tally.get(who, Tokens()) + Tokens(tokens)
+            tally[who] = tally.get(who, TurnTokens()) + TurnTokens(tokens, turns=1)
             sent[who] += tokens
+            turns[who] += 1
             ledger.ended(worker, who, "m", Tokens(tokens), tally, 0.0)
         elif what == "save":
             save(ledger)
@@ -294,6 +296,8 @@ def test_a_broker_that_is_killed_at_any_moment_counts_every_token_once(script: l
             assert ledger.used(name, Used(), 0.0)[1].tokens == sent[name]
     save(ledger)
     total: Counter[str] = Counter()
+    ended: Counter[str] = Counter()
     for key, sums in stored.items():
         total[key.principal] += sums.tokens.input
-    assert +total == +sent
+        ended[key.principal] += sums.turns
+    assert +total == +sent and ended == turns

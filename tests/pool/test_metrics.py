@@ -12,7 +12,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from worker_bench import Bench as WorkerBench
 from worker_bench import delta
 
+from codex_pool.auth.usage import Rates, Used
 from codex_pool.broker.counts import MAX_NAMES, Counts, Kept, kept_of
+from codex_pool.broker.usage_ledger import UsageLedger
 from codex_pool.gateway import exposition
 from codex_pool.protocol import pool_report, tally, wire
 from codex_pool.protocol.pool_report import PoolReport
@@ -222,9 +224,45 @@ def test_a_worker_that_dies_between_two_brokers_resets_all_counts_to_zero() -> N
     assert dead.ended == {"completed": 20}
 
 
+def test_a_worker_that_ends_in_order_between_two_brokers_leaves_its_counts() -> None:
+    bench = Bench(counted={"tally": msgspec.to_builtins(Tally(ended={"completed": 5}))}, expect=["w0", "ended"])
+    bench.register("w0", 0)
+    left = Tally()
+    for _ in range(3):
+        left.count("completed", wire.TurnCounts("", 100), wire.Tokens(4, 0, 1), 1.0)
+    as_reported = msgspec.json.decode(msgspec.json.encode(left))
+    bench.apply(bench.core.worker_lost("ended", "it has ended", bench.now, tally.converted(as_reported)))
+    counts = bench.core.state.counts
+    assert counts.is_complete and counts.total().ended == {"completed": 8}
+    # Of one that has registered, the broker knows which of its turns were lost.
+    bench.apply(bench.core.worker_lost("w0", "it has ended", bench.now, tally.converted(as_reported)))
+    assert counts.total().ended == {"completed": 8}
+    # A last report of another version is none.
+    assert tally.converted({"completed": 3}) is None and tally.converted(None) is None
+
+
+def test_turns_that_a_killed_broker_has_not_written_are_counted_from_their_workers() -> None:
+    counted = Tally()
+    counted.count("completed", wire.TurnCounts("alice", 100), wire.Tokens(4, 0, 1), 1.0)
+    counted.count("failed", wire.TurnCounts("alice", 100), None, 2.0)
+    ledger = UsageLedger(Rates(None))
+    ledger.registered("w", tally.decode(tally.encode(counted)).tokens, 3.0)
+    ledger.registered("w", counted.tokens, 4.0)
+    counted.count("completed", wire.TurnCounts("alice", 100), wire.Tokens(4, 0, 1), 5.0)
+    stored = UsageLedger(Rates(None), is_stored=True)
+    stored.registered("w", counted.tokens, 6.0)
+    stored.opened({}, {}, {"w": {"alice": wire.TurnTokens(4, 0, 1, 0, 2)}}, 7.0)
+    (sums,) = stored.take_changed().rows.values()
+    assert (sums.turns, sums.tokens) == (1, wire.Tokens(4, 0, 1))
+    assert ledger.used("alice", Used(), 8.0)[1] == Used(5)
+    # A worker of an earlier version counts tokens only.
+    before = msgspec.msgpack.encode(msgspec.structs.replace(counted, tokens={"alice": wire.Tokens(8, 0, 2)}))
+    assert tally.decode(before).tokens == {"alice": wire.TurnTokens(8, 0, 2, 0, 0)}
+
+
 def test_principals_keep_their_names() -> None:
     counts = Counts(Kept())
-    counts.registered("w", Tally(tokens={f"p{number}": wire.Tokens(1) for number in range(60)}))
+    counts.registered("w", Tally(tokens={f"p{number}": wire.TurnTokens(1) for number in range(60)}))
     for principal in sorted(counts.principals()):
         counts.name(principal, f"name of {principal}")
     tokens = counts.total().tokens
@@ -232,8 +270,8 @@ def test_principals_keep_their_names() -> None:
     news = counts.take_news()
     assert news is not None
     again = Counts(kept_of(news["kept"]))
-    again.registered("w", Tally(tokens={"p0": wire.Tokens(2)}))
-    assert again.total().tokens == {"name of p0": wire.Tokens(2)}
+    again.registered("w", Tally(tokens={"p0": wire.TurnTokens(2)}))
+    assert again.total().tokens == {"name of p0": wire.TurnTokens(2)}
 
 
 def test_left_out_notifications_never_go_back() -> None:
@@ -263,7 +301,7 @@ def test_a_worker_counts_a_turn_once_with_all_that_it_took() -> None:
     assert ended.tokens == wire.Tokens(6, 1, 21, 2)
     assert ended.counts == wire.TurnCounts("", 1000, 0, 300, login_refused=False)
     counted = tally.decode(bench.new_broker().tally)
-    assert counted.ended == {"completed": 1} and counted.tokens == {"": ended.tokens}
+    assert counted.ended == {"completed": 1} and counted.tokens == {"": wire.TurnTokens(6, 1, 21, 2, 1)}
     assert sum(counted.took.counts) == 1 and counted.took.counts[DURATION_S.index(1.0)] == 1
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from codex_pool.auth.usage import Rates, UsageKey, UsageSums
 from codex_pool.auth.usage_store import Change, UsageError, UsageStore, path_in, reset
 from codex_pool.prices import parse_prices
-from codex_pool.protocol.wire import Tokens
+from codex_pool.protocol.wire import Tokens, TurnTokens
 from codex_pool_cli import usage as command
 
 PRICES = parse_prices(
@@ -62,7 +62,7 @@ def row(day: int, principal: str, tokens: int, model: str = "m") -> dict[UsageKe
 def test_rows_add_up_over_writers_and_come_back(tmp_path: Path) -> None:
     home, keys = tmp_path / "home", tmp_path / "keys"
     one, two = UsageStore(home, keys), UsageStore(home, keys)
-    one.add(Change(row(1, "alice", 10), {"alice": "Alice"}, {"w0": {"alice": Tokens(10)}}, []))
+    one.add(Change(row(1, "alice", 10), {"alice": "Alice"}, {"w0": {"alice": TurnTokens(10)}}, []))
     two.add(Change(row(1, "alice", 5) | row(2, "bob", 7), {}, {"w1": {}}, ["w1"]))
     one.close()
     two.close()
@@ -71,7 +71,7 @@ def test_rows_add_up_over_writers_and_come_back(tmp_path: Path) -> None:
     assert store.rows() == {UsageKey(1, "alice", "m", "USD"): alice} | row(2, "bob", 7)
     assert store.rows(2) == row(2, "bob", 7) and store.rows(0, "bob") == row(2, "bob", 7)
     assert store.totals()[UsageKey(0, "alice", "m", "USD")] == alice
-    assert store.names() == {"alice": "Alice"} and store.workers() == {"w0": {"alice": Tokens(10)}}
+    assert store.names() == {"alice": "Alice"} and store.workers() == {"w0": {"alice": TurnTokens(10)}}
     assert path_in(home).stat().st_mode & 0o777 == 0o600
     store.close()
 

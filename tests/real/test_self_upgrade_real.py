@@ -169,3 +169,47 @@ def test_a_daemon_becomes_other_versions_under_turns_that_stream(
         # The parent still ends it, and learns of its end.
         assert program.end(signal.SIGTERM) == 0, program.lines
     assert program.lines["stdout"][-1] == '{"record": "done", "exit_code": 0}'
+
+
+def test_an_upgrade_stops_at_the_first_process_that_does_not_start(
+    home: Path, work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed = Installation(tmp_path / "installed")
+    monkeypatch.setenv("PYTHONPATH", str(installed.path))
+    with running("serve", "--workers", "2", "--json", home=home) as program:
+        supervisor = json.loads(program.wait_for_line('"launch"', "stdout"))["pid"]
+        program.wait_for_line("stop  Ctrl-C")
+        with package.connect(name="tester") as codex:
+            thread = codex.thread_start(cwd=str(work), sandbox="read-only")
+            before = of_pool(supervisor)
+
+            # What any of its processes would load is loaded first.
+            name = "codex_pool/broker/core.py"
+            text = (installed.path / name).read_text()
+            installed.write(name, "raise RuntimeError('half installed')")
+            refused = codex_pool("upgrade", "--self", limit_s=120.0)
+            assert refused.returncode == 1 and "codex_pool.broker.loop" in refused.stderr, refused
+            assert before.items() <= of_pool(supervisor).items()
+            installed.write(name, text)
+
+            # A worker that ends at its start: the ones of before go on.
+            name = "codex_pool/worker/__main__.py"
+            text = (installed.path / name).read_text()
+            installed.write(name, "raise SystemExit('this worker does not start')")
+            installed.become("0.1.7")
+            failed = codex_pool("upgrade", "--self", limit_s=120.0)
+            assert failed.returncode == 1 and "its new worker could not start" in failed.stderr, failed
+            assert "upgrade of codex-pool has failed" in codex_pool("status").stdout
+            row = status(codex)["codexPool"]
+            assert (row["state"], row["version"]) == ("failed", "0.1.7")
+            workers = {pid: name for pid, name in before.items() if name == "codex_pool.worker"}
+            assert workers.items() <= of_pool(supervisor).items()
+            assert "octant-17" in (thread.run("Say octant-17.").final_response or "")
+            assert "starts have failed" not in codex_pool("status").stdout
+
+            installed.write(name, text)
+            again = codex_pool("upgrade", "--self", limit_s=120.0)
+            assert again.returncode == 0, again
+            wait_for_new(supervisor, workers | {pid: name for pid, name in before.items() if pid not in workers})
+            assert "sextant-18" in (thread.run("Say sextant-18.").final_response or "")
+        assert program.end(signal.SIGTERM) == 0, program.lines

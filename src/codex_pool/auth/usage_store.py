@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from ..protocol.wire_types import Tokens
+from ..protocol.wire_types import Tokens, TurnTokens
 from .ownership import Mark, OwnershipError
 from .usage import UsageKey, UsageSums
 
@@ -54,7 +54,7 @@ _ADD = (
 )
 
 Rows = dict[UsageKey, UsageSums]
-Counted = dict[str, Tokens]
+Counted = dict[str, TurnTokens]
 
 
 class UsageError(Exception):

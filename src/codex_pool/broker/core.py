@@ -36,6 +36,7 @@ from ..auth.policy import AccessPolicy
 from ..auth.usage_store import Counted, Rows
 from ..protocol import wire
 from ..protocol.pool_report import PoolReport
+from ..protocol.tally import Tally
 from .arguments import BrokerLimits
 from .client_requests import ClientRequests
 from .commands import Commands
@@ -348,10 +349,11 @@ class BrokerCore:
         """The workers that have nothing to do any more, and are to end."""
         return [worker.name for worker in self.state.workers.values() if worker.drained]
 
-    def worker_lost(self, name: str, reason: str, now: float) -> list[Effect]:
-        """The worker and all that it ran are dead. May come for a worker that never registered."""
+    def worker_lost(self, name: str, reason: str, now: float, counted: Tally | None = None) -> list[Effect]:
+        """The worker and all that it ran are dead. May come for a worker that never registered; `counted`: its tally,
+        if it has ended in order."""
         self.state.now = now
-        self._workers.lost(name, reason)
+        self._workers.lost(name, reason, counted)
         return self.state.take_effects()
 
     def shut_down(self) -> list[Effect]:

@@ -2,8 +2,8 @@
 
 Each worker has a tally of its own, which this broker keeps up with by the ends of turns. `kept` has those of workers
 that are gone; the supervisor has a copy for the next broker. So the total is never less than it was, but for a reset to
-zero: where the tally of a worker is lost - it has died while there was no broker - all counts begin at zero, because a
-reader of counters (Prometheus) takes a decrease for a reset and would count the rest twice.
+zero: where the tally of a worker is lost - it was killed while there was no broker - all counts begin at zero, because
+a reader of counters (Prometheus) takes a decrease for a reset and would count the rest twice.
 
     expected    the workers that the broker before this one knew: until all have registered or are lost, there is no
                 total
@@ -88,8 +88,8 @@ class Counts:
         self._lost.append(worker)
         self._has_news = True
 
-    def tokens_of(self, worker: str) -> dict[str, wire.Tokens] | None:
-        """The tokens that a worker has counted, by principal; None for one that has not registered."""
+    def tokens_of(self, worker: str) -> dict[str, wire.TurnTokens] | None:
+        """The turns and tokens that a worker has counted, by principal; None for one that has not registered."""
         tally = self._workers.get(worker)
         return None if tally is None else tally.tokens
 
@@ -99,16 +99,18 @@ class Counts:
         total.add(self._kept.tally)
         for tally in self._workers.values():
             total.add(tally)
-        by_name: dict[str, wire.Tokens] = {}
+        by_name: dict[str, wire.TurnTokens] = {}
         for principal, tokens in total.tokens.items():
-            name = self._kept.names.get(principal, OTHER)
-            by_name[name] = by_name.get(name, wire.Tokens()) + tokens
+            if _has_used(tokens):
+                name = self._kept.names.get(principal, OTHER)
+                by_name[name] = by_name.get(name, wire.TurnTokens()) + tokens
         total.tokens = by_name
         return total
 
     def principals(self) -> set[str]:
-        """The principals that are counted and have no name yet."""
-        found = {each for tally in (self._kept.tally, *self._workers.values()) for each in tally.tokens}
+        """The principals that have used tokens and have no name yet."""
+        tallies = (self._kept.tally, *self._workers.values())
+        found = {each for tally in tallies for each, tokens in tally.tokens.items() if _has_used(tokens)}
         return found - self._kept.names.keys() - {OTHER}
 
     def name(self, principal: str, name: str) -> None:
@@ -129,6 +131,10 @@ class Counts:
         self._kept.tally = Tally()
         for tally in self._workers.values():
             self._kept.tally.add(tally, -1)
+
+
+def _has_used(tokens: wire.Tokens) -> bool:
+    return bool(tokens.input or tokens.output)
 
 
 def kept_of(value: dict[str, Any] | None) -> Kept | None:

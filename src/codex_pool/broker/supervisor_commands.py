@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from ..protocol import tally
 from ..runtime import log
 from .arguments import BrokerLimits
 from .core import BrokerCore
@@ -17,7 +18,8 @@ from .reports import report
 def carry_out(command: dict[str, Any], core: BrokerCore, now: float) -> list[Effect]:
     """Carry out a command; return what follows. One that is not known is ignored."""
     if "lost" in command:
-        return core.worker_lost(command["lost"], command.get("reason", "unknown"), now)
+        counted = tally.converted(command.get("tally"))
+        return core.worker_lost(command["lost"], command.get("reason", "unknown"), now, counted)
     if "drain" in command:
         return core.drain(command["drain"], now)
     if "slots" in command:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from ..auth.usage import DAY_S, Rates, UsageKey, UsageSums, Used
 from ..auth.usage_store import Change, Counted, Rows
-from ..protocol.wire_types import Tokens
+from ..protocol.wire_types import Tokens, TurnTokens
 
 
 class UsageLedger:
@@ -82,13 +82,13 @@ class UsageLedger:
     # Workers and turns.
 
     def registered(self, worker: str, tally: Counted, now: float) -> None:
-        """Take over the tokens that a worker has counted, by principal."""
+        """Take over the turns and tokens that a worker has counted, by principal."""
         self._tallies[worker] = dict(tally)
         if self.is_open:
             self._catch_up(worker, now)
 
     def ended(self, worker: str, principal: str, model: str, tokens: Tokens, tally: Counted, now: float) -> None:
-        """Count a turn that has ended; `tally`: the tokens that its worker has counted then."""
+        """Count a turn that has ended; `tally`: all that its worker has counted then."""
         self._tallies[worker] = dict(tally)
         if self.is_open:
             self._add(principal, model, 1, tokens, now)
@@ -136,10 +136,12 @@ class UsageLedger:
     def _catch_up(self, worker: str, now: float) -> None:
         """Count what the worker's tally has beyond what is counted."""
         before = self._counted.get(worker, {})
-        more = {who: tokens - before.get(who, Tokens()) for who, tokens in self._tallies[worker].items()}
-        more = {who: tokens for who, tokens in more.items() if tokens != Tokens()}
-        for principal, tokens in more.items():
-            self._add(principal, "", 0, tokens, now)
+        more = {who: sums - before.get(who, TurnTokens()) for who, sums in self._tallies[worker].items()}
+        more = {who: sums for who, sums in more.items() if sums != TurnTokens()}
+        for principal, sums in more.items():
+            tokens = Tokens(sums.input, sums.cached, sums.output, sums.reasoning)
+            # A worker of an earlier version counts no turns by principal.
+            self._add(principal, "", max(0, sums.turns), tokens, now)
         if more:
             self._note(worker)
 

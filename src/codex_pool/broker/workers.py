@@ -211,8 +211,9 @@ class Workers:
             return False
         return self._state.now - thread.used_at <= LEASE_IDLE_S
 
-    def lost(self, name: str, reason: str) -> None:
-        """End what ran on a worker that is dead; it may never have registered."""
+    def lost(self, name: str, reason: str, counted: tally.Tally | None = None) -> None:
+        """End what ran on a worker that is dead; it may never have registered. `counted`: its tally, if it has ended in
+        order."""
         state = self._state
         worker = state.remove_worker(name)
         state.events.record(state.now, "worker lost", worker=name)
@@ -223,6 +224,9 @@ class Workers:
             self._changes.announcements.settle()
             self._dispatcher.load_waiting()
             self._dispatcher.use_all_permits()
+        if counted is not None and state.counts.tokens_of(name) is None:
+            state.counts.registered(name, counted)
+            state.usage.registered(name, counted.tokens, state.now)
         state.counts.lost(name)
         state.usage.lost(name)
         self._sessions.worker_settled(name)

@@ -1,16 +1,18 @@
 """Tally: what has become of turns, counted by a worker from its start on, and by the broker for those that are gone.
 
 A worker sends the counts of a turn with its end, and its whole tally when it registers: so a broker that has just
-started knows what was counted before it, and nothing is counted twice. Pure.
+started knows what was counted before it, and nothing is counted twice. The last report of a worker to the supervisor
+has its tally too, for a broker that it has not registered with. Pure.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
+from typing import Any
 
 import msgspec
 
-from .wire_types import TURN_ENDS, Tokens, TurnCounts, WireError
+from .wire_types import TURN_ENDS, Tokens, TurnCounts, TurnTokens, WireError
 
 # Upper bounds of the buckets, in seconds.
 QUEUE_S = (0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
@@ -46,14 +48,14 @@ class Histogram(msgspec.Struct, array_like=True):
 
 
 class Tally(msgspec.Struct, array_like=True):
-    """Counts of turns that have ended: by outcome, their tokens by principal ("" is the pool's owner), and times.
+    """Counts of turns that have ended: by outcome, by principal with their tokens ("" is the pool's owner), and times.
 
     `dropped`: notifications that were left out for clients that read too slowly. `answered_at` is when the provider has
     last answered a turn (CLOCK_MONOTONIC, 0.0 if never), `login_refused` whether it refused the log-in then.
     """
 
     ended: dict[str, int] = {}
-    tokens: dict[str, Tokens] = {}
+    tokens: dict[str, TurnTokens] = {}
     queued: Histogram = msgspec.field(default_factory=Histogram)
     first_delta: Histogram = msgspec.field(default_factory=Histogram)
     took: Histogram = msgspec.field(default_factory=Histogram)
@@ -65,10 +67,9 @@ class Tally(msgspec.Struct, array_like=True):
         """Count the end of a turn."""
         status = status if status in TURN_ENDS else OTHER
         self.ended[status] = self.ended.get(status, 0) + 1
-        if tokens is not None:
-            known = counts.principal in self.tokens or len(self.tokens) < MAX_PRINCIPALS
-            principal = counts.principal if known else OTHER
-            self.tokens[principal] = self.tokens.get(principal, Tokens()) + tokens
+        known = counts.principal in self.tokens or len(self.tokens) < MAX_PRINCIPALS
+        principal = counts.principal if known else OTHER
+        self.tokens[principal] = self.tokens.get(principal, TurnTokens()) + TurnTokens(turns=1) + (tokens or Tokens())
         self.took.observe(counts.took_ms, DURATION_S)
         if counts.queued_ms is not None:
             self.queued.observe(counts.queued_ms, QUEUE_S)
@@ -82,7 +83,7 @@ class Tally(msgspec.Struct, array_like=True):
         for status, count in other.ended.items():
             self.ended[status] = self.ended.get(status, 0) + sign * count
         for principal, tokens in other.tokens.items():
-            mine = self.tokens.get(principal, Tokens())
+            mine = self.tokens.get(principal, TurnTokens())
             self.tokens[principal] = mine + tokens if sign > 0 else mine - tokens
         self.queued.add(other.queued, sign)
         self.first_delta.add(other.first_delta, sign)
@@ -106,3 +107,11 @@ def decode(body: bytes) -> Tally:
         return _decode(body) if body else Tally()
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise WireError(f"a worker's tally that does not fit: {error}") from None
+
+
+def converted(value: Any) -> Tally | None:
+    """The tally in the last report of a worker; None if there is none that fits."""
+    try:
+        return None if value is None else msgspec.convert(value, Tally)
+    except msgspec.ValidationError:
+        return None

@@ -137,6 +137,22 @@ class Tokens(msgspec.Struct, array_like=True, frozen=True, gc=False):
         )
 
 
+class TurnTokens(Tokens, array_like=True, frozen=True, gc=False):
+    """Tokens of turns that have ended, and how many turns these are."""
+
+    turns: int = 0
+
+    def __add__(self, other: Tokens) -> TurnTokens:
+        return _with_turns(Tokens.__add__(self, other), self.turns + getattr(other, "turns", 0))
+
+    def __sub__(self, other: Tokens) -> TurnTokens:
+        return _with_turns(Tokens.__sub__(self, other), self.turns - getattr(other, "turns", 0))
+
+
+def _with_turns(tokens: Tokens, turns: int) -> TurnTokens:
+    return TurnTokens(tokens.input, tokens.cached, tokens.output, tokens.reasoning, turns)
+
+
 class TurnActivity(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """Activity of a turn so far: when its last notification came (CLOCK_MONOTONIC), and its tokens, None before the
     first report of them."""

@@ -6,7 +6,7 @@
                        {"limits": {...}}: other limits, as of BrokerLimits  {"configuration": {...}}: for status
                        {"upgrade": {...}}: for status, as of `upgrade`  {"codex_pool": {...}}: as of `self_upgrade`
                        {"gateway": {...}}, {"tracer": {...}}: for status
-                       {"lost": worker, "reason"}  {"drain": worker}
+                       {"lost": worker, "reason", "tally": as of `protocol.tally`, or null}  {"drain": worker}
                        {"ping": number, "lost_lines": of the logs of all other processes}
                        {"holds": bool, "problems": [...]}: whether the endpoint is held, and what cannot be written
     from the broker    {"event": "ready" | "failed" | "registered" | "suspect" | "renew" | "drained" | "pong" |
@@ -81,9 +81,11 @@ class BrokerProcess:
         self.is_reachable = True
         self.unsaved: dict[str, Any] = {}
         """Records of threads that it could not write, for the next one; None for a thread that is no more."""
-        # What it has counted, for the next one: None if that is not complete. Workers whose loss is not counted there.
+        # What it has counted, for the next one: None if that is not complete. Workers whose loss is not counted there,
+        # with the tallies of those that have ended in order.
         self._counted: dict[str, Any] | None = {}
         self._uncounted: set[str] = set()
+        self._tallies: dict[str, list[Any]] = {}
 
     def start(self, lock: int, *, slots: int, expect: list[str], holds: bool, must_bind: bool) -> Child:
         """Start it. Raises StartError.
@@ -93,10 +95,10 @@ class BrokerProcess:
         `must_bind` are as of BrokerArguments.
         """
         options, secrets = self._arguments.options, {}
-        if self._uncounted:
+        if self._uncounted - self._tallies.keys():
             # What these workers had counted is known to nobody.
             self._counted = None
-            self._uncounted.clear()
+            self._uncounted &= self._tallies.keys()
         if self._ingress.is_wanted:
             secrets[ingress_frames.INGRESS] = self._ingress.secret
         if self._gateway.is_wanted:
@@ -107,7 +109,7 @@ class BrokerProcess:
             slots=slots,
             turns_per_worker=options.turns_per_worker,
             waiting_turns_per_worker=options.waiting_turns_per_worker,
-            expect=expect,
+            expect=[*expect, *self._tallies],
             cwd=self._arguments.cwd,
             link=f"ipc://{self._link}" if secrets else None,
             secrets=secrets,
@@ -130,6 +132,8 @@ class BrokerProcess:
         self.starts += 1
         self._unanswered_pings = 0
         self._sent_problems, self.is_reachable = {}, True
+        for worker, tally in self._tallies.items():
+            self.send({"lost": worker, "reason": "it has ended", "tally": tally})
         return self.child
 
     def kept(self) -> KeptBroker:
@@ -144,6 +148,7 @@ class BrokerProcess:
             unsaved=self.unsaved,
             counted=self._counted,
             uncounted=sorted(self._uncounted),
+            tallies=self._tallies,
         )
 
     def restore(self, kept: KeptBroker) -> None:
@@ -152,6 +157,7 @@ class BrokerProcess:
         self.starts, self._unix_offset, self.is_reachable = kept.starts, kept.unix_offset, kept.is_reachable
         self._account_changed_at, self._account_changes = kept.account_changed_at, kept.account_changes
         self.unsaved, self._counted, self._uncounted = kept.unsaved, kept.counted, set(kept.uncounted)
+        self._tallies = kept.tallies
         self._restarts.useful()
 
     def send(self, record: dict[str, Any]) -> None:
@@ -159,15 +165,22 @@ class BrokerProcess:
         if self.child is not None:
             self.child.send(record)
 
+    def take_tally(self, worker: str, tally: list[Any] | None) -> None:
+        """Keep what a worker that has ended had counted, until a broker has counted its loss."""
+        if tally is not None:
+            self._tallies[worker] = tally
+
     def report_lost(self, worker: str, reason: str) -> None:
         """Report the death of a worker."""
         self._uncounted.add(worker)
-        self.send({"lost": worker, "reason": reason})
+        self.send({"lost": worker, "reason": reason, "tally": self._tallies.get(worker)})
 
     def take_counts(self, kept: dict[str, Any], lost: list[str]) -> None:
         """Keep what it has counted, with the workers whose loss it knows of."""
         self._counted = kept
         self._uncounted.difference_update(lost)
+        for worker in lost:
+            self._tallies.pop(worker, None)
 
     def send_problems(self, holds: bool, rows: list[dict[str, Any]]) -> None:
         """Send whether the endpoint is held, and what cannot be written, if the broker does not know it yet."""

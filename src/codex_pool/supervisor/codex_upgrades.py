@@ -67,6 +67,8 @@ class CodexUpgrades:
         self._upgrade.builds = kept.builds
         state: State = kept.state if kept.state in ("done", "failed") else ""  # type: ignore[assignment]
         self._upgrade.restore(kept.before, kept.wanted, kept.version, state, kept.problem)
+        # The supervisor before has logged it.
+        self._shown = self._upgrade.row
 
     def binary_of(self, build: int) -> str:
         """The path of a build."""

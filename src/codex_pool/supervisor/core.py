@@ -23,7 +23,7 @@ memory (`renew`) is replaced in the same way, and before those that are worn.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from codex_app_server._runtime.backoff import backoff_s
 
@@ -161,6 +161,13 @@ class SupervisorCore:
             return []
         slot.renewal = reason
         return self._recycle_one(now)
+
+    def keep(self, slots: Iterable[Slot]) -> None:
+        """Have the workers of these slots go on, whose successors do not start."""
+        for slot in slots:
+            slot.renewal, slot.failed_starts, slot.problem = "", 0, ""
+            if slot.retired is None and not slot.held:
+                slot.recycling = ""
 
     def suspect(self, name: str, reason: str) -> list[Effect]:
         """The broker reports that a worker does not answer."""

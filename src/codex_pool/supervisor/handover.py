@@ -72,6 +72,7 @@ class KeptBroker(msgspec.Struct, kw_only=True):
     unsaved: dict[str, Any] = {}
     counted: dict[str, Any] | None = None
     uncounted: list[str] = []
+    tallies: dict[str, Any] = {}
 
 
 class KeptWorkers(msgspec.Struct, kw_only=True):

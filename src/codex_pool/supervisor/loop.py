@@ -345,6 +345,7 @@ class Supervisor:
     def _worker_ended(self, worker: str, ended: Ended) -> None:
         jitter = random.random()
         now = time.monotonic()
+        self._broker.take_tally(worker, ended.tally)
         self._apply(self._core.exited(worker, ended.reason, ended.stderr, now, jitter=jitter, kind=ended.kind))
 
     # The parent.

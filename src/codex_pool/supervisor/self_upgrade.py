@@ -1,12 +1,13 @@
 """SelfUpgrade: another codex-pool for a daemon that runs, without a failed turn.
 
     --ask--> checking --fits--> this process becomes the other program --> replacing --all children are new--> done
-               `--it does not fit--> failed
+               `--it does not fit--> failed                                    `--a child does not start--> failed
 
 A check process of the installed files is given the state first. Then the supervisor executes them in place: it keeps
 its pid, its children, their pipes, the lock and the listening sockets (see `handover`). After that gateway, ingress and
 holder of the account are ended and started again, one after the other; then the broker, whose clients and workers come
-back to the next one; then each worker is recycled.
+back to the next one; then each worker is recycled. At the first that does not start nothing further is replaced: what
+is left of the program before goes on.
 """
 
 from __future__ import annotations
@@ -33,6 +34,10 @@ from .launchers import Launcher
 from .restarted_child import RestartedChild
 
 CHECK_LIMIT_S = 90.0
+# For the end of a child and the start of the next, which take long on a machine that is short of CPU. One that ends at
+# its start is tried so often. Workers have limits of their own.
+START_LIMIT_S = 120.0
+STARTS = 4
 SETTLE_S = 1.0
 TAKE_OVER = "--take-over="
 _HELD_BACK = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -44,7 +49,7 @@ _log = logging.getLogger(__name__)
 class SelfUpgrade:
     """See the module's docstring. `state_of` gives the state of the supervisor; `old`: workers of the program before.
 
-    `canary` is the check process, `until` is when it is killed.
+    `check` is the check process; `until` is when it is killed, or a child that is replaced has not started in time.
     """
 
     def __init__(self, launcher: Launcher, core: SupervisorCore, state_of: Callable[[], Handover]) -> None:
@@ -57,6 +62,10 @@ class SelfUpgrade:
         self._fits, self._reason = False, ""
         self._old: frozenset[str] = frozenset()
         self._asked: set[str] = set()
+        # The child that is to come next, "" for workers, and the starts of all before it; the failed starts of slots
+        # before their workers were replaced.
+        self._awaited, self._starts = "", 0
+        self._failed_starts: dict[int, int] = {}
         self._state = ""
         self._problem = ""
         self._count = 0
@@ -175,19 +184,22 @@ class SelfUpgrade:
     # The children of the program before.
 
     def _replace(self, now: float) -> list[Effect]:
-        for each in self._restarted:
-            if each.child is None and each.due == math.inf:
-                continue
-            if each.child is None or not self._is_new(each.name, each.child.is_taken_over, each.child.close_stdin):
-                return []
-            if not each.child.last_report:
-                return []
-        broker = self._broker.child
-        # An orderly end would remove what the next one reads.
-        if broker is None or not self._is_new("broker", broker.is_taken_over, broker.kill) or not broker.last_report:
+        awaited = self._next_child()
+        starts = sum(each.starts for each in self._restarted) + self._broker.starts
+        if awaited != self._awaited:
+            self._awaited, self._starts, self.until = awaited, starts, now + START_LIMIT_S if awaited else math.inf
+        if awaited:
+            if now >= self.until or starts > self._starts + STARTS:
+                what = "has not started in time" if now >= self.until else f"has ended at its start {STARTS} times"
+                self._stop(f"the {awaited} of codex-pool {running_version()} {what}")
             return []
-        out: list[Effect] = []
         left = [slot for slot in self._core.slots if slot.worker is not None and slot.worker.name in self._old]
+        for slot in left:
+            if slot.failed_starts > self._failed_starts.setdefault(slot.number, slot.failed_starts):
+                self._stop(f"slot {slot.number}: its new worker could not start: {slot.problem}")
+                self._core.keep(left)
+                return []
+        out: list[Effect] = []
         for slot in left:
             worker = slot.worker
             if worker is not None and worker.state == "ready" and not slot.renewal:
@@ -196,6 +208,21 @@ class SelfUpgrade:
             self._state, self._old = "done", frozenset()
             _log.info(f"upgrade: all processes run codex-pool {running_version()}")
         return out
+
+    def _next_child(self) -> str:
+        """Have the next child of the program before end; return the name of the one that is awaited, "" for none."""
+        for each in self._restarted:
+            if each.child is None and each.due == math.inf:
+                continue
+            if each.child is None or not self._is_new(each.name, each.child.is_taken_over, each.child.close_stdin):
+                return each.name
+            if not each.child.last_report:
+                return each.name
+        broker = self._broker.child
+        # An orderly end would remove what the next one reads.
+        if broker is None or not self._is_new("broker", broker.is_taken_over, broker.kill) or not broker.last_report:
+            return "broker"
+        return ""
 
     def _is_new(self, name: str, is_taken_over: bool, end: Callable[[], None]) -> bool:
         if is_taken_over and name not in self._asked:
@@ -216,6 +243,13 @@ class SelfUpgrade:
 
     def _failed(self, problem: str) -> None:
         self._state, self._problem = "failed", f"{problem}; the daemon goes on with codex-pool {running_version()}"
+        _log.error(f"upgrade of codex-pool: {self._problem}")
+
+    def _stop(self, problem: str) -> None:
+        """Replace nothing further."""
+        remedy = "install one that works, and repeat `codex-pool upgrade --self`"
+        self._state, self._old, self.until = "failed", frozenset(), math.inf
+        self._problem = f"{problem}; what was not replaced yet goes on; {remedy}"
         _log.error(f"upgrade of codex-pool: {self._problem}")
 
     def _result(self, message: str, *, changed: bool) -> Result:

@@ -6,7 +6,7 @@ to a worker      {"limits": {...}}: other limits of turns, as of TurnLimits
                  has for them
 from a worker    {"event": "ready", "app_server_pid", "codex_version"}  {"event": "memory", "memory_bytes"}
                  {"event": "load", "turns", "threads", "running", "lost_lines"}
-                 {"event": "exit", "reason", "stderr", "kind", "lost_lines", "events"}
+                 {"event": "exit", "reason", "stderr", "kind", "lost_lines", "tally": as of `protocol.tally`, "events"}
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import os
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from codex_app_server.errors import StartError
 
@@ -32,11 +32,13 @@ _log = logging.getLogger(__name__)
 
 
 class Ended(NamedTuple):
-    """The end of a worker; `stderr` and `kind` are those of its app-server, as it has reported."""
+    """The end of a worker; `stderr` and `kind` are those of its app-server, as it has reported. `tally`: what it has
+    counted, None if it has not ended in order."""
 
     reason: str
     stderr: tuple[str, ...]
     kind: str | None
+    tally: list[Any] | None = None
 
 
 class WorkerProcesses:
@@ -160,7 +162,7 @@ class WorkerProcesses:
             _log.warning(f"{name} event: {event}")
         self._homes.give_back(self._used_homes.pop(name))
         kind = reported.get("kind")
-        return Ended(reason, stderr, None if kind is None else str(kind))
+        return Ended(reason, stderr, None if kind is None else str(kind), reported.get("tally"))
 
     def close(self) -> None:
         """Release the homes."""

@@ -40,6 +40,7 @@ from codex_app_server._core.router import MessageRouter
 from codex_app_server._protocol.framing import LongLine
 
 from ..protocol import wire
+from ..protocol.tally import Tally
 from .applied_changes import AppliedChanges
 from .arguments import TurnLimits
 from .bound_objects import BoundObjects
@@ -174,6 +175,11 @@ class WorkerCore:
     @property
     def running_turns(self) -> int:
         return len(self._running)
+
+    @property
+    def tally(self) -> Tally:
+        """All that has been counted here."""
+        return self._running.tally
 
     @property
     def finished_turns(self) -> int:

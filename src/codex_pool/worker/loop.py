@@ -154,9 +154,9 @@ class Worker:
         what = f"{reason} ({child_process.describe_exit(self._exit_code)})"
         if reason == APP_SERVER_ENDED and (why := cause(self._stderr_lines)):
             what = f"{what}: {why}"
-        return {"event": "exit", "reason": what, "stderr": list(self._stderr_lines), "lost_lines": log.lost()} | (
-            {"events": self._recent_events} if self._recent_events else {}
-        )
+        said = {"reason": what, "stderr": list(self._stderr_lines), "lost_lines": log.lost()}
+        events = {"events": self._recent_events} if self._recent_events else {}
+        return {"event": "exit", **said, "tally": self._core.tally, **events}
 
     def _loop(self) -> NoReturn:
         process = self._process
