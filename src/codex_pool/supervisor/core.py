@@ -22,13 +22,15 @@ memory (`renew`) is replaced in the same way, and before those that are worn.
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterator
 
 from codex_app_server._runtime.backoff import backoff_s
 
 from ..options import PoolOptions
+from . import recycling
 from .effects import Changed, Drain, Effect, GiveUp, Kill, PoolReady, ReportLost, Spawn, Stop
+from .fruitless_deaths import FruitlessDeaths
 from .handover import KeptCore
 from .reasons import RECYCLE_REASONS, RESTART_REASONS, reason_of_recycling, reason_of_restart
 from .slots import (
@@ -42,16 +44,8 @@ from .slots import (
     Slot,
     Worker,
     deadline_of,
+    serves,
 )
-
-# Deaths before ready after which a pool gives up that has never been ready.
-FAILED_STARTS_AT_FIRST = 2
-# Deaths before ready or before any finished turn, while no worker serves, after which it gives up later.
-FRUITLESS_WINDOW_S = 300.0
-FRUITLESS_DEATHS = 8
-FRUITLESS_DEATHS_PER_SLOT = 3
-# A bound below what a fresh app-server takes must not spin.
-MEMORY_MIN_AGE_S = 10.0
 
 
 class SupervisorCore:
@@ -70,8 +64,7 @@ class SupervisorCore:
         # Of slots that are added.
         self.build = 0
         self._options = options
-        # When workers died that had done nothing, since a turn finished last.
-        self._fruitless: deque[float] = deque()
+        self._fruitless = FruitlessDeaths()
         self._pool_ready = False
         self._gave_up = False
         # How many workers were replaced after a death, and because they were worn, by reason.
@@ -276,7 +269,7 @@ class SupervisorCore:
                 deadline = None if worker.killing else deadline_of(worker)
                 if deadline is not None:
                     deadlines.append(deadline)
-        deadlines += [at for at, _, _ in (*self._renewals(), *self._worn())]
+        deadlines += [at for at, _, _ in self._recycling()]
         return min(deadlines, default=None)
 
     @property
@@ -362,7 +355,7 @@ class SupervisorCore:
         out: list[Effect] = []
         due = [
             (not slot.renewal, worker.ready_at, slot.number, why)
-            for at, slot, why in (*self._renewals(), *self._worn())
+            for at, slot, why in self._recycling()
             if (worker := slot.worker) and now >= at
         ]
         if due:
@@ -372,72 +365,20 @@ class SupervisorCore:
             slot.successor = self._spawn(slot, now, out)
         return out
 
-    def _renewals(self) -> Iterator[tuple[float, Slot, str]]:
-        """Yield from when on a slot is to be renewed, and why.
-
-        One successor starts at a time; the old worker may take long.
-        """
-        if self._gave_up or any(slot.successor for slot in self._slots):
-            return
-        for slot in self._slots:
-            worker = slot.worker
-            if slot.renewal and slot.retired is None and worker is not None and worker.state == "ready":
-                yield slot.due, slot, slot.renewal
-
-    def _worn(self) -> Iterator[tuple[float, Slot, str]]:
-        """Yield from when on a slot is to be recycled, and why; nothing while a successor, or the pool, starts."""
-        if self._gave_up or not self._pool_ready or any(slot.successor for slot in self._slots):
-            return
-        options = self._options
-        for slot in self._slots:
-            worker = slot.worker
-            if worker is None or worker.state != "ready" or worker.killing or slot.retired is not None:
-                continue
-            if options.recycle_turns and worker.turns >= options.recycle_turns:
-                yield slot.due, slot, f"{worker.turns} turns, the limit is {options.recycle_turns}"
-            elif options.recycle_threads and worker.threads >= options.recycle_threads:
-                yield slot.due, slot, f"{worker.threads} threads, the limit is {options.recycle_threads}"
-            elif options.recycle_memory_bytes and worker.memory_bytes >= options.recycle_memory_bytes:
-                why = f"{worker.memory_bytes} bytes of memory, the limit is {options.recycle_memory_bytes}"
-                yield max(slot.due, worker.ready_at + MEMORY_MIN_AGE_S), slot, why
-            elif options.recycle_age_s:
-                at = worker.ready_at + options.recycle_age_s
-                yield max(slot.due, at), slot, f"it has run for {options.recycle_age_s:g} s, the limit"
-
     # The rest.
 
     def _count_fruitless(self, worker: Worker, last: GiveUp, now: float, out: list[Effect]) -> None:
-        if self._serves() or (worker.state != "starting" and not self._pool_ready):
+        if serves(self._slots, pool_ready=self._pool_ready) or (worker.state != "starting" and not self._pool_ready):
             return
-        deaths = self._fruitless
-        deaths.append(now)
-        while deaths[0] < now - FRUITLESS_WINDOW_S:
-            deaths.popleft()
-        limit = max(FRUITLESS_DEATHS, FRUITLESS_DEATHS_PER_SLOT * len(self._slots))
-        if self._gave_up or len(deaths) < (limit if self._pool_ready else FAILED_STARTS_AT_FIRST):
-            return
-        self._gave_up = True
-        what = f"{len(deaths)} workers in a row died before they were ready"
-        if self._pool_ready:
-            seconds = now - deaths[0]
-            what = f"{len(deaths)} workers died within {seconds:.0f} s, before they were ready or had finished a turn"
-        if last.kind is not None and not self._pool_ready:
-            # Its reason is complete.
-            out.append(last)
-            return
-        out.append(GiveUp(f"{what}: {last.reason}", last.stderr, last.kind))
+        gives_up = self._fruitless.add(last, now, slots=len(self._slots), pool_ready=self._pool_ready)
+        if gives_up is not None and not self._gave_up:
+            self._gave_up = True
+            out.append(gives_up)
 
-    def _serves(self) -> bool:
-        """Return True if a worker is of use to a client: nothing that happens to the others ends it.
-
-        Before the pool is ready only one that has run a turn is: else no client has the pool yet, and its start
-        fails.
-        """
-        workers = [worker for slot in self._slots for worker in slot.workers]
-        return any(
-            worker.state != "starting" and not worker.killing and (self._pool_ready or worker.turns or worker.running)
-            for worker in workers
-        )
+    def _recycling(self) -> Iterator[tuple[float, Slot, str]]:
+        """Yield from when on a slot is to have another worker, and why."""
+        if not self._gave_up:
+            yield from recycling.due(self._slots, self._options, pool_ready=self._pool_ready)
 
     def _spawn(self, slot: Slot, now: float, out: list[Effect]) -> Worker:
         self._generations[slot.number] += 1

@@ -269,7 +269,7 @@ class WorkerCore:
                 self._bound.end_processes(head.reason)
             case wire.Interrupt():
                 if self._running.get(head.turn_id) is not None:
-                    self._running.interrupt(head.turn_id, head.thread_id)
+                    self._running.interrupts.interrupt(head.turn_id, head.thread_id)
             case wire.Release():
                 self._releases.release(head)
             case wire.DefaultSession():
