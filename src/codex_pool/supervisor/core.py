@@ -44,6 +44,7 @@ from .slots import (
     Slot,
     Worker,
     deadline_of,
+    find,
     serves,
 )
 
@@ -100,7 +101,7 @@ class SupervisorCore:
 
     def ready(self, name: str, now: float) -> list[Effect]:
         """A worker's app-server has answered, and the broker knows it."""
-        slot, worker = self._find(name)
+        slot, worker = find(self._slots, name)
         if slot is not None and worker is not None and worker.state in ("draining", "stopping"):
             # It has just registered with a new broker.
             return [Drain(name, slot.recycling, not slot.held)]
@@ -128,7 +129,7 @@ class SupervisorCore:
 
     def load(self, name: str, *, turns: int, threads: int, now: float, running: int = 0) -> list[Effect]:
         """A worker reports how many turns have finished and are running on it, and how many threads it has loaded."""
-        _, worker = self._find(name)
+        _, worker = find(self._slots, name)
         if worker is None:
             return []
         if turns > worker.turns:
@@ -141,7 +142,7 @@ class SupervisorCore:
 
     def memory(self, name: str, memory_bytes: int, now: float) -> list[Effect]:
         """Note the memory of a worker and all below it, without tool commands of turns that run."""
-        _, worker = self._find(name)
+        _, worker = find(self._slots, name)
         if worker is None:
             return []
         worker.memory_bytes = memory_bytes
@@ -149,7 +150,7 @@ class SupervisorCore:
 
     def renew(self, name: str, reason: str, now: float) -> list[Effect]:
         """The broker reports that a worker must be replaced; it gets no turn until then. May come again."""
-        slot, worker = self._find(name)
+        slot, worker = find(self._slots, name)
         if slot is None or worker is None or worker is not slot.worker or slot.successor is not None:
             return []
         slot.renewal = reason
@@ -157,7 +158,7 @@ class SupervisorCore:
 
     def suspect(self, name: str, reason: str) -> list[Effect]:
         """The broker reports that a worker does not answer."""
-        _, worker = self._find(name)
+        _, worker = find(self._slots, name)
         if worker is None or worker.killing:
             return []
         worker.killing = reason
@@ -165,7 +166,7 @@ class SupervisorCore:
 
     def drained(self, name: str, now: float) -> list[Effect]:
         """The broker reports that a draining worker has nothing to do any more. May come again."""
-        _, worker = self._find(name)
+        _, worker = find(self._slots, name)
         if worker is None or worker.state != "draining":
             return []
         worker.state, worker.since = "stopping", now
@@ -187,7 +188,7 @@ class SupervisorCore:
         `kind`: as of StartError, when its app-server could not be started. `counts`: whether it may be a reason for the
         pool to give up.
         """
-        slot, worker = self._find(name)
+        slot, worker = find(self._slots, name)
         if slot is None or worker is None:
             return []
         if worker.killing:
@@ -264,11 +265,8 @@ class SupervisorCore:
             return None
         empty = (slot for slot in self._slots if slot.worker is None and not slot.held)
         deadlines = [slot.due for slot in empty if slot not in self._later]
-        for slot in self._slots:
-            for worker in slot.workers:
-                deadline = None if worker.killing else deadline_of(worker)
-                if deadline is not None:
-                    deadlines.append(deadline)
+        workers = [worker for slot in self._slots for worker in slot.workers if not worker.killing]
+        deadlines += [at for at in map(deadline_of, workers) if at is not None]
         deadlines += [at for at, _, _ in self._recycling()]
         return min(deadlines, default=None)
 
@@ -385,13 +383,6 @@ class SupervisorCore:
         worker = Worker(f"w{slot.number}.{self._generations[slot.number]}-{self._nonce}", now, slot.build)
         out += [Spawn(slot.number, worker.name, slot.build), Changed()]
         return worker
-
-    def _find(self, name: str) -> tuple[Slot | None, Worker | None]:
-        for slot in self._slots:
-            for worker in slot.workers:
-                if worker.name == name:
-                    return slot, worker
-        return None, None
 
 
 def _drain(slot: Slot, worker: Worker, now: float, out: list[Effect]) -> None:

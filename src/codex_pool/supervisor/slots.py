@@ -100,6 +100,15 @@ class Slot:
         }
 
 
+def find(slots: Sequence[Slot], name: str) -> tuple[Slot | None, Worker | None]:
+    """Return the worker of this name with its slot; None for both if there is none."""
+    for slot in slots:
+        for worker in slot.workers:
+            if worker.name == name:
+                return slot, worker
+    return None, None
+
+
 def serves(slots: Sequence[Slot], *, pool_ready: bool) -> bool:
     """Return True if a worker is of use to a client: nothing that happens to the others ends it.
 

@@ -202,7 +202,7 @@ class Worker:
                 self._read_supervisor()
             if self._sampler.fileno() in ready and (snapshot := self._sampler.take()) is not None:
                 self._apply(self._core.process_snapshot(snapshot, time.monotonic()))
-            if (counts := self._core.thread_counts) != self._sampled_counts:
+            if (counts := self._core.processes.thread_counts) != self._sampled_counts:
                 self._sampled_counts = counts
                 self._sampler.ask(*counts)
             now = time.monotonic()
@@ -214,7 +214,7 @@ class Worker:
                 self._reports.load(self._core)
                 if self._has_snapshot and not self._sampler.is_running:
                     self._snapshot_now()
-                self._reports.memory(self._core.memory_bytes)
+                self._reports.memory(self._core.processes.memory_bytes)
                 self._note_rest(now)
                 self._tracer.flush()
             self._flush_app_server()
@@ -342,7 +342,7 @@ class Worker:
             _log.warning(f"the memory of this worker is not read: no thread for it could be started: {error}")
 
     def _snapshot_now(self) -> None:
-        snapshot = self._sampler.snapshot_now(*self._core.thread_counts)
+        snapshot = self._sampler.snapshot_now(*self._core.processes.thread_counts)
         self._apply(self._core.process_snapshot(snapshot, time.monotonic()))
 
     def _note_rest(self, now: float) -> None:
