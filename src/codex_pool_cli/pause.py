@@ -13,7 +13,7 @@ from .steering import operator, operator_options
 def pause(context: click.Context, connect: str | None, key: str | None, as_json: bool) -> None:
     """Have new turns of a daemon wait; those that run go on. `resume` ends it.
 
-    Clients that wait are told that the pool is paused. Turns that codex begins by itself, such as those of a goal, do
+    Clients that wait see that the pool is paused. Turns that codex begins by itself, such as those of a goal, do
     not wait.
     """
     with operator(context, connect, key, as_json=as_json) as daemon:

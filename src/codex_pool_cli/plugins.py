@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def plugins(check: bool, as_json: bool) -> None:
     """List the plug-ins of batches that are installed, with their distributions.
 
-    They are scorers, formats of datasets, exporters and on-record hooks; what is wrong with one is said.
+    They are scorers, formats of datasets, exporters and on-record hooks. One that cannot be used has the reason.
 
     \b
     Exit codes:

@@ -74,7 +74,9 @@ def recipe() -> None:
 @click.option("--name", default="codex-pool", show_default=True, callback=_checked(_WORD, "letters, digits, . _ -"))
 @click.option("--time", metavar="T", callback=_checked(_TIME, "minutes, H:MM:SS or D-HH"), help="Limit of each task.")
 @click.option("--cpus", type=click.IntRange(min=1), metavar="N", help="CPUs of each task.")
-@click.option("--memory", metavar="SIZE", callback=_checked(_MEMORY, "a size such as 8G"), help="Of each task, as 8G.")
+@click.option(
+    "--memory", metavar="SIZE", callback=_checked(_MEMORY, "a size such as 8G"), help="Memory of each task, as 8G."
+)
 @click.option("--partition", metavar="NAME", callback=_checked(_WORD, "letters, digits, . _ -"))
 @click.option("--account", metavar="NAME", callback=_checked(_WORD, "letters, digits, . _ -"))
 @click.pass_context
@@ -113,15 +115,25 @@ def slurm(
 
 @recipe.command(context_settings=_REST)
 @_of_runs
-@click.option("--image", required=True, callback=_checked(_IMAGE, "the name of an image"), help="With codex-pool.")
-@click.option("--claim", required=True, metavar="NAME", callback=_checked(_DNS, "a name of Kubernetes: a-z, 0-9, -"))
+@click.option(
+    "--image", required=True, callback=_checked(_IMAGE, "the name of an image"), help="Image with codex-pool."
+)
+@click.option(
+    "--claim",
+    required=True,
+    metavar="NAME",
+    callback=_checked(_DNS, "a name of Kubernetes: a-z, 0-9, -"),
+    help="PersistentVolumeClaim that DIR is on.",
+)
 @click.option("--mount", default="/runs", show_default=True, metavar="PATH", help="Where the claim is mounted.")
 @click.option("--secret", metavar="NAME", callback=_checked(_DNS, "a name"), help="Secret with OPENAI_API_KEY.")
 @click.option("--name", default="codex-pool", show_default=True, callback=_checked(_DNS, "a name: a-z, 0-9, -"))
 @click.option("--namespace", metavar="NAME", callback=_checked(_DNS, "a name of Kubernetes: a-z, 0-9, -"))
-@click.option("--parallelism", type=click.IntRange(min=1), metavar="N", help="So many pods at once; all if not given.")
-@click.option("--cpus", metavar="N", callback=_checked(_CPUS, "a number such as 2 or 500m"), help="Of each pod.")
-@click.option("--memory", metavar="SIZE", callback=_checked(_QUANTITY, "a size such as 8Gi"), help="Of each pod.")
+@click.option("--parallelism", type=click.IntRange(min=1), metavar="N", help="Pods that run at once.  [default: all]")
+@click.option("--cpus", metavar="N", callback=_checked(_CPUS, "a number such as 2 or 500m"), help="CPUs of each pod.")
+@click.option(
+    "--memory", metavar="SIZE", callback=_checked(_QUANTITY, "a size such as 8Gi"), help="Memory of each pod, as 8Gi."
+)
 @click.option("--merge", "is_merge", is_flag=True, help="The Job that merges the shards, for when they have ended.")
 @click.pass_context
 def kubernetes(

@@ -69,7 +69,8 @@ def run(
     Uses the daemon at the default endpoint if one is running there, else an app-server of its own; --connect names a
     daemon, and -c, --codex-bin or --demo ask for an own app-server. Nothing is asked: what wants approval is declined.
 
-    Ctrl-C, SIGTERM and the end of the terminal interrupt the turn; the exit code is then 130, of the last one 129.
+    Ctrl-C, SIGTERM and the end of the terminal interrupt the turn; the exit code is then 130, or
+    129 for the end of the terminal.
     """
     endpoint, key = options.endpoint_of(context, connect, key)
     if thread is not None and (ephemeral or demo):

@@ -54,7 +54,7 @@ runs.add_command(merge)
 @click.argument("sample", required=False, callback=options.as_text)
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def show(run: Path, sample: str | None, as_json: bool) -> None:
-    """A run: its state, counts and spending; or one of its samples: its record, scores and attempts."""
+    """Show a run: its state, counts and spending; or one of its samples: its record, scores and attempts."""
     import json
     from dataclasses import asdict
 
@@ -141,7 +141,7 @@ def show(run: Path, sample: str | None, as_json: bool) -> None:
 @click.option("-n", "count", type=click.IntRange(min=0), default=10, show_default=True, help="How many to begin with.")
 @click.option("-f", "--follow", is_flag=True, help="Go on as long as the run does.")
 def tail(run: Path, count: int, follow: bool) -> None:
-    """The samples that ended last, as lines of results.jsonl."""
+    """Print the samples that ended last, as lines of results.jsonl."""
     from codex_batch.manage import runs as work
 
     with _reported():
@@ -229,7 +229,7 @@ def retry(run: Path, samples: tuple[str, ...], statuses: tuple[str, ...], mark: 
     "[default: stdout]",
 )
 def export(run: Path, format: str | None, variant: str | None, output: Path | None) -> None:
-    """The finished samples of a run, with their scores; for Inspect AI and as trajectories with all that was said."""
+    """Export the finished samples of a run: results with scores, logs of Inspect AI, or whole trajectories."""
     from codex_batch.export import ExportError, check_variant, export_to, format_of
     from codex_batch.export import export as export_file
     from codex_batch.store import open_run

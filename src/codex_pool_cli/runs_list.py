@@ -43,7 +43,7 @@ class _Line(NamedTuple):
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a run.")
 def list_(directory: Path, sort: str, as_json: bool) -> None:
-    """The runs in DIRECTORY and three levels below, the current one unless given.
+    """List the runs in DIRECTORY and three levels below, the current one unless given.
 
     SCORE is the mean of the first scorer over the samples that have ended, one without a score as 0; SCORED is how many
     it scored. Each variant of a run has a line of its own, RUN@VARIANT; in JSON they stand in `variants`. A directory

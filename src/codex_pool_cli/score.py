@@ -88,7 +88,7 @@ def score(
     only for a judge.
 
     \b
-    Scorers: exact, includes, regex, number, json_schema, command, python, judge.
+    Scorers: exact, includes, regex, number, choice, json_schema, command, python, judge.
 
     \b
     Exit codes:

@@ -51,7 +51,7 @@ def serve(
 
     Programs connect with codex_pool.connect(), the command line with --connect; codex itself, editors and other
     clients of `codex app-server` with --listen-unix, --listen-ws or --control-socket. Only the same user can connect,
-    and who has a key where one of these, or --listen, lets keys in.
+    and clients with a key where --listen or one of these lets keys in.
     """
     from codex_pool.daemon.config import DaemonConfig
     from codex_pool.daemon.lifecycle import run_daemon

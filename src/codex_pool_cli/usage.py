@@ -40,7 +40,7 @@ class Group(NamedTuple):
 @click.option(
     "--since",
     metavar="WHEN",
-    help="From the day of UTC on that began so long ago, such as 7d, 4w or 12h, or from the day YYYY-MM-DD.  "
+    help="Begin with the UTC day of this time: so long ago, such as 7d, 4w or 12h, or a date, YYYY-MM-DD.  "
     "[default: all]",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")

@@ -12,15 +12,15 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from codex_pool.options import PoolOptions
-from codex_pool.supervisor.core import (
+from codex_pool.supervisor.core import SupervisorCore
+from codex_pool.supervisor.effects import Changed, Drain, Effect, GiveUp, Kill, PoolReady, ReportLost, Spawn, Stop
+from codex_pool.supervisor.fruitless_deaths import (
     FAILED_STARTS_AT_FIRST,
     FRUITLESS_DEATHS,
     FRUITLESS_DEATHS_PER_SLOT,
     FRUITLESS_WINDOW_S,
-    MEMORY_MIN_AGE_S,
-    SupervisorCore,
 )
-from codex_pool.supervisor.effects import Changed, Drain, Effect, GiveUp, Kill, PoolReady, ReportLost, Spawn, Stop
+from codex_pool.supervisor.recycling import MEMORY_MIN_AGE_S
 from codex_pool.supervisor.restarts import MAX_DEATHS, MAX_DELAY_S, SLOW_DELAY_S, WINDOW_S, BrokerRestarts
 from codex_pool.supervisor.slots import (
     BACKOFF_FIRST_S,

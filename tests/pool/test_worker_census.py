@@ -184,7 +184,7 @@ def test_the_broker_is_told_with_the_threads_that_were_loaded_since() -> None:
     assert bench.new_broker().tree == wire.ProcessTree()
     bench.apply(bench.core.process_snapshot(look(), bench.now))
     bench.thread("t1")
-    seen_at = bench.core.thread_counts
+    seen_at = bench.core.processes.thread_counts
     assert seen_at == (1, 1)
     bench.thread("t2")
     bench.apply(bench.core.process_snapshot(ProcessSnapshot([APP, SERVER], {}, *seen_at), bench.now))

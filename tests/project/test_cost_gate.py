@@ -2,7 +2,7 @@
 
 Wall-clock time says nothing on a shared machine; CPU time does, and the ratio to a loop of the same kind of work -
 decode a header, look up a dict, append to a list - takes the machine out of it. A ratio may be 1.15 x the recorded one.
-One that has become smaller for good is recorded anew; `python tests/project/test_cost_gate.py` says what is seen.
+One that has become smaller for good is recorded again; `python tests/project/test_cost_gate.py` says what is seen.
 """
 
 from __future__ import annotations

@@ -22,13 +22,15 @@ memory (`renew`) is replaced in the same way, and before those that are worn.
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from codex_app_server._runtime.backoff import backoff_s
 
 from ..options import PoolOptions
+from . import recycling
 from .effects import Changed, Drain, Effect, GiveUp, Kill, PoolReady, ReportLost, Spawn, Stop
+from .fruitless_deaths import FruitlessDeaths
 from .handover import KeptCore
 from .reasons import RECYCLE_REASONS, RESTART_REASONS, reason_of_recycling, reason_of_restart
 from .slots import (
@@ -42,16 +44,9 @@ from .slots import (
     Slot,
     Worker,
     deadline_of,
+    find,
+    serves,
 )
-
-# Deaths before ready after which a pool gives up that has never been ready.
-FAILED_STARTS_AT_FIRST = 2
-# Deaths before ready or before any finished turn, while no worker serves, after which it gives up later.
-FRUITLESS_WINDOW_S = 300.0
-FRUITLESS_DEATHS = 8
-FRUITLESS_DEATHS_PER_SLOT = 3
-# A bound below what a fresh app-server takes must not spin.
-MEMORY_MIN_AGE_S = 10.0
 
 
 class SupervisorCore:
@@ -70,8 +65,7 @@ class SupervisorCore:
         # Of slots that are added.
         self.build = 0
         self._options = options
-        # When workers died that had done nothing, since a turn finished last.
-        self._fruitless: deque[float] = deque()
+        self._fruitless = FruitlessDeaths()
         self._pool_ready = False
         self._gave_up = False
         # How many workers were replaced after a death, and because they were worn, by reason.
@@ -107,7 +101,7 @@ class SupervisorCore:
 
     def ready(self, name: str, now: float) -> list[Effect]:
         """A worker's app-server has answered, and the broker knows it."""
-        slot, worker = self._find(name)
+        slot, worker = find(self._slots, name)
         if slot is not None and worker is not None and worker.state in ("draining", "stopping"):
             # It has just registered with a new broker.
             return [Drain(name, slot.recycling, not slot.held)]
@@ -135,7 +129,7 @@ class SupervisorCore:
 
     def load(self, name: str, *, turns: int, threads: int, now: float, running: int = 0) -> list[Effect]:
         """A worker reports how many turns have finished and are running on it, and how many threads it has loaded."""
-        _, worker = self._find(name)
+        _, worker = find(self._slots, name)
         if worker is None:
             return []
         if turns > worker.turns:
@@ -148,7 +142,7 @@ class SupervisorCore:
 
     def memory(self, name: str, memory_bytes: int, now: float) -> list[Effect]:
         """Note the memory of a worker and all below it, without tool commands of turns that run."""
-        _, worker = self._find(name)
+        _, worker = find(self._slots, name)
         if worker is None:
             return []
         worker.memory_bytes = memory_bytes
@@ -156,7 +150,7 @@ class SupervisorCore:
 
     def renew(self, name: str, reason: str, now: float) -> list[Effect]:
         """The broker reports that a worker must be replaced; it gets no turn until then. May come again."""
-        slot, worker = self._find(name)
+        slot, worker = find(self._slots, name)
         if slot is None or worker is None or worker is not slot.worker or slot.successor is not None:
             return []
         slot.renewal = reason
@@ -171,7 +165,7 @@ class SupervisorCore:
 
     def suspect(self, name: str, reason: str) -> list[Effect]:
         """The broker reports that a worker does not answer."""
-        _, worker = self._find(name)
+        _, worker = find(self._slots, name)
         if worker is None or worker.killing:
             return []
         worker.killing = reason
@@ -179,7 +173,7 @@ class SupervisorCore:
 
     def drained(self, name: str, now: float) -> list[Effect]:
         """The broker reports that a draining worker has nothing to do any more. May come again."""
-        _, worker = self._find(name)
+        _, worker = find(self._slots, name)
         if worker is None or worker.state != "draining":
             return []
         worker.state, worker.since = "stopping", now
@@ -201,7 +195,7 @@ class SupervisorCore:
         `kind`: as of StartError, when its app-server could not be started. `counts`: whether it may be a reason for the
         pool to give up.
         """
-        slot, worker = self._find(name)
+        slot, worker = find(self._slots, name)
         if slot is None or worker is None:
             return []
         if worker.killing:
@@ -278,12 +272,9 @@ class SupervisorCore:
             return None
         empty = (slot for slot in self._slots if slot.worker is None and not slot.held)
         deadlines = [slot.due for slot in empty if slot not in self._later]
-        for slot in self._slots:
-            for worker in slot.workers:
-                deadline = None if worker.killing else deadline_of(worker)
-                if deadline is not None:
-                    deadlines.append(deadline)
-        deadlines += [at for at, _, _ in (*self._renewals(), *self._worn())]
+        workers = [worker for slot in self._slots for worker in slot.workers if not worker.killing]
+        deadlines += [at for at in map(deadline_of, workers) if at is not None]
+        deadlines += [at for at, _, _ in self._recycling()]
         return min(deadlines, default=None)
 
     @property
@@ -369,7 +360,7 @@ class SupervisorCore:
         out: list[Effect] = []
         due = [
             (not slot.renewal, worker.ready_at, slot.number, why)
-            for at, slot, why in (*self._renewals(), *self._worn())
+            for at, slot, why in self._recycling()
             if (worker := slot.worker) and now >= at
         ]
         if due:
@@ -379,85 +370,26 @@ class SupervisorCore:
             slot.successor = self._spawn(slot, now, out)
         return out
 
-    def _renewals(self) -> Iterator[tuple[float, Slot, str]]:
-        """Yield from when on a slot is to be renewed, and why.
-
-        One successor starts at a time; the old worker may take long.
-        """
-        if self._gave_up or any(slot.successor for slot in self._slots):
-            return
-        for slot in self._slots:
-            worker = slot.worker
-            if slot.renewal and slot.retired is None and worker is not None and worker.state == "ready":
-                yield slot.due, slot, slot.renewal
-
-    def _worn(self) -> Iterator[tuple[float, Slot, str]]:
-        """Yield from when on a slot is to be recycled, and why; nothing while a successor, or the pool, starts."""
-        if self._gave_up or not self._pool_ready or any(slot.successor for slot in self._slots):
-            return
-        options = self._options
-        for slot in self._slots:
-            worker = slot.worker
-            if worker is None or worker.state != "ready" or worker.killing or slot.retired is not None:
-                continue
-            if options.recycle_turns and worker.turns >= options.recycle_turns:
-                yield slot.due, slot, f"{worker.turns} turns, the limit is {options.recycle_turns}"
-            elif options.recycle_threads and worker.threads >= options.recycle_threads:
-                yield slot.due, slot, f"{worker.threads} threads, the limit is {options.recycle_threads}"
-            elif options.recycle_memory_bytes and worker.memory_bytes >= options.recycle_memory_bytes:
-                why = f"{worker.memory_bytes} bytes of memory, the limit is {options.recycle_memory_bytes}"
-                yield max(slot.due, worker.ready_at + MEMORY_MIN_AGE_S), slot, why
-            elif options.recycle_age_s:
-                at = worker.ready_at + options.recycle_age_s
-                yield max(slot.due, at), slot, f"it has run for {options.recycle_age_s:g} s, the limit"
-
     # The rest.
 
     def _count_fruitless(self, worker: Worker, last: GiveUp, now: float, out: list[Effect]) -> None:
-        if self._serves() or (worker.state != "starting" and not self._pool_ready):
+        if serves(self._slots, pool_ready=self._pool_ready) or (worker.state != "starting" and not self._pool_ready):
             return
-        deaths = self._fruitless
-        deaths.append(now)
-        while deaths[0] < now - FRUITLESS_WINDOW_S:
-            deaths.popleft()
-        limit = max(FRUITLESS_DEATHS, FRUITLESS_DEATHS_PER_SLOT * len(self._slots))
-        if self._gave_up or len(deaths) < (limit if self._pool_ready else FAILED_STARTS_AT_FIRST):
-            return
-        self._gave_up = True
-        what = f"{len(deaths)} workers in a row died before they were ready"
-        if self._pool_ready:
-            seconds = now - deaths[0]
-            what = f"{len(deaths)} workers died within {seconds:.0f} s, before they were ready or had finished a turn"
-        if last.kind is not None and not self._pool_ready:
-            # Its reason is complete.
-            out.append(last)
-            return
-        out.append(GiveUp(f"{what}: {last.reason}", last.stderr, last.kind))
+        gives_up = self._fruitless.add(last, now, slots=len(self._slots), pool_ready=self._pool_ready)
+        if gives_up is not None and not self._gave_up:
+            self._gave_up = True
+            out.append(gives_up)
 
-    def _serves(self) -> bool:
-        """Return True if a worker is of use to a client: nothing that happens to the others ends it.
-
-        Before the pool is ready only one that has run a turn is: else no client has the pool yet, and its start
-        fails.
-        """
-        workers = [worker for slot in self._slots for worker in slot.workers]
-        return any(
-            worker.state != "starting" and not worker.killing and (self._pool_ready or worker.turns or worker.running)
-            for worker in workers
-        )
+    def _recycling(self) -> Iterator[tuple[float, Slot, str]]:
+        """Yield from when on a slot is to have another worker, and why."""
+        if not self._gave_up:
+            yield from recycling.due(self._slots, self._options, pool_ready=self._pool_ready)
 
     def _spawn(self, slot: Slot, now: float, out: list[Effect]) -> Worker:
         self._generations[slot.number] += 1
         worker = Worker(f"w{slot.number}.{self._generations[slot.number]}-{self._nonce}", now, slot.build)
         out += [Spawn(slot.number, worker.name, slot.build), Changed()]
         return worker
-
-    def _find(self, name: str) -> tuple[Slot | None, Worker | None]:
-        for slot in self._slots:
-            for worker in slot.workers:
-                if worker.name == name:
-                    return slot, worker
-        return None, None
 
 
 def _drain(slot: Slot, worker: Worker, now: float, out: list[Effect]) -> None:

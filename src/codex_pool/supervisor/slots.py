@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -97,6 +98,27 @@ class Slot:
             # When the next one is due (CLOCK_MONOTONIC, seconds), None if none has failed.
             "retryAt": self.due if self.failed_starts else None,
         }
+
+
+def find(slots: Sequence[Slot], name: str) -> tuple[Slot | None, Worker | None]:
+    """Return the worker of this name with its slot; None for both if there is none."""
+    for slot in slots:
+        for worker in slot.workers:
+            if worker.name == name:
+                return slot, worker
+    return None, None
+
+
+def serves(slots: Sequence[Slot], *, pool_ready: bool) -> bool:
+    """Return True if a worker is of use to a client: nothing that happens to the others ends it.
+
+    Before the pool is ready only one that has run a turn is: else no client has the pool yet, and its start fails.
+    """
+    workers = [worker for slot in slots for worker in slot.workers]
+    return any(
+        worker.state != "starting" and not worker.killing and (pool_ready or worker.turns or worker.running)
+        for worker in workers
+    )
 
 
 def deadline_of(worker: Worker) -> float | None:

@@ -26,14 +26,13 @@ from ..protocol.bound_methods import (
     COMMAND,
     KIND,
     KIND_OF_METHOD,
-    KIND_OF_NOTIFICATION,
-    NO_THREAD,
     STREAMING,
     WATCH,
     Kind,
 )
-from .bound_object import BoundObject, Key, ended_line, inside, lines_unread, raw, text_of, warning
+from .bound_object import BoundObject, ended_line, inside, lines_unread, raw, text_of, warning
 from .bound_streams import BoundStreams
+from .bound_table import BoundTable
 from .effects import Outbox
 from .request import Request
 from .request_table import RequestTable
@@ -57,13 +56,7 @@ class BoundObjects:
     outbox: Outbox
     limits: Limits
     streams: BoundStreams = field(init=False)
-    _last_number: int = 0
-    # Those whose ids are taken.
-    _by_key: dict[Key, BoundObject] = field(default_factory=dict)
-    # Those that the app-server may have.
-    _by_wire_id: dict[tuple[str, str], BoundObject] = field(default_factory=dict)
-    # Those whose streams their sessions have not acknowledged to the end.
-    _by_stream: dict[str, BoundObject] = field(default_factory=dict)
+    _table: BoundTable = field(default_factory=BoundTable)
     # Those whose last line is published, and may wait for credit.
     _finishing: dict[BoundObject, None] = field(default_factory=dict)
     # Those whose streams have ended because they are not read.
@@ -78,7 +71,7 @@ class BoundObjects:
     @property
     def held(self) -> dict[str, int]:
         of_streams = {f"bound_{name}": count for name, count in self.streams.held.items()}
-        return {**of_streams, "bound": len(self._by_wire_id) + len(self._by_key), "bound_streams": len(self._by_stream)}
+        return {**of_streams, **self._table.held}
 
     @property
     def waits(self) -> bool:
@@ -88,13 +81,12 @@ class BoundObjects:
     @property
     def oldest(self) -> int:
         """Number of the oldest command or process that runs; of the next one, or turn, if none does."""
-        numbers = (bound.number for bound in self._by_wire_id.values() if bound.kind.is_process)
-        return min(numbers, default=self.running.begun + 1)
+        return self._table.oldest(self.running.begun + 1)
 
     @property
     def records(self) -> list[wire.BoundRecord]:
         """The objects whose ids are taken."""
-        return [wire.BoundRecord(*bound.key, bound.begin, bound.update) for bound in self._by_key.values()]
+        return [wire.BoundRecord(*bound.key, bound.begin, bound.update) for bound in self._table.by_key.values()]
 
     # Requests of sessions.
 
@@ -118,7 +110,7 @@ class BoundObjects:
         elif name is None or not (name or kind.may_have_empty_id):
             return None  # Refused by the app-server.
         else:
-            found = self._by_key.get((request.session, kind.name, name))
+            found = self._table.by_key.get((request.session, kind.name, name))
             if found is None and not begins:
                 # No number is 0: the app-server answers that there is no such object.
                 self._rename(request, params, kind, f"0/{name}")
@@ -128,7 +120,7 @@ class BoundObjects:
             bound = found or self._enter(kind, request.session, name)
             if found is not None and request.method == kind.end and not kind.is_process:
                 # From here on its id is free for another one.
-                del self._by_key[bound.key]
+                del self._table.by_key[bound.key]
         if begins and kind is not COMMAND:
             bound.pending += 1
         elif begins and found is None:
@@ -230,25 +222,7 @@ class BoundObjects:
 
     def on_lines(self, lines: list[bytes], methods: list[str]) -> set[int]:
         """Publish the notifications about objects; return their places."""
-        taken: set[int] = set()
-        runs: dict[BoundObject, list[bytes]] = {}
-        over: set[BoundObject] = set()
-        for place, (line, method) in enumerate(zip(lines, methods, strict=True)):
-            kind = KIND_OF_NOTIFICATION.get(method)
-            if kind is None:
-                continue
-            taken.add(place)
-            message = jsonrpc.decode_request(line)
-            params = message.params or {}
-            bound = self._by_wire_id.get((kind.name, text_of(params.get(kind.id_field)) or ""))
-            if bound is None or bound.anonymous:
-                continue
-            if method == kind.last_notification:
-                over.add(bound)
-                if bound.why:
-                    params["stderr"] = raw((text_of(params.get("stderr")) or "") + bound.why)
-            params[kind.id_field] = raw(bound.name)
-            runs.setdefault(bound, []).append(message.encode(jsonrpc.others_of(line)))
+        taken, runs, over = self._table.runs_of(lines, methods)
         for bound, run in runs.items():
             if bound in over:
                 self._over(bound, run)
@@ -268,11 +242,9 @@ class BoundObjects:
 
     def forget_session(self, session: wire.SessionId) -> None:
         """End all objects of a session that is over."""
-        of_session = [each for each in self._by_wire_id.values() if each.session == session and not each.gone]
-        for stream in [name for name, each in self._by_stream.items() if each.session == session]:
-            self._finishing.pop(self._by_stream.pop(stream), None)
-        for key in [key for key in self._by_key if key[0] == session]:
-            del self._by_key[key]
+        of_session = self._table.take_out(session)
+        for bound in [each for each in self._finishing if each.session == session]:
+            del self._finishing[bound]
         self.streams.forget(session)
         for bound in of_session:
             bound.gone = True
@@ -280,7 +252,7 @@ class BoundObjects:
 
     def end_processes(self, reason: str) -> None:
         """End the commands and processes of all sessions, for this reason."""
-        for bound in list(self._by_wire_id.values()):
+        for bound in list(self._table.by_wire_id.values()):
             if bound.kind.is_process and not bound.why and not bound.published:
                 bound.why = reason
                 self._end(bound)
@@ -288,7 +260,7 @@ class BoundObjects:
     def rebind(self, head: wire.Rebind, bodies: list[bytes]) -> None:
         """Make a watch or a search again that another worker had."""
         kind = KIND.get(head.kind)
-        if kind is None or kind.is_process or not bodies or (head.session, head.kind, head.name) in self._by_key:
+        if kind is None or kind.is_process or not bodies or (head.session, head.kind, head.name) in self._table.by_key:
             return
         bound = self._enter(kind, head.session, head.name)
         bound.begin, bound.update = bodies[0], bodies[1] if len(bodies) > 1 else b""
@@ -297,7 +269,7 @@ class BoundObjects:
 
     def unbind(self, head: wire.Unbind) -> None:
         """End a watch or a search that another worker has now."""
-        bound = self._by_key.get((head.session, head.kind, head.name))
+        bound = self._table.by_key.get((head.session, head.kind, head.name))
         if bound is not None:
             self._close(bound)
 
@@ -306,20 +278,16 @@ class BoundObjects:
         for bound in [each for each in self._ending if each.end_at is not None and each.end_at <= self.outbox.now]:
             self._end(bound)
         self._send(self.streams.expire(self.outbox.now))
-        for name, bound in list(self._by_stream.items()):
+        for name, bound in list(self._table.by_stream.items()):
             is_over = bound.published and bound not in self._finishing
             if is_over and self.streams.find(bound.session, bound.stream) is None:
-                del self._by_stream[name]
+                del self._table.by_stream[name]
 
     # From the beginning to the end.
 
     def _enter(self, kind: Kind, session: wire.SessionId, name: str, *, anonymous: bool = False) -> BoundObject:
-        self._last_number += 1
-        wire_id = f"{self._last_number}/{'' if anonymous else name}"
-        stream = Turn(f"{self.worker}/{self._last_number}", NO_THREAD)
-        bound = BoundObject(kind, session, name, wire_id, stream, anonymous)
-        self._by_key[bound.key] = self._by_wire_id[kind.name, wire_id] = self._by_stream[stream.id] = bound
-        self.streams.join(stream, session, "full")
+        bound = self._table.enter(kind, session, name, worker=self.worker, anonymous=anonymous)
+        self.streams.join(bound.stream, session, "full")
         if kind.is_process:
             self.running.begun += 1
             bound.number = self.running.begun
@@ -352,7 +320,7 @@ class BoundObjects:
 
     def _over(self, bound: BoundObject, lines: Iterable[bytes] = ()) -> None:
         """Note that the app-server does not have this object any more; publish the last lines of its stream."""
-        self._by_wire_id.pop((bound.kind.name, bound.wire_id), None)
+        self._table.by_wire_id.pop((bound.kind.name, bound.wire_id), None)
         self._ending.pop(bound, None)
         bound.end_at = None
         if not bound.gone:
@@ -391,7 +359,7 @@ class BoundObjects:
             # A process is over when that is reported; what is not there has ended, or is about to begin.
             if not bound.pending and bound.request is None and (is_error or not kind.is_process):
                 self._ending.pop(bound, None)
-                self._by_wire_id.pop((kind.name, bound.wire_id), None)
+                self._table.by_wire_id.pop((kind.name, bound.wire_id), None)
 
         self.requests.submit_own(kind.end, {kind.id_field: bound.wire_id}, then, control=True)
 
@@ -411,9 +379,8 @@ class BoundObjects:
         for bound in over:
             del self._finishing[bound]
             bound.is_over = True
-            if self._by_key.get(bound.key) is bound:
-                del self._by_key[bound.key]
-            self.outbox.broker(wire.encode(wire.Unbound(*bound.key, replaced=bound.key in self._by_key)))
+            self._table.free(bound)
+            self.outbox.broker(wire.encode(wire.Unbound(*bound.key, replaced=bound.key in self._table.by_key)))
         self.outbox.messages(messages)
         for bound in over:
             request = bound.answers
@@ -423,7 +390,7 @@ class BoundObjects:
 
     def _overflow_lines(self, stream: Turn, why: str) -> list[bytes]:
         """The last lines of a stream that its session does not read."""
-        bound = self._by_stream[stream.id]
+        bound = self._table.by_stream[stream.id]
         self._unread.append(bound)
         bound.ok = False
         return lines_unread(bound, why)

@@ -226,7 +226,7 @@ class Calls:
         if reply.forgotten:
             if reply.turn_id is not None and request.thread_id is not None:
                 # Its client was informed that it failed.
-                self._running.interrupt(reply.turn_id, request.thread_id)
+                self._running.interrupts.interrupt(reply.turn_id, request.thread_id)
             if not reply.is_error:
                 self._bound.answered_late(request)
             return
@@ -282,7 +282,7 @@ class Calls:
         if request.method in thread_records.LOADS_THREAD:
             record = self._threads.hold(line, request)
             if record is not None and request.session is not None and not request.gone:
-                self._running.subscribe(record.thread_id, request.session)
+                self._running.followers.subscribe(record.thread_id, request.session)
             return record
         if request.method in _PARTS and request.thread_id is not None:
             owner = self._threads.owner_of(request.thread_id)
@@ -325,7 +325,7 @@ class Calls:
         assert request.session is not None, "only sessions follow turns"
         wanted = _text_of(request.line, "interest")
         interests: dict[str | None, wire.Interest] = {"full": "full", "items": "items", "final": "final"}
-        self._running.follow(turn, request.session, interests.get(wanted, request.interest))
+        self._running.followers.follow(turn, request.session, interests.get(wanted, request.interest))
         self._answers.send(request, True, b'{"id":%s,"result":{}}' % bytes(request.line.id))
         self._server_requests.ask_too(request.session, self._threads.family(turn.thread_id))
 
@@ -343,7 +343,7 @@ class Calls:
             self._requests.submit(request)
             return
         if gets_all:
-            self._running.leave(thread_id, session)
+            self._running.followers.leave(thread_id, session)
             self._server_requests.leave(thread_id, session)
         result = jsonrpc.encode({"status": status})
         self._answers.send(request, True, b'{"id":%s,"result":%s}' % (bytes(request.line.id), result))

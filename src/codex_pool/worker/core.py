@@ -128,7 +128,7 @@ class WorkerCore:
             outbox=self._outbox,
         )
         self._probe = Probe()
-        self._processes = ProcessCounts(Census(pid, app_server_pid), self._threads, enabled=counts)
+        self.processes = ProcessCounts(Census(pid, app_server_pid), self._threads, enabled=counts)
         self._start_notices = StartNotices(self._outbox)
         self._notifications = SessionNotifications(
             outbox=self._outbox,
@@ -153,7 +153,7 @@ class WorkerCore:
             changes=self._changes,
             options=self._options,
             bound=self._bound,
-            processes=self._processes,
+            processes=self.processes,
             start_notices=self._start_notices,
         )
         self._releases = ThreadReleases(self._threads, self._requests, self._running, self._outbox)
@@ -190,19 +190,9 @@ class WorkerCore:
         return len(self._threads)
 
     @property
-    def thread_counts(self) -> tuple[int, int]:
-        """Numbers of threads that the app-server was made to load, and that it has loaded, for a process snapshot."""
-        return self._processes.thread_counts
-
-    @property
-    def memory_bytes(self) -> int:
-        """Memory of this worker and all below it, without tool commands of turns that run; 0 where not known."""
-        return self._processes.memory_bytes
-
-    @property
     def rests(self) -> bool:
         """Return True if nothing can change below this worker: no turn runs, nor anything else but the app-server."""
-        return self._processes.is_empty and not (self._running or self._bound.held["bound"])
+        return self.processes.is_empty and not (self._running or self._bound.held["bound"])
 
     @property
     def held(self) -> dict[str, int]:
@@ -275,7 +265,7 @@ class WorkerCore:
                 self._bound.end_processes(head.reason)
             case wire.Interrupt():
                 if self._running.get(head.turn_id) is not None:
-                    self._running.interrupt(head.turn_id, head.thread_id)
+                    self._running.interrupts.interrupt(head.turn_id, head.thread_id)
             case wire.Release():
                 self._releases.release(head)
             case wire.DefaultSession():
@@ -335,7 +325,7 @@ class WorkerCore:
         """Count the processes below this worker. The first snapshot is taken before any thread is loaded."""
         self._begin("process_snapshot", now)
         oldest = min(self._running.oldest, self._bound.oldest)
-        tree = self._processes.take(snapshot, begun=self._running.begun, oldest=oldest, now=now)
+        tree = self.processes.take(snapshot, begun=self._running.begun, oldest=oldest, now=now)
         if tree is not None:
             self._outbox.broker(wire.encode(tree))
         return self._outbox.take()

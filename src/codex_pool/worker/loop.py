@@ -11,12 +11,10 @@ app-server. It turns at least once a second, so that a beat that reports no turn
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
 import os
 import random
-import select
 import subprocess
 import sys
 import time
@@ -26,19 +24,20 @@ from typing import Any, Literal, NoReturn
 import msgspec
 import zmq
 
-from codex_app_server._protocol.framing import LineSplitter, LongLine
+from codex_app_server._protocol.framing import LineSplitter
 from codex_app_server._runtime import child_process
 from codex_app_server._runtime.stderr import cause
 
 from ..protocol import wire
 from ..protocol.sockets import READABLE, WRITABLE
 from ..runtime import log, processes, startup
+from .app_server_stderr import AppServerStderr
 from .arguments import TurnLimits, WorkerArguments
 from .broker_connection import BrokerConnection
 from .core import WorkerCore
 from .effects import BulkToBroker, Effect, Fail, FillHistory, Note, Ready, ToAppServer, ToBroker, ToTracer
+from .reports import Reports, report
 from .sampler import Sampler
-from .stderr_log import StderrLog
 from .tracer_connection import TracerConnection
 
 READ_BYTES = 256 * 1024
@@ -53,9 +52,7 @@ SMALL_READ_BYTES = 64 * 1024
 GATHER_TURNS = 8
 DENSE_S = 0.003
 GATHER_S = 0.001
-STDERR_LINES = 40
 REAP_EVERY_S = 10.0
-TICK_S = 1.0
 QUICK_TICK_S = 0.1
 # The sampler looks rarely once nothing has happened for so long.
 REST_AFTER_S = 10.0
@@ -86,16 +83,13 @@ class Worker:
         self._arguments = arguments
         self._started_at = started_at
         self._process = process
+        assert process.stderr is not None
+        self._stderr = AppServerStderr(process.stderr)
         self._context = zmq.Context()
         self._splitter = LineSplitter(MAX_LINE_BYTES)
-        self._stderr = LineSplitter(64 * 1024)
-        self._stderr_lines: deque[str] = deque(maxlen=STDERR_LINES)
-        self._stderr_log = StderrLog()
         self._to_app_server: deque[memoryview] = deque()
         self._from_supervisor = LineSplitter(64 * 1024)
-        self._load = (0, 0, 0, 0)
-        self._load_at = 0.0
-        self._memory_mib = 0
+        self._reports = Reports()
         self._counts = processes.tells_trees()
         self._has_snapshot = False
         # For which numbers of threads the sampler was asked to look last.
@@ -140,7 +134,7 @@ class Worker:
             return f"the worker has failed: {type(error).__name__}: {error}"
         finally:
             code = child_process.stop(self._process)
-            self._drain_stderr()
+            self._stderr.drain()
             processes.sweep(os.getpid())
             self._sampler.close()
             self._broker.close()
@@ -152,17 +146,17 @@ class Worker:
     def exit_report(self, reason: str) -> dict[str, Any]:
         """The last line for the supervisor. After an error `events` has the last events of the core."""
         what = f"{reason} ({child_process.describe_exit(self._exit_code)})"
-        if reason == APP_SERVER_ENDED and (why := cause(self._stderr_lines)):
+        if reason == APP_SERVER_ENDED and (why := cause(self._stderr.lines)):
             what = f"{what}: {why}"
-        said = {"reason": what, "stderr": list(self._stderr_lines), "lost_lines": log.lost()}
+        said = {"reason": what, "stderr": list(self._stderr.lines), "lost_lines": log.lost()}
         events = {"events": self._recent_events} if self._recent_events else {}
         return {"event": "exit", **said, "tally": self._core.tally, **events}
 
     def _loop(self) -> NoReturn:
         process = self._process
-        assert process.stdin is not None and process.stdout is not None and process.stderr is not None
+        assert process.stdin is not None and process.stdout is not None
         self._stdin = process.stdin.fileno()
-        stdout, stderr = process.stdout.fileno(), process.stderr.fileno()
+        stdout, stderr = process.stdout.fileno(), self._stderr.fileno()
         for fd in (self._stdin, stdout, stderr):
             os.set_blocking(fd, False)
         child_process.widen(stdout, LONG_READ_BYTES)
@@ -198,7 +192,7 @@ class Worker:
             self._loops += 1
             if self._signals in ready and startup.asks_to_end(self._signals):
                 raise Stop("the supervisor asked this worker to stop by SIGTERM")
-            if stderr in ready and not self._read_stderr(stderr):
+            if stderr in ready and not self._stderr.read():
                 poller.unregister(stderr)
             if stdout in ready:
                 self._read_stdout(stdout)
@@ -208,7 +202,7 @@ class Worker:
                 self._read_supervisor()
             if self._sampler.fileno() in ready and (snapshot := self._sampler.take()) is not None:
                 self._apply(self._core.process_snapshot(snapshot, time.monotonic()))
-            if (counts := self._core.thread_counts) != self._sampled_counts:
+            if (counts := self._core.processes.thread_counts) != self._sampled_counts:
                 self._sampled_counts = counts
                 self._sampler.ask(*counts)
             now = time.monotonic()
@@ -217,10 +211,10 @@ class Worker:
             if now >= tick_at:
                 tick_at = wire.next_beat(now)
                 self._apply(self._core.tick(now))
-                self._report_load()
+                self._reports.load(self._core)
                 if self._has_snapshot and not self._sampler.is_running:
                     self._snapshot_now()
-                self._report_memory()
+                self._reports.memory(self._core.processes.memory_bytes)
                 self._note_rest(now)
                 self._tracer.flush()
             self._flush_app_server()
@@ -277,31 +271,6 @@ class Worker:
                 _log.warning(
                     f'ignored a line of the supervisor: {line!r}; expected {{"broker": "new"}}, limits or a stop'
                 )
-
-    def _read_stderr(self, stderr: int) -> bool:
-        try:
-            chunk = os.read(stderr, READ_BYTES)
-        except BlockingIOError:
-            return True
-        for line in self._stderr.feed(chunk):
-            raw = line.head if isinstance(line, LongLine) else line
-            text = raw.decode("utf-8", "replace")
-            self._stderr_lines.append(text)
-            for problem in self._stderr_log.take(text, time.monotonic()):
-                _log.warning("%s", problem)
-        return bool(chunk)
-
-    def _drain_stderr(self) -> None:
-        assert self._process.stderr is not None
-        with contextlib.suppress(OSError, ValueError):
-            stderr = self._process.stderr.fileno()
-            os.set_blocking(stderr, False)
-            while self._read_stderr(stderr):
-                if not os.get_blocking(stderr) and not _readable(stderr):
-                    break
-        rest = self._stderr.rest()
-        if rest:
-            self._stderr_lines.append(rest.decode("utf-8", "replace"))
 
     def _read_broker(self) -> None:
         for _ in range(1000):
@@ -362,13 +331,6 @@ class Worker:
                 return
             self._to_app_server.popleft()
 
-    def _report_load(self) -> None:
-        load = self._core.finished_turns, self._core.loaded_threads, self._core.running_turns, log.lost()
-        # A supervisor that does not read must not stop this loop.
-        if load != self._load and time.monotonic() - self._load_at >= TICK_S and _writable(1):
-            self._load, self._load_at = load, time.monotonic()
-            report({"event": "load", **dict(zip(("turns", "threads", "running", "lost_lines"), load, strict=True))})
-
     def _begin_sampling(self) -> None:
         if not self._counts:
             return
@@ -380,7 +342,7 @@ class Worker:
             _log.warning(f"the memory of this worker is not read: no thread for it could be started: {error}")
 
     def _snapshot_now(self) -> None:
-        snapshot = self._sampler.snapshot_now(*self._core.thread_counts)
+        snapshot = self._sampler.snapshot_now(*self._core.processes.thread_counts)
         self._apply(self._core.process_snapshot(snapshot, time.monotonic()))
 
     def _note_rest(self, now: float) -> None:
@@ -389,12 +351,6 @@ class Worker:
         if not self._core.rests or turns != self._rested_turns:
             self._busy_at, self._rested_turns = now, turns
         self._sampler.rest(now - self._busy_at >= REST_AFTER_S)
-
-    def _report_memory(self) -> None:
-        memory_mib = self._core.memory_bytes >> 20
-        if memory_mib != self._memory_mib and _writable(1):
-            self._memory_mib = memory_mib
-            report({"event": "memory", "memory_bytes": self._core.memory_bytes})
 
     def _progress(self) -> wire.Progress:
         core = self._core
@@ -416,24 +372,6 @@ def _limits_in(line: bytes) -> TurnLimits | None:
         return msgspec.json.decode(line, type=dict[Literal["limits"], TurnLimits]).get("limits")
     except msgspec.MsgspecError:
         return None
-
-
-def _readable(fd: int) -> bool:
-    poller = zmq.Poller()
-    poller.register(fd, READABLE)
-    return bool(poller.poll(0))
-
-
-def _writable(fd: int) -> bool:
-    poller = select.poll()
-    poller.register(fd, select.POLLOUT)
-    return bool(poller.poll(0))
-
-
-def report(record: dict[str, Any]) -> None:
-    """Write one JSON line for the supervisor."""
-    with contextlib.suppress(OSError):
-        os.write(1, msgspec.json.encode(record) + b"\n")
 
 
 def work(arguments: bytes, process: subprocess.Popen[bytes], signals: int, started_at: float) -> int:

@@ -115,4 +115,4 @@ class Registration:
         )
         self._outbox.broker(wire.encode(head), self._initialized, wire.encode_worker_state(state))
         self._start_notices.report()
-        self._threads.report_sub_agents()
+        self._threads.sub_agents.report()

@@ -2,14 +2,13 @@
 
 The beginning of a turn is reported to the broker by the answer to its start, or else by TurnStarted, and its end by
 TurnEnded, which has its last notifications. Turns that the app-server begins unasked - of goals, compaction,
-sub-agents - are followed from their turn/started on. With a turn that is interrupted here its sub-agents are, each by
-its own ids, and those that begin later. Notifications are sent by `idle_batching` and `subscriptions`.
+sub-agents - are followed from their turn/started on. `interrupts` interrupts turns, `turn_followers` has the sessions
+that follow them; notifications are sent by `idle_batching` and `subscriptions`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -25,6 +24,7 @@ from . import message_marks, peek
 from .activity import USAGE, ActivityReport, note_usage
 from .effects import Outbox
 from .idle_batching import IdleBatching
+from .interrupts import Interrupts
 from .request import Request
 from .request_table import RequestTable
 from .session_options import SessionOptions
@@ -32,12 +32,12 @@ from .subscription import Limits
 from .subscriptions import Subscriptions
 from .threads import Threads
 from .turn_counts import DELTA, TurnCounter
+from .turn_followers import TurnFollowers
 from .turn_spans import TurnSpans
 from .turn_stream import Turn
 from .watchdog import TurnWatchdog
 
 MAX_STALLED = 4096
-INTERRUPT_ANSWER_S = 1.0
 
 _TELLS_LIMIT = frozenset({"error", "turn/completed"})
 _OF_THREADS = frozenset(
@@ -85,12 +85,18 @@ class RunningTurns:
         self._batching = IdleBatching(outbox, self.subscriptions)
         self.activity = ActivityReport()
         self._turns: dict[str, Turn] = {}
-        # Turns to interrupt that were not known to the app-server yet.
-        self._too_early: set[str] = set()
-        # Turns with an interrupt that is not answered yet, and when it was sent.
-        self._interrupting: dict[str, float] = {}
         # Turns of sub-agents by the turn that they work for; the turn inside of a review, which is to be interrupted.
         self._agents = SubAgents()
+        self.interrupts = Interrupts(self._turns, self._agents, requests, outbox)
+        self.followers = TurnFollowers(
+            self._turns,
+            self._agents,
+            threads=threads,
+            options=options,
+            outbox=outbox,
+            subscriptions=self.subscriptions,
+            batching=self._batching,
+        )
         # Turns that were ended here while the app-server still runs them.
         self._stalled: BoundedDict[str, None] = BoundedDict(MAX_STALLED)
         self.finished = 0
@@ -106,7 +112,7 @@ class RunningTurns:
 
     @property
     def waits(self) -> bool:
-        return bool(self._too_early) or self._batching.waits
+        return self.interrupts.waits or self._batching.waits
 
     @property
     def has_no_readers(self) -> bool:
@@ -115,10 +121,10 @@ class RunningTurns:
 
     @property
     def held(self) -> dict[str, int]:
-        turns = {"turns": len(self._turns), "too_early": len(self._too_early), "agents": len(self._agents)}
         return {
-            **turns,
-            "interrupting": len(self._interrupting),
+            "turns": len(self._turns),
+            "agents": len(self._agents),
+            **self.interrupts.held,
             "holding": len(self._batching),
             **self.subscriptions.held,
         }
@@ -176,49 +182,15 @@ class RunningTurns:
             self._spans.began(turn, request)
             self._threads.turn_started(thread_id, request.session, request.interest)
         if session is not None:
-            self.join(turn, session, request.interest)
+            self.followers.join(turn, session, request.interest)
         turn.kept = turn.kept or request.kept
         turn.marks += request.is_marked
         if begins:
-            self._join_subscribers(turn)
+            self.followers.join_subscribers(turn)
             held = wire.RunningTurn(thread_id, turn_id, [*turn.subscribers])
         if not turn.subscribers and not turn.kept:
-            self.interrupt(turn_id, thread_id)
+            self.interrupts.interrupt(turn_id, thread_id)
         return held
-
-    def join(self, turn: Turn, session: wire.SessionId, interest: wire.Interest) -> None:
-        """Subscribe this session to a turn."""
-        self._batching.flush(turn)
-        self.subscriptions.join(turn, session, interest)
-
-    def follow(self, turn: Turn, session: wire.SessionId, interest: wire.Interest) -> None:
-        """Subscribe this session to a turn and the sub-agents that work for it."""
-        self.join(turn, session, interest)
-        for agent in self._agents.running(turn.thread_id, turn.id):
-            running = self._turns.get(agent.turn_id)
-            if running is not None and session not in running.subscribers:
-                self.join(running, session, interest)
-                head = wire.TurnStarted(running.thread_id, running.id, [*running.subscribers])
-                self._outbox.broker(wire.encode(head))
-
-    def subscribe(self, thread_id: str, session: wire.SessionId) -> None:
-        """Have a session that has resumed this thread get the turns that run on it and on those of its sub-agents, if
-        it gets all turns."""
-        if session not in self._options.all_turns:
-            return
-        family = self._threads.family(thread_id)
-        for turn in [turn for turn in self._turns.values() if turn.thread_id in family]:
-            if session not in turn.subscribers:
-                self.join(turn, session, self._threads.interest_of(turn.thread_id, session))
-                head = wire.TurnStarted(turn.thread_id, turn.id, [*turn.subscribers])
-                self._outbox.broker(wire.encode(head))
-
-    def leave(self, thread_id: str, session: wire.SessionId) -> None:
-        """End the subscriptions of this session to the turns of a thread, which go on."""
-        for turn in self._turns.values():
-            if turn.thread_id == thread_id and session in turn.subscribers:
-                self.subscriptions.leave(turn, session)
-                turn.kept = True
 
     def announce(self, turn_id: str, queued_ms: int = 0) -> None:
         """Publish the turn's first notification, which names the worker that runs it."""
@@ -258,33 +230,12 @@ class RunningTurns:
         if ended:
             self._end(turn)
 
-    def insert(
-        self, thread_id: str, sessions: list[wire.SessionId], lines: list[bytes], methods: list[str]
-    ) -> list[wire.SessionId]:
-        """Publish notifications of a thread within its running turn, to those of these sessions that get all turns.
-
-        They keep their place there, however slowly a session reads. Return the sessions that have yet to get them.
-        """
-        turn = self.on(thread_id) if self._options.all_turns else None
-        if turn is None:
-            return sessions
-        subscribers = turn.subscribers
-        within = [
-            each
-            for each in sessions
-            if each in self._options.all_turns and each in subscribers and subscribers[each].interest == "full"
-        ]
-        if not within:
-            return sessions
-        self._batching.insert(turn, lines, methods, within)
-        return [session for session in sessions if session not in within]
-
     def broken(self, turn_id: str, reason: str) -> None:
         """End a turn that cannot be followed any further."""
         turn = self._turns.get(turn_id)
         if turn is not None:
             self._end_here(turn, "failed", reason)
-            self.interrupt(turn_id, turn.thread_id)
+            self.interrupts.interrupt(turn_id, turn.thread_id)
 
     def observe(self, thread_id: str | None, lines: list[bytes], methods: list[str]) -> None:
         """Update the state after notifications: threads, turns inside of reviews, the account's limit."""
@@ -316,14 +267,16 @@ class RunningTurns:
         They may be reported after the child's turn has begun.
         """
         for late in self._agents.spawned(thread_id, children):
-            self._interrupt_one(late.turn_id, late.thread_id)
+            self.interrupts.one(late.turn_id, late.thread_id)
         turns = [turn for turn in self._turns.values() if turn.thread_id == thread_id]
-        self._threads.spawned(thread_id, children, [session for turn in turns for session in turn.subscribers])
+        self._threads.sub_agents.spawned(
+            thread_id, children, [session for turn in turns for session in turn.subscribers]
+        )
         for turn in [turn for turn in self._turns.values() if turn.thread_id in children]:
             followers = self._threads.followers_of(turn.thread_id)
             if not turn.subscribers.keys() >= {*followers}:
                 self._outbox.broker(wire.encode(wire.TurnStarted(turn.thread_id, turn.id, followers)))
-            self._join_all(turn, followers, turns)
+            self.followers.join_all(turn, followers, turns)
 
     def observe_limit(self, method: str, line: bytes) -> None:
         limited = peek.limit_of(method, line)
@@ -356,8 +309,7 @@ class RunningTurns:
 
     def _end(self, turn: Turn) -> None:
         del self._turns[turn.id]
-        self._too_early.discard(turn.id)
-        self._interrupting.pop(turn.id, None)
+        self.interrupts.ended(turn.id)
         self._agents.ended(turn.thread_id, turn.id)
         self._watchdog.ended(turn.id)
         self._threads.idle(turn.thread_id)
@@ -389,75 +341,34 @@ class RunningTurns:
     def _begin_own(self, turn_id: str, thread_id: str, root: str) -> None:
         above = self._turns.get(root)
         if above is not None:
-            self._threads.adopt_agent(thread_id, above.thread_id, [*above.subscribers])
+            self._threads.sub_agents.adopt(thread_id, above.thread_id, [*above.subscribers])
         followers = self._threads.followers_of(thread_id)
         turn = self._begin(turn_id, thread_id)
         turn.is_own = True
         self._spans.began(turn, parent_turn=root if above is not None else "")
         self._outbox.broker(wire.encode(wire.TurnStarted(thread_id, turn_id, followers, by_itself=root == turn_id)))
         self._threads.turn_started(thread_id, None, "full")
-        self._join_all(turn, followers, [above] if above is not None else [])
+        self.followers.join_all(turn, followers, [above] if above is not None else [])
         # It may be over already, with all of it in this read.
         with contextlib.suppress(AppServerError):
             self._router.follow(turn_id, None, thread_id=thread_id)
         self.announce(turn_id)
         if root != turn_id and self._agents.began(thread_id, turn_id, root):
-            self._interrupt_one(turn_id, thread_id)
-
-    # Followers.
-
-    def _join_all(self, turn: Turn, followers: list[wire.SessionId], above: list[Turn]) -> None:
-        """Have these sessions follow a turn that none of them has started, with the interest that they have in those
-        that it works for."""
-        for session in followers:
-            along = [each.subscribers[session].interest for each in above if session in each.subscribers]
-            self.join(turn, session, along[0] if along else self._threads.interest_of(turn.thread_id, session))
-
-    def _join_subscribers(self, turn: Turn) -> None:
-        """Have the followers of the thread that get all turns follow this one, which one of them may have started."""
-        if not self._options.all_turns:
-            return
-        for session in self._threads.followers_of(turn.thread_id):
-            if session in self._options.all_turns and session not in turn.subscribers:
-                self.join(turn, session, self._threads.interest_of(turn.thread_id, session))
+            self.interrupts.one(turn_id, thread_id)
 
     def forget_session(self, session: wire.SessionId, *, keep: bool) -> None:
         """Interrupt the turns that only this session followed, unless it or one that has left before it keeps them."""
         for turn in self.subscriptions.forget(session):
             turn.kept = turn.kept or keep
             if not turn.subscribers and not turn.kept:
-                self.interrupt(turn.id, turn.thread_id)
-
-    def interrupt(self, turn_id: str, thread_id: str) -> None:
-        """Interrupt a turn, and the sub-agents that work for it."""
-        agents = self._agents.stop(thread_id, turn_id)
-        self._interrupt_one(turn_id, thread_id)
-        for agent in agents:
-            self._interrupt_one(agent.turn_id, agent.thread_id)
-
-    def _interrupt_one(self, turn_id: str, thread_id: str) -> None:
-        now = self._outbox.now
-        # A turn may be interrupted by its own id and with the turn that it works for at once.
-        if now - self._interrupting.get(turn_id, -math.inf) < INTERRUPT_ANSWER_S:
-            return
-        self._interrupting[turn_id] = now
-        params: dict[str, object] = {"threadId": thread_id, "turnId": self._agents.active(thread_id, turn_id)}
-
-        def then(_: bytes, is_error: bool) -> None:
-            self._interrupting.pop(turn_id, None)
-            if is_error and turn_id in self._turns:
-                self._too_early.add(turn_id)
-
-        self._requests.submit_own("turn/interrupt", params, then, thread_id=thread_id)
+                self.interrupts.interrupt(turn.id, turn.thread_id)
 
     # The clock.
 
     def tick(self, waiting: Collection[str]) -> list[str]:
         """Do what is due: held notifications, interrupts, limits. The turns that were ended here."""
         self._batching.tick()
-        too_early, self._too_early = self._too_early, set()
-        for turn_id in too_early:
-            self._interrupt_one(turn_id, self._turns[turn_id].thread_id)
+        self.interrupts.tick()
         ended: list[str] = []
         for turn_id, reason, stalled, unreadable in self._watchdog.due(self._outbox.now, waiting):
             turn = self._turns[turn_id]
@@ -470,7 +381,7 @@ class RunningTurns:
                 ended.append(turn_id)
             else:
                 self._outbox.note(f"turn {turn_id} is interrupted: {reason}")
-                self.interrupt(turn_id, turn.thread_id)
+                self.interrupts.interrupt(turn_id, turn.thread_id)
         self._outbox.messages(self.subscriptions.expire(self._outbox.now))
         if self._turns and (activity := self.activity.take(self._turns.values(), self._outbox.now)) is not None:
             self._outbox.broker(wire.encode(activity))

@@ -156,7 +156,7 @@ class SessionNotifications:
             # An empty list would be all sessions.
             return
         lines, methods = [line for line, _ in to_send], [method for _, method in to_send]
-        sessions = self._running.insert(thread_id, sessions, lines, methods)
+        sessions = self._running.followers.insert(thread_id, sessions, lines, methods)
         if not sessions:
             return
         pending = self._pending.setdefault(tuple(sessions), [])
@@ -188,7 +188,7 @@ class SessionNotifications:
                 # Followed since an earlier line of the same read, or until the answer before it.
                 self._on_thread_lines(thread_id, sessions, [line], [method])
             elif method == "thread/started":
-                followers = self._threads.on_thread_started(line)
+                followers = self._threads.sub_agents.on_thread_started(line)
                 if followers:
                     self._outbox.sessions(followers, line)
             elif self._start_notices.take(method, line):

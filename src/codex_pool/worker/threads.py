@@ -10,7 +10,7 @@ is stored resumes it first. One that cannot be resumed is held no longer. `threa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 
 import msgspec
 
@@ -23,6 +23,7 @@ from .effects import Outbox
 from .parted_threads import PartedThreads
 from .request import Request
 from .request_table import RequestTable
+from .sub_agent_threads import SubAgentThreads, sessions_following
 from .thread import Loading, Thread, Waiter
 from .thread_tree import ThreadTree
 from .unfollowed import ABANDON_AFTER_S, KEEP_S, UNSUBSCRIBE_AFTER_S, Unfollowed
@@ -50,6 +51,7 @@ class Threads:
         # Threads that are being unloaded for another worker (`unloading`).
         self.leaving: set[str] = set()
         self._tree = ThreadTree()
+        self.sub_agents = SubAgentThreads(self._threads, self._tree, router, outbox)
         self._unfollowed = Unfollowed()
         # Unsubscribed threads whose unsubscribing is not answered yet.
         self._unsubscribing: set[str] = set()
@@ -91,8 +93,7 @@ class Threads:
         return {thread_id: self.followers_of(thread_id) for thread_id in (*self._threads, *self._loading)}
 
     def followers_of(self, thread_id: str) -> list[wire.SessionId]:
-        followers = self._router.thread_followers(thread_id)
-        return [session for session in followers if isinstance(session, wire.SessionId)]
+        return sessions_following(self._router, thread_id)
 
     def follow(self, head: wire.Follow) -> None:
         """Add a follower of a thread and the threads of its sub-agents."""
@@ -155,57 +156,9 @@ class Threads:
         for thread in self._threads.values():
             thread.interests.pop(session, None)
 
-    def on_thread_started(self, line: bytes) -> list[wire.SessionId]:
-        """Note the thread of a sub-agent in a thread/started line; the sessions that follow its parent, and now it."""
-        thread_id, parent = peek.parent_of(line)
-        if parent is None or not thread_id:
-            return []
-        self.spawned(parent, [thread_id])
-        return self.followers_of(thread_id) if thread_id in self._tree else []
-
-    def spawned(self, parent: str, children: list[str], subscribers: Iterable[wire.SessionId] = ()) -> None:
-        """Note threads that the app-server has made for sub-agents, and report them to the broker first.
-
-        They are followed by the sessions that follow the parent, or the turn that has made them.
-        """
-        if children:
-            self._outbox.broker(wire.encode(wire.Children(parent, children)))
-            self._tree.report(parent, children)
-        for child in children:
-            self._load_child(child, parent, subscribers)
-
-    def adopt_agent(self, thread_id: str, parent: str, subscribers: Iterable[wire.SessionId]) -> None:
-        """Note that a turn on this thread works for one of `parent`: a closed sub-agent, for example, was resumed.
-
-        The model chooses such a thread. It is followed if it was made for a sub-agent here, or if the parent belongs to
-        the pool's owner, who may follow any.
-        """
-        if thread_id in self._threads or thread_id in self._tree:
-            return
-        thread = self.get(self._tree.top(parent))
-        reported = self._tree.reported_parent(thread_id)
-        if reported is not None or (thread is not None and not thread.record.owner):
-            self._load_child(thread_id, reported or parent, subscribers)
-
-    def _load_child(self, child: str, parent: str, subscribers: Iterable[wire.SessionId]) -> None:
-        followers = [*self.followers_of(parent), *subscribers]
-        is_here = parent in self._threads or parent in self._tree
-        if child in self._threads or not (is_here or followers):
-            return
-        displaced = self._tree.add(child, parent)
-        if displaced is not None:
-            self._drop_child(displaced)
-        for session in followers:
-            self._router.follow_thread(child, session)
-
     def family(self, thread_id: str) -> list[str]:
         """The thread and those of its sub-agents, at any depth."""
         return self._tree.family(thread_id)
-
-    def report_sub_agents(self) -> None:
-        """Report the threads of sub-agents to another broker, which may not know them."""
-        for parent, child in self._tree.reports:
-            self._outbox.broker(wire.encode(wire.Children(parent, [child])))
 
     def interest_of(self, thread_id: str, session: wire.SessionId) -> wire.Interest:
         """The interest of this session in the last turn of the thread, or of the thread that it works for."""
@@ -261,7 +214,7 @@ class Threads:
             # Closing a sub-agent unloads its thread, and is reported by the status alone.
             if method == "thread/closed" or (method == "thread/status/changed" and _NOT_LOADED in line):
                 for child in self.family(thread_id):
-                    self._drop_child(child)
+                    self.sub_agents.drop(child)
             return
         thread = self.get(thread_id)
         if thread is None:
@@ -438,9 +391,4 @@ class Threads:
         for session in self._router.thread_followers(thread_id):
             self._router.unfollow_thread(thread_id, session)
         for child in self.family(thread_id)[1:]:
-            self._drop_child(child)
-
-    def _drop_child(self, thread_id: str) -> None:
-        self._tree.remove(thread_id)
-        for session in self._router.thread_followers(thread_id):
-            self._router.unfollow_thread(thread_id, session)
+            self.sub_agents.drop(child)
