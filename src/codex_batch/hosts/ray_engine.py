@@ -95,6 +95,8 @@ class RayEngine:
         try:
             await self._do(self._start)
         except BaseException:
+            # A start that is cancelled goes on in its thread; what it has made is ended after it.
+            self._thread.submit(self._stop)
             self._thread.shutdown(wait=False)
             raise
         return self
@@ -160,7 +162,6 @@ class RayEngine:
             ray.init(**(self._local() if self._address == LOCAL else {"address": self._address}), **shared)
         except Exception as error:
             # Ray raises all kinds.
-            self._stop()
             why = " ".join(str(error).split())
             raise EngineError(f"--ray {self._address}: {why[:500]}") from None
 
