@@ -31,6 +31,8 @@ LOOK_EVERY_S = 1.0
 START_LIMIT_S = 60.0
 CLOSE_LIMIT_S = 30.0
 STORE_BYTES = 128 * 2**20
+STARTS = 3
+TOO_SLOW = "timed out during startup"
 _CPU = "CPU"
 
 
@@ -158,12 +160,17 @@ class RayEngine:
             raise EngineError(f"--ray needs Ray ({error}): pip install 'codex-pool[ray]'") from None
         shared: dict[str, Any] = {"namespace": f"codex-pool-{self._run}", "log_to_driver": False}
         shared["logging_level"] = logging.ERROR
-        try:
-            ray.init(**(self._local() if self._address == LOCAL else {"address": self._address}), **shared)
-        except Exception as error:
-            # Ray raises all kinds.
-            why = " ".join(str(error).split())
-            raise EngineError(f"--ray {self._address}: {why[:500]}") from None
+        for left in reversed(range(STARTS)):
+            try:
+                ray.init(**(self._local() if self._address == LOCAL else {"address": self._address}), **shared)
+                return
+            except Exception as error:
+                # Ray raises all kinds. It gives a node of its own 30 s to start, which a busy machine may exceed.
+                self._stop()
+                if left and self._address == LOCAL and TOO_SLOW in str(error):
+                    continue
+                why = " ".join(str(error).split())
+                raise EngineError(f"--ray {self._address}: {why[:500]}") from None
 
     def _local(self) -> dict[str, Any]:
         """Options of a cluster of this machine, which ends with this process."""
