@@ -245,7 +245,11 @@ def main() -> int:
     parser.add_argument("--nodes", type=int, default=3)
     given = parser.parse_args()
     enter_namespace(__file__)
-    figures = show(given)
+    try:
+        figures = show(given)
+    finally:
+        # Also of a cluster that did not start.
+        processes.sweep(os.getpid(), timeout_s=20.0)
     print(json.dumps(figures))
     return 1 if figures["left"] else 0
 

@@ -90,6 +90,7 @@ class RayEngine:
         self._actors: dict[str, Any] = {}
         self._directory: Path | None = None
         self._told: set[str] = set()
+        self._is_given_up = False
         # The processes of a local cluster end with the thread that started them.
         self._thread = ThreadPoolExecutor(1, "ray")
 
@@ -98,6 +99,7 @@ class RayEngine:
             await self._do(self._start)
         except BaseException:
             # A start that is cancelled goes on in its thread; what it has made is ended after it.
+            self._is_given_up = True
             self._thread.submit(self._stop)
             self._thread.shutdown(wait=False)
             raise
@@ -167,7 +169,7 @@ class RayEngine:
             except Exception as error:
                 # Ray raises all kinds. It gives a node of its own 30 s to start, which a busy machine may exceed.
                 self._stop()
-                if left and self._address == LOCAL and TOO_SLOW in str(error):
+                if left and self._address == LOCAL and TOO_SLOW in str(error) and not self._is_given_up:
                     continue
                 why = " ".join(str(error).split())
                 raise EngineError(f"--ray {self._address}: {why[:500]}") from None
