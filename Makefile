@@ -89,8 +89,8 @@ test-clients: tools $(VENV)/.installed-test
 	$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist worksteal --durations 5 -m clients tests/clients
 
 # Many machines: shards of a dataset, one of them killed, against one run; what `recipe` prints, submitted to a cluster of
-# Slurm with one node, and checked by the schemas of Kubernetes. Under 4 minutes on 2 cores. Needs root, and what has to
-# be there (Debian: apt-get install slurmctld slurmd slurm-client munge).
+# Slurm with one node, and checked by the schemas of Kubernetes; hosts that die, on Ray too. Under 8 minutes on 2 cores.
+# Needs root, and what has to be there (Debian: apt-get install slurmctld slurmd slurm-client munge).
 test-fleet: tools $(VENV)/.installed-fleet
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal --durations 5 -m fleet tests/fleet
 

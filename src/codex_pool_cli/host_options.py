@@ -27,7 +27,8 @@ def host_options(function: F) -> F:
             "--ray-login",
             metavar="FILE",
             type=click.Path(exists=True, dir_okay=False, path_type=Path),
-            help="An auth.json with an API key, which is sent to the hosts. Nothing of a log-in is sent otherwise.",
+            help="An auth.json that hosts log in with. An API key in it is sent; of a ChatGPT log-in the access token "
+            "is, and the run renews it. Nothing of a log-in is sent otherwise.",
         ),
         click.option(
             "--ray-env",

@@ -160,6 +160,16 @@ def test_an_attempt_without_an_end_is_known_to_the_next_run(tmp_path: Path) -> N
         assert unfinished(directory, n) is None and ids(directory.to_do(5)) == ["b", "c"]
 
 
+def test_hosts_are_counted_also_before_any_attempt_has_ended(tmp_path: Path) -> None:
+    with opened(tmp_path) as run:
+        run.start_attempt(0, "key-0", None, "a").result()
+        started = run.start_attempt(1, "key-1", None, "b").result()
+        run.end_attempt(started, END).result()
+        words = {host.host: host.in_words.partition(",")[0] for host in run.store.hosts()}
+        assert words == {"a": "0 completed", "b": "1 completed"}
+        assert len(run.store.info()["hosts"]) == 2
+
+
 def test_what_was_answered_and_not_scored_is_only_scored(tmp_path: Path) -> None:
     with opened(tmp_path) as directory:
         run_one(directory, A, to_score=True)

@@ -211,13 +211,31 @@ def left_over() -> list[str]:
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass
         time.sleep(0.1)
-    names = []
-    for each in below:
-        with contextlib.suppress(OSError):
-            names.append(Path(f"/proc/{each.pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()[:100])
+    left = codex_processes()
     # Of Ray, what a start that took too long has left.
     processes.sweep(os.getpid(), timeout_s=20.0)
-    return [name for name in names if "codex" in name and "ray" not in name]
+    return left
+
+
+def codex_processes() -> list[str]:
+    """The commands of what runs below this process of codex and its pools."""
+    names = []
+    for each in processes.descendants(os.getpid()):
+        with contextlib.suppress(OSError):
+            names.append(Path(f"/proc/{each.pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()[:100])
+    return [name for name in names if "-m codex_pool" in name or "codex_cli_bin" in name]
+
+
+def enter_namespace(script: str) -> None:
+    """Start this script again in a network namespace of its own with loopback alone, unless it is in one."""
+    if INSIDE in os.environ:
+        return
+    unshare = ["unshare", "-n"] if os.geteuid() == 0 else ["unshare", "-rn"]
+    # Ray takes the address that a packet to the outside would have.
+    own = f"ip addr add {ADDRESS}/32 dev lo && ip route add default dev lo src {ADDRESS}"
+    inside = f'ip link set lo up && {own} && exec "$@"'
+    os.environ[INSIDE] = "1"
+    os.execvp(unshare[0], [*unshare, "sh", "-c", inside, "sh", sys.executable, script, *sys.argv[1:]])
 
 
 def main() -> int:
@@ -226,14 +244,12 @@ def main() -> int:
     parser.add_argument("--kill-every", type=int, default=20)
     parser.add_argument("--nodes", type=int, default=3)
     given = parser.parse_args()
-    if INSIDE not in os.environ:
-        unshare = ["unshare", "-n"] if os.geteuid() == 0 else ["unshare", "-rn"]
-        # Ray takes the address that a packet to the outside would have.
-        own = f"ip addr add {ADDRESS}/32 dev lo && ip route add default dev lo src {ADDRESS}"
-        inside = f'ip link set lo up && {own} && exec "$@"'
-        os.environ[INSIDE] = "1"
-        os.execvp(unshare[0], [*unshare, "sh", "-c", inside, "sh", sys.executable, __file__, *sys.argv[1:]])
-    figures = show(given)
+    enter_namespace(__file__)
+    try:
+        figures = show(given)
+    finally:
+        # Also of a cluster that did not start.
+        processes.sweep(os.getpid(), timeout_s=20.0)
     print(json.dumps(figures))
     return 1 if figures["left"] else 0
 

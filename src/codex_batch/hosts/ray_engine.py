@@ -31,6 +31,8 @@ LOOK_EVERY_S = 1.0
 START_LIMIT_S = 60.0
 CLOSE_LIMIT_S = 30.0
 STORE_BYTES = 128 * 2**20
+STARTS = 3
+TOO_SLOW = "timed out during startup"
 _CPU = "CPU"
 
 
@@ -88,6 +90,7 @@ class RayEngine:
         self._actors: dict[str, Any] = {}
         self._directory: Path | None = None
         self._told: set[str] = set()
+        self._is_given_up = False
         # The processes of a local cluster end with the thread that started them.
         self._thread = ThreadPoolExecutor(1, "ray")
 
@@ -95,6 +98,9 @@ class RayEngine:
         try:
             await self._do(self._start)
         except BaseException:
+            # A start that is cancelled goes on in its thread; what it has made is ended after it.
+            self._is_given_up = True
+            self._thread.submit(self._stop)
             self._thread.shutdown(wait=False)
             raise
         return self
@@ -156,13 +162,17 @@ class RayEngine:
             raise EngineError(f"--ray needs Ray ({error}): pip install 'codex-pool[ray]'") from None
         shared: dict[str, Any] = {"namespace": f"codex-pool-{self._run}", "log_to_driver": False}
         shared["logging_level"] = logging.ERROR
-        try:
-            ray.init(**(self._local() if self._address == LOCAL else {"address": self._address}), **shared)
-        except Exception as error:
-            # Ray raises all kinds.
-            self._stop()
-            why = " ".join(str(error).split())
-            raise EngineError(f"--ray {self._address}: {why[:500]}") from None
+        for left in reversed(range(STARTS)):
+            try:
+                ray.init(**(self._local() if self._address == LOCAL else {"address": self._address}), **shared)
+                return
+            except Exception as error:
+                # Ray raises all kinds. It gives a node of its own 30 s to start, which a busy machine may exceed.
+                self._stop()
+                if left and self._address == LOCAL and TOO_SLOW in str(error) and not self._is_given_up:
+                    continue
+                why = " ".join(str(error).split())
+                raise EngineError(f"--ray {self._address}: {why[:500]}") from None
 
     def _local(self) -> dict[str, Any]:
         """Options of a cluster of this machine, which ends with this process."""

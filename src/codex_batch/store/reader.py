@@ -264,7 +264,7 @@ class RunStore(RunFiles):
         return [
             HostRow(**dict(row))
             for row in self._fetch(
-                "SELECT host, count(*) AS attempts, sum(status IN ('completed', 'limit')) AS completed, "
+                "SELECT host, count(*) AS attempts, coalesce(sum(status IN ('completed', 'limit')), 0) AS completed, "
                 "sum(status IS 'lost') AS lost, sum(status IS 'superseded') AS superseded, "
                 "min(started_at) AS started_at, max(ended_at) AS ended_at "
                 "FROM attempts WHERE host IS NOT NULL GROUP BY host ORDER BY host"
