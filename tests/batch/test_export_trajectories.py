@@ -144,6 +144,24 @@ def test_images_of_known_types_are_images_and_a_compaction_is_a_step(tmp_path: P
     assert compaction["steps"][kinds.index("compaction")]["message"] == "summary of it all"
 
 
+def test_the_trajectory_of_a_failed_attempt_has_its_steps_and_why_it_failed(tmp_path: Path) -> None:
+    run = run_of(tmp_path / "r", ["sub-agents", "image"])
+    directory = RunDirectory(run)
+    problem = {"kind": "lost", "message": "the worker died"}
+    for name in ("sub-agents", "image"):
+        row = directory.store.sample(name)
+        start = directory.start_attempt(row.n, "key", THREADS[name]).result(5)
+        rollouts = RolloutArchive().read(THREADS[name], write_home(tmp_path / f"home-{name}", name)[name])
+        record = RecordRow("lost", start.attempt, error=problem, thread_id=THREADS[name])
+        directory.finish(start, record, {"status": "lost", "error": problem}, rollouts=rollouts).result(5)
+    directory.close()
+    for name, found in zip(("sub-agents", "image"), written(run, "atif"), strict=True):
+        own = found["extra"]["codex_pool"]
+        assert (own["sample"], own["status"], own["error"]) == (name, "lost", problem), own
+        assert own["scores"] == {} and found["trajectory_id"] == THREADS[name]
+        assert [step["source"] for step in found["steps"]].count("agent") >= 1
+
+
 def test_what_has_no_session_file_is_made_of_less_and_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     run = run_of(tmp_path / "r", ["image"], without=["b", "c"])
     with caplog.at_level(logging.WARNING):

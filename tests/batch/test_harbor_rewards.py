@@ -25,7 +25,7 @@ pytestmark = pytest.mark.quick
     ("files", "rewards"),
     [
         ({"reward.txt": b"1"}, {"reward": 1.0}),
-        ({"reward.txt": b" 0.25\n"}, {"reward": 0.25}),
+        ({"reward.txt": b" 0.25\r\n"}, {"reward": 0.25}),
         ({"reward.txt": b"-3"}, {"reward": -3.0}),
         ({"reward.json": b'{"reward": 1, "style": 0.5}'}, {"reward": 1.0, "style": 0.5}),
         ({"reward.json": b'{"passed": true}'}, {"passed": 1.0}),
@@ -53,6 +53,9 @@ def test_a_reward_is_a_number_by_its_key(files: dict[str, bytes], rewards: dict[
         ({"reward.json": b"{}"}, "is '{}'; expected an object with at least one number", "VerifierOutputParseError"),
         ({"reward.json": b"1"}, "is '1'; expected an object", "VerifierOutputParseError"),
         ({"reward.json": b'{"a": "1"}'}, "'a': is '\"1\"'; expected a number", "VerifierOutputParseError"),
+        ({"reward.json": b'{"a": {"b": 1}}'}, "'a': is '{\"b\": 1}'; expected a number", "VerifierOutputParseError"),
+        ({"reward.json": b'{"\\ud800": 1}'}, "the name '\\ud800' cannot be printed", "VerifierOutputParseError"),
+        ({"reward.json": b'{"a\\n": 1}'}, "the name 'a\\n' cannot be printed", "VerifierOutputParseError"),
         ({"reward.json": b'{"a": null}'}, "'a': is 'null'; expected a number", "VerifierOutputParseError"),
         ({"reward.json": b'{"a": NaN}'}, "'a': is nan; expected a finite number", "VerifierOutputParseError"),
         ({"reward.json": b'{"a": 1e999}'}, "'a': is inf; expected a finite number", "VerifierOutputParseError"),

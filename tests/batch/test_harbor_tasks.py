@@ -297,6 +297,51 @@ def test_a_solution_is_needed_by_the_oracle_only(folder: Path) -> None:
     assert [sample.id for sample in samples(folder.parent)] == ["sort-names"]
 
 
+@pytest.mark.parametrize(
+    "name", ["instruction.md", "tests", "tests/test.sh", "solution/solve.sh", "environment/Dockerfile", "task.toml"]
+)
+def test_what_is_read_by_a_link_out_of_the_task_is_refused(folder: Path, name: str) -> None:
+    elsewhere = folder.parent.parent / "elsewhere"
+    (folder / name).rename(elsewhere)
+    (folder / name).symlink_to(elsewhere)
+    assert problems(folder, oracle=True) == [
+        f"TASK/{name}: is a link that leads out of the task; put what it leads to in its place"
+    ]
+
+
+def test_links_that_stay_in_the_task_and_those_of_the_container_are_taken(folder: Path) -> None:
+    (folder / "tests" / "python").symlink_to("/usr/bin/python3")
+    (folder / "instruction.md").rename(folder / "README.md")
+    (folder / "instruction.md").symlink_to("README.md")
+    assert [sample.id for sample in samples(folder.parent)] == ["sort-names"]
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (b"", "TASK/instruction.md: is empty; expected the prompt of the task"),
+        (b" \r\n", "TASK/instruction.md: is empty; expected the prompt of the task"),
+        (b"D\xe9j\xe0 vu", "TASK/instruction.md: not UTF-8; expected the prompt of the task"),
+    ],
+)
+def test_an_instruction_is_text(folder: Path, text: bytes, problem: str) -> None:
+    (folder / "instruction.md").write_bytes(text)
+    assert problems(folder) == [problem]
+
+
+def test_files_of_windows_are_read(folder: Path) -> None:
+    (folder / "instruction.md").write_bytes(b"\xef\xbb\xbfDo it.\r\n")
+    (folder / "task.toml").write_bytes(b'\xef\xbb\xbfversion = "1.0"\r\n[agent]\r\ntimeout_sec = 5\r\n')
+    (sample,) = samples(folder.parent)
+    assert sample.prompts == ("Do it.\n",) and sample.timeout_s == 5
+
+
+def test_a_task_that_is_nested_too_deep_is_refused(folder: Path) -> None:
+    (folder / "task.toml").write_text("[metadata]\na = " + "[" * 5000 + "]" * 5000)
+    (problem,) = problems(folder)
+    assert problem.startswith("TASK/task.toml:1: cannot be read: ")
+
+
 @pytest.mark.parametrize("name", ["trajectory.json", "tests/.harborignore"])
 def test_files_by_which_harbor_would_do_something_else_are_refused(folder: Path, name: str) -> None:
     (folder / name).write_text("x")

@@ -71,6 +71,25 @@ def test_what_is_installed_is_found_with_its_distribution_and_problems(
     assert discovery.find(EXPORTERS, ()) == {}
 
 
+def test_what_cannot_be_imported_or_is_no_function_is_named_on_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    modules = {"raising": 'raise ValueError("no\\nlicense")', "ending": "raise SystemExit(7)", "number": "n = 3"}
+    points = {SCORERS: {"a": "raising:f", "b": "ending:f", "c": "number:n", "d": "number:gone"}}
+    monkeypatch.syspath_prepend(str(write_distribution(tmp_path / "site", "acme-evals", points, modules)))
+
+    def problem(name: str) -> str:
+        with pytest.raises(discovery.PluginError) as caught:
+            discovery.find(SCORERS, ())[name].load()
+        return str(caught.value).replace(f"the plug-in {name!r} of codex_pool.scorers in acme-evals 1.0", "IT")
+
+    remedy = "; upgrade or remove that distribution"
+    assert problem("a") == f"IT cannot be imported from raising:f: ValueError: no license{remedy}"
+    assert problem("b") == f"IT cannot be imported from ending:f: SystemExit: 7{remedy}"
+    assert problem("c") == f"IT: number:n is int; expected a function or a class{remedy}"
+    assert problem("d").startswith("IT cannot be imported from number:gone: AttributeError: ")
+
+
 def score(spec: object, tmp_path: Path, answer: str = "four") -> Score:
     async def run() -> Score:
         scorer = parse_scorer(spec, "scorer", tmp_path)  # type: ignore[arg-type]

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import shutil
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -142,6 +144,26 @@ def test_what_there_is_not_is_said(server: ViewServer) -> None:
         assert headers["Content-Type"].startswith("text/plain")
     assert get(server.address.replace(server.token, "guess"))[0] == 403
     assert get(server.address, Host="evil.example")[0] == 403
+
+
+def test_two_tabs_see_a_run_that_is_removed_and_one_that_takes_its_place(server: ViewServer, run: Path) -> None:
+    where = get(server.address)[2]["Location"]
+    version = unpack(get(server.address, f"{where}changes?version=")[1])["version"]
+    paths = [where, f"{where}changes?version={version}", f"{where}changes?version=", f"{where}sample/1"]
+
+    def tab(path: str) -> tuple[int, str]:
+        status, text, _ = get(server.address, path)
+        return status, text
+
+    with ThreadPoolExecutor(2) as tabs:
+        assert {status for status, _ in tabs.map(tab, paths * 2)} == {200, 204}
+        shutil.rmtree(run)
+        gone = list(tabs.map(tab, paths * 2))
+        assert {status for status, _ in gone} <= {200, 204, 404, 409}, gone
+        assert all("no such directory" in text for status, text in gone if status == 409)
+        make_run(run, [(sample("three"), "again")])
+        assert {status for status, _ in tabs.map(tab, paths * 2)} <= {200, 204, 404, 409}
+    assert get(server.address, "?list=1")[0] == 200
 
 
 def test_connections_are_bounded(server: ViewServer) -> None:

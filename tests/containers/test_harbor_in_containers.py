@@ -151,6 +151,11 @@ def test_what_is_no_reward_of_the_verifier_is_no_score(tmp_path: Path, base: str
     made(tasks / "late", late, "echo 1 > /logs/verifier/reward.txt; sleep 60", "true")
     ill = f'{offline}[environment.healthcheck]\ncommand = "echo not yet; false"\ninterval_sec = 0.1\nretries = 2\n'
     made(tasks / "ill", ill, "echo 1 > /logs/verifier/reward.txt", "true")
+    # Nothing in the container is to be believed, its shell neither.
+    liar = "printf '#!/bin/bash\\necho a b\\n' > /tmp/sh; chmod +x /tmp/sh; mv /tmp/sh /bin/sh"
+    made(tasks / "liar", offline, "echo 1 > /logs/verifier/reward.txt", liar)
+    name = """printf '%s' '{"\\ud800": 1}' > /logs/verifier/reward.json"""
+    made(tasks / "no-name", offline, name, "true")
     # A solution that fails has been run all the same.
     made(tasks / "fails", offline, "echo 1 > /logs/verifier/reward.txt", "exit 1")
     done = codex_pool(*batch(out, "--oracle", tasks=tasks), limit_s=LIMIT_S)
@@ -162,3 +167,28 @@ def test_what_is_no_reward_of_the_verifier_is_no_score(tmp_path: Path, base: str
     assert found["ill"]["status"] == "failed" and found["ill"]["scores"] == {}, found["ill"]
     assert "the healthcheck 'echo not yet; false' ended with 1: not yet" in found["ill"]["error"]["message"]
     assert found["fails"]["scores"]["reward"]["value"] == 1.0
+    assert found["liar"]["status"] == "failed" and found["liar"]["scores"] == {}, found["liar"]
+    assert "the shell in the container does not tell" in found["liar"]["error"]["message"]
+    assert "cannot be printed" in found["no-name"]["scores"]["reward"]["error"]
+
+
+def test_a_task_as_others_write_it_is_run(tmp_path: Path, base: str) -> None:
+    task, out = tmp_path / "A task, Ünïcöde", tmp_path / "out"
+    made(task, 'version = "1.0"\n[environment]\nallow_internet = false\n', "", "")
+    (task / "environment" / "Dockerfile").write_text(
+        f"ARG BASE={BASE}\nFROM $BASE AS built\nARG WORDS=built\nRUN echo $WORDS > /words\n\nFROM ${{BASE}}\n"
+        'COPY --from=built /words /srv/words\nENTRYPOINT ["/bin/false"]\nWORKDIR /srv\n'
+    )
+    # Neither has a line for its shell, or may be executed.
+    (task / "solution" / "solve.sh").write_bytes(b"cp words answer\n")
+    (task / "tests" / "test.sh").write_bytes(b"cat answer\nprintf '1.0\\r\\n' > /logs/verifier/reward.txt\n")
+    (task / "tests" / "python").symlink_to("/usr/bin/python3")
+    with (task / "tests" / "large").open("wb") as file:
+        file.truncate(200 * 2**20)
+    done = codex_pool(*batch(out, "--oracle", tasks=task), limit_s=LIMIT_S)
+    assert done.returncode == 0, done.stderr
+    (record,) = records(out).values()
+    assert record["scores"]["reward"]["passed"], record
+    with open_run(out) as store:
+        (row,) = store.samples()
+        assert store.artifact(row.n, "verifier/test-stdout.txt") == b"built\n"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 # A template is copied without these, at any depth: what they hold is no part of a workspace.
 LEFT_OUT = (".git",)
+_PART_BYTES = 1 << 20
 
 
 def tree_digest(directory: Path) -> str:
@@ -27,19 +28,25 @@ def tree_digest(directory: Path) -> str:
             path = Path(root, name)
             relative = path.relative_to(directory).as_posix()
             try:
-                kind, content = _content(path)
+                _add(digest, path, os.fsencode(relative))
             except OSError as error:
                 raise ValueError(f"{path} cannot be read: {error.strerror}") from None
-            digest.update(b"%s\0%s\0%d\0" % (kind, os.fsencode(relative), len(content)) + content)
         if not names and not files:
             digest.update(b"empty\0%s\0" % os.fsencode(Path(root).relative_to(directory).as_posix()))
     return digest.hexdigest()[:32]
 
 
-def _content(path: Path) -> tuple[bytes, bytes]:
-    mode = path.lstat().st_mode
-    if stat.S_ISLNK(mode):
-        return b"link", os.fsencode(os.readlink(path))
-    if not stat.S_ISREG(mode):
+def _add(digest: hashlib._Hash, path: Path, name: bytes) -> None:
+    """Add a file or a link to a digest, a part at a time."""
+    state = path.lstat()
+    if stat.S_ISLNK(state.st_mode):
+        target = os.fsencode(os.readlink(path))
+        digest.update(b"link\0%s\0%d\0%s" % (name, len(target), target))
+        return
+    if not stat.S_ISREG(state.st_mode):
         raise ValueError(f"{path} is neither a file nor a directory nor a link; a workspace cannot hold it")
-    return (b"program" if mode & stat.S_IXUSR else b"file"), path.read_bytes()
+    kind = b"program" if state.st_mode & stat.S_IXUSR else b"file"
+    with path.open("rb") as file:
+        digest.update(b"%s\0%s\0%d\0" % (kind, name, os.fstat(file.fileno()).st_size))
+        while part := file.read(_PART_BYTES):
+            digest.update(part)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 
+_PART_BYTES = 1 << 20
 _SINGLE = ("task.toml", "instruction.md", "README.md", "trajectory.json")
 _DIRECTORIES = ("environment", "tests", "solution", "steps")
 _LEFT_OUT = ("__pycache__", "*.pyc", ".DS_Store", "*.swp", "*.swo", "*~")
@@ -19,8 +20,16 @@ def content_digest(folder: Path) -> str:
     """
     digest = hashlib.sha256()
     for name, path in sorted(_files(folder)):
-        digest.update(f"{name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode("utf-8", "surrogateescape"))
+        digest.update(f"{name}\0{_digest_of(path)}\n".encode("utf-8", "surrogateescape"))
     return f"sha256:{digest.hexdigest()}"
+
+
+def _digest_of(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while part := file.read(_PART_BYTES):
+            digest.update(part)
+    return digest.hexdigest()
 
 
 def _files(folder: Path) -> Iterator[tuple[str, Path]]:

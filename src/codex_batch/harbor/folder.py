@@ -12,11 +12,11 @@ fix-rounding/
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from codex_app_server._runtime.files import read_text_file
+from codex_app_server._runtime.files import read_text_file, resolved
 
 from .parse import TaskError, parse
 from .task import Step, Task
@@ -30,6 +30,10 @@ _NOT_SUPPORTED = {
     "trajectory.json": "a history that an agent begins with; expected none",
 }
 _IGNORE_FILE = ".harborignore"
+_READ_HERE = (
+    *(TASK, INSTRUCTION, "environment", "environment/Dockerfile", "tests", f"tests/{TEST}", "solution"),
+    *(f"solution/{SOLVE}", "workdir", f"workdir/{SETUP}", "steps"),
+)
 _CANARY = re.compile(r"(<!--.*canary.*-->|#.*canary.*)", re.IGNORECASE)
 
 
@@ -74,6 +78,9 @@ def read_folder(path: Path, *, ignored: Collection[str] = (), oracle: bool = Fal
         if (path / name).exists()
     ]
     problems += [f"{each}: is not supported; take out what it leaves out" for each in sorted(_ignore_files(path))]
+    problems += [
+        f"{each}: is a link that leads out of the task; put what it leads to in its place" for each in _links_out(path)
+    ]
     folder = TaskFolder(path, task, ())
     if folder.build is not None and not (path / "environment" / "Dockerfile").is_file():
         problems.append(
@@ -109,6 +116,20 @@ def _ignore_files(path: Path) -> list[Path]:
     return [found for place in places for found in place.rglob(_IGNORE_FILE)]
 
 
+def _links_out(path: Path) -> Iterator[Path]:
+    """Yield what is read on this machine by a link to another place, where a change would not be noticed.
+
+    Other links, as those below tests, are put into the container as links.
+    """
+    for above in (path, *sorted(path.glob("steps/*"))):
+        for name in _READ_HERE:
+            place = above / name
+            # Of a directory that is a link itself, what is in it is not named as well.
+            is_own = place.is_symlink() or (place.exists() and not place.parent.is_symlink())
+            if is_own and not resolved(place).is_relative_to(resolved(path)):
+                yield place
+
+
 def _instruction(path: Path) -> str:
     text = without_canary(_text(path, "expected the prompt of the task"))
     if not text.strip():
@@ -126,7 +147,8 @@ def without_canary(text: str) -> str:
 
 def _text(path: Path, expected: str) -> str:
     try:
-        return read_text_file(path)
+        # Some editors on Windows begin a file with such a mark.
+        return read_text_file(path).removeprefix("\ufeff")
     except FileNotFoundError:
         raise TaskError([f"{path}: no such file; {expected}"]) from None
     except UnicodeDecodeError:

@@ -37,6 +37,8 @@ def parse(text: str, where: str, *, ignored: Collection[str] = ()) -> Task:
     except tomli.TOMLDecodeError as error:
         line = re.search(r"at line (\d+)", str(error))
         raise TaskError([f"{where}:{line[1] if line else 1}: not TOML: {error}"]) from None
+    except RecursionError as error:
+        raise TaskError([f"{where}:1: cannot be read: {error}"]) from None
     problems = []
     for problem in (*check(value), *_contradictions(value)):
         if problem.is_unsupported and _ELEMENT.sub("", problem.key) in ignored:

@@ -61,6 +61,10 @@ def _of_json(data: bytes) -> dict[str, float]:
         raise NoReward(f"{where}: is {_shown(json.dumps(found))}; expected an object with at least one number")
     rewards = {}
     for key, value in found.items():
+        if not key.isprintable():
+            raise NoReward(
+                f"{where}: the name {_shown(key)} cannot be printed; expected letters, digits, '_', '-' and '.'"
+            )
         if not isinstance(value, int | float):
             raise NoReward(f"{where}: {_shown(key)}: is {_shown(json.dumps(value))}; expected a number")
         try:

@@ -13,10 +13,13 @@ from dataclasses import dataclass
 from importlib.metadata import EntryPoint, distributions
 from typing import Any
 
+from codex_app_server._runtime.text import one_line
+
 PREFIX = "codex_pool."
 GROUPS = ("codex_pool.scorers", "codex_pool.datasets", "codex_pool.exporters", "codex_pool.on_record")
 SCORERS, DATASETS, EXPORTERS, ON_RECORD = GROUPS
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
+_SHOWN_CHARACTERS = 300
 LIST = "codex-pool plugins lists what is installed"
 
 
@@ -48,8 +51,8 @@ class Plugin:
             found = EntryPoint(self.name, self.value, self.group).load()
         except (Exception, SystemExit) as error:
             raise PluginError(
-                f"{self} cannot be imported from {self.value}: {type(error).__name__}: {error}; "
-                "upgrade or remove that distribution"
+                f"{self} cannot be imported from {self.value}: {type(error).__name__}: "
+                f"{one_line(str(error), _SHOWN_CHARACTERS)}; upgrade or remove that distribution"
             ) from error
         if not callable(found):
             raise PluginError(

@@ -225,8 +225,12 @@ class HarborSteps:
         """Keep files and directories of the container, each by a name; return the last one's by their names in it."""
         sources = [posixpath.join(self._session.workdir, source) for source, _ in wanted]
         ran = await self._session.run(["sh", "-c", _LOOK, "sh", *sources], user=_ROOT, timeout_s=SHORT_S)
+        states = ran.stdout.decode("utf-8", "replace").split()
+        if ran.timed_out or len(states) != len(sources):
+            # The agent may have put anything in the place of the shell.
+            raise StepFailed(f"the shell in the container does not tell which of {', '.join(sources)} there are")
         found: dict[str, bytes] = {}
-        for source, (_, name), state in zip(sources, wanted, ran.stdout.decode().split(), strict=True):
+        for source, (_, name), state in zip(sources, wanted, states, strict=True):
             if state in ("missing", "empty"):
                 self._collected.note(source, prefix, name, state)
                 continue
