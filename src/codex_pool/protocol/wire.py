@@ -99,6 +99,7 @@ from .worker_heads import (
     SessionGone,
     SessionResumed,
     SharedState,
+    Stack,
     StartNotices,
     ThreadChanged,
     ThreadGone,
@@ -168,6 +169,7 @@ __all__ = [
     "SessionOptions",
     "SessionResumed",
     "SharedState",
+    "Stack",
     "StartNotices",
     "TaggedHead",
     "ThreadChanged",
@@ -208,6 +210,7 @@ ToClient = Welcome | Refused | Lines | AnswerPart | Events | Pack | Ended | Beat
 FromWorker = (
     Register
     | ToSessions
+    | Stack
     | Answered
     | ThreadLoaded
     | TurnStarted
