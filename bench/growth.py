@@ -1,12 +1,13 @@
 """Check whether a broker's cost of a notification grows with what it knows: threads, clients, workers.
 
-    python bench/growth.py [--rounds 5] [--notifications 50000]
+    python bench/growth.py [--rounds 5] [--notifications 50000] [--stack 1]
 
 A broker process, and around it a load process that speaks the wire from raw sockets, as 2 workers and 1 client with 10
 threads, or as 32 workers and 200 clients with 10,000 threads. In both, messages of 16 notifications come in bursts of
 60, each turn has 6 of them, each is acknowledged, and the next burst is sent when all have arrived. So what differs is
 only what the broker knows and how many sockets it has. Measured is the CPU of the broker process, the threads of ZeroMQ
-included; the large one may cost at most 1.5 x the small one.
+included; the large one may cost at most 1.5 x the small one. With `--stack N` the messages of a burst come from few
+workers, as of workers with many turns, N of them as one (see `codex_pool.protocol.packs`).
 """
 
 from __future__ import annotations
@@ -51,13 +52,19 @@ DELTA = (
 class Load:
     """The workers and clients of one broker."""
 
-    def __init__(self, size: Size, directory: Path, context: Any) -> None:
-        from codex_pool.protocol import sockets, wire
+    def __init__(self, size: Size, directory: Path, context: Any, stack: int = 1) -> None:
+        from codex_pool.protocol import packs, sockets, wire
+
+        self._packed = packs.packed
+        self._stack = stack
+        # Messages of notifications of each worker, and what follows them.
+        self._stacks: dict[int, list[list[bytes]]] = {}
+        self._ends: list[tuple[int, Any]] = []
 
         self._wire = wire
         self._size = size
         self._turns = (f"u{number:035}" for number in itertools.count())
-        self._next_thread = itertools.cycle(range(size.threads))
+        self._next_thread = itertools.cycle(range(0, size.threads, min(size.threads, BURST)))
         self._open: list[tuple[int, str, int]] = []
         self._beat_at = 0.0
         self._poller = zmq.Poller()
@@ -97,8 +104,11 @@ class Load:
         sent = 0
         while sent < BURST:
             if not self._open:
-                for _ in range(min(size.threads, BURST)):
-                    thread, turn = next(self._next_thread), next(self._turns)
+                first = next(self._next_thread)
+                for number in range(min(size.threads, BURST)):
+                    # Those of a stack are of one worker.
+                    worker, among = divmod(number, self._stack)
+                    thread, turn = (first + worker + among * size.workers) % size.threads, next(self._turns)
                     self._to_broker(thread, wire.TurnStarted(self._thread(thread), turn, [self._session(thread)]))
                     self._open.append((thread, turn, 0))
             thread, turn, number = self._open.pop(0)
@@ -115,12 +125,20 @@ class Load:
             )
             line = DELTA % (self._thread(thread).encode(), turn.encode())
             body = b"\n".join([line] * PER_MESSAGE)
-            self._to_broker(thread, wire.ToSessions([self._session(thread)]), wire.encode(head), body)
+            message = [wire.encode(wire.ToSessions([self._session(thread)])), wire.encode(head), body]
+            self._stacks.setdefault(thread % size.workers, []).append(message)
             if ended:
-                self._to_broker(thread, wire.TurnEnded(self._thread(thread), turn, "completed"))
+                self._ends.append((thread, wire.TurnEnded(self._thread(thread), turn, "completed")))
             else:
                 self._open.append((thread, turn, number + 1))
             sent += 1
+        for worker, messages in self._stacks.items():
+            for message in self._packed(messages) if self._stack > 1 else messages:
+                self.workers[worker].send_multipart(message)
+        for thread, ended_turn in self._ends:
+            self._to_broker(thread, ended_turn)
+        self._stacks.clear()
+        self._ends.clear()
         self._take(sent)
 
     def _take(self, count: int) -> None:
@@ -179,12 +197,12 @@ def wait_for(event: str, process: subprocess.Popen[bytes]) -> None:
     assert line, f"the broker has ended without {event}"
 
 
-def measured(size: Size, notifications: int) -> float:
+def measured(size: Size, notifications: int, stack: int = 1) -> float:
     """CPU milliseconds of the broker per 1,000 notifications."""
     bursts = notifications // (BURST * PER_MESSAGE)
     with tempfile.TemporaryDirectory(prefix="cp-bench-") as directory, broker(size, Path(directory)) as process:
         context = zmq.Context()
-        load = Load(size, Path(directory), context)
+        load = Load(size, Path(directory), context, stack)
         try:
             for _ in range(size.workers):
                 wait_for("registered", process)
@@ -205,10 +223,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5, help="runs of each size (default 5)")
     parser.add_argument("--notifications", type=int, default=50_000, help="per run (default 50,000)")
+    parser.add_argument("--stack", type=int, default=1, help="messages of a worker sent as one (default 1)")
     parser.add_argument("--out", type=Path, default=Path("out/bench/growth.json"), help="where the JSON goes")
     arguments = parser.parse_args()
 
-    runs = {name: functools.partial(measured, size, arguments.notifications) for name, size in SIZES.items()}
+    runs = {
+        name: functools.partial(measured, size, arguments.notifications, arguments.stack)
+        for name, size in SIZES.items()
+    }
     figures = common.alternate(runs, arguments.rounds, "ms")
     large = SIZES["large"]
     rows = [
@@ -226,6 +248,7 @@ def main() -> int:
         "rounds": arguments.rounds,
         "notifications": arguments.notifications,
         "per_message": PER_MESSAGE,
+        "stack": arguments.stack,
         "sizes": {name: size._asdict() for name, size in SIZES.items()},
     }
     common.report(arguments.out, settings, rows, cpu_ms_per_1000=figures)

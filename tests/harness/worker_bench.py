@@ -85,6 +85,10 @@ class Bench:
                 self._to_broker([frames[0], *message])
             return
         route = wire.decode_from_worker(frames[0])
+        if isinstance(route, wire.Stack):
+            for message in packs.unstacked(route, frames[1:]):
+                self._to_broker(message)
+            return
         self.routes.append(route)
         if isinstance(route, wire.Answered):
             assert route.call not in self.answered, "a call is answered once"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import string
 
+import pytest
+from broker_bench import Bench
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -54,7 +56,7 @@ def test_the_first_is_that_of_a_look_at_all(count: int, steps: list[tuple[str, i
 def test_its_size_is_bounded_by_that_of_the_workers() -> None:
     workers = {worker.name: worker for worker in map(a_worker, range(4))}
     order = BusyOrder(workers)
-    for number in range(10_000):
+    for number in range(2_000):
         worker = workers[string.ascii_letters[number % 4]]
         worker.turns.add("t")
         order.first(lambda each: True, MANY)
@@ -86,3 +88,24 @@ def test_a_worker_that_is_not_named_is_a_fault() -> None:
     order.eased(workers["a"])
     workers["a"].turns.clear()
     assert len(order.faults()) == 1
+
+
+def test_a_start_does_not_look_at_every_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads are spread over 100 workers, each new one to one that has least to do, with a few looks a start."""
+    bench = Bench(slots=100, turns_per_worker=4)
+    for slot in range(100):
+        bench.register(f"w{slot}", slot)
+    bench.hello()
+    looks: list[str] = []
+    load = Worker.load.fget
+    assert load is not None
+
+    def counted(worker: Worker) -> int:
+        looks.append(worker.name)
+        return int(load(worker))
+
+    monkeypatch.setattr(Worker, "load", property(counted))
+    for _ in range(200):
+        bench.call("thread/start")
+    assert len(looks) < 200 * 10
+    assert {len(worker.requests) for worker in bench.core.state.workers.values()} == {2}

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from session_ids import sid
 
+from codex_pool.broker.effects import LogLine
 from codex_pool.protocol import packs, wire
 
 ROUTES = [wire.encode(wire.ToSessions([sid(name)])) for name in ("s1", "s2")]
@@ -19,6 +20,15 @@ LINES = wire.encode(wire.Lines())
 def events(turn: str, after: int, *bodies: bytes) -> list[bytes]:
     runs = [wire.Run(body.count(b"\n") + 1, "kept") for body in bodies]
     return [wire.encode(wire.Events("th", turn, after, after + sum(run.count for run in runs), runs)), *bodies]
+
+
+def messages_of(sent: list[list[bytes]]) -> list[list[bytes]]:
+    """The messages of a worker, those of stacks in place of the stacks."""
+    found = []
+    for route, *frames in sent:
+        head = wire.decode_from_worker(route)
+        found += packs.unstacked(head, frames) if isinstance(head, wire.Stack) else [[route, *frames]]
+    return found
 
 
 bodies = st.lists(st.sampled_from([b"{}", b'{"a":1}\n{}', b"", b"x" * packs.PACKED_BYTES]), min_size=1, max_size=3)
@@ -41,7 +51,7 @@ def test_what_is_packed_comes_out_as_it_was(sent: list[list[bytes]]) -> None:
     got: dict[bytes, list[list[bytes]]] = defaultdict(list)
     for route, *frames in sent:
         by_route[route].append(frames)
-    for route, *frames in packs.packed(sent):
+    for route, *frames in messages_of(packs.packed(sent)):
         got[route] += packs.unpacked(frames) if frames else [frames]
     assert got == by_route
 
@@ -50,7 +60,9 @@ def test_messages_of_notifications_are_one_and_no_other_is_overtaken() -> None:
     first, second, third = (events("u", number, b"{}") for number in range(3))
     lines = [ROUTES[0], LINES, b"{}"]
     sent = [[ROUTES[0], *first], [ROUTES[1], *first], [ROUTES[0], *second], lines, [ROUTES[0], *third]]
-    found = packs.packed(sent)
+    # What is for two sessions is one message as well.
+    assert len(packs.packed(sent)) == 3
+    found = messages_of(packs.packed(sent))
     assert [packs.is_pack(frames[1:]) for frames in found] == [True, False, False, False]
     assert found[1:] == [sent[1], lines, sent[4]]
     assert packs.unpacked(found[0][1:]) == [first, second]
@@ -61,6 +73,27 @@ def test_sizes_that_do_not_add_up_are_refused(sizes: list[int]) -> None:
     frames = [wire.encode(wire.Pack([events("u", 0, b"{}")[0]], [sizes])), b"{}"]
     with pytest.raises(wire.WireError, match="add up to its 2 bytes"):
         packs.unpacked(frames)
+
+
+@pytest.mark.parametrize("sizes", [[[3]], [[1]], [[3, -1]], [], [[2], [2]]])
+def test_a_stack_whose_sizes_do_not_add_up_is_logged_and_ignored(sizes: list[list[int]]) -> None:
+    with pytest.raises(wire.WireError, match="a stack of"):
+        packs.unstacked(wire.Stack(sizes), [b"{}"])
+    bench = Bench()
+    bench.register()
+    (effect,) = bench.core.worker_message(b"w0", [wire.encode(wire.Stack(sizes)), b"{}"], bench.now)
+    assert isinstance(effect, LogLine) and "a stack of" in effect.message
+
+
+def test_the_broker_sends_each_session_its_part_of_a_stack() -> None:
+    bench = Bench()
+    bench.register()
+    for session in ("s1", "s2"):
+        bench.core.client_message(session.encode(), [wire.encode(wire.Hello(session, "x"))], bench.now)
+    sent = [[ROUTES[0], *events("u", 0, b"{}")], [ROUTES[1], *events("v", 0, b"[]", b"")]]
+    (stack,) = packs.packed(sent)
+    effects = bench.core.worker_message(b"w0", stack, bench.now)
+    assert [(effect.peer, effect.frames) for effect in effects] == [(b"s1", sent[0][1:]), (b"s2", sent[1][1:])]
 
 
 @pytest.mark.parametrize(

@@ -89,6 +89,9 @@ class LossMachine(RuleBasedStateMachine):
     def on_broker(self, frame: bytes, *frames: bytes) -> None:
         route = wire.decode_from_worker(frame)
         match route:
+            case wire.Stack():
+                for message in packs.unstacked(route, frames):
+                    self.on_broker(*message)
             case wire.ToSessions():
                 for session in map(named, route.sessions):
                     if not self.sessions[session].away:

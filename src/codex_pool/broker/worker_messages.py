@@ -7,7 +7,7 @@ import msgspec
 from codex_app_server import errors
 from codex_app_server._runtime.bounded import BoundedDict
 
-from ..protocol import jsonrpc, thread_records, wire
+from ..protocol import jsonrpc, packs, thread_records, wire
 from ..protocol.bound_methods import KIND_OF_METHOD
 from .dispatch import Dispatcher
 from .effects import Renew, ToWorker
@@ -76,6 +76,9 @@ class WorkerMessages:
         if isinstance(route, wire.Progress):
             self._workers.progressed(route)
             return
+        if isinstance(route, wire.Stack):
+            self._on_stack(identity, route, frames[1:])
+            return
         if isinstance(route, wire.Register):
             self._asked.discard(identity)
             self._workers.register(identity, route, frames)
@@ -130,6 +133,15 @@ class WorkerMessages:
                 self._on_start_notices(frames[1])
             case wire.TokensWanted():
                 self._tokens.wanted(worker, frames[1])
+
+    def _on_stack(self, identity: bytes, stack: wire.Stack, bodies: list[bytes]) -> None:
+        try:
+            messages = packs.unstacked(stack, bodies)
+        except wire.WireError as error:
+            self._state.log(f"a worker's message was ignored: {error}")
+            return
+        for frames in messages:
+            self.message(identity, frames)
 
     # Answers, turns and threads.
 

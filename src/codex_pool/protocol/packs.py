@@ -1,15 +1,20 @@
-"""Packs: small messages of notifications that go to the same sessions, as one message. Pure.
+"""Packs and stacks: small messages of notifications as one message. Pure.
 
 Of many slow turns each read of an app-server has a line or two of several; what a message costs on its way is above all
 that it wakes four threads. So messages of notifications are put together behind one route:
 
     [route][events][body]... + [route][events][body]... -> [route][pack][bodies joined]
 
+What goes to other sessions has a route of its own. All that a worker has at once is one message to the broker, a stack:
+
+    [route][events][body] + [route][pack][body] -> [stack][frames joined]
+
 The order of messages to the same sessions is kept, and no message of another kind is overtaken.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 from . import wire
@@ -26,7 +31,7 @@ def is_pack(frames: Sequence[bytes]) -> bool:
 
 
 def packed(messages: list[list[bytes]]) -> list[list[bytes]]:
-    """Messages of a worker, with small ones of notifications put together."""
+    """Messages of a worker, with small ones of notifications put together: to the same sessions, and to others."""
     out: list[list[bytes]] = []
     # Those that further ones may join, by route.
     open_groups: dict[bytes, list[list[bytes]]] = {}
@@ -40,10 +45,20 @@ def packed(messages: list[list[bytes]]) -> list[list[bytes]]:
 
 
 def _closed(groups: dict[bytes, list[list[bytes]]]) -> list[list[bytes]]:
-    """One message for each group, which are removed."""
+    """One message for all groups, which are removed."""
     messages = [group[0] if len(group) == 1 else _joined(route, group) for route, group in groups.items()]
     groups.clear()
-    return messages
+    return messages if len(messages) < 2 else [_stacked(messages)]
+
+
+def _stacked(messages: list[list[bytes]]) -> list[bytes]:
+    stack = wire.Stack([[*map(len, message)] for message in messages])
+    return [wire.encode(stack), b"".join([frame for message in messages for frame in message])]
+
+
+def unstacked(stack: wire.Stack, bodies: Sequence[bytes]) -> list[list[bytes]]:
+    """The messages of a stack, each with its route. Raises WireError."""
+    return _cut(stack.sizes, b"".join(bodies), "a stack")
 
 
 def _joined(route: bytes, group: list[list[bytes]]) -> list[bytes]:
@@ -73,16 +88,16 @@ def unpacked(frames: list[bytes]) -> list[list[bytes]]:
         return [frames]
     pack = wire.decode_to_client(frames[0])
     assert isinstance(pack, wire.Pack)
-    body = b"".join(frames[1:])
-    is_sound = len(pack.heads) == len(pack.sizes) and all(size >= 0 for sizes in pack.sizes for size in sizes)
-    if not is_sound or sum(map(sum, pack.sizes)) != len(body):
-        raise wire.WireError(f"a pack of {len(pack.heads)} messages whose sizes do not add up to its {len(body)} bytes")
-    messages: list[list[bytes]] = []
-    at = 0
-    for head, sizes in zip(pack.heads, pack.sizes, strict=True):
-        message = [head]
-        for size in sizes:
-            message.append(body[at : at + size])
-            at += size
-        messages.append(message)
-    return messages
+    if len(pack.heads) != len(pack.sizes):
+        raise wire.WireError(f"a pack of {len(pack.heads)} messages with sizes of {len(pack.sizes)}")
+    bodies = _cut(pack.sizes, b"".join(frames[1:]), "a pack")
+    return [[head, *each] for head, each in zip(pack.heads, bodies, strict=True)]
+
+
+def _cut(sizes: list[list[int]], body: bytes, what: str) -> list[list[bytes]]:
+    """The frames of several messages that were joined. Raises WireError."""
+    if any(size < 0 for each in sizes for size in each) or sum(map(sum, sizes)) != len(body):
+        raise wire.WireError(f"{what} of {len(sizes)} messages whose sizes do not add up to its {len(body)} bytes")
+    ends = itertools.accumulate(size for each in sizes for size in each)
+    cut = map(body.__getitem__, itertools.starmap(slice, itertools.pairwise(itertools.chain((0,), ends))))
+    return [list(itertools.islice(cut, len(each))) for each in sizes]

@@ -100,6 +100,7 @@ from .worker_heads import (
     SessionGone,
     SessionResumed,
     SharedState,
+    Stack,
     StartNotices,
     ThreadChanged,
     ThreadGone,
@@ -169,6 +170,7 @@ __all__ = [
     "SessionOptions",
     "SessionResumed",
     "SharedState",
+    "Stack",
     "StartNotices",
     "TaggedHead",
     "ThreadChanged",
@@ -210,6 +212,7 @@ ToClient = Welcome | Refused | Lines | AnswerPart | Events | Pack | Ended | Beat
 FromWorker = (
     Register
     | ToSessions
+    | Stack
     | Answered
     | ThreadLoaded
     | TurnStarted

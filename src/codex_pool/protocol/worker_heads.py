@@ -44,6 +44,15 @@ class ToSessions(TaggedHead, frozen=True):
     sessions: list[SessionId]
 
 
+class Stack(TaggedHead, frozen=True):
+    """Several messages of this worker, in their order; see `packs`. Body: one, all their frames joined.
+
+    `sizes` are those of the frames of each in bytes, its route first.
+    """
+
+    sizes: list[list[int]]
+
+
 class Answered(TaggedHead, frozen=True):
     """The answer to a Dispatch; the rest of the message goes to its session.
 
