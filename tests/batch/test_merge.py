@@ -11,7 +11,7 @@ import sqlite3
 import subprocess
 import sys
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,11 @@ from hypothesis import strategies as st
 from programs import codex_pool
 
 from codex_batch.dataset.shards import shard_of
+from codex_batch.display import by_variant
 from codex_batch.merge import MergeError, merge
 from codex_batch.merge.choose import ConflictError, SampleState, choose
 from codex_batch.store import Entry, RecordRow, Rollout, RunDirectory, RunDirectoryError, ScoreRow, layout, open_run
+from codex_batch.store.reader import VARIANTS
 
 IDS = [f"s{n}" for n in range(12)]
 USAGE = {"total_tokens": 3}
@@ -45,18 +47,28 @@ def shard(
     config: dict[str, Any] | None = None,
     done: Sequence[str] = tuple(IDS),
     note: bool = True,
+    variants: Mapping[str, Any] | None = None,
 ) -> Path:
-    """A run of a shard; those of its samples in `done` have ended."""
+    """A run of a shard; those of its samples in `done` have ended. `variants`: name to effective configuration."""
     directory = RunDirectory(path)
     try:
         if note:
             directory.note("shard", f"{index}/{of}").result(5)
         directory.launch({**CONFIG, **(config or {})})
+        names = list(variants or {"": None})
+        if variants is not None:
+            effective = [{"name": name, "effective": each} for name, each in variants.items()]
+            directory.note(VARIANTS, effective).result(5)
         mine = [(place, name) for place, name in enumerate(IDS) if shard_of(name, of) == index]
-        directory.load([Entry(name, 1, "d", {"id": name, "prompts": []}, position=place) for place, name in mine], "d")
-        for _, name in mine:
-            if name in done:
-                finish(directory, name)
+        entries = [
+            Entry(name, 1, "d", {"id": name, "prompts": []}, variant=variant, position=place * len(names) + number)
+            for place, name in mine
+            for number, variant in enumerate(names)
+        ]
+        directory.load(entries, "d")
+        for entry in entries:
+            if entry.id in done:
+                finish(directory, entry.id, variant=entry.variant)
         directory.judged(5, 0.5).result(5)
         directory.outcome("finished", {"exit_code": 0}).result(5)
     finally:
@@ -64,10 +76,10 @@ def shard(
     return path
 
 
-def finish(directory: RunDirectory, name: str, status: str = "completed") -> None:
+def finish(directory: RunDirectory, name: str, status: str = "completed", variant: str = "") -> None:
     """Run a sample to its end, with an event log and an artifact."""
-    n = directory.store.sample(name).n
-    artifact = directory.path / layout.ARTIFACTS / name / "diff.patch"
+    n = directory.store.sample(name, variant=variant).n
+    artifact = directory.path / layout.ARTIFACTS / layout.directory_name(name, 1, variant) / "diff.patch"
     artifact.parent.mkdir(parents=True, exist_ok=True)
     artifact.write_text(f"of {name}")
     start = directory.start_attempt(n, os.urandom(8).hex(), f"t-{name}").result(5)
@@ -131,6 +143,49 @@ def test_a_merge_has_all_of_its_shards_in_the_order_of_the_dataset(tmp_path: Pat
             assert row.scores[0].answer == row.id
             assert [event["params"]["of"] for event in store.events(row.n, 1)] == [row.id]
             assert store.artifact(row.n, "diff.patch") == f"of {row.id}".encode()
+
+
+def test_shards_with_variants_have_each_sample_in_each_variant(tmp_path: Path) -> None:
+    low, high = ({"model": "m", "effort": effort, "keys": {}} for effort in ("low", "high"))
+    two = [
+        shard(tmp_path / f"shard-{index}", index, config={"effective": None}, variants={"low": low, "high": high})
+        for index in (1, 2)
+    ]
+    merged = merge(two, tmp_path / "out")
+    assert (merged.taken, merged.counts["completed"]) == (24, 24)
+    lines = [json.loads(line) for line in (tmp_path / "out" / layout.RESULTS).read_text().splitlines()]
+    assert [(line["id"], line["variant"]) for line in lines] == [(id, name) for id in IDS for name in ("low", "high")]
+    with open_run(tmp_path / "out") as store:
+        assert store.variant_names() == ["low", "high"]
+        figures = by_variant.by_variant(store, store.variant_names())
+        assert [(each.name, each.total, each.done, each.means) for each in figures] == [
+            (name, 12, 12, {"exact": 1.0}) for name in ("low", "high")
+        ]
+        assert {store.artifact(row.n, "diff.patch") for row in store.samples(variant="high")} == {
+            f"of {name}".encode() for name in IDS
+        }
+
+
+@pytest.mark.parametrize(
+    ("other", "problem"),
+    [
+        (
+            {"low": {"model": "m"}, "high": {"model": "n"}},
+            "with other configurations of variant 'low' (model: n and m)",
+        ),
+        ({"high": {"model": "n"}}, "have other variants, high, low and high"),
+    ],
+)
+def test_a_variant_that_the_last_commands_left_out_must_be_alike_as_well(
+    tmp_path: Path, other: dict[str, Any], problem: str
+) -> None:
+    # Both were gone on with for one variant alone.
+    last = {"effective": None, "variants": [{"name": "high", "effective": {"model": "n"}}]}
+    one = shard(tmp_path / "1", 1, config=last, variants={"low": {"model": "n"}, "high": {"model": "n"}})
+    two = shard(tmp_path / "2", 2, config=last, variants=other)
+    with pytest.raises(MergeError, match=re.escape(problem)):
+        merge([one, two], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_same_merge_again_changes_no_byte(tmp_path: Path, two: list[Path]) -> None:

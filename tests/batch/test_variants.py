@@ -70,6 +70,13 @@ def test_a_model_with_a_slash_has_a_plain_name() -> None:
     assert "its name is made of" in problems(["a" * 65, "b"], [], None)[0]
 
 
+def test_models_without_a_plain_name_are_named_in_the_problem() -> None:
+    with pytest.raises(
+        VariantsError, match=r'variant "" \(日本\): its name is made of .*; name it in a file of variants'
+    ):
+        variants_of(["日本", "plain"], [], None)
+
+
 def test_the_same_twice_is_refused() -> None:
     assert problems(["a", "a"], ["x", "y", "x"], None) == ["--model a: is given twice", "--effort x: is given twice"]
 

@@ -15,8 +15,9 @@ pytestmark = [pytest.mark.fleet, pytest.mark.real]
 
 
 @pytest.mark.timeout(400)
-def test_the_merge_of_shards_equals_one_run_and_all_commands_work_on_it(tmp_path: Path) -> None:
-    one, merged, killed = shard_runs.run_all(tmp_path, 36, 300.0)
+@pytest.mark.parametrize("has_variants", [False, True], ids=["epochs", "variants"])
+def test_the_merge_of_shards_equals_one_run_and_all_commands_work_on_it(tmp_path: Path, has_variants: bool) -> None:
+    one, merged, killed = shard_runs.run_all(tmp_path, 36, 300.0, has_variants=has_variants)
     assert shard_runs.differences(one, merged, killed) == []
     assert 0 < len(killed) < 12
     before = {path: path.read_bytes() for path in (merged / "results.jsonl", merged / "config.json")}
@@ -26,7 +27,7 @@ def test_the_merge_of_shards_equals_one_run_and_all_commands_work_on_it(tmp_path
     assert {path: path.read_bytes() for path in before} == before
 
     # The command of all, without a shard, has nothing left to do; scores are made again of the merged artifacts.
-    words = shard_runs.batch(tmp_path / "data" / "dataset.jsonl", merged)
+    words = shard_runs.batch(tmp_path / "data" / "dataset.jsonl", merged, has_variants=has_variants)
     done = codex_pool(*words)
     assert done.returncode == 0 and "nothing to do" in done.stderr, done.stderr
     scored = codex_pool("score", str(merged), "--scorer", shard_runs.SCORER, limit_s=200.0)

@@ -1,8 +1,9 @@
 """One run against the merge of the shards of the same dataset: equal, but for the fields that are named here.
 
-    PYTHONPATH=tests:tests/harness .venv/bin/python -m shard_runs --samples 300 DIR
+    PYTHONPATH=tests:tests/harness .venv/bin/python -m shard_runs --samples 300 [--variants] DIR
 
-runs both at full size, with one shard killed and resumed, and prints what differs.
+runs both at full size, with one shard killed and resumed, and prints what differs. Each task has two epochs, or one in
+each of two variants.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from codex_batch.store.export import exported
 from codex_batch.store.rows import is_valid
 
 SHARDS, EPOCHS = 3, 2
+VARIANTS = ("small", "large")
 # Fields of a record that are of one machine and one time: ids, hosts, times, and the number of the launch.
 OF_ONE_RUN = ("thread_id", "turn_id", "worker", "queued_ms", "duration_ms", "started_at", "ended_at", "launch")
 # Of samples that had no answer when the shard was killed: what was under way was resumed or lost, and what had failed
@@ -60,8 +62,9 @@ def _sample(n: int) -> dict[str, Any]:
     }
 
 
-def batch(dataset: Path, output: Path, *more: str) -> list[str]:
+def batch(dataset: Path, output: Path, *more: str, has_variants: bool = False) -> list[str]:
     """The words of a command."""
+    each = [word for name in VARIANTS for word in ("--model", name)] if has_variants else ["--epochs", str(EPOCHS)]
     words = [
         "batch",
         str(dataset),
@@ -70,12 +73,10 @@ def batch(dataset: Path, output: Path, *more: str) -> list[str]:
         "1",
         "--retries",
         "1",
-        "--epochs",
-        str(EPOCHS),
         "--scorer",
         SCORER,
     ]
-    return [*words, "-o", str(output), *more]
+    return [*words, *each, "-o", str(output), *more]
 
 
 def run_killed(words: list[str], output: Path, limit_s: float) -> set[tuple[str, int, str]]:
@@ -151,23 +152,27 @@ def differences(one: Path, merged: Path, killed: set[tuple[str, int, str]]) -> l
         if not killed and first.spent() != second.spent():
             found.append(f"spent: {first.spent()}, {second.spent()}")
     lines = [
-        [json.loads(line)["id"] for line in (run / layout.RESULTS).read_text().splitlines()] for run in (one, merged)
+        [(record["id"], record.get("variant")) for record in map(json.loads, (run / layout.RESULTS).open())]
+        for run in (one, merged)
     ]
     return found + ([] if lines[0] == lines[1] else ["the order of results.jsonl"])
 
 
-def run_all(directory: Path, samples: int, limit_s: float) -> tuple[Path, Path, set[tuple[str, int, str]]]:
+def run_all(
+    directory: Path, samples: int, limit_s: float, *, has_variants: bool = False
+) -> tuple[Path, Path, set[tuple[str, int, str]]]:
     """One run, its shards of which the second is killed and resumed, and their merge.
 
     Both runs, and the samples that were begun and had no answer when the shard was killed.
     """
-    dataset, one, merged = write_dataset(directory / "data", samples // EPOCHS), directory / "one", directory / "merged"
-    done = codex_pool(*batch(dataset, one), limit_s=limit_s)
+    tasks = samples // (len(VARIANTS) if has_variants else EPOCHS)
+    dataset, one, merged = write_dataset(directory / "data", tasks), directory / "one", directory / "merged"
+    done = codex_pool(*batch(dataset, one, has_variants=has_variants), limit_s=limit_s)
     assert done.returncode in (0, 1), done.stderr
     killed: set[tuple[str, int, str]] = set()
     shards = [directory / f"shard-{index}" for index in range(1, SHARDS + 1)]
     for index, output in enumerate(shards, 1):
-        words = batch(dataset, output, "--shard", f"{index}/{SHARDS}")
+        words = batch(dataset, output, "--shard", f"{index}/{SHARDS}", has_variants=has_variants)
         if index == 2:
             # Few at once, so that some are done and others are not.
             killed = run_killed([*words, "--turns-per-worker", "2"], output, limit_s)
@@ -183,9 +188,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("directory", type=Path)
     parser.add_argument("--samples", type=int, default=300)
+    parser.add_argument("--variants", action="store_true")
     given = parser.parse_args()
     began = time.monotonic()
-    one, merged, killed = run_all(given.directory, given.samples, 3600.0)
+    one, merged, killed = run_all(given.directory, given.samples, 3600.0, has_variants=given.variants)
     found = differences(one, merged, killed)
     for difference in found:
         print(difference[:500])

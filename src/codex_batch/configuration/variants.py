@@ -163,7 +163,10 @@ def _wrong_names(variants: Sequence[Variant]) -> Iterator[str]:
     names = [variant.name.lower() for variant in variants]
     for variant in variants:
         if not _NAME.fullmatch(variant.name):
-            yield f"variant {quote(variant.name)}: its name is made of {_NAME_WORDS}; name it in a file of variants"
+            yield (
+                f"variant {quote(variant.name)} ({_in_words(variant)}): its name is made of {_NAME_WORDS}; "
+                "name it in a file of variants"
+            )
     for name in dict.fromkeys(name for name in names if names.count(name) > 1):
         them = [variant for variant in variants if variant.name.lower() == name]
         what = ", ".join(f"{each.name} ({_in_words(each)})" for each in them)

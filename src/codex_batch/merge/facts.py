@@ -9,13 +9,14 @@ import msgspec
 
 from ..configuration.effective import differences, in_words
 from ..dataset import Shard
-from ..store.reader import MERGED, SHARD
+from ..store.reader import MERGED, SHARD, VARIANTS
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """Facts about one run. `shards` are the numbers of those that it holds, of `count`.
 
-    `effective` has the configuration of each variant, `""` for a run without; it is empty as long as none was read.
+    `effective` has the configuration of each variant, those that the last command has left out as well, `""` for a run
+    without; it is empty as long as none was read.
     """
 
     path: str
@@ -57,13 +58,17 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
             scorers=last.get("scorers"),
             epochs=((last.get("arguments") or {}).get("request") or {}).get("epochs"),
             currency=last.get("currency"),
-            effective=next(filter(None, map(_effective, reversed(configs))), {}),
+            effective=_by_name(notes.get(VARIANTS)) or next(filter(None, map(_effective, reversed(configs))), {}),
         )
+
+
+def _by_name(variants: Sequence[Mapping[str, Any]] | None) -> dict[str, Any]:
+    return {each["name"]: each.get("effective") for each in variants or ()}
 
 
 def _effective(config: Mapping[str, Any]) -> dict[str, Any]:
     if config.get("variants"):
-        return {each["name"]: each.get("effective") for each in config["variants"]}
+        return _by_name(config["variants"])
     return {"": config["effective"]} if config.get("effective") else {}
 
 

@@ -25,6 +25,7 @@ import hashlib
 import os
 import re
 import shutil
+from functools import lru_cache
 from pathlib import Path
 
 from codex_app_server._runtime import fork
@@ -65,8 +66,9 @@ def safe_name(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "_", text)[:48].lstrip(".") + "~" + digest
 
 
+@lru_cache(maxsize=1024)
 def directory_name(sample_id: str, epoch: int, variant: str = "") -> str:
-    """The name of a sample's own directories."""
+    """The name of a sample's own directories. Cached: a run asks for it several times while a sample is under way."""
     name = sample_id if epoch == 1 else f"{sample_id}\0epoch {epoch}"
     return safe_name(f"{name}\0variant {variant}" if variant else name)
 
