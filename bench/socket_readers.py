@@ -25,7 +25,7 @@ from collections.abc import Callable
 from typing import Any
 
 LIMIT_S = 60.0
-READ_BYTES = 256 * 1024
+READ_BYTES = 64 * 1024
 DELTA = b'{"method":"item/agentMessage/delta"'
 STAMP = b'"delta":"'
 ENDED = b'{"method":"turn/completed"'

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from codex_app_server._protocol import envelope
 from codex_app_server._protocol.framing import LineSplitter, LongLine
+from codex_app_server._runtime import reads
 from codex_app_server._runtime.paths import check_utf8
 from codex_app_server._runtime.wakeup import WakePipe
 from codex_app_server.errors import INVALID_REQUEST, InvalidInputError, TransportClosedError
@@ -60,6 +61,7 @@ class Bridge:
         self._transport = transport
         self._client = client
         self._stdin = stdin
+        self._read_bytes = reads.LITTLE_BYTES
         self._stdout = stdout
         self._lines = LineSplitter(wire.MAX_BODY_BYTES)
         # Written by the main thread, from `_offset` of the first on; the transport's adds to it as well.
@@ -168,11 +170,12 @@ class Bridge:
     def _read(self) -> bool:
         """Read what the client has sent; return False at its end."""
         try:
-            chunk = os.read(self._stdin, READ_BYTES)
+            chunk = os.read(self._stdin, self._read_bytes)
         except BlockingIOError:
             return True
         except OSError:
             chunk = b""
+        self._read_bytes = reads.next_bytes(len(chunk), READ_BYTES)
         for line in self._lines.feed(chunk):
             self._receive(line)
         if not chunk and (rest := self._lines.rest()):

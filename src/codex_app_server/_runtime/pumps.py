@@ -12,7 +12,7 @@ import selectors
 import threading
 from collections import deque
 
-from . import child_process
+from . import child_process, reads
 from .wakeup import WakePipe
 
 READ_BYTES = 512 * 1024
@@ -82,7 +82,7 @@ class PollPump:
         """The last words of a process that has just died are still in the pipe."""
         with contextlib.suppress(OSError, ValueError):
             os.set_blocking(self._process.stderr.fileno(), False)
-            while chunk := os.read(self._process.stderr.fileno(), READ_BYTES):
+            while chunk := os.read(self._process.stderr.fileno(), reads.LITTLE_BYTES):
                 self._on_stderr(chunk)
 
     def _pump(self) -> None:
@@ -91,6 +91,7 @@ class PollPump:
         )
         # No variable has the pipe: the traceback of an error would hold it open.
         (wake, _) = self.descriptors
+        size = reads.LITTLE_BYTES
         with selectors.DefaultSelector() as selector:
             selector.register(stdout, selectors.EVENT_READ)
             selector.register(stderr, selectors.EVENT_READ)
@@ -105,15 +106,16 @@ class PollPump:
                 if self._stopping:
                     return
                 if stderr in ready:
-                    chunk = os.read(stderr, READ_BYTES)
+                    chunk = os.read(stderr, reads.LITTLE_BYTES)
                     if chunk:
                         self._on_stderr(chunk)
                     else:
                         selector.unregister(stderr)
                 if stdout in ready:
-                    chunk = os.read(stdout, READ_BYTES)
+                    chunk = os.read(stdout, size)
                     if not chunk:
                         return
+                    size = reads.next_bytes(len(chunk), READ_BYTES)
                     self._on_stdout(chunk)
                 pending = self._flush(stdin)
                 if pending != writing:
@@ -188,8 +190,10 @@ class ThreadPump:
 
     def _read(self) -> None:
         failure: BaseException | None = None
+        size = reads.LITTLE_BYTES
         try:
-            while chunk := os.read(self._process.stdout.fileno(), READ_BYTES):
+            while chunk := os.read(self._process.stdout.fileno(), size):
+                size = reads.next_bytes(len(chunk), READ_BYTES)
                 self._on_stdout(chunk)
         except BaseException as error:
             failure = error
@@ -197,7 +201,7 @@ class ThreadPump:
 
     def _read_stderr(self) -> None:
         with contextlib.suppress(OSError, ValueError):
-            while chunk := os.read(self._process.stderr.fileno(), READ_BYTES):
+            while chunk := os.read(self._process.stderr.fileno(), reads.LITTLE_BYTES):
                 self._on_stderr(chunk)
 
     def _write(self) -> None:

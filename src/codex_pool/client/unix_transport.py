@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 from codex_app_server._protocol.envelope import RequestId
 from codex_app_server._protocol.turn_lines import DEFAULT_TIMEOUT_S, Interest
-from codex_app_server._runtime import fork, threads
+from codex_app_server._runtime import fork, reads, threads
 from codex_app_server._runtime.wakeup import Latch, WakePipe
 from codex_app_server.errors import CLOSED, InvalidInputError, StartError, TransportClosedError
 
@@ -54,6 +54,7 @@ class _Socket:
         self.unsent = bytearray(self._protocol.greeting)
         # Messages for after the handshake.
         self._held: list[bytes] = []
+        self._read_bytes = reads.LITTLE_BYTES
         self.descriptor = self._socket.fileno()
 
     def send(self, frames: list[bytes]) -> None:
@@ -76,11 +77,12 @@ class _Socket:
     def read(self) -> list[list[bytes]]:
         """The messages that have come. Raises OSError and ZmtpError, ConnectionResetError at the end of the stream."""
         try:
-            data = self._socket.recv(READ_BYTES)
+            data = self._socket.recv(self._read_bytes)
         except BlockingIOError:
             return []
         if not data:
             raise ConnectionResetError(errno.ECONNRESET, "it was closed")
+        self._read_bytes = reads.next_bytes(len(data), READ_BYTES)
         messages = self._protocol.receive(data)
         if self._held and self._protocol.is_ready:
             self.unsent += b"".join(self._held)

@@ -40,8 +40,8 @@ class _Selector(selectors.DefaultSelector):
             return super().select(timeout)
         self.has_news = False
         until = None if timeout is None else time.monotonic() + timeout
-        # A negative time would be without limit.
-        while (found := self._epoll.poll(timeout if timeout is None or timeout > 0 else 0)) == self.only:
+        # A negative time would be without limit. A second one that is ready is enough to know that `only` is not all.
+        while (found := self._epoll.poll(timeout if timeout is None or timeout > 0 else 0, 2)) == self.only:
             try:
                 self.reader()
             except Exception as error:

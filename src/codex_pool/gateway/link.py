@@ -15,6 +15,8 @@ import socket
 import time
 from collections.abc import Callable
 
+from codex_app_server._runtime import reads
+
 from ..protocol import ingress_frames, pool_report
 from ..protocol.pool_report import PoolReport
 from .core import GatewayCore
@@ -55,6 +57,7 @@ class Link:
         self._over: asyncio.Future[None] = self._loop.create_future()
         self._decoder = ingress_frames.Decoder(ingress_frames.FromBroker)
         self._is_joined = False
+        self._read_bytes = reads.LITTLE_BYTES
         # What the socket has not taken.
         self._unsent = bytearray()
         # Messages that the broker has not taken.
@@ -192,7 +195,7 @@ class Link:
     def _read(self) -> None:
         assert self._socket is not None
         try:
-            data = self._socket.recv(READ_BYTES)
+            data = self._socket.recv(self._read_bytes)
         except BlockingIOError:
             return
         except OSError:
@@ -200,6 +203,7 @@ class Link:
         if not data:
             self._end()
             return
+        self._read_bytes = reads.next_bytes(len(data), READ_BYTES)
         now = self._heard_at = self._now()
         try:
             frame = self._decoder.only(data)

@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from codex_app_server._runtime import reads
+
 from ..protocol import ingress_frames
 from .core import IngressCore
 
@@ -49,6 +51,7 @@ class BrokerLink:
         self.is_joined = False
         self._due = time.monotonic()
         self._decoder = ingress_frames.Decoder(ingress_frames.FromBroker)
+        self._read_bytes = reads.LITTLE_BYTES
         self._unsent = bytearray()
         self._writes = False
         # Messages that the broker has not taken.
@@ -90,7 +93,7 @@ class BrokerLink:
         assert self._socket is not None, "only a connected socket has events"
         if events & (_READ | _BROKEN):
             try:
-                data = self._socket.recv(READ_BYTES)
+                data = self._socket.recv(self._read_bytes)
             except BlockingIOError:
                 data = None
             except OSError:
@@ -99,6 +102,7 @@ class BrokerLink:
                 self._lose()
                 return
             if data:
+                self._read_bytes = reads.next_bytes(len(data), READ_BYTES)
                 self._decoder.feed(data)
                 while (frame := self._decoder.next()) is not None:
                     self._on_frame(frame, now)

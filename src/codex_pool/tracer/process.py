@@ -24,6 +24,7 @@ from typing import Any
 import msgspec
 
 from codex_app_server._protocol.framing import LineSplitter, LongLine
+from codex_app_server._runtime import reads
 
 from ..protocol import turn_spans
 from ..protocol.turn_spans import Lost, TurnBegan, TurnEnded
@@ -32,7 +33,6 @@ from . import telemetry
 from .arguments import TracerArguments
 from .spans import TurnSpanBook
 
-READ_BYTES = 256 * 1024
 # Of the supervisor's second for it.
 FLUSH_MS = 700
 
@@ -107,7 +107,7 @@ class _TracerLoop:
         """Read what a worker has sent; return False if there is nothing for now."""
         connection, splitter = self._connections[number]
         try:
-            chunk = connection.recv(READ_BYTES)
+            chunk = connection.recv(reads.LITTLE_BYTES)
         except BlockingIOError:
             return False
         except OSError:

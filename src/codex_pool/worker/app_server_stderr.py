@@ -12,11 +12,11 @@ from typing import IO
 import zmq
 
 from codex_app_server._protocol.framing import LineSplitter, LongLine
+from codex_app_server._runtime import reads
 
 from ..protocol.sockets import READABLE
 from .stderr_log import StderrLog
 
-READ_BYTES = 256 * 1024
 LINES = 40
 
 _log = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ class AppServerStderr:
     def read(self) -> bool:
         """Read what is there; return False at its end."""
         try:
-            chunk = os.read(self._pipe.fileno(), READ_BYTES)
+            chunk = os.read(self._pipe.fileno(), reads.LITTLE_BYTES)
         except BlockingIOError:
             return True
         for line in self._splitter.feed(chunk):

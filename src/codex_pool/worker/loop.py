@@ -25,7 +25,7 @@ import msgspec
 import zmq
 
 from codex_app_server._protocol.framing import LineSplitter
-from codex_app_server._runtime import child_process
+from codex_app_server._runtime import child_process, reads
 from codex_app_server._runtime.stderr import cause
 
 from ..protocol import wire
@@ -46,7 +46,6 @@ LONG_READ_BYTES = 1024 * 1024
 # Idle batching: while no session reads a turn in full, the next read waits so long after a short one: app-servers write
 # line by line.
 IDLE_BATCH_S = 0.02
-SMALL_READ_BYTES = 64 * 1024
 # While so many turns run, and the read before was so short a time ago, a read waits before it begins: it then has lines
 # of several turns, which go out as one message (see `packs`). A worker with little to do never waits.
 GATHER_TURNS = 8
@@ -98,6 +97,7 @@ class Worker:
         self._busy_at, self._rested_turns = 0.0, 0
         self._batch_until = 0.0
         self._read_at = 0.0
+        self._read_bytes = reads.LITTLE_BYTES
         self._loops = 0
         self._leaving = False
         self._leaves_by = 0.0
@@ -235,20 +235,21 @@ class Worker:
     # Reading.
 
     def _read_stdout(self, stdout: int) -> None:
-        within = self._splitter.held_bytes >= READ_BYTES
+        size = LONG_READ_BYTES if self._splitter.held_bytes >= READ_BYTES else self._read_bytes
         if self._core.running_turns >= GATHER_TURNS and time.monotonic() - self._read_at < DENSE_S:
             time.sleep(GATHER_S)
         try:
-            chunk = os.read(stdout, LONG_READ_BYTES if within else READ_BYTES)
+            chunk = os.read(stdout, size)
         except BlockingIOError:
             return
         if not chunk:
             self._broker.flush()
             raise Stop(APP_SERVER_ENDED)
+        self._read_bytes = reads.next_bytes(len(chunk), READ_BYTES)
         now = self._read_at = time.monotonic()
         lines = self._splitter.feed(chunk)
         # The rest of a long line follows at once.
-        is_little = len(chunk) <= SMALL_READ_BYTES and self._splitter.held_bytes <= SMALL_READ_BYTES
+        is_little = len(chunk) < reads.LITTLE_BYTES and self._splitter.held_bytes < reads.LITTLE_BYTES
         self._batch_until = now + IDLE_BATCH_S if is_little else 0.0
         if lines:
             self._apply(self._core.lines(lines, now, random.random()))
