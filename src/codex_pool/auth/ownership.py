@@ -148,6 +148,8 @@ class Store:
                 raise OwnershipError(f"{self.path} cannot be read: {error}") from None
             raise
         self._purged = False
+        # The files as they were when they were last read to be verified.
+        self._looked: list[tuple[int, ...] | None] = []
         self._seen_version = -1
         self._seen_change = -1
 
@@ -163,6 +165,9 @@ class Store:
             if identity[1] < self._inode[1]:
                 raise OwnershipError(f"{self.path} was cut from {self._inode[1]} to {identity[1]} bytes")
             self._inode = identity
+            looked = self._look()
+            if looked == self._looked:
+                return
             marked = self._mark.read() if self._mark is not None else None
             # A connection that is open answers from memory what it has read before.
             with contextlib.closing(self._connect()) as fresh:
@@ -173,7 +178,8 @@ class Store:
                 raise OwnershipError(f"{self.path} was exchanged for an older one")
             if self._mark is not None and marked is None:
                 self._mark.write(store, changes)
-            self._changes = changes
+            # What was changed since is looked at the next time.
+            self._changes, self._looked = changes, looked
         except FileNotFoundError:
             raise OwnershipError(f"{self.path} was deleted") from None
         except (sqlite3.Error, OSError) as error:
@@ -252,6 +258,19 @@ class Store:
     def _identify(self) -> tuple[tuple[int, int], int]:
         status = self.path.stat()
         return (status.st_dev, status.st_ino), status.st_size
+
+    def _look(self) -> list[tuple[int, ...] | None]:
+        """Return what changes with the content of database, log and mark; None for a file that is not there."""
+        paths = [self.path, self.path.with_name(f"{NAME}-wal"), *([self._mark.path] if self._mark is not None else ())]
+        found: list[tuple[int, ...] | None] = []
+        for path in paths:
+            try:
+                status = path.stat()
+            except FileNotFoundError:
+                found.append(None)
+            else:
+                found.append((status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns))
+        return found
 
     def _meta(self, connection: sqlite3.Connection | None = None) -> tuple[str, int]:
         rows = (connection or self._connection).execute("SELECT version, store, home, changes FROM meta").fetchall()

@@ -22,6 +22,8 @@ MESSAGE_LIMIT_S = 60.0
 STALL_LIMIT_S = 60.0
 CLOSING_LIMIT_S = 2.0
 TICK_S = 0.25
+# After so long without a sign of any client, and until the next one.
+REST_AFTER_S, REST_TICK_S = 5.0, 1.0
 
 QUEUE_MESSAGES = 64
 QUEUE_BYTES = 256 * 1024

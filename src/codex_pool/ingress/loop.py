@@ -38,7 +38,7 @@ from ..runtime import log, startup
 from .arguments import IngressArguments
 from .broker_link import BrokerLink
 from .core import IngressCore, ServerKeys
-from .limits import FREE_BYTES, TICK_S
+from .limits import FREE_BYTES, REST_AFTER_S, REST_TICK_S, TICK_S
 
 # What is read at once is decrypted at once: of short messages little, so that others come in between.
 READ_BYTES = 4 * 1024
@@ -92,7 +92,7 @@ class Ingress:
         )
         self._listens = False
         self._was_ready = False
-        self._tick_at = self._looked_at = 0.0
+        self._tick_at = self._looked_at = self._busy_at = 0.0
         self._looks_left_s = LOOKS_S
 
     def run(self) -> None:
@@ -101,6 +101,9 @@ class Ingress:
             self._link.connect()
             ready = self._epoll.poll(self._wait_s(), EVENTS_PER_TURN)
             now = time.monotonic()
+            if any(fd for fd, _ in ready):
+                # Of more than the supervisor, which is at descriptor 0.
+                self._busy_at, self._tick_at = now, min(self._tick_at, now + TICK_S)
             for fd, events in ready:
                 number = self._number_of.get(fd)
                 if number is not None:
@@ -290,7 +293,7 @@ class Ingress:
             self._core.allow(allowed, time.monotonic())
 
     def _tick(self, now: float) -> None:
-        self._tick_at = now + TICK_S
+        self._tick_at = now + (TICK_S if now - self._busy_at < REST_AFTER_S else REST_TICK_S)
         self._look_at_keys()
         self._core.tick(now)
         for line in self._core.refusals.news(now):

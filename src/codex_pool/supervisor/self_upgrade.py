@@ -39,6 +39,8 @@ CHECK_LIMIT_S = 90.0
 START_LIMIT_S = 120.0
 STARTS = 4
 SETTLE_S = 1.0
+# At the installed files.
+LOOK_EVERY_S = 2.0
 TAKE_OVER = "--take-over="
 _HELD_BACK = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _PACKAGE = Path(__file__).parents[1]
@@ -70,6 +72,7 @@ class SelfUpgrade:
         self._problem = ""
         self._count = 0
         self._has_logged = False
+        self._look_at = 0.0
 
     def use(
         self, children: Children, broker: BrokerProcess, restarted: Sequence[RestartedChild], log_file: str | None
@@ -139,7 +142,9 @@ class SelfUpgrade:
             self._become()
         elif self._state == "replacing":
             return self._replace(now)
-        self._look()
+        if now >= self._look_at:
+            self._look_at = now + LOOK_EVERY_S
+            self._look()
         return []
 
     @property

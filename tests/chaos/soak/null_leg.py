@@ -23,6 +23,7 @@ NAMES = ("alice", "bob", "carol")
 TOKENS = {"input": 6, "output": 21}
 TURNS_EACH = 20
 SAMPLE_EVERY_S = 1.0
+LOG_CHARACTERS = 15_000
 
 
 def binary(path: Path, work: Path) -> Path:
@@ -104,22 +105,30 @@ class Leg:
                 self._metrics = found
             await asyncio.sleep(SAMPLE_EVERY_S)
 
+    async def _sums(self) -> None:
+        self.problems += sums(self.load, await self.daemon.metrics_soon(), TOKENS)
+        usage = json.loads(await self.daemon.verb(("usage", "--json")) or "{}")
+        self.problems += usage_sums(self.load, usage.get("data", []), TOKENS)
+
     async def _judge(self, ended: float) -> None:
         load = self.load
-        metrics = await self.daemon.metrics_soon()
-        self.problems += sums(load, metrics, TOKENS)
+        await self._sums()
         quiet = self._last_at + (ended - self._last_at) / 2
         rows = self.samples.rows(self._first_at, quiet)
         print(HEAD, *rows, sep="\n")
         for row in rows:
             self.problems += row.problems()
-        usage = json.loads(await self.daemon.verb(("usage", "--json")) or "{}")
-        self.problems += usage_sums(load, usage.get("data", []), TOKENS)
         print(
             f"{load.turns} turns ({dict(load.completed)}), {load.unseen.total()} of them ended unseen, "
             f"{load.unanswered.total()} unanswered; connections {dict(load.connections)}; "
             f"the longest took {load.longest_s:.1f} s"
         )
+
+    def show(self) -> None:
+        """Print the problems, and the end of the log if there are any."""
+        if self.problems:
+            print("\n".join(f"PROBLEM: {each}" for each in self.problems))
+            print(self.daemon.log.read_text(errors="replace")[-LOG_CHARACTERS:])
 
 
 async def null_leg(root: Path, turns: int, seed: int, *, quick: bool) -> Leg:
@@ -139,7 +148,5 @@ async def null_leg(root: Path, turns: int, seed: int, *, quick: bool) -> Leg:
         over_websocket(daemon, leg.load, "carol", 3, TURNS_EACH),
     ]
     await leg.run(clients)
-    if leg.problems:
-        print("\n".join(f"PROBLEM: {each}" for each in leg.problems))
-        print((root / "log").read_text(errors="replace")[-15_000:])
+    leg.show()
     return leg
