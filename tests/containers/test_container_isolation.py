@@ -7,6 +7,7 @@ import json
 import shlex
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -111,6 +112,9 @@ def test_neither_this_machine_nor_another_sample_is_reached(
         )
         # The listener works.
         socket.create_connection(("127.0.0.1", port)).close()
+        deadline = time.monotonic() + LIMIT_S
+        while not came and time.monotonic() < deadline:
+            time.sleep(0.05)
     (outputs,) = [each.tool_outputs for each in model.requests if each.prompt == "reaches" and each.tool_outputs]
     tried = len(addresses) + 3
     assert outputs[0].count(f"tried {tried}") == 2 and outputs[0].count("not reached") == 2 * tried, outputs
