@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 # Until the turn has begun. The user's own home may hold thousands of threads, and a first start reads them all.
 START_LIMIT_S = 60.0
-DEMO_START_LIMIT_S = 10.0
+DEMO_START_LIMIT_S = 30.0
 # How often a turn is interrupted again that the app-server does not know yet, and for how long.
 INTERRUPT_RETRY_S = 0.05
 INTERRUPT_LIMIT_S = 10.0
