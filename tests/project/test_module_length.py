@@ -11,8 +11,6 @@ BEGIN, END = "    # Made of PoolOptions by scripts/pool_options.py,", "    # End
 # Modules that are to be split; each may only become shorter.
 LONGER = {
     "codex_app_server/testing/_null_app_server.py": 420,
-    "codex_batch/hosts/fleet.py": 450,
-    "codex_batch/hosts/host.py": 496,
     "codex_pool/broker/core.py": 482,
     "codex_pool/gateway/listeners/server.py": 436,
 }
