@@ -65,6 +65,17 @@ def test_its_size_is_bounded_by_that_of_the_workers() -> None:
     assert len(order._heap) <= 64 + 4 * 4 + 1
 
 
+def test_workers_that_are_gone_are_forgotten() -> None:
+    workers: dict[str, Worker] = {}
+    order = BusyOrder(workers)
+    for number in range(500):
+        workers.clear()
+        worker = workers[f"w{number}"] = Worker(f"w{number}", number, 1, 2, b"", 0.0)
+        worker.turns.add("t")
+        order.eased(worker)
+    assert len(order._heap) <= 64 + 4 + 1 and len(order._entry) <= 64 + 4 + 1
+
+
 def test_no_more_are_passed_over_than_may_be() -> None:
     workers = {worker.name: worker for worker in map(a_worker, range(20))}
     order = BusyOrder(workers)

@@ -13,7 +13,7 @@ from session_ids import sid
 from codex_pool.broker.effects import LogLine
 from codex_pool.protocol import packs, wire
 
-ROUTES = [wire.encode(wire.ToSessions([sid(name)])) for name in ("s1", "s2")]
+ROUTES = [wire.encode(wire.ToSessions([sid(name)])) for name in ("s1", "s2", "s3", "s4", "s5")]
 LINES = wire.encode(wire.Lines())
 
 
@@ -60,9 +60,7 @@ def test_messages_of_notifications_are_one_and_no_other_is_overtaken() -> None:
     first, second, third = (events("u", number, b"{}") for number in range(3))
     lines = [ROUTES[0], LINES, b"{}"]
     sent = [[ROUTES[0], *first], [ROUTES[1], *first], [ROUTES[0], *second], lines, [ROUTES[0], *third]]
-    # What is for two sessions is one message as well.
-    assert len(packs.packed(sent)) == 3
-    found = messages_of(packs.packed(sent))
+    found = packs.packed(sent)
     assert [packs.is_pack(frames[1:]) for frames in found] == [True, False, False, False]
     assert found[1:] == [sent[1], lines, sent[4]]
     assert packs.unpacked(found[0][1:]) == [first, second]
@@ -88,12 +86,16 @@ def test_a_stack_whose_sizes_do_not_add_up_is_logged_and_ignored(sizes: list[lis
 def test_the_broker_sends_each_session_its_part_of_a_stack() -> None:
     bench = Bench()
     bench.register()
-    for session in ("s1", "s2"):
+    for session in ("s1", "s2", "s3", "s4"):
         bench.core.client_message(session.encode(), [wire.encode(wire.Hello(session, "x"))], bench.now)
-    sent = [[ROUTES[0], *events("u", 0, b"{}")], [ROUTES[1], *events("v", 0, b"[]", b"")]]
+    sent = [[route, *events("u", number, b"{}", b"")] for number, route in enumerate(ROUTES[:4])]
+    assert packs.packed(sent[:3]) == sent[:3], "to make a stack of so few is not worth it"
     (stack,) = packs.packed(sent)
-    effects = bench.core.worker_message(b"w0", stack, bench.now)
-    assert [(effect.peer, effect.frames) for effect in effects] == [(b"s1", sent[0][1:]), (b"s2", sent[1][1:])]
+    # The first time the routes are not known.
+    for _ in range(2):
+        effects = bench.core.worker_message(b"w0", stack, bench.now)
+        got = [(effect.peer, effect.frames) for effect in effects]
+        assert got == [(b"s%d" % number, frames[1:]) for number, frames in enumerate(sent, 1)]
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,7 @@ class BusyOrder:
     def _put(self, name: str, entry: Busy) -> None:
         self._entry[name] = entry
         heapq.heappush(self._heap, (entry, name))
-        if len(self._heap) > 64 + 4 * len(self._entry):
+        if len(self._heap) > 64 + 4 * len(self._workers):
             self._heap = [(entry, name) for name, entry in self._entry.items() if name in self._workers]
             heapq.heapify(self._heap)
             self._entry = {name: entry for entry, name in self._heap}

@@ -140,8 +140,15 @@ class WorkerMessages:
         except wire.WireError as error:
             self._state.log(f"a worker's message was ignored: {error}")
             return
+        state = self._state
+        worker = state.workers.get(state.worker_of.get(identity, ""))
         for frames in messages:
-            self.message(identity, frames)
+            route = self._routes.get(frames[0])
+            if worker is None or route is None:
+                self.message(identity, frames)
+            else:
+                worker.seen_at = state.now
+                state.forward(route.sessions or state.unlimited_sessions(), frames[1:])
 
     # Answers, turns and threads.
 
