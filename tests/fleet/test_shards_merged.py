@@ -38,7 +38,7 @@ def test_the_merge_of_shards_equals_one_run_and_all_commands_work_on_it(tmp_path
     assert gate.returncode == 0, gate.stderr
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(400)
 def test_a_merge_of_some_shards_goes_on_by_the_command_of_all(tmp_path: Path) -> None:
     data, merged = tmp_path / "d.jsonl", tmp_path / "merged"
     samples = [{"id": f"s{n}", "prompt": f"[[text yes-{n}]]", "target": f"yes-{n}"} for n in range(12)]

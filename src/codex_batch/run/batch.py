@@ -281,8 +281,7 @@ class Batch:
             inner.callback(asyncio.ensure_future(self._monitor.watch(clients)).cancel)
             scheduler = self._scheduler = self._make_scheduler(workers * progress.turns_per_worker)
             await self._sweep()
-            self._hooks = RecordHooks(self._hook_plugins, self._run_of_hooks(), self._log, self._warn_of_hook)
-            inner.push_async_callback(self._hooks.close)
+            self._open_hooks(inner)
             clock = RunningClock()
             inner.callback(asyncio.ensure_future(clock.beat()).cancel)
             process_pool = ProcessPool(PERMITS)
@@ -339,6 +338,7 @@ class Batch:
         await self._launch()
         scheduler = self._scheduler = self._make_scheduler(1)
         self._output.launched(f"ray {self._settings.hosts.address}", 0, self._config)
+        self._open_hooks(stack)
         try:
             executor = await stack.enter_async_context(hosts.open(scheduler))
         except EngineError as error:
@@ -405,6 +405,11 @@ class Batch:
         self._output.on_record(row)
         if self._hooks:
             self._hooks.offer(line_of(row))
+
+    def _open_hooks(self, stack: contextlib.AsyncExitStack) -> None:
+        """Start the on-record hooks, which end with `stack`."""
+        self._hooks = RecordHooks(self._hook_plugins, self._run_of_hooks(), self._log, self._warn_of_hook)
+        stack.push_async_callback(self._hooks.close)
 
     def _run_of_hooks(self) -> dict[str, Any]:
         """Return what on-record hooks are told of the run."""
