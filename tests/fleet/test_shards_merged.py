@@ -60,7 +60,8 @@ def test_a_merge_of_some_shards_goes_on_by_the_command_of_all(tmp_path: Path) ->
     with open_run(merged) as store:
         rows = {row.id: row for row in store.samples()}
         attempts = [attempt.n for attempt in store.all_attempts()]
-    assert list(rows) == [each["id"] for each in samples] and sorted(attempts) == list(range(12))
+    # One attempt at each.
+    assert set(rows) == {each["id"] for each in samples} and len(attempts) == len(set(attempts)) == 12
     assert all(row.scores[0].passed for row in rows.values())
     # What a shard had answered is as it was.
     assert {name: rows[name].record for name in before} == before
