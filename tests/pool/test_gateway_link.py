@@ -21,7 +21,13 @@ from codex_pool.gateway.pool_sessions import PoolSessions
 from codex_pool.protocol import ingress_frames, wire
 from codex_pool.protocol.ingress_frames import GATEWAY, INGRESS, Join
 from codex_pool.supervisor.gateway_child import LONGEST_DELAY_S
-from codex_pool.supervisor.restarted_child import BACKOFF_FIRST_S, STABLE_S, UNANSWERED_PINGS, RestartedChild
+from codex_pool.supervisor.restarted_child import (
+    BACKOFF_FIRST_S,
+    STABLE_S,
+    UNANSWERED_PINGS,
+    UNANSWERED_PINGS_AT_START,
+    RestartedChild,
+)
 
 LIMIT_S = 10.0
 HELLO = wire.encode(wire.Hello("g1/1", "tui", when_gone="keep", all_turns=True))
@@ -279,8 +285,20 @@ def test_a_child_that_answers_no_ping_is_killed() -> None:
     child = RestartedChild("module", _Launcher(), longest_delay_s=LONGEST_DELAY_S)
     assert not child.ping(), "there is none"
     process: Any = child.launch(None, 0.0)  # type: ignore[arg-type]
+    child.take({"event": "ready"})
     for _ in range(2):
         assert not any(child.ping() for _ in range(UNANSWERED_PINGS))
         child.take({"event": "pong"})
     assert not any(child.ping() for _ in range(UNANSWERED_PINGS)) and not process.is_killed
     assert child.ping() and process.is_killed
+
+
+def test_a_child_that_starts_has_more_time_for_its_first_answer() -> None:
+    child = RestartedChild("module", _Launcher(), longest_delay_s=LONGEST_DELAY_S)
+    for _ in range(2):
+        process: Any = child.launch(None, 0.0)  # type: ignore[arg-type]
+        assert not any(child.ping() for _ in range(UNANSWERED_PINGS_AT_START)) and not process.is_killed
+        child.take({"event": "pong"})
+        assert not any(child.ping() for _ in range(UNANSWERED_PINGS)) and not process.is_killed
+        assert child.ping() and process.is_killed
+        child.died(1.0)
