@@ -12,6 +12,16 @@ import pytest
 pytestmark = [pytest.mark.fleet, pytest.mark.real, pytest.mark.timeout(600)]
 
 SHOW = Path(__file__).with_name("ray_show.py")
+COMMANDS = Path(__file__).with_name("ray_commands_show.py")
+
+
+def test_a_run_is_detached_stopped_and_submitted_as_a_job() -> None:
+    done = subprocess.run(
+        [sys.executable, str(COMMANDS)], capture_output=True, text=True, timeout=590, stdin=subprocess.DEVNULL
+    )
+    assert done.returncode == 0, done.stdout + done.stderr[-4000:]
+    figures = json.loads(done.stdout.splitlines()[-1])
+    assert figures["records"] == 24 and figures["launches"] == 4
 
 
 def test_all_samples_are_recorded_once_whatever_is_killed() -> None:
