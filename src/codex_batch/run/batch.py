@@ -335,24 +335,12 @@ class Batch:
         if self._hooks:
             self._hooks.offer(line_of(row))
 
-<<<<<<< HEAD
-=======
     def _open_hooks(self, stack: contextlib.AsyncExitStack) -> None:
         """Start the on-record hooks, which end with `stack`."""
-        self._hooks = RecordHooks(self._hook_plugins, self._run_of_hooks(), self._log, self._warn_of_hook)
+        hooked = run_of(self._directory, self._config)
+        self._hooks = RecordHooks(self._hook_plugins, hooked, self._log, self._warn_of_hook)
         stack.push_async_callback(self._hooks.close)
 
-    def _run_of_hooks(self) -> dict[str, Any]:
-        """Return what on-record hooks are told of the run."""
-        launch = self._directory.store.info()["launches"][-1]
-        return {
-            "path": str(self._directory.path),
-            "launch": launch["number"],
-            "started_at": launch["started_at"],
-            "command": self._config.get("command", []),
-        }
-
->>>>>>> ray
     def _warn_of_hook(self, message: str) -> None:
         self._output.warn("on_record", message)
 
