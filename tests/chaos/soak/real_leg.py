@@ -49,6 +49,7 @@ def _ask(server: CodexServer, load: Load) -> None:
             tui.submit(f"question {number}.", limit_s=TUI_LIMIT_S)
             _wait_for_answer(tui, f"• sextant-{number}")
             load.ended(OWNER, "completed", began)
+            load.connections["turns of TUIs"] += 1
             number += 1
         tui.ask("/quit")
         tui.wait_for_end()
@@ -71,7 +72,7 @@ class RealLeg(Leg):
             self.problems.append(f"clients have seen {self.load.turns} turns; {TURNS} has less: {metrics}")
 
 
-async def real_leg(root: Path, turns: int, seed: int) -> Leg:
+async def real_leg(root: Path, turns: int, seed: int, limit_s: float) -> Leg:
     """Run the leg, and print what was seen."""
     other = root / "other" / "codex"
     other.parent.mkdir()
@@ -87,15 +88,18 @@ async def real_leg(root: Path, turns: int, seed: int) -> Leg:
         config.write_text(TUI_CONFIG + config.read_text() + trusted)
         daemon = Daemon(root, Path(CODEX), NAMES, workers=2, home=home)
         operations = plan(turns, seed, Binaries(CODEX, str(other), str(broken)), recycles=3, kills=1, scales=(3, 2))
-        leg = RealLeg(daemon, turns, operations)
-        server = CodexServer("pool", daemon.runtime, home, work, model)
-        server.socket = daemon.socket
+        leg = RealLeg(daemon, turns, operations, limit_s)
+        servers = []
+        for name in ("t1", "t2"):
+            # Each has terminals of its own: they are numbered in their directory.
+            (root / name).mkdir()
+            servers.append(CodexServer("pool", root / name, home, work, model))
+            servers[-1].socket = daemon.socket
         await leg.run(
             [
                 over_zeromq(daemon, leg.load, None, 2, TURNS_EACH),
                 over_zeromq(daemon, leg.load, "alice", 1, TURNS_EACH),
-                in_terminal(server, leg.load),
-                in_terminal(server, leg.load),
+                *(in_terminal(server, leg.load) for server in servers),
             ]
         )
     leg.show()
