@@ -22,6 +22,7 @@ from .plan import Binaries, plan
 NAMES = ("alice",)
 TURNS_EACH = 10
 TUI_LIMIT_S = 90.0
+ENTER_AGAIN_S = 10.0
 # A TUI asks for a title of its thread too.
 SCRIPT = Script(
     (
@@ -46,13 +47,28 @@ def _ask(server: CodexServer, load: Load) -> None:
         number = 0
         while not load.over.is_set():
             began = time.monotonic()
-            tui.submit(f"question {number}.", limit_s=TUI_LIMIT_S)
+            _submit(tui, f"question {number}.", load)
             _wait_for_answer(tui, f"• sextant-{number}")
             load.ended(OWNER, "completed", began)
             load.connections["turns of TUIs"] += 1
             number += 1
         tui.ask("/quit")
         tui.wait_for_end()
+
+
+def _submit(tui: Tui, text: str, load: Load) -> None:
+    """Type a prompt, and press Enter until the composer is empty: without a connection the TUI keeps it there."""
+    tui.type(text)
+    deadline = time.monotonic() + TUI_LIMIT_S
+    while True:
+        tui.press("Enter")
+        try:
+            tui.wait(EMPTY, limit_s=ENTER_AGAIN_S)
+            return
+        except AssertionError:
+            if time.monotonic() > deadline:
+                raise
+            load.connections["Enter pressed again"] += 1
 
 
 def _wait_for_answer(tui: Tui, text: str) -> None:
