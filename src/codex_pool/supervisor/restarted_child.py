@@ -23,6 +23,8 @@ BACKOFF_FIRST_S = 0.05
 STABLE_S = 30.0
 # Counted, not timed: the supervisor may have been stopped itself.
 UNANSWERED_PINGS = 5
+# Until its first report: on a machine that is short of CPU it takes long to load.
+UNANSWERED_PINGS_AT_START = 30
 
 _log = logging.getLogger(__name__)
 
@@ -64,7 +66,7 @@ class RestartedChild:
         """Ask for a sign of life; return True if it is killed, because it has not given any for too long."""
         if self.child is None:
             return False
-        if self._unanswered_pings >= UNANSWERED_PINGS:
+        if self._unanswered_pings >= (UNANSWERED_PINGS if self.child.last_report else UNANSWERED_PINGS_AT_START):
             self.child.kill()
             return True
         self._unanswered_pings += 1
