@@ -21,7 +21,13 @@ from codex_pool.gateway.pool_sessions import PoolSessions
 from codex_pool.protocol import ingress_frames, wire
 from codex_pool.protocol.ingress_frames import GATEWAY, INGRESS, Join
 from codex_pool.supervisor.gateway_child import LONGEST_DELAY_S
-from codex_pool.supervisor.restarted_child import BACKOFF_FIRST_S, STABLE_S, UNANSWERED_PINGS, RestartedChild
+from codex_pool.supervisor.restarted_child import (
+    BACKOFF_FIRST_S,
+    STABLE_S,
+    UNANSWERED_PINGS,
+    UNANSWERED_PINGS_AT_START,
+    RestartedChild,
+)
 
 LIMIT_S = 10.0
 HELLO = wire.encode(wire.Hello("g1/1", "tui", when_gone="keep", all_turns=True))
@@ -247,6 +253,7 @@ def test_a_broker_that_is_silent_is_left_and_joined_again(tmp_path: Path, monkey
 
 class _FakeChild:
     def __init__(self) -> None:
+        self.last_report: dict[str, Any] = {}
         self.sent: list[dict[str, Any]] = []
         self.is_killed = False
 
@@ -279,8 +286,12 @@ def test_a_child_that_answers_no_ping_is_killed() -> None:
     child = RestartedChild("module", _Launcher(), longest_delay_s=LONGEST_DELAY_S)
     assert not child.ping(), "there is none"
     process: Any = child.launch(None, 0.0)  # type: ignore[arg-type]
+    # While it has not reported yet, it may be loading.
+    assert not any(child.ping() for _ in range(UNANSWERED_PINGS_AT_START))
+    process.last_report = {"event": "ready"}
     for _ in range(2):
-        assert not any(child.ping() for _ in range(UNANSWERED_PINGS))
         child.take({"event": "pong"})
+        assert not any(child.ping() for _ in range(UNANSWERED_PINGS))
+    child.take({"event": "pong"})
     assert not any(child.ping() for _ in range(UNANSWERED_PINGS)) and not process.is_killed
     assert child.ping() and process.is_killed
