@@ -23,8 +23,8 @@ BACKOFF_FIRST_S = 0.05
 STABLE_S = 30.0
 # Counted, not timed: the supervisor may have been stopped itself.
 UNANSWERED_PINGS = 5
-# Until its first report: on a busy machine a start takes long.
-UNANSWERED_PINGS_AT_START = 15
+# Until its first report: on a machine that is short of CPU it takes long to load.
+UNANSWERED_PINGS_AT_START = 30
 
 _log = logging.getLogger(__name__)
 
@@ -43,7 +43,6 @@ class RestartedChild:
         self._started_at = 0.0
         self._failures = 0
         self._unanswered_pings = 0
-        self._has_reported = False
         self.child: Child | None = None
         self.due = math.inf
         self.starts = 0
@@ -54,20 +53,20 @@ class RestartedChild:
 
     def launch(self, arguments: msgspec.Struct, now: float, inherit: tuple[int, ...] = ()) -> Child:
         """Start it with these arguments and descriptors. Raises StartError."""
-        self._started_at, self._unanswered_pings, self._has_reported = now, 0, False
+        self._started_at, self._unanswered_pings = now, 0
         self.child = self._launcher.launch(self._module, arguments, inherit=inherit)
         self.starts += 1
         return self.child
 
     def take(self, record: dict[str, Any]) -> None:
         """Take a report: it is alive."""
-        self._unanswered_pings, self._has_reported = 0, True
+        self._unanswered_pings = 0
 
     def ping(self) -> bool:
         """Ask for a sign of life; return True if it is killed, because it has not given any for too long."""
         if self.child is None:
             return False
-        if self._unanswered_pings >= (UNANSWERED_PINGS if self._has_reported else UNANSWERED_PINGS_AT_START):
+        if self._unanswered_pings >= (UNANSWERED_PINGS if self.child.last_report else UNANSWERED_PINGS_AT_START):
             self.child.kill()
             return True
         self._unanswered_pings += 1

@@ -13,11 +13,14 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 from ports import free_port
 from prometheus_client.parser import text_string_to_metric_families
 
+from codex_app_server import AppServerError
+from codex_pool import aconnect
 from codex_pool.runtime import processes
 
 from .plan import Operation
@@ -36,7 +39,7 @@ Metrics = dict[tuple[str, ...], float]
 class Daemon:
     """A daemon below `root`. Its clients need `endpoint`, `tcp`, `ws` and the files of `keys`; `socket` is for the TUI.
 
-    `codex`: its codex binary. `environ`: further variables. `problems`: what was not as it should be.
+    `codex` is its binary, `names` are those of its keys. `problems`: what was not as it should be.
     """
 
     root: Path
@@ -164,12 +167,19 @@ class Daemon:
             await self._until(self._is_settled, "the end of what a verb has begun")
 
     async def _is_settled(self) -> bool:
-        """Whether each slot has a worker that is ready, and nothing else."""
-        status = json.loads(await self.verb(("status", "--json")) or "{}")
-        rows = status.get("workers", [])
-        return len({row["slot"] for row in rows}) == len(rows) and all(
-            row["state"] == "ready" and not row.get("recycling") for row in rows
-        )
+        """Return True if each slot has a worker that is ready, and nothing else."""
+        rows = (await self._status()).get("workers", [])
+        are_ready = all(row["state"] == "ready" and not row.get("recycling") for row in rows)
+        return bool(rows) and are_ready and len({row["slot"] for row in rows}) == len(rows)
+
+    async def _status(self) -> dict[str, Any]:
+        """The status of the pool; {} while there is none."""
+        try:
+            async with aconnect(self.endpoint, name="soak") as codex:
+                found: dict[str, Any] = await codex.client.request("pool/status", {})
+                return found
+        except AppServerError:
+            return {}
 
     async def _reload(self) -> None:
         self._turns_per_worker = 14 - self._turns_per_worker
@@ -178,8 +188,7 @@ class Daemon:
         await self._until(self._is_reloaded, f"a reload of turns_per_worker = {self._turns_per_worker}")
 
     async def _is_reloaded(self) -> bool:
-        status = json.loads(await self.verb(("status", "--json")) or "{}")
-        return bool(status.get("turnsPerWorker") == self._turns_per_worker)
+        return bool((await self._status()).get("turnsPerWorker") == self._turns_per_worker)
 
     async def _kill(self, role: str) -> None:
         before = self.processes().get(role, [])

@@ -44,13 +44,17 @@ def binary(path: Path, work: Path) -> Path:
 
 
 class Leg:
-    """A daemon, its clients, and what is found of them. `problems` is what was not as it should be."""
+    """A daemon, its clients, and what is found of them. `problems` is what was not as it should be.
 
-    def __init__(self, daemon: Daemon, turns: int, operations: list[Operation]) -> None:
+    After `limit_s` no further operation is begun, and no turn waited for, which is a problem too.
+    """
+
+    def __init__(self, daemon: Daemon, turns: int, operations: list[Operation], limit_s: float) -> None:
         self.daemon, self._turns, self._operations = daemon, turns, operations
         self.load, self.samples = Load(), Samples()
         self.problems = daemon.problems
         self._metrics: Metrics = {}
+        self._until_at = time.monotonic() + limit_s
         # When the first operation began, and the last one was over.
         self._first_at = self._last_at = 0.0
 
@@ -75,16 +79,23 @@ class Leg:
         self.problems += self.load.failures[:20]
 
     async def _until(self, turns: int) -> None:
-        """Wait until so many turns are over, or something has failed."""
-        while self.load.turns < turns and not self.load.failures:
+        """Wait until so many turns are over, something has failed, or it is too late."""
+        while self.load.turns < turns and not self.load.failures and not self._is_late:
             await asyncio.sleep(0.2)
+
+    @property
+    def _is_late(self) -> bool:
+        return time.monotonic() >= self._until_at
 
     async def _operate(self) -> None:
         began = time.monotonic()
         await self._until(round(self._turns * FROM))
         self._first_at = time.monotonic()
-        for operation in self._operations:
+        for number, operation in enumerate(self._operations):
             await self._until(operation.at)
+            if self._is_late:
+                self.problems.append(f"{number} of {len(self._operations)} operations were carried out in time")
+                break
             at = time.monotonic()
             await self.daemon.carry_out(operation)
             took = time.monotonic() - at
@@ -131,7 +142,7 @@ class Leg:
             print(self.daemon.log.read_text(errors="replace")[-LOG_CHARACTERS:])
 
 
-async def null_leg(root: Path, turns: int, seed: int, *, quick: bool) -> Leg:
+async def null_leg(root: Path, turns: int, seed: int, limit_s: float, *, quick: bool) -> Leg:
     """Run the leg, and print what was seen."""
     first, other = (binary(root / name, root / "work") for name in ("codex", "codex-other"))
     broken = root / "codex-broken"
@@ -140,7 +151,8 @@ async def null_leg(root: Path, turns: int, seed: int, *, quick: bool) -> Leg:
     daemon = Daemon(root, first, NAMES, workers=3, home=root / "home")
     recycles, kills, scales = (4, 1, (2, 4, 3)) if quick else (20, 3, (2, 6, 3))
     binaries = Binaries(str(first), str(other), str(broken))
-    leg = Leg(daemon, turns, plan(turns, seed, binaries, recycles=recycles, kills=kills, scales=scales))
+    operations = plan(turns, seed, binaries, recycles=recycles, kills=kills, scales=scales)
+    leg = Leg(daemon, turns, operations, limit_s)
     clients = [
         over_zeromq(daemon, leg.load, None, 4, TURNS_EACH),
         over_zeromq(daemon, leg.load, "alice", 3, TURNS_EACH),

@@ -22,6 +22,7 @@ from .plan import Binaries, plan
 NAMES = ("alice",)
 TURNS_EACH = 10
 TUI_LIMIT_S = 90.0
+ENTER_AGAIN_S = 10.0
 # A TUI asks for a title of its thread too.
 SCRIPT = Script(
     (
@@ -46,12 +47,28 @@ def _ask(server: CodexServer, load: Load) -> None:
         number = 0
         while not load.over.is_set():
             began = time.monotonic()
-            tui.submit(f"question {number}.", limit_s=TUI_LIMIT_S)
+            _submit(tui, f"question {number}.", load)
             _wait_for_answer(tui, f"• sextant-{number}")
             load.ended(OWNER, "completed", began)
+            load.connections["turns of TUIs"] += 1
             number += 1
         tui.ask("/quit")
         tui.wait_for_end()
+
+
+def _submit(tui: Tui, text: str, load: Load) -> None:
+    """Type a prompt, and press Enter until the composer is empty: without a connection the TUI keeps it there."""
+    tui.type(text)
+    deadline = time.monotonic() + TUI_LIMIT_S
+    while True:
+        tui.press("Enter")
+        try:
+            tui.wait(EMPTY, limit_s=ENTER_AGAIN_S)
+            return
+        except AssertionError:
+            if time.monotonic() > deadline:
+                raise
+            load.connections["Enter pressed again"] += 1
 
 
 def _wait_for_answer(tui: Tui, text: str) -> None:
@@ -71,7 +88,7 @@ class RealLeg(Leg):
             self.problems.append(f"clients have seen {self.load.turns} turns; {TURNS} has less: {metrics}")
 
 
-async def real_leg(root: Path, turns: int, seed: int) -> Leg:
+async def real_leg(root: Path, turns: int, seed: int, limit_s: float) -> Leg:
     """Run the leg, and print what was seen."""
     other = root / "other" / "codex"
     other.parent.mkdir()
@@ -87,15 +104,18 @@ async def real_leg(root: Path, turns: int, seed: int) -> Leg:
         config.write_text(TUI_CONFIG + config.read_text() + trusted)
         daemon = Daemon(root, Path(CODEX), NAMES, workers=2, home=home)
         operations = plan(turns, seed, Binaries(CODEX, str(other), str(broken)), recycles=3, kills=1, scales=(3, 2))
-        leg = RealLeg(daemon, turns, operations)
-        server = CodexServer("pool", daemon.runtime, home, work, model)
-        server.socket = daemon.socket
+        leg = RealLeg(daemon, turns, operations, limit_s)
+        servers = []
+        for name in ("t1", "t2"):
+            # Each has terminals of its own: they are numbered in their directory.
+            (root / name).mkdir()
+            servers.append(CodexServer("pool", root / name, home, work, model))
+            servers[-1].socket = daemon.socket
         await leg.run(
             [
                 over_zeromq(daemon, leg.load, None, 2, TURNS_EACH),
                 over_zeromq(daemon, leg.load, "alice", 1, TURNS_EACH),
-                in_terminal(server, leg.load),
-                in_terminal(server, leg.load),
+                *(in_terminal(server, leg.load) for server in servers),
             ]
         )
     leg.show()
