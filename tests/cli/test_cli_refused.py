@@ -73,7 +73,7 @@ SOCKETS = "the directory for sockets, cannot be made: "
         (
             SLOW + "codex-pool run --demo --codex-bin ./slow hello",
             3,
-            "the turn was not begun within 10 s: the app-server",
+            "the turn was not begun within 30 s: the app-server",
         ),
         ("XDG_RUNTIME_DIR=$PWD/closed codex-pool status", 2, SOCKETS + "Permission denied; set XDG_RUNTIME_DIR"),
         ("XDG_RUNTIME_DIR=$PWD/fixed codex-pool run hello", 2, SOCKETS + "Permission denied; set XDG_RUNTIME_DIR"),

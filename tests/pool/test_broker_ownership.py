@@ -218,8 +218,8 @@ def test_the_threads_of_sub_agents_are_the_parents_clients_for_the_next_broker_t
     outbox = Outbox()
     router = MessageRouter()
     threads = Threads(router=router, requests=RequestTable(router, outbox), outbox=outbox)
-    threads.spawned("t1", ["child"])
-    threads.spawned("child", ["grandchild"])
+    threads.sub_agents.spawned("t1", ["child"])
+    threads.sub_agents.spawned("child", ["grandchild"])
     first = outbox.take()
-    threads.report_sub_agents()
+    threads.sub_agents.report()
     assert outbox.take() == first and len(first) == 2

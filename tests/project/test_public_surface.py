@@ -35,6 +35,7 @@ SURFACE: dict[str, dict[str, set[str]]] = {
         "codex_pool.demo": {"demo_home"},
         "codex_pool.homes": {"ConfigCopy", "daemon_home", "make_home", "renew_config"},
         "codex_pool.litellm_prices": {"NAME", "find_prices"},
+        "codex_pool.lean_profile": {"LEAN_ENVIRON", "LEAN_OVERRIDES"},
         "codex_pool.open_items": {"OpenItems"},
         "codex_pool.options": {"OF_RUNS", "PoolOptions", "fields"},
         "codex_pool.pool": {"codex_home"},
@@ -89,6 +90,7 @@ SURFACE: dict[str, dict[str, set[str]]] = {
         "codex_pool.demo": {"demo_home"},
         "codex_pool.supervisor.canary.checks": {"CheckError", "ask_version"},
         "codex_pool.homes": {"daemon_home_at", "demo_home_of"},
+        "codex_pool.lean_profile": {"LEAN_ENVIRON", "LEAN_OVERRIDES"},
         "codex_pool.open_items": {"OpenItems"},
         "codex_pool.options": {
             "Field",
@@ -125,6 +127,7 @@ SURFACE: dict[str, dict[str, set[str]]] = {
         },
         "codex_pool.runtime.endpoint_name": {"holder"},
         "codex_pool.runtime.os_errors": {"describe", "limits"},
+        "codex_pool.runtime.processes": {"cpu_s", "tells_trees", "tree"},
         "codex_pool.runtime.startup": {"HungUp", "interrupt_on_signals", "python"},
         "codex_pool.runtime.terminal": {"plain"},
         "codex_pool.runtime.workflow_commands": {"is_on", "json_line", "neutral"},

@@ -26,9 +26,9 @@ from samples import Samples, Schema
 
 from codex_app_server import InvalidInputError
 from codex_app_server import __all__ as ours
-from codex_app_server import errors as our_errors
 from codex_app_server.compat import openai_codex as compat
 from codex_app_server.compat.openai_codex import _shapes
+from codex_app_server.compat.openai_codex import errors as our_errors
 from codex_app_server.generated import models
 from codex_app_server.generated.options import OPTION_NAMES
 from codex_app_server.generated.routing import REQUESTS

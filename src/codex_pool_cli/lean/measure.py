@@ -24,14 +24,16 @@ MOST_ROUNDS = 5
 BUDGET_S, LIMIT_S = 80.0, 105.0
 BASE = "base"
 DELTAS = 20
+# In the directory of a bench.
+HOME, WORK = "codex-home", "codex-work"
 
 
 class Bench:
     """A home for the time being, the loopback model behind it, and the switches to measure there."""
 
     def __init__(self, directory: Path, codex_bin: str | None) -> None:
-        self._home = directory / "home"
-        self._work = directory / "work"
+        self._home = directory / HOME
+        self._work = directory / WORK
         self._work.mkdir()
         self._codex_bin = codex_bin
         self.switches = switches(directory)
@@ -68,7 +70,7 @@ def bench(codex_bin: str | None = None) -> Iterator[Bench]:
     with tempfile.TemporaryDirectory(prefix="codex-pool-lean-") as name:
         made = Bench(Path(name), codex_bin)
         made.config(None).argv()
-        with demo_home(Path(name) / "home", script=None):
+        with demo_home(Path(name) / HOME, script=None):
             # The first start writes into the home what later ones find there.
             made.measure(None, turns=1)
             yield made
