@@ -35,7 +35,6 @@ SURFACE: dict[str, dict[str, set[str]]] = {
         "codex_pool.demo": {"demo_home"},
         "codex_pool.homes": {"ConfigCopy", "daemon_home", "make_home", "renew_config"},
         "codex_pool.litellm_prices": {"NAME", "find_prices"},
-        "codex_pool.lean_profile": {"LEAN_ENVIRON", "LEAN_OVERRIDES"},
         "codex_pool.open_items": {"OpenItems"},
         "codex_pool.options": {"OF_RUNS", "PoolOptions", "fields"},
         "codex_pool.pool": {"codex_home"},
