@@ -48,11 +48,10 @@ NOT_QUICK = re.compile(
     r"test_(account_process|async_client_behavior|batch_(locked|outdated|real|tools)|cells|cli|client_rpc_methods"
     r"|connections|constraints|cost_gate|debug_bundle|doctor|doors_tcp|fork|gateway_(listeners|process)|generated|logs|loopback|machine|mistakes"
     r"|moved|numerals|pool_client|public_api_runtime_behavior|reentrancy|record_hooks|report|rescore|scoring_(places|process)|shows"
-    r"|staging|start_failures|testing|unknown|user_files|worker_process)"
+    r"|staging|start_failures|targets|testing|unknown|user_files|worker_process)"
 )
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("real") and not item.get_closest_marker("smoke") and SLOW.fullmatch(item.path.stem):

@@ -16,6 +16,8 @@ CODEX_ACP = NODE_MODULES / ".bin" / "codex-acp"
 NEWER = (PACKAGES / "newest" / "node_modules" if os.environ.get("CODEX_NEWEST") else NODE_MODULES) / ".bin" / "codex"
 
 
+# Before the hook of all tests, which looks for these marks.
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(Path(__file__).parent):

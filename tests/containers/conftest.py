@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 
-# Before the hook of all tests, which marks what has none of these marks as quick.
+# Before the hook of all tests, which looks for these marks.
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:

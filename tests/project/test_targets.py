@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from own_targets import OWN_TARGETS
 
 if sys.version_info >= (3, 11):
@@ -37,3 +39,13 @@ def test_the_marks_to_leave_out_are_named_in_one_place() -> None:
             words = " ".join(expression)
             left_out = {*re.findall(r"\w+", words.partition("not")[2])} & {*OWN_TARGETS}
             assert not left_out, f"{program}: -m {words!r}: expected 'not own_target'"
+
+
+@pytest.mark.parametrize("name", ["clients", "containers", "fleet", "versions"])
+def test_all_of_these_directories_is_left_out(name: str) -> None:
+    command = [sys.executable, "-m", "pytest", "--collect-only", "--quiet", "-p", "no:cacheprovider"]
+    found = subprocess.run(
+        [*command, "-m", "not own_target", f"tests/{name}"], cwd=ROOT, capture_output=True, text=True, timeout=50
+    )
+    # 5: none.
+    assert found.returncode == 5, found.stdout + found.stderr

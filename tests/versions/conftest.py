@@ -8,7 +8,7 @@ import pytest
 from codex_versions import VERSIONS, runtime
 
 
-# Before the hook of all tests, which marks what has none of these marks as quick.
+# Before the hook of all tests, which looks for these marks.
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
