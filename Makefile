@@ -19,7 +19,7 @@ COST := tests/project/test_cost_gate.py
 # Where the quick tests are.
 QUICK := tests/sdk tests/pool tests/batch tests/cli tests/project
 
-.PHONY: check demo test test-slow test-security test-tools test-browser test-clients test-versions test-fleet test-bare test-containers chaos soak lint docs images bench generate options tools clean
+.PHONY: check demo test test-slow test-security test-tools test-browser test-clients test-versions test-fleet test-bare test-containers chaos soak lint docs packages images bench generate options tools clean
 
 # Before each commit: lint, types, layers and the quick tests; under a minute on 2 cores once mypy has its cache.
 check: lint
@@ -194,6 +194,11 @@ $(VENV)/.installed-fleet: $(VENV)/.installed-test
 $(VENV)/.installed-docs: $(VENV)/.installed
 	$(PIP) --editable '.[docs]'
 	@touch $@
+
+# What all targets need, at once: each of them would look through all that is installed before it.
+packages: tools $(BIN)/python
+	$(PIP) --editable '.[dev]'
+	@touch $(addprefix $(VENV)/.installed,'' -test -lint -tools -browser -fleet -docs -bench)
 
 $(VENV)/.installed-bench: tools $(VENV)/.installed
 	$(PIP) --editable '.[bench]'
