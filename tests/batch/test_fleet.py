@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import platform
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,8 +16,8 @@ from codex_batch.hosts.bundle import Bundle
 from codex_batch.hosts.engine import Change, HostError, HostGoneError
 from codex_batch.hosts.fleet import Fleet
 from codex_batch.hosts.host_state import FleetCallbacks, LeaseLost
-from codex_batch.hosts.messages import Hello, Lease, Opened, Report
-from codex_batch.store import Start
+from codex_batch.hosts.messages import Delivery, Hello, Lease, Opened, Report
+from codex_batch.store import RecordRow, Start
 
 PLACES = 2
 
@@ -28,6 +29,8 @@ class MemoryEngine:
         self.news: asyncio.Queue[Change] = asyncio.Queue()
         self.leased: dict[str, list[str]] = {}
         self.rate_limiters: dict[str, dict[str, Any]] = {}
+        self.deliveries: dict[str, list[Delivery]] = {}
+        self.refusing: set[str] = set()
 
     def come(self, host: str) -> None:
         self.leased[host] = []
@@ -50,11 +53,17 @@ class MemoryEngine:
         if method == "open":
             return messages.encode(Opened(PLACES, "1.0", {}))
         if method == "lease":
+            if host in self.refusing:
+                raise HostError("its pool is not open")
             self.leased[host].append(messages.lease(arguments[0]).key)
         if method == "collect":
             await asyncio.sleep(0.01)
             return messages.encode(
-                Report(held=tuple(self.leased.get(host, ())), rate_limiter=self.rate_limiters.get(host, {}))
+                Report(
+                    held=tuple(self.leased.get(host, ())),
+                    deliveries=tuple(self.deliveries.pop(host, ())),
+                    rate_limiter=self.rate_limiters.get(host, {}),
+                )
             )
         return None
 
@@ -62,12 +71,16 @@ class MemoryEngine:
         pass
 
 
-def make_fleet(engine: MemoryEngine, said: list[str]) -> Fleet:
+def make_fleet(engine: MemoryEngine, said: list[str], lost: Mapping[str, int] = {}) -> Fleet:
+    """A fleet over the engine; `lost` are attempts that the run has as lost, with the numbers of their samples."""
+
     async def superseded(*_: Any) -> None:
         raise AssertionError("no result comes here")
 
     callbacks = FleetCallbacks(
-        attempt_of=lambda key: None,
+        attempt_of=lambda key: (
+            (SimpleNamespace(n=lost[key], attempt=1, status="lost"), False) if key in lost else None  # type: ignore[return-value,arg-type]
+        ),
         superseded=superseded,
         warn=lambda kind, message: said.append(message),
         places=lambda count: None,
@@ -98,6 +111,59 @@ def test_a_lease_whose_host_goes_before_it_is_sent_is_given_to_another_one() -> 
             engine.go("b")
             with pytest.raises(LeaseLost, match="host b was lost"):
                 await future
+        finally:
+            serving.cancel()
+            await asyncio.gather(serving, return_exceptions=True)
+
+    asyncio.run(asyncio.wait_for(main(), 10))
+
+
+def test_a_late_result_ends_the_wait_for_a_host() -> None:
+    async def main() -> None:
+        engine = MemoryEngine()
+        fleet = make_fleet(engine, [], {"k0": 0})
+        serving = asyncio.ensure_future(fleet.run())
+        try:
+            engine.come("a")
+            assert await fleet.place(0, "k0") == "a"
+            future = await fleet.send("a", Lease("k0", 0, {}, {}, ""), Start(0, 1))
+            engine.go("a")
+            with pytest.raises(LeaseLost):
+                await future
+            # It comes back with the attempt, and has no other one at the sample meanwhile.
+            placing = asyncio.ensure_future(fleet.place(0, "k1"))
+            engine.come("a")
+            engine.leased["a"] = ["k0"]
+            while fleet.hosts[0].held != 1:
+                await asyncio.sleep(0.001)
+            assert not placing.done()
+            engine.deliveries["a"] = [Delivery("k0", 0, record=RecordRow("completed", 1))]
+            assert await placing is None
+            late = await fleet.offer(0)
+            assert late is not None and late.key == "k0" and late.is_complete
+        finally:
+            serving.cancel()
+            await asyncio.gather(serving, return_exceptions=True)
+
+    asyncio.run(asyncio.wait_for(main(), 10))
+
+
+def test_a_late_result_is_not_given_to_an_attempt_that_its_host_refused() -> None:
+    async def main() -> None:
+        engine = MemoryEngine()
+        fleet = make_fleet(engine, [], {"k0": 0})
+        serving = asyncio.ensure_future(fleet.run())
+        try:
+            engine.come("a")
+            engine.refusing.add("a")
+            assert await fleet.place(0, "k1") == "a"
+            with pytest.raises(HostError, match="not open"):
+                await fleet.send("a", Lease("k1", 0, {}, {}, ""), Start(0, 2))
+            fleet.give_back("k1")
+            engine.deliveries["a"] = [Delivery("k0", 0, record=RecordRow("completed", 1))]
+            while (late := await fleet.offer(0)) is None:
+                await asyncio.sleep(0.001)
+            assert late.key == "k0"
         finally:
             serving.cancel()
             await asyncio.gather(serving, return_exceptions=True)

@@ -92,7 +92,8 @@ def test_the_example_ends_as_intended_though_the_runner_is_killed_twice(tmp_path
             "engine": "podman",
             "image": image,
             "digest": digest,
-            "sandbox": "container",
+            # As dataset.toml asks.
+            "sandbox": "codex",
         }, name
     shown = codex_pool("runs", "show", str(out), "word-count")
     assert "podman" in shown.stdout and digest[:12] in shown.stdout

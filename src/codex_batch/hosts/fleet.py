@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import Callable
 
@@ -21,12 +22,14 @@ from . import messages
 from .bundle import Bundle
 from .engine import Engine, HostError, HostGoneError
 from .host_link import HostLink
-from .host_state import FleetCallbacks, HostState, LeaseLost, versions_problem
+from .host_state import FleetCallbacks, HostState, LeaseLost, codex_warning, versions_problem
 from .leases import LEASE_S, Leases, Verdict
-from .messages import Delivery, Lease, Opened, Report
+from .messages import Delivery, Lease, Report
 
 AGAIN_S = 0.5
 OPEN_LIMIT_S = 180.0
+
+_log = logging.getLogger(__name__)
 
 
 class Fleet:
@@ -93,11 +96,16 @@ class Fleet:
 
     # Leases.
 
-    async def place(self, n: int, key: str) -> str:
-        """Wait until a host has room for a sample; return it: the lease is its own from now on."""
-        while True:
+    async def place(self, n: int, key: str, *, is_asked: bool = False) -> str | None:
+        """Wait until a host has room for a sample; return it: the lease is its own from now on.
+
+        None if a late result of the sample has come meanwhile, which `offer` has; not for one that `is_asked` already.
+        """
+        while is_asked or n not in self._late:
             paused = {name for name, link in self._links.items() if link.state.problem is not None}
-            host = None if self._is_paused() else self._leases.place(n, paused)
+            # A rate limit is that of all: they use the same service.
+            limited = any(link.state.is_limited for link in self._links.values())
+            host = None if limited else self._leases.place(n, paused)
             if host is not None:
                 self._leases.lease(key, n, host)
                 self._numbers[key] = n
@@ -105,6 +113,7 @@ class Fleet:
             self._freed.clear()
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._freed.wait(), AGAIN_S)
+        return None
 
     def give_back(self, key: str) -> None:
         """Give back a lease that was not sent."""
@@ -133,8 +142,12 @@ class Fleet:
             await link.send_trees(lease.trees)
             await link.call("lease", messages.encode(lease))
         except HostGoneError:
-            # It may have come: the next answer of the host shows it, or none comes.
-            pass
+            pass  # It may have come: the next answer of the host shows it, or none comes.
+        except (HostError, OSError):
+            # Nobody waits for it: a late result of the sample is for the next attempt.
+            future.cancel()
+            self._lost(lease.key, "it was not sent")
+            raise
         finally:
             link.confirmed.add(lease.key)
         return future
@@ -223,6 +236,9 @@ class Fleet:
                 if link.state.problem != str(error):
                     link.state.state, link.state.problem = "failed", str(error)
                     self._callbacks.warn("host_failed", f"host {name}: {error}")
+            except Exception as error:
+                _log.exception("host %s", name)
+                link.state.state, link.state.problem = "failed", repr(error)
             await asyncio.sleep(AGAIN_S)
 
     async def _join(self, link: HostLink) -> bool:
@@ -239,7 +255,8 @@ class Fleet:
         state.state = "starting"
         opened = messages.opened(await link.call("open", self._plan, limit_s=OPEN_LIMIT_S))
         await link.call("again")
-        self._told_version(state, opened)
+        if (warning := codex_warning(state.name, opened, [each.state for each in self._links.values()])) is not None:
+            self._callbacks.warn("codex_version", warning)
         self._leases.joined(state.name, opened.places, self._clock())
         state.codex_version, state.places = opened.codex_version, opened.places
         state.state, state.problem, state.joined_at = "ready", None, self._clock()
@@ -247,14 +264,6 @@ class Fleet:
         self._callbacks.places(self._leases.places)
         self._freed.set()
         return True
-
-    def _told_version(self, state: HostState, opened: Opened) -> None:
-        others = {known for link in self._links.values() if (known := link.state.codex_version) is not None}
-        if others and opened.codex_version not in others:
-            there = ", ".join(sorted(others))
-            self._callbacks.warn(
-                "codex_version", f"host {state.name} has codex {opened.codex_version}; other hosts have {there}"
-            )
 
     async def _collect(self, link: HostLink) -> None:
         state, name = link.state, link.state.name
@@ -278,11 +287,10 @@ class Fleet:
             self._on_assigned.pop(key, lambda: None)()
 
     def _show(self, state: HostState, report: Report) -> None:
+        problem, state.problem = state.problem, report.paused
         state.free_bytes, state.rate_limiter, state.slots = report.free_bytes, report.rate_limiter, list(report.slots)
-        if report.paused != state.problem:
-            state.problem = report.paused
-            if report.paused is not None:
-                self._callbacks.warn("host_paused", f"host {state.name}: {report.paused}")
+        if report.paused not in (problem, None):
+            self._callbacks.warn("host_paused", f"host {state.name}: {report.paused}")
 
     async def _leave(self, name: str) -> None:
         """Note that a host has gone for good."""
@@ -390,10 +398,3 @@ class Fleet:
         if start is not None:
             await self._callbacks.superseded(start, delivery, self.name_of(delivery.key))
         self.acknowledge(delivery.key)
-
-    def _is_paused(self) -> bool:
-        """True while a host's pool is paused by a rate limit: all use the same service."""
-        return any(
-            link.state.state == "ready" and (link.state.rate_limiter.get("pausedMs") or 0) > 0
-            for link in self._links.values()
-        )

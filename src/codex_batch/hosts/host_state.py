@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +11,7 @@ import codex_pool
 
 from ..store import AttemptRow, Start
 from . import messages
-from .messages import Delivery, Hello, Renewed
+from .messages import Delivery, Hello, Opened, Renewed
 
 
 class LeaseLost(Exception):
@@ -38,6 +38,11 @@ class HostState:
     received_bytes: int = 0
     sent_bytes: int = 0
 
+    @property
+    def is_limited(self) -> bool:
+        """True while its pool is paused by a rate limit."""
+        return self.state == "ready" and (self.rate_limiter.get("pausedMs") or 0) > 0
+
 
 @dataclass(frozen=True, slots=True)
 class FleetCallbacks:
@@ -63,3 +68,11 @@ def versions_problem(hello: Hello) -> str | None:
         if there != here:
             return f"it has {what} {there}, and the run {here}; install the same on both"
     return None
+
+
+def codex_warning(name: str, opened: Opened, states: Iterable[HostState]) -> str | None:
+    """Return a warning about a host whose codex is of another version than those of the others; None if it is not."""
+    others = {each.codex_version for each in states if each.codex_version is not None}
+    if not others or opened.codex_version in others:
+        return None
+    return f"host {name} has codex {opened.codex_version}; other hosts have {', '.join(sorted(others))}"

@@ -68,12 +68,14 @@ class RemoteExecutor:
     async def run(self, job: SampleJob, listener: AttemptListener) -> AttemptResult:
         """See Executor.run."""
         n = job.row.n
-        late = await self._fleet.offer(n)
-        if late is not None:
-            return await self._made(job, self._fleet.start_of(late.key), late)
         while True:
+            late = await self._fleet.offer(n)
+            if late is not None:
+                return await self._made(job, self._fleet.start_of(late.key), late)
             lease = await self._lease(job, os.urandom(16).hex())
             host = await unless_stopped(job.halt, self._fleet.place(n, lease.key))
+            if host is None:
+                continue
             try:
                 start = await listener.started(lease.key, None, host)
             except BaseException:
@@ -225,7 +227,8 @@ class RemoteExecutor:
         while True:
             lease = await self._lease(job, os.urandom(16).hex())
             lease = msgspec.structs.replace(lease, record=row.record, scores=scores, artifacts=files)
-            host = await unless_stopped(job.halt, self._fleet.place(row.n, lease.key))
+            host = await unless_stopped(job.halt, self._fleet.place(row.n, lease.key, is_asked=True))
+            assert host is not None
             try:
                 future = await self._fleet.send(host, lease, None)
                 delivery = await unless_stopped(job.halt, _done(future))
