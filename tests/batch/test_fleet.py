@@ -90,7 +90,7 @@ def make_fleet(engine: MemoryEngine, said: list[str], lost: Mapping[str, int] = 
 
 def test_a_lease_whose_host_goes_before_it_is_sent_is_given_to_another_one() -> None:
     async def main() -> None:
-        engine, said = MemoryEngine(), []
+        engine, said = MemoryEngine(), list[str]()
         fleet = make_fleet(engine, said)
         serving = asyncio.ensure_future(fleet.run())
         try:
@@ -173,7 +173,7 @@ def test_a_late_result_is_not_given_to_an_attempt_that_its_host_refused() -> Non
 
 def test_while_the_pool_of_a_host_waits_for_a_rate_limit_nothing_is_leased_to_any() -> None:
     async def main() -> None:
-        engine, said = MemoryEngine(), []
+        engine, said = MemoryEngine(), list[str]()
         fleet = make_fleet(engine, said)
         serving = asyncio.ensure_future(fleet.run())
         try:
