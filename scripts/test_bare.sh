@@ -71,7 +71,7 @@ git -c safe.directory='*' ls-files -z --cached --others --exclude-standard --ded
 done | tar --null --files-from - --create | tar -C "$work/checkout" --extract --no-same-owner
 
 inside() { # IMAGE USER STEP
-  timeout --foreground 600 "${podman[@]}" run --rm --name "$container" --network none --user "$2" --workdir /home/tester/checkout \
+  timeout --foreground 900 "${podman[@]}" run --rm --name "$container" --network none --user "$2" --workdir /home/tester/checkout \
     --ulimit nofile=1024:1024 --ulimit nproc=1000:1000 \
     --volume "$work/home-$2:/home/tester" --volume "$wheels:/wheels:ro" \
     --env HOME=/home/tester --env PIP_NO_INDEX=1 --env PIP_FIND_LINKS=/wheels \
