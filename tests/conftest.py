@@ -65,13 +65,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("quick")
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    """Let a run of what failed last be fine where nothing of it has failed."""
-    if exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED and session.config.getoption("lf", False):
-        session.exitstatus = pytest.ExitCode.OK
-
-
 def pytest_collection_finish() -> None:
     """Keep the test items out of all later garbage collections: each full one would walk millions of objects."""
     # What this pytest was given is not for those that tests start.
