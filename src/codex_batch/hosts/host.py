@@ -197,9 +197,15 @@ class Host:
 
     async def _open(self, plan: HostPlan) -> Opened:
         opened = await self._pool.open(plan)
-        for lease in list(self._leases.values()):
+        leases = list(self._leases.values())
+        under_way = {lease.n for lease in leases if lease.key not in self._ready}
+        for lease in leases:
             if lease.key not in self._ready:
                 self._start(lease)
+            elif lease.n not in under_way:
+                # A host that was killed may have kept the result, and not come to this.
+                with contextlib.suppress(KeyError):
+                    await self._clear(lease.n)
         return opened
 
     def _on_look(self) -> None:
@@ -283,11 +289,19 @@ class Host:
         assert context is not None
         data = messages.encode(delivery)
         await context.storage.written(lambda: asyncio.ensure_future(threads.in_thread(_write, path, data)))
-        artifacts = self._directory.store.artifacts_of(delivery.n)
-        await threads.in_thread(shutil.rmtree, artifacts, True)
-        await context.storage.written(lambda: self._directory.forget(delivery.n))
+        await self._clear(delivery.n)
         self._ready.add(delivery.key)
         self._changed.set()
+
+    async def _clear(self, n: int) -> None:
+        """Remove what is kept of a sample beside its result: another attempt at it begins with nothing.
+
+        Raises KeyError where nothing is.
+        """
+        context = self._pool.context
+        assert context is not None
+        await threads.in_thread(shutil.rmtree, self._directory.store.artifacts_of(n), True)
+        await context.storage.written(lambda: self._directory.forget(n))
 
     def _forget(self, key: str) -> None:
         """The run has a result on its disk."""
