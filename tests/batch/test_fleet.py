@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import platform
 from collections.abc import AsyncIterator, Mapping
 from types import SimpleNamespace
@@ -88,12 +89,22 @@ def make_fleet(engine: MemoryEngine, said: list[str], lost: Mapping[str, int] = 
     return Fleet(engine, b"plan", (), Bundle(), callbacks)
 
 
+@contextlib.asynccontextmanager
+async def served(engine: MemoryEngine, said: list[str], lost: Mapping[str, int] = {}) -> AsyncIterator[Fleet]:
+    """A fleet as of `make_fleet`, which serves its hosts meanwhile."""
+    fleet = make_fleet(engine, said, lost)
+    serving = asyncio.ensure_future(fleet.run())
+    try:
+        yield fleet
+    finally:
+        serving.cancel()
+        await asyncio.gather(serving, return_exceptions=True)
+
+
 def test_a_lease_whose_host_goes_before_it_is_sent_is_given_to_another_one() -> None:
     async def main() -> None:
         engine, said = MemoryEngine(), list[str]()
-        fleet = make_fleet(engine, said)
-        serving = asyncio.ensure_future(fleet.run())
-        try:
+        async with served(engine, said) as fleet:
             engine.come("a")
             assert await fleet.place(0, "k0") == "a"
             # The run writes the attempt down meanwhile, on a slow disk.
@@ -111,9 +122,6 @@ def test_a_lease_whose_host_goes_before_it_is_sent_is_given_to_another_one() -> 
             engine.go("b")
             with pytest.raises(LeaseLost, match="host b was lost"):
                 await future
-        finally:
-            serving.cancel()
-            await asyncio.gather(serving, return_exceptions=True)
 
     asyncio.run(asyncio.wait_for(main(), 10))
 
@@ -121,9 +129,7 @@ def test_a_lease_whose_host_goes_before_it_is_sent_is_given_to_another_one() -> 
 def test_a_late_result_ends_the_wait_for_a_host() -> None:
     async def main() -> None:
         engine = MemoryEngine()
-        fleet = make_fleet(engine, [], {"k0": 0})
-        serving = asyncio.ensure_future(fleet.run())
-        try:
+        async with served(engine, [], {"k0": 0}) as fleet:
             engine.come("a")
             assert await fleet.place(0, "k0") == "a"
             future = await fleet.send("a", Lease("k0", 0, {}, {}, ""), Start(0, 1))
@@ -141,9 +147,6 @@ def test_a_late_result_ends_the_wait_for_a_host() -> None:
             assert await placing is None
             late = await fleet.offer(0)
             assert late is not None and late.key == "k0" and late.is_complete
-        finally:
-            serving.cancel()
-            await asyncio.gather(serving, return_exceptions=True)
 
     asyncio.run(asyncio.wait_for(main(), 10))
 
@@ -151,9 +154,7 @@ def test_a_late_result_ends_the_wait_for_a_host() -> None:
 def test_a_late_result_is_not_given_to_an_attempt_that_its_host_refused() -> None:
     async def main() -> None:
         engine = MemoryEngine()
-        fleet = make_fleet(engine, [], {"k0": 0})
-        serving = asyncio.ensure_future(fleet.run())
-        try:
+        async with served(engine, [], {"k0": 0}) as fleet:
             engine.come("a")
             engine.refusing.add("a")
             assert await fleet.place(0, "k1") == "a"
@@ -164,9 +165,6 @@ def test_a_late_result_is_not_given_to_an_attempt_that_its_host_refused() -> Non
             while (late := await fleet.offer(0)) is None:
                 await asyncio.sleep(0.001)
             assert late.key == "k0"
-        finally:
-            serving.cancel()
-            await asyncio.gather(serving, return_exceptions=True)
 
     asyncio.run(asyncio.wait_for(main(), 10))
 
@@ -174,9 +172,7 @@ def test_a_late_result_is_not_given_to_an_attempt_that_its_host_refused() -> Non
 def test_while_the_pool_of_a_host_waits_for_a_rate_limit_nothing_is_leased_to_any() -> None:
     async def main() -> None:
         engine, said = MemoryEngine(), list[str]()
-        fleet = make_fleet(engine, said)
-        serving = asyncio.ensure_future(fleet.run())
-        try:
+        async with served(engine, said) as fleet:
             engine.rate_limiters["a"] = {"pausedMs": 2000}
             engine.come("a")
             engine.come("b")
@@ -187,8 +183,5 @@ def test_while_the_pool_of_a_host_waits_for_a_rate_limit_nothing_is_leased_to_an
             assert not done
             engine.rate_limiters["a"] = {"pausedMs": 0}
             assert await placing in ("a", "b")
-        finally:
-            serving.cancel()
-            await asyncio.gather(serving, return_exceptions=True)
 
     asyncio.run(asyncio.wait_for(main(), 10))

@@ -77,7 +77,7 @@ class HostLink:
 
     @property
     def renewals(self) -> list[asyncio.Task[None]]:
-        """What is under way of `renew`."""
+        """Renewals that are under way."""
         return list(self._renewals.values())
 
     def renew(self, tokens: tuple[str, ...], renew: Callable[[str], Renewed]) -> None:

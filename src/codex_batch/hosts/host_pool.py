@@ -90,7 +90,7 @@ class HostPool:
         self._stopping: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self.opened: Opened | None = None
         self.context: RunContext | None = None
-        """What samples run in, once the pool is open."""
+        """Context of the samples, once the pool is open."""
         self.paused: str | None = None
         self.slots: list[dict[str, Any]] = []
         self.rate_limiter: dict[str, Any] = {}
